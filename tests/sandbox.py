@@ -1,0 +1,346 @@
+#!/usr/bin/env python3
+"""Try twosignal without an account: a 2Signal server of its own with sample data.
+
+usage: python3 tests/sandbox.py [--port PORT] [--data FILE]            serve until Ctrl-C
+       python3 tests/sandbox.py [--data FILE] COMMAND [ARGUMENT...]    run one command, then stop
+
+  --port PORT   the port to serve on (default: a free one; with --data the one of last time)
+  --data FILE   keep the data and the sessions in FILE; the next start goes on with them
+
+example: python3 tests/sandbox.py traces list
+"""
+import contextlib
+import datetime
+import json
+import os
+import random
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+
+TESTS = os.path.dirname(os.path.abspath(__file__))
+SCRIPT = os.path.join(os.path.dirname(TESTS), "twosignal.py")
+sys.path.insert(0, TESTS)
+
+from standin import UNDEFINED, StandIn, Store, parse_time, stamp, this_month  # noqa: E402
+
+EMAIL, PASSWORD = StandIn.OWNER
+AGENTS = (  # name of the trace, its spans as (type, name, level), tags
+    ("support-agent", (("AGENT", "support-agent", 0), ("GUARDRAIL", "check input", 1),
+                       ("RETRIEVAL", "search help pages", 1), ("LLM", "write answer", 1)),
+     ("production", "v2")),
+    ("refund-agent", (("AGENT", "refund-agent", 0), ("TOOL", "look up order", 1),
+                      ("LLM", "decide", 1), ("TOOL", "issue refund", 2),
+                      ("HUMAN_HANDOFF", "ask the team lead", 1)), ("production",)),
+    ("問い合わせ対応 — 返品", (("AGENT", "問い合わせ対応", 0), ("RETRIEVAL", "注文を検索", 1),
+                       ("LLM", "回答を作成", 1)), ("production", "ja")),
+    ("مساعد الدعم", (("AGENT", "مساعد الدعم", 0), ("LLM", "كتابة الرد", 1)), ("ar",)),
+    ("trip planner ✈️🌍", (("CHAIN", "trip planner", 0), ("DELEGATION", "hotel agent", 1),
+                           ("AGENT", "hotel agent", 2), ("TOOL", "find rooms 🏨", 3),
+                           ("LLM", "summarise", 1)), ("staging", "v3")),
+    ("re\u0301sume\u0301 re\u0301viseur", (("CHAIN", "re\u0301viseur", 0), ("LLM", "relire", 1)),
+     ("fr",)),
+    ("voice-line", (("VOICE", "phone call", 0), ("LLM", "understand", 1),
+                    ("CUSTOM", "speak", 1)), ("production", "voice")),
+    ("nightly-report", (("CHAIN", "nightly-report", 0), ("TOOL", "query warehouse", 1),
+                        ("LLM", "summarise figures", 1)), ("batch",)))
+ERRORS = ("Tool call timed out after 30 s", "Rate limit of the model provider reached",
+          "Order not found: 在庫なし", "Answer was not valid JSON")
+MODELS = (("gpt-4o", 2.5e-6, 1e-5), ("gpt-4o-mini", 1.5e-7, 6e-7), ("claude-sonnet", 3e-6, 1.5e-5))
+REASONS = {True: "The answer is to the point and cites the help page.",
+           False: "The answer does not address the customer's question."}
+
+
+##################################################################################################
+# Sample data
+##################################################################################################
+
+def fill(server):
+    """The sample data; the same each time but for the moments, which count back from now."""
+    dice = random.Random(1)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    labs = server.add_org("Ünïcode Labs 🚀", "GROWTH", id=draw_id(dice))
+    shop = server.add_project("Checkout 支払い", server.org, "The assistant of the web shop",
+                              id=draw_id(dice))
+    helper = server.add_project("مساعد العملاء", labs, id=draw_id(dice))
+    for project, traces, days in ((server.project, 200, 6), (shop, 70, 5), (helper, 50, 5)):
+        add_traces(server, dice, project, traces, now, days * 86400.0 / traces)
+    add_evaluators(server, dice)
+    add_datasets(server, dice)
+    for name in ("CI Pipeline", "Production", "Old laptop"):
+        key = server.add_key(name=name, id=draw_id(dice))
+    revoke(server, key)
+    add_usage(server, labs, shop, helper)
+
+
+def draw_id(dice):
+    return str(uuid.UUID(int=dice.getrandbits(128), version=4))
+
+
+def add_traces(server, dice, project, count, now, gap):
+    """Traces from new to old, `gap` seconds apart on average."""
+    age = 130.0
+    for _ in range(count):
+        add_trace(server, dice, project, now - datetime.timedelta(seconds=age))
+        age += dice.expovariate(1 / gap)
+
+
+def add_trace(server, dice, project, began):
+    name, steps, tags = dice.choice(AGENTS)
+    error = dice.choice(ERRORS) if dice.random() < 0.15 else None
+    spans = make_spans(dice, steps, began, error)
+    server.add_trace(
+        project, name, "ERROR" if error else "OK", spans[0]["durationMs"],
+        round(sum(span["cost"] or 0 for span in spans), 6), make_scores(dice, error), spans, tags,
+        began, draw_id(dice), totalTokens=sum(span["totalTokens"] for span in spans),
+        sessionId="session-%d" % dice.randrange(40) if dice.random() < 0.5 else UNDEFINED,
+        metadata={"customerTier": dice.choice(("free", "pro")), "appVersion": "2.4.1"})
+
+
+def make_spans(dice, steps, began, error):
+    """The spans of a trace as a tree; the last step is the one that failed."""
+    spans, path, start = [], [], began
+    for place, (kind, name, level) in enumerate(steps):
+        failed = error if place == len(steps) - 1 else None
+        length = int(dice.lognormvariate(6.3, 0.8))
+        span = make_span(dice, kind, name, start, length, failed)
+        span["parentSpanId"] = path[level - 1] if level else None
+        path[level:] = [span["id"]]
+        start += datetime.timedelta(milliseconds=length if level else 3)
+        spans.append(span)
+    whole = sum(span["durationMs"] for span in spans[1:]) + 8
+    spans[0].update(durationMs=whole, endTime=later(spans[0]["startTime"], whole),
+                    status="ERROR" if error else "OK")
+    return spans
+
+
+def make_span(dice, kind, name, start, length, error):
+    span = {"id": draw_id(dice), "name": name, "type": kind, "startTime": stamp(start),
+            "endTime": later(stamp(start), length), "durationMs": length, "cost": None,
+            "status": "ERROR" if error else "OK", "errorMessage": error, "totalTokens": 0,
+            "input": {"userQuery": "Where is my order?"}, "output": None if error else "done"}
+    if kind == "LLM":
+        model, price_in, price_out = dice.choice(MODELS)
+        prompt, completion = dice.randrange(200, 3000), dice.randrange(20, 600)
+        span.update(model=model, modelParameters={"maxTokens": 800, "temperature": 0.2},
+                    promptTokens=prompt, completionTokens=completion,
+                    totalTokens=prompt + completion,
+                    cost=round(prompt * price_in + completion * price_out, 6))
+    return span
+
+
+def later(moment, milliseconds):
+    return stamp(parse_time(moment) + datetime.timedelta(milliseconds=milliseconds))
+
+
+def make_scores(dice, error):
+    if dice.random() < 0.3:
+        return []
+    value = round(dice.uniform(0.05, 0.45) if error else dice.uniform(0.55, 1), 2)
+    good = value >= 0.5
+    scores = [{"id": draw_id(dice), "evaluatorName": "helpfulness", "value": value,
+               "label": "pass" if good else "fail", "reasoning": REASONS[good]}]
+    if dice.random() < 0.5:
+        scores.append({"id": draw_id(dice), "evaluatorName": "valid-json",
+                       "value": 0 if error == ERRORS[3] else 1})
+    return scores
+
+
+def add_evaluators(server, dice):
+    for name, kind, config in (
+            ("Has JSON", "JSON_SCHEMA", {"schema": {"type": "object"}}),
+            ("helpfulness", "LLM_JUDGE", {"model": "gpt-4o", "prompt": "Does it help?"}),
+            ("Fast enough", "LATENCY", {"maxMs": 5000}),
+            ("丁寧さ", "CONTAINS", {"values": ["です", "ます"]})):
+        server.add_evaluator(name=name, type=kind, config=config, id=draw_id(dice),
+                             enabled=name != "Fast enough")
+
+
+def add_datasets(server, dice):
+    dataset = server.add_dataset(name="Refund questions", description="Cases that went wrong once",
+                                 id=draw_id(dice))
+    for prompt, intent in (("Where is my refund?", "refund"), ("返品したいです", "return"),
+                           ("أين طلبي؟", "order"), ("Cancel my order 😡", "cancel")):
+        server.add_item(dataset, {"prompt": prompt}, {"intent": intent}, {"source": "support"},
+                        id=draw_id(dice))
+
+
+def revoke(server, key):
+    with server.transaction():
+        row = server.store.get("api_keys", key)
+        server.world.change("api_keys", row, {"revokedAt": server.world.now()})
+
+
+def add_usage(server, labs, shop, helper):
+    server.set_usage(server.org, None, 31700, 142650, 2130, projects={
+        server.project: (24300, 109350, 1700), shop: (7400, 33300, 430)})
+    server.set_usage(labs, None, 138600, 554400, 9120, projects={helper: (138600, 554400, 9120)})
+    for back in range(1, 12):
+        count = 30000 - 2300 * back
+        server.set_usage(server.org, this_month(-back), count, count * 4, count // 15)
+
+
+##################################################################################################
+# Serving, and running one command
+##################################################################################################
+
+def open_server(data, port):
+    """The sandbox's server, started and filled. Raises OSError where it can't listen."""
+    server = StandIn(data=data or ":memory:", empty=True, port=port or 0)
+    if data and port is None:
+        server.port = read_port(data)
+    server.start()
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.stop)
+        if not server.rows("settings"):
+            fill(server)
+        keep_port(server)
+        stack.pop_all()
+    return server
+
+
+def read_port(data):
+    """The port that the sandbox of this file served on last; 0 (a free one) for a new file."""
+    store = Store(data)
+    rows = store.plain("settings")
+    store.database.close()
+    return rows[0]["port"] if rows else 0
+
+
+def keep_port(server):
+    with server.transaction():
+        server.store.remove("settings", "sandbox")
+        server.store.add("settings", {"id": "sandbox", "port": server.listener.server_address[1]})
+
+
+def serve(data, port):
+    server = open_server(data, port)
+    ended = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda number, frame: ended.set())
+    try:
+        print(describe(server, data), flush=True)
+        while not ended.wait(0.5):
+            pass
+    finally:
+        server.stop()
+    return 0
+
+
+def describe(server, data):
+    """What to type in another terminal."""
+    home = '"$(mktemp -d)"'
+    if data:
+        home = shlex.quote(os.path.abspath(data) + ".home")
+    trace = server.traces[0] if server.traces else newest_trace(server)
+    return """\
+The sandbox serves %(url)s until Ctrl-C. In another terminal:
+
+  export TWOSIGNAL_URL=%(url)s
+  export TWOSIGNAL_HOME=%(home)s
+  export TWOSIGNAL_ORG=%(org)s
+  export TWOSIGNAL_PROJECT=%(project)s
+  twosignal() { %(python)s %(script)s "$@"; }
+
+  echo %(password)s | twosignal login -e %(email)s --password-stdin
+  twosignal traces list
+  twosignal traces list --status ERROR --json
+  twosignal traces get %(trace)s
+  twosignal evaluators list
+  twosignal usage
+
+viewer@example.com with viewer-pass may look but not change anything.""" % {
+        "url": server.url, "home": home, "org": server.org, "project": server.project,
+        "python": shlex.quote(sys.executable), "script": shlex.quote(SCRIPT),
+        "email": EMAIL, "password": PASSWORD, "trace": trace}
+
+
+def newest_trace(server):
+    with server.lock:
+        return next(server.store.find("traces", server.project, newest=True))["id"]
+
+
+def run(data, port, command):
+    """Runs one command of twosignal as a process of its own; returns its exit code."""
+    server = open_server(data, port)
+    try:
+        with tempfile.TemporaryDirectory(prefix="twosignal-sandbox-") as home:
+            log_in(server, home)
+            code = wait_for(subprocess.Popen([sys.executable, SCRIPT] + command,
+                                             env=make_environment(server, home)))
+    finally:
+        server.stop()
+    return code if code >= 0 else 128 - code
+
+
+def wait_for(child):
+    """The exit code of the command; Ctrl-C reaches it by itself, SIGTERM is passed on."""
+    before = [(signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN)),
+              (signal.SIGTERM, signal.signal(signal.SIGTERM, lambda *_: child.terminate()))]
+    try:
+        return child.wait()
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def log_in(server, home):
+    session = dict(server.tokens(EMAIL), api_url=server.url)
+    for name, content in (("session.json", session), ("config.json", {"api_url": server.url})):
+        path = os.path.join(home, name)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            json.dump(content, file)
+
+
+def make_environment(server, home):
+    """The caller's environment, with the sample account, organization and project as defaults."""
+    environment = dict(os.environ, TWOSIGNAL_HOME=home, TWOSIGNAL_URL=server.url,
+                       TWOSIGNAL_EMAIL=EMAIL, TWOSIGNAL_PASSWORD=PASSWORD,
+                       TWOSIGNAL_PROJECT=server.project, TWOSIGNAL_ORG=server.org)
+    direct = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    environment["no_proxy"] = environment["NO_PROXY"] = ",".join(
+        part for part in (direct, "127.0.0.1") if part)
+    return environment
+
+
+def read_arguments(argv):
+    """(options, command): the sandbox's own options stand before the command."""
+    options, rest = {"--port": None, "--data": None}, list(argv)
+    while rest and rest[0].split("=")[0] in options:
+        name, equals, value = rest.pop(0).partition("=")
+        if not equals:
+            if not rest:
+                raise ValueError("%s needs a value" % name)
+            value = rest.pop(0)
+        options[name] = value
+    port = options["--port"]
+    if port is not None and not (port.isdigit() and int(port) < 65536):
+        raise ValueError("--port needs a number from 0 to 65535, not %r" % port)
+    return options["--data"], None if port is None else int(port), rest
+
+
+def main(argv):
+    if argv and argv[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0
+    try:
+        data, port, command = read_arguments(argv)
+    except ValueError as error:
+        print("sandbox: %s" % error, file=sys.stderr)
+        return 2
+    try:
+        return run(data, port, command) if command else serve(data, port)
+    except (OSError, sqlite3.Error) as error:
+        print("sandbox: can't serve: %s" % error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

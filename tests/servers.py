@@ -1,0 +1,443 @@
+"""Servers that misbehave on purpose, for the tests of the transport.
+
+    with Scripted([answer({"data": 1}), reset]) as server:      # raw bytes, one answer a connection
+    with Serving(HandlerClass, tls=certificates(folder).good) as server:
+    with Proxy("user", "secret") as proxy:                      # a forward proxy, CONNECT too
+
+Each listens on a free port of 127.0.0.1, has .url, .port and .connections (how many were accepted),
+and ends its threads and sockets on exit. Everything received is kept in .requests, as bytes.
+"""
+import base64
+import json
+import os
+import select
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+import unittest
+from http.server import HTTPServer
+from urllib.parse import urlsplit
+
+PATIENCE = 60           # seconds; only a test that is about to fail waits this long
+
+try:
+    import ssl
+except ImportError:     # a Python built without it still runs the tests that need no TLS
+    ssl = None
+
+needs_openssl = unittest.skipUnless(ssl and shutil.which("openssl"), "no openssl command")
+
+
+####################################################################################################
+# Answers: bytes, or a function (connection, request) that does what it likes with the connection
+####################################################################################################
+
+def answer(body=b"", status=200, headers=(), reason="Scripted"):
+    """The bytes of a whole HTTP answer; a body that is neither bytes nor str is sent as JSON."""
+    if not isinstance(body, (bytes, str)):
+        body, headers = json.dumps(body), [("Content-Type", "application/json")] + list(headers)
+    if isinstance(body, str):
+        body = body.encode("utf-8")
+    fields = [("Content-Length", len(body)), ("Connection", "close")] + list(headers)
+    lines = ["HTTP/1.1 %d %s" % (status, reason)] + ["%s: %s" % field for field in fields]
+    return "\r\n".join(lines + ["", ""]).encode("utf-8") + body
+
+
+def drip(data, seconds=0.05, head=b""):
+    """An answer that sends `head` at once, then `data` a byte at a time until the client leaves.
+
+    `data` may be any iterable of ints, also one without an end, such as itertools.repeat(32).
+    """
+    def send(connection, request):
+        connection.sendall(head)
+        for byte in data:
+            connection.sendall(bytes([byte]))
+            if has_left(connection, seconds):
+                return
+    return send
+
+
+def reset(connection, request):
+    """Breaks the connection with a TCP reset and without an answer."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def silence(connection, request):
+    """Never answers; ends when the client has given up."""
+    while not has_left(connection, PATIENCE):
+        pass
+
+
+def hang_up(connection, request):
+    """Closes the connection in order, but without an answer."""
+
+
+def has_left(connection, seconds):
+    """Waits for that long; True as soon as the client (or the server's end) closes it."""
+    readable, _, _ = select.select([connection], [], [], seconds)
+    return bool(readable) and not connection.recv(65536)
+
+
+def read_request(connection):
+    """The bytes of the next request, head and body; b"" where the client sent no whole head."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        if not piece:
+            return b""
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    missing = int(header(head, "Content-Length") or 0) - len(body)
+    while missing > 0:
+        piece = connection.recv(min(missing, 65536))
+        if not piece:
+            break
+        data, missing = data + piece, missing - len(piece)
+    return data
+
+
+def header(request, name):
+    """The first value of that header in the bytes of a request, as text; None if it has none."""
+    for line in request.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]:
+        key, _, value = line.partition(b":")
+        if key.strip().lower() == name.lower().encode("ascii"):
+            return value.strip().decode("latin-1")
+    return None
+
+
+def target(request):
+    """The second word of the request line: what was asked for."""
+    return request.split(b"\r\n", 1)[0].decode("latin-1").split(" ")[1]
+
+
+####################################################################################################
+# Servers
+####################################################################################################
+
+class Listener:
+    """Accepts connections, each in a thread that calls `converse(connection)`."""
+
+    def __init__(self, tls=None):
+        self.requests = []
+        self.connections = 0
+        self.refused = []               # what went wrong in TLS handshakes
+        self._context = tls and server_context(*tls)
+        self._scheme = "https" if tls else "http"
+        self._lock = threading.Lock()
+        self._open = {}                 # thread -> its connection
+        self._closing = False
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def start(self):
+        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(128)
+        self.port = self._listener.getsockname()[1]
+        self.url = "%s://127.0.0.1:%d" % (self._scheme, self.port)
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
+        return self
+
+    def stop(self):
+        self._closing = True
+        # A thread that waits in accept() is woken by a connection everywhere, by close() it is not.
+        socket.create_connection(("127.0.0.1", self.port), PATIENCE).close()
+        self._acceptor.join(PATIENCE)
+        self._listener.close()
+        with self._lock:
+            left = list(self._open.items())
+        for thread, connection in left:
+            shut(connection)
+        for thread, _ in left:
+            thread.join(PATIENCE)
+
+    def _accept(self):
+        while True:
+            connection, _ = self._listener.accept()
+            if self._closing:
+                return connection.close()
+            connection.settimeout(PATIENCE)
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            with self._lock:
+                self.connections += 1
+                self._open[thread] = connection
+            thread.start()
+
+    def _serve(self, connection):
+        try:
+            with self._wrap(connection) as wrapped:
+                self.converse(wrapped)
+        except OSError:                 # the client left; what it made of it is the test's question
+            pass
+        finally:
+            connection.close()
+            with self._lock:
+                del self._open[threading.current_thread()]
+
+    def _wrap(self, connection):
+        if not self._context:
+            return connection
+        wrapped = self._context.wrap_socket(connection, server_side=True,
+                                            do_handshake_on_connect=False)
+        with self._lock:
+            self._open[threading.current_thread()] = wrapped
+        try:
+            wrapped.do_handshake()
+        except OSError as problem:
+            self.refused.append(str(problem))
+            wrapped.close()
+            raise
+        return wrapped
+
+    def converse(self, connection):
+        raise NotImplementedError
+
+
+class Scripted(Listener):
+    """Answers the n-th connection with the n-th of `answers`, and all later ones with the last.
+
+    An answer is bytes, None (read the request, then close) or a function (connection, request).
+    """
+
+    def __init__(self, answers, tls=None):
+        super().__init__(tls)
+        self._answers = list(answers) if isinstance(answers, (list, tuple)) else [answers]
+        self._turn = 0
+
+    def converse(self, connection):
+        request = read_request(connection)
+        if not request:
+            return
+        with self._lock:
+            self.requests.append(request)
+            reply = self._answers[min(self._turn, len(self._answers) - 1)]
+            self._turn += 1
+        if callable(reply):
+            reply(connection, request)
+        elif reply:
+            connection.sendall(reply)
+
+
+class Serving(Listener):
+    """Runs a BaseHTTPRequestHandler class, each connection in a thread, with TLS if asked for."""
+
+    def __init__(self, handler, tls=None):
+        super().__init__(tls)
+        self._handler = handler
+        # Handlers look at `server`; this one never listens.
+        self._server = HTTPServer(("127.0.0.1", 0), handler, bind_and_activate=False)
+
+    def stop(self):
+        super().stop()
+        self._server.server_close()
+
+    def converse(self, connection):
+        self._handler(connection, connection.getpeername(), self._server)
+
+
+class Proxy(Listener):
+    """A forward proxy: requests with an absolute address, and CONNECT.
+
+    With a user it asks for that Basic password (407). .seen has the first line of each request,
+    .authorizations its Proxy-Authorization or None. `hosts` sends a name somewhere else:
+    {"example.test": ("127.0.0.1", 1234)}.
+    """
+
+    def __init__(self, user=None, password=None, hosts=None, tls=None):
+        super().__init__(tls)
+        self.seen, self.authorizations = [], []
+        self._expected = None
+        if user is not None:
+            pair = "%s:%s" % (user, password or "")
+            self._expected = "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
+        self._hosts = hosts or {}
+
+    def converse(self, connection):
+        request = read_request(connection)
+        if not request:
+            return
+        given = header(request, "Proxy-Authorization")
+        with self._lock:
+            self.requests.append(request)
+            self.seen.append(request.split(b"\r\n", 1)[0].decode("latin-1"))
+            self.authorizations.append(given)
+        if self._expected not in (None, given):
+            challenge = [("Proxy-Authenticate", 'Basic realm="proxy"')]
+            connection.sendall(answer("Who are you?", 407, challenge, "Authentication Required"))
+        elif request.startswith(b"CONNECT "):
+            self._tunnel(connection, request)
+        else:
+            self._forward(connection, request)
+
+    def _tunnel(self, connection, request):
+        host, _, port = target(request).rpartition(":")
+        with self._reach(host.strip("[]"), int(port), connection) as upstream:
+            connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            relay(connection, upstream)
+
+    def _forward(self, connection, request):
+        url = urlsplit(target(request))
+        if url.scheme != "http" or not url.hostname:
+            return connection.sendall(answer("An absolute http address, please.", 400))
+        path = (url.path or "/") + ("?" + url.query if url.query else "")
+        head, _, body = request.partition(b"\r\n\r\n")
+        method, *lines = head.split(b"\r\n")
+        kept = [line for line in lines if not line.lower().startswith((b"proxy-", b"connection:"))]
+        first = "%s %s HTTP/1.1" % (method.split(b" ")[0].decode("latin-1"), path)
+        lines = [first.encode("latin-1")] + kept + [b"Connection: close", b"", body]
+        with self._reach(url.hostname, url.port or 80, connection) as upstream:
+            upstream.sendall(b"\r\n".join(lines))
+            relay(connection, upstream)
+
+    def _reach(self, host, port, connection):
+        try:
+            return socket.create_connection(self._hosts.get(host, (host, port)), PATIENCE)
+        except OSError:
+            connection.sendall(answer("No way to %s:%d." % (host, port), 502))
+            raise
+
+
+def relay(one, other):
+    """Carries bytes both ways until one side has nothing more to say."""
+    while True:
+        readable, _, _ = select.select([one, other], [], [], PATIENCE)
+        for source in readable:
+            data = source.recv(65536)
+            if not data:
+                return
+            (other if source is one else one).sendall(data)
+        if not readable:
+            return
+
+
+def shut(connection):
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:             # not connected any more
+        pass
+
+
+####################################################################################################
+# Certificates
+####################################################################################################
+
+_CONFIGURATION = """
+[req]
+distinguished_name = name
+prompt = no
+[name]
+CN = Test
+[authority]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+[here]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+subjectAltName = DNS:localhost, IP:127.0.0.1
+[elsewhere]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+subjectAltName = DNS:elsewhere.example
+[alone]
+basicConstraints = critical, CA:FALSE
+subjectKeyIdentifier = hash
+subjectAltName = DNS:localhost, IP:127.0.0.1
+[ca]
+default_ca = office
+[office]
+database = index.txt
+serial = serial.txt
+new_certs_dir = .
+policy = anything
+default_md = sha256
+[anything]
+commonName = supplied
+"""
+# `openssl ca` alone can date a certificate back in all versions of openssl.
+_STEPS = """
+ecparam -name prime256v1 -genkey -noout -out ca.key
+ecparam -name prime256v1 -genkey -noout -out server.key
+req -new -x509 -config conf -key ca.key -days 3650 -extensions authority -subj /CN=Test -out ca.pem
+req -new -config conf -key server.key -subj /CN=localhost -out server.csr
+x509 -req -in server.csr -CA ca.pem -CAkey ca.key -set_serial 11 -days 3650 -sha256 -extfile conf \
+ -extensions here -out good.pem
+x509 -req -in server.csr -CA ca.pem -CAkey ca.key -set_serial 12 -days 3650 -sha256 -extfile conf \
+ -extensions elsewhere -out wrong_host.pem
+ca -batch -notext -config conf -cert ca.pem -keyfile ca.key -in server.csr -extensions here \
+ -startdate 20200101000000Z -enddate 20200201000000Z -out expired.pem
+req -new -x509 -config conf -key server.key -days 3650 -extensions alone -subj /CN=localhost \
+ -out self_signed.pem
+"""
+_made = {}              # file name -> content, made once for each process
+_making = threading.Lock()
+
+
+class Certificates:
+    """Paths: .ca is a file of trusted certificates; the others are (certificate, key) pairs.
+
+    .good holds for 127.0.0.1 and localhost; .expired and .wrong_host come from the same
+    authority; .self_signed comes from none.
+    """
+
+    def __init__(self, directory):
+        def path(name):
+            return os.path.join(directory, name)
+        self.ca = path("ca.pem")
+        for name in ("good", "expired", "wrong_host", "self_signed"):
+            setattr(self, name, (path(name + ".pem"), path("server.key")))
+
+
+def certificates(directory):
+    """Writes the test certificates into `directory`; the first call makes them with openssl."""
+    with _making:
+        if not _made:
+            _made.update(_make_certificates())
+    for name, content in _made.items():
+        with open(os.path.join(directory, name), "wb") as file:
+            file.write(content)
+    return Certificates(directory)
+
+
+def _make_certificates():
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in (("conf", _CONFIGURATION), ("index.txt", ""), ("serial.txt", "0D\n")):
+            with open(os.path.join(folder, name), "w") as file:
+                file.write(text)
+        for step in _STEPS.strip().splitlines():
+            _openssl(folder, step.split())
+        made = {}
+        for name in os.listdir(folder):
+            if name == "server.key" or name.endswith(".pem") and name != "0D.pem":
+                with open(os.path.join(folder, name), "rb") as file:
+                    made[name] = file.read()
+        return made
+
+
+def _openssl(folder, arguments):
+    done = subprocess.run(["openssl"] + arguments, cwd=folder, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        output = done.stdout.decode("utf-8", "replace")
+        raise RuntimeError("openssl %s\n%s" % (" ".join(arguments), output))
+
+
+def server_context(certificate, key):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context

@@ -1,0 +1,420 @@
+"""What the tests share: running the command, in-process or as a process, and asserting on it."""
+import contextlib
+import io
+import json
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from unittest import mock
+
+TESTS = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(TESTS)
+SCRIPT = os.path.join(ROOT, "twosignal.py")
+for _folder in (ROOT, TESTS):
+    if _folder not in sys.path:
+        sys.path.insert(0, _folder)
+
+FULL = os.environ.get("TWOSIGNAL_TEST_FULL") == "1"
+DEADLINE = 60  # seconds; generous, since it only ends a test that would otherwise hang
+KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "PATHEXT", "COMSPEC", "TEMP", "TMP",
+        "TMPDIR", "LD_LIBRARY_PATH", "PYTHONDONTWRITEBYTECODE")
+# Makes the terminal on stdin the controlling one, so that /dev/tty is that terminal too.
+IN_TERMINAL = ("import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+               "os.execv(sys.argv[1], sys.argv[1:])")
+
+
+class Result:
+    """What a run left behind: exit code, standard output and standard error."""
+
+    def __init__(self, code, out, err):
+        self.code = code
+        self.out = out
+        self.err = err
+
+    def __repr__(self):
+        return f"exit code {self.code!r}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+    @property
+    def lines(self):
+        return self.out.splitlines()
+
+    @property
+    def json(self):
+        """The one JSON document on stdout."""
+        return json.loads(self.out)
+
+    @property
+    def error(self):
+        """The error object of the JSON document that ends stderr, None where there is none."""
+        found = re.search(r"^\{\s*\"error\".*", self.err, re.DOTALL | re.MULTILINE)
+        return json.loads(found.group())["error"] if found else None
+
+
+class Raw(io.BytesIO):
+    """Bytes behind a standard stream; they stay readable when the stream has been closed."""
+
+    def __init__(self, initial=b"", tty=False):
+        super().__init__(initial)
+        self._tty = tty
+        self.kept = None
+
+    def isatty(self):
+        return self._tty
+
+    def close(self):
+        if not self.closed:
+            self.kept = self.getvalue()
+        super().close()
+
+    def written(self):
+        return self.kept if self.closed else self.getvalue()
+
+
+def as_bytes(text, encoding="utf-8"):
+    return text.encode(encoding, "surrogateescape") if isinstance(text, str) else text or b""
+
+
+def as_text(data, encoding="utf-8"):
+    return data.decode(encoding, "replace").replace("\r\n", "\n")
+
+
+def merged(environment, changes):
+    """The environment with changes; a change to None removes the variable."""
+    result = dict(environment, **(changes or {}))
+    return {name: value for name, value in result.items() if value is not None}
+
+
+@contextlib.contextmanager
+def replaced_environment(environment):
+    """os.environ is exactly `environment` within the block."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def kept_signals():
+    """Signal handlers that a run installs are gone after the block."""
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGPIPE", "SIGHUP") if hasattr(signal, name)]
+    handlers = [(getattr(signal, name), signal.getsignal(getattr(signal, name)))
+                for name in names]
+    try:
+        yield
+    finally:
+        for number, handler in handlers:
+            if signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+
+
+def _refuse_getpass(*args, **kwargs):
+    raise AssertionError("a password was asked for within an in-process run")
+
+
+def shortened_sleep(naps):
+    """A time.sleep that cuts the main thread's waits to a millisecond and notes them in `naps`."""
+    real = time.sleep
+
+    def sleep(seconds):
+        if threading.current_thread() is not threading.main_thread():
+            return real(seconds)
+        naps.append(seconds)
+        return real(min(seconds, 0.001))
+    return sleep
+
+
+def run_main(argv, environment, stdin=None, tty=False, encoding="utf-8", naps=None):
+    """Run main(argv) in this process; waits of its own are cut short unless naps is False."""
+    import twosignal
+    raws = [Raw(as_bytes(stdin, encoding), tty), Raw(tty=tty), Raw(tty=tty)]
+    streams = [io.TextIOWrapper(raws[0], encoding, "surrogateescape"),
+               io.TextIOWrapper(raws[1], encoding, "strict", "\n"),
+               io.TextIOWrapper(raws[2], encoding, "backslashreplace", "\n", line_buffering=True)]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(replaced_environment(environment))
+        stack.enter_context(kept_signals())
+        for name, stream in zip(("stdin", "stdout", "stderr"), streams):
+            stack.enter_context(mock.patch.object(sys, name, stream))
+        stack.enter_context(mock.patch("getpass.getpass", _refuse_getpass))
+        if naps is not False:
+            sleep = shortened_sleep([] if naps is None else naps)
+            stack.enter_context(mock.patch("time.sleep", sleep))
+        code = twosignal.main([str(arg) for arg in argv])
+        for stream in streams[1:]:
+            if not stream.closed:
+                stream.flush()
+    out, err = (as_text(raw.written(), encoding) for raw in raws[1:])
+    for stream in streams:
+        stream.close()
+    return Result(code, out, err)
+
+
+def run_command(command, environment, stdin=None, timeout=120, cwd=None):
+    """Run a real process to its end; one that outlives the timeout is killed and fails."""
+    process = subprocess.Popen(command, env=environment, cwd=cwd, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
+        try:
+            out, err = process.communicate(as_bytes(stdin), timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return Result(process.returncode, as_text(out), as_text(err))
+
+
+def write_script(path, command):
+    """Make an executable sh script that becomes `command` with the arguments it is given."""
+    with open(path, "w", newline="\n") as file:
+        file.write("#!/bin/sh\nexec {} \"$@\"\n".format(" ".join(map(shlex.quote, command))))
+    os.chmod(path, 0o755)
+    return path
+
+
+def executable(directory, python=sys.executable):
+    """Make `twosignal` and `python`, which runs it, in a directory; return a PATH that finds them.
+
+    `python3` is there too, so that scripts meet the interpreter that the tests run on.
+    """
+    os.makedirs(directory, exist_ok=True)
+    write_script(os.path.join(directory, "twosignal"), [python, SCRIPT])
+    for name in ("python", "python3"):
+        write_script(os.path.join(directory, name), [python])
+    return directory + os.pathsep + os.environ.get("PATH", os.defpath)
+
+
+def pty_run(argv, script=(), env=None, columns=80, timeout=DEADLINE):
+    """Run a real process in a terminal of its own; return (output, exit code).
+
+    `script` is a list of (expected, answer): when `expected` has appeared, after the place where
+    the one before it was found, `answer` is typed. AssertionError if it does not appear.
+    """
+    import fcntl
+    import pty
+    import struct
+    import termios
+    master, slave = pty.openpty()
+    try:
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        process = subprocess.Popen([sys.executable, "-I", "-S", "-c", IN_TERMINAL] + list(argv),
+                                   stdin=slave, stdout=slave, stderr=slave, env=env,
+                                   start_new_session=True)
+    except BaseException:
+        os.close(master)
+        raise
+    finally:
+        os.close(slave)
+    with process:
+        try:
+            output = _converse(master, list(script), time.time() + timeout)
+            code = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            os.close(master)
+    return output, code
+
+
+def _converse(master, script, deadline):
+    """Read a terminal until its process has closed it, typing the answers of the script."""
+    data, place = b"", 0
+    while True:
+        if script:
+            found = data.find(as_bytes(script[0][0]), place)
+            if found >= 0:
+                expected, answer = script.pop(0)
+                place = found + len(as_bytes(expected))
+                os.write(master, as_bytes(answer))
+                continue
+        if not select.select([master], [], [], max(0, deadline - time.time()))[0]:
+            raise AssertionError(f"no end in time; still to come {script!r}; saw {data!r}")
+        try:
+            more = os.read(master, 65536)
+        except OSError:  # Linux says so when the last process has left the terminal
+            more = b""
+        if not more:
+            break
+        data += more
+    if script:
+        raise AssertionError(f"never appeared: {script[0][0]!r}; saw {data!r}")
+    return as_text(data)
+
+
+class Case(unittest.TestCase):
+    """A test with a home of its own and an environment without any setting of the machine.
+
+    `self.folder` is the temporary directory (and HOME), `self.home` the TWOSIGNAL_HOME in it.
+    `self.environment` is what each run starts from; `self.naps` notes the waits of the last run.
+    """
+
+    maxDiff = None
+
+    def setUp(self):
+        self.folder = os.path.realpath(tempfile.mkdtemp(prefix="twosignal-test-"))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.home = os.path.join(self.folder, "home")
+        os.mkdir(self.home, 0o700)
+        self.naps = []
+        self.environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+        self.environment.update(HOME=self.folder, USERPROFILE=self.folder,
+                                TWOSIGNAL_HOME=self.home, PYTHONIOENCODING="utf-8",
+                                NO_PROXY="127.0.0.1,localhost")
+
+    def path(self, *parts):
+        return os.path.join(self.folder, *parts)
+
+    def write(self, name, content):
+        """Write a file (JSON unless str or bytes) into the temporary directory; return its path."""
+        if not isinstance(content, (str, bytes)):
+            content = json.dumps(content)
+        path = self.path(name)
+        with open(path, "wb") as file:
+            file.write(as_bytes(content))
+        return path
+
+    def state(self, name):
+        """The content of session.json or config.json, None where there is no such file."""
+        path = os.path.join(self.home, name)
+        if not os.path.exists(path):
+            return None
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+
+    def run_cli(self, *args, stdin=None, env=None, tty=False, columns=None, encoding="utf-8",
+                naps=None):
+        """Run the command in this process; `naps=False` lets it really wait between its tries."""
+        environment = merged(self.environment, env)
+        if columns is not None:
+            environment["COLUMNS"] = str(columns)
+        del self.naps[:]
+        return run_main(args, environment, stdin, tty, encoding,
+                        self.naps if naps is None else naps)
+
+    def run_process(self, *args, stdin=None, env=None, python=sys.executable, flags=(),
+                    timeout=120, cwd=None):
+        """Run `python [flags] twosignal.py args` as a process of its own."""
+        command = [python] + list(flags) + [SCRIPT] + [str(arg) for arg in args]
+        return run_command(command, merged(self.environment, env), stdin, timeout, cwd)
+
+    def run_terminal(self, *args, script=(), env=None, columns=80):
+        """Run the command in a terminal that types the answers; return (output, exit code)."""
+        if os.name == "nt":
+            self.skipTest("no pseudo-terminals on Windows")
+        return pty_run([sys.executable, SCRIPT] + [str(arg) for arg in args], script,
+                       merged(self.environment, env), columns)
+
+    def assertOk(self, result, err=None):
+        """It worked: exit code 0, no error on stderr (exactly `err` there, if given)."""
+        self.assertEqual(result.code, 0, result)
+        self.assertNotIn("Traceback", result.err, result)
+        self.assertNotIn("Error: ", result.err, result)
+        if err is not None:
+            self.assertEqual(result.err, err)
+        return result
+
+    def assertFails(self, result, code, *parts):
+        """It failed with that exit code, one `Error: …` line (or JSON error) and no traceback."""
+        self.assertEqual(result.code, code, result)
+        self.assertNotIn("Traceback", result.err + result.out, result)
+        self.assertEqual(result.out, "", result)
+        text = result.err
+        if result.error:
+            self.assertEqual(result.error["exit_code"], code, result)
+            text = "\n".join([result.error["message"], result.error["hint"] or ""]
+                             + result.error.get("problems", []))
+        else:
+            errors = [line for line in text.splitlines() if line.startswith("Error: ")]
+            self.assertEqual(len(errors), 1, result)
+        for part in parts:
+            self.assertIn(part, text, result)
+        return result
+
+
+class ServerCase(Case):
+    """A test with a server: one for each test, or with `shared = True` one for the whole class."""
+
+    options = {}
+    shared = False
+    _shared_server = None
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        if cls.shared:
+            cls._shared_server = cls.new_server()
+
+    @classmethod
+    def tearDownClass(cls):
+        if cls.shared:
+            cls._shared_server.stop()
+        super().tearDownClass()
+
+    @classmethod
+    def new_server(cls, **options):
+        from standin import StandIn
+        server = StandIn(**dict(cls.options, **options))
+        server.start()
+        return server
+
+    def setUp(self):
+        super().setUp()
+        if self.shared:
+            self.server = self._shared_server
+            self.server.clear()
+        else:
+            self.server = self.serve()
+
+    def serve(self, **options):
+        """Start a further server that stops with the test."""
+        server = self.new_server(**options)
+        self.addCleanup(server.stop)
+        return server
+
+    def log_in(self, email="owner@example.com", server=None):
+        """Store a fresh session and the address of the server, as a login does."""
+        server = server or self.server
+        session = dict(server.tokens(email), api_url=server.url)
+        for name, content in (("session.json", session), ("config.json", {"api_url": server.url})):
+            path = self.write(os.path.join("home", name), json.dumps(content, indent=2) + "\n")
+            os.chmod(path, 0o600)
+        return session
+
+    def cli(self, *args, **kwargs):
+        """Run the command in this process, against the server unless config.json says other."""
+        if not os.path.exists(os.path.join(self.home, "config.json")):
+            self.write(os.path.join("home", "config.json"), {"api_url": self.server.url})
+        return self.run_cli(*args, **kwargs)
+
+
+def requests_of(server, fragment):
+    """The requests that a server saw with a path that contains `fragment`."""
+    return [request for request in server.requests if fragment in request.path]
+
+
+def procedure_inputs(server, procedure):
+    """The `json` inputs that a server saw for a procedure, those within batches included."""
+    inputs = []
+    for request in server.requests:
+        if procedure not in request.procedures:
+            continue
+        given = json.loads(request.query["input"]) if "input" in request.query else request.body
+        if request.query.get("batch"):
+            given = [(given or {}).get(str(place)) for place, name in enumerate(request.procedures)
+                     if name == procedure]
+        else:
+            given = [given]
+        inputs += [(item or {}).get("json") for item in given]
+    return inputs

@@ -1,0 +1,2925 @@
+#!/usr/bin/env python3
+"""A command-line client for 2Signal.
+
+Manages traces, evaluators, datasets, API keys and more from a terminal, and gates deployments
+in CI. One file, standard library only: copy it anywhere, run it with any CPython from 3.6 on.
+
+The sections, each calling only those above it:
+
+    Constants   names, limits, plans, exit codes
+    Errors      Failure, and how to make the usual ones
+    Text        durations, costs, ages, widths; text made safe for a terminal
+    Records     from the wire's objects to the records that users see
+    Rendering   a result becomes a table, or JSON
+    State       the session file, the config file, the lock
+    Transport   every HTTP request: deadline, retries, redirects, proxies, TLS
+    API         tRPC with superjson, the session and its refresh
+    Commands    one function each
+    Entry       arguments, streams, exit code
+"""
+import io
+import json
+import os
+import re
+import sys
+import time
+
+__version__ = "1.0.0"
+
+############################################################
+# Constants
+############################################################
+
+DEFAULT_URL = "https://app.twosignal.dev"
+TIMEOUT = 30.0              # seconds for a request as a whole, its retries included
+REFRESH_EARLY = 60          # seconds before its expiry that a session is refreshed
+TRIES = 3                   # how often a request is sent at most
+PAUSE = 0.1                 # seconds; doubled with each try, up to a half more or less by chance
+RETRIED = (408, 429, 500, 502, 503, 504)    # statuses after which a query is sent again
+RETRIED_CHANGE = (429,)     # and a change: it surely was not made
+REDIRECTS = 5               # followed for one query
+TOLD_WAIT = 2.0             # seconds; a longer pause before a retry is announced
+LARGEST_ANSWER = 32 << 20   # bytes of one answer, its head included
+LARGEST_FILE = 1 << 20      # bytes of session.json or config.json
+LONGEST_URL = 3900          # characters of a batch; proxies cut URLs at 4,000
+LONGEST_COOKIE = 3180       # characters of one chunk of the session cookie
+LONGEST_NUMBER = 400        # digits
+PAGE = 100                  # traces a server gives at once, at most
+EMPTY_PAGES = 50            # pages without a row before a listing is given up
+
+PLANS = {                   # traces and LLM evaluations a month; None: unlimited
+    "FREE": (10000, 500),
+    "PRO": (50000, 5000),
+    "GROWTH": (150000, 15000),
+    "TEAM": (500000, 50000),
+    "ENTERPRISE": (None, None),
+}
+
+EXIT_CODES = {              # what an error's code means for the exit code; anything else is 1
+    "USAGE": 2,
+    "CONNECTION_REFUSED": 3, "CONNECTION_FAILED": 3, "TIMED_OUT": 3, "LOCKED": 3,
+    "NOT_LOGGED_IN": 4, "UNAUTHORIZED": 4,
+    "FORBIDDEN": 5,
+    "NOT_FOUND": 6,
+    "TOO_MANY_REQUESTS": 7,
+    "INTERNAL_SERVER_ERROR": 8, "TIMEOUT": 8, "BAD_ANSWER": 8, "UNSUPPORTED": 8,
+    "UNKNOWN_OUTCOME": 9,
+    "CHECK_FAILED": 10,
+    "NOTHING_TO_CHECK": 11,
+}
+INTERRUPTED, TERMINATED, READER_GONE = 130, 143, 141
+
+
+############################################################
+# Errors
+############################################################
+
+class Failure(Exception):
+    """What went wrong, and the way out of it, in a line that can be shown to a user.
+
+    code: a key of EXIT_CODES, or the server's own name for it; problems: further lines.
+    """
+
+    def __init__(self, message, hint="", code="FAILED", problems=()):
+        super().__init__(message)
+        self.message, self.hint, self.code, self.problems = message, hint, code, list(problems)
+
+    @property
+    def exit_code(self):
+        return EXIT_CODES.get(self.code, 1)
+
+
+class Passing(Failure):
+    """A failure that may be gone a moment later and says nothing about the session."""
+
+
+class NoProcedure(Failure):
+    """This server's version does not have the procedure."""
+
+
+def wrong_usage(message, hint=""):
+    return Failure(message, hint, "USAGE")
+
+
+def bad_answer(what, hint="Check that the address is that of a 2Signal server."):
+    return Passing(what, hint, "BAD_ANSWER")
+
+
+def expired():
+    return Failure("Authentication expired", "Run 'twosignal login' again.", "UNAUTHORIZED")
+
+
+############################################################
+# Text
+############################################################
+
+# What could move the cursor, change colours or turn text around: C0, DEL, C1, line separators,
+# bidirectional controls, interlinear marks, tags; and lone surrogates, which no stream can carry.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"
+    "\ufeff\U000e0000-\U000e007f\ud800-\udfff]")
+_TIMESTAMP = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?\Z", re.ASCII)
+_STAND_INS = {ord("─"): "-", ord("…"): "...", ord("█"): "#", ord("░"): ".",
+              ord("├"): "|", ord("└"): "`", ord("│"): "|"}
+
+
+def plain(value) -> str:
+    """Any value as text that is safe on a terminal: one line, controls as \\x1b."""
+    if value is None:
+        return "-"
+    if not isinstance(value, str):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    return _UNSAFE.sub(_escape, value)
+
+
+def _escape(match) -> str:
+    number = ord(match.group())
+    form = "\\x%02x" if number < 0x100 else "\\u%04x" if number < 0x10000 else "\\U%08x"
+    return form % number
+
+
+def json_text(value, indent=2, ascii_only=False) -> str:
+    """JSON in which no control or bidirectional character stands as itself."""
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+    return _UNSAFE.sub(_json_escape, text)
+
+
+def _json_escape(match) -> str:
+    # A line break can only be json.dumps' own: inside a string it is escaped already.
+    return "\n" if match.group() == "\n" else json.dumps(match.group())[1:-1]
+
+
+def encodable(text: str, encoding: str) -> str:
+    """The text as a stream of this encoding can show it; ASCII stands in for the rest."""
+    try:
+        text.encode(encoding)
+        return text
+    except (UnicodeEncodeError, LookupError):
+        encoding = encoding if encoding and encoding != "undefined" else "ascii"
+        text = text.translate(_STAND_INS)
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def width(text: str) -> int:
+    """Columns of a terminal that the text takes."""
+    if text.isprintable() and len(text) == len(text.encode("utf-8", "replace")):
+        return len(text)
+    return sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    import unicodedata
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def cut(text: str, columns: int) -> str:
+    """The text within so many columns, with … where something is left out."""
+    if width(text) <= columns:
+        return text
+    room, kept = columns - 1, []
+    for character in text:
+        room -= _columns(character)
+        if room < 0:
+            break
+        kept.append(character)
+    return "".join(kept) + "…"
+
+
+def number(value):
+    """A finite int or float, also from a decimal string; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    if isinstance(value, int):
+        return value
+    try:
+        found = float(value)
+    except ValueError:
+        return None
+    if found != found or found in (float("inf"), float("-inf")):
+        return None
+    return int(value) if isinstance(value, str) and value.isdecimal() else found
+
+
+def duration(milliseconds) -> str:
+    """5ms, 0.8s, 1m 01s, 1h 02m"""
+    value = number(milliseconds)
+    if value is None or value < 0:
+        return "-"
+    if round(value) < 100:
+        return "%dms" % round(value)
+    if round(value / 1000, 1) < 60:
+        return "%.1fs" % (value / 1000)
+    seconds = int(round(value / 1000))
+    if seconds < 3600:
+        return "%dm %02ds" % divmod(seconds, 60)
+    return "%dh %02dm" % divmod(seconds // 60, 60)
+
+
+def cost(usd) -> str:
+    """$0.003, $0.0034, $12.50; two significant digits at least"""
+    value = number(usd)
+    if value is None:
+        return "-"
+    sign, value = ("-" if value < 0 else ""), abs(value)
+    if value >= 1:
+        return "%s$%.2f" % (sign, value)
+    digits = 4
+    while digits < 12 and 0 < value < 10.0 ** (1 - digits):
+        digits += 1
+    whole, _, fraction = ("%.*f" % (digits, value)).partition(".")
+    return "%s$%s.%s" % (sign, whole, fraction.rstrip("0").ljust(2, "0"))
+
+
+def count(value) -> str:
+    """46,000"""
+    value = number(value)
+    return "-" if value is None else "{:,}".format(value)
+
+
+def moment(timestamp):
+    """Unix seconds of an ISO 8601 timestamp, or None."""
+    import datetime
+    match = _TIMESTAMP.match(timestamp) if isinstance(timestamp, str) else None
+    if not match:
+        return None
+    try:
+        parts = [int(part) for part in match.groups()[:6]]
+        days = datetime.date(*parts[:3]).toordinal() - 719163
+    except ValueError:
+        return None
+    seconds = days * 86400 + parts[3] * 3600 + parts[4] * 60 + parts[5]
+    return seconds + float(match.group(7) or 0) - _offset(match.group(8))
+
+
+def _offset(zone) -> int:
+    if not zone or zone == "Z":
+        return 0
+    digits = zone[1:].replace(":", "")
+    seconds = int(digits[:2]) * 3600 + int(digits[2:]) * 60
+    return -seconds if zone[0] == "-" else seconds
+
+
+def utc(timestamp):
+    """A timestamp as 2026-03-14T10:30:00Z: in UTC, .000 dropped, other fractions kept."""
+    seconds = moment(timestamp)
+    if seconds is None:
+        return timestamp
+    fraction = _TIMESTAMP.match(timestamp).group(7) or ""
+    return iso(int(seconds // 1), fraction if fraction.strip(".0") else "")
+
+
+def iso(seconds, fraction="") -> str:
+    """Unix seconds as ISO 8601 in UTC; text for a value that is no time."""
+    try:
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + fraction + "Z"
+    except (ValueError, OverflowError, OSError, TypeError):
+        return str(seconds)
+
+
+def age(timestamp, now=None) -> str:
+    """just now, 2 min ago, 3 hours ago, 5 days ago; a date after 30 days"""
+    seconds = moment(timestamp)
+    if seconds is None:
+        return plain(timestamp)
+    passed = (time.time() if now is None else now) - seconds
+    if passed < 60:
+        return "just now"
+    if passed < 3600:
+        return "%d min ago" % (passed // 60)
+    if passed >= 30 * 86400:
+        return iso(seconds)[:10]
+    amount, unit = (passed // 86400, "day") if passed >= 86400 else (passed // 3600, "hour")
+    return "%d %s%s ago" % (amount, unit, "" if amount == 1 else "s")
+
+
+############################################################
+# Records
+############################################################
+
+# The users' own data: no key in it is renamed, nothing in it changed.
+OWN_DATA = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
+_NESTED = {"spans": "span", "scores": "score", "items": "item", "projectBreakdown": "usage"}
+_RENAMED = {
+    "trace": {"totalCost": "cost_usd"},
+    "span": {"cost": "cost_usd"},
+    "score": {"value": "score", "evaluatorName": "evaluator"},
+    "usage": {"traceCount": "traces_used", "spanCount": "spans_used",
+              "evalRunCount": "evals_used", "projectBreakdown": "projects"},
+}
+_FIRST = {                  # keys that such a record always has, and their order
+    "trace": ("id", "status", "duration_ms", "cost_usd", "created_at", "name"),
+    "span": ("id", "name", "type", "status", "duration_ms", "cost_usd"),
+    "score": ("evaluator", "score", "label", "reasoning"),
+    "usage": ("traces_used", "spans_used", "evals_used"),
+}
+_CAPITAL = re.compile("(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])")
+_names = {}                 # camelCase to snake_case, as met so far
+
+
+def snake(name: str) -> str:
+    """durationMs to duration_ms"""
+    if name not in _names:
+        if len(_names) > 10000:     # a server's keys are few, unless it means harm
+            return _CAPITAL.sub(r"_\1\2", name).lower()
+        _names[name] = _CAPITAL.sub(r"_\1\2", name).lower()
+    return _names[name]
+
+
+def record(wire, kind="") -> dict:
+    """What users see of a wire object (contract: snake_case, nothing dropped, documented order).
+
+    kind: trace, span, score, usage, or anything else for a resource without a table of its own.
+    A value of the wrong type stays as it is.
+    """
+    if not isinstance(wire, dict):
+        return wire
+    found = dict.fromkeys(_FIRST.get(kind, ()))
+    renamed = _RENAMED.get(kind, {})
+    for key, value in wire.items():
+        if key == "_count" and isinstance(value, dict):
+            found.update((snake(what).rstrip("s") + "_count", value[what]) for what in value)
+            continue
+        name = renamed.get(key) or snake(key)
+        if found.get(name) is not None:
+            name = key              # both spellings are there: nothing is dropped
+        found[name] = value if key in OWN_DATA else _field(name, value, _NESTED.get(key, ""))
+    return found
+
+
+def _field(name, value, kind):
+    if name == "cost_usd":
+        return number(value)
+    if isinstance(value, str):
+        dated = name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp")
+        return utc(value) if dated else value
+    if isinstance(value, list):
+        return [record(item, kind) for item in value]
+    return record(value, kind) if isinstance(value, dict) else value
+
+
+def usage_record(wire: dict, plan) -> dict:
+    """Usage of a month with the limits of the plan; null where unlimited or unknown."""
+    used = record(wire, "usage")
+    traces, evals = PLANS.get(plan, (None, None))
+    ordered = {"month": used.pop("month", None), "plan": plan,
+               "traces_used": number(used.pop("traces_used")), "traces_limit": traces,
+               "spans_used": number(used.pop("spans_used")),
+               "evals_used": number(used.pop("evals_used")), "evals_limit": evals,
+               "projects": used.pop("projects", [])}
+    ordered.update(used)
+    return ordered
+
+
+############################################################
+# Rendering
+############################################################
+
+class Column:
+    """A heading, and what stands below it: a record's key, or a function of the record."""
+
+    def __init__(self, heading, source, form=plain, optional=False):
+        self.heading, self.source, self.form, self.optional = heading, source, form, optional
+
+    def text(self, row: dict) -> str:
+        if callable(self.source):
+            return self.source(row)
+        return self.form(row.get(self.source))
+
+
+class Screen:
+    """Where a result goes: its width in columns, its encoding, whether it shows colours."""
+
+    def __init__(self, columns=80, encoding="utf-8", colour=False):
+        self.columns, self.encoding, self.colour = columns, encoding, colour
+
+
+class Listing:
+    """Records as a table or as a JSON list; rows may be a generator, which is then streamed.
+
+    noun: what they are, for "No traces found."; after: a function that is called when the rows are
+    through and gives the line that stderr shows, or "".
+    """
+
+    def __init__(self, noun, columns, rows, after=None):
+        self.noun, self.columns, self.rows, self.after = noun, columns, rows, after
+
+    def json_lines(self, screen):
+        ascii_only = not _is_unicode(screen.encoding)
+        opened = False
+        for row in self.rows:
+            yield ",\n" if opened else "[\n"
+            yield "  " + json_text(row, ascii_only=ascii_only).replace("\n", "\n  ")
+            opened = True
+        yield "\n]\n" if opened else "[]\n"
+
+    def table_lines(self, screen):
+        widths, empty = None, True
+        for rows in _chunks(self.rows, PAGE):
+            columns = self.columns
+            cells = [[column.text(row) for column in columns] for row in rows]
+            if widths is None:
+                widths = _widths(columns, cells, screen.columns)
+                heading = _line([column.heading for column in columns], widths, screen.columns)
+                cells = [row[:len(widths)] for row in cells]
+                lines = [_line(row, widths, screen.columns) for row in cells]
+                yield heading + "\n" + "─" * max(map(width, [heading] + lines)) + "\n"
+            for row in cells:
+                line = _line(row[:len(widths)], widths, screen.columns)
+                yield (_coloured(line, row) if screen.colour else line) + "\n"
+            empty = False
+        if empty:
+            yield "No %s found.\n" % self.noun
+
+
+def _is_unicode(encoding) -> bool:
+    return encoding.lower().replace("_", "-").startswith("utf")
+
+
+def _chunks(rows, size):
+    chunk = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _widths(columns, cells, room) -> list:
+    """The width of each column; an optional last one goes where its heading has no room."""
+    widths = [max([width(column.heading)] + [width(row[i]) for row in cells])
+              for i, column in enumerate(columns)]
+    taken = sum(widths[:-1]) + 2 * len(widths[:-1])
+    if columns[-1].optional and room - taken < max(8, width(columns[-1].heading)):
+        return widths[:-1]
+    return widths
+
+
+def _line(cells, widths, room) -> str:
+    """Cells side by side, two blanks between them; only the last one is cut."""
+    padded = [cell + " " * (size - width(cell)) for cell, size in zip(cells, widths)]
+    start = "  ".join(padded[:-1]) + "  " if len(padded) > 1 else ""
+    last = cells[len(widths) - 1]
+    return (start + cut(last, max(8, room - width(start)))).rstrip(" ")
+
+
+def _coloured(line, cells) -> str:
+    for word, colour in (("ERROR", 31), ("OK", 32)):
+        if word in cells:
+            before, found, rest = line.partition("  " + word)
+            return "%s  \x1b[%dm%s\x1b[0m%s" % (before, colour, word, rest) if found else line
+    return line
+
+
+class Details:
+    """One record: its fields a line each, then further parts (lines of text, or a Listing).
+
+    message: a sentence that the table form begins with; the JSON form is the record alone.
+    """
+
+    after = None
+
+    def __init__(self, record, fields=(), parts=(), message=""):
+        self.record, self.fields, self.parts, self.message = record, fields, parts, message
+
+    def json_lines(self, screen):
+        yield json_text(self.record, ascii_only=not _is_unicode(screen.encoding)) + "\n"
+
+    def table_lines(self, screen):
+        if self.message:
+            yield self.message + "\n"
+        shown = [(field.heading + ":", field.text(self.record)) for field in self.fields]
+        shown = [(heading, text) for heading, text in shown if text != "-"]
+        left = max([width(heading) for heading, _ in shown] or [0])
+        for heading, text in shown:
+            yield heading.ljust(left) + "  " + text + "\n"
+        for title, part in self.parts:
+            yield "\n%s\n" % title
+            for line in part.table_lines(screen) if isinstance(part, Listing) else part(screen):
+                yield line
+
+
+def span_tree(spans) -> list:
+    """(depth, span) in order of time, children below their parent; orphans and cycles too."""
+    spans = [span for span in spans if isinstance(span, dict)]
+    spans.sort(key=lambda span: moment(span.get("start_time")) or 0)
+    known = {str(span.get("id")) for span in spans}
+    children = {}
+    for span in spans:
+        parent = str(span.get("parent_span_id"))
+        children.setdefault(parent if parent in known else None, []).append(span)
+    placed, seen = [], set()
+    for start in [children.get(None, [])] + [[span] for span in spans]:
+        waiting = [(0, span) for span in reversed(start)]
+        while waiting:
+            depth, span = waiting.pop()
+            if id(span) in seen:
+                continue
+            seen.add(id(span))
+            placed.append((depth, span))
+            below = children.get(str(span.get("id")), [])
+            waiting += [(depth + 1, child) for child in reversed(below)]
+    return placed
+
+
+def bar(used, limit, columns=20) -> str:
+    """█████░░░ 92.0%, or what there is to say without a limit"""
+    if not limit or used is None:
+        return ""
+    share = used / limit
+    filled = min(columns, max(0, int(share * columns)))
+    return "%s%s %.1f%%" % ("█" * filled, "░" * (columns - filled), share * 100)
+
+
+############################################################
+# State
+############################################################
+
+def setting(name: str):
+    """An environment variable; None where it is unset or empty."""
+    return os.environ.get(name, "").strip() or None
+
+
+def home() -> str:
+    """The directory of the session and the config file: absolute, not necessarily there."""
+    given = setting("TWOSIGNAL_HOME")
+    if given:
+        return os.path.abspath(os.path.expanduser(given))
+    if not os.environ.get("HOME"):
+        os.environ.pop("HOME", None)    # an empty one would mean the root directory
+    found = os.path.expanduser(os.path.join("~", ".twosignal"))
+    if not os.path.isabs(found):
+        raise Failure("There is no home directory to keep a session in",
+                      "Set HOME or TWOSIGNAL_HOME to a directory.")
+    return found
+
+
+def path_of(name: str) -> str:
+    return os.path.join(home(), name)
+
+
+def read_text(path: str):
+    """The text of a state file, or None where there is none."""
+    try:
+        with open(path, "rb") as file:
+            found = file.read(LARGEST_FILE + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Failure("Cannot read %s: %s" % (path, reason(error)),
+                      "Check the permissions of the file and its directory.")
+    if len(found) > LARGEST_FILE:
+        raise damaged(path)
+    return found.decode("utf-8", "replace")
+
+
+def reason(error) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def damaged(path):
+    hint = "Run 'twosignal login' again." if path.endswith("session.json") else (
+        'It should be like {"api_url": "%s"}: correct it, or delete it.' % DEFAULT_URL)
+    return Failure("%s is damaged" % path, hint)
+
+
+def read_object(path: str) -> dict:
+    """The JSON object in a state file; {} where there is no file.
+
+    Other programs write these files in place, so that half of one may be seen for a moment.
+    """
+    for pause in (0.02, 0.05, 0.1, None):
+        text = read_text(path)
+        if text is None:
+            return {}
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            return found
+        if pause is None:
+            raise damaged(path)
+        time.sleep(pause)
+
+
+def make_home() -> str:
+    """The directory, made if it has to be, readable for its owner alone."""
+    path = home()
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error)
+    _keep_private(path)
+    return path
+
+
+def _keep_private(path):
+    """0700, unless the directory is not only ours: another user's, or a shared one such as /tmp."""
+    try:
+        status = os.stat(path)
+        shared = status.st_mode & 0o1000 or path == os.path.expanduser("~")
+        if status.st_mode & 0o077 and hasattr(os, "getuid") and not shared:
+            os.chmod(path, 0o700)
+    except OSError:
+        pass        # the files in it are private all the same
+
+
+def _unwritable(path, error):
+    return Failure("Cannot write %s: %s" % (path, reason(error)),
+                   "Free some space, correct its permissions, or set TWOSIGNAL_HOME.")
+
+
+def write_text(path: str, text: str, unless=None):
+    """Replaces a file as a whole: a reader sees the old or the new text, never a part.
+
+    A symbolic link stays, its target is replaced. unless: called last; where it answers true
+    nothing is replaced. Raises Failure where the disk does not play along; the old file is
+    intact then.
+    """
+    import tempfile
+    target, temporary = os.path.realpath(path), None
+    content = text.encode("utf-8")
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".twosignal-", dir=os.path.dirname(target))
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+        if unless is None or not unless():
+            _replace(temporary, target)
+            temporary = None
+    except OSError as error:
+        raise _unwritable(path, error)
+    finally:
+        if temporary:
+            _remove(temporary)
+
+
+def _replace(temporary, target):
+    """os.replace; on Windows a program that reads the target blocks it for a moment."""
+    for pause in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, None):
+        try:
+            return os.replace(temporary, target)
+        except PermissionError:
+            if pause is None or os.name != "nt":
+                raise
+            time.sleep(pause)
+
+
+def _remove(path):
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _unwritable(path, error)
+
+
+class Lock:
+    """Held by one process (and one thread) at a time; the system frees it when its holder dies.
+
+    The file exists for this alone and is never replaced or deleted. deadline: time.monotonic()
+    at which waiting ends with a Failure.
+    """
+
+    def __init__(self, deadline):
+        self.deadline, self.handle = deadline, None
+
+    def __enter__(self):
+        make_home()
+        path = path_of("session.lock")
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            self.handle = os.open(path, flags, 0o600)
+            if hasattr(os, "fchmod"):
+                os.fchmod(self.handle, 0o600)
+        except PermissionError as error:
+            if self.handle is None:
+                raise _unwritable(path, error)
+        except OSError as error:
+            raise _unwritable(path, error)
+        try:
+            self._wait(path)
+        except BaseException:
+            os.close(self.handle)
+            raise
+        return self
+
+    def __exit__(self, *_):
+        os.close(self.handle)
+
+    def _wait(self, path):
+        import errno
+        while True:
+            try:
+                return _take(self.handle)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                    raise Failure("Cannot lock %s: %s" % (path, reason(error)),
+                                  "Set TWOSIGNAL_HOME to a directory on a local disk.")
+            if time.monotonic() >= self.deadline:
+                raise Passing("Another process holds %s" % path,
+                              "Wait for it to end, or look for one that hangs.", "LOCKED")
+            time.sleep(0.02)
+
+
+def _take(handle):
+    try:
+        import fcntl
+    except ImportError:
+        import msvcrt
+        os.lseek(handle, 0, os.SEEK_SET)
+        return msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class SignalsHeld:
+    """Ctrl-C and SIGTERM wait until the block is left: a spent token must not be lost."""
+
+    def __enter__(self):
+        import signal
+        self.came, self.before = [], {}
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            which = getattr(signal, name, None)
+            if which is None or signal.getsignal(which) in (signal.SIG_IGN, None):
+                continue
+            try:
+                self.before[which] = signal.signal(which, self._note)
+            except ValueError:
+                pass        # not the main thread: signals do not arrive here
+
+    def _note(self, which, frame):
+        self.came.append(which)
+
+    def __exit__(self, *_):
+        import signal
+        for which, handler in self.before.items():
+            signal.signal(which, handler)
+        for which in self.came[:1]:
+            handler = self.before[which]
+            handler(which, None) if callable(handler) else os.kill(os.getpid(), which)
+
+
+def load_config() -> dict:
+    found = read_object(path_of("config.json"))
+    if not isinstance(found.get("api_url", ""), str):
+        raise damaged(path_of("config.json"))
+    return found
+
+
+def save_config(url: str):
+    """Keeps the address for the next commands, and whatever else the file holds."""
+    make_home()
+    try:
+        config = load_config()
+    except Failure:
+        config = {}
+    config["api_url"] = url
+    write_text(path_of("config.json"), json.dumps(config, indent=2) + "\n")
+
+
+_LOCAL = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]|[^:/]+\.localhost)(:\d+)?\Z", re.ASCII)
+_HOST = re.compile(r"([a-z0-9_]([a-z0-9._-]*[a-z0-9_.])?|\[[0-9a-f:.]+\])(:\d{1,5})?\Z", re.ASCII)
+
+
+def is_local(url: str) -> bool:
+    return bool(_LOCAL.match(url.split("/")[2]))
+
+
+def normal_url(text: str, source="--url") -> str:
+    """The address of a server as https://host[:port][/path]. Raises a usage error."""
+    wrong = wrong_usage("%s is not an address of a server: %s" % (source, plain(text)),
+                        "It should be like https://twosignal.example.com.")
+    text = text.strip()
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "", text
+    host, slash, path = rest.partition("/")
+    host = _ascii_host(host.lower(), wrong)
+    if not _HOST.match(host) or scheme.lower() not in ("", "http", "https"):
+        raise wrong
+    port = host.rpartition(":")[2]
+    if port.isdigit() and not host.endswith("]") and not 0 < int(port) < 65536:
+        raise wrong
+    path = re.sub(r"(/api(/v1|/trpc)?)?/*\Z", "", slash + path)
+    if re.search(r"[^!$%&'()*+,./:;=@\w~-]", path, re.ASCII):
+        raise wrong
+    scheme = scheme.lower() or ("http" if _LOCAL.match(host) else "https")
+    default = ":443" if scheme == "https" else ":80"
+    return scheme + "://" + (host[:-len(default)] if host.endswith(default) else host) + path
+
+
+def _ascii_host(host, wrong) -> str:
+    try:
+        host.encode("ascii")
+        return host
+    except UnicodeError:
+        pass
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise wrong
+
+
+def configured_url(given=None) -> str:
+    """--url > TWOSIGNAL_URL > config file > default"""
+    if given is not None:
+        return normal_url(given)
+    if setting("TWOSIGNAL_URL"):
+        return normal_url(setting("TWOSIGNAL_URL"), "TWOSIGNAL_URL")
+    kept = load_config().get("api_url")
+    return normal_url(kept, path_of("config.json")) if kept else DEFAULT_URL
+
+
+class Session:
+    """Tokens, whose they are, and the address that issued them: what session.json holds."""
+
+    FORMS = {"access_token": r"[!-~]+", "refresh_token": r"[!-~]+", "project_ref": r"[\w.-]+"}
+
+    def __init__(self, values: dict):
+        """Raises ValueError for what is no session."""
+        for key, form in self.FORMS.items():
+            if not re.match(form + r"\Z", str(values.get(key)), re.ASCII):
+                raise ValueError(key)
+            if not isinstance(values[key], str):
+                raise ValueError(key)
+        for key in ("user_id", "user_email", "api_url"):
+            if not isinstance(values.get(key, ""), str):
+                raise ValueError(key)
+        self.expires_at = number(values.get("expires_at"))
+        if self.expires_at is None:
+            raise ValueError("expires_at")
+        self.values = values
+        self.access_token, self.refresh_token = values["access_token"], values["refresh_token"]
+        self.api_url = values.get("api_url")
+
+    def holds(self, seconds=0) -> bool:
+        return self.expires_at - time.time() > seconds
+
+    def text(self) -> str:
+        return json.dumps(self.values, indent=2) + "\n"
+
+
+def load_session():
+    """The stored Session, or None."""
+    path = path_of("session.json")
+    values = read_object(path)
+    if not values:
+        return None
+    try:
+        return Session(values)
+    except ValueError:
+        raise damaged(path)
+
+
+def save_session(session: Session, spent=None) -> Session:
+    """Stores a session under the lock, and returns the one that is stored then.
+
+    spent: the session that this one replaces. Where another program, which takes no lock, has
+    stored a newer one meanwhile, that one stays.
+    """
+    newer = []
+
+    def overtaken():
+        stored = _stored_quietly() if spent else None
+        if stored and stored.refresh_token != spent.refresh_token:
+            newer.extend([stored] if stored.expires_at >= session.expires_at else [])
+        return newer
+
+    write_text(path_of("session.json"), session.text(), unless=overtaken)
+    return newer[0] if newer else session
+
+
+def _stored_quietly():
+    try:
+        return load_session()
+    except Failure:
+        return None
+
+
+def prove_writable(session: Session):
+    """Raises Failure if a refreshed session could not be stored: the token is spent only once.
+
+    The file is replaced by itself, to the byte, and a larger one than needed is tried beside it.
+    """
+    path = path_of("session.json")
+    text = read_text(path)
+    write_text(path, session.text() + " " * 4096, unless=lambda: True)
+    if text is not None:
+        write_text(path, text, unless=lambda: read_text(path) != text)
+
+
+def forget_session():
+    """Deletes session.json, or the file that it links to."""
+    _remove(path_of("session.json"))
+
+
+############################################################
+# Transport
+############################################################
+
+class Answer:
+    """status: int; headers: a mapping without regard to case; body: bytes"""
+
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+
+class Transport:
+    """Makes every HTTP request of this program.
+
+    timeout: seconds for a request as a whole; ca_cert: a PEM file that is trusted beside the
+    system's; tell: a function for a line on stderr; log: one for the lines of --debug, or None.
+    """
+
+    def __init__(self, timeout=TIMEOUT, ca_cert=None, tell=None, log=None):
+        self.timeout, self.ca_cert = timeout, ca_cert
+        self.tell, self.log = tell or (lambda text: None), log
+        self.opener = None
+
+    def request(self, method, url, headers=(), body=None, changes=True, retried=None) -> Answer:
+        """Sends a request and returns the answer, whatever its status.
+
+        changes: it may change something at the server, so that it is sent again only where it
+        surely did not arrive. retried: statuses after which it is sent again; by default RETRIED for a
+        query, RETRIED_CHANGE for a change. Follows redirects of queries within the origin.
+        Raises Failure.
+        """
+        deadline = time.monotonic() + self.timeout
+        retried = retried or (RETRIED_CHANGE if changes else RETRIED)
+        for attempt in range(1, TRIES + 1):
+            last = attempt == TRIES
+            try:
+                answer = self._follow(method, url, headers, body, changes, deadline)
+            except Broken as broken:
+                again = not broken.final and not (changes and broken.sent)
+                if last or not again or not self._pause(attempt, None, deadline, broken.message):
+                    raise broken.failure(changes)
+                continue
+            if answer.status not in retried or last:
+                return answer
+            if not self._pause(attempt, answer.headers.get("Retry-After"), deadline,
+                               "Rate limited" if answer.status == 429
+                               else "The server answered %d" % answer.status):
+                return answer
+
+    def _pause(self, attempt, asked, deadline, why) -> bool:
+        """Waits before the next try; False where the deadline leaves no room for it."""
+        import random
+        pause = retry_after(asked)
+        if pause is None:
+            pause = random.uniform(0.5, 1.5) * PAUSE * 2 ** attempt
+        if time.monotonic() + pause >= deadline:
+            return False
+        if pause > TOLD_WAIT:
+            self.tell("%s. Trying again in %d seconds." % (why, round(pause)))
+        time.sleep(pause)
+        return True
+
+    def _follow(self, method, url, headers, body, changes, deadline) -> Answer:
+        for _ in range(REDIRECTS + 1):
+            answer = self._exchange(method, url, headers, body, deadline)
+            location = answer.headers.get("Location")
+            if answer.status not in (301, 302, 303, 307, 308) or not location:
+                return answer
+            target = _redirected(url, location)
+            if changes or method != "GET" or origin(target) != origin(url):
+                raise bad_answer("The server redirects to %s" % plain(target),
+                                 "If that is right, use --url %s." % plain(_base(target)))
+            url = target
+        raise bad_answer("The server redirects in circles")
+
+    def _exchange(self, method, url, headers, body, deadline) -> Answer:
+        """One request, one answer; raises Broken where there is none."""
+        import urllib.request
+        if self.opener is None:
+            self.connections = Connections(self.ca_cert)
+            self.opener = _opener(self.connections)
+        request = urllib.request.Request(url, body, dict(headers), method=method)
+        request.deadline, request.sent, started = deadline, False, time.monotonic()
+        try:
+            answer = self.opener.open(request, timeout=max(0.001, deadline - started))
+        except Failure:
+            raise
+        except Exception as error:
+            broken = Broken(error, request, url)
+            self._debug("%s %s: %s" % (method, url, broken.message))
+            raise broken
+        self._debug("%s %s: %d, %d bytes, %d ms" % (
+            method, url, answer.status, len(answer.body), (time.monotonic() - started) * 1000))
+        return answer
+
+    def _debug(self, line):
+        if self.log:
+            self.log(line)
+
+    def close(self):
+        if self.opener is not None:
+            self.connections.close()
+
+
+def retry_after(value):
+    """Seconds of a Retry-After header, a number or a date; None where it says nothing sensible."""
+    if not value:
+        return None
+    value = value.strip()
+    if re.match(r"\d{1,9}\Z", value, re.ASCII):
+        return float(value)
+    import email.utils
+    try:
+        when = email.utils.mktime_tz(email.utils.parsedate_tz(value))
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None
+    return max(0.0, when - time.time()) if 0 <= when < 1e11 else None
+
+
+def origin(url) -> tuple:
+    """(scheme, host, port)"""
+    from urllib.parse import urlsplit
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        return parts.scheme, parts.hostname, port
+    except ValueError:
+        return None, None, None
+
+
+def _base(url) -> str:
+    return "/".join(url.split("/")[:3])
+
+
+def _redirected(url, location) -> str:
+    from urllib.parse import quote, urljoin
+    try:
+        # http.client gives headers as latin-1; what no URL may hold is percent-encoded.
+        safe = "!#$%&'()*+,/:;=?@[]~"
+        return urljoin(url, quote(location.strip(), safe=safe, encoding="latin-1"))
+    except (ValueError, UnicodeError):
+        raise bad_answer("The server redirects to what is no address")
+
+
+def _opener(connections):
+    """An opener with proxies from the environment and nothing that acts by itself: no redirects,
+    no files, no exceptions for a status."""
+    import urllib.request
+
+    class Handler(urllib.request.BaseHandler):
+        http_open = https_open = staticmethod(connections.exchange)
+
+    proxies = urllib.request.getproxies()
+    for scheme in ("http", "https"):
+        proxy = proxies.get(scheme) or proxies.get("all")
+        if proxy:
+            proxies[scheme] = _checked_proxy(proxy)
+    opener = urllib.request.OpenerDirector()
+    opener.add_handler(urllib.request.ProxyHandler(proxies))
+    opener.add_handler(Handler())
+    return opener
+
+
+def _checked_proxy(proxy) -> str:
+    from urllib.parse import urlsplit
+    try:
+        parts = urlsplit(proxy if "://" in proxy else "http://" + proxy)
+        if parts.hostname and parts.scheme in ("http", "https") and parts.port != 0:
+            return proxy
+        scheme = parts.scheme
+    except ValueError:
+        scheme = ""
+    raise wrong_usage("The proxy of http_proxy or https_proxy cannot be used%s" % (
+        ": %s:// is not supported" % plain(scheme) if scheme not in ("", "http", "https") else ""),
+        "It should be like http://proxy.example.com:3128.")
+
+
+class Connections:
+    """The handler behind urllib: one HTTP exchange at a time, within its deadline and the bounds.
+
+    The last connection is kept for the next query to the same place. A change gets a new one:
+    where a kept one dies, nobody can tell whether the change arrived.
+    """
+
+    def __init__(self, ca_cert=None):
+        self.ca_cert, self.context = ca_cert, None
+        self.kept, self.place = None, None
+
+    def exchange(self, request) -> Answer:
+        """request: a urllib.request.Request with a deadline; its sent is set once bytes are out."""
+        import http.client
+        tunnel = getattr(request, "_tunnel_host", None)
+        headers = dict(request.unredirected_hdrs, **request.headers)
+        proxy_key = headers.pop("Proxy-authorization", None) if tunnel else None
+        headers["Host"] = request.full_url.split("/")[2]
+        secure = request.type == "https"
+        place = (request.type, request.host, tunnel)
+        wire, self.kept = self.kept, None
+        if wire and place == self.place and request.get_method() == "GET":
+            try:
+                return self._ask(wire, request, headers, place)
+            except (http.client.RemoteDisconnected, ConnectionError):
+                wire = None         # it had died since its last use
+        if wire:
+            wire.shut()
+        wire = Wire(_connect(request.host, 443 if secure and not tunnel else 80, request.deadline))
+        try:
+            wire.begin(request.deadline)
+            if tunnel:
+                _tunnel(wire, tunnel, proxy_key)
+            if secure:
+                self._encrypt(wire, (tunnel or request.host))
+        except BaseException:
+            wire.shut()
+            raise
+        return self._ask(wire, request, headers, place)
+
+    def _encrypt(self, wire, host):
+        if self.context is None:
+            self.context = tls_context(self.ca_cert)
+        wire.sock.settimeout(_left(wire.deadline))
+        wire.sock = self.context.wrap_socket(wire.sock, server_hostname=_host_and_port(host)[0])
+
+    def _ask(self, wire, request, headers, place) -> Answer:
+        import http.client
+        connection = http.client.HTTPConnection(request.host)
+        connection.sock = wire
+        try:
+            wire.begin(request.deadline)
+            request.sent = True
+            connection.request(request.get_method(), request.selector, request.data, headers)
+            response = connection.getresponse()
+            answer = Answer(response.status, response.headers, _body(response, wire))
+        except BaseException:
+            wire.shut()
+            raise
+        if response.will_close:
+            wire.shut()
+        else:
+            self.kept, self.place = wire, place
+        return answer
+
+    def close(self):
+        if self.kept:
+            self.kept.shut()
+            self.kept = None
+
+
+class Wire:
+    """A socket as http.client uses one: at most LARGEST_ANSWER bytes, before a deadline."""
+
+    def __init__(self, sock):
+        self.sock = sock
+
+    def begin(self, deadline):
+        self.deadline, self.room, self.ended = deadline, LARGEST_ANSWER, False
+
+    def sendall(self, data):
+        self.sock.settimeout(_left(self.deadline))
+        self.sock.sendall(data)
+
+    def makefile(self, *_):
+        return io.BufferedReader(_Reader(self))
+
+    def read_into(self, buffer) -> int:
+        self.sock.settimeout(_left(self.deadline))
+        size = self.sock.recv_into(buffer)
+        self.room -= size
+        self.ended = size == 0
+        if self.room < 0:
+            raise TooLarge()
+        return size
+
+    def close(self):
+        """http.client closes early and reads on; see shut()."""
+
+    def shut(self):
+        self.sock.close()
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, wire):
+        self.wire = wire
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        return self.wire.read_into(buffer)
+
+
+def _host_and_port(text, default=None):
+    """("::1", 8080) of "[::1]:8080" """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        return text.strip("[]"), default
+    return host.strip("[]"), int(port)
+
+
+def _connect(place, default_port, deadline):
+    """A connected socket; every address of the host is tried before the deadline."""
+    import socket
+    error = None
+    found = socket.getaddrinfo(*_host_and_port(place, default_port), type=socket.SOCK_STREAM)
+    for family, kind, protocol, _, address in found:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(_left(deadline))
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        except OSError as failed:
+            sock.close()
+            error = failed
+    raise error or OSError("the host has no address")
+
+
+def _tunnel(wire, host, proxy_key):
+    """Asks a proxy for a connection to a host (CONNECT)."""
+    if ":" not in host.rpartition("]")[2]:
+        host += ":443"
+    lines = ["CONNECT %s HTTP/1.1" % host, "Host: " + host]
+    if proxy_key:
+        lines.append("Proxy-Authorization: " + proxy_key)
+    wire.sendall("\r\n".join(lines + ["", ""]).encode("latin-1"))
+    reader = wire.makefile()
+    status = reader.readline(65536).split(None, 2)
+    while reader.readline(65536).strip():
+        pass
+    if len(status) < 2 or status[1] != b"200":
+        raise ProxyRefused(status[1].decode("latin-1") if len(status) > 1 else "")
+
+
+def _body(response, wire) -> bytes:
+    """The whole body of an answer; raises where it was cut or is too large."""
+    import http.client
+    if (response.length or 0) > LARGEST_ANSWER:
+        raise TooLarge()
+    body = bytearray()
+    while True:
+        part = response.read(65536)
+        if not part:
+            break
+        body += part
+    # http.client takes a chunked answer without its last line for a whole one.
+    if response.length or (response.chunked and wire.ended):
+        raise http.client.IncompleteRead(b"")
+    return bytes(body)
+
+
+class TooLarge(Exception):
+    """More bytes than any answer of a 2Signal server has."""
+
+
+class ProxyRefused(OSError):
+    """The answer of a proxy to CONNECT, other than 200: its status as text."""
+
+
+def _left(deadline) -> float:
+    """Seconds until then; raises socket.timeout where none are left."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        import socket
+        raise socket.timeout("timed out")
+    return left
+
+
+def tls_context(ca_cert=None):
+    """Always verifies; SSL_CERT_FILE and SSL_CERT_DIR are read by the library itself."""
+    try:
+        import ssl
+    except ImportError:
+        raise Failure("This Python was built without ssl and cannot use https",
+                      "Use another Python, or an http:// address.", "CONNECTION_FAILED")
+    context = ssl.create_default_context()
+    if ca_cert:
+        try:
+            context.load_verify_locations(ca_cert)
+        except (OSError, ValueError) as error:
+            raise wrong_usage("Cannot use --ca-cert %s: %s" % (plain(ca_cert), reason(error)),
+                              "It should be a file of certificates in PEM format.")
+    return context
+
+
+class Broken(Exception):
+    """A request that got no answer. sent: it may have arrived."""
+
+    def __init__(self, error, request, url):
+        super().__init__(str(error))
+        self.sent, self.code, self.hint = request.sent, "CONNECTION_FAILED", ""
+        host = plain(url.split("/")[2])
+        proxy = plain(request.host) if request.has_proxy() or request._tunnel_host else ""
+        self.place = "the proxy %s" % proxy if proxy else host
+        self.hint = "Check your %s setting." % (
+            "http_proxy, https_proxy or no_proxy" if proxy else "--url or TWOSIGNAL_URL")
+        self._explain(error, host)
+        self.final = self.code == "BAD_ANSWER" or "certificate" in self.message
+
+    def _explain(self, error, host):
+        """Sets message, hint and code for whatever the standard library raises."""
+        import http.client
+        import socket
+        place, name = self.place, type(error).__name__
+        if isinstance(error, ConnectionRefusedError):
+            self.code, self.message = "CONNECTION_REFUSED", "Connection refused by %s" % place
+        elif isinstance(error, (socket.timeout, TimeoutError)):
+            self.code, self.message = "TIMED_OUT", "No answer from %s in time" % place
+            self.hint = "Try again, or allow more with --timeout SECONDS."
+        elif isinstance(error, ProxyRefused):
+            self.message = "The proxy refused the connection to %s: %s" % (host, plain(str(error)))
+        elif isinstance(error, (socket.gaierror, UnicodeError)):
+            self.message = "Cannot find the host %s" % place
+        elif "SSL" in name or "Certificate" in name:
+            self.message, self.hint = _tls_trouble(error, host)
+        elif isinstance(error, TooLarge):
+            self.code, self.message = "BAD_ANSWER", "The answer of %s is too large" % place
+            self.hint = "Ask for less, for example with --limit."
+        elif isinstance(error, http.client.IncompleteRead):
+            self.message = "The answer of %s was cut short" % place
+        elif isinstance(error, http.client.RemoteDisconnected):
+            self.message = "%s closed the connection without an answer" % place
+        elif isinstance(error, (http.client.HTTPException, ValueError)):
+            self.code, self.message = "BAD_ANSWER", "%s does not answer in HTTP" % place
+        elif isinstance(error, OSError):
+            self.message = "The connection to %s failed: %s" % (place, plain(reason(error)))
+        else:
+            raise error
+
+    def failure(self, changes) -> Failure:
+        if changes and self.sent:
+            return Failure("The outcome is unknown: %s" % _lowered(self.message),
+                           "The change may have been made: check before you repeat it.",
+                           "UNKNOWN_OUTCOME")
+        return Passing(self.message, self.hint, self.code)
+
+
+def _lowered(text):
+    return text[:1].lower() + text[1:]
+
+
+_TLS_CAUSES = (             # what OpenSSL says, what it means, and the way out
+    ("certificate has expired", "its certificate has expired",
+     "Renew it on the server, or correct this machine's clock."),
+    ("not yet valid", "its certificate is not valid yet", "Correct this machine's clock."),
+    ("mismatch", "its certificate is for another host", "Use --url with the name it was made for."),
+    ("doesn't match", "its certificate is for another host",
+     "Use --url with the name it was made for."),
+    ("self signed", "its certificate is self-signed", "Trust it with --ca-cert FILE."),
+    ("self-signed", "its certificate is self-signed", "Trust it with --ca-cert FILE."),
+    ("local issuer", "its certificate comes from an unknown authority",
+     "Trust that one with --ca-cert FILE or SSL_CERT_FILE."),
+    ("verify failed", "its certificate cannot be verified",
+     "Check its dates and its host name, or trust its authority with --ca-cert FILE."),
+    ("wrong version", "it does not speak TLS", "If it is a plain server, use an http:// address."),
+)
+
+
+def _tls_trouble(error, host) -> tuple:
+    """(message, hint)"""
+    said = "%s %s" % (getattr(error, "verify_message", ""), error)
+    for words, cause, hint in _TLS_CAUSES:
+        if words in said.lower():
+            if "issuer" in words and not _has_authorities():
+                cause, hint = ("no CA certificates were found on this machine",
+                               "Install them, or name a file with --ca-cert or SSL_CERT_FILE.")
+            return "No secure connection to %s: %s" % (host, cause), hint
+    return ("No secure connection to %s: %s" % (host, plain(reason(error))),
+            "Check the server's TLS settings.")
+
+
+def _has_authorities() -> bool:
+    import ssl
+    paths = ssl.get_default_verify_paths()
+    return bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))
+
+
+############################################################
+# API
+############################################################
+
+ALIASES = {                 # what other versions of the server call a procedure
+    "trace.getById": "trace.byId",
+    "dataset.getById": "dataset.byId",
+    "usage.getCurrentMonth": "usage.currentMonth",
+}
+STATUS_CODES = {400: "BAD_REQUEST", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND",
+                408: "TIMEOUT", 409: "CONFLICT", 412: "PRECONDITION_FAILED",
+                413: "PAYLOAD_TOO_LARGE", 422: "UNPROCESSABLE_CONTENT", 429: "TOO_MANY_REQUESTS"}
+RESOURCES = {               # the first part of a procedure's name: what it is, where to find its ID
+    "organization": ("Organization", "orgs list"),
+    "project": ("Project", "projects list"),
+    "trace": ("Trace", "traces list"),
+    "evaluator": ("Evaluator", "evaluators list"),
+    "dataset": ("Dataset", "datasets list"),
+    "apiKey": ("API key", "api-keys list"),
+    "usage": ("Organization", "orgs list"),
+}
+TELL_OPERATOR = "Report this to whoever runs the server."
+_NO_PROCEDURE = re.compile(r'No (procedure found|"(query|mutation)"-procedure) on path\b')
+
+
+class Client:
+    """A 2Signal server, as the stored session sees it.
+
+    url: its normal address; transport: a Transport. The tokens that it met are in secrets.
+    """
+
+    def __init__(self, url, transport):
+        self.url, self.transport = url, transport
+        self.secrets, self.batching = set(), True
+        self._session, self._names = None, {}
+
+    def close(self):
+        self.transport.close()
+
+    # --- logging in and out
+
+    def login(self, email, password) -> Session:
+        """Raises Failure with code UNAUTHORIZED where the server does not accept the two."""
+        self.secrets.add(password)
+        make_home()
+        try:
+            values = self._auth("login", {"email": email, "password": password})
+        except Failure as failure:
+            if failure.code != "UNAUTHORIZED":
+                raise
+            raise Failure("Wrong email or password", "Check both and run 'twosignal login' again.",
+                          "UNAUTHORIZED")
+        session = self._fresh(values, {"user_email": email})
+        with Lock(time.monotonic() + self.transport.timeout), SignalsHeld():
+            self._session = save_session(session)
+        return self._session
+
+    def logout(self):
+        """Ends the session on the server. Raises Failure."""
+        try:
+            token = self.session().access_token
+            self._auth("logout", None, {"Authorization": "Bearer " + token})
+        except Failure as failure:
+            if failure.code != "UNAUTHORIZED":      # it has ended already
+                raise
+
+    def session(self, rejected=None) -> Session:
+        """A session that holds, refreshed if it has to be.
+
+        rejected: an access token that the server did not accept although it should hold.
+        Raises Failure.
+        """
+        session = self._session or self._load()
+        if session.access_token == rejected or not session.holds(REFRESH_EARLY):
+            session = self._renewed(session, rejected)
+        self._session = session
+        return session
+
+    def _load(self) -> Session:
+        session = load_session()
+        if session is None:
+            raise Failure("Not logged in", "Run 'twosignal login'.", "NOT_LOGGED_IN")
+        self.secrets.update((session.access_token, session.refresh_token))
+        # A session of the TUI does not tell who issued it: the address that the TUI would use.
+        issuer = normal_url(session.api_url or configured_url(), path_of("session.json"))
+        if issuer != self.url:
+            raise Failure("Not logged in to %s" % self.url,
+                          "Run 'twosignal login --url %s'; the session here belongs to %s."
+                          % (self.url, issuer), "NOT_LOGGED_IN")
+        return session
+
+    def _renewed(self, session, rejected) -> Session:
+        try:
+            with Lock(time.monotonic() + self.transport.timeout):
+                stored = self._load()       # another process may have refreshed it meanwhile
+                if stored.access_token != rejected and stored.holds(REFRESH_EARLY):
+                    return stored
+                prove_writable(stored)
+                with SignalsHeld():
+                    return self._refresh(stored)
+        except Failure:
+            if session.access_token != rejected and session.holds(1):
+                return session              # it is early; the next command tries again
+            raise
+
+    def _refresh(self, spent) -> Session:
+        try:
+            values = self._auth("refresh", {"refresh_token": spent.refresh_token},
+                                retried=(409, 429))
+        except Failure as failure:
+            if failure.code not in ("UNAUTHORIZED", "BAD_REQUEST", "CONFLICT"):
+                raise
+            newer = self._overtaken(spent)
+            if newer:
+                return newer
+            if failure.code == "CONFLICT":
+                raise Passing("Rate limited: another program refreshes the session",
+                              "Wait a few seconds and retry.", "TOO_MANY_REQUESTS")
+            raise expired()
+        return save_session(self._fresh(values, spent.values), spent)
+
+    def _overtaken(self, spent):
+        """The session that another program stored while this one's refresh was refused, or None."""
+        for _ in range(10):
+            stored = _stored_quietly()
+            if stored and stored.refresh_token != spent.refresh_token and stored.holds():
+                return self._load()
+            time.sleep(0.05)
+        return None
+
+    def _fresh(self, answer, before) -> Session:
+        """The session of an answer; what `before` holds beside it is kept. Raises BAD_ANSWER."""
+        user = answer.get("user") if isinstance(answer.get("user"), dict) else {}
+        values = dict(before, api_url=self.url)
+        for key in ("access_token", "refresh_token", "expires_at"):
+            values[key] = answer.get(key)
+        values["user_id"] = user.get("id") or values.get("user_id") or ""
+        values["user_email"] = user.get("email") or values.get("user_email") or ""
+        values["project_ref"] = (answer.get("project_ref") or values.get("project_ref")
+                                 or _issuer(answer.get("access_token")))
+        try:
+            session = Session(values)
+        except ValueError as error:
+            raise bad_answer("The server's login has no valid %s" % error)
+        values["expires_at"] = int(session.expires_at)
+        self.secrets.update((session.access_token, session.refresh_token))
+        return session
+
+    def _auth(self, action, body, headers=None, retried=None) -> dict:
+        headers = dict(headers or {}, **{"User-Agent": USER_AGENT})
+        data = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            data = json.dumps(body).encode("ascii")
+        answer = self.transport.request("POST", self.url + "/api/v1/auth/" + action, headers, data,
+                                        retried=retried)
+        envelope = _parsed(answer)
+        error = envelope.get("error") if isinstance(envelope, dict) else None
+        if isinstance(error, dict) and answer.status >= 400:
+            raise _failure(STATUS_CODES.get(answer.status), answer.status, error.get("message"), "")
+        if not (200 <= answer.status < 300 and isinstance(envelope, dict)
+                and isinstance(envelope.get("data"), dict)):
+            raise _not_protocol(answer)
+        return envelope["data"]
+
+    # --- procedures
+
+    def query(self, procedure, values=None):
+        """The answer of a query; values: its input, None values left out. Raises Failure."""
+        values = known(**values or {})
+        return self._named(procedure, lambda name: self._call(name, values, False))
+
+    def mutate(self, procedure, values):
+        return self._named(procedure, lambda name: self._call(name, values, True))
+
+    def batch(self, procedure, inputs) -> list:
+        """The answers of one query for several inputs, in order: a value or a Failure for each."""
+        def ask(name):
+            found = []
+            for group in _groups(name, inputs):
+                found += self._batch(name, group)
+            for answer in found:
+                if isinstance(answer, NoProcedure):
+                    raise answer
+            return found
+        return self._named(procedure, ask) if inputs else []
+
+    def _named(self, procedure, ask):
+        """Asks for a procedure under the names that server versions have for it."""
+        names = [procedure, ALIASES.get(procedure, procedure)]
+        if self._names.get(procedure) == names[1]:
+            names.reverse()
+        for name in names[:1] if names[0] == names[1] else names:
+            try:
+                answer = ask(name)
+            except NoProcedure:
+                continue
+            self._names[procedure] = name
+            return answer
+        raise Failure("This server has no %s" % procedure,
+                      "Its version is older or newer than this client can use.", "UNSUPPORTED")
+
+    def _call(self, name, values, changes):
+        url, body = self.url + "/api/trpc/" + name, None
+        if changes:
+            body = json.dumps({"json": values}).encode("ascii")
+        elif values:
+            url += "?input=" + _quoted({"json": values})
+        answer = self._authorized(url, body)
+        return _result(_parsed(answer), answer, name)
+
+    def _batch(self, name, inputs) -> list:
+        if self.batching and len(inputs) > 1:
+            answer = self._authorized(_batch_url(self.url, name, inputs), None)
+            found = _parsed(answer) if answer.status < 500 else None
+            if isinstance(found, list) and len(found) == len(inputs):
+                return [_tried(lambda: _result(one, answer, name)) for one in found]
+            if answer.status not in (400, 404, 405, 414, 431):
+                raise _not_protocol(answer)
+            self.batching = False
+        return [_tried(lambda: self._call(name, values, False)) for values in inputs]
+
+    def _authorized(self, url, body) -> Answer:
+        """A request with the session's cookie; once more with a new session after a 401."""
+        session = self.session()
+        answer = self._request(url, body, session)
+        if _is_unauthorized(answer):
+            session = self.session(rejected=session.access_token)
+            answer = self._request(url, body, session)
+        return answer
+
+    def _request(self, url, body, session) -> Answer:
+        headers = {"Cookie": cookie(session), "Accept": "application/json",
+                   "User-Agent": USER_AGENT}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        return self.transport.request("GET" if body is None else "POST", url, headers, body,
+                                      changes=body is not None)
+
+    # --- what takes more than one procedure, or more than one page
+
+    def rows(self, procedure, values=None) -> list:
+        """The wire objects of a list procedure."""
+        return _rows_of(self.query(procedure, values))
+
+    def trace_pages(self, values, limit):
+        """Yields (traces, more) for each page: wire objects, and whether the server has more.
+
+        limit: how many at most, None for all of them.
+        """
+        cursor, seen, empty, left = None, set(), 0, limit
+        while left is None or left > 0:
+            asked = min(PAGE, left or PAGE)
+            answer = self.query("trace.list", dict(values, limit=asked, cursor=cursor))
+            rows = _rows_of(answer)
+            cursor = answer.get("nextCursor") if isinstance(answer, dict) else None
+            if cursor is not None and not isinstance(cursor, (str, int)):
+                raise _wrong_type("nextCursor")
+            more = bool(cursor) or (left is not None and len(rows) > left)
+            yield rows[:left], more
+            left = None if left is None else left - len(rows)
+            empty = 0 if rows else empty + 1
+            if not cursor:
+                return
+            if cursor in seen or empty > EMPTY_PAGES:
+                raise bad_answer("The server's pages of traces do not end", TELL_OPERATOR)
+            seen.add(cursor)
+
+    def add_scores(self, traces, project):
+        """Asks for the scores of those wire traces that come without, and puts them in.
+
+        A trace that is gone meanwhile stays as it is. Raises Failure where scores cannot be had:
+        a gate must not pass because they were left out.
+        """
+        lacking = [trace for trace in traces if _lacks_scores(trace)]
+        answers = self.batch("trace.getById", [_trace_input(trace.get("id"), project)
+                                               for trace in lacking])
+        for trace, answer in zip(lacking, answers):
+            if isinstance(answer, Failure):
+                if answer.code != "NOT_FOUND":
+                    raise answer
+                answer = {"scores": []}
+            elif not _has_scores(answer, trace):
+                raise bad_answer("The server does not give the scores of trace %s"
+                                 % plain(trace.get("id")), TELL_OPERATOR)
+            trace["scores"] = answer["scores"]
+        for trace in traces:
+            if not isinstance(trace.get("scores"), list):
+                trace["scores"] = []
+
+    def trace(self, trace_id, project) -> dict:
+        return _object(self.query("trace.getById", _trace_input(trace_id, project)))
+
+
+def known(**values) -> dict:
+    """The values that are not None: optional input is left out, since servers refuse null."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+USER_AGENT = "twosignal/%s (Python %d.%d)" % ((__version__,) + sys.version_info[:2])
+
+
+def cookie(session) -> str:
+    """The session as the cookie that @supabase/ssr reads, in chunks where it is long."""
+    from urllib.parse import quote
+    values = session.values
+    text = quote(json.dumps({
+        "access_token": session.access_token, "refresh_token": session.refresh_token,
+        "expires_at": int(session.expires_at), "token_type": "bearer",
+        "user": {"id": values.get("user_id", ""), "email": values.get("user_email", "")},
+    }, separators=(",", ":")), safe="")
+    name = "sb-%s-auth-token" % values["project_ref"]
+    if len(text) <= LONGEST_COOKIE:
+        return "%s=%s" % (name, text)
+    chunks = re.findall(".{1,%d}(?<!%%)(?<!%%[0-9A-F])" % LONGEST_COOKIE, text)
+    return "; ".join("%s.%d=%s" % (name, i, chunk) for i, chunk in enumerate(chunks))
+
+
+def _issuer(token):
+    """The Supabase project in the `iss` of a JWT; None where there is none."""
+    import base64
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode())
+        return claims["iss"].split("/")[2].split(".")[0].split(":")[0]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _quoted(value) -> str:
+    from urllib.parse import quote
+    return quote(json.dumps(value, separators=(",", ":")), safe=",:")
+
+
+def _batch_url(url, name, inputs) -> str:
+    numbered = {str(i): {"json": values} for i, values in enumerate(inputs)}
+    return "%s/api/trpc/%s?batch=1&input=%s" % (url, ",".join([name] * len(inputs)),
+                                                _quoted(numbered))
+
+
+def _groups(name, inputs):
+    """The inputs in groups whose URLs proxies let through."""
+    group, size = [], 200
+    for values in inputs:
+        more = len(name) + 1 + len(_quoted({"99": {"json": values}}))
+        if group and size + more > LONGEST_URL:
+            yield group
+            group, size = [], 200
+        group.append(values)
+        size += more
+    if group:
+        yield group
+
+
+def _tried(ask):
+    try:
+        return ask()
+    except Failure as failure:
+        return failure
+
+
+def _parsed(answer):
+    """The JSON of an answer. Raises Failure for what is none, after what its status means."""
+    try:
+        return json.loads(answer.body.decode("utf-8"), parse_int=_int, parse_float=_float,
+                          parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise _not_protocol(answer)
+
+
+def _int(digits):
+    if len(digits) > LONGEST_NUMBER:
+        raise ValueError("a number is too long")
+    return int(digits)
+
+
+def _float(digits):
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _refuse(constant):
+    raise ValueError(constant + " is not JSON")
+
+
+def _not_protocol(answer) -> Failure:
+    """What an answer means that does not come from 2Signal's API, but from something before it."""
+    status = answer.status
+    kind = plain((answer.headers.get("Content-Type") or "").partition(";")[0].strip())
+    if status == 429 or status == 413 or status >= 500:
+        return _failure(STATUS_CODES.get(status), status, None, "")
+    if status == 407:
+        return Failure("The proxy wants a user name and a password",
+                       "Put them into http_proxy or https_proxy.", "CONNECTION_FAILED")
+    what = "a web page" if kind == "text/html" else kind or "something"
+    return bad_answer("The server answered %d with %s that is not 2Signal's protocol"
+                      % (status, what if what != "application/json" else "JSON"))
+
+
+def _wrong_type(what) -> Failure:
+    return bad_answer("The server's answer is not 2Signal's protocol: wrong type of %s" % what)
+
+
+def _result(envelope, answer, procedure):
+    """The value in a tRPC envelope, superjson applied. Raises Failure."""
+    if not isinstance(envelope, dict):
+        raise _not_protocol(answer)
+    if envelope.get("error"):
+        raise _trpc_failure(envelope["error"], answer, procedure)
+    result = envelope.get("result")
+    if answer.status >= 300 or not isinstance(result, dict):
+        raise _not_protocol(answer)
+    data = result.get("data", {"json": None})
+    if not isinstance(data, dict) or "json" not in data:
+        raise _not_protocol(answer)
+    return superjson(data["json"], data.get("meta"))
+
+
+def _trpc_failure(error, answer, procedure) -> Failure:
+    error = error.get("json", error) if isinstance(error, dict) else None
+    if not isinstance(error, dict):
+        return _not_protocol(answer)
+    data = error.get("data") if isinstance(error.get("data"), dict) else {}
+    status = data.get("httpStatus") if isinstance(data.get("httpStatus"), int) else answer.status
+    code, message = data.get("code"), error.get("message")
+    if code not in STATUS_CODES.values():
+        code = STATUS_CODES.get(status)
+    if code == "NOT_FOUND" and isinstance(message, str) and _NO_PROCEDURE.match(message):
+        return NoProcedure(message, code="UNSUPPORTED")
+    return _failure(code, status, message, procedure)
+
+
+def _failure(code, status, message, procedure) -> Failure:
+    """The documented error for what a server said. code: one of STATUS_CODES, or None."""
+    said = message if isinstance(message, str) else ""
+    if code == "UNAUTHORIZED":
+        return expired()
+    if code == "FORBIDDEN":
+        return Failure("Permission denied", "Your role does not allow this action. "
+                       "Contact your organization admin.", code)
+    if code == "NOT_FOUND":
+        return _not_found(said, procedure)
+    if code == "TOO_MANY_REQUESTS":
+        return Passing("Rate limited", "Wait a few seconds and retry.", code)
+    if code == "TIMEOUT" or (code is None and status >= 500):
+        return Passing("The server failed (%d)%s" % (status, said and ": " + said),
+                       "Try again in a while; if it goes on, tell whoever runs the server.",
+                       code or "INTERNAL_SERVER_ERROR")
+    if code == "PAYLOAD_TOO_LARGE":
+        return Failure("The server does not take that much at once", "Send less.", code)
+    problems = _problems(said)
+    if problems:
+        return Failure("The server rejected the input", "", code or "BAD_REQUEST", problems)
+    return Failure("The server refused: %s" % (said or "HTTP status %d" % status), "",
+                   code or "BAD_REQUEST")
+
+
+def _not_found(said, procedure="") -> Failure:
+    """The error for a missing resource: the one that the server names, or the procedure's."""
+    what, where = RESOURCES.get(procedure.partition(".")[0], ("Resource", ""))
+    for name, place in RESOURCES.values():
+        if said.lower().startswith(name.lower() + " "):
+            what, where, said = name, place, ""
+    hint = "Check the ID with 'twosignal %s'." % where if where else ""
+    return Failure(said or "%s not found" % what, hint, "NOT_FOUND")
+
+
+def _problems(message) -> list:
+    """The lines of a zod message, which is itself a JSON list; [] for any other message."""
+    try:
+        problems = json.loads(message)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(problems, list):
+        return []
+    lines = []
+    for problem in problems[:50]:
+        if isinstance(problem, dict):
+            path = problem.get("path") if isinstance(problem.get("path"), list) else []
+            text = plain(problem.get("message") or "is not valid")
+            choices = problem.get("options") or problem.get("values")
+            if isinstance(choices, list) and not all(str(one) in text for one in choices):
+                text += " (one of %s)" % ", ".join(plain(one) for one in choices)
+            lines.append(": ".join([".".join(plain(part) for part in path)] * bool(path) + [text]))
+    return lines
+
+
+def _is_unauthorized(answer) -> bool:
+    """Whether the API, not something before it, refuses the session."""
+    if answer.status not in (401, 207):
+        return False
+    found = _tried(lambda: _parsed(answer))
+    results = [_tried(lambda: _result(one, answer, ""))
+               for one in (found if isinstance(found, list) else [found])]
+    return any(isinstance(result, Failure) and result.code == "UNAUTHORIZED" for result in results)
+
+
+def superjson(value, meta):
+    """The value with the types of its meta: bigints and decimals become numbers.
+
+    Dates are ISO 8601 already, undefined is null; NaN and the infinities, for which JSON has no
+    word, stay text. The meta is not trusted: what does not fit is left alone.
+    """
+    types = meta.get("values") if isinstance(meta, dict) else None
+    if isinstance(types, list):
+        return _typed(value, types)
+    for path, kinds in types.items() if isinstance(types, dict) else ():
+        parts = [re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:\\.|[^.\\])+", path)]
+        holder = value
+        for part in parts[:-1]:
+            holder = _inside(holder, part)
+        last = parts[-1] if parts else ""
+        found = _inside(holder, last)
+        if isinstance(found, str) and isinstance(kinds, list):
+            holder[int(last) if isinstance(holder, list) else last] = _typed(found, kinds)
+    return value
+
+
+def _inside(holder, key):
+    if isinstance(holder, dict):
+        return holder.get(key)
+    if isinstance(holder, list) and key.isdecimal() and len(key) < 10 and int(key) < len(holder):
+        return holder[int(key)]
+    return None
+
+
+def _typed(value, kinds):
+    numeric = kinds[:1] in (["bigint"], ["number"], [["custom", "Decimal.js"]])
+    if numeric and isinstance(value, str) and len(value) <= LONGEST_NUMBER:
+        if re.match(r"-?\d+\Z", value, re.ASCII):
+            return int(value)
+        if kinds[0] != "bigint" and re.match(r"-?\d*\.?\d+([eE][+-]?\d+)?\Z", value, re.ASCII):
+            found = number(value)
+            return value if found is None else found
+    return value
+
+
+def _rows_of(answer) -> list:
+    """The wire objects in the answer of a list procedure, which is a list or holds one."""
+    rows = answer
+    if isinstance(answer, dict):
+        rows = [answer[key] for key in ("traces", "items") if isinstance(answer.get(key), list)]
+        rows = rows[0] if rows else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise _wrong_type("the list")
+    return rows
+
+
+def _object(answer) -> dict:
+    if not isinstance(answer, dict):
+        raise _wrong_type("the resource")
+    return answer
+
+
+def _trace_input(trace_id, project) -> dict:
+    return {"traceId": trace_id, "id": trace_id, "projectId": project}
+
+
+def _counted_scores(trace):
+    counts = trace.get("_count")
+    return number(counts.get("scores")) if isinstance(counts, dict) else number(
+        trace.get("scoreCount"))
+
+
+def _lacks_scores(trace) -> bool:
+    return not isinstance(trace.get("scores"), list) and _counted_scores(trace) != 0
+
+
+def _has_scores(answer, trace) -> bool:
+    scores = answer.get("scores") if isinstance(answer, dict) else None
+    return isinstance(scores, list) and len(scores) >= (_counted_scores(trace) or 0)
+
+
+############################################################
+# Commands
+############################################################
+
+COMMANDS = {}               # "traces list": Command, in the order of the documentation
+
+
+class Command:
+    """A command: its options, its function, and examples; the function's docstring is its help."""
+
+    def __init__(self, name, function, options, examples):
+        self.name, self.function, self.options, self.examples = name, function, options, examples
+
+    @property
+    def help(self):
+        return (self.function.__doc__ or "").strip()
+
+
+class Option:
+    """Flags or the name of a positional, and what argparse takes for it.
+
+    env: the environment variable that stands in where it is not given; needed: a usage error
+    names both where neither is there.
+    """
+
+    def __init__(self, *flags, env=None, needed=False, **details):
+        self.flags, self.env, self.needed, self.details = flags, env, needed, details
+
+    @property
+    def name(self):
+        long = [flag for flag in self.flags if flag.startswith("--")]
+        return (long or list(self.flags))[0].lstrip("-").replace("-", "_")
+
+    @property
+    def takes_value(self):
+        return self.flags[0].startswith("-") and "action" not in self.details
+
+
+def command(name, *options, examples=()):
+    """Registers a function (client, args) -> result as a command."""
+    def register(function):
+        COMMANDS[name] = Command(name, function, options, examples)
+        return function
+    return register
+
+
+def _positive(text) -> int:
+    if not re.match(r"[0-9]{1,18}\Z", text.strip(), re.ASCII) or int(text) == 0:
+        raise ValueError("%s is not a number from 1 on" % plain(text))
+    return int(text)
+
+
+def _seconds(text) -> float:
+    value = number(text)
+    if value is None or not 0 < value <= 86400:
+        raise ValueError("%s is not a number of seconds" % plain(text))
+    return float(value)
+
+
+def _status(text) -> str:
+    if text.upper() not in ("OK", "ERROR"):
+        raise ValueError("%s is neither OK nor ERROR" % plain(text))
+    return text.upper()
+
+
+def _given(text) -> str:
+    if not text.strip():
+        raise ValueError("it is empty")
+    return text
+
+
+PROJECT = Option("--project", metavar="ID", env="TWOSIGNAL_PROJECT", needed=True, type=_given,
+                 help="the project's ID")
+ORG = Option("--org", metavar="ID", env="TWOSIGNAL_ORG", needed=True, type=_given,
+             help="the organization's ID")
+NAME_FLAG = Option("-n", "--name", required=True, metavar="NAME", help="its name")
+YES = Option("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _id(what):
+    return Option("id", metavar="ID", type=_given, help="the %s's ID" % what)
+
+
+def _json_option(flag, help, **details):
+    return Option(flag, metavar="JSON", help=help + ": a literal, @FILE, or - for stdin", **details)
+
+
+def json_value(text, flag, console):
+    """The value of a JSON option: a literal, @FILE or -. Raises a usage error that says where."""
+    if text is None:
+        return None
+    if text == "-":
+        text = console.read_stdin(flag)
+    elif text.startswith("@"):
+        text = _file_text(text[1:], flag)
+    try:
+        return json.loads(text, parse_int=_int, parse_float=_float, parse_constant=_refuse)
+    except RecursionError:
+        raise wrong_usage("%s is nested too deeply" % flag)
+    except ValueError as error:
+        what = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            what = "%s (line %d, column %d)" % (error.msg, error.lineno, error.colno)
+        raise wrong_usage("%s is not JSON: %s" % (flag, what),
+                          "Quote it for the shell, like %s '{\"prompt\": \"Hi\"}'." % flag)
+
+
+def _file_text(path, flag):
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise wrong_usage("Cannot read the file of %s: %s: %s" % (flag, plain(path), reason(error)))
+
+
+def yes_no(value) -> str:
+    return {True: "yes", False: "no"}.get(value) if isinstance(value, bool) else plain(value)
+
+
+ID, NAME, CREATED = Column("ID", "id"), Column("Name", "name"), Column("Created", "created_at", age)
+DESCRIPTION = Column("Description", "description")
+
+
+def _records(client, procedure, values=None) -> list:
+    return [record(row) for row in client.rows(procedure, values)]
+
+
+def _part(found, key) -> list:
+    """The records below a key of a record; raises Failure where it holds something else."""
+    rows = found.get(key) or []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise _wrong_type(key)
+    return rows
+
+
+def _created(what, columns, wire):
+    found = record(_object(wire))
+    message = 'Created %s "%s".' % (what, plain(found.get("name")))
+    return Details(found, columns, message=message)
+
+
+def _delete(client, args, what, procedure, listed, verb="delete"):
+    """Asks, unless --yes was given, and deletes or revokes."""
+    done = verb + "d"
+    if not args.yes:
+        args.console.must_ask("--yes")
+        row = _find(client.rows(listed, {"projectId": args.project}), args.id, listed)
+        question = '%s %s "%s" (%s)? [y/N] ' % (verb.title(), what, plain(row.get("name")),
+                                                plain(args.id))
+        if not args.console.confirm(question):
+            raise Failure("Nothing was %s" % done, code="CANCELLED")
+    client.mutate(procedure, {"id": args.id, "projectId": args.project})
+    return Details({"id": args.id, done: True},
+                   message="%s %s %s." % (done.title(), what, plain(args.id)))
+
+
+def _find(rows, wanted, procedure) -> dict:
+    for row in rows:
+        if row.get("id") == wanted:
+            return row
+    raise _not_found("", procedure)
+
+
+# --- session
+
+ACCOUNT = (Column("Email", "email"), Column("User ID", "user_id"), Column("Server", "api_url"),
+           Column("Session", lambda row: _until(row["expires_at"])))
+
+
+def _account(session, message=""):
+    values = session.values
+    found = {"email": values.get("user_email"), "user_id": values.get("user_id"),
+             "api_url": session.api_url, "expires_at": iso(session.expires_at)}
+    return Details(found, ACCOUNT, message=message)
+
+
+def _until(expires_at):
+    return "refreshed by itself; this access token holds until %s" % plain(expires_at)
+
+
+@command(
+    "login",
+    Option("-e", "--email", metavar="EMAIL", env="TWOSIGNAL_EMAIL", help="asked for where missing"),
+    Option("-p", "--password", metavar="PASSWORD", env="TWOSIGNAL_PASSWORD",
+           help="asked for where missing; visible to other users of the machine"),
+    Option("--password-stdin", action="store_true", help="read the password from stdin, one line"),
+    examples=("twosignal login", "twosignal login -e you@example.com --password-stdin < secret.txt",
+              "twosignal login --url https://twosignal.example.com"))
+def login(client, args):
+    """Log in and keep the session for the next commands."""
+    console = args.console
+    if args.password_stdin and "password" in args.given:
+        raise wrong_usage("--password and --password-stdin cannot be used together")
+    if "password" in args.given:
+        console.tell("Warning: a password on the command line is visible to other users of this "
+                     "machine. Use --password-stdin or TWOSIGNAL_PASSWORD.")
+    if client.url.startswith("http:") and not is_local(client.url):
+        console.tell("Warning: %s is not encrypted: others on the network can read the password."
+                     % client.url)
+    email = args.email or console.ask("Email: ", "--email")
+    password = console.read_line() if args.password_stdin else args.password
+    if not password and not args.password_stdin:
+        password = console.ask_secret("Password: ", "--password-stdin")
+    if not email.strip() or not password:
+        raise wrong_usage("The %s is empty" % ("password" if email.strip() else "email"))
+    session = client.login(email.strip(), password)
+    if args.url or read_text(path_of("config.json")) is None:
+        save_config(client.url)
+    return _account(session, "Logged in to %s." % client.url)
+
+
+@command("whoami", examples=("twosignal whoami", "twosignal whoami --json"))
+def whoami(client, args):
+    """Show who is logged in, as the server sees it."""
+    client.query("organization.list")
+    session = client.session()
+    if not session.api_url:
+        session.api_url = client.url
+    return _account(session)
+
+
+@command("logout", examples=("twosignal logout",))
+def logout(client, args):
+    """End the session, on the server and here."""
+    try:
+        stored = load_session()
+    except Failure:
+        forget_session()
+        return Details({"logged_out": True}, message="Logged out: the damaged session is deleted.")
+    if stored is None:
+        return Details({"logged_out": False}, message="Not logged in.")
+    try:
+        client.logout()
+    except Failure as failure:
+        if failure.code == "NOT_LOGGED_IN":
+            raise
+        args.console.tell("The session is forgotten here, but it could not be ended on the server: "
+                          "%s." % plain(failure.message))
+    forget_session()
+    return Details({"logged_out": True}, message="Logged out of %s." % client.url)
+
+
+# --- organizations and projects
+
+ORG_COLUMNS = (ID, Column("Plan", "plan"), Column("Role", "role"),
+               Column("Members", "member_count"), NAME)
+PROJECT_COLUMNS = (ID, CREATED, NAME)
+
+
+@command("orgs list", examples=("twosignal orgs list",))
+def orgs_list(client, args):
+    """List your organizations."""
+    return Listing("organizations", ORG_COLUMNS, _records(client, "organization.list"))
+
+
+@command("orgs create", Option("name", metavar="NAME", help="its name"),
+         examples=('twosignal orgs create "My Org"',))
+def orgs_create(client, args):
+    """Create an organization."""
+    return _created("organization", (ID, Column("Plan", "plan")),
+                    client.mutate("organization.create", {"name": args.name}))
+
+
+@command("projects list", ORG, examples=("twosignal projects list --org ID",))
+def projects_list(client, args):
+    """List the projects of an organization."""
+    return Listing("projects", PROJECT_COLUMNS,
+                   _records(client, "project.list", {"organizationId": args.org}))
+
+
+@command("projects create", Option("name", metavar="NAME", help="its name"), ORG,
+         Option("-d", "--description", metavar="TEXT", help="what it is for"),
+         examples=('twosignal projects create "My Project" --org ID',))
+def projects_create(client, args):
+    """Create a project in an organization."""
+    return _created("project", (ID, DESCRIPTION), client.mutate("project.create", {
+        "organizationId": args.org, "name": args.name, **known(description=args.description)}))
+
+
+# --- traces
+
+STATUS, DURATION = Column("Status", "status"), Column("Duration", "duration_ms", duration)
+COST = Column("Cost", "cost_usd", cost)
+TRACE_COLUMNS = (ID, STATUS, DURATION, COST, CREATED, Column("Name", "name", optional=True))
+TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", count),
+                Column("Session", "session_id"),
+                Column("Tags", lambda row: ", ".join(map(plain, row["tags"])) or "-"
+                       if isinstance(row.get("tags"), list) else "-"),
+                Column("Metadata", "metadata"))
+SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
+                 Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
+
+
+@command(
+    "traces list", PROJECT,
+    Option("-n", "-L", "--limit", metavar="N", type=_positive, help="how many at most (20)"),
+    Option("--all", action="store_true", help="all of them"),
+    Option("--status", metavar="STATUS", type=_status, help="OK or ERROR"),
+    Option("--search", metavar="TEXT", help="a part of the name"),
+    examples=("twosignal traces list --project ID --status ERROR",
+              "twosignal traces list --project ID --limit 250 --json"))
+def traces_list(client, args):
+    """List the traces of a project, newest first."""
+    if args.all and args.limit:
+        raise wrong_usage("--all and --limit cannot be used together")
+    limit = None if args.all else args.limit or 20
+    values = {"projectId": args.project, "status": args.status,
+              "search": args.search, "name": args.search}
+    shown = {"traces": 0, "more": False}
+
+    def rows():
+        for traces, more in client.trace_pages(values, limit):
+            if args.json:
+                client.add_scores(traces, args.project)
+            shown["traces"] += len(traces)
+            shown["more"] = more
+            for trace in traces:
+                found = record(trace, "trace")
+                _part(found, "scores")
+                yield found
+
+    return Listing("traces", TRACE_COLUMNS, rows(), after=lambda: (
+        "Showing %d traces; more exist. Use --limit N or --all." % shown["traces"]
+        if shown["more"] else ""))
+
+
+@command("traces get", _id("trace"), PROJECT, examples=("twosignal traces get ID --project ID",))
+def traces_get(client, args):
+    """Show a trace with its spans as a tree, and its scores."""
+    found = record(client.trace(args.id, args.project), "trace")
+    for key in ("spans", "scores"):
+        found[key] = _part(found, key)
+    tree = span_tree(found["spans"])
+    depths = {id(span): depth for depth, span in tree}
+    columns = (Column("Type", "type"), STATUS, DURATION, COST, Column("Model", "model"),
+               Column("Span", lambda span: "  " * min(depths[id(span)], 20) + plain(span["name"])))
+    spans = [span for _, span in tree]
+    errors = ["%s: %s" % (plain(span["name"]), plain(span["error_message"]))
+              for span in spans if span.get("error_message")]
+    parts = [("Spans", Listing("spans", columns, spans)),
+             ("Scores", Listing("scores", SCORE_COLUMNS, found["scores"]))]
+    if errors:
+        parts.append(("Errors", lambda screen: [line + "\n" for line in errors]))
+    return Details(found, TRACE_FIELDS, parts)
+
+
+# --- evaluators
+
+ENABLED = Column("Enabled", "enabled", yes_no)
+EVALUATOR_COLUMNS = (ID, Column("Type", "type"), ENABLED, NAME)
+EVALUATOR_FIELDS = (ID, Column("Type", "type"), ENABLED, Column("Config", "config"))
+
+
+@command("evaluators list", PROJECT, examples=("twosignal evaluators list --project ID",))
+def evaluators_list(client, args):
+    """List the evaluators of a project."""
+    return Listing("evaluators", EVALUATOR_COLUMNS,
+                   _records(client, "evaluator.list", {"projectId": args.project}))
+
+
+@command(
+    "evaluators create", PROJECT, NAME_FLAG,
+    Option("--type", required=True, metavar="TYPE",
+           help="CONTAINS, REGEX_MATCH, JSON_SCHEMA, LATENCY, COST, SIMILARITY, LLM_JUDGE, CUSTOM, "
+                "or what a newer server has"),
+    _json_option("--config", "its configuration"),
+    examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA',
+              "twosignal evaluators create --project ID -n Fast --type LATENCY "
+              "--config '{\"maxMs\": 2000}'"))
+def evaluators_create(client, args):
+    """Create an evaluator."""
+    config = json_value(args.config, "--config", args.console)
+    return _created("evaluator", EVALUATOR_FIELDS, client.mutate("evaluator.create", {
+        "projectId": args.project, "name": args.name, "type": args.type,
+        "config": {} if config is None else config}))
+
+
+@command("evaluators toggle", _id("evaluator"), PROJECT,
+         Option("--enable", action="store_true", help="switch it on"),
+         Option("--disable", action="store_true", help="switch it off"),
+         examples=("twosignal evaluators toggle ID --project ID --enable",))
+def evaluators_toggle(client, args):
+    """Switch an evaluator on or off; without --enable or --disable, turn it over."""
+    if args.enable and args.disable:
+        raise wrong_usage("--enable and --disable cannot be used together")
+    enabled = args.enable
+    if not args.enable and not args.disable:
+        rows = client.rows("evaluator.list", {"projectId": args.project})
+        enabled = not _find(rows, args.id, "evaluator.list").get("enabled")
+    found = record(_object(client.mutate("evaluator.update", {
+        "id": args.id, "projectId": args.project, "enabled": enabled})))
+    return Details(found, EVALUATOR_FIELDS, message='%s evaluator "%s".' % (
+        "Enabled" if enabled else "Disabled", plain(found.get("name"))))
+
+
+@command("evaluators delete", _id("evaluator"), PROJECT, YES,
+         examples=("twosignal evaluators delete ID --project ID -y",))
+def evaluators_delete(client, args):
+    """Delete an evaluator."""
+    return _delete(client, args, "evaluator", "evaluator.delete", "evaluator.list")
+
+
+# --- datasets
+
+ITEMS = Column("Items", lambda row: count(row.get("item_count", len(_part(row, "items")))))
+DATASET_COLUMNS = (ID, ITEMS, CREATED, NAME)
+ITEM_COLUMNS = (ID, Column("Input → Expected", lambda row: "%s → %s" % (
+    plain(row.get("input")), plain(row.get("expected_output")))))
+
+
+@command("datasets list", PROJECT, examples=("twosignal datasets list --project ID",))
+def datasets_list(client, args):
+    """List the datasets of a project."""
+    return Listing("datasets", DATASET_COLUMNS,
+                   _records(client, "dataset.list", {"projectId": args.project}))
+
+
+@command("datasets create", PROJECT, NAME_FLAG,
+         Option("-d", "--description", metavar="TEXT", help="what it is for"),
+         examples=('twosignal datasets create --project ID -n "Test Cases"',))
+def datasets_create(client, args):
+    """Create a dataset."""
+    return _created("dataset", (ID, DESCRIPTION), client.mutate("dataset.create", {
+        "projectId": args.project, "name": args.name, **known(description=args.description)}))
+
+
+@command("datasets get", _id("dataset"), PROJECT,
+         examples=("twosignal datasets get ID --project ID",))
+def datasets_get(client, args):
+    """Show a dataset with its items."""
+    found = record(_object(client.query("dataset.getById",
+                                        {"id": args.id, "projectId": args.project})))
+    found["items"] = _part(found, "items")
+    return Details(found, (ID, NAME, DESCRIPTION, CREATED, ITEMS),
+                   [("Items", Listing("items", ITEM_COLUMNS, found["items"]))])
+
+
+@command("datasets add-item", _id("dataset"), PROJECT,
+         _json_option("--input", "what the agent is given", required=True),
+         _json_option("--expected", "what it should answer"),
+         _json_option("--metadata", "anything else"),
+         examples=("twosignal datasets add-item ID --project ID --input '{\"prompt\": \"Hi\"}'",
+                   "twosignal datasets add-item ID --project ID --input @in.json --expected 7"))
+def datasets_add_item(client, args):
+    """Add a test case to a dataset."""
+    if (args.input, args.expected, args.metadata).count("-") > 1:
+        raise wrong_usage("Only one option can read stdin")
+    values = {"datasetId": args.id, "projectId": args.project}
+    for key, flag in (("input", "input"), ("expectedOutput", "expected"), ("metadata", "metadata")):
+        if getattr(args, flag) is not None:
+            values[key] = json_value(getattr(args, flag), "--" + flag, args.console)
+    found = record(_object(client.mutate("dataset.addItem", values)))
+    return Details(found, (ID, Column("Input", "input"), Column("Expected", "expected_output")),
+                   message="Added an item.")
+
+
+@command("datasets delete", _id("dataset"), PROJECT, YES,
+         examples=("twosignal datasets delete ID --project ID -y",))
+def datasets_delete(client, args):
+    """Delete a dataset with its items."""
+    return _delete(client, args, "dataset", "dataset.delete", "dataset.list")
+
+
+# --- API keys
+
+KEY_COLUMNS = (ID, Column("Key", lambda row: plain(row.get("key_prefix")) + "…"),
+               Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active"),
+               Column("Last used", "last_used_at", age), NAME)
+
+
+@command("api-keys list", PROJECT, examples=("twosignal api-keys list --project ID",))
+def api_keys_list(client, args):
+    """List the API keys of a project."""
+    return Listing("API keys", KEY_COLUMNS,
+                   _records(client, "apiKey.list", {"projectId": args.project}))
+
+
+@command("api-keys create", PROJECT, NAME_FLAG,
+         examples=('twosignal api-keys create --project ID -n "CI Pipeline"',))
+def api_keys_create(client, args):
+    """Create an API key; the key is shown this once."""
+    result = _created("API key", (ID, Column("Key", "key")), client.mutate("apiKey.create", {
+        "projectId": args.project, "name": args.name}))
+    if not isinstance(result.record.get("key"), str):
+        raise bad_answer("The server's answer has no key", "See 'twosignal api-keys list'.")
+    result.message += " Save the key now: it is not shown again."
+    return result
+
+
+@command("api-keys revoke", _id("API key"), PROJECT, YES,
+         examples=("twosignal api-keys revoke ID --project ID -y",))
+def api_keys_revoke(client, args):
+    """Revoke an API key: whatever uses it stops working."""
+    return _delete(client, args, "API key", "apiKey.revoke", "apiKey.list", "revoke")
+
+
+# --- usage
+
+USAGE_COLUMNS = (Column("Project", "project_id"), Column("Traces", "traces_used", count),
+                 Column("Spans", "spans_used", count), Column("Evaluations", "evals_used", count))
+USAGE_FIELDS = (Column("Month", "month"), Column("Plan", "plan"),
+                Column("Traces", lambda row: _of_limit(row, "traces")),
+                Column("Evaluations", lambda row: _of_limit(row, "evals")),
+                Column("Spans", "spans_used", count))
+
+
+def _of_limit(row, what) -> str:
+    used, limit = row[what + "_used"], row[what + "_limit"]
+    if limit is None:
+        return count(used) + (" (unlimited)" if row["plan"] in PLANS else "")
+    return "%s of %s  %s" % (count(used), count(limit), bar(used, limit))
+
+
+@command("usage", ORG, examples=("twosignal usage --org ID",))
+def usage(client, args):
+    """Show what an organization has used this month, and its limits."""
+    found = _object(client.query("usage.getCurrentMonth", {"organizationId": args.org}))
+    plans = {row.get("id"): row.get("plan") for row in client.rows("organization.list")
+             if isinstance(row.get("id"), str)}
+    found = usage_record(found, plans.get(args.org))
+    projects = Listing("projects", USAGE_COLUMNS, _part(found, "projects"))
+    return Details(found, USAGE_FIELDS, [("Projects", projects)])
+
+
+############################################################
+# Entry
+############################################################
+
+SHARED = (
+    Option("--json", action="store_true", help="print JSON instead of a table"),
+    Option("--url", metavar="URL", help="the server's address, for this command"),
+    Option("--timeout", metavar="SECONDS", type=_seconds,
+           help="how long a request may take as a whole (%d)" % TIMEOUT),
+    Option("--ca-cert", metavar="FILE", help="trust the certificates in this PEM file too"),
+    Option("-q", "--quiet", action="store_true", help="no remarks on stderr, only errors"),
+    Option("--no-color", action="store_true", help="no colours"),
+    Option("--debug", action="store_true", help="show requests on stderr, secrets masked"),
+    Option("-h", "--help", action="store_true", help="show this help"),
+)
+GROUPS = {
+    "orgs": "Organizations", "projects": "Projects", "traces": "Traces",
+    "evaluators": "Evaluators", "datasets": "Datasets", "api-keys": "API keys",
+}
+
+
+class Console:
+    """The terminal or the pipes: the only place where this program reads and prints."""
+
+    def __init__(self):
+        self.quiet = self.as_json = self.debug = False
+        self.secrets = set()
+
+    def print(self, text):
+        """To stdout. Raises Failure where that fails, BrokenPipeError where nobody reads."""
+        stream = sys.stdout
+        if stream is None:
+            return
+        try:
+            stream.write(encodable(text, stream.encoding or "utf-8"))
+        except OSError as error:
+            self._gone(stream, error)
+
+    def flush(self):
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError as error:
+            self._gone(sys.stdout, error)
+
+    def _gone(self, stream, error):
+        _drop(stream)
+        if isinstance(error, BrokenPipeError):
+            raise error
+        raise Failure("Cannot write the output: %s" % reason(error), "Free some space.")
+
+    def tell(self, text):
+        """A remark on stderr."""
+        if not self.quiet:
+            self.say(text)
+
+    def log(self, text):
+        self.say("debug: " + text)
+
+    def say(self, text):
+        """Lines on stderr, secrets masked, safe for a terminal."""
+        stream = sys.stderr
+        if stream is None:
+            return
+        lines = [plain(line) for line in masked(text, self.secrets).split("\n")]
+        try:
+            stream.write(encodable("\n".join(lines) + "\n", stream.encoding or "utf-8"))
+            stream.flush()
+        except (OSError, ValueError):
+            _drop(stream)
+
+    def fail(self, failure) -> int:
+        """Prints an error as a line, or as JSON; returns the exit code."""
+        if self.as_json:
+            found = {"code": failure.code, "message": masked(failure.message, self.secrets),
+                     "hint": masked(failure.hint, self.secrets)}
+            if failure.problems:
+                found["problems"] = [masked(line, self.secrets) for line in failure.problems]
+            found["exit_code"] = failure.exit_code
+            self.say(json_text({"error": found}, indent=None))
+            return failure.exit_code
+        line = "Error: %s." % failure.message.rstrip(".")
+        lines = [plain(" ".join([line, failure.hint]).rstrip())]
+        self.say("\n".join(lines + ["  " + plain(problem) for problem in failure.problems]))
+        return failure.exit_code
+
+    # --- questions
+
+    def must_ask(self, flag):
+        """Raises a usage error that names the flag where nobody can be asked."""
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise wrong_usage("Cannot ask without a terminal", "Use %s." % flag)
+
+    def ask(self, prompt, flag) -> str:
+        self.must_ask(flag)
+        self._prompt(prompt)
+        answer = sys.stdin.readline()
+        if not answer:
+            raise wrong_usage("No answer to %r" % prompt.strip(" :"), "Use %s." % flag)
+        return answer.strip()
+
+    def confirm(self, question) -> bool:
+        self._prompt(question)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    def ask_secret(self, prompt, flag) -> str:
+        import getpass
+        self.must_ask(flag)
+        try:
+            return getpass.getpass(prompt, sys.stderr)
+        except EOFError:
+            raise wrong_usage("No password was given", "Use %s." % flag)
+
+    def _prompt(self, text):
+        if sys.stderr is not None:
+            sys.stderr.write(encodable(text, sys.stderr.encoding or "utf-8"))
+            sys.stderr.flush()
+
+    def read_line(self) -> str:
+        """The first line of stdin, without its line break; "" where there is none."""
+        return self._read(lambda stream: stream.readline()).rstrip("\r\n")
+
+    def read_stdin(self, flag) -> str:
+        if sys.stdin is not None and sys.stdin.isatty():
+            self.tell("Reading %s from the terminal; end it with Ctrl-D." % flag)
+        return self._read(lambda stream: stream.read()).lstrip("\ufeff")
+
+    def _read(self, read) -> str:
+        try:
+            return read(sys.stdin.buffer).decode("utf-8") if sys.stdin is not None else ""
+        except UnicodeDecodeError:
+            raise wrong_usage("stdin is not UTF-8")
+        except OSError as error:
+            raise wrong_usage("Cannot read stdin: %s" % reason(error))
+
+
+def _drop(stream):
+    """Lets what a stream still holds go nowhere: Python's own flush at exit must not fail."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+    except (OSError, ValueError, AttributeError):
+        pass
+
+
+def masked(text, secrets) -> str:
+    """The text with *** for each secret, as it is, percent-encoded or in JSON."""
+    from urllib.parse import quote
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= 4:
+            for form in (secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1],
+                         plain(secret)):
+                text = text.replace(form, "***")
+    return text
+
+
+def _screen() -> Screen:
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdigit() and 0 < int(columns) < 10000:
+        columns = int(columns)
+    else:
+        columns = _terminal_columns() if terminal else 80
+    colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return Screen(columns, getattr(sys.stdout, "encoding", None) or "utf-8", colour)
+
+
+def _terminal_columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+# --- arguments
+
+def _flags(options) -> dict:
+    return {flag: option for option in options for flag in option.flags if flag.startswith("-")}
+
+
+def _words(argv):
+    """(words, rest): the command's words, wherever they stand, and the other tokens."""
+    valued = {flag for each in list(COMMANDS.values()) for flag, option in
+              _flags(each.options + SHARED).items() if option.takes_value}
+    words, rest, tokens = [], [], list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        name = " ".join(words)
+        if token == "--":
+            return words, rest + [token] + tokens
+        if token.startswith("-") and token != "-":
+            rest.append(token)
+            if token in valued and tokens and not tokens[0].startswith("--"):
+                rest.append(tokens.pop(0))
+        elif name in COMMANDS or (words and words[0] not in GROUPS) or len(words) > 1:
+            rest.append(token)
+        else:
+            words.append(token)
+    return words, rest
+
+
+def _joined(tokens, options) -> list:
+    """The tokens as --option=value, so that a value may begin with a dash, on every Python."""
+    flags, joined, tokens = _flags(options), [], list(tokens)
+    while tokens:
+        token = tokens.pop(0)
+        option = flags.get(token) or flags.get(token[:2])
+        if token == "--":
+            return joined + [token] + tokens
+        if option is None or token.startswith("--") and token not in flags:
+            joined.append(token)
+        elif not option.takes_value:
+            joined.append(token[:2] if token not in flags else token)
+            if token not in flags:
+                tokens.insert(0, "-" + token[2:])
+        elif token not in flags:
+            joined.append("%s=%s" % (option.flags[-1], token[2:]))
+        elif tokens and not tokens[0].startswith("--") and tokens[0] not in flags:
+            joined.append("%s=%s" % (option.flags[-1], tokens.pop(0)))
+        else:
+            joined.append(token)
+    return joined
+
+
+def _parser(name, command):
+    """An argparse parser for one command; it raises a usage error instead of leaving."""
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise wrong_usage(message[:1].upper() + message[1:],
+                              "See 'twosignal %s --help'." % name)
+
+    epilog = "examples:\n  " + "\n  ".join(command.examples)
+    parser = Parser(prog="twosignal " + name, description=command.help, epilog=epilog,
+                    formatter_class=argparse.RawDescriptionHelpFormatter,
+                    add_help=False, allow_abbrev=False)
+    shared = parser.add_argument_group("everywhere")
+    for option in command.options + SHARED:
+        details = dict(option.details)
+        if "type" in details:
+            details["type"] = _argument_type(details["type"])
+        if option.env:
+            details["help"] += " (or %s)" % option.env
+        details["help"] = details["help"].replace("%", "%%")
+        if option.flags[0].startswith("-"):
+            details["default"] = argparse.SUPPRESS
+        (shared if option in SHARED else parser).add_argument(*option.flags, **details)
+    return parser
+
+
+def _argument_type(convert):
+    def converted(text):
+        import argparse
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error))
+    return converted
+
+
+def _arguments(name, command, tokens):
+    """The namespace of a command. given: the names of the options that were on the command line."""
+    parser = _parser(name, command)
+    args = parser.parse_args(_joined(tokens, command.options + SHARED))
+    args.given = set(vars(args))
+    for option in command.options + SHARED:
+        if option.name not in args.given:
+            value = setting(option.env) if option.env else None
+            setattr(args, option.name, option.details.get("action") is None and value)
+        if option.needed and not getattr(args, option.name):
+            raise wrong_usage("No %s was given" % option.details["help"].replace("the ", ""),
+                              "Use %s %s or set %s." % (option.flags[-1], option.details["metavar"],
+                                                        option.env))
+    return args
+
+
+def _asks(tokens, *flags) -> bool:
+    before = tokens[:tokens.index("--")] if "--" in tokens else tokens
+    return any(flag in before for flag in flags)
+
+
+def _help(words) -> str:
+    """What --help prints after these words."""
+    name = " ".join(words)
+    if name in COMMANDS:
+        return _parser(name, COMMANDS[name]).format_help()
+    group = words[0] if words else None
+    lines = ["usage: twosignal %s [OPTIONS]" % ("%s COMMAND" % group if group else "COMMAND"), ""]
+    if not group:
+        lines += ["Manages traces, evaluators, datasets, API keys and more of 2Signal.", ""]
+    lines.append("commands:")
+    for name, each in COMMANDS.items():
+        if not group or name.split()[0] == group:
+            lines.append("  %-20s %s" % (name, each.help))
+    lines += ["", "options, everywhere:"]
+    for option in SHARED:
+        flags = ", ".join(option.flags) + " " + option.details.get("metavar", "")
+        lines.append("  %-20s %s" % (flags, option.details["help"]))
+    if not group:
+        lines.append("  %-20s %s" % ("-V, --version", "show the version"))
+    lines += ["", "Help for one command: twosignal %s --help" % (
+        [name for name in COMMANDS if not group or name.startswith(group)][0])]
+    return "\n".join(lines) + "\n"
+
+
+def _unknown(words) -> Failure:
+    import difflib
+    name = " ".join(words)
+    names = [each for each in COMMANDS if len(words) < 2 or each.startswith(words[0] + " ")]
+    heads = {each.split()[0] for each in COMMANDS}
+    close = (difflib.get_close_matches(name, names, 1, 0.5)
+             or difflib.get_close_matches(name, heads, 1) or [""])
+    hint = "Did you mean 'twosignal %s'?" % close[0] if close[0] else "See 'twosignal --help'."
+    return wrong_usage("There is no command '%s'" % plain(name), hint)
+
+
+# --- running
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def _run(argv, console) -> int:
+    words, rest = _words(argv)
+    console.as_json = _asks(rest, "--json")
+    console.quiet, console.debug = _asks(rest, "-q", "--quiet"), _asks(rest, "--debug")
+    for token in argv:
+        if any("\ud800" <= character <= "\udfff" for character in token):
+            raise wrong_usage("An argument is not UTF-8: %s" % plain(token))
+    if not words and _asks(rest, "-V", "--version"):
+        return _show(console, "twosignal %s (Python %d.%d.%d)\n"
+                     % ((__version__,) + sys.version_info[:3]))
+    name = " ".join(words)
+    if name not in COMMANDS and words and words != [words[0]] * (words[0] in GROUPS):
+        raise _unknown(words)
+    if name not in COMMANDS and rest and not _asks(rest, "-h", "--help"):
+        raise wrong_usage("No command was given", "See 'twosignal %s'." % " ".join(words + ["--help"]))
+    if name not in COMMANDS or _asks(rest, "-h", "--help"):
+        return _show(console, _help(words))
+    return _execute(COMMANDS[name], _arguments(name, COMMANDS[name], rest), console)
+
+
+def _show(console, text) -> int:
+    console.print(text)
+    console.flush()
+    return 0
+
+
+def _execute(command, args, console) -> int:
+    args.console = console
+    client = Client(_address(command, args), Transport(
+        args.timeout or TIMEOUT, args.ca_cert, console.tell, console.log if args.debug else None))
+    console.secrets = client.secrets
+    try:
+        result = command.function(client, args)
+        screen = _screen()
+        screen.colour = screen.colour and not args.no_color
+        lines = result.json_lines(screen) if args.json else result.table_lines(screen)
+        try:
+            for line in lines:
+                console.print(line)
+        finally:
+            console.flush()
+        if result.after and result.after():
+            console.tell(result.after())
+        return 0
+    finally:
+        client.close()
+
+
+def _address(command, args) -> str:
+    """The server's address; logging out needs the one that the session is from, nothing else."""
+    if command.function is logout and not args.url:
+        stored = _stored_quietly()
+        if stored and stored.api_url:
+            return normal_url(stored.api_url)
+        try:
+            return configured_url()
+        except Failure:
+            return DEFAULT_URL
+    return configured_url(args.url)
+
+
+def _on_sigterm(number, frame):
+    raise Terminated()
+
+
+def main(argv=None) -> int:
+    """Runs a command line and returns its exit code; prints to stdout and stderr, never raises."""
+    console = Console()
+    before = _catch_sigterm(_on_sigterm)
+    try:
+        return _run(sys.argv[1:] if argv is None else list(argv), console)
+    except Failure as failure:
+        return console.fail(failure)
+    except RecursionError:
+        return console.fail(bad_answer("The server's answer is nested too deeply"))
+    except KeyboardInterrupt:
+        console.say("")
+        return INTERRUPTED
+    except Terminated:
+        return TERMINATED
+    except BrokenPipeError:
+        return READER_GONE
+    except Exception as error:
+        if console.debug:
+            import traceback
+            console.say(traceback.format_exc().rstrip())
+        return console.fail(Failure(
+            "This should not have happened: %s: %s" % (type(error).__name__, error),
+            "Report it, with what --debug shows.", "INTERNAL"))
+    finally:
+        _catch_sigterm(before)
+
+
+def _catch_sigterm(handler):
+    """Sets the handler of SIGTERM and returns the one before it, None where none is set."""
+    import signal
+    try:
+        if handler is not None and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            return signal.signal(signal.SIGTERM, handler)
+    except (ValueError, AttributeError):
+        pass        # another thread than the main one
+
+
+if __name__ == "__main__":
+    sys.exit(main())
