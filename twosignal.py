@@ -115,11 +115,12 @@ def expired():
 
 # What could move the cursor, change colours or turn text around: C0, DEL, C1, line separators,
 # bidirectional controls, interlinear marks, tags; and lone surrogates, which no stream can carry.
-_UNSAFE = re.compile(
+# Patterns are compiled where they are first used: --version and --help need none.
+_UNSAFE = (
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"
     "\ufeff\U000e0000-\U000e007f\ud800-\udfff]")
-_TIMESTAMP = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?\Z", re.ASCII)
+_TIMESTAMP = (
+    r"(?a)(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?\Z")
 _STAND_INS = {ord("─"): "-", ord("…"): "...", ord("█"): "#", ord("░"): ".",
               ord("├"): "|", ord("└"): "`", ord("│"): "|"}
 
@@ -130,7 +131,7 @@ def plain(value) -> str:
         return "-"
     if not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str)
-    return _UNSAFE.sub(_escape, value)
+    return value if value.isprintable() else re.sub(_UNSAFE, _escape, value)
 
 
 def _escape(match) -> str:
@@ -142,7 +143,8 @@ def _escape(match) -> str:
 def json_text(value, indent=2, ascii_only=False) -> str:
     """JSON in which no control or bidirectional character stands as itself."""
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
-    return _UNSAFE.sub(_json_escape, text)
+    safe = text.replace("\n", "").isprintable()
+    return text if safe else re.sub(_UNSAFE, _json_escape, text)
 
 
 def _json_escape(match) -> str:
@@ -242,7 +244,7 @@ def count(value) -> str:
 def moment(timestamp):
     """Unix seconds of an ISO 8601 timestamp, or None."""
     import datetime
-    match = _TIMESTAMP.match(timestamp) if isinstance(timestamp, str) else None
+    match = re.match(_TIMESTAMP, timestamp) if isinstance(timestamp, str) else None
     if not match:
         return None
     try:
@@ -267,7 +269,7 @@ def utc(timestamp):
     seconds = moment(timestamp)
     if seconds is None:
         return timestamp
-    fraction = _TIMESTAMP.match(timestamp).group(7) or ""
+    fraction = re.match(_TIMESTAMP, timestamp).group(7) or ""
     return iso(int(seconds // 1), fraction if fraction.strip(".0") else "")
 
 
@@ -315,7 +317,7 @@ _FIRST = {                  # keys that such a record always has, and their orde
     "score": ("evaluator", "score", "label", "reasoning"),
     "usage": ("traces_used", "spans_used", "evals_used"),
 }
-_CAPITAL = re.compile("(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])")
+_CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
 _names = {}                 # camelCase to snake_case, as met so far
 
 
@@ -323,8 +325,8 @@ def snake(name: str) -> str:
     """durationMs to duration_ms"""
     if name not in _names:
         if len(_names) > 10000:     # a server's keys are few, unless it means harm
-            return _CAPITAL.sub(r"_\1\2", name).lower()
-        _names[name] = _CAPITAL.sub(r"_\1\2", name).lower()
+            _names.clear()
+        _names[name] = re.sub(_CAPITAL, r"_\1\2", name).lower()
     return _names[name]
 
 
@@ -783,12 +785,12 @@ def save_config(url: str):
     write_text(path_of("config.json"), json.dumps(config, indent=2) + "\n")
 
 
-_LOCAL = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]|[^:/]+\.localhost)(:\d+)?\Z", re.ASCII)
-_HOST = re.compile(r"([a-z0-9_]([a-z0-9._-]*[a-z0-9_.])?|\[[0-9a-f:.]+\])(:\d{1,5})?\Z", re.ASCII)
+_LOCAL = r"(?a)(localhost|127(\.\d+){3}|\[::1\]|[^:/]+\.localhost)(:\d+)?\Z"
+_HOST = r"(?a)([a-z0-9_]([a-z0-9._-]*[a-z0-9_.])?|\[[0-9a-f:.]+\])(:\d{1,5})?\Z"
 
 
 def is_local(url: str) -> bool:
-    return bool(_LOCAL.match(url.split("/")[2]))
+    return bool(re.match(_LOCAL, url.split("/")[2]))
 
 
 def normal_url(text: str, source="--url") -> str:
@@ -801,7 +803,7 @@ def normal_url(text: str, source="--url") -> str:
         scheme, rest = "", text
     host, slash, path = rest.partition("/")
     host = _ascii_host(host.lower(), wrong)
-    if not _HOST.match(host) or scheme.lower() not in ("", "http", "https"):
+    if not re.match(_HOST, host) or scheme.lower() not in ("", "http", "https"):
         raise wrong
     port = host.rpartition(":")[2]
     if port.isdigit() and not host.endswith("]") and not 0 < int(port) < 65536:
@@ -809,7 +811,7 @@ def normal_url(text: str, source="--url") -> str:
     path = re.sub(r"(/api(/v1|/trpc)?)?/*\Z", "", slash + path)
     if re.search(r"[^!$%&'()*+,./:;=@\w~-]", path, re.ASCII):
         raise wrong
-    scheme = scheme.lower() or ("http" if _LOCAL.match(host) else "https")
+    scheme = scheme.lower() or ("http" if re.match(_LOCAL, host) else "https")
     default = ":443" if scheme == "https" else ":80"
     return scheme + "://" + (host[:-len(default)] if host.endswith(default) else host) + path
 
@@ -946,9 +948,9 @@ class Transport:
         """Sends a request and returns the answer, whatever its status.
 
         changes: it may change something at the server, so that it is sent again only where it
-        surely did not arrive. retried: statuses after which it is sent again; by default RETRIED for a
-        query, RETRIED_CHANGE for a change. Follows redirects of queries within the origin.
-        Raises Failure.
+        surely did not arrive. retried: statuses after which it is sent again; by
+        default RETRIED for a query, RETRIED_CHANGE for a change. Follows redirects of queries
+        within the origin. Raises Failure.
         """
         deadline = time.monotonic() + self.timeout
         retried = retried or (RETRIED_CHANGE if changes else RETRIED)
@@ -1417,7 +1419,7 @@ RESOURCES = {               # the first part of a procedure's name: what it is, 
     "usage": ("Organization", "orgs list"),
 }
 TELL_OPERATOR = "Report this to whoever runs the server."
-_NO_PROCEDURE = re.compile(r'No (procedure found|"(query|mutation)"-procedure) on path\b')
+_NO_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 
 
 class Client:
@@ -1824,7 +1826,7 @@ def _trpc_failure(error, answer, procedure) -> Failure:
     code, message = data.get("code"), error.get("message")
     if code not in STATUS_CODES.values():
         code = STATUS_CODES.get(status)
-    if code == "NOT_FOUND" and isinstance(message, str) and _NO_PROCEDURE.match(message):
+    if code == "NOT_FOUND" and isinstance(message, str) and re.match(_NO_PROCEDURE, message):
         return NoProcedure(message, code="UNSUPPORTED")
     return _failure(code, status, message, procedure)
 
@@ -2082,7 +2084,8 @@ def _file_text(path, flag):
         with open(path, encoding="utf-8-sig") as file:
             return file.read()
     except (OSError, ValueError) as error:
-        raise wrong_usage("Cannot read the file of %s: %s: %s" % (flag, plain(path), reason(error)))
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else reason(error)
+        raise wrong_usage("Cannot read the file of %s: %s: %s" % (flag, plain(path), why))
 
 
 def yes_no(value) -> str:

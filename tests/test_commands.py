@@ -1056,8 +1056,10 @@ class TestJsonArguments(CommandCase):
     def test_what_is_not_utf8(self):
         for data in ('"é"'.encode("latin-1"), '"\ud800"'.encode("utf-8", "surrogatepass")):
             path = self.write("other.json", data)
-            self.assertFails(self.add_item("--input", "@" + path), 2, "UTF-8", "other.json")
-            self.assertFails(self.add_item("--input", "-", stdin=data), 2, "UTF-8")
+            result = self.assertFails(self.add_item("--input", "@" + path), 2, "other.json")
+            self.assertRegex(result.err, "(?i)utf-8")
+            result = self.assertFails(self.add_item("--input", "-", stdin=data), 2, "stdin")
+            self.assertRegex(result.err, "(?i)utf-8")
 
     def test_stdin_serves_one_option(self):
         result = self.add_item("--input", "-", "--expected", "-", stdin="1")
@@ -1199,6 +1201,7 @@ class TestUsageErrors(CommandCase):
     def test_suggestions(self):
         self.assertFails(self.cli("trace", "list"), 2, "traces")
         self.assertFails(self.cli("traces", "lst"), 2, "list")
+        self.assertFails(self.cli("evaluators", "togle", "x"), 2, "evaluators toggle")
 
     def test_nothing_given_shows_what_there_is(self):
         for argv in ([], ["traces"]):
