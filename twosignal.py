@@ -354,6 +354,8 @@ def record(wire, kind="") -> dict:
 def _field(name, value, kind):
     if name == "cost_usd":
         return number(value)
+    if name == "score" and isinstance(value, str):
+        return number(value)
     if isinstance(value, str):
         dated = name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp")
         return utc(value) if dated else value
@@ -380,10 +382,15 @@ def usage_record(wire: dict, plan) -> dict:
 ############################################################
 
 class Column:
-    """A heading, and what stands below it: a record's key, or a function of the record."""
+    """A heading, and what stands below it: a record's key, or a function of the record.
 
-    def __init__(self, heading, source, form=plain, optional=False):
-        self.heading, self.source, self.form, self.optional = heading, source, form, optional
+    least: columns that it takes at least, so that the next page's values fit too; optional: it
+    goes where the terminal has no room for it.
+    """
+
+    def __init__(self, heading, source, form=plain, least=0, optional=False):
+        self.heading, self.source, self.form = heading, source, form
+        self.least, self.optional = max(least, width(heading)), optional
 
     def text(self, row: dict) -> str:
         if callable(self.source):
@@ -453,7 +460,7 @@ def _chunks(rows, size):
 
 def _widths(columns, cells, room) -> list:
     """The width of each column; an optional last one goes where its heading has no room."""
-    widths = [max([width(column.heading)] + [width(row[i]) for row in cells])
+    widths = [max([column.least] + [width(row[i]) for row in cells])
               for i, column in enumerate(columns)]
     taken = sum(widths[:-1]) + 2 * len(widths[:-1])
     if columns[-1].optional and room - taken < max(8, width(columns[-1].heading)):
@@ -2019,7 +2026,7 @@ def command(name, *options, examples=()):
 
 
 def _positive(text) -> int:
-    if not re.match(r"[0-9]{1,18}\Z", text.strip(), re.ASCII) or int(text) == 0:
+    if not re.match(r"[0-9]{1,4000}\Z", text, re.ASCII) or int(text) == 0:
         raise ValueError("%s is not a number from 1 on" % plain(text))
     return int(text)
 
@@ -2092,7 +2099,8 @@ def yes_no(value) -> str:
     return {True: "yes", False: "no"}.get(value) if isinstance(value, bool) else plain(value)
 
 
-ID, NAME, CREATED = Column("ID", "id"), Column("Name", "name"), Column("Created", "created_at", age)
+ID, NAME = Column("ID", "id"), Column("Name", "name")
+CREATED = Column("Created", "created_at", age, least=12)
 DESCRIPTION = Column("Description", "description")
 
 
@@ -2255,7 +2263,7 @@ def projects_create(client, args):
 # --- traces
 
 STATUS, DURATION = Column("Status", "status"), Column("Duration", "duration_ms", duration)
-COST = Column("Cost", "cost_usd", cost)
+COST = Column("Cost", "cost_usd", cost, least=9)
 TRACE_COLUMNS = (ID, STATUS, DURATION, COST, CREATED, Column("Name", "name", optional=True))
 TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", count),
                 Column("Session", "session_id"),
@@ -2807,7 +2815,10 @@ def _help(words) -> str:
 def _unknown(words) -> Failure:
     import difflib
     name = " ".join(words)
-    names = [each for each in COMMANDS if len(words) < 2 or each.startswith(words[0] + " ")]
+    group = [words[0]] if words[0] in GROUPS else difflib.get_close_matches(words[0], GROUPS, 1)
+    if group and group[0] != words[0] and " ".join(group + words[1:]) in COMMANDS:
+        name = " ".join(group + words[1:])
+    names = [each for each in COMMANDS if not group or each.startswith(group[0] + " ")]
     heads = {each.split()[0] for each in COMMANDS}
     close = (difflib.get_close_matches(name, names, 1, 0.5)
              or difflib.get_close_matches(name, heads, 1) or [""])
