@@ -432,11 +432,10 @@ class Listing:
             if widths is None:
                 widths = _widths(columns, cells, screen.columns)
                 heading = _line([column.heading for column in columns], widths, screen.columns)
-                cells = [row[:len(widths)] for row in cells]
                 lines = [_line(row, widths, screen.columns) for row in cells]
                 yield heading + "\n" + "─" * max(map(width, [heading] + lines)) + "\n"
             for row in cells:
-                line = _line(row[:len(widths)], widths, screen.columns)
+                line = _line(row, widths, screen.columns)
                 yield (_coloured(line, row) if screen.colour else line) + "\n"
             empty = False
         if empty:
@@ -469,11 +468,15 @@ def _widths(columns, cells, room) -> list:
 
 
 def _line(cells, widths, room) -> str:
-    """Cells side by side, two blanks between them; only the last one is cut."""
-    padded = [cell + " " * (size - width(cell)) for cell, size in zip(cells, widths)]
-    start = "  ".join(padded[:-1]) + "  " if len(padded) > 1 else ""
-    last = cells[len(widths) - 1]
-    return (start + cut(last, max(8, room - width(start)))).rstrip(" ")
+    """Cells side by side, two blanks between them; the last one is cut, unless it was left out."""
+    if len(cells) > len(widths):
+        return "  ".join(_padded(cells, widths)).rstrip(" ")
+    start = "".join(cell + "  " for cell in _padded(cells[:-1], widths))
+    return (start + cut(cells[-1], max(8, room - width(start)))).rstrip(" ")
+
+
+def _padded(cells, widths) -> list:
+    return [cell + " " * (size - width(cell)) for cell, size in zip(cells, widths)]
 
 
 def _coloured(line, cells) -> str:
@@ -2700,7 +2703,7 @@ def _words(argv):
             rest.append(token)
             if token in valued and tokens and not tokens[0].startswith("--"):
                 rest.append(tokens.pop(0))
-        elif name in COMMANDS or (words and words[0] not in GROUPS) or len(words) > 1:
+        elif name in COMMANDS or len(words) > 1:
             rest.append(token)
         else:
             words.append(token)
@@ -2846,7 +2849,8 @@ def _run(argv, console) -> int:
     if name not in COMMANDS and words and words != [words[0]] * (words[0] in GROUPS):
         raise _unknown(words)
     if name not in COMMANDS and rest and not _asks(rest, "-h", "--help"):
-        raise wrong_usage("No command was given", "See 'twosignal %s'." % " ".join(words + ["--help"]))
+        raise wrong_usage("No command was given",
+                          "See 'twosignal %s'." % " ".join(words + ["--help"]))
     if name not in COMMANDS or _asks(rest, "-h", "--help"):
         return _show(console, _help(words))
     return _execute(COMMANDS[name], _arguments(name, COMMANDS[name], rest), console)
