@@ -2266,7 +2266,7 @@ def projects_create(client, args):
 # --- traces
 
 STATUS, DURATION = Column("Status", "status"), Column("Duration", "duration_ms", duration)
-COST = Column("Cost", "cost_usd", cost, least=9)
+COST = Column("Cost", "cost_usd", cost, least=8)
 TRACE_COLUMNS = (ID, STATUS, DURATION, COST, CREATED, Column("Name", "name", optional=True))
 TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", count),
                 Column("Session", "session_id"),
@@ -2817,16 +2817,13 @@ def _help(words) -> str:
 
 def _unknown(words) -> Failure:
     import difflib
-    name = " ".join(words)
-    group = [words[0]] if words[0] in GROUPS else difflib.get_close_matches(words[0], GROUPS, 1)
-    if group and group[0] != words[0] and " ".join(group + words[1:]) in COMMANDS:
-        name = " ".join(group + words[1:])
-    names = [each for each in COMMANDS if not group or each.startswith(group[0] + " ")]
-    heads = {each.split()[0] for each in COMMANDS}
-    close = (difflib.get_close_matches(name, names, 1, 0.5)
-             or difflib.get_close_matches(name, heads, 1) or [""])
-    hint = "Did you mean 'twosignal %s'?" % close[0] if close[0] else "See 'twosignal --help'."
-    return wrong_usage("There is no command '%s'" % plain(name), hint)
+    heads = [name.split()[0] for name in COMMANDS]
+    nearest = difflib.get_close_matches(words[0], heads, 1)
+    name = " ".join(nearest + words[1:])
+    names = [each for each in COMMANDS if nearest and each.split()[0] == nearest[0]]
+    close = difflib.get_close_matches(name, names, 1, 0.5) or nearest
+    hint = "Did you mean 'twosignal %s'?" % close[0] if close else "See 'twosignal --help'."
+    return wrong_usage("There is no command '%s'" % plain(" ".join(words)), hint)
 
 
 # --- running
