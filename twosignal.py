@@ -395,49 +395,50 @@ class Screen:
     """Where a result goes: its width in columns, its encoding, whether it shows colours."""
 
     def __init__(self, columns=80, encoding="utf-8", colour=False):
-        self.columns, self.encoding, self.colour = columns, encoding, colour
+        self.columns, self.colour = columns, colour
+        self.ascii_only = not encoding.lower().replace("_", "-").startswith("utf")
 
 
 class Listing:
-    """Records as a table or as a JSON list; rows may be a generator, which is then streamed.
+    """Records as a table, or in another of FORMATS; rows may be a generator, which is then streamed.
 
     noun: what they are, for "No traces found."; after: a function that is called when the rows are
-    through and gives the line that stderr shows, or "".
+    through and gives the remark that stderr shows, or ""; endless: rows come as they happen, each
+    is shown at once.
     """
 
-    def __init__(self, noun, columns, rows, after=None):
-        self.noun, self.columns, self.rows, self.after = noun, columns, rows, after
+    exit_code = 0
+
+    def __init__(self, noun, columns, rows, after=None, endless=False):
+        self.noun, self.columns, self.rows = noun, columns, rows
+        self.after, self.endless = after, endless
+
+    def records(self):
+        return self.rows
 
     def json_lines(self, screen):
-        ascii_only = not _is_unicode(screen.encoding)
         opened = False
         for row in self.rows:
             yield ",\n" if opened else "[\n"
-            yield "  " + json_text(row, ascii_only=ascii_only).replace("\n", "\n  ")
+            yield "  " + json_text(row, ascii_only=screen.ascii_only).replace("\n", "\n  ")
             opened = True
         yield "\n]\n" if opened else "[]\n"
 
     def table_lines(self, screen):
-        widths, empty = None, True
-        for rows in _chunks(self.rows, PAGE):
-            columns = self.columns
-            cells = [[column.text(row) for column in columns] for row in rows]
+        widths = None
+        for rows in _chunks(self.rows, 1 if self.endless else PAGE):
+            cells = [[column.text(row) for column in self.columns] for row in rows]
             if widths is None:
-                widths = _widths(columns, cells, screen.columns)
-                heading = _line([column.heading for column in columns], widths, screen.columns)
-                cells = [row[:len(widths)] for row in cells]
-                lines = [_line(row, widths, screen.columns) for row in cells]
-                yield heading + "\n" + "─" * max(map(width, [heading] + lines)) + "\n"
+                widths = _widths(self.columns, cells, screen.columns)
+                heading = _line([column.heading for column in self.columns], widths,
+                                screen.columns)
+                lines = [heading] + [_line(row, widths, screen.columns) for row in cells]
+                yield heading + "\n" + "─" * max(map(width, lines)) + "\n"
             for row in cells:
-                line = _line(row[:len(widths)], widths, screen.columns)
+                line = _line(row, widths, screen.columns)
                 yield (_coloured(line, row) if screen.colour else line) + "\n"
-            empty = False
-        if empty:
+        if widths is None:
             yield "No %s found.\n" % self.noun
-
-
-def _is_unicode(encoding) -> bool:
-    return encoding.lower().replace("_", "-").startswith("utf")
 
 
 def _chunks(rows, size):
@@ -463,9 +464,10 @@ def _widths(columns, cells, room) -> list:
 
 def _line(cells, widths, room) -> str:
     """Cells side by side, two blanks between them; only the last one is cut."""
+    cells = cells[:len(widths)]
     padded = [cell + " " * (size - width(cell)) for cell, size in zip(cells, widths)]
     start = "  ".join(padded[:-1]) + "  " if len(padded) > 1 else ""
-    last = cells[len(widths) - 1]
+    last = cells[-1]
     return (start + cut(last, max(8, room - width(start)))).rstrip(" ")
 
 
@@ -480,16 +482,20 @@ def _coloured(line, cells) -> str:
 class Details:
     """One record: its fields a line each, then further parts (lines of text, or a Listing).
 
-    message: a sentence that the table form begins with; the JSON form is the record alone.
+    message: a sentence that the table form begins with; the other forms are the record alone.
     """
 
-    after = None
+    after, endless = None, False
 
-    def __init__(self, record, fields=(), parts=(), message=""):
+    def __init__(self, record, fields=(), parts=(), message="", exit_code=0):
         self.record, self.fields, self.parts, self.message = record, fields, parts, message
+        self.exit_code = exit_code
+
+    def records(self):
+        return [self.record]
 
     def json_lines(self, screen):
-        yield json_text(self.record, ascii_only=not _is_unicode(screen.encoding)) + "\n"
+        yield json_text(self.record, ascii_only=screen.ascii_only) + "\n"
 
     def table_lines(self, screen):
         if self.message:
@@ -503,6 +509,104 @@ class Details:
             yield "\n%s\n" % title
             for line in part.table_lines(screen) if isinstance(part, Listing) else part(screen):
                 yield line
+
+
+def _jsonl_lines(result, screen):
+    for row in result.records():
+        yield json_text(row, indent=None, ascii_only=screen.ascii_only) + "\n"
+
+
+def _separated_lines(result, screen, delimiter=","):
+    """CSV with a heading; without --fields, the keys of the first rows."""
+    import csv
+    text, names = io.StringIO(), None
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    for rows in _chunks(result.records(), 1 if result.endless else PAGE):
+        if names is None:
+            names = _keys(rows)
+            writer.writerow([_cell(name) for name in names])
+        writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+
+
+def _cell(value):
+    """A value for a spreadsheet, which must not take it for a formula."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    if not isinstance(value, str):
+        return json_text(value, indent=None)
+    return plain("'" + value if value[:1] in tuple("=+-@\t\r") else value)
+
+
+def _keys(rows) -> list:
+    """The keys of some records, each once, in their order."""
+    return list(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
+
+
+FORMATS = {                 # --format: a function (result, screen) that yields text
+    "table": lambda result, screen: result.table_lines(screen),
+    "json": lambda result, screen: result.json_lines(screen),
+    "jsonl": _jsonl_lines,
+    "csv": _separated_lines,
+    "tsv": lambda result, screen: _separated_lines(result, screen, "\t"),
+}
+
+
+def at(value, path: str):
+    """What stands at a path such as scores.0.score; None where there is nothing."""
+    for part in path.split("."):
+        value = _inside(value, part)
+    return value
+
+
+def _inside(holder, key):
+    if isinstance(holder, dict):
+        return holder.get(key)
+    if isinstance(holder, list) and key.isdecimal() and len(key) < 10 and int(key) < len(holder):
+        return holder[int(key)]
+    return None
+
+
+def only_fields(result, fields):
+    """The result with nothing but these fields of its records. Raises a usage error, when the first
+    rows come, for a field that none of them has."""
+    columns = [Column(field, field) for field in fields]
+    return Listing(getattr(result, "noun", "records"), columns, _picked(result, fields),
+                   result.after, result.endless)
+
+
+def _picked(result, fields):
+    checked = False
+    for rows in _chunks(result.records(), 1 if result.endless else PAGE):
+        if not checked:
+            _check_fields(fields, _keys(rows))
+            checked = True
+        for row in rows:
+            yield {field: at(row, field) for field in fields}
+
+
+def _check_fields(fields, keys):
+    for field in fields:
+        if field.split(".")[0] not in keys:
+            raise wrong_usage("There is no field '%s'" % plain(field),
+                              "There are %s." % ", ".join(map(plain, keys)))
+
+
+def field_names(result):
+    """Every path in the first records, as --fields takes them: what '--fields ?' shows."""
+    rows = next(_chunks(result.records(), PAGE), [])
+    names = dict.fromkeys(name for row in rows for name in _paths(row))
+    return Listing("fields", (Column("Field", "field"),), [{"field": name} for name in names])
+
+
+def _paths(row, before=""):
+    for key, value in row.items():
+        yield before + key
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for name in value[0]:
+                yield "%s%s.0.%s" % (before, key, name)
 
 
 def span_tree(spans) -> list:
@@ -636,30 +740,65 @@ def _unwritable(path, error):
                    "Free some space, correct its permissions, or set TWOSIGNAL_HOME.")
 
 
-def write_text(path: str, text: str, unless=None):
-    """Replaces a file as a whole: a reader sees the old or the new text, never a part.
+class Replacing:
+    """A file to write that takes the place of another as a whole, or not at all.
 
-    A symbolic link stays, its target is replaced. unless: called last; where it answers true
-    nothing is replaced. Raises Failure where the disk does not play along; the old file is
-    intact then.
+    A reader sees the old or the new content, never a part. A symbolic link stays, its target is
+    replaced. mode: permissions, 0600 if None is given; unless: called last; where it answers true
+    nothing is replaced. Raises Failure where the disk does not play along.
     """
-    import tempfile
-    target, temporary = os.path.realpath(path), None
-    content = text.encode("utf-8")
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=".twosignal-", dir=os.path.dirname(target))
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(handle)
-        if unless is None or not unless():
-            _replace(temporary, target)
-            temporary = None
-    except OSError as error:
-        raise _unwritable(path, error)
-    finally:
-        if temporary:
-            _remove(temporary)
+
+    def __init__(self, path, mode=None, unless=None):
+        self.path, self.mode, self.unless = path, mode, unless
+
+    def __enter__(self):
+        import tempfile
+        self.target = os.path.realpath(self.path)
+        try:
+            handle, self.temporary = tempfile.mkstemp(prefix=".twosignal-",
+                                                      dir=os.path.dirname(self.target))
+        except OSError as error:
+            raise _unwritable(self.path, error)
+        self.file = os.fdopen(handle, "wb")
+        return self
+
+    def write(self, content: bytes):
+        try:
+            self.file.write(content)
+        except OSError as error:
+            raise _unwritable(self.path, error)
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as error:
+            raise _unwritable(self.path, error)
+        finally:
+            self._discard()
+
+    def _finish(self):
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        if self.mode is not None:
+            os.chmod(self.temporary, self.mode)
+        if self.unless is None or not self.unless():
+            _replace(self.temporary, self.target)
+            self.temporary = None
+
+    def _discard(self):
+        try:
+            self.file.close()
+        except OSError:
+            pass        # a full disk, which has been told already
+        if self.temporary:
+            _remove(self.temporary)
+
+
+def write_text(path: str, text: str, unless=None):
+    with Replacing(path, unless=unless) as file:
+        file.write(text.encode("utf-8"))
 
 
 def _replace(temporary, target):
@@ -1915,14 +2054,6 @@ def superjson(value, meta):
         if isinstance(found, str) and isinstance(kinds, list):
             holder[int(last) if isinstance(holder, list) else last] = _typed(found, kinds)
     return value
-
-
-def _inside(holder, key):
-    if isinstance(holder, dict):
-        return holder.get(key)
-    if isinstance(holder, list) and key.isdecimal() and len(key) < 10 and int(key) < len(holder):
-        return holder[int(key)]
-    return None
 
 
 def _typed(value, kinds):
