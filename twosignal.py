@@ -354,6 +354,8 @@ def record(wire, kind="") -> dict:
 def _field(name, value, kind):
     if name == "cost_usd":
         return number(value)
+    if name == "score" and isinstance(value, str):
+        return number(value)
     if isinstance(value, str):
         dated = name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp")
         return utc(value) if dated else value
@@ -380,10 +382,15 @@ def usage_record(wire: dict, plan) -> dict:
 ############################################################
 
 class Column:
-    """A heading, and what stands below it: a record's key, or a function of the record."""
+    """A heading, and what stands below it: a record's key, or a function of the record.
 
-    def __init__(self, heading, source, form=plain, optional=False):
-        self.heading, self.source, self.form, self.optional = heading, source, form, optional
+    least: columns that it takes at least, so that the next page's values fit too; optional: it
+    goes where the terminal has no room for it.
+    """
+
+    def __init__(self, heading, source, form=plain, least=0, optional=False):
+        self.heading, self.source, self.form = heading, source, form
+        self.least, self.optional = max(least, width(heading)), optional
 
     def text(self, row: dict) -> str:
         if callable(self.source):
@@ -454,7 +461,7 @@ def _chunks(rows, size):
 
 def _widths(columns, cells, room) -> list:
     """The width of each column; an optional last one goes where its heading has no room."""
-    widths = [max([width(column.heading)] + [width(row[i]) for row in cells])
+    widths = [max([column.least] + [width(row[i]) for row in cells])
               for i, column in enumerate(columns)]
     taken = sum(widths[:-1]) + 2 * len(widths[:-1])
     if columns[-1].optional and room - taken < max(8, width(columns[-1].heading)):
@@ -463,12 +470,15 @@ def _widths(columns, cells, room) -> list:
 
 
 def _line(cells, widths, room) -> str:
-    """Cells side by side, two blanks between them; only the last one is cut."""
-    cells = cells[:len(widths)]
-    padded = [cell + " " * (size - width(cell)) for cell, size in zip(cells, widths)]
-    start = "  ".join(padded[:-1]) + "  " if len(padded) > 1 else ""
-    last = cells[-1]
-    return (start + cut(last, max(8, room - width(start)))).rstrip(" ")
+    """Cells side by side, two blanks between them; the last one is cut, unless it was left out."""
+    if len(cells) > len(widths):
+        return "  ".join(_padded(cells, widths)).rstrip(" ")
+    start = "".join(cell + "  " for cell in _padded(cells[:-1], widths))
+    return (start + cut(cells[-1], max(8, room - width(start)))).rstrip(" ")
+
+
+def _padded(cells, widths) -> list:
+    return [cell + " " * (size - width(cell)) for cell, size in zip(cells, widths)]
 
 
 def _coloured(line, cells) -> str:
@@ -2150,7 +2160,7 @@ def command(name, *options, examples=()):
 
 
 def _positive(text) -> int:
-    if not re.match(r"[0-9]{1,18}\Z", text.strip(), re.ASCII) or int(text) == 0:
+    if not re.match(r"[0-9]{1,4000}\Z", text, re.ASCII) or int(text) == 0:
         raise ValueError("%s is not a number from 1 on" % plain(text))
     return int(text)
 
@@ -2223,7 +2233,8 @@ def yes_no(value) -> str:
     return {True: "yes", False: "no"}.get(value) if isinstance(value, bool) else plain(value)
 
 
-ID, NAME, CREATED = Column("ID", "id"), Column("Name", "name"), Column("Created", "created_at", age)
+ID, NAME = Column("ID", "id"), Column("Name", "name")
+CREATED = Column("Created", "created_at", age, least=12)
 DESCRIPTION = Column("Description", "description")
 
 
@@ -2386,7 +2397,7 @@ def projects_create(client, args):
 # --- traces
 
 STATUS, DURATION = Column("Status", "status"), Column("Duration", "duration_ms", duration)
-COST = Column("Cost", "cost_usd", cost)
+COST = Column("Cost", "cost_usd", cost, least=8)
 TRACE_COLUMNS = (ID, STATUS, DURATION, COST, CREATED, Column("Name", "name", optional=True))
 TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", count),
                 Column("Session", "session_id"),
@@ -2823,7 +2834,7 @@ def _words(argv):
             rest.append(token)
             if token in valued and tokens and not tokens[0].startswith("--"):
                 rest.append(tokens.pop(0))
-        elif name in COMMANDS or (words and words[0] not in GROUPS) or len(words) > 1:
+        elif name in COMMANDS or len(words) > 1:
             rest.append(token)
         else:
             words.append(token)
@@ -2937,13 +2948,13 @@ def _help(words) -> str:
 
 def _unknown(words) -> Failure:
     import difflib
-    name = " ".join(words)
-    names = [each for each in COMMANDS if len(words) < 2 or each.startswith(words[0] + " ")]
-    heads = {each.split()[0] for each in COMMANDS}
-    close = (difflib.get_close_matches(name, names, 1, 0.5)
-             or difflib.get_close_matches(name, heads, 1) or [""])
-    hint = "Did you mean 'twosignal %s'?" % close[0] if close[0] else "See 'twosignal --help'."
-    return wrong_usage("There is no command '%s'" % plain(name), hint)
+    heads = [name.split()[0] for name in COMMANDS]
+    nearest = difflib.get_close_matches(words[0], heads, 1)
+    name = " ".join(nearest + words[1:])
+    names = [each for each in COMMANDS if nearest and each.split()[0] == nearest[0]]
+    close = difflib.get_close_matches(name, names, 1, 0.5) or nearest
+    hint = "Did you mean 'twosignal %s'?" % close[0] if close else "See 'twosignal --help'."
+    return wrong_usage("There is no command '%s'" % plain(" ".join(words)), hint)
 
 
 # --- running
@@ -2966,7 +2977,8 @@ def _run(argv, console) -> int:
     if name not in COMMANDS and words and words != [words[0]] * (words[0] in GROUPS):
         raise _unknown(words)
     if name not in COMMANDS and rest and not _asks(rest, "-h", "--help"):
-        raise wrong_usage("No command was given", "See 'twosignal %s'." % " ".join(words + ["--help"]))
+        raise wrong_usage("No command was given",
+                          "See 'twosignal %s'." % " ".join(words + ["--help"]))
     if name not in COMMANDS or _asks(rest, "-h", "--help"):
         return _show(console, _help(words))
     return _execute(COMMANDS[name], _arguments(name, COMMANDS[name], rest), console)

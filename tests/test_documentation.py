@@ -269,9 +269,8 @@ class TestScripts(DocumentCase):
             return answer.status
 
     def usage(self, traces):
-        month = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m")
         self.server.set_plan(self.server.org, "PRO")
-        self.server.set_usage(self.server.org, month, traces=traces, spans=180000, evals=900)
+        self.server.set_usage(self.server.org, None, traces=traces, spans=180000, evals=900)
         return self.run_script("usage check")
 
     def test_usage_check_below_the_limit(self):

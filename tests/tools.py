@@ -32,6 +32,11 @@ IN_TERMINAL = ("import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY
                "os.execv(sys.argv[1], sys.argv[1:])")
 
 
+def full(short, long):
+    """The amount of work of a test: `long` with TWOSIGNAL_TEST_FULL=1, `short` otherwise."""
+    return long if FULL else short
+
+
 class Result:
     """What a run left behind: exit code, standard output and standard error."""
 
