@@ -270,11 +270,15 @@ def _offset(zone) -> int:
 
 def utc(timestamp):
     """A timestamp as 2026-03-14T10:30:00Z: in UTC, .000 dropped, other fractions kept."""
-    seconds = moment(timestamp)
-    if seconds is None:
+    match = re.match(_TIMESTAMP, timestamp)
+    if match is None:
         return timestamp
-    fraction = re.match(_TIMESTAMP, timestamp).group(7) or ""
-    return iso(int(seconds // 1), fraction if fraction.strip(".0") else "")
+    fraction = match.group(7) or ""
+    kept = fraction if fraction.strip(".0") else ""
+    if match.group(8) == "Z" and timestamp[10] == "T":
+        return timestamp[:19] + kept + "Z"
+    seconds = moment(timestamp)
+    return timestamp if seconds is None else iso(int(seconds // 1), kept)
 
 
 def iso(seconds, fraction="") -> str:
@@ -587,8 +591,10 @@ def only_fields(result, fields):
     """The result with nothing but these fields of its records. Raises a usage error, when the first
     rows come, for a field that none of them has."""
     columns = [Column(field, field) for field in fields]
-    return Listing(getattr(result, "noun", "records"), columns, _picked(result, fields),
-                   result.after, result.endless)
+    if isinstance(result, Details):
+        picked, = _picked(result, fields)
+        return Details(picked, columns, exit_code=result.exit_code)
+    return Listing(result.noun, columns, _picked(result, fields), result.after, result.endless)
 
 
 def _picked(result, fields):
@@ -2135,20 +2141,26 @@ def superjson(value, meta):
     if isinstance(types, list):
         return _typed(value, types)
     for path, kinds in types.items() if isinstance(types, dict) else ():
+        if not _is_numeric(kinds):
+            continue            # a Date or undefined, mostly: nothing to do
         parts = [re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:\\.|[^.\\])+", path)]
         holder = value
         for part in parts[:-1]:
             holder = _inside(holder, part)
         last = parts[-1] if parts else ""
         found = _inside(holder, last)
-        if isinstance(found, str) and isinstance(kinds, list):
+        if isinstance(found, str):
             holder[int(last) if isinstance(holder, list) else last] = _typed(found, kinds)
     return value
 
 
+def _is_numeric(kinds) -> bool:
+    return isinstance(kinds, list) and kinds[:1] in (
+        ["bigint"], ["number"], [["custom", "Decimal.js"]])
+
+
 def _typed(value, kinds):
-    numeric = kinds[:1] in (["bigint"], ["number"], [["custom", "Decimal.js"]])
-    if numeric and isinstance(value, str) and len(value) <= LONGEST_NUMBER:
+    if _is_numeric(kinds) and isinstance(value, str) and len(value) <= LONGEST_NUMBER:
         if re.match(r"-?\d+\Z", value, re.ASCII):
             return int(value)
         if kinds[0] != "bigint" and re.match(r"-?\d*\.?\d+([eE][+-]?\d+)?\Z", value, re.ASCII):
@@ -2635,15 +2647,17 @@ class Choice:
     def __iter__(self):
         started = time.monotonic()
         for page, more in self.client.trace_pages(self.values(), self._size):
-            found = [trace for trace in page if self.matches(record(trace, "trace"))]
+            found = [(trace, record(trace, "trace")) for trace in page]
+            found = [pair for pair in found if self.matches(pair[1])]
             left = len(found) if self.limit is None else self.limit - self.given
             self.looked += len(page)
             self.more = more or len(found) > left
             found = found[:left]
             if self.scores:
-                self.client.add_scores(found, self.args.project)
-            for trace in found:
-                shown = record(trace, "trace")
+                self.client.add_scores([trace for trace, _ in found], self.args.project)
+            for trace, shown in found:
+                if self.scores:
+                    shown["scores"] = [record(score, "score") for score in trace["scores"]]
                 _part(shown, "scores")
                 self.given += 1
                 yield shown
@@ -2687,9 +2701,11 @@ class Choice:
                               "Leave --project and TWOSIGNAL_PROJECT out, or use another key.")
 
     def _is_in_time(self, trace) -> bool:
+        since, until = self.args.since, self.args.until
+        if since is None and until is None:
+            return True
         times = [found for found in (moment(trace.get("created_at")),
                                      moment(trace.get("start_time"))) if found is not None]
-        since, until = self.args.since, self.args.until
         return not times or any((since is None or found >= since - 0.001)
                                 and (until is None or found <= until) for found in times)
 
