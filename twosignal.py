@@ -2481,7 +2481,7 @@ def _find(rows, wanted, procedure) -> dict:
 # --- session
 
 ACCOUNT = (Column("Email", "email"), Column("User ID", "user_id"), Column("Server", "api_url"),
-           Column("Session", lambda row: _until(row["expires_at"])))
+           Column("Session", lambda row: "until %s, then refreshed" % plain(row["expires_at"])))
 
 
 def _account(session, message=""):
@@ -2489,10 +2489,6 @@ def _account(session, message=""):
     found = {"email": values.get("user_email"), "user_id": values.get("user_id"),
              "api_url": session.api_url, "expires_at": iso(session.expires_at)}
     return Details(found, ACCOUNT, message=message)
-
-
-def _until(expires_at):
-    return "refreshed by itself; this access token holds until %s" % plain(expires_at)
 
 
 @command(
@@ -2718,7 +2714,8 @@ class Choice:
     def remark(self) -> str:
         told = []
         if self.more:
-            told.append("Showing %d traces; more exist. Use --limit N or --all." % self.given)
+            told.append("Showing %d trace%s; more exist. Use --limit N or --all."
+                        % (self.given, "" if self.given == 1 else "s"))
         if self.looked > self.given and not (self.limit and self.given == self.limit):
             told.append("%d of the %d traces looked at match." % (self.given, self.looked))
         return " ".join(told)
