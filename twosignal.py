@@ -97,6 +97,10 @@ class NoProcedure(Failure):
     """This server's version does not have the procedure."""
 
 
+class NoHome(Failure):
+    """There is no directory for the session and the config file."""
+
+
 def wrong_usage(message, hint=""):
     return Failure(message, hint, "USAGE")
 
@@ -266,11 +270,15 @@ def _offset(zone) -> int:
 
 def utc(timestamp):
     """A timestamp as 2026-03-14T10:30:00Z: in UTC, .000 dropped, other fractions kept."""
-    seconds = moment(timestamp)
-    if seconds is None:
+    match = re.match(_TIMESTAMP, timestamp)
+    if match is None:
         return timestamp
-    fraction = re.match(_TIMESTAMP, timestamp).group(7) or ""
-    return iso(int(seconds // 1), fraction if fraction.strip(".0") else "")
+    fraction = match.group(7) or ""
+    kept = fraction if fraction.strip(".0") else ""
+    if match.group(8) == "Z" and timestamp[10] == "T":
+        return timestamp[:19] + kept + "Z"
+    seconds = moment(timestamp)
+    return timestamp if seconds is None else iso(int(seconds // 1), kept)
 
 
 def iso(seconds, fraction="") -> str:
@@ -402,48 +410,50 @@ class Screen:
     """Where a result goes: its width in columns, its encoding, whether it shows colours."""
 
     def __init__(self, columns=80, encoding="utf-8", colour=False):
-        self.columns, self.encoding, self.colour = columns, encoding, colour
+        self.columns, self.colour = columns, colour
+        self.ascii_only = not encoding.lower().replace("_", "-").startswith("utf")
 
 
 class Listing:
-    """Records as a table or as a JSON list; rows may be a generator, which is then streamed.
+    """Records as a table, or in another of FORMATS; rows may be a generator, then streamed.
 
     noun: what they are, for "No traces found."; after: a function that is called when the rows are
-    through and gives the line that stderr shows, or "".
+    through and gives the remark that stderr shows, or ""; endless: rows come as they happen, each
+    is shown at once.
     """
 
-    def __init__(self, noun, columns, rows, after=None):
-        self.noun, self.columns, self.rows, self.after = noun, columns, rows, after
+    exit_code = 0
+
+    def __init__(self, noun, columns, rows, after=None, endless=False):
+        self.noun, self.columns, self.rows = noun, columns, rows
+        self.after, self.endless = after, endless
+
+    def records(self):
+        return self.rows
 
     def json_lines(self, screen):
-        ascii_only = not _is_unicode(screen.encoding)
         opened = False
         for row in self.rows:
             yield ",\n" if opened else "[\n"
-            yield "  " + json_text(row, ascii_only=ascii_only).replace("\n", "\n  ")
+            yield "  " + json_text(row, ascii_only=screen.ascii_only).replace("\n", "\n  ")
             opened = True
         yield "\n]\n" if opened else "[]\n"
 
     def table_lines(self, screen):
-        widths, empty = None, True
-        for rows in _chunks(self.rows, PAGE):
-            columns = self.columns
-            cells = [[column.text(row) for column in columns] for row in rows]
+        widths = None
+        for rows in _chunks(self.rows, 1 if self.endless else PAGE):
+            cells = [[column.text(row) for column in self.columns] for row in rows]
             if widths is None:
-                widths = _widths(columns, cells, screen.columns)
-                heading = _line([column.heading for column in columns], widths, screen.columns)
-                lines = [_line(row, widths, screen.columns) for row in cells]
-                yield heading + "\n" + "─" * max(map(width, [heading] + lines)) + "\n"
+                widths = _widths(self.columns, cells, screen.columns)
+                heading = _line([column.heading for column in self.columns], widths,
+                                screen.columns)
+                lines = [heading] + [_line(row, widths, screen.columns) for row in cells]
+                yield heading + "\n" + "─" * max(map(width, lines)) + "\n"
             for row in cells:
                 line = _line(row, widths, screen.columns)
                 yield (_coloured(line, row) if screen.colour else line) + "\n"
-            empty = False
-        if empty:
+        if widths is None:
             yield "No %s found.\n" % self.noun
-
-
-def _is_unicode(encoding) -> bool:
-    return encoding.lower().replace("_", "-").startswith("utf")
 
 
 def _chunks(rows, size):
@@ -490,16 +500,20 @@ def _coloured(line, cells) -> str:
 class Details:
     """One record: its fields a line each, then further parts (lines of text, or a Listing).
 
-    message: a sentence that the table form begins with; the JSON form is the record alone.
+    message: a sentence that the table form begins with; the other forms are the record alone.
     """
 
-    after = None
+    after, endless = None, False
 
-    def __init__(self, record, fields=(), parts=(), message=""):
+    def __init__(self, record, fields=(), parts=(), message="", exit_code=0):
         self.record, self.fields, self.parts, self.message = record, fields, parts, message
+        self.exit_code = exit_code
+
+    def records(self):
+        return [self.record]
 
     def json_lines(self, screen):
-        yield json_text(self.record, ascii_only=not _is_unicode(screen.encoding)) + "\n"
+        yield json_text(self.record, ascii_only=screen.ascii_only) + "\n"
 
     def table_lines(self, screen):
         if self.message:
@@ -513,6 +527,106 @@ class Details:
             yield "\n%s\n" % title
             for line in part.table_lines(screen) if isinstance(part, Listing) else part(screen):
                 yield line
+
+
+def _jsonl_lines(result, screen):
+    for row in result.records():
+        yield json_text(row, indent=None, ascii_only=screen.ascii_only) + "\n"
+
+
+def _separated_lines(result, screen, delimiter=","):
+    """CSV with a heading; without --fields, the keys of the first rows."""
+    import csv
+    text, names = io.StringIO(), None
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    for rows in _chunks(result.records(), 1 if result.endless else PAGE):
+        if names is None:
+            names = _keys(rows)
+            writer.writerow([_cell(name) for name in names])
+        writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+
+
+def _cell(value):
+    """A value for a spreadsheet, which must not take it for a formula."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    if not isinstance(value, str):
+        return json_text(value, indent=None)
+    return plain("'" + value if value[:1] in tuple("=+-@\t\r") else value)
+
+
+def _keys(rows) -> list:
+    """The keys of some records, each once, in their order."""
+    return list(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
+
+
+FORMATS = {                 # --format: a function (result, screen) that yields text
+    "table": lambda result, screen: result.table_lines(screen),
+    "json": lambda result, screen: result.json_lines(screen),
+    "jsonl": _jsonl_lines,
+    "csv": _separated_lines,
+    "tsv": lambda result, screen: _separated_lines(result, screen, "\t"),
+}
+
+
+def at(value, path: str):
+    """What stands at a path such as scores.0.score; None where there is nothing."""
+    for part in path.split("."):
+        value = _inside(value, part)
+    return value
+
+
+def _inside(holder, key):
+    if isinstance(holder, dict):
+        return holder.get(key)
+    if isinstance(holder, list) and key.isdecimal() and len(key) < 10 and int(key) < len(holder):
+        return holder[int(key)]
+    return None
+
+
+def only_fields(result, fields):
+    """The result with nothing but these fields of its records. Raises a usage error, when the first
+    rows come, for a field that none of them has."""
+    columns = [Column(field, field) for field in fields]
+    if isinstance(result, Details):
+        picked, = _picked(result, fields)
+        return Details(picked, columns, exit_code=result.exit_code)
+    return Listing(result.noun, columns, _picked(result, fields), result.after, result.endless)
+
+
+def _picked(result, fields):
+    checked = False
+    for rows in _chunks(result.records(), 1 if result.endless else PAGE):
+        if not checked:
+            _check_fields(fields, _keys(rows))
+            checked = True
+        for row in rows:
+            yield {field: at(row, field) for field in fields}
+
+
+def _check_fields(fields, keys):
+    for field in fields:
+        if field.split(".")[0] not in keys:
+            raise wrong_usage("There is no field '%s'" % plain(field),
+                              "There are %s." % ", ".join(map(plain, keys)))
+
+
+def field_names(result):
+    """Every path in the first records, as --fields takes them: what '--fields ?' shows."""
+    rows = next(_chunks(result.records(), PAGE), [])
+    names = dict.fromkeys(name for row in rows for name in _paths(row))
+    return Listing("fields", (Column("Field", "field"),), [{"field": name} for name in names])
+
+
+def _paths(row, before=""):
+    for key, value in row.items():
+        yield before + key
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for name in value[0]:
+                yield "%s%s.0.%s" % (before, key, name)
 
 
 def span_tree(spans) -> list:
@@ -565,7 +679,7 @@ def home() -> str:
         os.environ.pop("HOME", None)    # an empty one would mean the root directory
     found = os.path.expanduser(os.path.join("~", ".twosignal"))
     if not os.path.isabs(found):
-        raise Failure("There is no home directory to keep a session in",
+        raise NoHome("There is no home directory to keep a session in",
                       "Set HOME or TWOSIGNAL_HOME to a directory.")
     return found
 
@@ -646,30 +760,89 @@ def _unwritable(path, error):
                    "Free some space, correct its permissions, or set TWOSIGNAL_HOME.")
 
 
-def write_text(path: str, text: str, unless=None):
-    """Replaces a file as a whole: a reader sees the old or the new text, never a part.
+class Replacing:
+    """A file to write that takes the place of another as a whole, or not at all.
 
-    A symbolic link stays, its target is replaced. unless: called last; where it answers true
-    nothing is replaced. Raises Failure where the disk does not play along; the old file is
-    intact then.
+    A reader sees the old or the new content, never a part. A symbolic link stays, its target is
+    replaced. mode: permissions, 0600 if None is given; unless: called last; where it answers true
+    nothing is replaced. Raises Failure where the disk does not play along.
     """
-    import tempfile
-    target, temporary = os.path.realpath(path), None
-    content = text.encode("utf-8")
+
+    def __init__(self, path, mode=None, unless=None):
+        self.path, self.mode, self.unless = path, mode, unless
+
+    def __enter__(self):
+        import tempfile
+        self.target = os.path.realpath(self.path)
+        try:
+            handle, self.temporary = tempfile.mkstemp(prefix=".twosignal-",
+                                                      dir=os.path.dirname(self.target))
+        except OSError as error:
+            raise _unwritable(self.path, error)
+        self.file = os.fdopen(handle, "wb")
+        return self
+
+    def write(self, content: bytes):
+        try:
+            self.file.write(content)
+        except OSError as error:
+            raise _unwritable(self.path, error)
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as error:
+            raise _unwritable(self.path, error)
+        finally:
+            self._discard()
+
+    def _finish(self):
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        if self.mode is not None:
+            os.chmod(self.temporary, self.mode)
+        if self.unless is None or not self.unless():
+            _replace(self.temporary, self.target)
+            self.temporary = None
+
+    def _discard(self):
+        try:
+            self.file.close()
+        except OSError:
+            pass        # a full disk, which has been told already
+        if self.temporary:
+            _remove(self.temporary)
+
+
+def _new_mode(path) -> int:
+    """The permissions of a file that a user asked for: those it has, or what the umask leaves."""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".twosignal-", dir=os.path.dirname(target))
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(handle)
-        if unless is None or not unless():
-            _replace(temporary, target)
-            temporary = None
-    except OSError as error:
-        raise _unwritable(path, error)
-    finally:
-        if temporary:
-            _remove(temporary)
+        return os.stat(path).st_mode & 0o777
+    except OSError:
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+def api_key():
+    """The project's API key, of TWOSIGNAL_API_KEY or of the file in TWOSIGNAL_API_KEY_FILE."""
+    key, path = setting("TWOSIGNAL_API_KEY"), setting("TWOSIGNAL_API_KEY_FILE")
+    if not key and path:
+        key = (read_text(path) or "").strip()
+        if not key:
+            raise wrong_usage("There is no API key in %s" % plain(path),
+                              "Correct TWOSIGNAL_API_KEY_FILE.")
+    if key and not re.match(r"[!-~]+\Z", key):
+        raise wrong_usage("The API key holds characters that no key has",
+                          "Correct TWOSIGNAL_API_KEY or its file.")
+    return key
+
+
+def write_text(path: str, text: str, unless=None):
+    with Replacing(path, unless=unless) as file:
+        file.write(text.encode("utf-8"))
 
 
 def _replace(temporary, target):
@@ -844,7 +1017,10 @@ def configured_url(given=None) -> str:
         return normal_url(given)
     if setting("TWOSIGNAL_URL"):
         return normal_url(setting("TWOSIGNAL_URL"), "TWOSIGNAL_URL")
-    kept = load_config().get("api_url")
+    try:
+        kept = load_config().get("api_url")
+    except NoHome:
+        kept = None
     return normal_url(kept, path_of("config.json")) if kept else DEFAULT_URL
 
 
@@ -1024,6 +1200,7 @@ class Transport:
             raise broken
         self._debug("%s %s: %d, %d bytes, %d ms" % (
             method, url, answer.status, len(answer.body), (time.monotonic() - started) * 1000))
+        self._debug(_curl(method, url, headers, body))
         return answer
 
     def _debug(self, line):
@@ -1033,6 +1210,17 @@ class Transport:
     def close(self):
         if self.opener is not None:
             self.connections.close()
+
+
+def _curl(method, url, headers, body) -> str:
+    """The request as a line for a shell, without what is secret."""
+    words = ["curl", "-X", method, url]
+    for name in headers:
+        value = "***" if name in ("Cookie", "Authorization") else headers[name]
+        words += ["-H", "%s: %s" % (name, value)]
+    if body:
+        words += ["-d", "***" if "/api/v1/auth/" in url else body.decode("utf-8", "replace")]
+    return " ".join("'%s'" % word.replace("'", "'\\''") for word in words)
 
 
 def retry_after(value):
@@ -1435,12 +1623,13 @@ _NO_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 class Client:
     """A 2Signal server, as the stored session sees it.
 
-    url: its normal address; transport: a Transport. The tokens that it met are in secrets.
+    url: its normal address; transport: a Transport; key: a project's API key, which then stands in
+    for the session where the REST API has what is asked. The tokens that it met are in secrets.
     """
 
-    def __init__(self, url, transport):
-        self.url, self.transport = url, transport
-        self.secrets, self.batching = set(), True
+    def __init__(self, url, transport, key=None):
+        self.url, self.transport, self.key = url, transport, key
+        self.secrets, self.batching = {key} if key else set(), True
         self._session, self._names = None, {}
 
     def close(self):
@@ -1652,28 +1841,60 @@ class Client:
         """The wire objects of a list procedure."""
         return _rows_of(self.query(procedure, values))
 
-    def trace_pages(self, values, limit):
+    def trace_pages(self, values, size):
         """Yields (traces, more) for each page: wire objects, and whether the server has more.
 
-        limit: how many at most, None for all of them.
+        values: the input of trace.list; size: a function that gives how many to ask for.
         """
-        cursor, seen, empty, left = None, set(), 0, limit
-        while left is None or left > 0:
-            asked = min(PAGE, left or PAGE)
-            answer = self.query("trace.list", dict(values, limit=asked, cursor=cursor))
+        cursor, seen, empty = None, set(), 0
+        while True:
+            asked = size()
+            answer = self._page(dict(values, limit=asked, cursor=cursor))
             rows = _rows_of(answer)
             cursor = answer.get("nextCursor") if isinstance(answer, dict) else None
             if cursor is not None and not isinstance(cursor, (str, int)):
                 raise _wrong_type("nextCursor")
-            more = bool(cursor) or (left is not None and len(rows) > left)
-            yield rows[:left], more
-            left = None if left is None else left - len(rows)
+            yield rows, bool(cursor)
             empty = 0 if rows else empty + 1
             if not cursor:
                 return
             if cursor in seen or empty > EMPTY_PAGES:
                 raise bad_answer("The server's pages of traces do not end", TELL_OPERATOR)
             seen.add(cursor)
+
+    def _page(self, values):
+        if not self.key:
+            return self.query("trace.list", values)
+        tags = ",".join(tag for tag in values.get("tags") or () if "," not in tag)
+        wanted = ("limit", "cursor", "name", "status", "startDate", "endDate")
+        return self.rest("GET", "/traces", known(tags=tags or None, **{
+            name: values.get(name) for name in wanted}))
+
+    def rest(self, method, path, values):
+        """The answer of the REST API, which takes the project's key. Raises Failure."""
+        from urllib.parse import urlencode
+        url, body = self.url + "/api/v1" + path, None
+        headers = {"Authorization": "Bearer " + self.key, "Accept": "application/json",
+                   "User-Agent": USER_AGENT}
+        if method == "GET":
+            url += "?" + urlencode(values)
+        else:
+            headers["Content-Type"] = "application/json"
+            body = json.dumps(values).encode("ascii")
+        answer = self.transport.request(method, url, headers, body, changes=method != "GET")
+        found = _parsed(answer)
+        error = found.get("error") if isinstance(found, dict) else None
+        if answer.status == 401:
+            raise Failure("The API key is not accepted", "It is wrong or revoked: check "
+                          "TWOSIGNAL_API_KEY, or make one with 'twosignal api-keys create'.",
+                          "UNAUTHORIZED")
+        if answer.status >= 400 and error:
+            said = error.get("message") if isinstance(error, dict) else error
+            raise _failure(STATUS_CODES.get(answer.status), answer.status, said, "trace")
+        if not 200 <= answer.status < 300:
+            raise _not_protocol(answer)
+        wrapped = isinstance(found, dict) and set(found) <= {"data", "error"} and "data" in found
+        return found["data"] if wrapped else found
 
     def add_scores(self, traces, project):
         """Asks for the scores of those wire traces that come without, and puts them in.
@@ -1682,6 +1903,10 @@ class Client:
         a gate must not pass because they were left out.
         """
         lacking = [trace for trace in traces if _lacks_scores(trace)]
+        if lacking and self.key:
+            raise Failure("The API of a project key does not give the scores of traces",
+                          "Log in with 'twosignal login' and unset TWOSIGNAL_API_KEY.",
+                          "NOT_LOGGED_IN")
         answers = self.batch("trace.getById", [_trace_input(trace.get("id"), project)
                                                for trace in lacking])
         for trace, answer in zip(lacking, answers):
@@ -1916,28 +2141,26 @@ def superjson(value, meta):
     if isinstance(types, list):
         return _typed(value, types)
     for path, kinds in types.items() if isinstance(types, dict) else ():
+        if not _is_numeric(kinds):
+            continue            # a Date or undefined, mostly: nothing to do
         parts = [re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:\\.|[^.\\])+", path)]
         holder = value
         for part in parts[:-1]:
             holder = _inside(holder, part)
         last = parts[-1] if parts else ""
         found = _inside(holder, last)
-        if isinstance(found, str) and isinstance(kinds, list):
+        if isinstance(found, str):
             holder[int(last) if isinstance(holder, list) else last] = _typed(found, kinds)
     return value
 
 
-def _inside(holder, key):
-    if isinstance(holder, dict):
-        return holder.get(key)
-    if isinstance(holder, list) and key.isdecimal() and len(key) < 10 and int(key) < len(holder):
-        return holder[int(key)]
-    return None
+def _is_numeric(kinds) -> bool:
+    return isinstance(kinds, list) and kinds[:1] in (
+        ["bigint"], ["number"], [["custom", "Decimal.js"]])
 
 
 def _typed(value, kinds):
-    numeric = kinds[:1] in (["bigint"], ["number"], [["custom", "Decimal.js"]])
-    if numeric and isinstance(value, str) and len(value) <= LONGEST_NUMBER:
+    if _is_numeric(kinds) and isinstance(value, str) and len(value) <= LONGEST_NUMBER:
         if re.match(r"-?\d+\Z", value, re.ASCII):
             return int(value)
         if kinds[0] != "bigint" and re.match(r"-?\d*\.?\d+([eE][+-]?\d+)?\Z", value, re.ASCII):
@@ -1990,10 +2213,14 @@ COMMANDS = {}               # "traces list": Command, in the order of the docume
 
 
 class Command:
-    """A command: its options, its function, and examples; the function's docstring is its help."""
+    """A command: its options, its function, and examples; the function's docstring is its help.
 
-    def __init__(self, name, function, options, examples):
+    key: it works with a project's API key instead of a session.
+    """
+
+    def __init__(self, name, function, options, examples, key):
         self.name, self.function, self.options, self.examples = name, function, options, examples
+        self.key = key
 
     @property
     def help(self):
@@ -2004,11 +2231,13 @@ class Option:
     """Flags or the name of a positional, and what argparse takes for it.
 
     env: the environment variable that stands in where it is not given; needed: a usage error
-    names both where neither is there.
+    names both where neither is there; resolve: a function (client, args, text) that gives the ID
+    for a name.
     """
 
-    def __init__(self, *flags, env=None, needed=False, **details):
+    def __init__(self, *flags, env=None, needed=False, resolve=None, **details):
         self.flags, self.env, self.needed, self.details = flags, env, needed, details
+        self.resolve = resolve
 
     @property
     def name(self):
@@ -2017,13 +2246,13 @@ class Option:
 
     @property
     def takes_value(self):
-        return self.flags[0].startswith("-") and "action" not in self.details
+        return self.flags[0].startswith("-") and self.details.get("action") in (None, "append")
 
 
-def command(name, *options, examples=()):
+def command(name, *options, examples=(), key=False):
     """Registers a function (client, args) -> result as a command."""
     def register(function):
-        COMMANDS[name] = Command(name, function, options, examples)
+        COMMANDS[name] = Command(name, function, options, examples, key)
         return function
     return register
 
@@ -2053,16 +2282,118 @@ def _given(text) -> str:
     return text
 
 
+def _when(text) -> float:
+    """Unix seconds of 30m, 24h, 7d (ago), a date, or ISO 8601."""
+    ago = re.match(r"(\d{1,9})([smhdw])\Z", text.strip(), re.ASCII)
+    if ago:
+        return time.time() - int(ago.group(1)) * _UNITS[ago.group(2)]
+    text = text.strip()
+    found = moment(text + "T00:00:00Z" if len(text) == 10 else text)
+    if found is None:
+        raise ValueError("%s is neither like 30m, 24h, 7d nor like 2026-03-14 or "
+                         "2026-03-14T10:30:00Z" % plain(text))
+    return found
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def _milliseconds(text) -> float:
+    match = re.match(r"(\d{1,9}(?:\.\d+)?)(ms|[smh])\Z", text.strip(), re.ASCII)
+    if not match:
+        raise ValueError("%s is not a duration like 500ms, 5s or 2m" % plain(text))
+    return float(match.group(1)) * (1 if match.group(2) == "ms" else 1000 * _UNITS[match.group(2)])
+
+
+def _patience(text) -> float:
+    """Seconds, of 90, 90s or 5m."""
+    return _seconds(text) if re.match(r"[\d.]+\Z", text) else _milliseconds(text) / 1000
+
+
+def _usd(text) -> float:
+    value = number(text.strip().lstrip("$"))
+    if value is None or value < 0:
+        raise ValueError("%s is not an amount in USD" % plain(text))
+    return value
+
+
+def _share(text) -> float:
+    """0.02 of 2% or of 0.02"""
+    percent = text.strip().endswith("%")
+    value = number(text.strip().rstrip("%"))
+    if value is None or not 0 <= value <= (100 if percent else 1):
+        raise ValueError("%s is not a share like 2%% or 0.02" % plain(text))
+    return value / 100 if percent else value
+
+
+def _score_limit(text) -> tuple:
+    """("faithfulness", 0.8) of faithfulness=0.8; ("", 0.5) of 0.5"""
+    name, _, least = text.rpartition("=")
+    value = number(least)
+    if value is None or not 0 <= value <= 1:
+        raise ValueError("%s is not a score from 0 to 1, or NAME=SCORE" % plain(text))
+    return name.strip(), value
+
+
+def _is_uuid(text) -> bool:
+    return bool(re.match(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", text, re.I))
+
+
+def _org_id(client, args, text):
+    if _is_uuid(text):
+        return text
+    return _id_of(lambda: client.rows("organization.list"), text, "organization")
+
+
+def _project_id(client, args, text):
+    def projects():
+        org = getattr(args, "org", None) or setting("TWOSIGNAL_ORG")
+        orgs = [_org_id(client, args, org)] if org else [
+            row.get("id") for row in client.rows("organization.list")]
+        return [row for each in orgs
+                for row in client.rows("project.list", {"organizationId": each})]
+    return text if _is_uuid(text) or client.key else _id_of(projects, text, "project")
+
+
+def _listed_id(procedure, what):
+    def resolve(client, args, text):
+        if _is_uuid(text):
+            return text
+        return _id_of(lambda: client.rows(procedure, {"projectId": args.project}), text, what)
+    return resolve
+
+
+def _id_of(rows, text, what) -> str:
+    """The ID that a name stands for; the text itself where there is no such name: it may be an ID.
+
+    Raises a usage error where several have that name.
+    """
+    try:
+        rows = rows()
+    except Failure as failure:
+        if failure.code in ("NOT_FOUND", "FORBIDDEN"):
+            return text
+        raise
+    if any(row.get("id") == text for row in rows):
+        return text
+    found = [row.get("id") for row in rows if row.get("name") == text]
+    if len(found) > 1:
+        raise wrong_usage("There are %d %ss named '%s'" % (len(found), what, plain(text)),
+                          "Use one of the IDs: %s." % ", ".join(map(plain, found)))
+    return found[0] if found and isinstance(found[0], str) else text
+
+
 PROJECT = Option("--project", metavar="ID", env="TWOSIGNAL_PROJECT", needed=True, type=_given,
-                 help="the project's ID")
+                 resolve=_project_id, help="the project's ID or name")
 ORG = Option("--org", metavar="ID", env="TWOSIGNAL_ORG", needed=True, type=_given,
-             help="the organization's ID")
+             resolve=_org_id, help="the organization's ID or name")
 NAME_FLAG = Option("-n", "--name", required=True, metavar="NAME", help="its name")
 YES = Option("-y", "--yes", action="store_true", help="do not ask")
 
 
-def _id(what):
-    return Option("id", metavar="ID", type=_given, help="the %s's ID" % what)
+def _id(what, listed=None):
+    return Option("id", metavar="ID", type=_given, resolve=listed and _listed_id(listed, what),
+                  help="the %s's ID%s" % (what, " or name" if listed else ""))
 
 
 def _json_option(flag, help, **details):
@@ -2150,7 +2481,7 @@ def _find(rows, wanted, procedure) -> dict:
 # --- session
 
 ACCOUNT = (Column("Email", "email"), Column("User ID", "user_id"), Column("Server", "api_url"),
-           Column("Session", lambda row: _until(row["expires_at"])))
+           Column("Session", lambda row: "until %s, then refreshed" % plain(row["expires_at"])))
 
 
 def _account(session, message=""):
@@ -2158,10 +2489,6 @@ def _account(session, message=""):
     found = {"email": values.get("user_email"), "user_id": values.get("user_id"),
              "api_url": session.api_url, "expires_at": iso(session.expires_at)}
     return Details(found, ACCOUNT, message=message)
-
-
-def _until(expires_at):
-    return "refreshed by itself; this access token holds until %s" % plain(expires_at)
 
 
 @command(
@@ -2195,9 +2522,14 @@ def login(client, args):
     return _account(session, "Logged in to %s." % client.url)
 
 
-@command("whoami", examples=("twosignal whoami", "twosignal whoami --json"))
+@command("whoami", key=True, examples=("twosignal whoami", "twosignal whoami --json"))
 def whoami(client, args):
-    """Show who is logged in, as the server sees it."""
+    """Show who is logged in, or which API key is in use, as the server sees it."""
+    if client.key:
+        client.rest("GET", "/traces", {"limit": 1})
+        return Details({"email": None, "user_id": None, "api_url": client.url, "expires_at": None,
+                        "api_key": client.key[:6] + "…"},
+                       (Column("API key", "api_key"), Column("Server", "api_url")))
     client.query("organization.list")
     session = client.session()
     if not session.api_url:
@@ -2277,37 +2609,157 @@ SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
 
 
-@command(
-    "traces list", PROJECT,
-    Option("-n", "-L", "--limit", metavar="N", type=_positive, help="how many at most (20)"),
-    Option("--all", action="store_true", help="all of them"),
+CHOICE = (
+    Option("--since", metavar="WHEN", type=_when, help="30m, 24h or 7d ago, a date, or ISO 8601"),
+    Option("--until", metavar="WHEN", type=_when, help="the same; the end of the time"),
     Option("--status", metavar="STATUS", type=_status, help="OK or ERROR"),
+    Option("--error", action="store_true", help="the same as --status ERROR"),
     Option("--search", metavar="TEXT", help="a part of the name"),
-    examples=("twosignal traces list --project ID --status ERROR",
-              "twosignal traces list --project ID --limit 250 --json"))
-def traces_list(client, args):
-    """List the traces of a project, newest first."""
+    Option("--tag", metavar="TAG", action="append", help="may be repeated; all must match"),
+    Option("--min-duration", metavar="TIME", type=_milliseconds, help="like 500ms or 5s"),
+    Option("--max-duration", metavar="TIME", type=_milliseconds, help="like 500ms or 5s"),
+    Option("--min-cost", metavar="USD", type=_usd, help="like 0.05"),
+)
+
+
+class Choice:
+    """The traces that the options of CHOICE ask for, as records, newest first, page by page.
+
+    What the server can filter, it filters; what it cannot, or does not know, is filtered here.
+    limit: how many at most, None for all; scores: ask for those that the list leaves out.
+    looked, given: how many came, and how many of them were given; more: others may exist.
+    """
+
+    def __init__(self, client, args, limit, scores=False):
+        if args.error and args.status == "OK":
+            raise wrong_usage("--error and --status OK cannot be used together")
+        if None not in (args.since, args.until) and args.since >= args.until:
+            raise wrong_usage("--since is not before --until")
+        self.client, self.args, self.limit, self.scores = client, args, limit, scores
+        self.status = "ERROR" if args.error else args.status
+        self.looked = self.given = 0
+        self.more = False
+
+    def __iter__(self):
+        started = time.monotonic()
+        for page, more in self.client.trace_pages(self.values(), self._size):
+            found = [(trace, record(trace, "trace")) for trace in page]
+            found = [pair for pair in found if self.matches(pair[1])]
+            left = len(found) if self.limit is None else self.limit - self.given
+            self.looked += len(page)
+            self.more = more or len(found) > left
+            found = found[:left]
+            if self.scores:
+                self.client.add_scores([trace for trace, _ in found], self.args.project)
+            for trace, shown in found:
+                if self.scores:
+                    shown["scores"] = [record(score, "score") for score in trace["scores"]]
+                _part(shown, "scores")
+                self.given += 1
+                yield shown
+            if self.given == self.limit or (more and self._is_past(page)):
+                self.more = self.more and self.given == self.limit
+                return
+            self.args.console.progress("%s traces" % count(self.looked), started)
+
+    def values(self) -> dict:
+        """The input of trace.list, in the spellings of all servers."""
+        args = self.args
+        return known(projectId=args.project or None, status=self.status, search=args.search,
+                     name=args.search, tags=args.tag or None,
+                     startDate=None if args.since is None else _stamp(args.since),
+                     endDate=None if args.until is None else _stamp(args.until))
+
+    def _size(self) -> int:
+        """As many as are needed, but whole pages where some of them may not match."""
+        args = self.args
+        here = (args.min_duration, args.max_duration, args.min_cost) != (None,) * 3
+        if self.limit is None or here or self.looked > self.given:
+            return PAGE
+        return min(PAGE, self.limit - self.given)
+
+    def matches(self, trace) -> bool:
+        args = self.args
+        spent, took = trace["cost_usd"], number(trace["duration_ms"])
+        self._check_project(trace)
+        return ((not self.status or trace["status"] == self.status)
+                and (not args.search or args.search.casefold() in str(trace["name"]).casefold())
+                and all(tag in (trace.get("tags") or ()) for tag in args.tag or ())
+                and (args.min_duration is None or took is not None and took >= args.min_duration)
+                and (args.max_duration is None or took is not None and took <= args.max_duration)
+                and (args.min_cost is None or spent is not None and spent >= args.min_cost)
+                and self._is_in_time(trace))
+
+    def _check_project(self, trace):
+        wanted = self.args.project
+        if self.client.key and wanted and _is_uuid(wanted) and trace.get("project_id") != wanted:
+            raise wrong_usage("The API key is for another project than %s" % plain(wanted),
+                              "Leave --project and TWOSIGNAL_PROJECT out, or use another key.")
+
+    def _is_in_time(self, trace) -> bool:
+        since, until = self.args.since, self.args.until
+        if since is None and until is None:
+            return True
+        times = [found for found in (moment(trace.get("created_at")),
+                                     moment(trace.get("start_time"))) if found is not None]
+        return not times or any((since is None or found >= since - 0.001)
+                                and (until is None or found <= until) for found in times)
+
+    def _is_past(self, page) -> bool:
+        """Whether a page lies before --since: a server that does not know it sends all there is."""
+        times = [moment(trace.get("createdAt")) for trace in page]
+        return (self.args.since is not None and bool(times) and None not in times
+                and times == sorted(times, reverse=True) and times[0] < self.args.since - 3600)
+
+    def remark(self) -> str:
+        told = []
+        if self.more:
+            told.append("Showing %d trace%s; more exist. Use --limit N or --all."
+                        % (self.given, "" if self.given == 1 else "s"))
+        if self.looked > self.given and not (self.limit and self.given == self.limit):
+            told.append("%d of the %d traces looked at match." % (self.given, self.looked))
+        return " ".join(told)
+
+
+def _stamp(seconds) -> str:
+    """Unix seconds as the wire has them, with milliseconds."""
+    return iso(seconds // 1, ".%03d" % int(seconds % 1 * 1000))
+
+
+def _wants_scores(args) -> bool:
+    if args.fields:
+        return any(field.split(".")[0] in ("scores", "?") for field in args.fields)
+    return args.format != "table"
+
+
+def _limit(args, default):
     if args.all and args.limit:
         raise wrong_usage("--all and --limit cannot be used together")
-    limit = None if args.all else args.limit or 20
-    values = {"projectId": args.project, "status": args.status,
-              "search": args.search, "name": args.search}
-    shown = {"traces": 0, "more": False}
+    return None if args.all else args.limit or default
 
-    def rows():
-        for traces, more in client.trace_pages(values, limit):
-            if args.json:
-                client.add_scores(traces, args.project)
-            shown["traces"] += len(traces)
-            shown["more"] = more
-            for trace in traces:
-                found = record(trace, "trace")
-                _part(found, "scores")
-                yield found
 
-    return Listing("traces", TRACE_COLUMNS, rows(), after=lambda: (
-        "Showing %d traces; more exist. Use --limit N or --all." % shown["traces"]
-        if shown["more"] else ""))
+LIMIT = Option("-n", "-L", "--limit", metavar="N", type=_positive, help="how many at most (20)")
+ALL = Option("--all", action="store_true", help="all of them")
+
+
+@command(
+    "traces list", PROJECT, LIMIT, ALL,
+    Option("--fail-if-truncated", action="store_true", help="exit 10 if there are more"),
+    *CHOICE, key=True,
+    examples=("twosignal traces list --project ID --status ERROR",
+              "twosignal traces list --project ID --since 24h --all --format jsonl -o traces.jsonl",
+              "twosignal traces list --project ID --fields id,name,scores.0.score --format csv"))
+def traces_list(client, args):
+    """List the traces of a project, newest first."""
+    choice = Choice(client, args, _limit(args, 20), scores=_wants_scores(args))
+
+    def after():
+        if choice.more and args.fail_if_truncated:
+            raise Failure("More than the %d traces that were asked for exist" % choice.given,
+                          "Use --limit N or --all.", "CHECK_FAILED")
+        return choice.remark()
+
+    return Listing("traces", TRACE_COLUMNS, choice, after)
 
 
 @command("traces get", _id("trace"), PROJECT, examples=("twosignal traces get ID --project ID",))
@@ -2328,6 +2780,351 @@ def traces_get(client, args):
     if errors:
         parts.append(("Errors", lambda screen: [line + "\n" for line in errors]))
     return Details(found, TRACE_FIELDS, parts)
+
+
+# --- gates
+
+class Tally:
+    """What the checks measure, taken from one trace after the other."""
+
+    def __init__(self):
+        self.count, self.errors = 0, []
+        self.took, self.costs, self.scores = [], [], {}
+
+    def add(self, trace):
+        """Keeps (value, trace ID) of all that a check may need."""
+        name = plain(trace["id"])
+        self.count += 1
+        if trace["status"] == "ERROR":
+            self.errors.append((1, name))
+        for kept, key in ((self.took, "duration_ms"), (self.costs, "cost_usd")):
+            value = number(trace[key])
+            if value is not None:
+                kept.append((value, name))
+        for score in trace.get("scores") or ():
+            value = number(score.get("score"))
+            if value is not None:
+                self.scores.setdefault(str(score.get("evaluator")), []).append((value, name))
+
+
+def _check_error_rate(tally, limit):
+    measured = len(tally.errors) / tally.count if tally.count else None
+    return measured, measured is not None and measured <= limit, tally.errors
+
+
+def _check_min_score(tally, limit):
+    name, least = limit
+    values = tally.scores.get(name, []) if name else [
+        value for values in tally.scores.values() for value in values]
+    measured = min(values)[0] if values else None
+    return measured, bool(values) and measured >= least, sorted(
+        value for value in values if value[0] < least)
+
+
+def _check_p95(tally, limit):
+    if not tally.took:
+        return None, False, []
+    slowest = sorted(tally.took)
+    measured = slowest[-(-len(slowest) * 95 // 100) - 1][0]     # the nearest rank
+    return measured, measured <= limit, slowest[::-1]
+
+
+def _check_cost(tally, limit):
+    dearest = sorted(tally.costs, reverse=True)
+    measured = dearest[0][0] if dearest else None
+    return measured, bool(dearest) and measured <= limit, [
+        each for each in dearest if each[0] > limit]
+
+
+def _check_total_cost(tally, limit):
+    measured = sum(value for value, _ in tally.costs) if tally.costs else None
+    return measured, measured is not None and measured <= limit, sorted(tally.costs, reverse=True)
+
+
+def _percent(share) -> str:
+    return "%.4g%%" % (share * 100)
+
+
+def _plain_score(value) -> str:
+    return "%.4g" % value
+
+
+CHECKS = (                  # option, name of the check, what measures it, how its values look
+    ("max_error_rate", "error rate", _check_error_rate, _percent),
+    ("min_score", "lowest score", _check_min_score, _plain_score),
+    ("max_p95", "p95 duration", _check_p95, duration),
+    ("max_cost", "highest cost", _check_cost, cost),
+    ("max_total_cost", "total cost", _check_total_cost, cost),
+)
+CHECK_COLUMNS = (Column("Check", "check"), Column("Measured", "measured_text"),
+                 Column("Limit", "limit_text"), Column("Verdict", "verdict"))
+WORST_COLUMNS = (Column("Trace", "trace_id"), Column("Value", "value_text"),
+                 Column("Check", "check"))
+
+
+@command(
+    "traces check", PROJECT,
+    Option("--max-error-rate", metavar="SHARE", type=_share, help="like 2%% or 0.02"),
+    Option("--min-score", metavar="[NAME=]SCORE", type=_score_limit, action="append",
+           help="0.5 for any evaluator, or faithfulness=0.8; may be repeated"),
+    Option("--max-p95", metavar="TIME", type=_milliseconds, help="of the durations, like 8s"),
+    Option("--max-cost", metavar="USD", type=_usd, help="of each trace"),
+    Option("--max-total-cost", metavar="USD", type=_usd, help="of all traces together"),
+    Option("--min-count", metavar="N", type=_positive,
+           help="exit 11 where there are fewer traces (1)"),
+    Option("--junit", metavar="FILE", help="write a JUnit report for the pipeline"),
+    Option("-n", "-L", "--limit", metavar="N", type=_positive, help="look at the N newest (all)"),
+    *CHOICE, key=True,
+    examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --min-score 0.5",
+              "twosignal traces check --project ID --min-score faithfulness=0.8 --max-p95 8s "
+              "--junit report.xml"))
+def traces_check(client, args):
+    """Hold traces against limits: exit 0, 10 where one does not hold, 11 with nothing to check."""
+    wanted = [(option, value) for option, *_ in CHECKS
+              for value in _as_list(getattr(args, option))]
+    if not wanted and not args.min_count:
+        raise wrong_usage("No check was given",
+                          "Use --max-error-rate, --min-score, --max-p95, --max-cost or --min-count.")
+    tally = Tally()
+    choice = Choice(client, args, args.limit, scores=bool(args.min_score))
+    with _report_file(args.junit) as report:
+        for trace in choice:
+            tally.add(trace)
+        checks = [_checked(tally, option, value) for option, value in wanted]
+        enough = tally.count >= (args.min_count or 1)
+        checks.append({"check": "count", "measured": tally.count, "limit": args.min_count or 1,
+                       "passed": enough or None, "worst": []})
+        code = 10 if any(check["passed"] is False for check in checks) else 0
+        code = code or (11 if any(check["passed"] is None for check in checks) else 0)
+        report.write(_junit(checks).encode("utf-8"))
+    _tell_github(args.console, checks)
+    return _verdict(checks, tally, code)
+
+
+def _as_list(value) -> list:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _report_file(path):
+    import contextlib
+    if not path:
+        return contextlib.closing(io.BytesIO())
+    return Replacing(path, mode=_new_mode(path))
+
+
+def _checked(tally, option, limit) -> dict:
+    """The record of a check; passed is None where nothing could be measured."""
+    name, measure, form = {row[0]: row[1:] for row in CHECKS}[option]
+    measured, passed, worst = measure(tally, limit)
+    if option == "min_score":
+        name, limit = (limit[0] and "lowest score of " + limit[0]) or name, limit[1]
+    return {"check": name, "measured": measured, "limit": limit,
+            "passed": None if measured is None else passed,
+            "worst": [] if passed else [
+                {"trace_id": trace, "value": value} for value, trace in worst[:5]],
+            "form": "error" if option == "max_error_rate" else form}
+
+
+def _shown_check(check) -> dict:
+    """The check with its values as text."""
+    form = check.get("form", plain)
+    form = _percent if form == "error" else form
+    verdict = {True: "OK", False: "FAILED", None: "NOTHING TO CHECK"}[check["passed"]]
+    return dict(check, verdict=verdict, limit_text=form(check["limit"]),
+                measured_text="-" if check["measured"] is None else form(check["measured"]))
+
+
+def _verdict(checks, tally, code) -> Details:
+    shown = [_shown_check(check) for check in checks]
+    worst = [dict(row, check=check["check"], value_text="error" if check.get("form") == "error"
+                  else check["form"](row["value"])) for check in checks for row in check["worst"]]
+    found = {"passed": code == 0, "traces": tally.count, "checks": [
+        {key: check[key] for key in ("check", "measured", "limit", "passed", "worst")}
+        for check in checks]}
+    parts = [("Checks", Listing("checks", CHECK_COLUMNS, shown))]
+    if worst:
+        parts.append(("Worst traces", Listing("traces", WORST_COLUMNS, worst)))
+    message = {0: "Passed: %s traces.", 10: "Failed: %s traces.",
+               11: "Nothing to check: %s traces."}[code] % count(tally.count)
+    return Details(found, (), parts, message, code)
+
+
+def _junit(checks) -> str:
+    """The checks as JUnit XML, which GitLab, Jenkins and others show."""
+    from html import escape
+    lines = []
+    for check in map(_shown_check, checks):
+        name = escape(plain(check["check"]))
+        text = escape("measured %s, limit %s" % (check["measured_text"], check["limit_text"]))
+        worst = escape("\n".join(row["trace_id"] for row in check["worst"]))
+        lines.append('    <testcase classname="twosignal" name="%s">' % name)
+        if check["passed"] is not True:
+            lines.append('      <failure message="%s: %s">%s</failure>'
+                         % (check["verdict"].lower(), text, worst))
+        lines.append("    </testcase>")
+    failures = sum(check["passed"] is not True for check in checks)
+    return "\n".join(
+        ['<?xml version="1.0" encoding="UTF-8"?>', "<testsuites>",
+         '  <testsuite name="twosignal traces check" tests="%d" failures="%d">'
+         % (len(checks), failures)] + lines + ["  </testsuite>", "</testsuites>", ""])
+
+
+def _tell_github(console, checks):
+    """In GitHub Actions: an annotation for each check that failed, and a table in the summary."""
+    if not setting("GITHUB_ACTIONS"):
+        return
+    shown = [_shown_check(check) for check in checks]
+    for check in shown:
+        if check["passed"] is not True:
+            console.say("::error title=twosignal::%s: measured %s, limit %s" % (
+                plain(check["check"]).replace("%", "%25"),
+                check["measured_text"].replace("%", "%25"),
+                check["limit_text"].replace("%", "%25")))
+    rows = ["| %s | %s | %s | %s |" % tuple(
+        plain(check[key]).replace("|", "\\|").replace("<", "&lt;")
+        for key in ("check", "measured_text", "limit_text", "verdict")) for check in shown]
+    path = setting("GITHUB_STEP_SUMMARY")
+    if path:
+        lines = ["### twosignal traces check", "", "| Check | Measured | Limit | Verdict |",
+                 "|---|---|---|---|"] + rows
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n\n")
+        except OSError as error:
+            console.tell("Cannot write GITHUB_STEP_SUMMARY: %s" % reason(error))
+
+
+@command(
+    "traces wait", PROJECT,
+    Option("--count", metavar="N", type=_positive, help="how many have to match (1)"),
+    Option("--scored", action="store_true", help="and be scored by all enabled evaluators"),
+    Option("--timeout", metavar="TIME", type=_patience, help="how long to wait, like 90s (5m)"),
+    *CHOICE, key=True,
+    examples=("twosignal traces wait --project ID --since 10m --count 20 --scored --timeout 5m",))
+def traces_wait(client, args):
+    """Wait until traces have arrived: exit 0, or 11 when the time is over."""
+    import random
+    wanted, console, started = args.count or 1, args.console, time.monotonic()
+    deadline, pause = started + (args.timeout or 300), 1.0
+    evaluators = _enabled_evaluators(client, args) if args.scored else set()
+    choice = Choice(client, args, None if args.scored else wanted, scores=args.scored)
+    found = 0
+    while True:
+        try:
+            found = _arrived(choice, evaluators, wanted)
+        except Passing as failure:
+            console.tell("%s. Trying again." % failure.message)
+        left = deadline - time.monotonic()
+        if found >= wanted or left <= 0:
+            break
+        console.progress("%d of %d traces" % (found, wanted), started)
+        time.sleep(max(0.0, min(left, pause * random.uniform(0.8, 1.2))))
+        pause = min(pause * 1.5, 15.0)
+    record = {"found": found, "wanted": wanted, "scored": args.scored,
+              "waited_seconds": round(time.monotonic() - started, 1)}
+    return Details(record, message="%d of %d traces %s after %.0f seconds." % (
+        found, wanted, "are scored" if args.scored else "have arrived", record["waited_seconds"]),
+        exit_code=0 if found >= wanted else EXIT_CODES["NOTHING_TO_CHECK"])
+
+
+def _arrived(choice, evaluators, wanted) -> int:
+    """How many traces match and have a score of each of these evaluators, at most `wanted`."""
+    choice.looked = choice.given = found = 0
+    for trace in choice:
+        scored = {score.get("evaluator") for score in trace.get("scores") or ()}
+        found += evaluators <= scored
+        if found == wanted:
+            break
+    return found
+
+
+def _enabled_evaluators(client, args) -> set:
+    if client.key:
+        raise Failure("The API of a project key tells neither evaluators nor scores",
+                      "Log in with 'twosignal login' and unset TWOSIGNAL_API_KEY.",
+                      "NOT_LOGGED_IN")
+    rows = client.rows("evaluator.list", {"projectId": args.project})
+    names = {row.get("name") for row in rows if row.get("enabled") is True}
+    if not names:
+        raise Failure("No evaluator of this project is enabled: nothing will be scored",
+                      "See 'twosignal evaluators list'.", "NOTHING_TO_CHECK")
+    return names
+
+
+@command(
+    "traces tail", PROJECT,
+    Option("-n", "--lines", metavar="N", type=_positive, help="begin with the N newest (10)"),
+    Option("--interval", metavar="TIME", type=_patience, help="between two looks (2s)"),
+    *CHOICE, key=True,
+    examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "
+              "--format jsonl | while read -r line; do echo \"$line\"; done"))
+def traces_tail(client, args):
+    """Show new traces as they come, oldest first, until Ctrl-C."""
+    return Listing("traces", TRACE_COLUMNS, _tail(client, args), endless=True)
+
+
+def _tail(client, args):
+    """Yields the newest traces, then each new one once."""
+    interval = pause = args.interval or 2.0
+    first = list(Choice(client, args, args.lines or 10, scores=_wants_scores(args)))
+    shown = dict.fromkeys(str(trace["id"]) for trace in first)
+    times = [found for found in (moment(trace["created_at"]) for trace in first)
+             if found is not None]
+    start = max(times) if times else time.time() - 1
+    for trace in first[::-1]:
+        yield trace
+    while True:
+        time.sleep(pause)
+        try:
+            fresh = _unseen(client, args, shown, start)
+        except Passing as failure:
+            args.console.tell("%s. Trying again." % failure.message)
+            pause = min(pause * 2, 60.0)
+            continue
+        pause = interval
+        for trace in fresh[::-1]:
+            yield trace
+
+
+def _unseen(client, args, shown, start) -> list:
+    """The traces since `start` that are not in `shown`, newest first; they are put in there.
+
+    Looks at page after page until one holds nothing new: no burst is too large.
+    """
+    fresh, new_on_page = [], 0
+    for looked, trace in enumerate(Choice(client, args, None, scores=_wants_scores(args)), 1):
+        created = moment(trace["created_at"])
+        if str(trace["id"]) not in shown and (created is None or created >= start):
+            fresh.append(trace)
+            new_on_page += 1
+        if looked % PAGE == 0:
+            if not new_on_page:
+                break
+            new_on_page = 0
+    shown.update((str(trace["id"]), None) for trace in fresh)
+    return fresh
+
+
+@command(
+    "scores create", Option("trace", metavar="TRACE", type=_given, help="the trace's ID"),
+    Option("--name", required=True, metavar="NAME", type=_given, help="the evaluator's name"),
+    Option("--value", required=True, metavar="SCORE", type=lambda text: _score_limit("=" + text)[1],
+           help="from 0 to 1"),
+    Option("--label", metavar="TEXT", help="like pass or fail"),
+    Option("--reasoning", metavar="TEXT", help="why"),
+    Option("--span", metavar="ID", type=_given, help="the span that is scored, not the trace"),
+    key=True, examples=("twosignal scores create TRACE --name accuracy --value 0.92 --label pass",))
+def scores_create(client, args):
+    """Post a score for a trace; needs a project's API key."""
+    if not client.key:
+        raise Failure("scores create needs a project's API key",
+                      "Set TWOSIGNAL_API_KEY, or make one with 'twosignal api-keys create'.",
+                      "NOT_LOGGED_IN")
+    found = client.rest("POST", "/scores", known(
+        traceId=args.trace, spanId=args.span, evaluatorName=args.name, value=args.value,
+        label=args.label, reasoning=args.reasoning))
+    found = record(_object(found), "score")
+    return Details(found, (ID,) + SCORE_COLUMNS, message="Posted a score.")
 
 
 # --- evaluators
@@ -2361,7 +3158,7 @@ def evaluators_create(client, args):
         "config": {} if config is None else config}))
 
 
-@command("evaluators toggle", _id("evaluator"), PROJECT,
+@command("evaluators toggle", PROJECT, _id("evaluator", "evaluator.list"),
          Option("--enable", action="store_true", help="switch it on"),
          Option("--disable", action="store_true", help="switch it off"),
          examples=("twosignal evaluators toggle ID --project ID --enable",))
@@ -2379,7 +3176,7 @@ def evaluators_toggle(client, args):
         "Enabled" if enabled else "Disabled", plain(found.get("name"))))
 
 
-@command("evaluators delete", _id("evaluator"), PROJECT, YES,
+@command("evaluators delete", PROJECT, _id("evaluator", "evaluator.list"), YES,
          examples=("twosignal evaluators delete ID --project ID -y",))
 def evaluators_delete(client, args):
     """Delete an evaluator."""
@@ -2410,7 +3207,7 @@ def datasets_create(client, args):
         "projectId": args.project, "name": args.name, **known(description=args.description)}))
 
 
-@command("datasets get", _id("dataset"), PROJECT,
+@command("datasets get", PROJECT, _id("dataset", "dataset.list"),
          examples=("twosignal datasets get ID --project ID",))
 def datasets_get(client, args):
     """Show a dataset with its items."""
@@ -2421,7 +3218,7 @@ def datasets_get(client, args):
                    [("Items", Listing("items", ITEM_COLUMNS, found["items"]))])
 
 
-@command("datasets add-item", _id("dataset"), PROJECT,
+@command("datasets add-item", PROJECT, _id("dataset", "dataset.list"),
          _json_option("--input", "what the agent is given", required=True),
          _json_option("--expected", "what it should answer"),
          _json_option("--metadata", "anything else"),
@@ -2440,7 +3237,7 @@ def datasets_add_item(client, args):
                    message="Added an item.")
 
 
-@command("datasets delete", _id("dataset"), PROJECT, YES,
+@command("datasets delete", PROJECT, _id("dataset", "dataset.list"), YES,
          examples=("twosignal datasets delete ID --project ID -y",))
 def datasets_delete(client, args):
     """Delete a dataset with its items."""
@@ -2497,7 +3294,11 @@ def _of_limit(row, what) -> str:
     return "%s of %s  %s" % (count(used), count(limit), bar(used, limit))
 
 
-@command("usage", ORG, examples=("twosignal usage --org ID",))
+@command(
+    "usage", ORG,
+    Option("--fail-above", metavar="PERCENT", type=lambda text: _share(text.rstrip("%") + "%"),
+           help="exit 10 where more of a limit is used, like 90"),
+    examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args):
     """Show what an organization has used this month, and its limits."""
     found = _object(client.query("usage.getCurrentMonth", {"organizationId": args.org}))
@@ -2505,15 +3306,170 @@ def usage(client, args):
              if isinstance(row.get("id"), str)}
     found = usage_record(found, plans.get(args.org))
     projects = Listing("projects", USAGE_COLUMNS, _part(found, "projects"))
-    return Details(found, USAGE_FIELDS, [("Projects", projects)])
+    result = Details(found, USAGE_FIELDS, [("Projects", projects)])
+    if args.fail_above is not None:
+        result.exit_code = _usage_exit_code(found, args.fail_above, args.console)
+    return result
+
+
+def _usage_exit_code(found, most, console) -> int:
+    """0, or 10 with a remark where more than this share of a limit is used. Raises Failure."""
+    if found["plan"] not in PLANS:
+        raise Failure("The limits of the plan '%s' are not known" % plain(found["plan"]),
+                      "Leave --fail-above out.", "NOTHING_TO_CHECK")
+    for what in ("traces", "evals"):
+        used, limit = found[what + "_used"], found[what + "_limit"]
+        if limit is not None and used is None:
+            raise _wrong_type("the usage")
+        if limit is not None and used / limit > most:
+            console.say("Error: %s of the %s of the plan are used, more than %s."
+                        % (_percent(used / limit), what, _percent(most)))
+            return EXIT_CODES["CHECK_FAILED"]
+    return 0
+
+
+# --- whatever has no command
+
+@command(
+    "api", Option("procedure", metavar="PROCEDURE", type=_given, help="like trace.list"),
+    _json_option("--input", "its input"),
+    Option("--mutation", action="store_true", help="it changes something: send it as POST"),
+    examples=("twosignal api organization.list", "twosignal api modelRouting.list "
+              "--input '{\"projectId\": \"ID\"}'"))
+def api(client, args):
+    """Call a procedure of the server and print its answer as JSON, as it is."""
+    if not re.match(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z", args.procedure):
+        raise wrong_usage("%s is not the name of a procedure" % plain(args.procedure),
+                          "It should be like trace.list.")
+    values = json_value(args.input, "--input", args.console)
+    if args.mutation:
+        answer = client.mutate(args.procedure, {} if values is None else values)
+    elif values is not None and not isinstance(values, dict):
+        raise wrong_usage("The --input of a query is a JSON object")
+    else:
+        answer = client.query(args.procedure, values)
+    return Answered(answer)
+
+
+class Answered(Details):
+    """A value as JSON, also where a table was asked for."""
+
+    def records(self):
+        return self.record if isinstance(self.record, list) else [self.record]
+
+    def table_lines(self, screen):
+        return self.json_lines(screen)
+
+
+@command("completion", Option("shell", metavar="SHELL", help="bash, zsh or fish"),
+         examples=("source <(twosignal completion bash)",
+                   "twosignal completion fish > ~/.config/fish/completions/twosignal.fish"))
+def completion(client, args):
+    """Print a script that completes commands and options in a shell."""
+    makers = {"bash": _bash_completion, "zsh": _zsh_completion, "fish": _fish_completion}
+    if args.shell not in makers:
+        raise wrong_usage("%s is not a shell that is known here" % plain(args.shell),
+                          "There are bash, zsh and fish.")
+    return Script(makers[args.shell]())
+
+
+class Script(Answered):
+    """Text that is printed as it is."""
+
+    def table_lines(self, screen):
+        yield self.record
+
+
+def _completions() -> list:
+    """(words before, what may follow): for each group its commands, for each command its flags."""
+    heads = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+    found = [("", heads)]
+    for head in heads:
+        below = [name.split()[1] for name in COMMANDS if name.startswith(head + " ")]
+        found += [(head, below)] if below else []
+    for name, each in COMMANDS.items():
+        found.append((name, [flag for option in _everywhere(each) for flag in option.flags
+                             if flag.startswith("--")]))
+    return found
+
+
+def _case_lines(form) -> str:
+    return "\n".join(form % (before, " ".join(words)) for before, words in _completions())
+
+
+def _bash_completion() -> str:
+    return """_twosignal() {
+  local word before=""
+  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+    case "$word" in -*) ;; *) case "$before" in
+      *" "*) ;; "") before="$word" ;; *) before="$before $word" ;; esac ;; esac
+  done
+  local words
+  case "$before" in
+%s
+  *) words="" ;;
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+complete -o default -F _twosignal twosignal
+""" % _case_lines('  "%s") words="%s" ;;')
+
+
+def _zsh_completion() -> str:
+    return """#compdef twosignal
+_twosignal() {
+  local word before=""
+  for word in "${(@)words[2,CURRENT-1]}"; do
+    case "$word" in -*) ;; *) case "$before" in
+      *" "*) ;; "") before="$word" ;; *) before="$before $word" ;; esac ;; esac
+  done
+  local choices
+  case "$before" in
+%s
+  *) choices="" ;;
+  esac
+  compadd -- ${=choices}
+}
+if [ "$funcstack[1]" = "_twosignal" ]; then _twosignal; else compdef _twosignal twosignal; fi
+""" % _case_lines('  "%s") choices="%s" ;;')
+
+
+def _fish_completion() -> str:
+    lines = ["function __twosignal_before",
+             "    set -l words (string match -v -- '-*' (commandline -opc)[2..])",
+             "    test \"$words[1..2]\" = \"$argv[1]\"; or test \"$words\" = \"$argv[1]\"", "end",
+             "complete -c twosignal -f"]
+    for before, words in _completions():
+        for word in words:
+            how = "-l " + word[2:] if word.startswith("--") else "-a " + word
+            lines.append("complete -c twosignal -n '__twosignal_before \"%s\"' %s" % (before, how))
+    return "\n".join(lines) + "\n"
 
 
 ############################################################
 # Entry
 ############################################################
 
+def _field_list(text) -> list:
+    fields = [field.strip() for field in text.split(",") if field.strip()]
+    if not fields:
+        raise ValueError("it is empty")
+    return fields
+
+
+def _format(text) -> str:
+    if text not in FORMATS:
+        raise ValueError("%s is none of %s" % (plain(text), ", ".join(FORMATS)))
+    return text
+
+
 SHARED = (
     Option("--json", action="store_true", help="print JSON instead of a table"),
+    Option("--format", metavar="FORMAT", type=_format, help=", ".join(FORMATS)),
+    Option("--fields", metavar="NAMES", type=_field_list,
+           help="only these, like id,name,scores.0.score; ? lists them"),
+    Option("-o", "--output", metavar="FILE", type=_given,
+           help="write to a file, whole or not at all"),
     Option("--url", metavar="URL", help="the server's address, for this command"),
     Option("--timeout", metavar="SECONDS", type=_seconds,
            help="how long a request may take as a whole (%d)" % TIMEOUT),
@@ -2525,20 +3481,26 @@ SHARED = (
 )
 GROUPS = {
     "orgs": "Organizations", "projects": "Projects", "traces": "Traces",
-    "evaluators": "Evaluators", "datasets": "Datasets", "api-keys": "API keys",
+    "scores": "Scores", "evaluators": "Evaluators", "datasets": "Datasets",
+    "api-keys": "API keys",
 }
 
 
 class Console:
-    """The terminal or the pipes: the only place where this program reads and prints."""
+    """The terminal or the pipes: the only place where this program reads and prints.
+
+    file: where the output goes instead of stdout, something with write(bytes).
+    """
 
     def __init__(self):
-        self.quiet = self.as_json = self.debug = False
-        self.secrets = set()
+        self.quiet = self.as_json = self.debug = self.endless = False
+        self.secrets, self.file, self.told = set(), None, ""
 
     def print(self, text):
         """To stdout. Raises Failure where that fails, BrokenPipeError where nobody reads."""
         stream = sys.stdout
+        if self.file is not None:
+            return self.file.write(text.encode("utf-8"))
         if stream is None:
             return
         try:
@@ -2564,6 +3526,23 @@ class Console:
         if not self.quiet:
             self.say(text)
 
+    def progress(self, text, since):
+        """How far it is, on a terminal, where that takes more than a second (since: monotonic)."""
+        if (self.quiet or sys.stderr is None or not sys.stderr.isatty()
+                or self.file is None and sys.stdout is not None and sys.stdout.isatty()
+                or time.monotonic() - since < 1):
+            return
+        self._line(text)
+
+    def _line(self, text):
+        """Puts a text into the last line of the terminal, in place of the one before."""
+        try:
+            sys.stderr.write("\r" + text.ljust(len(self.told)) + ("" if text else "\r"))
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            _drop(sys.stderr)
+        self.told = text
+
     def log(self, text):
         self.say("debug: " + text)
 
@@ -2572,6 +3551,8 @@ class Console:
         stream = sys.stderr
         if stream is None:
             return
+        if self.told:
+            self._line("")
         lines = [plain(line) for line in masked(text, self.secrets).split("\n")]
         try:
             stream.write(encodable("\n".join(lines) + "\n", stream.encoding or "utf-8"))
@@ -2685,6 +3666,12 @@ def _terminal_columns() -> int:
 
 # --- arguments
 
+def _everywhere(command) -> tuple:
+    """The options of a command and the shared ones, which its own go before."""
+    own = {flag for option in command.options for flag in option.flags}
+    return command.options + tuple(each for each in SHARED if not own & set(each.flags))
+
+
 def _flags(options) -> dict:
     return {flag: option for option in options for flag in option.flags if flag.startswith("-")}
 
@@ -2692,7 +3679,7 @@ def _flags(options) -> dict:
 def _words(argv):
     """(words, rest): the command's words, wherever they stand, and the other tokens."""
     valued = {flag for each in list(COMMANDS.values()) for flag, option in
-              _flags(each.options + SHARED).items() if option.takes_value}
+              _flags(_everywhere(each)).items() if option.takes_value}
     words, rest, tokens = [], [], list(argv)
     while tokens:
         token = tokens.pop(0)
@@ -2747,7 +3734,7 @@ def _parser(name, command):
                     formatter_class=argparse.RawDescriptionHelpFormatter,
                     add_help=False, allow_abbrev=False)
     shared = parser.add_argument_group("everywhere")
-    for option in command.options + SHARED:
+    for option in _everywhere(command):
         details = dict(option.details)
         if "type" in details:
             details["type"] = _argument_type(details["type"])
@@ -2773,13 +3760,14 @@ def _argument_type(convert):
 def _arguments(name, command, tokens):
     """The namespace of a command. given: the names of the options that were on the command line."""
     parser = _parser(name, command)
-    args = parser.parse_args(_joined(tokens, command.options + SHARED))
+    args = parser.parse_args(_joined(tokens, _everywhere(command)))
     args.given = set(vars(args))
-    for option in command.options + SHARED:
+    for option in _everywhere(command):
         if option.name not in args.given:
             value = setting(option.env) if option.env else None
             setattr(args, option.name, option.details.get("action") is None and value)
-        if option.needed and not getattr(args, option.name):
+        by_key = option is PROJECT and command.key and api_key()
+        if option.needed and not getattr(args, option.name) and not by_key:
             raise wrong_usage("No %s was given" % option.details["help"].replace("the ", ""),
                               "Use %s %s or set %s." % (option.flags[-1], option.details["metavar"],
                                                         option.env))
@@ -2834,7 +3822,8 @@ class Terminated(BaseException):
 
 def _run(argv, console) -> int:
     words, rest = _words(argv)
-    console.as_json = _asks(rest, "--json")
+    console.as_json = _asks(rest, "--json", "--format=json", "--format=jsonl") or any(
+        pair in (("--format", "json"), ("--format", "jsonl")) for pair in zip(rest, rest[1:]))
     console.quiet, console.debug = _asks(rest, "-q", "--quiet"), _asks(rest, "--debug")
     for token in argv:
         if any("\ud800" <= character <= "\udfff" for character in token):
@@ -2861,24 +3850,58 @@ def _show(console, text) -> int:
 
 def _execute(command, args, console) -> int:
     args.console = console
+    if not args.format:
+        args.format = "json" if args.json else "table"
+    args.json = args.format == "json"
+    key = api_key() if command.key else None
+    timeout = args.timeout if _flags(SHARED)["--timeout"] in _everywhere(command) else None
     client = Client(_address(command, args), Transport(
-        args.timeout or TIMEOUT, args.ca_cert, console.tell, console.log if args.debug else None))
+        timeout or TIMEOUT, args.ca_cert, console.tell, console.log if args.debug else None), key)
     console.secrets = client.secrets
     try:
-        result = command.function(client, args)
-        screen = _screen()
-        screen.colour = screen.colour and not args.no_color
-        lines = result.json_lines(screen) if args.json else result.table_lines(screen)
-        try:
-            for line in lines:
-                console.print(line)
-        finally:
-            console.flush()
-        if result.after and result.after():
-            console.tell(result.after())
-        return 0
+        for option in command.options:
+            if option.resolve and getattr(args, option.name):
+                setattr(args, option.name, option.resolve(client, args, getattr(args, option.name)))
+        return _show_result(command.function(client, args), args, console)
     finally:
         client.close()
+
+
+def _show_result(result, args, console) -> int:
+    """Prints a result, or writes it to the file of --output; returns the exit code."""
+    console.endless = result.endless
+    if args.fields == ["?"]:
+        result = field_names(result)
+    elif args.fields:
+        result = only_fields(result, args.fields)
+    screen = _screen()
+    screen.colour = screen.colour and not args.no_color and not args.output
+    if not args.output:
+        return _print_result(result, args, screen, console)
+    screen.ascii_only = False
+    with _output_file(args.output) as console.file:
+        return _print_result(result, args, screen, console)
+
+
+def _print_result(result, args, screen, console) -> int:
+    try:
+        for text in FORMATS[args.format](result, screen):
+            console.print(text)
+            if result.endless:
+                console.flush()
+    finally:
+        console.flush()
+    remark = result.after and result.after()
+    if remark:
+        console.tell(remark)
+    return result.exit_code
+
+
+def _output_file(path):
+    """Where --output goes: a file that is replaced as a whole, or a device as it is."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        return open(path, "wb", buffering=0)
+    return Replacing(path, mode=_new_mode(path))
 
 
 def _address(command, args) -> str:
@@ -2910,7 +3933,7 @@ def main(argv=None) -> int:
         return console.fail(bad_answer("The server's answer is nested too deeply"))
     except KeyboardInterrupt:
         console.say("")
-        return INTERRUPTED
+        return 0 if console.endless else INTERRUPTED
     except Terminated:
         return TERMINATED
     except BrokenPipeError:
