@@ -43,7 +43,7 @@ LARGEST_ANSWER = 32 << 20   # bytes of one answer, its head included
 LARGEST_FILE = 1 << 20      # bytes of session.json or config.json
 LONGEST_URL = 3900          # characters of a batch; proxies cut URLs at 4,000
 LONGEST_COOKIE = 3180       # characters of one chunk of the session cookie
-LONGEST_NUMBER = 400        # digits
+LONGEST_NUMBER = 300        # digits
 PAGE = 100                  # traces a server gives at once, at most
 EMPTY_PAGES = 50            # pages without a row before a listing is given up
 
@@ -124,7 +124,9 @@ _UNSAFE = (
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"
     "\ufeff\U000e0000-\U000e007f\ud800-\udfff]")
 _TIMESTAMP = (
-    r"(?a)(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?\Z")
+    r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)"
+    r"(\.\d{1,9})?(Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?\Z")
+_DECIMAL = r"(?a)-?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?\Z"
 _STAND_INS = {ord("─"): "-", ord("…"): "...", ord("█"): "#", ord("░"): ".",
               ord("├"): "|", ord("└"): "`", ord("│"): "|"}
 
@@ -161,10 +163,12 @@ def encodable(text: str, encoding: str) -> str:
     try:
         text.encode(encoding)
         return text
-    except (UnicodeEncodeError, LookupError):
-        encoding = encoding if encoding and encoding != "undefined" else "ascii"
-        text = text.translate(_STAND_INS)
-        return text.encode(encoding, "backslashreplace").decode(encoding)
+    except LookupError:
+        encoding = "ascii"
+    except UnicodeEncodeError:
+        pass
+    text = text.translate(_STAND_INS)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def width(text: str) -> int:
@@ -196,17 +200,11 @@ def cut(text: str, columns: int) -> str:
 
 def number(value):
     """A finite int or float, also from a decimal string; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    if isinstance(value, str) and len(value) <= LONGEST_NUMBER and re.match(_DECIMAL, value):
+        value = int(value) if re.match(r"-?\d+\Z", value) else float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    if isinstance(value, int):
-        return value
-    try:
-        found = float(value)
-    except ValueError:
-        return None
-    if found != found or found in (float("inf"), float("-inf")):
-        return None
-    return int(value) if isinstance(value, str) and value.isdecimal() else found
+    return value if abs(value) < 10 ** LONGEST_NUMBER else None     # neither infinite nor NaN
 
 
 def duration(milliseconds) -> str:
@@ -247,25 +245,25 @@ def count(value) -> str:
 
 def moment(timestamp):
     """Unix seconds of an ISO 8601 timestamp, or None."""
-    import datetime
     match = re.match(_TIMESTAMP, timestamp) if isinstance(timestamp, str) else None
-    if not match:
-        return None
+    seconds = _seconds_of(match) if match else None
+    return None if seconds is None else seconds + float(match.group(7) or 0)
+
+
+def _seconds_of(match):
+    """Unix seconds of what _TIMESTAMP matched, without the fraction; None for a day that is none."""
+    import datetime
+    parts = [int(part) for part in match.groups()[:6]]
     try:
-        parts = [int(part) for part in match.groups()[:6]]
         days = datetime.date(*parts[:3]).toordinal() - 719163
     except ValueError:
         return None
     seconds = days * 86400 + parts[3] * 3600 + parts[4] * 60 + parts[5]
-    return seconds + float(match.group(7) or 0) - _offset(match.group(8))
-
-
-def _offset(zone) -> int:
-    if not zone or zone == "Z":
-        return 0
-    digits = zone[1:].replace(":", "")
-    seconds = int(digits[:2]) * 3600 + int(digits[2:]) * 60
-    return -seconds if zone[0] == "-" else seconds
+    zone = (match.group(8) or "Z").replace(":", "")
+    if zone == "Z":
+        return seconds
+    offset = int(zone[1:3]) * 3600 + int(zone[3:]) * 60
+    return seconds + offset if zone[0] == "-" else seconds - offset
 
 
 def utc(timestamp):
@@ -277,16 +275,19 @@ def utc(timestamp):
     kept = fraction if fraction.strip(".0") else ""
     if match.group(8) == "Z" and timestamp[10] == "T":
         return timestamp[:19] + kept + "Z"
-    seconds = moment(timestamp)
-    return timestamp if seconds is None else iso(int(seconds // 1), kept)
+    seconds = _seconds_of(match)
+    if seconds is None or not -62135596800 <= seconds < 253402300800:
+        return timestamp        # no day, or beyond the years 1 to 9999
+    return iso(seconds, kept)
 
 
 def iso(seconds, fraction="") -> str:
     """Unix seconds as ISO 8601 in UTC; text for a value that is no time."""
     try:
-        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + fraction + "Z"
+        parts = time.gmtime(seconds)[:6]
     except (ValueError, OverflowError, OSError, TypeError):
         return str(seconds)
+    return "%04d-%02d-%02dT%02d:%02d:%02d" % parts + fraction + "Z"
 
 
 def age(timestamp, now=None) -> str:
@@ -311,7 +312,7 @@ def age(timestamp, now=None) -> str:
 
 # The users' own data: no key in it is renamed, nothing in it changed.
 OWN_DATA = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
-_NESTED = {"spans": "span", "scores": "score", "items": "item", "projectBreakdown": "usage"}
+_NESTED = {"spans": "span", "scores": "score", "items": "item", "projects": "usage"}
 _RENAMED = {
     "trace": {"totalCost": "cost_usd"},
     "span": {"cost": "cost_usd"},
@@ -353,9 +354,9 @@ def record(wire, kind="") -> dict:
             found.update((snake(what).rstrip("s") + "_count", value[what]) for what in value)
             continue
         name = renamed.get(key) or snake(key)
-        if found.get(name) is not None:
+        if found.get(name) is not None or name != key and wire.get(name) is not None:
             name = key              # both spellings are there: nothing is dropped
-        found[name] = value if key in OWN_DATA else _field(name, value, _NESTED.get(key, ""))
+        found[name] = value if key in OWN_DATA else _field(name, value, _NESTED.get(name, ""))
     return found
 
 
@@ -375,6 +376,7 @@ def _field(name, value, kind):
 def usage_record(wire: dict, plan) -> dict:
     """Usage of a month with the limits of the plan; null where unlimited or unknown."""
     used = record(wire, "usage")
+    plan = plan if isinstance(plan, str) else None
     traces, evals = PLANS.get(plan, (None, None))
     ordered = {"month": used.pop("month", None), "plan": plan,
                "traces_used": number(used.pop("traces_used")), "traces_limit": traces,
@@ -986,7 +988,9 @@ def normal_url(text: str, source="--url") -> str:
         scheme, rest = "", text
     host, slash, path = rest.partition("/")
     host = _ascii_host(host.lower(), wrong)
-    if not re.match(_HOST, host) or scheme.lower() not in ("", "http", "https"):
+    if not re.match(_HOST, host) or path.startswith("/"):
+        raise wrong
+    if scheme.lower() not in ("http", "https") and separator:
         raise wrong
     port = host.rpartition(":")[2]
     if port.isdigit() and not host.endswith("]") and not 0 < int(port) < 65536:
@@ -1000,15 +1004,20 @@ def normal_url(text: str, source="--url") -> str:
 
 
 def _ascii_host(host, wrong) -> str:
+    """host[:port] with the name as a resolver takes it (IDNA)."""
+    name, colon, port = host.partition(":")
     try:
-        host.encode("ascii")
+        name.encode("ascii")
         return host
     except UnicodeError:
         pass
     try:
-        return host.encode("idna").decode("ascii")
+        name = name.encode("idna").decode("ascii")
     except UnicodeError:
         raise wrong
+    if not re.match(r"[a-z0-9.-]+\Z", name):     # a colon, say, in another form
+        raise wrong
+    return name + colon + port
 
 
 def configured_url(given=None) -> str:
@@ -1032,15 +1041,14 @@ class Session:
     def __init__(self, values: dict):
         """Raises ValueError for what is no session."""
         for key, form in self.FORMS.items():
-            if not re.match(form + r"\Z", str(values.get(key)), re.ASCII):
-                raise ValueError(key)
-            if not isinstance(values[key], str):
+            value = values.get(key)
+            if not isinstance(value, str) or not re.match(form + r"\Z", value, re.ASCII):
                 raise ValueError(key)
         for key in ("user_id", "user_email", "api_url"):
             if not isinstance(values.get(key, ""), str):
                 raise ValueError(key)
         self.expires_at = number(values.get("expires_at"))
-        if self.expires_at is None:
+        if self.expires_at is None or abs(self.expires_at) > 1e11:
             raise ValueError("expires_at")
         self.values = values
         self.access_token, self.refresh_token = values["access_token"], values["refresh_token"]
@@ -2061,6 +2069,8 @@ def _trpc_failure(error, answer, procedure) -> Failure:
     code, message = data.get("code"), error.get("message")
     if code not in STATUS_CODES.values():
         code = STATUS_CODES.get(status)
+    if code is None and status < 400:
+        return _not_protocol(answer)
     if code == "NOT_FOUND" and isinstance(message, str) and re.match(_NO_PROCEDURE, message):
         return NoProcedure(message, code="UNSUPPORTED")
     return _failure(code, status, message, procedure)
@@ -2143,11 +2153,10 @@ def superjson(value, meta):
     for path, kinds in types.items() if isinstance(types, dict) else ():
         if not _is_numeric(kinds):
             continue            # a Date or undefined, mostly: nothing to do
-        parts = [re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:\\.|[^.\\])+", path)]
-        holder = value
-        for part in parts[:-1]:
+        parts = [part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", path)]
+        holder, last = value, parts.pop()
+        for part in parts:
             holder = _inside(holder, part)
-        last = parts[-1] if parts else ""
         found = _inside(holder, last)
         if isinstance(found, str):
             holder[int(last) if isinstance(holder, list) else last] = _typed(found, kinds)
@@ -2160,13 +2169,11 @@ def _is_numeric(kinds) -> bool:
 
 
 def _typed(value, kinds):
-    if _is_numeric(kinds) and isinstance(value, str) and len(value) <= LONGEST_NUMBER:
-        if re.match(r"-?\d+\Z", value, re.ASCII):
-            return int(value)
-        if kinds[0] != "bigint" and re.match(r"-?\d*\.?\d+([eE][+-]?\d+)?\Z", value, re.ASCII):
-            found = number(value)
-            return value if found is None else found
-    return value
+    if not isinstance(value, str) or not _is_numeric(kinds):
+        return value
+    found = number(value)
+    whole = kinds[0] != "bigint" or isinstance(found, int)
+    return found if found is not None and whole else value
 
 
 def _rows_of(answer) -> list:
@@ -2215,12 +2222,13 @@ COMMANDS = {}               # "traces list": Command, in the order of the docume
 class Command:
     """A command: its options, its function, and examples; the function's docstring is its help.
 
-    key: it works with a project's API key instead of a session.
+    key: it works with a project's API key instead of a session; exclusive: two flags that
+    contradict each other.
     """
 
-    def __init__(self, name, function, options, examples, key):
+    def __init__(self, name, function, options, examples, key, exclusive):
         self.name, self.function, self.options, self.examples = name, function, options, examples
-        self.key = key
+        self.key, self.exclusive = key, exclusive
 
     @property
     def help(self):
@@ -2249,10 +2257,10 @@ class Option:
         return self.flags[0].startswith("-") and self.details.get("action") in (None, "append")
 
 
-def command(name, *options, examples=(), key=False):
+def command(name, *options, examples=(), key=False, exclusive=()):
     """Registers a function (client, args) -> result as a command."""
     def register(function):
-        COMMANDS[name] = Command(name, function, options, examples, key)
+        COMMANDS[name] = Command(name, function, options, examples, key, exclusive)
         return function
     return register
 
@@ -2498,12 +2506,11 @@ def _account(session, message=""):
            help="asked for where missing; visible to other users of the machine"),
     Option("--password-stdin", action="store_true", help="read the password from stdin, one line"),
     examples=("twosignal login", "twosignal login -e you@example.com --password-stdin < secret.txt",
-              "twosignal login --url https://twosignal.example.com"))
+              "twosignal login --url https://twosignal.example.com"),
+    exclusive=("--password", "--password-stdin"))
 def login(client, args):
     """Log in and keep the session for the next commands."""
     console = args.console
-    if args.password_stdin and "password" in args.given:
-        raise wrong_usage("--password and --password-stdin cannot be used together")
     if "password" in args.given:
         console.tell("Warning: a password on the command line is visible to other users of this "
                      "machine. Use --password-stdin or TWOSIGNAL_PASSWORD.")
@@ -2732,26 +2739,19 @@ def _wants_scores(args) -> bool:
     return args.format != "table"
 
 
-def _limit(args, default):
-    if args.all and args.limit:
-        raise wrong_usage("--all and --limit cannot be used together")
-    return None if args.all else args.limit or default
-
-
-LIMIT = Option("-n", "-L", "--limit", metavar="N", type=_positive, help="how many at most (20)")
-ALL = Option("--all", action="store_true", help="all of them")
-
-
 @command(
-    "traces list", PROJECT, LIMIT, ALL,
+    "traces list", PROJECT,
+    Option("-n", "-L", "--limit", metavar="N", type=_positive, help="how many at most (20)"),
+    Option("--all", action="store_true", help="all of them"),
     Option("--fail-if-truncated", action="store_true", help="exit 10 if there are more"),
-    *CHOICE, key=True,
+    *CHOICE, key=True, exclusive=("--all", "--limit"),
     examples=("twosignal traces list --project ID --status ERROR",
               "twosignal traces list --project ID --since 24h --all --format jsonl -o traces.jsonl",
               "twosignal traces list --project ID --fields id,name,scores.0.score --format csv"))
 def traces_list(client, args):
     """List the traces of a project, newest first."""
-    choice = Choice(client, args, _limit(args, 20), scores=_wants_scores(args))
+    limit = None if args.all else args.limit or 20
+    choice = Choice(client, args, limit, scores=_wants_scores(args))
 
     def after():
         if choice.more and args.fail_if_truncated:
@@ -3161,11 +3161,10 @@ def evaluators_create(client, args):
 @command("evaluators toggle", PROJECT, _id("evaluator", "evaluator.list"),
          Option("--enable", action="store_true", help="switch it on"),
          Option("--disable", action="store_true", help="switch it off"),
-         examples=("twosignal evaluators toggle ID --project ID --enable",))
+         examples=("twosignal evaluators toggle ID --project ID --enable",),
+         exclusive=("--enable", "--disable"))
 def evaluators_toggle(client, args):
     """Switch an evaluator on or off; without --enable or --disable, turn it over."""
-    if args.enable and args.disable:
-        raise wrong_usage("--enable and --disable cannot be used together")
     enabled = args.enable
     if not args.enable and not args.disable:
         rows = client.rows("evaluator.list", {"projectId": args.project})
@@ -3762,6 +3761,9 @@ def _arguments(name, command, tokens):
     parser = _parser(name, command)
     args = parser.parse_args(_joined(tokens, _everywhere(command)))
     args.given = set(vars(args))
+    if command.exclusive and {_flags(command.options)[flag].name
+                              for flag in command.exclusive} <= args.given:
+        raise wrong_usage("%s and %s cannot be used together" % command.exclusive)
     for option in _everywhere(command):
         if option.name not in args.given:
             value = setting(option.env) if option.env else None

@@ -52,6 +52,26 @@ for method, url, headers, body in REQUESTS:
 json.dump(answers, sys.stdout, indent=2)
 """
 
+# The loop that somebody writes who has no client: all traces of a project as JSON lines.
+LOOP = """\
+import json, sys, urllib.parse, urllib.request
+base, project, cookie = sys.argv[1:]
+cursor = None
+while True:
+    values = {"projectId": project, "limit": 100}
+    if cursor:
+        values["cursor"] = cursor
+    url = base + "/api/trpc/trace.list?input=" + urllib.parse.quote(json.dumps({"json": values}))
+    request = urllib.request.Request(url, headers={"Cookie": cookie})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        page = json.loads(answer.read().decode("utf-8"))["result"]["data"]["json"]
+    for trace in page["traces"]:
+        print(json.dumps(trace))
+    cursor = page.get("nextCursor")
+    if not cursor:
+        break
+"""
+
 # Names of commands (see `Bench.commands`). A goal "<=" bounds ours / theirs, ">=" theirs / ours.
 # The first row is what pip's console script costs before it gets to this client.
 COMPARISONS = [
@@ -67,6 +87,7 @@ COMPARISONS = [
     ("published CLI / traces list --json, copied", "traces copied", "traces published",
      (">=", 3)),
 ]
+MASS = "traces to JSON lines"
 CROWD = "%d processes at once with an expired session" % PROCESSES
 
 
@@ -108,6 +129,14 @@ class Bench:
         with open(path, "w", encoding="utf-8") as file:
             file.write(MINIMAL.format(requests=requests))
         return path
+
+    def cookie(self, server):
+        """The cookie of a session, as a request of the client carries it."""
+        server.clear()
+        self.output(self.commands["version installed"][:-1] + ["orgs", "list"])
+        cookie = server.requests[-1].headers.get("Cookie")
+        server.clear()
+        return cookie
 
     def output(self, command):
         """What the command prints; RuntimeError where it does not work."""
@@ -243,6 +272,39 @@ def crowds(bench):
         yield "published CLI", [program(bench.published, "twosignal"), "orgs", "list", "--json"]
 
 
+def mass(bench, size, folder):
+    """The line for listing so many traces as JSON lines, against the loop: time and memory."""
+    with StandIn(empty=True, names="both") as server:
+        for number in range(size):
+            server.add_trace(name="trace %d" % number, scores=[])
+        bench.environment = clean_environment(make_home(folder, "mass%d" % size, server))
+        client = bench.commands["version installed"][:-1]
+        ours = client + ["traces", "list", "--project", server.project, "--all", "--format",
+                         "jsonl", "--fields", "id,name,status,duration_ms,cost_usd,created_at,tags"]
+        path = os.path.join(folder, "loop.py")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(LOOP)
+        python = bench.commands["pass"][0]
+        theirs = [python, path, server.url, server.project, bench.cookie(server)]
+        times = [[peak(command, bench.environment, folder) for command in (ours, theirs)]
+                 for _ in range(3)]
+    own, other = [statistics.median(row[i][0] for row in times) for i in (0, 1)]
+    return "%-58s %6.2f  %-21s  %6.2f s, %6.2f s; %.0f MB at most (goal ≤ 60)" % (
+        "%s %s / loop in urllib" % (format(size, ","), MASS), own / other,
+        verdict(own / other, "<=", 1.2), own, other, max(row[0][1] for row in times))
+
+
+def peak(command, environment, folder):
+    """Seconds that a command takes, and the megabytes that it needs at most."""
+    begun = time.perf_counter()
+    process = start(command, environment, folder)
+    _, process.returncode, usage = os.wait4(process.pid, 0)
+    if process.returncode:
+        raise RuntimeError("%r failed" % command)
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return time.perf_counter() - begun, usage.ru_maxrss / unit
+
+
 def run(options, folder):
     clean = os.path.abspath(options.venv or os.path.join(folder, "clean"))
     published = os.path.abspath(options.published or os.path.join(folder, "published"))
@@ -258,6 +320,9 @@ def run(options, folder):
         for comparison in COMPARISONS:
             if options.only in comparison[0]:
                 print(compare(bench, comparison, options.runs), flush=True)
+    for size in (1000, options.traces):
+        if hasattr(os, "wait4") and options.only in MASS:
+            print(mass(bench, size, folder), flush=True)
     for name, command in crowds(bench):
         if options.only in CROWD:
             print(crowd(folder, name, command), flush=True)
@@ -269,6 +334,8 @@ def main(argv=None):
     parser.add_argument("--published", metavar="DIR",
                         help="environment of the published client, made if missing")
     parser.add_argument("--runs", type=int, default=11)
+    parser.add_argument("--traces", type=int, default=10000, metavar="N",
+                        help="how many traces the large listing has (100000 for the goal)")
     parser.add_argument("--only", default="", metavar="WORDS", help="only figures with these words")
     options = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):

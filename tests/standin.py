@@ -290,13 +290,22 @@ class Store:
                                       (bindable(id),)).fetchone()
         return found[0] if found else None
 
-    def find(self, table, parent=None, newest=False):
-        """The rows (of one parent), in the order they were added or the newest first; lazily."""
-        query = "SELECT row FROM " + table
+    def find(self, table, parent=None, newest=False, after=None):
+        """The rows (of one parent), in the order they were added or the newest first; lazily.
+
+        after: the ID of the row that the newest first begin below.
+        """
+        query, values = "SELECT row FROM " + table, []
         if parent is not None:
             query += " WHERE parent = ?"
+            values.append(bindable(parent))
+        if after is not None:
+            begun = self.database.execute("SELECT created, number FROM %s WHERE id = ?" % table,
+                                          (bindable(after),)).fetchone()
+            query += " AND created <= ? AND (created < ? OR number < ?)"
+            values += [begun[0], begun[0], begun[1]]
         query += " ORDER BY created DESC, number DESC" if newest else " ORDER BY number"
-        for (text,) in self.database.execute(query, () if parent is None else (bindable(parent),)):
+        for (text,) in self.database.execute(query, values):
             yield load(json.loads(text))
 
     def count(self, table, parent):
@@ -602,16 +611,11 @@ class World:
 
     def page(self, project, given):
         """(rows, cursor of the next page or None) of the traces of a project."""
-        rows = self.store.find("traces", project, newest=True)
-        cursor, limit = given.get("cursor"), given.get("limit", 50)
-        if cursor:
-            if self.store.parent("traces", cursor) != project:
-                raise Refusal("BAD_REQUEST", "Invalid cursor")
-            for row in rows:
-                if row["id"] == cursor:
-                    break
+        cursor, limit = given.get("cursor") or None, given.get("limit", 50)
+        if cursor and self.store.parent("traces", cursor) != project:
+            raise Refusal("BAD_REQUEST", "Invalid cursor")
         kept = []
-        for row in rows:
+        for row in self.store.find("traces", project, newest=True, after=cursor):
             if not self.matches(row, given):
                 continue
             if len(kept) == limit:

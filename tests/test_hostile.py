@@ -1,0 +1,872 @@
+"""Hostile answers: what is not the protocol, metas, secrets, characters that act on a terminal."""
+import copy
+import gzip
+import http.client
+import json
+import os
+import random
+import time
+import unittest
+from unittest import mock
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import tools
+import twosignal
+from servers import Proxy, Scripted, answer, header, reset
+from test_text import BIDI, CONTROLS, SEPARATORS, SURROGATES, UNSAFE
+
+URL = "http://127.0.0.1:9"          # nothing listens there: what is not canned would be refused
+WHEN = "2026-03-14T10:30:00.000Z"
+SPAN = {"id": "e0", "traceId": "d0", "parentSpanId": None, "projectId": "c0", "name": "root",
+        "type": "LLM", "startTime": WHEN, "endTime": WHEN, "durationMs": 900, "input": {"q": "hi"},
+        "output": "ho", "model": "gpt", "modelParameters": {"maxTokens": 5}, "promptTokens": 1,
+        "completionTokens": 2, "totalTokens": 3, "cost": 0.0034, "status": "OK",
+        "errorMessage": "late", "metadata": None, "createdAt": WHEN}
+SCORE = {"id": "f0", "traceId": "d0", "spanId": None, "projectId": "c0", "value": 0.25,
+         "evaluatorName": "helpful", "label": "pass", "reasoning": "because", "createdAt": WHEN}
+TRACE = {"id": "d0", "projectId": "c0", "name": "agent", "startTime": WHEN, "endTime": WHEN,
+         "metadata": {"k": "v"}, "tags": ["one"], "totalCost": 0.0034, "totalTokens": 1250,
+         "status": "OK", "durationMs": 800, "createdAt": WHEN, "sessionId": "s0",
+         "_count": {"spans": 1, "scores": 1}}
+ORG = {"id": "b0", "name": "Acme", "plan": "PRO", "role": "OWNER", "memberCount": 3,
+       "createdAt": WHEN}
+PROJECT = {"id": "c0", "organizationId": "b0", "name": "Support", "description": "d",
+           "createdAt": WHEN}
+EVALUATOR = {"id": "a0", "projectId": "c0", "name": "Has JSON", "type": "JSON_SCHEMA",
+             "config": {"a": 1}, "enabled": True, "createdAt": WHEN}
+ITEM = {"id": "i0", "datasetId": "g0", "input": {"p": "Hi"}, "expectedOutput": 1, "metadata": None,
+        "createdAt": WHEN}
+DATASET = {"id": "g0", "projectId": "c0", "name": "Cases", "description": "d",
+           "_count": {"items": 1}, "createdAt": WHEN}
+KEY = {"id": "k0", "projectId": "c0", "name": "CI", "keyPrefix": "ts_12", "createdBy": "u0",
+       "revokedAt": None, "lastUsedAt": WHEN, "createdAt": WHEN}
+USAGE = {"month": "2026-03", "traceCount": 46000, "spanCount": 180000, "evalRunCount": 900,
+         "projectBreakdown": [{"projectId": "c0", "traceCount": 1, "spanCount": 2,
+                               "evalRunCount": 3}]}
+WORLD = {
+    "organization.list": [ORG], "organization.create": ORG,
+    "project.list": [PROJECT], "project.create": PROJECT,
+    "trace.list": {"traces": [TRACE, dict(TRACE, id="d1")], "nextCursor": None},
+    "trace.getById": dict(TRACE, spans=[SPAN], scores=[SCORE]),
+    "evaluator.list": [EVALUATOR], "evaluator.create": EVALUATOR, "evaluator.update": EVALUATOR,
+    "evaluator.delete": {"success": True},
+    "dataset.list": [DATASET], "dataset.create": DATASET, "dataset.addItem": ITEM,
+    "dataset.getById": dict(DATASET, items=[ITEM]), "dataset.delete": {"success": True},
+    "apiKey.list": [KEY], "apiKey.create": dict(KEY, key="ts_whole_key"),
+    "apiKey.revoke": KEY, "usage.getCurrentMonth": USAGE,
+}
+COMMANDS = [                        # (procedure whose answer is the hostile one, command line)
+    ("organization.list", "orgs list"), ("organization.list", "whoami"),
+    ("organization.create", "orgs create x"), ("organization.list", "usage --org b0"),
+    ("project.list", "projects list --org b0"), ("project.create", "projects create x --org b0"),
+    ("trace.list", "traces list --project c0"), ("trace.getById", "traces get d0 --project c0"),
+    ("evaluator.list", "evaluators list --project c0"),
+    ("evaluator.create", "evaluators create --project c0 -n x --type COST"),
+    ("evaluator.update", "evaluators toggle a0 --project c0 --enable"),
+    ("evaluator.list", "evaluators toggle a0 --project c0"),
+    ("evaluator.delete", "evaluators delete a0 --project c0 -y"),
+    ("dataset.list", "datasets list --project c0"),
+    ("dataset.create", "datasets create --project c0 -n x"),
+    ("dataset.getById", "datasets get g0 --project c0"),
+    ("dataset.addItem", "datasets add-item g0 --project c0 --input 1"),
+    ("dataset.delete", "datasets delete g0 --project c0 -y"),
+    ("apiKey.list", "api-keys list --project c0"),
+    ("apiKey.create", "api-keys create --project c0 -n x"),
+    ("apiKey.revoke", "api-keys revoke k0 --project c0 -y"),
+    ("usage.getCurrentMonth", "usage --org b0"),
+]
+SILENT = ("evaluator.delete", "dataset.delete", "apiKey.revoke")    # what they say is not used
+DEEP = "[" * 1000 + "]" * 1000
+NOT_JSON = [b"", b" ", b"{", b"null null", b"\xff\xfe{}", b'"\xc3("', b"<html><body>Log in",
+            gzip.compress(b'{"result": {"data": {"json": []}}}'), b"NaN",
+            b'{"result": {"data": {"json": NaN}}}', b'{"result": {"data": {"json": [Infinity]}}}',
+            b'{"result": {"data": {"json": 1e999}}}', b'{"result": {"data": {"json": -Infinity}}}',
+            b'{"result": {"data": {"json": %s}}}' % (b"9" * 5000), b"[" * 100000, b'{"a":' * 100000,
+            b'{"result": {"data": {"json": %s}}}' % DEEP.encode(), b"\x00" * 1000, b"%PDF-1.4",
+            '{"result": {"data": {"json": []}}}'.encode("utf-16"), b"\x1f\x8b", b"true", b"5",
+            b'"text"', b"[]", b"{}"]
+WRONG = [None, True, False, 0, -1, 1.5, 10 ** 399, "", "x", "\ud800\x1b", [], {}, [[]], [None],
+         ["x"], {"a": 1}, {"json": None}, [{}], [[[[{}]]]]]
+
+
+def canned(body, status=200, kind="application/json"):
+    headers = http.client.HTTPMessage()
+    headers["Content-Type"] = kind
+    if not isinstance(body, bytes):
+        body = json.dumps(body).encode("ascii")
+    return twosignal.Answer(status, headers, body)
+
+
+def envelope(value, meta=None):
+    data = {"json": value}
+    if meta is not None:
+        data["meta"] = meta
+    return {"result": {"data": data}}
+
+
+def server_of(world, hostile=None, reply=None):
+    """What stands in for Transport.request: a world of procedures; `reply` for the hostile one."""
+    def request(transport, method, url, *args, **kwargs):
+        parts = urlsplit(url)
+        if "/api/v1/auth/" in url:
+            return canned({"data": None, "error": {"code": "UNAUTHORIZED", "message": "no"}}, 401)
+        names = parts.path.rpartition("/")[2].split(",")
+        if hostile in names:
+            return reply
+        if "batch" in parse_qs(parts.query):
+            return canned([envelope(world[name]) for name in names])
+        return canned(envelope(world[names[0]]))
+    return request
+
+
+def paths_in(value, path=()):
+    """The path of each value within a JSON value, itself included."""
+    yield path
+    if isinstance(value, (dict, list)):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            for found in paths_in(value[key], path + (key,)):
+                yield found
+
+
+def replaced(value, path, by):
+    """A copy of a JSON value with another one at that path."""
+    if not path:
+        return by
+    result = copy.deepcopy(value)
+    holder = result
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = by
+    return result
+
+
+class Canned(tools.Case):
+    """A logged-in home and no network: Transport.request is replaced."""
+
+    def setUp(self):
+        super().setUp()
+        self.session = {"access_token": "access-canary.a.b", "refresh_token": "v1.refresh-canary",
+                        "expires_at": int(time.time()) + 10 ** 6, "user_id": "u0",
+                        "user_email": "you@example.com", "project_ref": "ref", "api_url": URL}
+        self.write("home/session.json", self.session)
+        self.write("home/config.json", {"api_url": URL})
+
+    def run_canned(self, request, *args, **kwargs):
+        with mock.patch.object(twosignal.Transport, "request", request):
+            return self.run_cli(*args, **kwargs)
+
+    def assertOneLine(self, result, codes):
+        """One of these exit codes; what it says is one line, and no bug."""
+        self.assertIn(result.code, codes, result)
+        self.assertNotIn("should not have happened", result.err, result)
+        self.assertNotIn("Traceback", result.err, result)
+        if result.code:
+            self.assertEqual(result.err.count("\n"), 1, result)
+            self.assertRegex(result.err, r'\A(Error: |\{"error": )')
+
+    def seeded(self):
+        self.seed = random.SystemRandom().randrange(2 ** 32)
+        return random.Random(self.seed)
+
+
+class NotTheProtocol(Canned):
+    def test_no_json_of_the_protocol(self):
+        """Row 25: what is no JSON, or JSON of something else, is one line and exit code 8."""
+        for procedure, line in COMMANDS:
+            for body in tools.full(NOT_JSON[::3], NOT_JSON):
+                reply = canned(body)
+                for args in (line.split(), line.split() + ["--json"]):
+                    with self.subTest(args=args, body=body[:60]):
+                        result = self.run_canned(server_of(WORLD, procedure, reply), *args)
+                        self.assertOneLine(result, (8,))
+                        self.assertEqual(result.out, "")
+
+    def test_every_body_that_is_no_json(self):
+        """Row 25: each of them, to the end, with the statuses of proxies and captive portals."""
+        for body in NOT_JSON + [b"<!DOCTYPE html><title>\x1b[2J</title>"]:
+            for status in (200, 201, 204, 302, 304, 400, 401, 403, 404, 418, 451):
+                with self.subTest(status=status, body=body[:60]):
+                    reply = canned(body, status, "text/html; charset=\x1b[31m")
+                    result = self.run_canned(
+                        server_of(WORLD, "organization.list", reply), "orgs", "list")
+                    self.assertOneLine(result, (8,))
+
+    def test_over_a_real_connection(self):
+        """Row 25: a captive portal, an unasked-for gzip and bad UTF-8 over HTTP."""
+        html = "<!DOCTYPE html><html><body>Welcome to the Wi-Fi. \x1b[2J</body></html>"
+        for body, status, kind in ((html, 200, "text/html"), (html, 404, "text/html"),
+                                   (html, 511, "text/html"), (b"\xff\xfe", 200, "application/json"),
+                                   (DEEP, 200, "application/json"),
+                                   (gzip.compress(b"{}"), 200, "application/json")):
+            headers = [("Content-Type", kind)]
+            if body[:2] == b"\x1f\x8b":
+                headers.append(("Content-Encoding", "gzip"))
+            with Scripted([answer(body, status, headers)]) as server:
+                session = dict(self.session, api_url=server.url)
+                self.write("home/session.json", session)
+                result = self.run_cli("orgs", "list", "--url", server.url)
+            self.assertOneLine(result, (8,))
+
+    def test_login_with_what_is_not_the_protocol(self):
+        """Row 25: the same for logging in, and nothing is stored."""
+        os.remove(os.path.join(self.home, "session.json"))
+        good = {"data": {"access_token": "aaaa.b.c", "refresh_token": "v1.x", "project_ref": "p",
+                         "expires_at": int(time.time()) + 60, "user": {"id": "u", "email": "e"}}}
+        bodies = list(NOT_JSON)
+        for path in paths_in(good):
+            bodies += [json.dumps(replaced(good, path, wrong)).encode("ascii") for wrong in WRONG]
+        for body in bodies:
+            for status in (200, 201):
+                with self.subTest(status=status, body=body[:300]):
+                    result = self.run_canned(lambda *args, **kwargs: canned(body, status),
+                                             "login", "-e", "a@b.c", "-p", "pass-canary")
+                    stored = self.state("session.json")
+                    if stored:
+                        again = self.run_canned(server_of(WORLD), "orgs", "list")
+                        os.remove(os.path.join(self.home, "session.json"))
+                        self.assertOneLine(again, (0, 4, 8))
+                        for key in ("access_token", "refresh_token", "project_ref", "user_email"):
+                            self.assertTrue(stored[key] and isinstance(stored[key], str), key)
+                        self.assertIsInstance(stored["expires_at"], int)
+                    self.assertEqual(result.code, 0 if stored else 8, result)
+                    self.assertNotIn("should not have happened", result.err)
+
+    def test_wrong_types_in_the_envelope(self):
+        """Row 25: every wrong type at each level above the resource is exit code 8."""
+        for procedure, line in COMMANDS:
+            good = envelope(WORLD[procedure])
+            for path in ((), ("result",), ("result", "data"), ("result", "data", "json")):
+                if path and path[-1] == "json" and procedure in SILENT:
+                    continue
+                for wrong in WRONG:
+                    body = replaced(good, path, wrong)
+                    if path[-1:] == ("json",) and self.fits(WORLD[procedure], wrong):
+                        continue
+                    if procedure in SILENT and path in (("result",), ("result", "data")) and (
+                            isinstance(wrong, dict)):
+                        continue    # nothing, which is what they say, may be left out
+                    for status in (200, 400)[:1 if path[-1:] == ("json",) else 2]:
+                        with self.subTest(line=line, path=path, wrong=repr(wrong)[:40]):
+                            reply = canned(body, status)
+                            result = self.run_canned(server_of(WORLD, procedure, reply),
+                                                     *line.split())
+                            self.assertOneLine(result, (8,))
+
+    @staticmethod
+    def fits(value, wrong):
+        """Whether such a value may stand there: an empty list, an object of unknown fields."""
+        if isinstance(value, list):
+            return wrong == [] or isinstance(wrong, list) and all(
+                isinstance(row, dict) for row in wrong)
+        return isinstance(wrong, dict) or (isinstance(wrong, list) and "traces" in value and all(
+            isinstance(row, dict) for row in wrong))
+
+    def test_wrong_types_in_errors(self):
+        """Row 25: every wrong type at each level of an error is one line and no bug."""
+        good = {"error": {"json": {"message": "m", "code": -32600, "data": {
+            "code": "BAD_REQUEST", "httpStatus": 400, "path": "x"}}}}
+        zod = [{"path": ["a"], "message": "m", "options": ["x"], "values": ["y"]}]
+        messages = [json.dumps(replaced(zod, path, wrong))
+                    for path in paths_in(zod) for wrong in WRONG]
+        bodies = [replaced(good, path, wrong) for path in paths_in(good) for wrong in WRONG]
+        bodies += [replaced(good, ("error", "json", "message"), text) for text in messages]
+        bodies += [replaced(good, ("error", "json", "message"), text)
+                   for text in (DEEP, "[" * 50000, "9" * 5000, "m" * 10 ** 6, "[NaN]")]
+        for body in bodies:
+            for status in (200, 400, 401, 403, 404, 429, 500):
+                if status != 400 and dice_skips(body, status):
+                    continue
+                with self.subTest(status=status, body=repr(body)[:200]):
+                    reply = canned(body, status)
+                    result = self.run_canned(server_of(WORLD, "organization.list", reply),
+                                             "orgs", "list")
+                    self.assertIn(result.code, (1, 3, 4, 5, 6, 7, 8), result)
+                    self.assertNotIn("should not have happened", result.err)
+                    self.assertEqual(result.err.count("Error: "), 1)
+                    self.assertTrue(all(line.startswith("  ")
+                                        for line in result.err.splitlines()[1:]), result)
+
+    def test_an_error_with_status_200_and_nothing_in_it(self):
+        """Row 25: an error object that names no error is not the protocol."""
+        for error in ({"json": {}}, {"json": {"message": 5}}, {"x": 1}):
+            reply = canned({"error": error}, 200)
+            result = self.run_canned(server_of(WORLD, "organization.list", reply), "orgs", "list")
+            self.assertOneLine(result, (8,))
+
+    def test_wrong_types_in_resources(self):
+        """Row 25: every wrong type at each level of a resource is shown, or exit code 8."""
+        dice = self.seeded()
+        cases = [(line, procedure, path, wrong) for procedure, line in COMMANDS
+                 for path in paths_in(WORLD[procedure]) for wrong in WRONG]
+        for line, procedure, path, wrong in dice.sample(cases, tools.full(700, len(cases))):
+            body = envelope(replaced(WORLD[procedure], path, wrong))
+            for args in (line.split(), line.split() + ["--json"]):
+                with self.subTest(seed=self.seed, args=args, path=path, wrong=repr(wrong)[:40]):
+                    result = self.run_canned(server_of(WORLD, procedure, canned(body)), *args)
+                    self.assertOneLine(result, (0, 6, 8))
+                    if result.code == 0 and "--json" in args:
+                        json.loads(result.out)
+
+    def test_numbers_of_any_size(self):
+        """Row 25: numbers that no float holds, in each number's place."""
+        for procedure, line in COMMANDS:
+            for path in paths_in(WORLD[procedure]):
+                for wrong in (10 ** 309, -10 ** 399, 1e308, "1" * 400, 5e-324, 10 ** 19):
+                    value = WORLD[procedure]
+                    for key in path:
+                        value = value[key]
+                    if isinstance(value, bool) or not isinstance(value, (int, float)):
+                        continue
+                    body = envelope(replaced(WORLD[procedure], path, wrong))
+                    with self.subTest(line=line, path=path, wrong=str(wrong)[:20]):
+                        result = self.run_canned(server_of(WORLD, procedure, canned(body)),
+                                                 *line.split())
+                        self.assertOneLine(result, (0, 8))
+
+    def test_keys_of_any_spelling(self):
+        """Row 25: keys in other cases, empty ones and those of Python's own names."""
+        def spelled(value, spell):
+            if isinstance(value, dict):
+                return {spell(key): spelled(one, spell) for key, one in value.items()}
+            return [spelled(one, spell) for one in value] if isinstance(value, list) else value
+        for spell in (str.upper, str.title, lambda key: key + " ", twosignal.snake,
+                      lambda key: key[:1].upper() + key[1:], lambda key: "_" + key,
+                      lambda key: "\x1b" + key, lambda key: "__class__"):
+            for procedure, line in COMMANDS:
+                body = envelope(spelled(WORLD[procedure], spell))
+                with self.subTest(line=line, key=spell("key")):
+                    result = self.run_canned(server_of(WORLD, procedure, canned(body)),
+                                             *line.split())
+                    self.assertOneLine(result, (0, 6, 8))
+
+    def test_deep_data(self):
+        """Row 25: data of any depth is shown, or one line and exit code 8, in table and JSON."""
+        for depth in (50, 200, 300, 500, 800, 950, 990, 1000, 3000, 20000):
+            for what in ('{"id": "d0", "metadata": %s}', '{"id": "d0", "other": %s}'):
+                for deep in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
+                    text = '{"result": {"data": {"json": %s}}}' % (what % deep)
+                    reply = canned(text.encode("ascii"))
+                    for args in (("traces", "get", "d0", "--project", "c0"),
+                                 ("traces", "get", "d0", "--project", "c0", "--json")):
+                        result = self.run_canned(server_of(WORLD, "trace.getById", reply), *args)
+                        self.assertOneLine(result, (0,) if depth <= 50 else (0, 8))
+
+    def test_half_characters(self):
+        """Row 25: lone surrogates come out as text in tables and as escapes in JSON."""
+        body = b'{"result": {"data": {"json": [{"id": "\\ud800", "name": "a\\udfffb"}]}}}'
+        request = server_of(WORLD, "organization.list", canned(body))
+        result = self.assertOk(self.run_canned(request, "orgs", "list"))
+        self.assertIn("\\ud800", result.out)
+        self.assertIn("a\\udfffb", result.out)
+        result = self.assertOk(self.run_canned(request, "orgs", "list", "--json"))
+        self.assertEqual(result.json, [{"id": "\ud800", "name": "a\udfffb"}])
+        self.assertIn("a\\udfffb", result.out)
+
+    def test_nothing_of_json_is_left_open(self):
+        """Row 25: a listing that fails at its first row prints no half of a document."""
+        deep = "[" * 700 + "]" * 700
+        body = '{"result": {"data": {"json": [{"id": "x", "config": %s}]}}}' % deep
+        reply = canned(body.encode("ascii"))
+        result = self.run_canned(server_of(WORLD, "evaluator.list", reply),
+                                 "evaluators", "list", "--project", "c0", "--json")
+        self.assertOneLine(result, (0, 8))
+        if result.code:
+            self.assertEqual(result.out, "")
+
+    def test_batches_of_the_wrong_shape(self):
+        """Row 25: a batch is not taken for its scores unless each answer has the right type."""
+        scored = envelope(dict(TRACE, scores=[SCORE]))
+        for batch in (None, 5, "x", {}, [], [scored], [scored] * 3, [scored, None], [scored, []],
+                      [scored, {"result": {}}], [scored, envelope(None)], [scored, envelope([])],
+                      [scored, envelope({"scores": None})], [scored, envelope({"scores": [5]})],
+                      [scored, envelope({"scores": []})], [{"error": "x"}] * 2):
+            reply = canned(batch)
+            result = self.run_canned(server_of(WORLD, "trace.getById", reply), "traces", "list",
+                                     "--project", "c0", "--json")
+            with self.subTest(batch=repr(batch)[:80]):
+                self.assertOneLine(result, (8,))
+
+
+def dice_skips(body, status):
+    """Leaves out most of the other statuses in the short run, always the same ones."""
+    return tools.full(sum(repr(body).encode("utf-8", "replace")) + status, 0) % 12
+
+
+class Metas(unittest.TestCase):
+    """superjson's meta, against an oracle of its own."""
+
+    KINDS = (["Date"], ["undefined"], ["bigint"], ["number"], ["set"], ["map"], ["regexp"],
+             [["custom", "Decimal.js"]], [["class", "x"]], ["map", {"0.1": ["set"]}], "bigint",
+             [], [[]], None, 5, {}, [None], [["bigint"]], ["symbol"], [{}], True, ["Error"])
+    NUMERIC = (["bigint"], ["number"], [["custom", "Decimal.js"]])
+    TEXTS = ("12", "-5", "0.0034", "NaN", "Infinity", "-0", "1e3", "x", "", "9" * 5000, "1.", ".5",
+             "2026-03-14T10:30:00.000Z", "\u0663", "1_0", " 7", "1\n")
+    KEYS = ("a", "b", "cost", "a.b", "0", "1", "", "a\\b", "__class__", "json")
+
+    def value(self, dice, depth=3):
+        kind = dice.randrange(8 if depth else 4)
+        if kind > 5:
+            return {dice.choice(self.KEYS): self.value(dice, depth - 1) for _ in range(4)}
+        if kind > 3:
+            return [self.value(dice, depth - 1) for _ in range(3)]
+        return dice.choice(self.TEXTS) if kind else dice.choice((None, True, 7, 1.5))
+
+    def path(self, dice):
+        parts = [dice.choice(self.KEYS + ("-1", "00", "999999999999", "\u0663", "+1", "1e0"))
+                 for _ in range(dice.randrange(5))]
+        text = ".".join(part.replace(".", "\\.") for part in parts)
+        return dice.choice((text, text, text, text + ".", "." + text, text + "\\", ".." + text))
+
+    def meta(self, dice):
+        values = {self.path(dice): dice.choice(self.KINDS) for _ in range(dice.randrange(8))}
+        meta = {"values": values, "v": dice.choice((1, None, "x")),
+                "referentialEqualities": dice.choice(({}, {"a": ["b"]}, [], 5))}
+        return dice.choice((meta, meta, meta, meta, meta, {"values": dice.choice(self.KINDS)},
+                            dice.choice(self.KINDS)))
+
+    def differences(self, before, after, path=()):
+        """(path, before, after) of each value that is not the same, in type too."""
+        if type(before) is not type(after):
+            return [(path, before, after)]
+        if isinstance(before, dict):
+            self.assertEqual(list(before), list(after))
+            return [found for key in before
+                    for found in self.differences(before[key], after[key], path + (key,))]
+        if isinstance(before, list):
+            self.assertEqual(len(before), len(after))
+            return [found for place, (one, other) in enumerate(zip(before, after))
+                    for found in self.differences(one, other, path + (str(place),))]
+        return [] if before == after else [(path, before, after)]
+
+    def test_only_what_a_meta_names_is_changed(self):
+        """Row 26: 500 generated metas: no crash, and no other field is changed."""
+        seed = random.SystemRandom().randrange(2 ** 32)
+        dice = random.Random(seed)
+        changed = 0
+        with self.subTest(seed=seed):
+            for _ in range(tools.full(1500, 20000)):
+                before, meta = self.value(dice), self.meta(dice)
+                kept = json.dumps(meta)
+                after = twosignal.superjson(copy.deepcopy(before), meta)
+                self.assertEqual(json.dumps(meta), kept, "the meta was changed")
+                for path, old, new in self.differences(before, after):
+                    changed += 1
+                    with self.subTest(value=before, meta=meta, path=path):
+                        self.assertIsInstance(old, str)
+                        self.assertNotIsInstance(new, (str, bool))
+                        self.assertIsInstance(new, (int, float))
+                        self.assertEqual(new, float(old))
+                        values = meta["values"]
+                        name = ".".join(part.replace(".", "\\.") for part in path)
+                        kind = values.get(name) if isinstance(values, dict) else values
+                        self.assertIn((kind or [])[:1], self.NUMERIC)
+        self.assertGreater(changed, 20, "the generator makes no metas that fit")
+
+    def test_what_metas_are_for(self):
+        value = {"n": ["12"], "cost": "0.0034", "a.b": "5", "when": WHEN, "m": {"NaN": "NaN"}}
+        meta = {"values": {"n.0": ["bigint"], "cost": [["custom", "Decimal.js"]],
+                           "a\\.b": ["number"], "when": ["Date"], "m.NaN": ["number"]}}
+        self.assertEqual(twosignal.superjson(value, meta), {
+            "n": [12], "cost": 0.0034, "a.b": 5, "when": WHEN, "m": {"NaN": "NaN"}})
+        self.assertEqual(twosignal.superjson("12", {"values": ["bigint"]}), 12)
+
+    def test_paths_that_only_resemble_a_field(self):
+        """Row 26: a path with an empty part or a lone backslash is not another field's."""
+        for path in ("a..b", ".a.b", "a.b.", "a.b\\", "a\\.b", "a.\\b", "A.B", "a. b", "a"):
+            value = {"a": {"b": "1"}}
+            with self.subTest(path=path):
+                self.assertEqual(twosignal.superjson(value, {"values": {path: ["bigint"]}}),
+                                 {"a": {"b": "1"}})
+
+    def test_large_metas(self):
+        """Row 26: a long path, many paths and a number of a million digits do no harm."""
+        value = {"a": "1", "b": "9" * 10 ** 6}
+        meta = {"values": {"a." * 10 ** 5: ["bigint"], "b": ["bigint"], "\\" * 10 ** 5: ["x"]}}
+        meta["values"].update(("a.%d" % number, ["number"]) for number in range(10 ** 4))
+        self.assertEqual(twosignal.superjson(dict(value), meta), value)
+
+
+ACCESS, REFRESH, PASSWORD = "aaaa.canary-access.cccc", "v1.canary-refresh", 'canary "pass" 100%/+'
+CANARIES = [ACCESS, REFRESH, PASSWORD, quote(PASSWORD, safe=""), quote(PASSWORD), "canary"]
+LEVELS = ([], ["--json"], ["--debug"], ["--json", "--debug"])
+
+
+def echoes(connection, request):
+    """The texts that carry back what a request carried: its cookie, its body, its token."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    cookie = header(request, "Cookie") or ""
+    token = header(request, "Authorization") or ""
+    return " ".join((cookie, unquote(cookie), token, body.decode("utf-8")))
+
+
+def echo(form):
+    def reply(connection, request):
+        connection.sendall(form(echoes(connection, request)))
+    return reply
+
+
+def trpc_error(code, status):
+    return lambda text: answer({"error": {"json": {"message": text, "code": -1, "data": {
+        "code": code, "httpStatus": status, "path": text}}}}, status)
+
+
+def zod_error(text):
+    return trpc_error("BAD_REQUEST", 400)(json.dumps([
+        {"path": [text, "a"], "message": text, "options": [text]}]))
+
+
+ECHOES = {
+    "refused": trpc_error("BAD_REQUEST", 400), "forbidden": trpc_error("FORBIDDEN", 403),
+    "not found": trpc_error("NOT_FOUND", 404), "unauthorized": trpc_error("UNAUTHORIZED", 401),
+    "conflict": trpc_error("CONFLICT", 409), "limited": trpc_error("TOO_MANY_REQUESTS", 429),
+    "failed": trpc_error("INTERNAL_SERVER_ERROR", 500), "zod": zod_error,
+    "no procedure": lambda text: trpc_error("NOT_FOUND", 404)(
+        'No procedure found on path "%s"' % text),
+    "web page": lambda text: answer("<html>%s</html>" % text, 502, [("Content-Type", "text/html")]),
+    "kind": lambda text: answer("x", 200, [("Content-Type", text.replace(";", " "))]),
+    "status line": lambda text: answer("x", 404, reason=text),
+    "redirect": lambda text: answer("", 302, [("Location", "http://else.example/" + text)]),
+    "quoted redirect": lambda text: answer("", 307, [
+        ("Location", "https://else.example/?" + quote(text, safe=""))]),
+    "same redirect": lambda text: answer("", 301, [("Location", "/api/" + quote(text))]),
+    "rest error": lambda text: answer({"data": None, "error": {"code": text, "message": text}},
+                                      400),
+    "rest failure": lambda text: answer({"data": None, "error": {"code": "X", "message": text}},
+                                        500),
+    "garbage": lambda text: text.encode("utf-8") + b"\r\n\r\n",
+    "bad header": lambda text: b"HTTP/1.1 200 OK\r\n" + text.encode("utf-8") + b"\r\n\r\n",
+    "cut": lambda text: answer({"result": text})[:-5],
+    "half a login": lambda text: answer({"data": {"access_token": ACCESS, "refresh_token": text}}),
+}
+
+
+class Secrets(tools.Case):
+    """Canary tokens and passwords: none of them may come out again."""
+
+    def store(self, url, lasts=10 ** 6):
+        self.write("home/config.json", {"api_url": url})
+        self.write("home/session.json", {
+            "access_token": ACCESS, "refresh_token": REFRESH, "project_ref": "ref",
+            "expires_at": int(time.time()) + lasts, "user_id": "u0", "user_email": "you@b.c",
+            "api_url": url})
+
+    def assertSecret(self, result, out=True):
+        self.assertNotIn("Traceback", result.err, result)
+        for canary in CANARIES:
+            self.assertNotIn(canary, result.err)
+            self.assertFalse(out and canary in result.out, result)
+
+    def each_level(self, reply, lines, lasts=10 ** 6, **kwargs):
+        for line in lines:
+            for level in LEVELS:
+                with Scripted(reply) as server:
+                    self.store(server.url, lasts)
+                    result = self.run_cli(*(line + level), **kwargs)
+                    with self.subTest(line=line, level=level):
+                        self.assertNotEqual(result.code, 0, result)
+                        self.assertTrue(server.requests)
+                        self.assertSecret(result)
+
+    def test_a_server_that_echoes_the_session(self):
+        """Row 34: tokens and cookies that a server or a proxy sends back are masked."""
+        lines = tools.full([["orgs", "list"]], [
+            ["orgs", "list"], ["orgs", "create", "x"], ["traces", "list", "--project", "p"],
+            ["datasets", "delete", "x", "--project", "p", "-y"], ["whoami"]])
+        for name, form in ECHOES.items():
+            with self.subTest(echo=name):
+                self.each_level(echo(form), lines)
+
+    def test_a_server_that_echoes_the_refresh(self):
+        """Row 34: the same while the session is refreshed."""
+        for name, form in ECHOES.items():
+            with self.subTest(echo=name):
+                self.each_level(echo(form), [["orgs", "list"]], lasts=-100)
+
+    def test_a_server_that_echoes_the_login(self):
+        """Row 34: the same for the password, whichever way it was given."""
+        ways = [(["-p", PASSWORD], {}), (["--password-stdin"], {"stdin": PASSWORD + "\n"}),
+                ([], {"env": {"TWOSIGNAL_PASSWORD": PASSWORD}})]
+        for name, form in ECHOES.items():
+            for arguments, given in ways:
+                with self.subTest(echo=name, arguments=arguments[:1]):
+                    self.each_level(echo(form), [["login", "-e", "a@b.c"] + arguments], **given)
+
+    def test_a_server_that_echoes_the_logout(self):
+        """Row 34: the same for the token that logging out sends."""
+        for name, form in ECHOES.items():
+            for level in LEVELS:
+                with Scripted(echo(form)) as server:
+                    self.store(server.url)
+                    result = self.run_cli("logout", *level)
+                    with self.subTest(echo=name, level=level):
+                        self.assertSecret(result)
+
+    def test_connections_that_break(self):
+        """Row 34: no secret in what is said when there is no answer at all."""
+        for reply in (reset, None, b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", b"\r\n"):
+            self.each_level(reply, [["orgs", "list"], ["orgs", "create", "x"]])
+            self.each_level(reply, [["orgs", "list"]], lasts=-100)
+            self.each_level(reply, [["login", "-e", "a@b.c", "-p", PASSWORD]])
+
+    def test_new_tokens_are_masked_too(self):
+        """Row 34: tokens that this run got are as secret as those it found."""
+        new = {"access_token": "aaaa.canary-new-access.c", "refresh_token": "v1.canary-new-refresh",
+               "expires_at": int(time.time()) + 3600, "user": {"id": "u", "email": "a@b.c"},
+               "project_ref": "ref"}
+        text = " ".join((new["access_token"], new["refresh_token"]))
+        for level in LEVELS:
+            with Scripted([answer({"data": new}), trpc_error("CONFLICT", 409)(text)]) as server:
+                self.store(server.url, -100)
+                result = self.run_cli("orgs", "list", *level)
+                self.assertEqual(len(server.requests), 2)
+                self.assertFails(result, 1)
+                self.assertSecret(result)
+
+    def test_a_proxy_with_a_password(self):
+        """Row 34: the user and the password of a proxy are not shown."""
+        with Proxy("canaryuser", "canarypass") as proxy:
+            for password in ("canarypass", "canarywrong"):
+                place = "http://canaryuser:%s@127.0.0.1:%d" % (password, proxy.port)
+                env = {"http_proxy": place, "https_proxy": place, "NO_PROXY": None,
+                       "no_proxy": None}
+                for url in ("http://127.0.0.1:9", "https://127.0.0.1:9"):
+                    for level in LEVELS:
+                        self.store(url)
+                        result = self.run_cli("orgs", "list", *level, env=env)
+                        with self.subTest(url=url, level=level, password=password):
+                            self.assertNotEqual(result.code, 0)
+                            self.assertSecret(result)
+            self.assertTrue(proxy.seen)
+        for place in ("socks5://u:canary@h:1", "http://u:canary@h:port", "ftp://canary@h"):
+            self.store("http://127.0.0.1:9")
+            result = self.run_cli("orgs", "list", "--debug", env={
+                "http_proxy": place, "NO_PROXY": None})
+            self.assertNotEqual(result.code, 0)
+            self.assertSecret(result)
+
+    def test_a_password_in_an_address(self):
+        """Row 34: the password of an address that cannot be used is not shown."""
+        for address in ("https://me:canary@host.example", "me:canary@host.example",
+                        "https://canary@host.example/x", "ftp://me:canary@host.example"):
+            for level in LEVELS:
+                for args, env in ((["--url", address], {}), ([], {"TWOSIGNAL_URL": address})):
+                    result = self.run_cli("orgs", "list", *(args + level), env=env)
+                    with self.subTest(address=address, args=args, level=level):
+                        self.assertFails(result, 2)
+                        self.assertSecret(result)
+        self.write("home/config.json", {"api_url": "https://me:canary@host.example"})
+        self.assertSecret(self.run_cli("orgs", "list"))
+
+    def test_mistakes_on_the_command_line(self):
+        """Row 34: a password stays unseen when something else about the command is wrong."""
+        for args in (["login", "-p", "canary", "--bogus"], ["login", "--password=canary", "-x"],
+                     ["login", "-pcanary", "--timeout", "abc"], ["-p", "canary", "nonsense"],
+                     ["login", "-p", "canary\udcff"], ["login", "--password=canary\udcff"],
+                     ["login", "-p", "canary", "--url", "ftp://x"],
+                     ["login", "-p", "canary", "--password-stdin"]):
+            for level in LEVELS:
+                result = self.run_cli(*(args + level), env={"TWOSIGNAL_URL": "http://127.0.0.1:9"})
+                with self.subTest(args=args, level=level):
+                    self.assertEqual(result.code, 2, result)
+                    self.assertSecret(result)
+
+    def test_damaged_files(self):
+        """Row 34: a damaged session file is named, not quoted."""
+        session = {"access_token": ACCESS, "refresh_token": REFRESH, "project_ref": "canary/..",
+                   "expires_at": 9e9}
+        for content in (json.dumps(session), json.dumps(session)[:-3], '"%s"' % ACCESS,
+                        json.dumps(dict(session, project_ref="r", access_token=ACCESS + "\n")),
+                        json.dumps(dict(session, project_ref="r", expires_at=REFRESH))):
+            for level in LEVELS:
+                self.write("home/session.json", content)
+                for args in (["orgs", "list"], ["whoami"], ["logout"]):
+                    result = self.run_cli(*(args + level), env={
+                        "TWOSIGNAL_URL": "http://127.0.0.1:9"})
+                    self.assertSecret(result)
+
+    def test_bugs(self):
+        """Row 34: the message and the traceback of a bug are masked."""
+        def broken(*args, **kwargs):
+            raise RuntimeError("%s %r %s" % (ACCESS, {"cookie": REFRESH}, PASSWORD))
+        for line, lasts in ((["orgs", "list"], 10 ** 6), (["orgs", "list"], -100),
+                            (["login", "-e", "a@b.c", "-p", PASSWORD], 10 ** 6)):
+            for level in LEVELS:
+                self.store("http://127.0.0.1:9", lasts)
+                client = mock.patch.object(twosignal.Transport, "request", broken)
+                with client:
+                    result = self.run_cli(*(line + level))
+                known = [ACCESS, REFRESH] if line[0] == "orgs" else [PASSWORD]
+                self.assertEqual(result.code, 1)
+                for canary in known:
+                    self.assertNotIn(canary, result.err, result)
+
+    def test_what_is_shown_on_purpose(self):
+        """Row 34: who is logged in is shown without any token."""
+        self.store("http://127.0.0.1:9")
+        with mock.patch.object(twosignal.Transport, "request", server_of(WORLD)):
+            for args in (["whoami"], ["whoami", "--json"], ["whoami", "--debug"], ["logout"]):
+                result = self.run_cli(*args)
+                if args != ["logout"]:
+                    self.assertOk(result)
+                self.assertSecret(result)
+
+
+class Characters(Canned):
+    """Characters that act on a terminal, in each text that a server or a file can choose."""
+
+    ALL = "".join(UNSAFE)
+
+    def tainted(self, value, taint):
+        """The value with the taint in the middle of each text, keys of own data included."""
+        if isinstance(value, str):
+            return value[:1] + taint + value[1:]
+        if isinstance(value, list):
+            return [self.tainted(one, taint) for one in value]
+        if isinstance(value, dict):
+            return {key: self.tainted(one, taint) for key, one in value.items()}
+        return value
+
+    def assertSafe(self, *texts):
+        for text in texts:
+            found = set(text) & set(UNSAFE)
+            self.assertLessEqual(found, {"\n"}, text)
+
+    def each_output(self, world, taint):
+        for procedure, line in COMMANDS:
+            for level in ([], ["--json"], ["--debug"], ["--no-color"]):
+                with self.subTest(line=line, level=level, taint=repr(taint)[:40]):
+                    result = self.run_canned(server_of(world), *(line.split() + level))
+                    self.assertIn(result.code, (0, 6), result)
+                    self.assertSafe(result.out, result.err)
+                    if level == ["--json"] and result.code == 0:
+                        json.loads(result.out)
+
+    def test_every_character_in_every_field(self):
+        """Row 35: no table and no JSON carries one of them, whichever field it is in."""
+        world = {name: self.tainted(value, self.ALL) for name, value in WORLD.items()}
+        self.each_output(world, self.ALL)
+        for character in tools.full(["\x1b", "\x9b", "\u202e", "\r"], UNSAFE):
+            world = {name: self.tainted(value, character) for name, value in WORLD.items()}
+            self.each_output(world, character)
+
+    def test_every_character_in_keys(self):
+        """Row 35: the names of fields are a server's choice too."""
+        def keyed(value):
+            if isinstance(value, dict):
+                found = {key: keyed(one) for key, one in value.items()}
+                found.update({"new" + self.ALL: {"k" + self.ALL: self.ALL}})
+                return found
+            return [keyed(one) for one in value] if isinstance(value, list) else value
+        self.each_output({name: keyed(value) for name, value in WORLD.items()}, "in keys")
+
+    def test_the_fields_are_really_shown(self):
+        """Row 35: what the tables show of a hostile text is the text, made safe."""
+        for procedure, line, fields in (
+                ("organization.list", "orgs list", ("id", "name", "plan", "role")),
+                ("project.list", "projects list --org b0", ("id", "name", "createdAt")),
+                ("trace.list", "traces list --project c0", ("id", "status", "createdAt")),
+                ("evaluator.list", "evaluators list --project c0", ("id", "name", "type")),
+                ("dataset.list", "datasets list --project c0", ("id", "name")),
+                ("apiKey.list", "api-keys list --project c0", ("id", "keyPrefix", "name")),
+                ("trace.getById", "traces get d0 --project c0", ("name", "sessionId", "status")),
+                ("dataset.getById", "datasets get g0 --project c0", ("name", "description")),
+                ("usage.getCurrentMonth", "usage --org b0", ("month",))):
+            for field in fields:
+                for character in ("\x1b", "\x9b", "\u202e", "\n"):
+                    text = "<%s%s>" % (field, character)
+                    value = copy.deepcopy(WORLD[procedure])
+                    row = value[0] if isinstance(value, list) else value
+                    if procedure == "trace.list":
+                        row = value["traces"][0]
+                    row[field] = text
+                    result = self.assertOk(self.run_canned(
+                        server_of(dict(WORLD, **{procedure: value})), *line.split(), columns=200))
+                    self.assertIn("<%s%s>" % (field, twosignal.plain(character)), result.out)
+
+    def test_errors(self):
+        """Row 35: no error message of a server acts on the terminal, as a line and as JSON."""
+        text = "a" + self.ALL + "b"
+        bodies = [({"message": text, "data": {"code": code, "httpStatus": status, "path": text}},
+                   status) for status, code in sorted(twosignal.STATUS_CODES.items())]
+        bodies += [({"message": text, "data": {"code": text, "httpStatus": 418}}, 418),
+                   ({"message": text, "data": {}}, 500)]
+        problem = [{"path": [text, 1], "message": text, "options": [text, {text: text}]}]
+        bodies.append(({"message": json.dumps(problem), "data": {"code": "BAD_REQUEST"}}, 400))
+        for error, status in bodies:
+            for args in (["orgs", "list"], ["orgs", "list", "--json"], ["orgs", "list", "--debug"]):
+                reply = canned({"error": {"json": error}}, status)
+                result = self.run_canned(server_of(WORLD, "organization.list", reply), *args)
+                self.assertNotEqual(result.code, 0)
+                self.assertSafe(result.err, result.out)
+                self.assertNotIn("should not have happened", result.err)
+                if "--json" in args:
+                    self.assertEqual(result.error["exit_code"], result.code)
+
+    def test_what_stands_in_headers(self):
+        """Row 35: content types, reasons and redirects over a real connection."""
+        taint = bytes(code for code in range(256) if code not in (10, 13))
+        for reply in (answer("x", 200, [("Content-Type", "text/html")]).replace(
+                          b"text/html", b"a" + taint + b"b"),
+                      answer("x", 302, [("Location", "TAINT")]).replace(
+                          b"TAINT", b"http://" + taint + b".example/"),
+                      answer("x", 307, [("Location", "TAINT")]).replace(
+                          b"TAINT", b"http://else.example/" + taint),
+                      answer("x", 404).replace(b"Scripted", taint),
+                      b"HTTP/1.1 " + taint + b"\r\n\r\n", taint + b"\r\n\r\n",
+                      b"HTTP/1.1 200 OK\r\n" + taint + b"\r\n\r\n"):
+            for level in LEVELS:
+                with Scripted(reply) as server:
+                    self.write("home/session.json", dict(self.session, api_url=server.url))
+                    result = self.run_cli("orgs", "list", "--url", server.url, *level)
+                    self.assertNotEqual(result.code, 0)
+                    self.assertSafe(result.err, result.out)
+                    self.assertNotIn("should not have happened", result.err)
+
+    def test_questions(self):
+        """Row 35: the question before something is deleted shows a safe name and a safe ID."""
+        for line, procedure in (("evaluators delete", "evaluator.list"),
+                                ("datasets delete", "dataset.list"),
+                                ("api-keys revoke", "apiKey.list")):
+            for character in [self.ALL] + tools.full(["\x1b", "\n", "\u202e"], UNSAFE):
+                # A command line cannot carry NUL and half characters; the name can.
+                wanted = "id" + character.replace("\x00", "")
+                for half in SURROGATES:
+                    wanted = wanted.replace(half, "")
+                row = dict(WORLD[procedure][0], id=wanted, name="n" + character)
+                request = server_of(dict(WORLD, **{procedure: [row]}))
+                result = self.run_canned(request, *(line.split() + [wanted, "--project", "c0"]),
+                                         stdin="n\n", tty=True)
+                self.assertEqual(result.code, 1, result)
+                self.assertIn('"n' + twosignal.plain(character), result.err)
+                self.assertSafe(result.err, result.out)
+
+    def test_the_session_file(self):
+        """Row 35: what a shared file holds is not trusted either."""
+        for key in ("user_email", "user_id"):
+            self.write("home/session.json", dict(self.session, **{key: "x" + self.ALL}))
+            for level in ([], ["--json"]):
+                result = self.assertOk(self.run_canned(server_of(WORLD), "whoami", *level))
+                self.assertSafe(result.out, result.err)
+        for key in ("project_ref", "api_url", "access_token"):
+            self.write("home/session.json", dict(self.session, **{key: "x" + self.ALL}))
+            result = self.run_canned(server_of(WORLD), "whoami")
+            self.assertNotEqual(result.code, 0)
+            self.assertSafe(result.out, result.err)
+
+    def test_what_the_user_types(self):
+        """Row 35: arguments that come from elsewhere, such as a script's variables, are safe."""
+        typed = "".join(CONTROLS[1:] + BIDI + SEPARATORS)
+        for args in (["orgs", typed], [typed], ["orgs", "list", typed], ["orgs", "list", "--url",
+                     typed], ["orgs", "list", "--timeout", typed], ["orgs", "list", "--" + typed],
+                     ["traces", "list", "--project", "x", "--status", typed],
+                     ["traces", "list", "--project", "x", "--limit", typed],
+                     ["orgs", "list", "--ca-cert", typed], ["datasets", "add-item", "x",
+                     "--project", "x", "--input", "@" + typed]):
+            for level in LEVELS:
+                result = self.run_cli(*(args + level))
+                self.assertNotEqual(result.code, 0)
+                self.assertSafe(result.out, result.err)
+
+
+if __name__ == "__main__":
+    unittest.main()
