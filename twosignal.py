@@ -251,7 +251,7 @@ def moment(timestamp):
 
 
 def _seconds_of(match):
-    """Unix seconds of what _TIMESTAMP matched, without the fraction; None for a day that is none."""
+    """Unix seconds of what _TIMESTAMP matched, without the fraction; None for no real day."""
     import datetime
     parts = [int(part) for part in match.groups()[:6]]
     try:
@@ -2884,7 +2884,7 @@ def traces_check(client, args):
               for value in _as_list(getattr(args, option))]
     if not wanted and not args.min_count:
         raise wrong_usage("No check was given",
-                          "Use --max-error-rate, --min-score, --max-p95, --max-cost or --min-count.")
+                          "Use --max-error-rate, --min-score, --max-p95 or another of --help.")
     tally = Tally()
     choice = Choice(client, args, args.limit, scores=bool(args.min_score))
     with _report_file(args.junit) as report:
