@@ -669,17 +669,33 @@ def bar(used, limit, columns=20) -> str:
 
 def setting(name: str):
     """An environment variable; None where it is unset or empty."""
-    return os.environ.get(name, "").strip() or None
+    return as_utf8(os.environ.get(name, ""), name).strip() or None
+
+
+def as_utf8(text, what) -> str:
+    """An argument or variable, which Python decodes by the locale, as what its bytes are in UTF-8.
+
+    Raises a usage error where they are not.
+    """
+    try:
+        text.encode("utf-8")
+        return text
+    except UnicodeEncodeError:
+        pass
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        raise wrong_usage("%s is not UTF-8: %s" % (what, plain(text)))
 
 
 def home() -> str:
     """The directory of the session and the config file: absolute, not necessarily there."""
-    given = setting("TWOSIGNAL_HOME")
-    if given:
-        return os.path.abspath(os.path.expanduser(given))
     if not os.environ.get("HOME"):
         os.environ.pop("HOME", None)    # an empty one would mean the root directory
-    found = os.path.expanduser(os.path.join("~", ".twosignal"))
+    given = setting("TWOSIGNAL_HOME")
+    found = os.path.expanduser(given or os.path.join("~", ".twosignal"))
+    if given and not found.startswith("~"):
+        return os.path.abspath(found)
     if not os.path.isabs(found):
         raise NoHome("There is no home directory to keep a session in",
                       "Set HOME or TWOSIGNAL_HOME to a directory.")
@@ -2537,7 +2553,7 @@ def whoami(client, args):
         return Details({"email": None, "user_id": None, "api_url": client.url, "expires_at": None,
                         "api_key": client.key[:6] + "…"},
                        (Column("API key", "api_key"), Column("Server", "api_url")))
-    client.query("organization.list")
+    client.rows("organization.list")
     session = client.session()
     if not session.api_url:
         session.api_url = client.url
@@ -3823,13 +3839,11 @@ class Terminated(BaseException):
 
 
 def _run(argv, console) -> int:
-    words, rest = _words(argv)
+    console.as_json = _asks(argv, "--json")
+    words, rest = _words([as_utf8(token, "An argument") for token in argv])
     console.as_json = _asks(rest, "--json", "--format=json", "--format=jsonl") or any(
         pair in (("--format", "json"), ("--format", "jsonl")) for pair in zip(rest, rest[1:]))
     console.quiet, console.debug = _asks(rest, "-q", "--quiet"), _asks(rest, "--debug")
-    for token in argv:
-        if any("\ud800" <= character <= "\udfff" for character in token):
-            raise wrong_usage("An argument is not UTF-8: %s" % plain(token))
     if not words and _asks(rest, "-V", "--version"):
         return _show(console, "twosignal %s (Python %d.%d.%d)\n"
                      % ((__version__,) + sys.version_info[:3]))

@@ -411,14 +411,16 @@ class Metas(unittest.TestCase):
             return [self.value(dice, depth - 1) for _ in range(3)]
         return dice.choice(self.TEXTS) if kind else dice.choice((None, True, 7, 1.5))
 
-    def path(self, dice):
-        parts = [dice.choice(self.KEYS + ("-1", "00", "999999999999", "\u0663", "+1", "1e0"))
-                 for _ in range(dice.randrange(5))]
+    def path(self, dice, value):
+        parts = [str(part) for part in dice.choice(list(paths_in(value)))]
+        if dice.random() < 0.3:
+            parts = [dice.choice(self.KEYS + ("-1", "00", "999999999999", "\u0663", "+1", "1e0"))
+                     for _ in range(dice.randrange(5))]
         text = ".".join(part.replace(".", "\\.") for part in parts)
         return dice.choice((text, text, text, text + ".", "." + text, text + "\\", ".." + text))
 
-    def meta(self, dice):
-        values = {self.path(dice): dice.choice(self.KINDS) for _ in range(dice.randrange(8))}
+    def meta(self, dice, value):
+        values = {self.path(dice, value): dice.choice(self.KINDS) for _ in range(dice.randrange(8))}
         meta = {"values": values, "v": dice.choice((1, None, "x")),
                 "referentialEqualities": dice.choice(({}, {"a": ["b"]}, [], 5))}
         return dice.choice((meta, meta, meta, meta, meta, {"values": dice.choice(self.KINDS)},
@@ -445,7 +447,8 @@ class Metas(unittest.TestCase):
         changed = 0
         with self.subTest(seed=seed):
             for _ in range(tools.full(1500, 20000)):
-                before, meta = self.value(dice), self.meta(dice)
+                before = self.value(dice)
+                meta = self.meta(dice, before)
                 kept = json.dumps(meta)
                 after = twosignal.superjson(copy.deepcopy(before), meta)
                 self.assertEqual(json.dumps(meta), kept, "the meta was changed")

@@ -13,7 +13,7 @@ import twosignal
 CONTROLS = [chr(code) for code in list(range(0x20)) + list(range(0x7f, 0xa0))]
 BIDI = list("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 SEPARATORS = ["\u2028", "\u2029"]
-SURROGATES = ["\ud800", "\udbff", "\udc00", "\udfff"]
+SURROGATES = ["\udc00", "\udfff", "\ud800", "\udbff"]       # in an order in which no two make one
 UNSAFE = CONTROLS + BIDI + SEPARATORS + SURROGATES
 HUGE = 10 ** 399
 LETTERS = "abcXYZ 019é東京한😀👩ǅ\u0301\u200b\u00ad\ufe0f" + "".join(UNSAFE)
