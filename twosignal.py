@@ -436,8 +436,8 @@ class Listing:
     def json_lines(self, screen):
         opened = False
         for row in self.rows:
-            yield ",\n" if opened else "[\n"
-            yield "  " + json_text(row, ascii_only=screen.ascii_only).replace("\n", "\n  ")
+            text = json_text(row, ascii_only=screen.ascii_only).replace("\n", "\n  ")
+            yield (",\n  " if opened else "[\n  ") + text
             opened = True
         yield "\n]\n" if opened else "[]\n"
 
@@ -635,7 +635,7 @@ def span_tree(spans) -> list:
     """(depth, span) in order of time, children below their parent; orphans and cycles too."""
     spans = [span for span in spans if isinstance(span, dict)]
     spans.sort(key=lambda span: moment(span.get("start_time")) or 0)
-    known = {str(span.get("id")) for span in spans}
+    known = {str(span["id"]) for span in spans if span.get("id") is not None}
     children = {}
     for span in spans:
         parent = str(span.get("parent_span_id"))
@@ -685,7 +685,7 @@ def as_utf8(text, what) -> str:
     try:
         return os.fsencode(text).decode("utf-8")
     except UnicodeError:
-        raise wrong_usage("%s is not UTF-8: %s" % (what, plain(text)))
+        raise wrong_usage("%s is not UTF-8" % what)
 
 
 def home() -> str:
@@ -767,7 +767,7 @@ def _keep_private(path):
     try:
         status = os.stat(path)
         shared = status.st_mode & 0o1000 or path == os.path.expanduser("~")
-        if status.st_mode & 0o077 and hasattr(os, "getuid") and not shared:
+        if status.st_mode & 0o777 != 0o700 and hasattr(os, "getuid") and not shared:
             os.chmod(path, 0o700)
     except OSError:
         pass        # the files in it are private all the same
@@ -782,11 +782,11 @@ class Replacing:
     """A file to write that takes the place of another as a whole, or not at all.
 
     A reader sees the old or the new content, never a part. A symbolic link stays, its target is
-    replaced. mode: permissions, 0600 if None is given; unless: called last; where it answers true
-    nothing is replaced. Raises Failure where the disk does not play along.
+    replaced. mode: its permissions; unless: called last; where it answers true nothing is
+    replaced. Raises Failure where the disk does not play along.
     """
 
-    def __init__(self, path, mode=None, unless=None):
+    def __init__(self, path, mode=0o600, unless=None):
         self.path, self.mode, self.unless = path, mode, unless
 
     def __enter__(self):
@@ -819,8 +819,7 @@ class Replacing:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        if self.mode is not None:
-            os.chmod(self.temporary, self.mode)
+        os.chmod(self.temporary, self.mode)     # whatever the umask
         if self.unless is None or not self.unless():
             _replace(self.temporary, self.target)
             self.temporary = None
@@ -996,7 +995,8 @@ def is_local(url: str) -> bool:
 
 def normal_url(text: str, source="--url") -> str:
     """The address of a server as https://host[:port][/path]. Raises a usage error."""
-    wrong = wrong_usage("%s is not an address of a server: %s" % (source, plain(text)),
+    shown = re.sub("[^/@]*@", "***@", plain(text))      # a password, perhaps
+    wrong = wrong_usage("%s is not an address of a server: %s" % (source, shown),
                         "It should be like https://twosignal.example.com.")
     text = text.strip()
     scheme, separator, rest = text.partition("://")
@@ -1127,8 +1127,8 @@ def prove_writable(session: Session):
 
 
 def forget_session():
-    """Deletes session.json, or the file that it links to."""
-    _remove(path_of("session.json"))
+    """Deletes session.json, or the file that it links to; the link stays for the next login."""
+    _remove(os.path.realpath(path_of("session.json")))
 
 
 ############################################################
@@ -1201,8 +1201,9 @@ class Transport:
                 return answer
             target = _redirected(url, location)
             if changes or method != "GET" or origin(target) != origin(url):
-                raise bad_answer("The server redirects to %s" % plain(target),
-                                 "If that is right, use --url %s." % plain(_base(target)))
+                place = plain(_base(target))
+                raise bad_answer("The server redirects to %s" % place,
+                                 "If that is right, use --url %s." % place)
             url = target
         raise bad_answer("The server redirects in circles")
 

@@ -205,15 +205,27 @@ class Batches(ClientCase):
 
 
 class Pages(ClientCase):
-    def rows(self, client, limit):
-        return [row["id"] for rows, _ in client.trace_pages({"projectId": "c"}, limit)
+    def rows(self, client, size=100):
+        return [row["id"] for rows, _ in client.trace_pages({"projectId": "c"}, lambda: size)
                 for row in rows]
+
+    def listed(self, answer, *args):
+        """The IDs that `traces list` prints, and what stands on stderr."""
+        self.write("home/session.json", TOKENS)
+        self.write("home/config.json", {"api_url": URL})
+        script = Script(answer)
+        self.asked = script.asked
+        with mock.patch.object(twosignal.Transport, "request",
+                               lambda transport, *given, **named: script.request(*given, **named)):
+            project = "c0000000-0000-4000-8000-000000000001"
+            found = self.run_cli("traces", "list", "--project", project, "--json", *args)
+        return [row["id"] for row in self.assertOk(found).json], found.err
 
     def pages(self, total, key="traces"):
         def answer(name, given):
             start = int(given.get("cursor") or 0)
             stop = min(total, start + given["limit"])
-            found = {key: [{"id": number} for number in range(start, stop)]}
+            found = {key: [{"id": number, "scores": []} for number in range(start, stop)]}
             if stop < total:
                 found["nextCursor"] = str(stop)
             return canned(result(found))
@@ -221,43 +233,41 @@ class Pages(ClientCase):
 
     def test_limits(self):
         for key in ("traces", "items"):
-            for total, limit, requests in ((250, 250, 3), (250, 20, 1), (250, None, 3),
-                                           (5, 20, 1), (0, 20, 1), (100, 100, 1), (101, 101, 2)):
-                client = self.client(self.pages(total, key))
-                expected = min(total, total if limit is None else limit)
+            for total, limit, requests in ((250, 250, 3), (250, 20, 1), (250, None, 3), (5, 20, 1),
+                                           (0, 20, 1), (100, 100, 1), (101, 101, 2)):
+                arguments = ["--limit", limit] if limit else ["--all"]
+                expected = min(total, limit or total)
                 with self.subTest(total=total, limit=limit, key=key):
-                    self.assertEqual(self.rows(client, limit), list(range(expected)))
+                    found, said = self.listed(self.pages(total, key), *arguments)
+                    self.assertEqual(found, list(range(expected)))
+                    self.assertEqual("more exist" in said, expected < total)
                     self.assertEqual(len(self.asked), requests)
                     self.assertLessEqual(max(given["json"]["limit"] for _, given in self.asked),
                                          100)
 
-    def test_more(self):
-        for total, limit, more in ((250, 20, True), (20, 20, False), (250, None, False)):
-            client = self.client(self.pages(total))
-            self.assertEqual(list(client.trace_pages({}, limit))[-1][1], more)
-
     def test_a_bare_list(self):
-        client = self.client(lambda name, given: canned(result([{"id": n} for n in range(30)])))
-        self.assertEqual(list(client.trace_pages({}, 20)),
-                         [([{"id": number} for number in range(20)], True)])
+        rows = [{"id": number, "scores": []} for number in range(30)]
+        found, said = self.listed(lambda name, given: canned(result(rows)))
+        self.assertEqual(found, list(range(20)))
+        self.assertIn("more exist", said)
 
     def test_a_cursor_that_does_not_move(self):
         client = self.client(lambda name, given: canned(
             result({"traces": [{"id": 1}], "nextCursor": "same"})))
-        self.assertRaisesCode("BAD_ANSWER", self.rows, client, None)
+        self.assertRaisesCode("BAD_ANSWER", self.rows, client)
         self.assertLess(len(self.asked), 5)
 
     def test_pages_that_stay_empty(self):
         client = self.client(lambda name, given: canned(
             result({"traces": [], "nextCursor": str(len(self.asked))})))
-        self.assertRaisesCode("BAD_ANSWER", self.rows, client, 20)
+        self.assertRaisesCode("BAD_ANSWER", self.rows, client)
         self.assertLess(len(self.asked), 100)
 
     def test_cursors_of_the_wrong_type(self):
         for cursor in ([], {}, ["x"], {"a": 1}, 1.5):
             client = self.client(lambda name, given: canned(
                 result({"traces": [], "nextCursor": cursor})))
-            self.assertRaisesCode("BAD_ANSWER", self.rows, client, None)
+            self.assertRaisesCode("BAD_ANSWER", self.rows, client)
 
 
 class Scores(ClientCase):

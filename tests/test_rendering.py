@@ -143,12 +143,9 @@ class Documents(unittest.TestCase):
                                 "root\n\nNotes\n80\n")
 
     def test_one_that_cannot_be_written_leaves_no_half(self):
-        deep = []
-        for _ in range(5000):
-            deep = [deep]
-        for row in ({"a": deep}, {"a": object()}):
+        for row in ({"a": object()}, {1: set()}):
             lines = listing([row]).json_lines(Screen())
-            with self.assertRaises((RecursionError, TypeError)):
+            with self.assertRaises(TypeError):
                 next(lines)
 
 
