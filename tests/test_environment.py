@@ -1,6 +1,7 @@
 """The world around the command: homes, encodings, streams, signals, odd interpreters."""
 import contextlib
 import errno
+import gc
 import os
 import random
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import unittest
+import warnings
 from unittest import mock
 
 import twosignal
@@ -179,6 +181,8 @@ class ProcessCase(ServerCase):
     def assertNothingLeft(self):
         """No temporary file is left behind in the home."""
         left = set(os.listdir(self.home)) - {"session.json", "config.json", "session.lock"}
+        for name in left:
+            os.remove(os.path.join(self.home, name))
         self.assertEqual(left, set())
 
 
@@ -402,7 +406,9 @@ class TestSignals(ProcessCase):
         """(result, strike) of a run that gets a signal at that place; result None: it escaped."""
         strike = Strike(number, place, event)
         before = sys.gettrace()
-        with mock.patch("os.open", self.noted_open(os.open)):
+        with mock.patch("os.open", self.noted_open(os.open)), warnings.catch_warnings():
+            # The system closes what a process leaves open, a lock first of all.
+            warnings.simplefilter("ignore", ResourceWarning)
             sys.settrace(strike.trace)
             try:
                 return self.cli(*args), strike
@@ -420,7 +426,8 @@ class TestSignals(ProcessCase):
         return noted
 
     def end_process(self):
-        """Frees the lock, as the system does when a process ends."""
+        """Closes what a run left open, as the system does when a process ends."""
+        gc.collect()
         for handle in self.locks:
             try:
                 if os.path.samestat(os.fstat(handle), os.stat(self.home + "/session.lock")):

@@ -3,6 +3,7 @@ import json
 import os
 import time
 import unittest
+from unittest import mock
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import tools
@@ -54,6 +55,9 @@ class Wire(tools.Case):
         environment = tools.replaced_environment(dict(self.environment))
         environment.__enter__()
         self.addCleanup(environment.__exit__, None, None, None)
+        short = mock.patch("time.sleep", tools.shortened_sleep([]))
+        short.start()
+        self.addCleanup(short.stop)
         self.write("home/session.json", {
             "access_token": "old.access.token", "refresh_token": "v1.old", "project_ref": "ref",
             "expires_at": int(time.time()) + lasts, "user_id": "u0", "user_email": "you@b.c",

@@ -1,0 +1,1196 @@
+"""Sessions at work: refreshes, several processes and a TUI at once, login, logout, the cookie."""
+import contextlib
+import errno
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import unittest
+from unittest import mock
+from urllib.parse import quote, unquote
+
+import tools
+import twosignal
+from servers import Proxy, Scripted, answer, silence
+from standin import PROJECT_REF, StandIn
+
+OWNER, PASSWORD = StandIn.OWNER
+VIEWER = StandIn.VIEWER[0]
+KEYS = ("access_token", "refresh_token", "expires_at", "user_id", "user_email", "project_ref")
+LISTING, QUERY = ("orgs", "list", "--json"), "organization.list"
+posix = unittest.skipIf(os.name == "nt", "this system has no such thing")
+
+
+class Naps(list):
+    """Waits of a run; the first one lets something else happen."""
+
+    def __init__(self, action):
+        super().__init__()
+        self.action = action
+
+    def append(self, seconds):
+        if not self:
+            self.action()
+        super().append(seconds)
+
+
+class SessionCase(tools.ServerCase):
+    def setUp(self):
+        super().setUp()
+        self.file = os.path.join(self.home, "session.json")
+        pause = mock.patch.object(twosignal, "PAUSE", 0.001)
+        pause.start()
+        self.addCleanup(pause.stop)
+
+    def content(self):
+        with open(self.file, "rb") as file:
+            return file.read()
+
+    def stored(self, session):
+        self.write("home/session.json", json.dumps(session, indent=2) + "\n")
+        return session
+
+    def log_in_with(self, seconds, email=OWNER, **more):
+        """A session whose access token holds for so long, here and at the server."""
+        session = self.log_in(email)
+        if seconds <= 0:
+            self.server.expire(email)
+        return self.stored(dict(session, expires_at=int(time.time()) + seconds, **more))
+
+    def log_in_expired(self, **more):
+        return self.log_in_with(-10, **more)
+
+    def on_request(self, fragment, before=None, after=None):
+        """Calls functions around the server's answer to the first request with that path."""
+        answer, left = self.server.answer, [True]
+
+        def noted(request):
+            first = bool(left) and fragment in request.path
+            if first:
+                left.clear()
+            if first and before:
+                before()
+            found = answer(request)
+            if first and after:
+                after()
+            return found
+        patch = mock.patch.object(self.server, "answer", noted)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def tui(self):
+        return Tui(self.file, self.server)
+
+    def assertRefreshes(self, number):
+        self.assertEqual(self.server.count("auth/refresh"), number)
+
+    def assertRefreshed(self, before):
+        """A new session of the same account is in the file, and the server knows it."""
+        found = self.state("session.json")
+        self.assertEqual(set(found), set(before) | {"api_url"})
+        for key in ("access_token", "refresh_token", "expires_at"):
+            self.assertNotEqual(found[key], before[key])
+        for key in set(found) - {"access_token", "refresh_token", "expires_at", "api_url"}:
+            self.assertEqual(found[key], before[key])
+        self.assertIs(type(found["expires_at"]), int)
+        self.assertIsNotNone(self.server.sessions.account(found["access_token"]))
+        return found
+
+
+class Tui:
+    """Another program that shares the file: no lock, six keys, the file rewritten in place."""
+
+    def __init__(self, path, server):
+        self.path, self.server = path, server
+
+    def read(self):
+        with open(self.path, encoding="utf-8") as file:
+            found = json.load(file)
+        return {key: found[key] for key in KEYS}
+
+    def write(self, session):
+        with open(self.path, "w", encoding="utf-8") as file:
+            json.dump({key: session[key] for key in KEYS}, file)
+
+    def touch(self):
+        """Reads and rewrites the whole file."""
+        self.write(self.read())
+
+    def rotate(self):
+        """Refreshes the session in the file."""
+        session = self.read()
+        answer = self.spend(session)
+        self.write(dict(session, **answer))
+
+    def spend(self, session):
+        with self.server.transaction():
+            answer = self.server.sessions.refresh(session["refresh_token"])
+        return {key: answer[key] for key in ("access_token", "refresh_token", "expires_at")}
+
+    def log_in(self, email=OWNER):
+        self.write(self.server.tokens(email))
+
+    def log_out(self):
+        os.unlink(self.path)
+
+
+####################################################################################################
+# The lock and several processes
+####################################################################################################
+
+class Processes(SessionCase):
+    options = {"refresh_delay": 0.02}
+
+    def start(self, *args):
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", tools.SCRIPT] + list(args), env=self.environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(self.end, process)
+        return process
+
+    @staticmethod
+    def end(process):
+        if process.poll() is None:
+            process.kill()
+        process.stdout.close()
+        process.stderr.close()
+        process.wait()
+
+    def finish(self, process):
+        out, err = process.communicate(timeout=300)
+        self.end(process)
+        return tools.Result(process.returncode, tools.as_text(out), tools.as_text(err))
+
+    def test_one_refresh_for_all(self):
+        """Row 1: processes that start with an expired session; each refresh token works once."""
+        for _ in range(tools.full(1, 20)):
+            self.server.clear()
+            session = self.log_in_expired()
+            processes = [self.start(*LISTING, "--timeout", "300")
+                         for _ in range(tools.full(12, 50))]
+            for process in processes:
+                result = self.assertOk(self.finish(process), "")
+                self.assertEqual(result.json[0]["id"], self.server.org)
+            self.assertRefreshes(1)
+            self.assertEqual(self.server.count(QUERY), len(processes))
+            self.assertRefreshed(session)
+
+    @posix
+    def test_killed_during_a_refresh(self):
+        """Row 5: SIGKILL while it holds the lock and waits for the server: the next run goes on."""
+        session = self.log_in_expired()
+        fault = self.server.fault("auth/refresh", status=503, delay=True)
+        process = self.start(*LISTING)
+        self.assertTrue(fault.begun.wait(tools.DEADLINE))
+        locked = self.run_cli(*LISTING, "--timeout", "0.2")
+        self.assertFails(locked, 3, "session.lock")
+        process.kill()
+        process.wait()
+        fault.release.set()
+        self.assertOk(self.run_cli(*LISTING))
+        self.assertEqual(self.naps, [])
+        self.assertRefreshed(session)
+        self.assertRefreshes(2)
+
+    @posix
+    def test_signal_during_a_refresh(self):
+        """Row 6: SIGTERM and Ctrl-C while the server answers: the new session is on disk."""
+        for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+            with self.subTest(signal=number):
+                self.server.clear()
+                session = self.log_in_expired()
+                fault = self.server.fault("auth/refresh", delay=True)
+                process = self.start(*LISTING)
+                self.assertTrue(fault.begun.wait(tools.DEADLINE))
+                process.send_signal(number)
+                fault.release.set()
+                result = self.finish(process)
+                self.assertEqual((result.code, result.out, result.err.strip()), (code, "", ""))
+                self.assertRefreshed(session)
+                self.assertEqual(self.server.count(QUERY), 0)
+
+    @posix
+    def test_disk_is_full(self):
+        """Row 12: a file can't grow: known before the token is spent."""
+        import resource
+        self.log_in_expired()
+        before = self.content()
+        process = subprocess.Popen(
+            [sys.executable, "-B", tools.SCRIPT] + list(LISTING), env=self.environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)))
+        self.addCleanup(self.end, process)
+        self.assertFails(self.finish(process), 1, self.file)
+        self.assertRefreshes(0)
+        self.assertEqual(self.content(), before)
+        self.assertEqual(sorted(os.listdir(self.home)),
+                         ["config.json", "session.json", "session.lock"])
+
+
+class Locked(SessionCase):
+    def held(self):
+        """The lock, held by somebody else for the rest of the test."""
+        with tools.replaced_environment(self.environment):
+            lock = twosignal.Lock(time.monotonic() + 60)
+            lock.__enter__()
+        self.addCleanup(lock.__exit__)
+        return lock
+
+    def test_never_refreshes_without_the_lock(self):
+        """Row 4: it waits, but not for ever: exit 3, a hint, and the token is not spent."""
+        self.log_in_expired()
+        before = self.content()
+        self.held()
+        result = self.run_cli(*LISTING, "--timeout", "0.3")
+        self.assertFails(result, 3, "session.lock", "hangs")
+        self.assertEqual(result.error["code"], "LOCKED")
+        self.assertTrue(self.naps)
+        self.assertRefreshes(0)
+        self.assertEqual(self.content(), before)
+
+    def test_not_after_a_rejected_token_either(self):
+        """Row 4: 401 with a token that should hold."""
+        self.log_in()
+        self.server.revoke_access(OWNER)
+        self.held()
+        self.assertFails(self.run_cli(*LISTING, "--timeout", "0.3"), 3, "session.lock")
+        self.assertRefreshes(0)
+
+    def test_session_that_holds_needs_no_lock(self):
+        """Row 4: the lock is for refreshes alone."""
+        self.log_in()
+        self.held()
+        self.assertOk(self.run_cli(*LISTING), "")
+        self.assertEqual(self.naps, [])
+
+    def test_early_refresh_gives_way(self):
+        """Rows 4, 9: a token that still holds is used where the lock can't be had."""
+        self.log_in_with(30)
+        self.held()
+        self.assertOk(self.run_cli(*LISTING, "--timeout", "0.3"), "")
+        self.assertRefreshes(0)
+
+    def test_login_waits_for_the_lock(self):
+        """Row 4: the session of a login is stored under the lock as well."""
+        lock = self.held()
+        naps = Naps(lambda: lock.__exit__())
+        with mock.patch.object(lock, "__exit__", lock.__exit__):
+            result = self.run_cli("login", "--url", self.server.url, "-e", OWNER,
+                                  "--password-stdin", stdin=PASSWORD, naps=naps)
+        lock.handle = os.open(os.devnull, os.O_RDONLY)      # what the test's end closes
+        self.assertOk(result)
+        self.assertTrue(naps)
+
+    def test_lock_is_held_from_reading_to_writing(self):
+        """Row 2: while the session is read, refreshed and written nobody else gets the lock."""
+        self.log_in_expired()
+        found = []
+
+        def look(step):
+            try:
+                with twosignal.Lock(time.monotonic()):
+                    found.append((step, "free"))
+            except twosignal.Passing:
+                found.append((step, "held"))
+
+        def around(name, step):
+            function = getattr(twosignal, name)
+
+            def looked(*args, **kwargs):
+                look(step)
+                return function(*args, **kwargs)
+            return mock.patch.object(twosignal, name, looked)
+        self.on_request("auth/refresh", lambda: look("request"), lambda: look("answer"))
+        self.on_request(QUERY, lambda: look("query"))
+        with around("prove_writable", "proof"), around("save_session", "save"):
+            with around("_replace", "replace"):
+                self.assertOk(self.run_cli(*LISTING), "")
+        self.assertEqual(found, [("proof", "held"), ("replace", "held"), ("request", "held"),
+                                 ("answer", "held"), ("save", "held"), ("replace", "held"),
+                                 ("query", "free")])
+
+    def after_the_lock(self, action):
+        """Something happens while the run waits for the lock, and never again."""
+        wait, left = twosignal.Lock._wait, [True]
+
+        def waited(lock, path):
+            if left:
+                left.clear()
+                action()
+            return wait(lock, path)
+        return mock.patch.object(twosignal.Lock, "_wait", waited)
+
+    def test_session_is_read_again(self):
+        """Row 3: another process refreshed it while this one waited for the lock."""
+        for prepare in (self.log_in_expired, lambda: self.log_in_with(30)):
+            self.server.clear()
+            prepare()
+            with self.after_the_lock(self.tui().rotate):
+                self.assertOk(self.run_cli(*LISTING), "")
+            self.assertRefreshes(0)
+            self.assertEqual(self.server.count(QUERY), 1)
+
+    def test_session_is_read_again_after_a_rejection(self):
+        """Rows 3, 10: the token was rejected; meanwhile another process has a new one."""
+        self.log_in()
+        self.server.revoke_access(OWNER)
+        with self.after_the_lock(self.tui().rotate):
+            self.assertOk(self.run_cli(*LISTING), "")
+        self.assertRefreshes(0)
+        self.assertEqual(self.server.count(QUERY), 2)
+
+    def test_logged_out_meanwhile(self):
+        """Row 3: another program logged out while this one waited: no refresh."""
+        self.log_in_expired()
+        with self.after_the_lock(self.tui().log_out):
+            self.assertFails(self.run_cli(*LISTING), 4, "Not logged in")
+        self.assertRefreshes(0)
+        self.assertFalse(os.path.exists(self.file))
+
+
+####################################################################################################
+# Refreshes
+####################################################################################################
+
+class Refreshing(SessionCase):
+    def test_expired_session_is_refreshed(self):
+        """Row 6: it is on disk before the token is used for anything."""
+        session, seen = self.log_in_expired(), []
+        self.on_request(QUERY, lambda: seen.append(self.state("session.json")))
+        self.assertOk(self.run_cli(*LISTING), "")
+        self.assertEqual(seen, [self.assertRefreshed(session)])
+        self.assertRefreshes(1)
+        self.assertOk(self.run_cli(*LISTING), "")
+        self.assertRefreshes(1)
+
+    def test_refreshed_a_minute_early(self):
+        for seconds, refreshes in ((3000, 0), (90, 0), (30, 1)):
+            self.server.clear()
+            self.log_in_with(seconds)
+            self.assertOk(self.run_cli(*LISTING), "")
+            self.assertRefreshes(refreshes)
+
+    @posix
+    def test_signal_between_answer_and_save(self):
+        """Row 6: the new session is on disk, then the signal has its way."""
+        for name, code in (("SIGTERM", 143), ("SIGINT", 130)):
+            for place in ("save_session", "_replace"):
+                with self.subTest(signal=name, place=place):
+                    session, function = self.log_in_expired(), getattr(twosignal, place)
+                    self.server.clear()
+
+                    def signalled(*args, **kwargs):
+                        if self.server.count("auth/refresh"):
+                            os.kill(os.getpid(), getattr(signal, name))
+                        return function(*args, **kwargs)
+                    with mock.patch.object(twosignal, place, signalled):
+                        result = self.run_cli(*LISTING)
+                    self.assertEqual((result.code, result.out), (code, ""), result)
+                    self.assertNotIn("Traceback", result.err)
+                    self.assertRefreshed(session)
+                    self.assertEqual(self.server.count(QUERY), 0)
+                    self.assertEqual([name for name in os.listdir(self.home)
+                                      if name.startswith(".")], [])
+
+    def test_already_used_but_a_newer_one_is_there(self):
+        """Row 7: the TUI rotated it while the request was on its way: its session is used."""
+        self.server.strict = False
+        self.log_in_expired()
+        self.on_request("auth/refresh", before=self.tui().rotate)
+        self.assertOk(self.run_cli(*LISTING), "")
+        self.assertRefreshes(1)
+        found = self.tui().read()
+        self.assertIsNotNone(self.server.sessions.account(found["access_token"]))
+
+    def test_newer_one_comes_a_moment_later(self):
+        """Row 7: the TUI has its answer, but has not written it yet."""
+        self.server.strict = False
+        session = self.log_in_expired()
+        fresh = dict(session, **self.tui().spend(session))
+        naps = Naps(lambda: self.tui().write(fresh))
+        self.assertOk(self.run_cli(*LISTING, naps=naps), "")
+        self.assertRefreshes(1)
+        self.assertEqual(self.tui().read(), {key: fresh[key] for key in KEYS})
+
+    def test_already_used_and_nothing_newer(self):
+        """Row 7: without another session the end of this one is told; the file stays."""
+        for damage in ("used", "revoked"):
+            with self.subTest(damage=damage):
+                self.server.clear()
+                session = self.log_in_expired()
+                before = self.content()
+                if damage == "used":
+                    self.tui().spend(session)
+                else:
+                    self.server.revoke(OWNER)
+                self.assertFails(self.run_cli(*LISTING), 4, "Authentication expired",
+                                 "twosignal login")
+                self.assertRefreshes(1)
+                self.assertEqual(self.server.count(QUERY), 0)
+                self.assertEqual(self.content(), before)
+
+    PASSING = (
+        [(dict(status=status), (3, 7, 8)) for status in (408, 409, 429, 500, 502, 503, 504)]
+        + [(dict(status=status, body="<html>Who are you?</html>"), (7, 8))
+           for status in (200, 400, 401, 403, 404, 429, 500, 503)]
+        + [(dict(status=302, headers={"Location": "https://portal.example.com/"}, body="<html>"),
+            (8,)),
+           (dict(reset=True), (3,)), (dict(raw=b""), (3,)), (dict(cut=20), (3,)),
+           (dict(raw=b"HTTP/1.1 2"), (3, 8)), (dict(raw=b"SSH-2.0-x\r\n"), (3, 8)),
+           (dict(garbage=b""), (8,)), (dict(garbage=b"{"), (8,)), (dict(garbage=b"[]"), (8,)),
+           (dict(garbage=b'{"data": null, "error": null}'), (8,)),
+           (dict(garbage=b'{"data": {}, "error": null}'), (8,)),
+           (dict(garbage=b'{"data": {"access_token": "a"}, "error": null}'), (8,)),
+           (dict(garbage=b'{"data": {"access_token": "a b", "refresh_token": "c", '
+                         b'"expires_at": 1893456000}, "error": null}'), (8,)),
+           (dict(garbage=b'{"data": {"access_token": "a", "refresh_token": "", '
+                         b'"expires_at": 1893456000}, "error": null}'), (8,)),
+           (dict(garbage=b'{"data": {"access_token": "a", "refresh_token": "c", '
+                         b'"expires_at": "soon"}, "error": null}'), (8,)),
+           (dict(status=500, body={"data": None, "error": {"code": "X", "message": "down"}}),
+            (8,))])
+
+    def test_passing_failure_never_logs_out(self):
+        """Row 8: the file is identical to the byte, and the session works when it is over."""
+        for fault, codes in self.PASSING:
+            with self.subTest(fault=fault):
+                self.server.clear()
+                self.log_in_expired()
+                before = self.content()
+                self.server.fault("auth/refresh", times=None, **fault)
+                result = self.run_cli(*LISTING)
+                self.assertFails(result, result.code)
+                self.assertIn(result.code, codes, result)
+                self.assertNotIn("Authentication expired", result.err)
+                self.assertEqual(self.content(), before)
+                self.assertEqual(self.server.count(QUERY), 0)
+                self.server.clear()
+                if "cut" not in fault:      # there the server has spent the token
+                    self.assertOk(self.run_cli(*LISTING), "")
+
+    def test_no_answer_never_logs_out(self):
+        """Row 8: nobody listens, or nobody answers."""
+        session = self.log_in_expired()
+        with Scripted([silence]) as server:
+            url = server.url
+            self.stored(dict(session, api_url=url))
+            before = self.content()
+            result = self.run_cli(*LISTING, "--timeout", "0.3", env={"TWOSIGNAL_URL": url})
+            self.assertFails(result, 3)
+        self.assertEqual(self.content(), before)
+        self.assertFails(self.run_cli(*LISTING, env={"TWOSIGNAL_URL": url}), 3,
+                         "Connection refused")
+        self.assertEqual(self.content(), before)
+
+    def test_passing_failures_are_tried_again(self):
+        """Row 8: 409 and 429 say that the token was not spent."""
+        for status in (409, 429):
+            self.server.clear()
+            session = self.log_in_expired()
+            self.server.fault("auth/refresh", times=2, status=status)
+            self.assertOk(self.run_cli(*LISTING), "")
+            self.assertRefreshes(3)
+            self.assertRefreshed(session)
+
+    def test_token_that_holds_is_used_where_the_early_refresh_fails(self):
+        """Row 9: 30 s are left; whatever the refresh answers, the command works."""
+        for fault, _ in self.PASSING + [(dict(status=401), None), (dict(status=400), None)]:
+            with self.subTest(fault=fault):
+                self.server.clear()
+                self.log_in_with(30)
+                before = self.content()
+                self.server.fault("auth/refresh", times=None, **fault)
+                self.assertOk(self.run_cli(*LISTING), "")
+                self.assertEqual(self.content(), before)
+                self.assertEqual(self.server.count(QUERY), 1)
+
+    def test_revoked_access_token(self):
+        """Row 10: one refresh, one retry, for queries, changes and batches."""
+        for command, procedure in ((LISTING, QUERY),
+                                   (("orgs", "create", "New", "--json"), "organization.create")):
+            with self.subTest(command=command):
+                session = self.log_in()
+                self.server.revoke_access(OWNER)
+                self.server.clear()
+                self.assertOk(self.run_cli(*command), "")
+                self.assertRefreshes(1)
+                self.assertEqual(self.server.count(procedure), 2)
+                found = self.state("session.json")
+                self.assertNotEqual(found["refresh_token"], session["refresh_token"])
+        self.assertEqual(sum(row["name"] == "New" for row in self.server.rows("organizations")), 1)
+
+    def test_revoked_in_the_middle_of_a_batch(self):
+        """Row 10: the list came, then the token died: the scores come with a new one."""
+        self.log_in()
+        self.on_request("trace.list", after=lambda: self.server.revoke_access(OWNER))
+        result = self.assertOk(self.run_cli("traces", "list", "--json", "--project",
+                                            self.server.project), "")
+        self.assertTrue(any(trace["scores"] for trace in result.json))
+        self.assertRefreshes(1)
+
+    def test_revoked_session(self):
+        """Row 10: one refresh, no retry, and the way out."""
+        self.log_in()
+        before = self.content()
+        self.server.revoke(OWNER)
+        self.assertFails(self.run_cli(*LISTING), 4, "Authentication expired", "twosignal login")
+        self.assertRefreshes(1)
+        self.assertEqual(self.server.count(QUERY), 1)
+        self.assertEqual(self.content(), before)
+
+    def test_rejected_again_and_again(self):
+        """Row 10: a server that rejects every token is asked twice, not for ever."""
+        self.log_in()
+        self.server.fault(QUERY, times=None, status=401)
+        self.assertFails(self.run_cli(*LISTING), 4, "Authentication expired")
+        self.assertRefreshes(1)
+        self.assertEqual(self.server.count(QUERY), 2)
+
+    def test_rejected_by_a_proxy(self):
+        """Row 10: a web page with status 401 says nothing about the session."""
+        self.log_in()
+        self.server.fault(QUERY, times=None, status=401, body="<html>Sign in</html>")
+        self.assertFails(self.run_cli(*LISTING), 8)
+        self.assertRefreshes(0)
+
+    def test_refreshed_by_another_while_the_request_was_on_its_way(self):
+        """Row 10: the session is read again first: 0 refreshes here."""
+        self.log_in()
+
+        def rotated():
+            self.tui().rotate()
+            row = self.server.store.get("tokens", old)
+            with self.server.transaction():
+                self.server.store.put("tokens", dict(row, dead=True))
+        old = self.tui().read()["access_token"]
+        self.on_request(QUERY, before=rotated)
+        self.assertOk(self.run_cli(*LISTING), "")
+        self.assertRefreshes(0)
+        self.assertEqual(self.server.count(QUERY), 2)
+
+
+class Unwritable(SessionCase):
+    def assertNothingSpent(self, result, before):
+        self.assertFails(result, 1, self.home)
+        self.assertRefreshes(0)
+        self.assertEqual(self.content(), before)
+        self.assertEqual([name for name in os.listdir(self.home) if name.startswith(".")], [])
+
+    def test_disk_does_not_play_along(self):
+        """Row 12: known before the single-use token is spent, at whichever step."""
+        self.log_in_expired()
+        before = self.content()
+        for function, number in (("tempfile.mkstemp", errno.EROFS), ("os.fsync", errno.ENOSPC),
+                                 ("tempfile.mkstemp", errno.EACCES), ("os.replace", errno.EPERM),
+                                 ("os.replace", errno.EBUSY), ("os.fsync", errno.EDQUOT),
+                                 ("tempfile.mkstemp", errno.EMFILE)):
+            with self.subTest(function=function, error=errno.errorcode[number]):
+                error = OSError(number, os.strerror(number))
+                with mock.patch(function, side_effect=error):
+                    self.assertNothingSpent(self.run_cli(*LISTING), before)
+        self.assertOk(self.run_cli(*LISTING))
+
+    def test_lock_cannot_be_made(self):
+        """Rows 4, 12: no lock, no refresh."""
+        self.log_in_expired()
+        before = self.content()
+        os.mkdir(os.path.join(self.home, "session.lock"))
+        self.assertNothingSpent(self.run_cli(*LISTING), before)
+
+    @posix
+    def test_read_only_directory(self):
+        """Row 12: also where nothing is simulated."""
+        self.log_in_expired()
+        self.assertOk(self.run_cli(*LISTING))       # imports what a refresh needs
+        self.log_in_expired()
+        self.server.clear()
+        before = self.content()
+        with self.unprivileged():
+            os.chmod(self.home, 0o500)
+            try:
+                self.assertNothingSpent(self.run_cli(*LISTING), before)
+            finally:
+                os.chmod(self.home, 0o700)
+
+    @contextlib.contextmanager
+    def unprivileged(self):
+        """Permissions count within the block, also where the tests run as root."""
+        if os.geteuid() != 0:
+            yield
+            return
+        for place in (self.folder, self.home, self.file, os.path.join(self.home, "session.lock"),
+                      os.path.join(self.home, "config.json")):
+            os.chown(place, 65534, 65534)
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    def test_session_that_holds_needs_no_writing(self):
+        """Row 12: neither a fresh one nor one whose early refresh can't be stored."""
+        for seconds in (3000, 30):
+            self.server.clear()
+            self.log_in_with(seconds)
+            with mock.patch("tempfile.mkstemp", side_effect=OSError(errno.EROFS, "read-only")):
+                self.assertOk(self.run_cli(*LISTING), "")
+            self.assertRefreshes(0)
+
+    @posix
+    def test_linked_session_is_refreshed_behind_its_link(self):
+        """Row 15: the link stays, its target has the new session."""
+        session = self.log_in_expired()
+        target = self.path("elsewhere.json")
+        os.rename(self.file, target)
+        os.symlink(target, self.file)
+        self.assertOk(self.run_cli(*LISTING), "")
+        self.assertEqual(os.readlink(self.file), target)
+        self.assertRefreshed(session)
+
+    @posix
+    def test_planted_lock_link_spends_nothing(self):
+        """Row 15: a link in place of the lock is not followed, and the token is not spent."""
+        self.log_in_expired()
+        before = self.content()
+        victim = self.write("victim", b"precious")
+        os.symlink(victim, os.path.join(self.home, "session.lock"))
+        self.assertNothingSpent(self.run_cli(*LISTING), before)
+
+    @posix
+    def test_files_of_a_login_are_private(self):
+        """Row 16: login makes the directory and its files for their owner alone."""
+        os.rmdir(self.home)
+        self.assertOk(self.run_cli("login", "--url", self.server.url, "-e", OWNER,
+                                   "--password-stdin", stdin=PASSWORD))
+        for name, mode in (("", 0o700), ("session.json", 0o600), ("config.json", 0o600),
+                           ("session.lock", 0o600)):
+            found = os.stat(os.path.join(self.home, name)).st_mode & 0o777
+            self.assertEqual((name, oct(found)), (name, oct(mode)))
+
+
+####################################################################################################
+# A TUI beside it
+####################################################################################################
+
+class BesideTheTui(SessionCase):
+    """A writer without a lock acts at each moment of a refresh."""
+
+    def setUp(self):
+        super().setUp()
+        self.server.strict = False
+
+    def during(self, place, action):
+        """Lets the action happen once, at that place of the next run."""
+        left = [action]
+
+        def act():
+            if left:
+                left.pop()()
+        if place == "request":
+            return self.on_request("auth/refresh", before=act)
+        if place == "answer":
+            return self.on_request("auth/refresh", after=act)
+        name = {"lock": "_take", "proof": "prove_writable", "save": "save_session",
+                "write": "write_text"}[place]
+        function = getattr(twosignal, name)
+
+        def acted(*args, **kwargs):
+            if place != "write" or self.server.count("auth/refresh"):
+                act()
+            return function(*args, **kwargs)
+        patch = mock.patch.object(twosignal, name, acted)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def assertUsable(self):
+        """What the file holds is a session that works, now and after its next refresh."""
+        found = self.tui().read()
+        self.assertIsNotNone(self.server.sessions.account(found["access_token"]))
+        self.assertFalse(self.server.store.get("tokens", found["refresh_token"])["used"])
+        return found
+
+    PLACES = ("lock", "proof", "request", "answer", "save", "write")
+
+    def test_rewritten_file(self):
+        """Row 13: the TUI writes the old session again, at each moment: the new one wins."""
+        for place in self.PLACES:
+            with self.subTest(place=place):
+                self.server.clear()
+                session = self.log_in_expired()
+                self.during(place, self.tui().touch)
+                self.assertOk(self.run_cli(*LISTING), "")
+                self.assertNotEqual(self.assertUsable()["refresh_token"], session["refresh_token"])
+
+    def test_rotated_session(self):
+        """Rows 7, 13: the TUI refreshes it before this program does: that one is used and stays."""
+        for place in ("lock", "proof", "request"):
+            with self.subTest(place=place):
+                self.server.clear()
+                self.log_in_expired()
+                self.during(place, self.tui().rotate)
+                self.assertOk(self.run_cli(*LISTING), "")
+                self.assertUsable()
+
+    def test_new_login(self):
+        """Row 13: a login in the TUI, at each moment, is never undone."""
+        for place in self.PLACES:
+            with self.subTest(place=place):
+                self.server.clear()
+                self.log_in_expired()
+                fresh = dict(self.server.tokens(OWNER), expires_at=int(time.time()) + 7000)
+                self.during(place, lambda: self.tui().write(fresh))
+                self.assertOk(self.run_cli(*LISTING), "")
+                self.assertEqual(self.tui().read()["refresh_token"], fresh["refresh_token"])
+
+    def test_login_of_another_account(self):
+        """Row 13: whoever logs in as somebody else in the TUI stays so, whatever the expiry."""
+        for place in ("answer", "save", "write"):
+            with self.subTest(place=place):
+                self.server.clear()
+                self.log_in_expired()
+                other = dict(self.server.tokens(VIEWER), expires_at=int(time.time()) + 600)
+                self.during(place, lambda: self.tui().write(other))
+                self.run_cli(*LISTING)
+                self.assertEqual(self.tui().read()["user_email"], VIEWER)
+
+    def test_logout(self):
+        """Row 13: a logout in the TUI, at each moment, is never undone."""
+        for place in self.PLACES:
+            with self.subTest(place=place):
+                self.server.clear()
+                self.log_in_expired()
+                self.during(place, self.tui().log_out)
+                self.run_cli(*LISTING)
+                self.assertFalse(os.path.exists(self.file))
+
+    def test_unknown_keys_stay(self):
+        """Row 13: what this program does not know stays through a refresh."""
+        session = self.log_in_expired(theme={"dark": ["東京", None]}, last_project="p-1")
+        self.assertOk(self.run_cli(*LISTING), "")
+        found = self.assertRefreshed(session)
+        self.assertEqual((found["theme"], found["last_project"]), ({"dark": ["東京", None]}, "p-1"))
+
+    def test_tui_session_is_used(self):
+        """Row 13: six keys, no address: it belongs to the configured one, and stays readable."""
+        session = self.log_in_expired()
+        self.tui().write(session)
+        self.assertOk(self.run_cli(*LISTING), "")
+        found = self.state("session.json")
+        self.assertEqual(found["api_url"], self.server.url)
+        for key in KEYS:
+            self.assertIs(type(found[key]), int if key == "expires_at" else str)
+        self.tui().rotate()
+        self.assertOk(self.run_cli(*LISTING), "")
+        self.assertRefreshes(1)
+
+
+####################################################################################################
+# Damaged files
+####################################################################################################
+
+class Damaged(SessionCase):
+    def log_in_again(self, *more):
+        return self.run_cli("login", "-e", OWNER, "--password-stdin", *more, stdin=PASSWORD)
+
+    def test_session_cut_at_every_byte(self):
+        """Row 14: reported with its name; login and logout still work."""
+        self.log_in()
+        whole = self.content()
+        for size in range(1, len(whole.rstrip()), tools.full(97, 1)):
+            with self.subTest(size=size):
+                self.write("home/session.json", whole[:size])
+                self.assertFails(self.run_cli(*LISTING), 1, self.file, "twosignal login")
+                self.assertOk(self.run_cli("logout"))
+                self.assertFalse(os.path.exists(self.file))
+                if size % 10 == 1:
+                    self.write("home/session.json", whole[:size])
+                    self.assertOk(self.log_in_again())
+                    self.assertOk(self.run_cli(*LISTING))
+
+    def test_session_of_a_wrong_shape(self):
+        """Row 14: one line for each, for every command; login and logout still work."""
+        session = self.log_in()
+        shapes = ["", "[]", "null", "1", '"x"', "\x00" * 100, "[" * 100000, "1" * 5000,
+                  b"\xff\xfe\x00", " " * (2 << 20)]
+        shapes += [dict(session, access_token=value) for value in (None, 5, [], "a\r\nb", "")]
+        shapes += [dict(session, expires_at=value) for value in ("x", None, [], 10 ** 400)]
+        shapes += [dict(session, user_email=[]), dict(session, project_ref="a;b"),
+                   dict(session, api_url=7), dict(session, api_url="file:///etc/passwd"),
+                   dict(session, api_url="")]
+        for shape in shapes:
+            with self.subTest(shape=str(shape)[:60]):
+                self.write("home/session.json", shape)
+                for command in (LISTING, ("whoami",)):
+                    result = self.run_cli(*command)
+                    if result.code:
+                        self.assertFails(result, result.code)
+                        self.assertIn(result.code, (1, 2, 4), result)
+                        self.assertIn("session.json", result.err)
+                self.assertOk(self.run_cli("logout"))
+                self.assertFalse(os.path.exists(self.file))
+                self.write("home/session.json", shape)
+                self.assertOk(self.log_in_again())
+                self.assertOk(self.run_cli(*LISTING))
+
+    def test_damaged_config(self):
+        """Row 14: reported with its name; login and logout still work."""
+        session = self.log_in()
+        path = os.path.join(self.home, "config.json")
+        for text in ("", "{", '{"api_url"', "[]", '{"api_url": 5}', '{"api_url": "file:///etc"}'):
+            with self.subTest(text=text):
+                self.write("home/config.json", text)
+                self.stored(session)
+                self.assertFails(self.run_cli(*LISTING), 2 if "file" in text else 1, path)
+                self.assertFails(self.log_in_again(), 2 if "file" in text else 1, path)
+                self.assertOk(self.run_cli("logout"))
+                self.assertFalse(os.path.exists(self.file))
+                self.assertOk(self.log_in_again("--url", self.server.url))
+                self.assertEqual(self.state("config.json"), {"api_url": self.server.url})
+                self.assertOk(self.run_cli(*LISTING))
+                session = self.state("session.json")
+
+    def test_logout_where_nothing_can_be_reached(self):
+        """Row 14: the session is always forgotten here."""
+        session = self.log_in()
+        with Scripted([answer("down", 503)]) as server:
+            self.stored(dict(session, api_url=server.url))
+            result = self.run_cli("logout")
+        self.assertEqual(result.code, 0, result)
+        self.assertIn("could not be ended", result.err)
+        self.assertFalse(os.path.exists(self.file))
+
+
+####################################################################################################
+# Whose session it is
+####################################################################################################
+
+class Addresses(SessionCase):
+    COMMANDS = (LISTING, ("whoami",), ("logout",), ("orgs", "create", "New"),
+                ("traces", "list", "--project", "p"), ("usage", "--org", "o"))
+
+    def test_session_stays_with_its_server(self):
+        """Row 30: session of A, address of B: not logged in to B, nothing sent, A's kept."""
+        other = self.serve()
+        for seconds in (3000, -10):
+            self.log_in_with(seconds)
+            before = self.content()
+            for command in self.COMMANDS:
+                ways = [(("--url", other.url), None)]
+                if command != ("logout",):      # without --url it ends the session it finds
+                    ways.append(((), {"TWOSIGNAL_URL": other.url}))
+                for more, env in ways:
+                    with self.subTest(command=command, more=more, env=env):
+                        result = self.run_cli(*command + more, env=env)
+                        self.assertFails(result, 4, "Not logged in to %s" % other.url)
+                        self.assertEqual(self.content(), before)
+        self.assertEqual((other.connections, self.server.connections), (0, 0))
+
+    def test_changed_config_does_not_take_the_session_along(self):
+        """Row 30: the address in config.json changed after the login."""
+        other = self.serve()
+        self.log_in()
+        before = self.content()
+        self.write("home/config.json", {"api_url": other.url})
+        self.assertFails(self.run_cli(*LISTING), 4, other.url, "belongs to " + self.server.url)
+        self.assertEqual((other.connections, self.content()), (0, before))
+
+    def test_session_of_the_tui_goes_to_the_configured_server_alone(self):
+        """Row 30: one without an address belongs to the configured one."""
+        other = self.serve()
+        self.tui().write(self.log_in())
+        before = self.content()
+        self.assertFails(self.run_cli(*LISTING, "--url", other.url), 4, other.url)
+        self.assertEqual((other.connections, self.content()), (0, before))
+        self.assertOk(self.run_cli(*LISTING), "")
+
+    def test_origin_is_scheme_host_and_port(self):
+        """Row 30: another scheme, name, port or path is another server."""
+        self.log_in()
+        port = self.server.url.rpartition(":")[2]
+        for url in ("https://127.0.0.1:" + port, "http://localhost:" + port,
+                    "http://127.0.0.1", self.server.url + "/other", self.server.url + "0"):
+            self.assertFails(self.run_cli(*LISTING, "--url", url), 2 if url.endswith(port + "0")
+                             and int(port + "0") > 65535 else 4)
+        self.assertEqual(self.server.connections, 0)
+        for url in (self.server.url + "/", self.server.url + "/api", "127.0.0.1:" + port):
+            self.assertOk(self.run_cli(*LISTING, "--url", url), "")
+
+    def test_login_elsewhere_makes_it_that_servers_session(self):
+        """Row 30: after a login to B the session is B's."""
+        other = self.serve()
+        self.log_in()
+        self.assertOk(self.run_cli("login", "--url", other.url, "-e", OWNER, "--password-stdin",
+                                   stdin=PASSWORD))
+        self.assertEqual(self.state("session.json")["api_url"], other.url)
+        self.assertFails(self.run_cli(*LISTING, "--url", self.server.url), 4, self.server.url)
+        self.assertEqual(self.server.connections, 0)
+
+    def test_failed_login_keeps_the_session(self):
+        """Row 30: A's session stays where B does not accept the password."""
+        other = self.serve()
+        self.log_in()
+        before = self.content()
+        self.assertFails(self.run_cli("login", "--url", other.url, "-e", OWNER, "--password-stdin",
+                                      stdin="wrong"), 4, "Wrong email or password")
+        self.assertEqual(self.content(), before)
+        self.assertEqual(self.state("config.json"), {"api_url": self.server.url})
+
+    def test_only_http_and_https(self):
+        """Row 32: a usage error that opens nothing, wherever the address stands."""
+        secret = self.write("secret.txt", b"precious")
+        urls = ["file://" + secret, "file:" + secret, "ftp://127.0.0.1/x", "data:text/plain,x",
+                "javascript:alert(1)", "//127.0.0.1", "http://", "http:///x", "https://:80",
+                "gopher://127.0.0.1", "http://127.0.0.1:99999", "http://127.0.0.1/?x=1"]
+        self.log_in()
+        opened = AssertionError("something was opened")
+        with mock.patch("socket.socket", side_effect=opened), \
+                mock.patch("urllib.request.OpenerDirector.open", side_effect=opened):
+            for url in urls:
+                for command in (LISTING, ("login", "-e", OWNER, "--password-stdin"), ("whoami",)):
+                    with self.subTest(url=url, command=command):
+                        self.assertFails(self.run_cli(*command + ("--url", url), stdin=PASSWORD),
+                                         2, "--url")
+                        self.assertFails(self.run_cli(*command, stdin=PASSWORD,
+                                                      env={"TWOSIGNAL_URL": url}),
+                                         2, "TWOSIGNAL_URL")
+                self.write("home/config.json", {"api_url": url})
+                self.assertFails(self.run_cli(*LISTING), 2, "config.json")
+        self.assertEqual(self.server.connections, 0)
+
+    def test_nothing_in_an_address_changes_a_request(self):
+        """Row 33: line ends, NUL and blanks in an address are refused before connecting."""
+        self.log_in()
+        for evil in (" HTTP/1.1\r\nX-Evil: 1", "/a\r\nb", "/a\nb", "/a\x00b", "/a b", "\tx",
+                     "/\x7f"):
+            result = self.run_cli(*LISTING, "--url", self.server.url + evil)
+            self.assertFails(result, 2, "--url")
+        self.assertEqual(self.server.connections, 0)
+
+
+####################################################################################################
+# Logging in
+####################################################################################################
+
+class LoggingIn(SessionCase):
+    def log_in_at(self, url, **env):
+        return self.run_cli("login", "--url", url, "-e", OWNER, env=dict(
+            env, TWOSIGNAL_PASSWORD=PASSWORD))
+
+    def test_unencrypted_login_is_warned_about(self):
+        """Row 31: once, on stderr, where the server is not this machine."""
+        address = tuple(self.server.url[len("http://"):].split(":"))
+        hosts = {"signal.example.test": (address[0], int(address[1]))}
+        with Proxy(hosts=hosts) as proxy:
+            result = self.log_in_at("http://signal.example.test", http_proxy=proxy.url,
+                                    NO_PROXY=None)
+        self.assertOk(result)
+        self.assertEqual(result.err.count("Warning"), 1, result)
+        self.assertIn("not encrypted", result.err)
+        self.assertNotIn("Warning", result.out)
+
+    def test_nothing_to_warn_about_on_this_machine(self):
+        """Row 31: 127.0.0.1 and localhost need no warning."""
+        port = self.server.url.rpartition(":")[2]
+        for url in (self.server.url, "http://localhost:" + port):
+            self.assertOk(self.log_in_at(url), "")
+
+    def test_warned_before_the_password_is_asked_for(self):
+        """Row 31: there is time to stop."""
+        result = self.run_cli("login", "--url", "http://signal.example.test", "-e", OWNER)
+        self.assertFails(result, 2, "--password-stdin")
+        self.assertIn("Warning: http://signal.example.test is not encrypted", result.err)
+
+    def test_password_from_stdin_or_environment(self):
+        """Row 36: not on the command line, and without a warning."""
+        for args, env, stdin in ((["--password-stdin"], {}, PASSWORD + "\n"),
+                                 ([], {"TWOSIGNAL_PASSWORD": PASSWORD}, None)):
+            result = self.run_cli("login", "--url", self.server.url, "-e", OWNER, *args,
+                                  env=env, stdin=stdin)
+            self.assertOk(result, "")
+            self.assertNotIn(PASSWORD, result.out)
+            os.unlink(self.file)
+
+    def test_password_at_a_prompt(self):
+        """Row 36: asked for in a terminal, which does not show it."""
+        output, code = self.run_terminal(
+            "login", "--url", self.server.url,
+            script=[("mail", OWNER + "\n"), ("assword", PASSWORD + "\n")])
+        self.assertEqual(code, 0, output)
+        self.assertNotIn(PASSWORD, output)
+        self.assertEqual(self.state("session.json")["user_email"], OWNER)
+
+    def test_password_on_the_command_line_is_warned_about(self):
+        """Row 36: once, on stderr."""
+        result = self.run_cli("login", "--url", self.server.url, "-e", OWNER, "-p", PASSWORD)
+        self.assertOk(result)
+        self.assertEqual(result.err.count("Warning"), 1)
+        self.assertNotIn(PASSWORD, result.err + result.out)
+
+    def test_never_asked_for_without_a_terminal(self):
+        """Row 36: a usage error that names a way without the command line."""
+        result = self.run_cli("login", "--url", self.server.url, "-e", OWNER)
+        self.assertFails(result, 2, "--password-stdin")
+        self.assertEqual(self.server.connections, 0)
+
+    def test_session_can_be_read_by_the_tui(self):
+        """Row 13: the documented keys and types, and the address that issued it."""
+        self.assertOk(self.log_in_at(self.server.url))
+        found = self.state("session.json")
+        self.assertEqual(set(found), set(KEYS) | {"api_url"})
+        for key in found:
+            self.assertIs(type(found[key]), int if key == "expires_at" else str)
+        self.assertEqual((found["user_email"], found["project_ref"], found["api_url"]),
+                         (OWNER, PROJECT_REF, self.server.url))
+        self.tui().rotate()
+        self.assertOk(self.run_cli(*LISTING))
+
+    def test_expiry_is_stored_as_a_whole_number(self):
+        """Row 13: the TUI reads an int, whatever number the server answers."""
+        fresh = self.server.tokens()
+        for expires_at in (fresh["expires_at"] + 0.5, str(fresh["expires_at"])):
+            data = dict(fresh, expires_at=expires_at, user={"id": "u", "email": OWNER})
+            self.server.clear()
+            self.server.fault("auth/login", status=200, body={"data": data, "error": None})
+            self.assertOk(self.log_in_at(self.server.url))
+            self.assertEqual(self.state("session.json")["expires_at"], fresh["expires_at"])
+            self.assertIs(type(self.state("session.json")["expires_at"]), int)
+
+
+class ProjectRef(SessionCase):
+    options = {"project_ref": False}
+
+    def test_found_in_the_token(self):
+        result = self.run_cli("login", "--url", self.server.url, "-e", OWNER, "--password-stdin",
+                              stdin=PASSWORD)
+        self.assertOk(result)
+        self.assertEqual(self.state("session.json")["project_ref"], PROJECT_REF)
+        self.assertOk(self.run_cli(*LISTING), "")
+
+    def test_kept_through_a_refresh(self):
+        session = self.log_in_expired(project_ref=PROJECT_REF)
+        self.assertOk(self.run_cli(*LISTING), "")
+        self.assertRefreshed(session)
+
+    def test_login_without_any(self):
+        data = {"access_token": "no-jwt", "refresh_token": "r", "expires_at": 1893456000,
+                "user": {"id": "u", "email": OWNER}}
+        self.server.fault("auth/login", status=200, body={"data": data, "error": None})
+        result = self.run_cli("login", "--url", self.server.url, "-e", OWNER, "--password-stdin",
+                              stdin=PASSWORD)
+        self.assertFails(result, 8, "project_ref")
+        self.assertFalse(os.path.exists(self.file))
+
+
+####################################################################################################
+# The cookie
+####################################################################################################
+
+def token(claims):
+    """A JWT with these claims, signed by nobody."""
+    import base64
+    text = claims if isinstance(claims, bytes) else json.dumps(claims).encode("utf-8")
+    return "e30.%s.c2ln" % base64.urlsafe_b64encode(text).rstrip(b"=").decode("ascii")
+
+
+class Issuer(unittest.TestCase):
+    def test_first_label_of_the_host(self):
+        for issuer, expected in (("https://abcdefgh.supabase.co/auth/v1", "abcdefgh"),
+                                 ("https://abcdefgh.supabase.co", "abcdefgh"),
+                                 ("http://localhost:54321/auth/v1", "localhost"),
+                                 ("https://ref.eu.example.com:8443/auth/v1", "ref")):
+            for filler in ("", "x", "xx", "東京"):
+                claims = {"iss": issuer, "email": filler}
+                self.assertEqual(twosignal._issuer(token(claims)), expected)
+
+    def test_what_has_none(self):
+        """Row 25: nothing that a token holds is trusted."""
+        wrong = [None, 5, [], {}, "", ".", "..", "a.b", "a.b.c", "a.=.c", "a.é.c", "a.!!!!.c"]
+        wrong += [token(claims) for claims in (
+            {}, [], "x", 5, None, {"iss": None}, {"iss": 5}, {"iss": ["https://x.y"]}, {"iss": ""},
+            {"iss": "supabase"}, {"iss": "https:"}, b"\xff\xfe", b"{", b"[" * 100000)]
+        for value in wrong:
+            self.assertIsNone(twosignal._issuer(value) or None, str(value)[:80])
+
+
+class Cookie(unittest.TestCase):
+    def session(self, **values):
+        return twosignal.Session(dict({
+            "access_token": "a.b.c", "refresh_token": "r", "expires_at": 1893456000.0,
+            "user_id": "u", "user_email": "owner@example.com", "project_ref": "ref"}, **values))
+
+    def parts(self, session):
+        """The (name, value) pairs of the cookie."""
+        return [tuple(part.split("=", 1)) for part in twosignal.cookie(session).split("; ")]
+
+    def assertWhole(self, session):
+        """Chunks in order, none too long, none that begins or ends inside %XX."""
+        parts = self.parts(session)
+        name = "sb-ref-auth-token"
+        text = "".join(value for _, value in parts)
+        if len(text) <= 3180:
+            self.assertEqual([key for key, _ in parts], [name])
+        else:
+            self.assertEqual([key for key, _ in parts],
+                             ["%s.%d" % (name, place) for place in range(len(parts))])
+        for _, value in parts:
+            self.assertTrue(0 < len(value) <= 3180)
+            self.assertRegex(value, r"\A([A-Za-z0-9_.~-]|%[0-9A-F]{2})+\Z")
+            self.assertNotIn(b"%", re.sub(rb"%[0-9A-F]{2}", b"", value.encode("ascii")))
+        self.assertLess(len(text) // 3180, len(parts) + 1)
+        return json.loads(unquote(text))
+
+    def test_value(self):
+        self.assertEqual(self.assertWhole(self.session()), {
+            "access_token": "a.b.c", "refresh_token": "r", "expires_at": 1893456000,
+            "token_type": "bearer", "user": {"id": "u", "email": "owner@example.com"}})
+        values = self.parts(self.session())
+        self.assertEqual(values[0][1], quote(unquote(values[0][1]), safe=""))
+        self.assertNotIn(".0,", unquote(values[0][1]))
+
+    def test_length_around_the_limit(self):
+        short = len(self.parts(self.session())[0][1]) - len("a.b.c")
+        for size in range(3170, 3192):
+            session = self.session(access_token="x" * (size - short))
+            self.assertEqual(len(self.parts(session)), 1 if size <= 3180 else 2)
+            self.assertWhole(session)
+
+    def test_never_cut_inside_an_escape(self):
+        """Escapes at each distance from the border of a chunk."""
+        for size in range(3000, 3200):
+            email = "%" * 40 + "é" * 10
+            session = self.session(access_token="x" * size + "%+/=" * 300, user_email=email)
+            found = self.assertWhole(session)
+            self.assertEqual(found["access_token"], session.access_token)
+            self.assertEqual(found["user"]["email"], email)
+
+    def test_random_tokens(self):
+        """Row 33: whatever a token or an e-mail address holds, the cookie is one header line."""
+        seed = random.SystemRandom().randrange(2 ** 32)
+        dice = random.Random(seed)
+        with self.subTest(seed=seed):
+            for _ in range(tools.full(100, 3000)):
+                letters = "".join(map(chr, range(0x21, 0x7f)))
+                access = "".join(dice.choice(letters) for _ in range(dice.randrange(1, 12000)))
+                email = "".join(chr(dice.choice([10, 13, 0, 32, 59, 0x7f, 0xe9, 0x6771, 0xd800]))
+                                for _ in range(dice.randrange(20)))
+                session = self.session(access_token=access, user_email=email)
+                found = self.assertWhole(session)
+                self.assertEqual((found["access_token"], found["user"]["email"]), (access, email))
+
+
+class LongCookie(SessionCase):
+    options = {"padding": 6000}
+
+    def test_server_reads_the_chunks(self):
+        self.log_in()
+        self.assertOk(self.run_cli(*LISTING), "")
+        header = self.server.requests[0].headers["Cookie"]
+        self.assertIn("sb-%s-auth-token.2=" % PROJECT_REF, header)
+
+
+if __name__ == "__main__":
+    unittest.main()
