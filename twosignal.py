@@ -101,6 +101,14 @@ class NoHome(Failure):
     """There is no directory for the session and the config file."""
 
 
+def _tried(ask):
+    """What a function returns, or the Failure that it raises."""
+    try:
+        return ask()
+    except Failure as failure:
+        return failure
+
+
 def wrong_usage(message, hint=""):
     return Failure(message, hint, "USAGE")
 
@@ -584,8 +592,8 @@ def at(value, path: str):
 def _inside(holder, key):
     if isinstance(holder, dict):
         return holder.get(key)
-    if isinstance(holder, list) and key.isdecimal() and len(key) < 10 and int(key) < len(holder):
-        return holder[int(key)]
+    if isinstance(holder, list) and re.match(r"(0|[1-9][0-9]{0,8})\Z", key):
+        return holder[int(key)] if int(key) < len(holder) else None
     return None
 
 
@@ -718,7 +726,7 @@ def read_text(path: str):
                       "Check the permissions of the file and its directory.")
     if len(found) > LARGEST_FILE:
         raise damaged(path)
-    return found.decode("utf-8", "replace")
+    return found.decode("utf-8-sig", "replace")
 
 
 def reason(error) -> str:
@@ -754,20 +762,22 @@ def read_object(path: str) -> dict:
 def make_home() -> str:
     """The directory, made if it has to be, readable for its owner alone."""
     path = home()
+    made = not os.path.isdir(path)
     try:
         os.makedirs(path, 0o700, exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error)
-    _keep_private(path)
+    _keep_private(path, made)
     return path
 
 
-def _keep_private(path):
-    """0700, unless the directory is not only ours: another user's, or a shared one such as /tmp."""
+def _keep_private(path, made):
+    """0700 for a new directory (whatever the umask) and for one that others may enter, unless it
+    is not only ours: another user's, or a shared one such as /tmp."""
     try:
         status = os.stat(path)
         shared = status.st_mode & 0o1000 or path == os.path.expanduser("~")
-        if status.st_mode & 0o777 != 0o700 and hasattr(os, "getuid") and not shared:
+        if (made or status.st_mode & 0o077) and hasattr(os, "getuid") and not shared:
             os.chmod(path, 0o700)
     except OSError:
         pass        # the files in it are private all the same
@@ -1068,7 +1078,10 @@ class Session:
             raise ValueError("expires_at")
         self.values = values
         self.access_token, self.refresh_token = values["access_token"], values["refresh_token"]
+        self.user_id = values.get("user_id")
         self.api_url = values.get("api_url")
+        if self.api_url and isinstance(_tried(lambda: normal_url(self.api_url)), Failure):
+            raise ValueError("api_url")
 
     def holds(self, seconds=0) -> bool:
         return self.expires_at - time.time() > seconds
@@ -1090,17 +1103,21 @@ def load_session():
 
 
 def save_session(session: Session, spent=None) -> Session:
-    """Stores a session under the lock, and returns the one that is stored then.
+    """Stores a session under the lock, and returns the one to go on with.
 
-    spent: the session that this one replaces. Where another program, which takes no lock, has
-    stored a newer one meanwhile, that one stays.
+    spent: the session that this one replaces. What another program, which takes no lock, has done
+    to the file meanwhile stays: a logout, another account's login, a newer session.
     """
     newer = []
 
     def overtaken():
+        path = path_of("session.json")
         stored = _stored_quietly() if spent else None
-        if stored and stored.refresh_token != spent.refresh_token:
-            newer.extend([stored] if stored.expires_at >= session.expires_at else [])
+        if stored is None or stored.refresh_token == spent.refresh_token:
+            return spent is not None and not os.path.exists(path)
+        if stored.user_id != spent.user_id:
+            return True
+        newer.extend([stored] if stored.expires_at >= session.expires_at else [])
         return newer
 
     write_text(path_of("session.json"), session.text(), unless=overtaken)
@@ -1154,11 +1171,13 @@ class Transport:
         self.tell, self.log = tell or (lambda text: None), log
         self.opener = None
 
-    def request(self, method, url, headers=(), body=None, changes=True, retried=None) -> Answer:
+    def request(self, method, url, headers=(), body=None, changes=True, matters=True,
+                retried=None) -> Answer:
         """Sends a request and returns the answer, whatever its status.
 
         changes: it may change something at the server, so that it is sent again only where it
-        surely did not arrive. retried: statuses after which it is sent again; by
+        surely did not arrive. matters: it is a change that the user has to look after where its
+        outcome is unknown. retried: statuses after which it is sent again; by
         default RETRIED for a query, RETRIED_CHANGE for a change. Follows redirects of queries
         within the origin. Raises Failure.
         """
@@ -1171,7 +1190,7 @@ class Transport:
             except Broken as broken:
                 again = not broken.final and not (changes and broken.sent)
                 if last or not again or not self._pause(attempt, None, deadline, broken.message):
-                    raise broken.failure(changes)
+                    raise broken.failure(changes and matters)
                 continue
             if answer.status not in retried or last:
                 return answer
@@ -1687,6 +1706,14 @@ class Client:
             if failure.code != "UNAUTHORIZED":      # it has ended already
                 raise
 
+    def forget(self):
+        """Deletes the stored session, after a refresh that is under way, if that ends soon."""
+        try:
+            with Lock(time.monotonic() + self.transport.timeout):
+                forget_session()
+        except Failure:
+            forget_session()
+
     def session(self, rejected=None) -> Session:
         """A session that holds, refreshed if it has to be.
 
@@ -1713,8 +1740,9 @@ class Client:
         return session
 
     def _renewed(self, session, rejected) -> Session:
+        holds = session.access_token != rejected and session.holds(1)
         try:
-            with Lock(time.monotonic() + self.transport.timeout):
+            with Lock(time.monotonic() + (1 if holds else self.transport.timeout)):
                 stored = self._load()       # another process may have refreshed it meanwhile
                 if stored.access_token != rejected and stored.holds(REFRESH_EARLY):
                     return stored
@@ -1722,7 +1750,7 @@ class Client:
                 with SignalsHeld():
                     return self._refresh(stored)
         except Failure:
-            if session.access_token != rejected and session.holds(1):
+            if holds:
                 return session              # it is early; the next command tries again
             raise
 
@@ -1776,7 +1804,7 @@ class Client:
             headers["Content-Type"] = "application/json"
             data = json.dumps(body).encode("ascii")
         answer = self.transport.request("POST", self.url + "/api/v1/auth/" + action, headers, data,
-                                        retried=retried)
+                                        matters=False, retried=retried)
         envelope = _parsed(answer)
         error = envelope.get("error") if isinstance(envelope, dict) else None
         if isinstance(error, dict) and answer.status >= 400:
@@ -2009,13 +2037,6 @@ def _groups(name, inputs):
         size += more
     if group:
         yield group
-
-
-def _tried(ask):
-    try:
-        return ask()
-    except Failure as failure:
-        return failure
 
 
 def _parsed(answer):
@@ -2567,7 +2588,7 @@ def logout(client, args):
     try:
         stored = load_session()
     except Failure:
-        forget_session()
+        client.forget()
         return Details({"logged_out": True}, message="Logged out: the damaged session is deleted.")
     if stored is None:
         return Details({"logged_out": False}, message="Not logged in.")
@@ -2578,7 +2599,7 @@ def logout(client, args):
             raise
         args.console.tell("The session is forgotten here, but it could not be ended on the server: "
                           "%s." % plain(failure.message))
-    forget_session()
+    client.forget()
     return Details({"logged_out": True}, message="Logged out of %s." % client.url)
 
 
@@ -2881,7 +2902,7 @@ WORST_COLUMNS = (Column("Trace", "trace_id"), Column("Value", "value_text"),
 
 @command(
     "traces check", PROJECT,
-    Option("--max-error-rate", metavar="SHARE", type=_share, help="like 2%% or 0.02"),
+    Option("--max-error-rate", metavar="SHARE", type=_share, help="like 2% or 0.02"),
     Option("--min-score", metavar="[NAME=]SCORE", type=_score_limit, action="append",
            help="0.5 for any evaluator, or faithfulness=0.8; may be repeated"),
     Option("--max-p95", metavar="TIME", type=_milliseconds, help="of the durations, like 8s"),

@@ -12,8 +12,9 @@ import tools
 import twosignal
 
 URL = "https://example.com"
-TOKENS = {"access_token": "a.b.c", "refresh_token": "v1.r", "expires_at": int(time.time()) + 10 ** 6,
-          "user_id": "u0", "user_email": "you@example.com", "project_ref": "ref", "api_url": URL}
+TOKENS = {"access_token": "a.b.c", "refresh_token": "v1.r",
+          "expires_at": int(time.time()) + 10 ** 6, "user_id": "u0",
+          "user_email": "you@example.com", "project_ref": "ref", "api_url": URL}
 
 
 def canned(body, status=200, kind="application/json"):
@@ -389,8 +390,8 @@ class Cookies(unittest.TestCase):
         def token(claims):
             payload = base64.urlsafe_b64encode(json.dumps(claims).encode("utf-8"))
             return "h.%s.s" % payload.decode("ascii").rstrip("=")
-        self.assertEqual(twosignal._issuer(token({"iss": "https://abc.supabase.co/auth/v1"})), "abc")
-        self.assertEqual(twosignal._issuer(token({"iss": "https://abc:8000/auth"})), "abc")
+        for issuer in ("https://abc.supabase.co/auth/v1", "https://abc:8000/auth"):
+            self.assertEqual(twosignal._issuer(token({"iss": issuer})), "abc")
         for value in (None, 5, "", "a", "a.b", "a.%%%.c", "a.é.c", token({}), token([]), token("x"),
                       token({"iss": 5}), token({"iss": "x"}), token(None), "..", "a." + "W" * 9999):
             self.assertIsNone(twosignal._issuer(value))

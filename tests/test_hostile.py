@@ -189,6 +189,8 @@ class NotTheProtocol(Canned):
         """Row 25: what is no JSON, or JSON of something else, is one line and exit code 8."""
         for procedure, line in COMMANDS:
             for body in tools.full(NOT_JSON[::3], NOT_JSON):
+                if procedure in SILENT and DEEP.encode("ascii") in body:
+                    continue        # newer Pythons read it
                 reply = canned(body)
                 for args in (line.split(), line.split() + ["--json"]):
                     with self.subTest(args=args, body=body[:60]):
@@ -498,6 +500,13 @@ class Metas(unittest.TestCase):
             with self.subTest(path=path):
                 self.assertEqual(twosignal.superjson(value, {"values": {path: ["bigint"]}}),
                                  {"a": {"b": "1"}})
+
+    def test_places_in_a_list_that_only_resemble_one(self):
+        """Row 26: only the digits of a place name it."""
+        for path in ("00", "+0", "-1", " 0", "0 ", "0.0", "1", "\u0660", "0\\", ".0", "1e0"):
+            with self.subTest(path=path):
+                self.assertEqual(twosignal.superjson(["1"], {"values": {path: ["bigint"]}}), ["1"])
+        self.assertEqual(twosignal.superjson(["1"], {"values": {"0": ["bigint"]}}), [1])
 
     def test_large_metas(self):
         """Row 26: a long path, many paths and a number of a million digits do no harm."""

@@ -18,7 +18,8 @@ TRACE_COLUMNS = (Column("ID", "id"), Column("Status", "status"),
                  Column("Duration", "duration_ms", twosignal.duration),
                  Column("Cost", "cost_usd", twosignal.cost),
                  Column("Name", "name", optional=True))
-WORDS = ("", "a", "trace", "東京タワー", "😀", "e\u0301e\u0301", "Ａ", "한국어", "x" * 60, "a\x1bb", "-")
+WORDS = ("", "a", "trace", "東京タワー", "😀", "e\u0301e\u0301", "Ａ", "한국어", "x" * 60,
+         "a\x1bb", "-")
 
 
 def table(result, **screen):
@@ -139,8 +140,8 @@ class Documents(unittest.TestCase):
         spans = Listing("spans", (Column("Span", "name"),), [{"name": "root"}])
         shown = table(Details({"id": "x", "name": "東\x1b"}, fields, [
             ("Spans", spans), ("Notes", lambda screen: ["%d\n" % screen.columns])], "Created."))
-        self.assertEqual(shown, "Created.\nID:         x\nLong name:  東\\x1b\n\nSpans\nSpan\n────\n"
-                                "root\n\nNotes\n80\n")
+        self.assertEqual(shown, "Created.\nID:         x\nLong name:  東\\x1b\n\n"
+                                "Spans\nSpan\n────\nroot\n\nNotes\n80\n")
 
     def test_one_that_cannot_be_written_leaves_no_half(self):
         for row in ({"a": object()}, {1: set()}):

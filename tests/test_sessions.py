@@ -216,15 +216,10 @@ class Processes(SessionCase):
     @posix
     def test_disk_is_full(self):
         """Row 12: a file can't grow: known before the token is spent."""
-        import resource
         self.log_in_expired()
         before = self.content()
-        process = subprocess.Popen(
-            [sys.executable, "-B", tools.SCRIPT] + list(LISTING), env=self.environment,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)))
-        self.addCleanup(self.end, process)
-        self.assertFails(self.finish(process), 1, self.file)
+        limited = ["sh", "-c", 'ulimit -f 0 && exec "$0" "$@"', sys.executable, tools.SCRIPT]
+        self.assertFails(tools.run_command(limited + list(LISTING), self.environment), 1, self.file)
         self.assertRefreshes(0)
         self.assertEqual(self.content(), before)
         self.assertEqual(sorted(os.listdir(self.home)),
@@ -239,6 +234,12 @@ class Locked(SessionCase):
             lock.__enter__()
         self.addCleanup(lock.__exit__)
         return lock
+
+    def hurried(self):
+        """Waits for the lock are short, whatever --timeout leaves for them."""
+        lock = twosignal.Lock
+        return mock.patch.object(twosignal, "Lock", lambda deadline: lock(
+            min(deadline, time.monotonic() + 0.2)))
 
     def test_never_refreshes_without_the_lock(self):
         """Row 4: it waits, but not for ever: exit 3, a hint, and the token is not spent."""
@@ -257,7 +258,8 @@ class Locked(SessionCase):
         self.log_in()
         self.server.revoke_access(OWNER)
         self.held()
-        self.assertFails(self.run_cli(*LISTING, "--timeout", "0.3"), 3, "session.lock")
+        with self.hurried():
+            self.assertFails(self.run_cli(*LISTING), 3, "session.lock")
         self.assertRefreshes(0)
 
     def test_session_that_holds_needs_no_lock(self):
@@ -271,7 +273,8 @@ class Locked(SessionCase):
         """Rows 4, 9: a token that still holds is used where the lock can't be had."""
         self.log_in_with(30)
         self.held()
-        self.assertOk(self.run_cli(*LISTING, "--timeout", "0.3"), "")
+        with self.hurried():
+            self.assertOk(self.run_cli(*LISTING), "")
         self.assertRefreshes(0)
 
     def test_login_waits_for_the_lock(self):

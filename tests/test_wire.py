@@ -1,4 +1,4 @@
-"""Each recorded answer of a real server, through the client: the request, and the record or error."""
+"""Each recorded answer of a real server, through the client: request, and record or error."""
 import json
 import os
 import time
@@ -188,7 +188,8 @@ class Wire(tools.Case):
 
     def test_procedures_that_a_server_lacks(self):
         """Both tRPC versions say it in their own words; the other name is asked for then."""
-        lacking, detail = recorded("no-such-procedure", "trpc10"), recorded("trace.detail", "trpc10")
+        lacking = recorded("no-such-procedure", "trpc10")
+        detail = recorded("trace.detail", "trpc10")
         with scripted(lacking, detail) as server:
             found = self.client(server).trace(TRACE, "c0000000-0000-4000-8000-000000000001")
             self.assertEqual(found["id"], TRACE)
