@@ -3805,7 +3805,8 @@ def _arguments(name, command, tokens):
     for option in _everywhere(command):
         if option.name not in args.given:
             value = setting(option.env) if option.env else None
-            setattr(args, option.name, option.details.get("action") is None and value)
+            switch = option.details.get("action") == "store_true"
+            setattr(args, option.name, False if switch else value)
         by_key = option is PROJECT and command.key and api_key()
         if option.needed and not getattr(args, option.name) and not by_key:
             raise wrong_usage("No %s was given" % option.details["help"].replace("the ", ""),
