@@ -130,7 +130,7 @@ def expired():
 # Patterns are compiled where they are first used: --version and --help need none.
 _UNSAFE = (
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"
-    "\ufeff\U000e0000-\U000e007f\ud800-\udfff]")
+    "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]")
 _TIMESTAMP = (
     r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)"
     r"(\.\d{1,9})?(Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?\Z")
@@ -513,11 +513,11 @@ class Details:
     message: a sentence that the table form begins with; the other forms are the record alone.
     """
 
-    after, endless = None, False
+    endless = False
 
-    def __init__(self, record, fields=(), parts=(), message="", exit_code=0):
+    def __init__(self, record, fields=(), parts=(), message="", after=None, exit_code=0):
         self.record, self.fields, self.parts, self.message = record, fields, parts, message
-        self.exit_code = exit_code
+        self.after, self.exit_code = after, exit_code
 
     def records(self):
         return [self.record]
@@ -601,10 +601,12 @@ def only_fields(result, fields):
     """The result with nothing but these fields of its records. Raises a usage error, when the first
     rows come, for a field that none of them has."""
     columns = [Column(field, field) for field in fields]
-    if isinstance(result, Details):
-        picked, = _picked(result, fields)
-        return Details(picked, columns, exit_code=result.exit_code)
-    return Listing(result.noun, columns, _picked(result, fields), result.after, result.endless)
+    if isinstance(result, Listing):
+        return Listing(result.noun, columns, _picked(result, fields), result.after, result.endless)
+    rows = list(_picked(result, fields))
+    if len(rows) == 1:
+        return Details(rows[0], columns, after=result.after, exit_code=result.exit_code)
+    return Listing("records", columns, rows)
 
 
 def _picked(result, fields):
@@ -626,7 +628,7 @@ def _check_fields(fields, keys):
 
 def field_names(result):
     """Every path in the first records, as --fields takes them: what '--fields ?' shows."""
-    rows = next(_chunks(result.records(), PAGE), [])
+    rows = next(_chunks(result.records(), 1 if result.endless else PAGE), [])
     names = dict.fromkeys(name for row in rows for name in _paths(row))
     return Listing("fields", (Column("Field", "field"),), [{"field": name} for name in names])
 
@@ -802,12 +804,18 @@ class Replacing:
     def __enter__(self):
         import tempfile
         self.target = os.path.realpath(self.path)
+        self.file = None
         try:
-            handle, self.temporary = tempfile.mkstemp(prefix=".twosignal-",
-                                                      dir=os.path.dirname(self.target))
+            with SignalsHeld():
+                handle, self.temporary = tempfile.mkstemp(prefix=".twosignal-",
+                                                          dir=os.path.dirname(self.target))
+                self.file = os.fdopen(handle, "wb")
         except OSError as error:
             raise _unwritable(self.path, error)
-        self.file = os.fdopen(handle, "wb")
+        except BaseException:
+            if self.file:
+                self._discard()
+            raise
         return self
 
     def write(self, content: bytes):
@@ -817,13 +825,14 @@ class Replacing:
             raise _unwritable(self.path, error)
 
     def __exit__(self, kind, *_):
-        try:
-            if kind is None:
-                self._finish()
-        except OSError as error:
-            raise _unwritable(self.path, error)
-        finally:
-            self._discard()
+        with SignalsHeld():
+            try:
+                if kind is None:
+                    self._finish()
+            except OSError as error:
+                raise _unwritable(self.path, error)
+            finally:
+                self._discard()
 
     def _finish(self):
         self.file.flush()
@@ -853,6 +862,13 @@ def _new_mode(path) -> int:
         return 0o666 & ~mask
 
 
+def output_file(path):
+    """Where a user wants output to go: a file that is replaced as a whole, or a device as it is."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        return open(path, "wb", buffering=0)
+    return Replacing(path, mode=_new_mode(path))
+
+
 def api_key():
     """The project's API key, of TWOSIGNAL_API_KEY or of the file in TWOSIGNAL_API_KEY_FILE."""
     key, path = setting("TWOSIGNAL_API_KEY"), setting("TWOSIGNAL_API_KEY_FILE")
@@ -868,7 +884,7 @@ def api_key():
 
 
 def write_text(path: str, text: str, unless=None):
-    with Replacing(path, unless=unless) as file:
+    with SignalsHeld(), Replacing(path, unless=unless) as file:
         file.write(text.encode("utf-8"))
 
 
@@ -1169,7 +1185,7 @@ class Transport:
     def __init__(self, timeout=TIMEOUT, ca_cert=None, tell=None, log=None):
         self.timeout, self.ca_cert = timeout, ca_cert
         self.tell, self.log = tell or (lambda text: None), log
-        self.opener = None
+        self.opener, self.asked_pause = None, None
 
     def request(self, method, url, headers=(), body=None, changes=True, matters=True,
                 retried=None) -> Answer:
@@ -1192,6 +1208,7 @@ class Transport:
                 if last or not again or not self._pause(attempt, None, deadline, broken.message):
                     raise broken.failure(changes and matters)
                 continue
+            self.asked_pause = retry_after(answer.headers.get("Retry-After"))
             if answer.status not in retried or last:
                 return answer
             if not self._pause(attempt, answer.headers.get("Retry-After"), deadline,
@@ -1241,6 +1258,7 @@ class Transport:
         except Exception as error:
             broken = Broken(error, request, url)
             self._debug("%s %s: %s" % (method, url, broken.message))
+            self._debug(_curl(method, url, headers, body))
             raise broken
         self._debug("%s %s: %d, %d bytes, %d ms" % (
             method, url, answer.status, len(answer.body), (time.monotonic() - started) * 1000))
@@ -1264,7 +1282,8 @@ def _curl(method, url, headers, body) -> str:
         words += ["-H", "%s: %s" % (name, value)]
     if body:
         words += ["-d", "***" if "/api/v1/auth/" in url else body.decode("utf-8", "replace")]
-    return " ".join("'%s'" % word.replace("'", "'\\''") for word in words)
+    import shlex
+    return " ".join(shlex.quote(word) for word in words)
 
 
 def retry_after(value):
@@ -1817,8 +1836,7 @@ class Client:
     # --- procedures
 
     def query(self, procedure, values=None):
-        """The answer of a query; values: its input, None values left out. Raises Failure."""
-        values = known(**values or {})
+        """The answer of a query; values: its input, if it takes one. Raises Failure."""
         return self._named(procedure, lambda name: self._call(name, values, False))
 
     def mutate(self, procedure, values):
@@ -1855,7 +1873,7 @@ class Client:
         url, body = self.url + "/api/trpc/" + name, None
         if changes:
             body = json.dumps({"json": values}).encode("ascii")
-        elif values:
+        elif values is not None:
             url += "?input=" + _quoted({"json": values})
         answer = self._authorized(url, body)
         return _result(_parsed(answer), answer, name)
@@ -1902,7 +1920,7 @@ class Client:
         cursor, seen, empty = None, set(), 0
         while True:
             asked = size()
-            answer = self._page(dict(values, limit=asked, cursor=cursor))
+            answer = self._page(dict(values, limit=asked, **known(cursor=cursor)))
             rows = _rows_of(answer)
             cursor = answer.get("nextCursor") if isinstance(answer, dict) else None
             if cursor is not None and not isinstance(cursor, (str, int)):
@@ -2270,7 +2288,12 @@ class Command:
 
     @property
     def help(self):
-        return (self.function.__doc__ or "").strip()
+        import inspect
+        return inspect.cleandoc(self.function.__doc__ or "")
+
+    @property
+    def summary(self):
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
 
 
 class Option:
@@ -2569,7 +2592,7 @@ def login(client, args):
 
 @command("whoami", key=True, examples=("twosignal whoami", "twosignal whoami --json"))
 def whoami(client, args):
-    """Show who is logged in, or which API key is in use, as the server sees it."""
+    """Show who is logged in, as the server sees it; or which API key is in use."""
     if client.key:
         client.rest("GET", "/traces", {"limit": 1})
         return Details({"email": None, "user_id": None, "api_url": client.url, "expires_at": None,
@@ -2688,24 +2711,33 @@ class Choice:
     def __iter__(self):
         started = time.monotonic()
         for page, more in self.client.trace_pages(self.values(), self._size):
-            found = [(trace, record(trace, "trace")) for trace in page]
-            found = [pair for pair in found if self.matches(pair[1])]
+            found = self.matching(page)
             left = len(found) if self.limit is None else self.limit - self.given
             self.looked += len(page)
             self.more = more or len(found) > left
             found = found[:left]
-            if self.scores:
-                self.client.add_scores([trace for trace, _ in found], self.args.project)
-            for trace, shown in found:
-                if self.scores:
-                    shown["scores"] = [record(score, "score") for score in trace["scores"]]
-                _part(shown, "scores")
+            for shown in self.shown(found):
                 self.given += 1
                 yield shown
             if self.given == self.limit or (more and self._is_past(page)):
                 self.more = self.more and self.given == self.limit
                 return
             self.args.console.progress("%s traces" % count(self.looked), started)
+
+    def matching(self, page) -> list:
+        """(trace, record) of those wire traces that match."""
+        found = [(trace, record(trace, "trace")) for trace in page]
+        return [pair for pair in found if self.matches(pair[1])]
+
+    def shown(self, found) -> list:
+        """The records of what matching() gave, with their scores if they are wanted."""
+        if self.scores:
+            self.client.add_scores([trace for trace, _ in found], self.args.project)
+        for trace, shown in found:
+            if self.scores:
+                shown["scores"] = [record(score, "score") for score in trace["scores"]]
+            _part(shown, "scores")
+        return [shown for _, shown in found]
 
     def values(self) -> dict:
         """The input of trace.list, in the spellings of all servers."""
@@ -2845,9 +2877,14 @@ class Tally:
                 self.scores.setdefault(str(score.get("evaluator")), []).append((value, name))
 
 
+def _within(measured, limit) -> bool:
+    """measured <= limit, for numbers that were written as decimals: 0.1 + 0.2 is within 0.3."""
+    return measured is not None and measured <= limit + 1e-9 * max(1e-3, abs(limit))
+
+
 def _check_error_rate(tally, limit):
     measured = len(tally.errors) / tally.count if tally.count else None
-    return measured, measured is not None and measured <= limit, tally.errors
+    return measured, _within(measured, limit), tally.errors
 
 
 def _check_min_score(tally, limit):
@@ -2876,7 +2913,7 @@ def _check_cost(tally, limit):
 
 def _check_total_cost(tally, limit):
     measured = sum(value for value, _ in tally.costs) if tally.costs else None
-    return measured, measured is not None and measured <= limit, sorted(tally.costs, reverse=True)
+    return measured, _within(measured, limit), sorted(tally.costs, reverse=True)
 
 
 def _percent(share) -> str:
@@ -2917,7 +2954,10 @@ WORST_COLUMNS = (Column("Trace", "trace_id"), Column("Value", "value_text"),
               "twosignal traces check --project ID --min-score faithfulness=0.8 --max-p95 8s "
               "--junit report.xml"))
 def traces_check(client, args):
-    """Hold traces against limits: exit 0, 10 where one does not hold, 11 with nothing to check."""
+    """Hold traces against limits: a gate for pipelines.
+
+    Exits with 0 if all limits hold, 10 if one does not, 11 if there was nothing to check.
+    """
     wanted = [(option, value) for option, *_ in CHECKS
               for value in _as_list(getattr(args, option))]
     if not wanted and not args.min_count:
@@ -2935,7 +2975,7 @@ def traces_check(client, args):
         code = 10 if any(check["passed"] is False for check in checks) else 0
         code = code or (11 if any(check["passed"] is None for check in checks) else 0)
         report.write(_junit(checks).encode("utf-8"))
-    _tell_github(args.console, checks)
+    _tell_github(args.console, checks, "twosignal traces check")
     return _verdict(checks, tally, code)
 
 
@@ -2947,7 +2987,7 @@ def _report_file(path):
     import contextlib
     if not path:
         return contextlib.closing(io.BytesIO())
-    return Replacing(path, mode=_new_mode(path))
+    return output_file(path)
 
 
 def _checked(tally, option, limit) -> dict:
@@ -2984,7 +3024,7 @@ def _verdict(checks, tally, code) -> Details:
         parts.append(("Worst traces", Listing("traces", WORST_COLUMNS, worst)))
     message = {0: "Passed: %s traces.", 10: "Failed: %s traces.",
                11: "Nothing to check: %s traces."}[code] % count(tally.count)
-    return Details(found, (), parts, message, code)
+    return Details(found, (), parts, message, exit_code=code)
 
 
 def _junit(checks) -> str:
@@ -3007,7 +3047,7 @@ def _junit(checks) -> str:
          % (len(checks), failures)] + lines + ["  </testsuite>", "</testsuites>", ""])
 
 
-def _tell_github(console, checks):
+def _tell_github(console, checks, title):
     """In GitHub Actions: an annotation for each check that failed, and a table in the summary."""
     if not setting("GITHUB_ACTIONS"):
         return
@@ -3023,7 +3063,7 @@ def _tell_github(console, checks):
         for key in ("check", "measured_text", "limit_text", "verdict")) for check in shown]
     path = setting("GITHUB_STEP_SUMMARY")
     if path:
-        lines = ["### twosignal traces check", "", "| Check | Measured | Limit | Verdict |",
+        lines = ["### " + title, "", "| Check | Measured | Limit | Verdict |",
                  "|---|---|---|---|"] + rows
         try:
             with open(path, "a", encoding="utf-8") as file:
@@ -3044,11 +3084,14 @@ def traces_wait(client, args):
     import random
     wanted, console, started = args.count or 1, args.console, time.monotonic()
     deadline, pause = started + (args.timeout or 300), 1.0
-    evaluators = _enabled_evaluators(client, args) if args.scored else set()
+    evaluators = None if args.scored else set()
     choice = Choice(client, args, None if args.scored else wanted, scores=args.scored)
     found = 0
     while True:
+        left = deadline - time.monotonic()
+        client.transport.timeout = max(0.1, min(TIMEOUT, left))
         try:
+            evaluators = _enabled_evaluators(client, args) if evaluators is None else evaluators
             found = _arrived(choice, evaluators, wanted)
         except Passing as failure:
             console.tell("%s. Trying again." % failure.message)
@@ -3056,7 +3099,8 @@ def traces_wait(client, args):
         if found >= wanted or left <= 0:
             break
         console.progress("%d of %d traces" % (found, wanted), started)
-        time.sleep(max(0.0, min(left, pause * random.uniform(0.8, 1.2))))
+        asked = client.transport.asked_pause or 0
+        time.sleep(max(0.0, min(left, max(asked, pause * random.uniform(0.8, 1.2)))))
         pause = min(pause * 1.5, 15.0)
     record = {"found": found, "wanted": wanted, "scored": args.scored,
               "waited_seconds": round(time.monotonic() - started, 1)}
@@ -3103,44 +3147,77 @@ def traces_tail(client, args):
 
 def _tail(client, args):
     """Yields the newest traces, then each new one once."""
-    interval = pause = args.interval or 2.0
-    first = list(Choice(client, args, args.lines or 10, scores=_wants_scores(args)))
-    shown = dict.fromkeys(str(trace["id"]) for trace in first)
-    times = [found for found in (moment(trace["created_at"]) for trace in first)
-             if found is not None]
-    start = max(times) if times else time.time() - 1
-    for trace in first[::-1]:
+    look = Tail(client, args)
+    for trace in look.first(args.lines or 10):
         yield trace
+    interval = pause = args.interval or 2.0
     while True:
         time.sleep(pause)
         try:
-            fresh = _unseen(client, args, shown, start)
+            fresh = look.again()
         except Passing as failure:
             args.console.tell("%s. Trying again." % failure.message)
-            pause = min(pause * 2, 60.0)
+            pause = max(min(pause * 2, 60.0), client.transport.asked_pause or 0)
             continue
         pause = interval
-        for trace in fresh[::-1]:
+        for trace in fresh:
             yield trace
 
 
-def _unseen(client, args, shown, start) -> list:
-    """The traces since `start` that are not in `shown`, newest first; they are put in there.
+class Tail:
+    """Looks at a project again and again, and gives each trace once, oldest first.
 
-    Looks at page after page until one holds nothing new: no burst is too large.
+    seen: IDs of the traces that came in earlier looks, matching or not, with their times; start: a
+    trace that is not among them and older than this was there before.
     """
-    fresh, new_on_page = [], 0
-    for looked, trace in enumerate(Choice(client, args, None, scores=_wants_scores(args)), 1):
-        created = moment(trace["created_at"])
-        if str(trace["id"]) not in shown and (created is None or created >= start):
-            fresh.append(trace)
-            new_on_page += 1
-        if looked % PAGE == 0:
-            if not new_on_page:
-                break
-            new_on_page = 0
-    shown.update((str(trace["id"]), None) for trace in fresh)
-    return fresh
+
+    def __init__(self, client, args):
+        self.client, self.seen, self.start = client, {}, None
+        self.choice = Choice(client, args, None, scores=_wants_scores(args))
+
+    def first(self, lines) -> list:
+        page, more = next(self._pages(), ([], False))
+        self._new(page)
+        if more:
+            self.start = min((when for when in self.seen.values() if when is not None),
+                             default=None)
+        return self.choice.shown(self.choice.matching(page)[:lines])[::-1]
+
+    def again(self) -> list:
+        """What is new: pages are read until one holds nothing new, so that no burst is too large."""
+        fresh, before = [], dict(self.seen)
+        try:
+            for page, _ in self._pages():
+                new = self._new(page)
+                if not new:
+                    break
+                fresh += self.choice.matching(new)
+            shown = self.choice.shown(fresh)[::-1]
+        except BaseException:
+            self.seen = before      # the next look gives what this one could not
+            raise
+        self._forget()
+        return shown
+
+    def _pages(self):
+        return self.client.trace_pages(self.choice.values(), lambda: PAGE)
+
+    def _new(self, page) -> list:
+        """Those traces of a page that were not seen and did not lie before the start."""
+        new = []
+        for trace in page:
+            when, name = moment(trace.get("createdAt")), str(trace.get("id"))
+            if name in self.seen or None not in (when, self.start) and when < self.start:
+                continue
+            self.seen[name] = when
+            new.append(trace)
+        return new
+
+    def _forget(self):
+        """Keeps memory flat: of many traces, the older half lies before a new start."""
+        if len(self.seen) > 20000:
+            oldest = sorted(self.seen, key=lambda name: self.seen[name] or 0)[:10000]
+            self.start = max(self.seen.pop(name) or 0 for name in oldest)
 
 
 @command(
@@ -3345,24 +3422,36 @@ def usage(client, args):
     projects = Listing("projects", USAGE_COLUMNS, _part(found, "projects"))
     result = Details(found, USAGE_FIELDS, [("Projects", projects)])
     if args.fail_above is not None:
-        result.exit_code = _usage_exit_code(found, args.fail_above, args.console)
+        checks = _usage_checks(found, args.fail_above)
+        result.after = lambda: _fail_usage(checks, args.console)
     return result
 
 
-def _usage_exit_code(found, most, console) -> int:
-    """0, or 10 with a remark where more than this share of a limit is used. Raises Failure."""
+def _usage_checks(found, most) -> list:
+    """Checks, as of traces check, of the shares that are used of the plan's limits."""
     if found["plan"] not in PLANS:
         raise Failure("The limits of the plan '%s' are not known" % plain(found["plan"]),
                       "Leave --fail-above out.", "NOTHING_TO_CHECK")
+    checks = []
     for what in ("traces", "evals"):
         used, limit = found[what + "_used"], found[what + "_limit"]
         if limit is not None and used is None:
             raise _wrong_type("the usage")
-        if limit is not None and used / limit > most:
-            console.say("Error: %s of the %s of the plan are used, more than %s."
-                        % (_percent(used / limit), what, _percent(most)))
-            return EXIT_CODES["CHECK_FAILED"]
-    return 0
+        if limit is not None:
+            checks.append({"check": "%s of the plan" % what, "measured": used / limit,
+                           "limit": most, "passed": _within(used / limit, most),
+                           "form": _percent})
+    return checks
+
+
+def _fail_usage(checks, console):
+    """Raises Failure where a check did not hold."""
+    _tell_github(console, checks, "twosignal usage")
+    for check in map(_shown_check, checks):
+        if not check["passed"]:
+            raise Failure("%s of the %s are used, more than %s" % (
+                check["measured_text"], check["check"], check["limit_text"]),
+                "Use less, or a larger plan.", "CHECK_FAILED")
 
 
 # --- whatever has no command
@@ -3392,7 +3481,8 @@ class Answered(Details):
     """A value as JSON, also where a table was asked for."""
 
     def records(self):
-        return self.record if isinstance(self.record, list) else [self.record]
+        rows = self.record if isinstance(self.record, list) else [self.record]
+        return [row if isinstance(row, dict) else {"value": row} for row in rows]
 
     def table_lines(self, screen):
         return self.json_lines(screen)
@@ -3430,57 +3520,68 @@ def _completions() -> list:
     return found
 
 
-def _case_lines(form) -> str:
-    return "\n".join(form % (before, " ".join(words)) for before, words in _completions())
+def _completion_script(form, line=None) -> str:
+    """A script with a line for each (words before, what may follow), and all such words."""
+    lines = [line % (before, " ".join(words)) for before, words in _completions() if line]
+    known_words = ['"%s"' % before for before, _ in _completions()[1:]]
+    return form.replace("KNOWN_WORDS", "|".join(known_words)).replace(
+        "KNOWN_LIST", " ".join(known_words)).replace("LINES", "\n".join(lines))
 
 
 def _bash_completion() -> str:
-    return """_twosignal() {
-  local word before=""
+    return _completion_script("""_twosignal() {
+  local word before="" words=""
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-    case "$word" in -*) ;; *) case "$before" in
-      *" "*) ;; "") before="$word" ;; *) before="$before $word" ;; esac ;; esac
+    case "${before:+$before }$word" in
+    KNOWN_WORDS) before="${before:+$before }$word" ;;
+    esac
   done
-  local words
   case "$before" in
-%s
-  *) words="" ;;
+LINES
   esac
   COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
 }
 complete -o default -F _twosignal twosignal
-""" % _case_lines('  "%s") words="%s" ;;')
+""", '  "%s") words="%s" ;;')
 
 
 def _zsh_completion() -> str:
-    return """#compdef twosignal
+    return _completion_script("""#compdef twosignal
 _twosignal() {
-  local word before=""
+  local word before="" choices=""
   for word in "${(@)words[2,CURRENT-1]}"; do
-    case "$word" in -*) ;; *) case "$before" in
-      *" "*) ;; "") before="$word" ;; *) before="$before $word" ;; esac ;; esac
+    case "${before:+$before }$word" in
+    KNOWN_WORDS) before="${before:+$before }$word" ;;
+    esac
   done
-  local choices
   case "$before" in
-%s
-  *) choices="" ;;
+LINES
   esac
   compadd -- ${=choices}
 }
 if [ "$funcstack[1]" = "_twosignal" ]; then _twosignal; else compdef _twosignal twosignal; fi
-""" % _case_lines('  "%s") choices="%s" ;;')
+""", '  "%s") choices="%s" ;;')
 
 
 def _fish_completion() -> str:
-    lines = ["function __twosignal_before",
-             "    set -l words (string match -v -- '-*' (commandline -opc)[2..])",
-             "    test \"$words[1..2]\" = \"$argv[1]\"; or test \"$words\" = \"$argv[1]\"", "end",
-             "complete -c twosignal -f"]
+    script = _completion_script("""function __twosignal_before
+    set -l before ""
+    for word in (commandline -opc)[2..-1]
+        set -l next (string trim -- "$before $word")
+        if contains -- "$next" KNOWN_LIST
+            set before $next
+        end
+    end
+    test "$before" = "$argv[1]"
+end
+complete -c twosignal -f
+""")
+    lines = []
     for before, words in _completions():
         for word in words:
             how = "-l " + word[2:] if word.startswith("--") else "-a " + word
             lines.append("complete -c twosignal -n '__twosignal_before \"%s\"' %s" % (before, how))
-    return "\n".join(lines) + "\n"
+    return script + "\n".join(lines) + "\n"
 
 
 ############################################################
@@ -3801,7 +3902,8 @@ def _arguments(name, command, tokens):
     args.given = set(vars(args))
     if command.exclusive and {_flags(command.options)[flag].name
                               for flag in command.exclusive} <= args.given:
-        raise wrong_usage("%s and %s cannot be used together" % command.exclusive)
+        raise wrong_usage("%s and %s cannot be used together" % command.exclusive,
+                          "Use one of them.")
     for option in _everywhere(command):
         if option.name not in args.given:
             value = setting(option.env) if option.env else None
@@ -3809,7 +3911,8 @@ def _arguments(name, command, tokens):
             setattr(args, option.name, False if switch else value)
         by_key = option is PROJECT and command.key and api_key()
         if option.needed and not getattr(args, option.name) and not by_key:
-            raise wrong_usage("No %s was given" % option.details["help"].replace("the ", ""),
+            raise wrong_usage("No %s was given" % {"org": "organization"}.get(
+                option.name, option.name),
                               "Use %s %s or set %s." % (option.flags[-1], option.details["metavar"],
                                                         option.env))
     return args
@@ -3832,7 +3935,7 @@ def _help(words) -> str:
     lines.append("commands:")
     for name, each in COMMANDS.items():
         if not group or name.split()[0] == group:
-            lines.append("  %-20s %s" % (name, each.help))
+            lines.append("  %-18s %s" % (name, each.summary))
     lines += ["", "options, everywhere:"]
     for option in SHARED:
         flags = ", ".join(option.flags) + " " + option.details.get("metavar", "")
@@ -3874,7 +3977,10 @@ def _run(argv, console) -> int:
     if name not in COMMANDS and words and words != [words[0]] * (words[0] in GROUPS):
         raise _unknown(words)
     if name not in COMMANDS and rest and not _asks(rest, "-h", "--help"):
-        raise wrong_usage("No command was given",
+        known = _flags(SHARED)
+        strange = [token for token in rest if token.startswith("-") and token not in known]
+        raise wrong_usage("There is no option %s" % plain(strange[0].partition("=")[0])
+                          if strange else "No command was given",
                           "See 'twosignal %s'." % " ".join(words + ["--help"]))
     if name not in COMMANDS or _asks(rest, "-h", "--help"):
         return _show(console, _help(words))
@@ -3909,6 +4015,8 @@ def _execute(command, args, console) -> int:
 def _show_result(result, args, console) -> int:
     """Prints a result, or writes it to the file of --output; returns the exit code."""
     console.endless = result.endless
+    if result.endless and args.format == "json":
+        raise wrong_usage("This has no end, so it is no JSON document", "Use --format jsonl.")
     if args.fields == ["?"]:
         result = field_names(result)
     elif args.fields:
@@ -3918,7 +4026,7 @@ def _show_result(result, args, console) -> int:
     if not args.output:
         return _print_result(result, args, screen, console)
     screen.ascii_only = False
-    with _output_file(args.output) as console.file:
+    with output_file(args.output) as console.file:
         return _print_result(result, args, screen, console)
 
 
@@ -3928,6 +4036,9 @@ def _print_result(result, args, screen, console) -> int:
             console.print(text)
             if result.endless:
                 console.flush()
+    except KeyboardInterrupt:
+        if not result.endless:
+            raise
     finally:
         console.flush()
     remark = result.after and result.after()
@@ -3936,15 +4047,10 @@ def _print_result(result, args, screen, console) -> int:
     return result.exit_code
 
 
-def _output_file(path):
-    """Where --output goes: a file that is replaced as a whole, or a device as it is."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        return open(path, "wb", buffering=0)
-    return Replacing(path, mode=_new_mode(path))
-
-
 def _address(command, args) -> str:
     """The server's address; logging out needs the one that the session is from, nothing else."""
+    if command.function is completion:
+        return DEFAULT_URL
     if command.function is logout and not args.url:
         stored = _stored_quietly()
         if stored and stored.api_url:
@@ -3962,9 +4068,9 @@ def _on_sigterm(number, frame):
 
 def main(argv=None) -> int:
     """Runs a command line and returns its exit code; prints to stdout and stderr, never raises."""
-    console = Console()
-    before = _catch_sigterm(_on_sigterm)
+    console, before = Console(), None
     try:
+        before = _catch_sigterm(_on_sigterm)
         return _run(sys.argv[1:] if argv is None else list(argv), console)
     except Failure as failure:
         return console.fail(failure)

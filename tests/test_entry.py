@@ -135,7 +135,8 @@ class TestRefusals(ParserCase):
         for argv, nearest in ((["trace"], "twosignal traces"), (["traces", "lst"], "traces list"),
                               (["trace", "lst"], "traces list"), (["logn"], "twosignal login"),
                               (["evaluator", "list"], "evaluators list"),
-                              (["api-key", "list"], "api-keys list"), (["orgs", "lsit"], "orgs list"),
+                              (["api-key", "list"], "api-keys list"),
+                              (["orgs", "lsit"], "orgs list"),
                               (["--json", "traces", "gte"], "traces get"),
                               (["datasets", "additem"], "datasets add-item"),
                               (["project", "list", "--org", "x"], "projects list")):

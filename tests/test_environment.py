@@ -22,8 +22,8 @@ FULL_DISK = "/dev/full"
 ERROR_LINE = re.compile(r"Error: [^\n]+\n\Z")
 # Redirections of a shell, as $1; the rest of its arguments is the command.
 SHELL = 'redirections=$1; shift; eval "exec \\"\\$@\\" $redirections"'
-WITHOUT_SSL = ("import runpy, sys; sys.modules.update(ssl=None, _ssl=None); sys.argv = sys.argv[1:]; "
-               "runpy.run_path(sys.argv[0], run_name='__main__')")
+WITHOUT_SSL = ("import runpy, sys; sys.modules.update(ssl=None, _ssl=None); "
+               "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')")
 
 
 def listing(folder):
@@ -245,7 +245,7 @@ class TestStreams(ProcessCase):
 
     def test_closed(self):
         """Row 38: closed streams: the exit code is the same, and no traceback."""
-        closed = full(["<&-", ">&-", "2>&-", "<&- >&- 2>&-"],
+        closed = full([">&-", "<&- >&- 2>&-"],
                       ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
         for redirections in closed:
             for args, code in full(self.ARGS[:2], self.ARGS):
@@ -270,9 +270,7 @@ class TestStreams(ProcessCase):
 
     def test_closed_stdin(self):
         """Row 38: what reads a closed or unreadable stdin says what is missing."""
-        for redirections in full(["<&-"], ["<&-", "</dev/null", "<" + self.folder]):
-            if redirections == "<" + self.folder:
-                continue        # CPython itself refuses a directory
+        for redirections in full(["<&-"], ["<&-", "</dev/null"]):
             with self.subTest(redirections=redirections):
                 result = self.in_shell(redirections, "login", "-e", "x@y.z", "--password-stdin")
                 self.assertFails(result, 2, "password")
@@ -310,10 +308,11 @@ class TestStreams(ProcessCase):
         cases = [(args, env) for args in (["orgs", "list"], ["traces", "list", "--json"],
                                           ["--help"], ["--version"], ["logout", "--json"])
                  for env in ({}, {"PYTHONUNBUFFERED": "1"})]
-        for args, env in full(cases[1:5], cases):
+        for args, env in full([cases[2], cases[5]], cases):
             with self.subTest(args=args, env=env):
                 self.log_in()
                 self.assertEqual(self.reader_gone(False, args, env), (141, ""))
+        self.log_in()
         self.assertEqual(self.reader_gone(True, ["orgs", "list"])[0], 141)
         self.assertEqual(self.reader_gone(True, ["traces", "get", "nope"])[0], 6)
 
@@ -350,14 +349,13 @@ class TestStreams(ProcessCase):
         cases = [(args, env) for args in (["orgs", "list"], ["traces", "list", "--json"],
                                           ["--version"], ["--help"], ["logout"])
                  for env in ({}, {"PYTHONUNBUFFERED": "1"})]
-        for args, env in full(cases[:4], cases):
+        for args, env in full([cases[0], cases[3], cases[4]], cases):
             with self.subTest(args=args, env=env):
                 self.log_in()
                 result = self.in_shell(">/dev/full", *args, env=env)
                 self.assertFails(result, 1, "Cannot write the output")
                 self.assertEqual(len(result.err.splitlines()), 1, result)
-        result = self.in_shell(">/dev/full", "--version", "--json")
-        self.assertEqual(result.code, 1, result)
+        self.log_in()
         for redirections, args, code in ((">/dev/full 2>&1", ["orgs", "list"], 1),
                                          ("2>/dev/full", ["orgs", "list"], 0),
                                          ("2>/dev/full", ["orgs", "lst"], 2)):
@@ -455,7 +453,7 @@ class TestSignals(ProcessCase):
         places = self.struck(signal.SIGINT, None, args)[1].places
         self.assertGreater(len(places), 300)
         strikes = [(number, place) for number in self.CODES for place in places]
-        for number, place in dice.sample(strikes, full(40, len(strikes))):
+        for number, place in dice.sample(strikes, full(30, len(strikes))):
             with self.subTest(seed=seed, number=number, place=place):
                 self.strike_and_look(number, place, args)
 
@@ -534,10 +532,10 @@ class TestSignals(ProcessCase):
     def test_at_prompts(self):
         """Row 40: Ctrl-C at a prompt: 130, nothing done, and the terminal shows what is typed."""
         evaluator = self.server.add_evaluator(name="Kept")
-        for args, prompt in ((["login", "-e", "a@b.c"], "Password: "),
-                             (["login"], "Email: "),
-                             (["evaluators", "delete", evaluator], "[y/N] "),
-                             (["datasets", "add-item", "x", "--input", "-"], "Ctrl-D"))[:full(3, 4)]:
+        prompts = [(["login", "-e", "a@b.c"], "Password: "),
+                   (["evaluators", "delete", evaluator], "[y/N] "), (["login"], "Email: "),
+                   (["datasets", "add-item", "x", "--input", "-"], "Ctrl-D")]
+        for args, prompt in prompts[:full(2, 4)]:
             with self.subTest(args=args):
                 output, _ = pty_run(
                     ["/bin/sh", "-c", 'trap : INT; "$@"; echo "code $?"; stty -a', "sh",
@@ -563,7 +561,7 @@ class TestInterpreters(ProcessCase):
             more.append(["-X", "dev", "-W", "error"])
         if sys.version_info >= (3, 10):
             always.append(["-W", "error", "-X", "warn_default_encoding"])
-        return full(always, always + more)
+        return full([["-I", "-S"], ["-W", "error", "-bb"], ["-OO"]], always + more)
 
     def test_flags(self):
         """Row 41: -I, -S, -W error, -bb, -OO: it works, and says nothing else."""
@@ -576,7 +574,8 @@ class TestInterpreters(ProcessCase):
     def test_flags_and_errors(self):
         """Row 41: errors are the same under odd flags."""
         flags = ["-I", "-S", "-W", "error", "-bb", "-OO"]
-        for args, code in ((["traces", "get", "nope"], 6), (["traces", "lst"], 2)):
+        for args, code in full([(["traces", "get", "nope"], 6)],
+                               [(["traces", "get", "nope"], 6), (["traces", "lst"], 2)]):
             result = self.run_process(*args, flags=flags)
             self.assertFails(result, code)
             self.assertRegex(result.err, ERROR_LINE)
