@@ -2592,7 +2592,10 @@ def login(client, args):
 
 @command("whoami", key=True, examples=("twosignal whoami", "twosignal whoami --json"))
 def whoami(client, args):
-    """Show who is logged in, as the server sees it; or which API key is in use."""
+    """Show who is logged in, as the server sees it.
+
+    With TWOSIGNAL_API_KEY: which key is in use.
+    """
     if client.key:
         client.rest("GET", "/traces", {"limit": 1})
         return Details({"email": None, "user_id": None, "api_url": client.url, "expires_at": None,
