@@ -3083,7 +3083,10 @@ def _tell_github(console, checks, title):
     *CHOICE, key=True,
     examples=("twosignal traces wait --project ID --since 10m --count 20 --scored --timeout 5m",))
 def traces_wait(client, args):
-    """Wait until traces have arrived: exit 0, or 11 when the time is over."""
+    """Wait until traces have arrived, and are scored.
+
+    Exits with 0, or with 11 when the time is over.
+    """
     import random
     wanted, console, started = args.count or 1, args.console, time.monotonic()
     deadline, pause = started + (args.timeout or 300), 1.0
@@ -3282,7 +3285,10 @@ def evaluators_create(client, args):
          examples=("twosignal evaluators toggle ID --project ID --enable",),
          exclusive=("--enable", "--disable"))
 def evaluators_toggle(client, args):
-    """Switch an evaluator on or off; without --enable or --disable, turn it over."""
+    """Switch an evaluator on or off.
+
+    Without --enable or --disable, it is turned over.
+    """
     enabled = args.enable
     if not args.enable and not args.disable:
         rows = client.rows("evaluator.list", {"projectId": args.project})
