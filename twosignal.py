@@ -3423,7 +3423,7 @@ def _of_limit(row, what) -> str:
            help="exit 10 where more of a limit is used, like 90"),
     examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args):
-    """Show what an organization has used this month, and its limits."""
+    """Show the usage of an organization this month, and its limits."""
     found = _object(client.query("usage.getCurrentMonth", {"organizationId": args.org}))
     plans = {row.get("id"): row.get("plan") for row in client.rows("organization.list")
              if isinstance(row.get("id"), str)}
@@ -3472,7 +3472,7 @@ def _fail_usage(checks, console):
     examples=("twosignal api organization.list", "twosignal api modelRouting.list "
               "--input '{\"projectId\": \"ID\"}'"))
 def api(client, args):
-    """Call a procedure of the server and print its answer as JSON, as it is."""
+    """Call a procedure of the server; print its answer as it is."""
     if not re.match(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z", args.procedure):
         raise wrong_usage("%s is not the name of a procedure" % plain(args.procedure),
                           "It should be like trace.list.")
@@ -3501,7 +3501,7 @@ class Answered(Details):
          examples=("source <(twosignal completion bash)",
                    "twosignal completion fish > ~/.config/fish/completions/twosignal.fish"))
 def completion(client, args):
-    """Print a script that completes commands and options in a shell."""
+    """Print a script that completes commands in a shell."""
     makers = {"bash": _bash_completion, "zsh": _zsh_completion, "fish": _fish_completion}
     if args.shell not in makers:
         raise wrong_usage("%s is not a shell that is known here" % plain(args.shell),
