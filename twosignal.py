@@ -1414,6 +1414,8 @@ class Connections:
             request.sent = True
             connection.request(request.get_method(), request.selector, request.data, headers)
             response = connection.getresponse()
+            if wire.ended:      # http.client takes headers that break off for whole ones
+                raise http.client.IncompleteRead(b"")
             answer = Answer(response.status, response.headers, _body(response, wire))
         except BaseException:
             wire.shut()
@@ -1644,7 +1646,7 @@ def _tls_trouble(error, host) -> tuple:
     said = "%s %s" % (getattr(error, "verify_message", ""), error)
     for words, cause, hint in _TLS_CAUSES:
         if words in said.lower():
-            if "issuer" in words and not _has_authorities():
+            if words in ("local issuer", "verify failed") and not _has_authorities():
                 cause, hint = ("no CA certificates were found on this machine",
                                "Install them, or name a file with --ca-cert or SSL_CERT_FILE.")
             return "No secure connection to %s: %s" % (host, cause), hint
@@ -3190,7 +3192,7 @@ class Tail:
         return self.choice.shown(self.choice.matching(page)[:lines])[::-1]
 
     def again(self) -> list:
-        """What is new: pages are read until one holds nothing new, so that no burst is too large."""
+        """What is new: pages are read until one holds nothing new; no burst is too large."""
         fresh, before = [], dict(self.seen)
         try:
             for page, _ in self._pages():
@@ -3423,7 +3425,7 @@ def _of_limit(row, what) -> str:
            help="exit 10 where more of a limit is used, like 90"),
     examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args):
-    """Show the usage of an organization this month, and its limits."""
+    """Show an organization's usage this month, and its limits."""
     found = _object(client.query("usage.getCurrentMonth", {"organizationId": args.org}))
     plans = {row.get("id"): row.get("plan") for row in client.rows("organization.list")
              if isinstance(row.get("id"), str)}

@@ -370,6 +370,17 @@ class NotTheProtocol(Canned):
                         result = self.run_canned(server_of(WORLD, "trace.getById", reply), *args)
                         self.assertOneLine(result, (0,) if depth <= 50 else (0, 8))
 
+    def test_numbers_without_end(self):
+        """Row 25: a number of 5,000 digits is refused on every Python, wherever it stands."""
+        for digits in ("9" * 5000, "-" + "9" * 5000, "1" + "0" * 5000 + ".0", "1e99999"):
+            for place in ('{"id": "d0", "metadata": {"n": %s}}', '{"id": "d0", "durationMs": %s}'):
+                body = '{"result": {"data": {"json": %s}}}' % (place % digits)
+                reply = canned(body.encode("ascii"))
+                for level in ([], ["--json"]):
+                    result = self.run_canned(server_of(WORLD, "trace.getById", reply), "traces",
+                                             "get", "d0", "--project", "c0", *level)
+                    self.assertOneLine(result, (8,))
+
     def test_half_characters(self):
         """Row 25: lone surrogates come out as text in tables and as escapes in JSON."""
         body = b'{"result": {"data": {"json": [{"id": "\\ud800", "name": "a\\udfffb"}]}}}'
@@ -729,6 +740,15 @@ class Secrets(tools.Case):
                 self.assertEqual(result.code, 1)
                 for canary in known:
                     self.assertNotIn(canary, result.err, result)
+
+    def test_forms_of_a_secret(self):
+        """Row 34: a secret is masked as it is, percent-encoded, in JSON and made safe."""
+        for secret in (PASSWORD, ACCESS, "canary\u6771\x1b\"\\", "canary canary"):
+            for form in (secret, quote(secret, safe=""), quote(secret), json.dumps(secret),
+                         twosignal.plain(secret)):
+                found = twosignal.masked("before %s after" % form, {secret, "", "abc"})
+                self.assertNotIn("canary", found)
+                self.assertRegex(found, r"\Abefore \"?\*\*\*\"? after\Z")
 
     def test_what_is_shown_on_purpose(self):
         """Row 34: who is logged in is shown without any token."""

@@ -228,12 +228,12 @@ class Processes(SessionCase):
 
 class Locked(SessionCase):
     def held(self):
-        """The lock, held by somebody else for the rest of the test."""
+        """The lock, held by somebody else until the test ends or .close() is called."""
+        holder = contextlib.ExitStack()
+        self.addCleanup(holder.close)
         with tools.replaced_environment(self.environment):
-            lock = twosignal.Lock(time.monotonic() + 60)
-            lock.__enter__()
-        self.addCleanup(lock.__exit__)
-        return lock
+            holder.enter_context(twosignal.Lock(time.monotonic() + 60))
+        return holder
 
     def hurried(self):
         """Waits for the lock are short, whatever --timeout leaves for them."""
@@ -279,14 +279,19 @@ class Locked(SessionCase):
 
     def test_login_waits_for_the_lock(self):
         """Row 4: the session of a login is stored under the lock as well."""
-        lock = self.held()
-        naps = Naps(lambda: lock.__exit__())
-        with mock.patch.object(lock, "__exit__", lock.__exit__):
-            result = self.run_cli("login", "--url", self.server.url, "-e", OWNER,
-                                  "--password-stdin", stdin=PASSWORD, naps=naps)
-        lock.handle = os.open(os.devnull, os.O_RDONLY)      # what the test's end closes
+        naps = Naps(self.held().close)
+        result = self.run_cli("login", "--url", self.server.url, "-e", OWNER, "--password-stdin",
+                              stdin=PASSWORD, naps=naps)
         self.assertOk(result)
         self.assertTrue(naps)
+
+    def test_logout_does_not_depend_on_the_lock(self):
+        """Row 5: whoever holds it for long, the session is forgotten here."""
+        self.log_in()
+        self.held()
+        with self.hurried():
+            self.assertOk(self.run_cli("logout"))
+        self.assertFalse(os.path.exists(self.file))
 
     def test_lock_is_held_from_reading_to_writing(self):
         """Row 2: while the session is read, refreshed and written nobody else gets the lock."""

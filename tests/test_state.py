@@ -547,9 +547,10 @@ class Locking(StateCase):
         with self.assertRaises(KeyboardInterrupt):
             with twosignal.Lock(time.monotonic() + 60):
                 raise KeyboardInterrupt
+        lock = twosignal.Lock(time.monotonic() + 60)
         with mock.patch("twosignal._take", side_effect=KeyboardInterrupt):
-            with self.assertRaises(KeyboardInterrupt):
-                twosignal.Lock(time.monotonic() + 60).__enter__()
+            self.assertRaises(KeyboardInterrupt, lock.__enter__)
+        self.assertRaises(OSError, os.fstat, lock.handle)       # closed
         with twosignal.Lock(time.monotonic()):
             self.assertEqual(self.naps, [])
 
