@@ -1282,6 +1282,8 @@ class TestDebug(GateCase):
                 self.server.clear()
                 _, curls = self.debug(*line)
                 for curl, request in list(zip(curls, self.server.requests)):
+                    if options == OLD and "trace.getById" in request.procedures:
+                        continue        # a 404: that server has it under the other name
                     words = self.filled(curl, request)
                     found = self.curl_words(" ".join(map(shlex.quote, words)))
                     asked = urllib.request.Request(

@@ -635,6 +635,8 @@ class Unwritable(SessionCase):
             os.chown(place, 65534, 65534)
         os.seteuid(65534)
         try:
+            if not os.path.isdir(self.home):
+                self.skipTest("another user cannot get to the temporary directory")
             yield
         finally:
             os.seteuid(0)
