@@ -2137,6 +2137,8 @@ def _trpc_failure(error, answer, procedure) -> Failure:
 def _failure(code, status, message, procedure) -> Failure:
     """The documented error for what a server said. code: one of STATUS_CODES, or None."""
     said = message if isinstance(message, str) else ""
+    problems = _problems(said)
+    said = said if len(said) <= 1000 else said[:1000] + "…"
     if code == "UNAUTHORIZED":
         return expired()
     if code == "FORBIDDEN":
@@ -2152,7 +2154,6 @@ def _failure(code, status, message, procedure) -> Failure:
                        code or "INTERNAL_SERVER_ERROR")
     if code == "PAYLOAD_TOO_LARGE":
         return Failure("The server does not take that much at once", "Send less.", code)
-    problems = _problems(said)
     if problems:
         return Failure("The server rejected the input", "", code or "BAD_REQUEST", problems)
     return Failure("The server refused: %s" % (said or "HTTP status %d" % status), "",
@@ -2183,7 +2184,8 @@ def _problems(message) -> list:
             path = problem.get("path") if isinstance(problem.get("path"), list) else []
             text = plain(problem.get("message") or "is not valid")
             choices = problem.get("options") or problem.get("values")
-            if isinstance(choices, list) and not all(str(one) in text for one in choices):
+            choices = choices[:50] if isinstance(choices, list) else None
+            if choices and not all(str(one) in text for one in choices):
                 text += " (one of %s)" % ", ".join(plain(one) for one in choices)
             lines.append(": ".join([".".join(plain(part) for part in path)] * bool(path) + [text]))
     return lines

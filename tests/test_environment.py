@@ -32,6 +32,12 @@ def listing(folder):
                   for place, folders, files in os.walk(folder) for name in folders + files)
 
 
+def json_page(cursor):
+    """A page of 100 long traces that says that more exist."""
+    return {"result": {"data": {"json": {"nextCursor": cursor, "traces": [
+        {"id": "%s-%d" % (cursor, i), "name": "x" * 500, "scores": []} for i in range(100)]}}}}
+
+
 @contextlib.contextmanager
 def working_directory(path):
     before = os.getcwd()
@@ -318,13 +324,9 @@ class TestStreams(ProcessCase):
 
     def test_reader_of_a_long_list(self):
         """Row 39: a reader that leaves in the middle of a list that is streamed."""
-        def page(cursor):
-            return {"result": {"data": {"json": {"nextCursor": cursor, "traces": [
-                {"id": "%s-%d" % (cursor, i), "name": "x" * 500, "scores": []}
-                for i in range(100)]}}}}
         for number in range(3):
-            self.server.fault("trace.list", status=200, body=page("c%d" % number))
-        last = self.server.fault("trace.list", status=200, body=page("last"), delay=True)
+            self.server.fault("trace.list", status=200, body=json_page("c%d" % number))
+        last = self.server.fault("trace.list", status=200, body=json_page("last"), delay=True)
         process = subprocess.Popen([sys.executable, SCRIPT, "traces", "list", "--all", "--json"],
                                    env=self.environment, stdin=subprocess.DEVNULL,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -367,6 +369,42 @@ class TestStreams(ProcessCase):
         """Row 39: a key that could not be shown is told about; the exit code is not 0."""
         result = self.in_shell(">/dev/full", "api-keys", "create", "-n", "CI")
         self.assertFails(result, 1, "Cannot write the output")
+
+
+class TestOutputFile(ProcessCase):
+    def test_a_change_waits_for_the_file(self):
+        """Row 12, for -o: that the file can be written is known before anything is changed."""
+        for path in (self.path("nowhere", "x"), self.folder):
+            with self.subTest(path=path):
+                result = self.cli("api-keys", "create", "-n", "CI", "-o", path)
+                self.assertFails(result, 1, "Cannot write", path)
+        self.assertEqual(requests_of(self.server, "apiKey.create"), [])
+
+    @unittest.skipUnless(os.path.exists(FULL_DISK), "needs /dev/full")
+    def test_full_device(self):
+        """Row 39: -o /dev/full is an error of one line."""
+        for args in (["orgs", "list"], ["traces", "list", "--json"]):
+            result = self.cli(*args + ["-o", FULL_DISK])
+            self.assertFails(result, 1, "Cannot write", FULL_DISK)
+
+    def test_interrupted(self):
+        """Row 40: Ctrl-C and SIGTERM while a file is written: no file, no part of it."""
+        def strike(number):
+            def struck(*_):
+                os.kill(os.getpid(), number)
+                raise AssertionError("the signal did not come through")
+            return struck
+        for number, code in TestSignals.CODES.items():
+            before = signal.signal(number, signal.default_int_handler)
+            try:
+                self.server.fault("trace.list", status=200, body=json_page("more"))
+                with mock.patch("twosignal.Client.add_scores", strike(number)):
+                    result = self.cli("traces", "list", "--all", "--format", "jsonl", "-o",
+                                      self.path("out"))
+            finally:
+                signal.signal(number, before)
+            self.assertEqual((result.code, result.err.strip()), (code, ""), result)
+            self.assertEqual([name for name in os.listdir(self.folder) if name != "home"], [])
 
 
 class Strike:
