@@ -62,7 +62,8 @@ EXIT_CODES = {              # what an error's code means for the exit code; anyt
     "FORBIDDEN": 5,
     "NOT_FOUND": 6,
     "TOO_MANY_REQUESTS": 7,
-    "INTERNAL_SERVER_ERROR": 8, "TIMEOUT": 8, "BAD_ANSWER": 8, "UNSUPPORTED": 8,
+    "INTERNAL_SERVER_ERROR": 8, "TIMEOUT": 8, "BAD_ANSWER": 8, "REDIRECTED": 8,
+    "UNSUPPORTED": 8,
     "UNKNOWN_OUTCOME": 9,
     "CHECK_FAILED": 10,
     "NOTHING_TO_CHECK": 11,
@@ -1193,9 +1194,9 @@ class Transport:
 
         changes: it may change something at the server, so that it is sent again only where it
         surely did not arrive. matters: it is a change that the user has to look after where its
-        outcome is unknown. retried: statuses after which it is sent again; by
-        default RETRIED for a query, RETRIED_CHANGE for a change. Follows redirects of queries
-        within the origin. Raises Failure.
+        outcome is unknown. retried: statuses after which it is sent again; by default RETRIED for a
+        query, RETRIED_CHANGE for a change. Follows redirects of queries within the origin.
+        Raises Failure.
         """
         deadline = time.monotonic() + self.timeout
         retried = retried or (RETRIED_CHANGE if changes else RETRIED)
@@ -1238,8 +1239,8 @@ class Transport:
             target = _redirected(url, location)
             if changes or method != "GET" or origin(target) != origin(url):
                 place = plain(_base(target))
-                raise bad_answer("The server redirects to %s" % place,
-                                 "If that is right, use --url %s." % place)
+                raise Passing("The server redirects to %s" % place,
+                              "If that is right, use --url %s." % place, "REDIRECTED")
             url = target
         raise bad_answer("The server redirects in circles")
 
@@ -1257,17 +1258,17 @@ class Transport:
             raise
         except Exception as error:
             broken = Broken(error, request, url)
-            self._debug("%s %s: %s" % (method, url, broken.message))
-            self._debug(_curl(method, url, headers, body))
+            self._debug(request, headers, broken.message)
             raise broken
-        self._debug("%s %s: %d, %d bytes, %d ms" % (
-            method, url, answer.status, len(answer.body), (time.monotonic() - started) * 1000))
-        self._debug(_curl(method, url, headers, body))
+        self._debug(request, headers, "%d, %d bytes, %d ms" % (
+            answer.status, len(answer.body), (time.monotonic() - started) * 1000))
         return answer
 
-    def _debug(self, line):
+    def _debug(self, request, headers, outcome):
         if self.log:
-            self.log(line)
+            method, url = request.get_method(), request.full_url
+            self.log("%s %s: %s" % (method, url, outcome))
+            self.log(_curl(method, url, headers, request.data))
 
     def close(self):
         if self.opener is not None:
@@ -1276,13 +1277,13 @@ class Transport:
 
 def _curl(method, url, headers, body) -> str:
     """The request as a line for a shell, without what is secret."""
+    import shlex
     words = ["curl", "-X", method, url]
     for name in headers:
         value = "***" if name in ("Cookie", "Authorization") else headers[name]
         words += ["-H", "%s: %s" % (name, value)]
     if body:
         words += ["-d", "***" if "/api/v1/auth/" in url else body.decode("utf-8", "replace")]
-    import shlex
     return " ".join(shlex.quote(word) for word in words)
 
 
@@ -1685,6 +1686,23 @@ TELL_OPERATOR = "Report this to whoever runs the server."
 _NO_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 
 
+class Doubt:
+    """Where a change fails and may have been made all the same, the error says how to find out."""
+
+    CODES = ("UNKNOWN_OUTCOME", "INTERNAL_SERVER_ERROR", "TIMEOUT", "BAD_ANSWER")
+
+    def __init__(self, procedure):
+        self.where = RESOURCES.get(procedure.partition(".")[0], ("", "api " + procedure))[1]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, failure, _):
+        if isinstance(failure, Failure) and failure.code in self.CODES:
+            failure.hint = ("The change may have been made all the same: check with 'twosignal %s' "
+                            "before you repeat it." % self.where)
+
+
 class Client:
     """A 2Signal server, as the stored session sees it.
 
@@ -1842,7 +1860,9 @@ class Client:
         return self._named(procedure, lambda name: self._call(name, values, False))
 
     def mutate(self, procedure, values):
-        return self._named(procedure, lambda name: self._call(name, values, True))
+        """The answer of a mutation. Raises Failure."""
+        with Doubt(procedure):
+            return self._named(procedure, lambda name: self._call(name, values, True))
 
     def batch(self, procedure, inputs) -> list:
         """The answers of one query for several inputs, in order: a value or a Failure for each."""
@@ -3245,9 +3265,10 @@ def scores_create(client, args):
         raise Failure("scores create needs a project's API key",
                       "Set TWOSIGNAL_API_KEY, or make one with 'twosignal api-keys create'.",
                       "NOT_LOGGED_IN")
-    found = client.rest("POST", "/scores", known(
-        traceId=args.trace, spanId=args.span, evaluatorName=args.name, value=args.value,
-        label=args.label, reasoning=args.reasoning))
+    with Doubt("trace.scores"):
+        found = client.rest("POST", "/scores", known(
+            traceId=args.trace, spanId=args.span, evaluatorName=args.name, value=args.value,
+            label=args.label, reasoning=args.reasoning))
     found = record(_object(found), "score")
     return Details(found, (ID,) + SCORE_COLUMNS, message="Posted a score.")
 

@@ -371,9 +371,10 @@ class TestStreams(ProcessCase):
         self.assertFails(result, 1, "Cannot write the output")
 
 
+@unittest.skipIf(os.name == "nt", "signals and devices are others there")
 class TestOutputFile(ProcessCase):
     def test_a_change_waits_for_the_file(self):
-        """Row 12, for -o: that the file can be written is known before anything is changed."""
+        """Row 12: with -o, that the file can be written is known before a change is made."""
         for path in (self.path("nowhere", "x"), self.folder):
             with self.subTest(path=path):
                 result = self.cli("api-keys", "create", "-n", "CI", "-o", path)

@@ -908,6 +908,8 @@ RIGHT_ADDRESSES = (
     ("https://example.com/signal", "https://example.com/signal"),
     ("https://example.com/signal/", "https://example.com/signal"),
     ("https://example.com/signal/api/v1", "https://example.com/signal"),
+    ("https://example.com/signal//api", "https://example.com/signal"),
+    ("https://example.com/signal/api//", "https://example.com/signal"),
     ("https://example.com/myapi", "https://example.com/myapi"),
     ("https://example.com/api/v2", "https://example.com/api/v2"),
     ("https://example.com/a%20b~c_d.e-f", "https://example.com/a%20b~c_d.e-f"),
@@ -920,6 +922,16 @@ class Addresses(StateCase):
             with self.subTest(text=text):
                 self.assertEqual(twosignal.normal_url(text), expected)
                 self.assertEqual(twosignal.normal_url(expected), expected)
+
+    def test_stored_address_is_the_same_when_read_again(self):
+        """Row 30: otherwise a session would not belong to the server of its own login."""
+        for path in ("", "/", "/api", "/api/", "/api/v1", "/api/api", "/api/v1/api/trpc", "/x//api",
+                     "/x/api/v1/", "/x//", "/:/", "/api/v1/v1", "/" * 50 + "x"):
+            try:
+                found = twosignal.normal_url("https://example.com" + path)
+            except twosignal.Failure:
+                continue
+            self.assertEqual(twosignal.normal_url(found), found, path)
 
     def test_only_http_and_https(self):
         """Row 32: anything else is a usage error."""
