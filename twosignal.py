@@ -786,9 +786,9 @@ def _keep_private(path, made):
         pass        # the files in it are private all the same
 
 
-def _unwritable(path, error):
-    return Failure("Cannot write %s: %s" % (path, reason(error)),
-                   "Free some space, correct its permissions, or set TWOSIGNAL_HOME.")
+def _unwritable(path, error, hint=""):
+    return Failure("Cannot write %s: %s" % (path, reason(error)), hint or (
+        "Free some space, correct its permissions, or set TWOSIGNAL_HOME."))
 
 
 class Replacing:
@@ -799,8 +799,8 @@ class Replacing:
     replaced. Raises Failure where the disk does not play along.
     """
 
-    def __init__(self, path, mode=0o600, unless=None):
-        self.path, self.mode, self.unless = path, mode, unless
+    def __init__(self, path, mode=0o600, unless=None, hint=""):
+        self.path, self.mode, self.unless, self.hint = path, mode, unless, hint
 
     def __enter__(self):
         import tempfile
@@ -812,7 +812,7 @@ class Replacing:
                                                           dir=os.path.dirname(self.target))
                 self.file = os.fdopen(handle, "wb")
         except OSError as error:
-            raise _unwritable(self.path, error)
+            raise _unwritable(self.path, error, self.hint)
         except BaseException:
             if self.file:
                 self._discard()
@@ -823,7 +823,7 @@ class Replacing:
         try:
             self.file.write(content)
         except OSError as error:
-            raise _unwritable(self.path, error)
+            raise _unwritable(self.path, error, self.hint)
 
     def __exit__(self, kind, *_):
         with SignalsHeld():
@@ -831,7 +831,7 @@ class Replacing:
                 if kind is None:
                     self._finish()
             except OSError as error:
-                raise _unwritable(self.path, error)
+                raise _unwritable(self.path, error, self.hint)
             finally:
                 self._discard()
 
@@ -863,11 +863,42 @@ def _new_mode(path) -> int:
         return 0o666 & ~mask
 
 
+OUTPUT_HINT = "Name a file in a directory that can be written."
+
+
 def output_file(path):
     """Where a user wants output to go: a file that is replaced as a whole, or a device as it is."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        return open(path, "wb", buffering=0)
-    return Replacing(path, mode=_new_mode(path))
+    if os.path.isdir(path):
+        raise Failure("Cannot write %s: Is a directory" % plain(path), OUTPUT_HINT)
+    if os.path.exists(path) and not os.path.isfile(path):
+        return Device(path)
+    return Replacing(path, mode=_new_mode(path), hint=OUTPUT_HINT)
+
+
+class Device:
+    """A pipe or a device to write to. Raises Failure, or BrokenPipeError where nobody reads."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
+        self.file = self._tried(lambda: open(self.path, "wb", buffering=0))
+        return self
+
+    def write(self, content: bytes):
+        while content:
+            content = content[self._tried(lambda: self.file.write(content)):]
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def _tried(self, act):
+        try:
+            return act()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _unwritable(self.path, error, OUTPUT_HINT)
 
 
 def api_key():
@@ -1038,7 +1069,7 @@ def normal_url(text: str, source="--url") -> str:
     port = host.rpartition(":")[2]
     if port.isdigit() and not host.endswith("]") and not 0 < int(port) < 65536:
         raise wrong
-    path = re.sub(r"(/api(/v1|/trpc)?)?/*\Z", "", slash + path)
+    path = re.sub(r"(/(api(/v1|/trpc)?)?)*\Z", "", slash + path)
     if re.search(r"[^!$%&'()*+,./:;=@\w~-]", path, re.ASCII):
         raise wrong
     scheme = scheme.lower() or ("http" if re.match(_LOCAL, host) else "https")
@@ -2519,7 +2550,8 @@ def _file_text(path, flag):
             return file.read()
     except (OSError, ValueError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else reason(error)
-        raise wrong_usage("Cannot read the file of %s: %s: %s" % (flag, plain(path), why))
+        raise wrong_usage("Cannot read the file of %s: %s: %s" % (flag, plain(path), why),
+                          "Check the path after the @.")
 
 
 def yes_no(value) -> str:
@@ -2989,7 +3021,7 @@ def traces_check(client, args):
               for value in _as_list(getattr(args, option))]
     if not wanted and not args.min_count:
         raise wrong_usage("No check was given",
-                          "Use --max-error-rate, --min-score, --max-p95 or another of --help.")
+                          "See 'twosignal traces check --help'.")
     tally = Tally()
     choice = Choice(client, args, args.limit, scores=bool(args.min_score))
     with _report_file(args.junit) as report:
@@ -3049,8 +3081,8 @@ def _verdict(checks, tally, code) -> Details:
     parts = [("Checks", Listing("checks", CHECK_COLUMNS, shown))]
     if worst:
         parts.append(("Worst traces", Listing("traces", WORST_COLUMNS, worst)))
-    message = {0: "Passed: %s traces.", 10: "Failed: %s traces.",
-               11: "Nothing to check: %s traces."}[code] % count(tally.count)
+    message = {0: "Passed, %s traces checked.", 10: "Failed, %s traces checked.",
+               11: "Nothing to check in %s traces."}[code] % count(tally.count)
     return Details(found, (), parts, message, exit_code=code)
 
 
@@ -3502,13 +3534,18 @@ def api(client, args):
         raise wrong_usage("%s is not the name of a procedure" % plain(args.procedure),
                           "It should be like trace.list.")
     values = json_value(args.input, "--input", args.console)
-    if args.mutation:
-        answer = client.mutate(args.procedure, {} if values is None else values)
-    elif values is not None and not isinstance(values, dict):
+    if not args.mutation and values is not None and not isinstance(values, dict):
         raise wrong_usage("The --input of a query is a JSON object")
-    else:
-        answer = client.query(args.procedure, values)
-    return Answered(answer)
+    try:
+        if args.mutation:
+            return Answered(client.mutate(args.procedure, {} if values is None else values))
+        return Answered(client.query(args.procedure, values))
+    except Failure as failure:
+        if failure.code == "UNSUPPORTED":
+            failure.hint = "Check the procedure's name, and whether it is a --mutation."
+        if failure.code == "BAD_REQUEST" and values is None:
+            failure.hint = "Give its input with --input JSON."
+        raise
 
 
 class Answered(Details):
@@ -3759,12 +3796,16 @@ class Console:
         self._prompt(prompt)
         answer = sys.stdin.readline()
         if not answer:
+            self._prompt("\n")
             raise wrong_usage("No answer to %r" % prompt.strip(" :"), "Use %s." % flag)
         return answer.strip()
 
     def confirm(self, question) -> bool:
         self._prompt(question)
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        answer = sys.stdin.readline()
+        if not answer:
+            self._prompt("\n")
+        return answer.strip().lower() in ("y", "yes")
 
     def ask_secret(self, prompt, flag) -> str:
         import getpass
@@ -3772,6 +3813,7 @@ class Console:
         try:
             return getpass.getpass(prompt, sys.stderr)
         except EOFError:
+            self._prompt("\n")
             raise wrong_usage("No password was given", "Use %s." % flag)
 
     def _prompt(self, text):
@@ -4041,13 +4083,25 @@ def _execute(command, args, console) -> int:
         for option in command.options:
             if option.resolve and getattr(args, option.name):
                 setattr(args, option.name, option.resolve(client, args, getattr(args, option.name)))
-        return _show_result(command.function(client, args), args, console)
+        # A file that cannot be written is told before anything is changed.
+        with output_file(args.output) if args.output else Stdout() as console.file:
+            return _show_result(command.function(client, args), args, console)
     finally:
         client.close()
 
 
+class Stdout:
+    """In the place of a file: the output goes to stdout."""
+
+    def __enter__(self):
+        return None
+
+    def __exit__(self, *_):
+        pass
+
+
 def _show_result(result, args, console) -> int:
-    """Prints a result, or writes it to the file of --output; returns the exit code."""
+    """Prints a result in the form that the options ask for; returns the exit code."""
     console.endless = result.endless
     if result.endless and args.format == "json":
         raise wrong_usage("This has no end, so it is no JSON document", "Use --format jsonl.")
@@ -4056,12 +4110,11 @@ def _show_result(result, args, console) -> int:
     elif args.fields:
         result = only_fields(result, args.fields)
     screen = _screen()
-    screen.colour = screen.colour and not args.no_color and not args.output
-    if not args.output:
-        return _print_result(result, args, screen, console)
-    screen.ascii_only = False
-    with output_file(args.output) as console.file:
-        return _print_result(result, args, screen, console)
+    if args.no_color or args.output:
+        screen.colour = False
+    if args.output:
+        screen.ascii_only = False
+    return _print_result(result, args, screen, console)
 
 
 def _print_result(result, args, screen, console) -> int:
@@ -4073,6 +4126,7 @@ def _print_result(result, args, screen, console) -> int:
     except KeyboardInterrupt:
         if not result.endless:
             raise
+        console.say("")
     finally:
         console.flush()
     remark = result.after and result.after()

@@ -1,0 +1,788 @@
+"""Choosing traces, all of them, forms of output, API keys in place of a session, names for IDs."""
+import csv
+import datetime
+import io
+import json
+import os
+import stat
+import sys
+import unittest
+from unittest import mock
+
+import standin
+import tools
+import twosignal
+from tools import Case, ServerCase, full, procedure_inputs, requests_of
+
+OLD = dict(names="old", errors=10, zod=3, batching=False, bare_errors=True, page_key="items",
+           counts="bigint", costs="decimal", require_project=True, rest_envelope=True)
+NEW = dict(names="new", zod=4, list_scores=True)
+DIALECTS = (("new", NEW), ("old", OLD))
+FILTERS = ("status", "name", "search", "tags", "startDate", "endDate")
+NO_ACCOUNT = {"HOME": None, "USERPROFILE": None, "TWOSIGNAL_HOME": None}
+MORE = "Showing %d traces; more exist. Use --limit N or --all."
+
+
+def minutes_ago(minutes):
+    return datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=minutes)
+
+
+def iso_of(moment):
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class ChoiceCase(ServerCase):
+    """A logged-in account and a project without traces."""
+
+    options = {"empty": True}
+
+    def setUp(self):
+        super().setUp()
+        self.log_in()
+        patch = mock.patch.object(twosignal, "PAUSE", 0.0001)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def use(self, **options):
+        """Take another server in place of the one of the test."""
+        self.server.stop()
+        self.server = self.serve(**dict(self.options, **options))
+        self.log_in()
+
+    def key(self):
+        return {"TWOSIGNAL_API_KEY": self.server.secret(self.server.add_key())}
+
+    def add(self, count, **fields):
+        """Traces a minute apart, named by their place, newest first."""
+        return [self.server.add_trace(name="trace %d" % place, created=minutes_ago(place),
+                                      **fields) for place in range(count)]
+
+    def list(self, *args, **kwargs):
+        project = () if "TWOSIGNAL_API_KEY" in (kwargs.get("env") or {}) \
+            else ("--project", self.server.project)
+        return self.cli("traces", "list", *(project + args), **kwargs)
+
+    def names(self, *args, **kwargs):
+        result = self.assertOk(self.list("--fields", "name", "--json", *args, **kwargs))
+        return [row["name"] for row in result.json]
+
+
+############################################################
+# Filters
+############################################################
+
+class Row:
+    """A trace of the little world that the filters are tried on."""
+
+    def __init__(self, name, minutes, status="OK", duration=1000, cost=0.01, tags=()):
+        self.name, self.minutes, self.status = name, minutes, status
+        self.duration, self.cost, self.tags = duration, cost, set(tags)
+
+
+WORLD = (
+    Row("Checkout agent", 1, cost=None),
+    Row("checkout", 5, "ERROR", 500, 0.05, ["production"]),
+    Row("refund 支払い", 20, "OK", 5000, 0.05, ["production", "v2"]),
+    Row("refund", 29, "ERROR", None, 0.0499, ["v2", "a,b"]),
+    Row("Émile's CHECKOUT", 31, "OK", 499, 0, ["produktion"]),
+    Row("slow", 59, "ERROR", 61000, 1.5, ["v2", "production", "x y"]),
+    Row("100% _", 61, "OK", 0, 0.05, ["V2"]),
+    Row("yesterday", 1500, "OK", 5001, 0.05, ["production"]),
+    Row("last week", 10000, "ERROR", 4999, 0.04, []),
+    Row("last month", 40000, "OK", 120000, 2, ["v2"]),
+)
+CHOICES = (                 # options, and which rows of WORLD they ask for
+    ("--status OK", lambda row: row.status == "OK"),
+    ("--status error", lambda row: row.status == "ERROR"),
+    ("--error", lambda row: row.status == "ERROR"),
+    ("--error --status ERROR", lambda row: row.status == "ERROR"),
+    ("--search checkout", lambda row: "checkout" in row.name.lower()),
+    ("--search CHECKOUT", lambda row: "checkout" in row.name.lower()),
+    ("--search 支払", lambda row: "支払" in row.name),
+    ("--search %", lambda row: "%" in row.name),
+    ("--search _", lambda row: "_" in row.name),
+    ("--search nowhere", lambda row: False),
+    ("--tag production", lambda row: "production" in row.tags),
+    ("--tag v2", lambda row: "v2" in row.tags),
+    ("--tag v2 --tag production", lambda row: row.tags >= {"v2", "production"}),
+    ("--tag a,b", lambda row: "a,b" in row.tags),
+    ("--tag a,b --tag v2", lambda row: "a,b" in row.tags),
+    ("--tag a", lambda row: False),
+    ("--tag nowhere --tag v2", lambda row: False),
+    ("--since 30m", lambda row: row.minutes < 30),
+    ("--since 1h", lambda row: row.minutes < 60),
+    ("--since 3600s", lambda row: row.minutes < 60),
+    ("--since 24h", lambda row: row.minutes < 1440),
+    ("--since 7d", lambda row: row.minutes < 10080),
+    ("--since 1w", lambda row: row.minutes < 10080),
+    ("--until 30m", lambda row: row.minutes > 30),
+    ("--until 7d", lambda row: row.minutes > 10080),
+    ("--since 24h --until 30m", lambda row: 30 < row.minutes < 1440),
+    ("--since 30m --since 1h", lambda row: row.minutes < 60),
+    ("--min-duration 500ms", lambda row: (row.duration or 0) >= 500),
+    ("--min-duration 5s", lambda row: (row.duration or 0) >= 5000),
+    ("--min-duration 0.5s", lambda row: (row.duration or 0) >= 500),
+    ("--min-duration 1m", lambda row: (row.duration or 0) >= 60000),
+    ("--min-duration 0ms", lambda row: row.duration is not None),
+    ("--max-duration 5s", lambda row: row.duration is not None and row.duration <= 5000),
+    ("--min-duration 500ms --max-duration 5s", lambda row: 500 <= (row.duration or 0) <= 5000),
+    ("--min-cost 0.05", lambda row: (row.cost or 0) >= 0.05),
+    ("--min-cost $0.05", lambda row: (row.cost or 0) >= 0.05),
+    ("--min-cost 0", lambda row: row.cost is not None),
+    ("--error --tag v2 --since 1h --min-duration 1s",
+     lambda row: row.status == "ERROR" and "v2" in row.tags and row.minutes < 60
+     and (row.duration or 0) >= 1000),
+    ("--search refund --min-cost 0.05 --status OK --until 10m",
+     lambda row: "refund" in row.name and (row.cost or 0) >= 0.05 and row.status == "OK"),
+)
+
+
+def fill_world(server):
+    for row in WORLD:
+        server.add_trace(name=row.name, status=row.status, duration_ms=row.duration,
+                         cost=row.cost, tags=sorted(row.tags), created=minutes_ago(row.minutes))
+
+
+class Filters(ChoiceCase):
+    def assert_choices(self, env=None, choices=CHOICES, **told):
+        for given, wanted in choices:
+            with self.subTest(given=given, **told):
+                self.assertEqual(self.names(*given.split(), env=env),
+                                 [row.name for row in WORLD if wanted(row)])
+
+    def test_in_both_dialects(self):
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            fill_world(self.server)
+            self.assert_choices(dialect=dialect)
+
+    def test_with_a_key(self):
+        for envelope in (False, True):
+            self.use(rest_envelope=envelope)
+            fill_world(self.server)
+            self.assert_choices(self.key(), envelope=envelope)
+            self.assertEqual(self.server.count("/api/trpc/"), 0)
+
+    def test_servers_that_do_not_know_one_of_them(self):
+        for unknown in FILTERS + (FILTERS,):
+            self.use(known_filters=tuple(name for name in FILTERS if name not in unknown
+                                         and name != unknown))
+            fill_world(self.server)
+            step = 1 if unknown is FILTERS else full(3, 1)
+            choices = [choice for choice in CHOICES if relevant(choice[0], unknown)][::step]
+            self.assert_choices(unknown=unknown, choices=choices)
+            self.assert_choices(self.key(), choices[::full(3, 1)], unknown=unknown, key=True)
+
+    def test_bare_list_of_a_server_that_knows_none(self):
+        self.use(bare_list=True, known_filters=())
+        fill_world(self.server)
+        self.assert_choices(choices=CHOICES[::4])
+
+    def test_the_server_is_asked_for_what_it_may_know(self):
+        self.list("--error", "--search", "x", "--tag", "a", "--tag", "b",
+                  "--since", "2026-03-14T10:30:00.25+02:00", "--until", "2026-03-15")
+        self.assertEqual(procedure_inputs(self.server, "trace.list"), [{
+            "projectId": self.server.project, "limit": 20, "status": "ERROR", "search": "x",
+            "name": "x", "tags": ["a", "b"], "startDate": "2026-03-14T08:30:00.250Z",
+            "endDate": "2026-03-15T00:00:00.000Z"}])
+
+    def test_the_rest_api_is_asked_for_what_it_may_know(self):
+        self.list("--status", "ok", "--search", "x & y", "--tag", "a", "--tag", "b", "--tag",
+                  "c,d", "--since", "2026-03-14", env=self.key())
+        request, = requests_of(self.server, "/api/v1/traces")
+        self.assertEqual(request.query, {"limit": "20", "status": "OK", "name": "x & y",
+                                         "tags": "a,b", "startDate": "2026-03-14T00:00:00.000Z"})
+
+    def test_check_wait_and_tail_choose_alike(self):
+        self.use(known_filters=())
+        fill_world(self.server)
+        project = ("--project", self.server.project)
+        for given, wanted in CHOICES[::5]:
+            expected = [row.name for row in WORLD if wanted(row)]
+            options = project + tuple(given.split())
+            with self.subTest(given=given):
+                found = self.cli("traces", "check", "--json", "--max-p95", "9h", *options).json
+                self.assertEqual(found["traces"], len(expected))
+                found = self.cli("traces", "wait", "--json", "--count", "99", "--timeout", "0.01s",
+                                 *options).json
+                self.assertEqual(found["found"], len(expected))
+                with mock.patch("twosignal._tail", first_look):
+                    found = self.cli("traces", "tail", "--format", "jsonl", *options).lines
+                self.assertEqual([json.loads(line)["name"] for line in found], expected[::-1])
+
+
+def relevant(given, unknown):
+    """Whether a choice is about a filter that a server does not know."""
+    words = {"status": ("--status", "--error"), "name": ("--search",), "search": ("--search",),
+             "tags": ("--tag",), "startDate": ("--since",), "endDate": ("--until",)}
+    return unknown is FILTERS or any(word in given for word in words[unknown])
+
+
+def first_look(client, args):
+    return iter(twosignal.Tail(client, args).first(100))
+
+
+class Times(ChoiceCase):
+    def test_forms_of_a_time(self):
+        base = datetime.datetime(2026, 3, 14, 10, 30, tzinfo=datetime.timezone.utc)
+        for place in range(-2, 3):
+            self.server.add_trace(name=str(place), created=base + datetime.timedelta(hours=place))
+        self.server.add_trace(name="midnight", created=base.replace(hour=0, minute=0))
+        for given, expected in (
+                ("2026-03-14T10:30:00Z", ["2", "1", "0"]),
+                ("2026-03-14T10:30:00.000Z", ["2", "1", "0"]),
+                ("2026-03-14T10:30:01Z", ["2", "1"]), ("2026-03-14 10:30:00", ["2", "1", "0"]),
+                ("2026-03-14T12:30:00+02:00", ["2", "1", "0"]),
+                ("2026-03-14T12:30:00+0200", ["2", "1", "0"]),
+                ("2026-03-14T05:00:00-05:30", ["2", "1", "0"]),
+                ("2026-03-14", ["2", "1", "0", "-1", "-2", "midnight"]),
+                ("2026-03-15", [])):
+            for known in (FILTERS, ()):
+                self.server.known_filters = known
+                with self.subTest(given=given, known=known):
+                    self.assertEqual(self.names("--since", given), expected)
+        for known in (FILTERS, ()):
+            self.server.known_filters = known
+            self.assertEqual(self.names("--until", "2026-03-14T10:30:00Z"),
+                             ["0", "-1", "-2", "midnight"])
+            self.assertEqual(self.names("--until", "2026-03-14"), ["midnight"])
+
+    def test_milliseconds_are_exact(self):
+        for place in (0, 1, 2, 249, 999):
+            self.server.add_trace(name=str(place), created="2026-03-14T10:30:00.%03dZ" % place)
+        for known in (FILTERS, ()):
+            self.server.known_filters = known
+            for edge in (1, 2, 249, 999):
+                given = "2026-03-14T10:30:00.%03dZ" % edge
+                with self.subTest(given=given, known=known):
+                    self.assertEqual(self.names("--since", given), [
+                        name for name in ("999", "249", "2", "1", "0") if int(name) >= edge])
+                    self.assertEqual(self.names("--until", given), [
+                        name for name in ("999", "249", "2", "1", "0") if int(name) <= edge])
+
+    def test_far_away_times(self):
+        self.server.add_trace(name="now")
+        for given in ("99999w", "9999w", "1900-01-01", "1970-01-01", "0001-01-01"):
+            with self.subTest(since=given):
+                self.assertEqual(self.names("--since", given), ["now"])
+            with self.subTest(until=given):
+                self.assertEqual(self.names("--until", given), [])
+        for given in ("2100-01-01", "9999-12-31"):
+            with self.subTest(given=given):
+                self.assertEqual(self.names("--since", given), [])
+                self.assertEqual(self.names("--until", given), ["now"])
+
+    def test_a_time_beyond_the_calendar_is_all_or_refused(self):
+        self.server.add_trace(name="now")
+        result = self.list("--since", "999999999w", "--json")
+        if result.code:
+            self.assertFails(result, 2, "--since")
+        else:
+            self.assertEqual(len(result.json), 1)
+
+    def test_a_server_without_the_filter_is_not_asked_for_all_the_past(self):
+        self.use(known_filters=())
+        self.add(10)
+        for place in range(500):
+            self.server.add_trace(created=minutes_ago(3000 + place))
+        self.server.clear()
+        self.assertEqual(len(self.names("--since", "1h", "--all")), 10)
+        self.assertLessEqual(self.server.count("trace.list"), 3)
+
+
+BAD = (
+    ("--since", "yesterday-ish"), ("--since", "30"), ("--since", "30x"), ("--since", "-30m"),
+    ("--since", "1.5h"), ("--since", ""), ("--since", "2026-02-30"), ("--since", "2026-3-4"),
+    ("--since", "2026-13-01"), ("--since", "14.03.2026"), ("--since", "2026-03-14T25:00:00Z"),
+    ("--since", "2026-03-14T10:30:00+99:00"), ("--since", "٣٠m"), ("--since", "30m ago"),
+    ("--since", "99999999999999999999d"), ("--until", "tomorrow"), ("--until", "m"),
+    ("--status", "WARN"), ("--status", ""), ("--status", "O K"), ("--status", "OK,ERROR"),
+    ("--min-duration", "5"), ("--min-duration", "5 s s"), ("--min-duration", "-5s"),
+    ("--min-duration", "s"), ("--min-duration", "nan"), ("--min-duration", "5d"),
+    ("--min-duration", "5ms5s"), ("--min-duration", "1e3ms"), ("--max-duration", "long"),
+    ("--max-duration", "infs"), ("--min-cost", "free"), ("--min-cost", "-1"),
+    ("--min-cost", "nan"), ("--min-cost", "inf"), ("--min-cost", "0.05€"), ("--min-cost", ""),
+    ("--min-cost", "1_000"), ("--format", "xml"), ("--format", ""), ("--format", "JSON "),
+    ("--fields", ""), ("--fields", ","), ("-o", ""), ("--limit", "all"))
+
+
+class BadInput(ChoiceCase):
+    options = {"empty": True}
+    shared = True
+
+    def test_each_is_one_line_without_a_request(self):
+        for option, value in BAD:
+            with self.subTest(option=option, value=value):
+                flag = {"-o": "--output"}.get(option, option)
+                self.assertFails(self.list(option, value), 2, flag)
+                self.assertEqual(self.server.requests, [])
+
+    def test_the_same_for_all_that_choose(self):
+        for command in ("check", "wait", "tail"):
+            for option, value in BAD[:32:5]:
+                with self.subTest(command=command, option=option, value=value):
+                    self.assertFails(self.cli("traces", command, "--project", "x", option, value),
+                                     2, option)
+        self.assertEqual(self.server.requests, [])
+
+    def test_as_json(self):
+        result = self.list("--since", "yesterday-ish", "--json")
+        self.assertFails(result, 2, "--since", "yesterday-ish", "7d")
+        self.assertEqual(result.error["code"], "USAGE")
+
+    def test_what_cannot_go_together(self):
+        for given, parts in (
+                ("--error --status OK", ("--error", "--status")),
+                ("--since 1h --until 2h", ("--since", "--until")),
+                ("--since 2026-03-15 --until 2026-03-14", ("--since", "--until")),
+                ("--since 2026-03-15 --until 2026-03-15", ("--since", "--until")),
+                ("--all --limit 5", ("--all", "--limit"))):
+            with self.subTest(given=given):
+                self.assertFails(self.list(*given.split()), 2, *parts)
+        self.assertEqual(self.server.requests, [])
+
+    def test_hostile_values_are_shown_harmlessly(self):
+        for value in ("\x1b[31m", "\u202e", "a\nError: b"):
+            with self.subTest(value=value):
+                result = self.assertFails(self.list("--since", value), 2)
+                self.assertNotIn(value, result.err)
+                self.assertEqual(len(result.err.splitlines()), 1)
+
+
+############################################################
+# Pages
+############################################################
+
+class Pages(ChoiceCase):
+    def looked(self, result):
+        return [line for line in result.err.splitlines() if "looked at" in line]
+
+    def sizes(self):
+        return [given["limit"] for given in procedure_inputs(self.server, "trace.list")]
+
+    def add_some_slow(self, count, every):
+        """Traces of which one in `every` took a minute; the names of those, newest first."""
+        with self.server.transaction():
+            for place in range(count):
+                slow = place % every == every - 1
+                self.server.add_trace(name="trace %d" % place, created=minutes_ago(place),
+                                      duration_ms=60000 if slow else 100)
+        self.server.clear()
+        return ["trace %d" % place for place in range(every - 1, count, every)]
+
+    def test_local_filters_over_pages(self):
+        slow = self.add_some_slow(450, 90)
+        for limit, requests in ((1, 1), (2, 2), (4, 4), (5, 5), (6, 5), (1000, 5)):
+            self.server.clear()
+            with self.subTest(limit=limit):
+                self.assertEqual(self.names("--min-duration", "5s", "--limit", limit),
+                                 slow[:limit])
+                self.assertEqual(self.server.count("trace.list"), requests)
+        self.assertEqual(self.names("--min-duration", "5s", "--all"), slow)
+
+    def test_how_many_were_looked_at(self):
+        self.add_some_slow(450, 90)
+        result = self.assertOk(self.list("--min-duration", "5s", "--all"))
+        self.assertEqual(result.err, "5 of the 450 traces looked at match.\n")
+        result = self.assertOk(self.list("--min-duration", "1h", "--all"))
+        self.assertEqual(result.out, "No traces found.\n")
+        self.assertIn("0 of the 450", result.err)
+        self.assertOk(self.list("--max-duration", "1h", "--all"), err="")
+        self.assertOk(self.list("--status", "OK", "--all"), err="")
+
+    def test_how_many_were_looked_at_until_the_limit(self):
+        self.add_some_slow(450, 90)
+        result = self.assertOk(self.list("--min-duration", "5s", "--limit", "3"))
+        self.assertIn("Showing 3 traces; more", result.err)
+        self.assertIn("looked at", result.err)
+        self.assertIn("300", result.err)
+
+    def test_servers_that_ignore_a_filter_are_told_too(self):
+        self.use(known_filters=())
+        for place in range(250):
+            self.server.add_trace(status="ERROR" if place == 120 else "OK")
+        result = self.assertOk(self.list("--error", "--json"))
+        self.assertEqual(len(result.json), 1)
+        self.assertEqual(result.err, "1 of the 250 traces looked at match.\n")
+
+    def test_quiet(self):
+        self.add_some_slow(200, 90)
+        self.assertOk(self.list("--min-duration", "5s", "-q", "--limit", "1"), err="")
+
+    def test_all_in_both_dialects_and_with_a_key(self):
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            self.add(230)
+            expected = ["trace %d" % place for place in range(230)]
+            for env in (None, self.key()):
+                with self.subTest(dialect=dialect, key=bool(env)):
+                    self.assertEqual(self.names("--all", env=env), expected)
+                    self.assertEqual(self.names("-n", "101", env=env), expected[:101])
+
+    def test_one_connection_for_all_pages(self):
+        self.add(230)
+        self.server.connections = 0
+        self.assertEqual(len(self.names("--all")), 230)
+        self.assertEqual((self.server.connections, self.server.count("trace.list")), (1, 3))
+        self.server.connections = 0
+        self.assertEqual(len(self.names("--all", env=self.key())), 230)
+        self.assertEqual(self.server.connections, 1)
+        self.server.connections = 0
+        self.cli("traces", "list", "--project", "Support Agent", "--all", "--json",
+                 "--min-duration", "1ms")
+        self.assertEqual(self.server.connections, 1)
+
+    def test_scores_need_no_further_connection(self):
+        self.add(120, scores=[{"evaluatorName": "tone", "value": 0.5}])
+        self.server.connections = 0
+        result = self.assertOk(self.list("--all", "--json"))
+        self.assertEqual({len(row["scores"]) for row in result.json}, {1})
+        self.assertEqual(self.server.connections, 1)
+
+    def test_pages_are_printed_as_they_are_fetched(self):
+        ids = self.add(250)
+        seen, write = [], twosignal.Console.print
+
+        def noted(console, text):
+            seen.append((self.server.count("trace.list"), text))
+            return write(console, text)
+
+        for form in ("table", "json", "jsonl", "csv", "tsv"):
+            del seen[:]
+            self.server.clear()
+            with mock.patch.object(twosignal.Console, "print", noted):
+                self.assertOk(self.list("--all", "--format", form))
+            first = next(count for count, text in seen if ids[0] in text)
+            last = next(count for count, text in seen if ids[249] in text)
+            self.assertEqual((first <= 2, last), (True, 3), form)
+
+    def test_a_page_that_fails_half_way(self):
+        self.add(250)
+        for form in ("jsonl", "json", "csv", "table"):
+            self.server.clear()
+            with self.subTest(form=form), fails_from(self.server, 2, status=403):
+                result = self.list("--all", "--format", form)
+                self.assertEqual(result.code, 5, result)
+                self.assertNotIn("Traceback", result.err)
+                self.assertNotIn("looked at", result.err)
+
+    def test_traces_that_arrive_between_two_pages_are_no_trouble(self):
+        self.add(250)
+        page = self.server.world.page
+
+        def moving(project, given):
+            found = page(project, given)
+            self.server.add_trace(name="new")
+            return found
+
+        with mock.patch.object(self.server.world, "page", moving):
+            self.assertEqual(self.names("--all"), ["trace %d" % place for place in range(250)])
+
+
+class fails_from:
+    """Within the block the server fails from its n-th page of traces on, as told."""
+
+    def __init__(self, server, number, **what):
+        self.server, self.left, self.what = server, number, what
+
+    def __enter__(self):
+        self.take = self.server.take_fault
+        self.server.take_fault = self.taken
+
+    def __exit__(self, *exception):
+        self.server.take_fault = self.take
+
+    def taken(self, request):
+        if "trace.list" in request.path or request.path == "/api/v1/traces":
+            self.left -= 1
+            if self.left < 1:
+                return standin.Fault("", None, **self.what)
+        return self.take(request)
+
+
+class Truncated(ChoiceCase):
+    def test_exit_code(self):
+        self.add(21)
+        for given, code in (("", 10), ("-n 20", 10), ("-n 1", 10), ("-n 21", 0), ("-n 22", 0),
+                            ("--all", 0), ("--search trace", 10), ("--search nowhere", 0),
+                            ("--min-duration 1ms", 10), ("--min-duration 1ms --all", 0),
+                            ("--min-duration 1h", 0)):
+            with self.subTest(given=given):
+                result = self.list("--fail-if-truncated", "--json", *given.split())
+                self.assertEqual(result.code, code, result)
+                self.assertIsInstance(result.json, list)
+                self.assertEqual("more exist" in result.err, False)
+                self.assertEqual(result.error and result.error["code"],
+                                 "CHECK_FAILED" if code else None)
+
+    def test_says_what_helps(self):
+        self.add(21)
+        result = self.list("--fail-if-truncated")
+        self.assertEqual(len(result.lines), 22)
+        errors = [line for line in result.err.splitlines() if line.startswith("Error: ")]
+        self.assertEqual(len(errors), 1)
+        for part in ("20 traces", "--limit", "--all"):
+            self.assertIn(part, errors[0])
+
+    def test_several_pages_and_servers_that_ignore_filters(self):
+        self.use(known_filters=())
+        self.add(150)
+        self.server.add_trace(name="needle", created=minutes_ago(500))
+        for given, code in (("--search needle", 0), ("--search trace -n 149", 10),
+                            ("--search trace -n 151", 0)):
+            with self.subTest(given=given):
+                result = self.list("--fail-if-truncated", *given.split())
+                self.assertEqual(result.code, code, result)
+
+    def test_with_a_key(self):
+        self.add(21)
+        self.assertEqual(self.list("--fail-if-truncated", env=self.key()).code, 10)
+        self.assertEqual(self.list("--fail-if-truncated", "--all", env=self.key()).code, 0)
+
+    def test_a_file_is_not_half_of_them(self):
+        self.add(21)
+        path = self.write("out.json", "before")
+        self.assertFails(self.list("--fail-if-truncated", "-o", path), 10)
+        with open(path) as file:
+            self.assertEqual(file.read(), "before")
+        self.assertOk(self.list("--fail-if-truncated", "--all", "--json", "-o", path))
+        with open(path) as file:
+            self.assertEqual(len(json.load(file)), 21)
+
+
+@unittest.skipUnless(tools.FULL and hasattr(os, "wait4"), "needs TWOSIGNAL_TEST_FULL=1 and wait4")
+class Memory(ChoiceCase):
+    # A small process between the tests' and the measured one: what a process forks counts as its own.
+    MEASURED = ("import os, sys; child = os.spawnv(os.P_NOWAIT, sys.argv[1], sys.argv[1:]); "
+                "_, status, used = os.wait4(child, 0); "
+                "print(status, used.ru_maxrss, file=sys.stderr)")
+    COUNT, MOST = 20000, 60     # traces, MB
+
+    def test_all_of_many_traces(self):
+        when = datetime.datetime(2026, 3, 14, tzinfo=datetime.timezone.utc)
+        with self.server.transaction():
+            for place in range(self.COUNT):
+                self.server.add_trace(name="trace %d" % place, metadata={"note": "x" * 100},
+                                      created=when + datetime.timedelta(seconds=place))
+        for form in ("jsonl", "csv", "table", "json"):
+            path = self.path("out")
+            result = tools.run_command(
+                [sys.executable, "-I", "-S", "-c", self.MEASURED, sys.executable, tools.SCRIPT,
+                 "traces", "list", "--project", self.server.project, "--all", "--format", form,
+                 "-o", path], self.environment, timeout=600)
+            status, used = map(int, result.err.split()[-2:])
+            megabytes = used / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+            with self.subTest(form=form):
+                self.assertEqual(status, 0, result)
+                self.assertLess(megabytes, self.MOST)
+                with open(path, encoding="utf-8") as file:
+                    self.assertEqual(sum("trace " in line for line in file), self.COUNT)
+
+
+############################################################
+# Forms of output
+############################################################
+
+HOSTILE = ("=1+1", "+1", "-1", "@SUM(A1)", "=cmd|' /C calc'!A0", "\t=1", "\r=1", "a,b", 'say "hi"',
+           "a;b", "line\nbreak", "line\r\nbreak", "tab\there", "\x1b[31mred", "\u202etxt.exe", "'quoted",
+           "null", "", " ", "東京 🤖", "e\u0301", "\x00", "\u2028", "x" * 3000, "</script>", "\\", "\\n")
+FORMULA = tuple("=+-@\t\r")
+
+
+def rows_of(text, delimiter=","):
+    return list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
+
+
+class Formats(ChoiceCase):
+    def add_hostile(self):
+        for place, name in enumerate(HOSTILE):
+            self.server.add_trace(name=name, created=minutes_ago(place), tags=[name],
+                                  metadata={name: name}, sessionId=name,
+                                  scores=[{"evaluatorName": name, "value": 0.5, "label": name}])
+
+    def test_each_tells_the_same(self):
+        self.add(3, scores=[{"evaluatorName": "tone", "value": 0.25}], tags=["a", "b"])
+        expected = self.assertOk(self.list("--json")).json
+        self.assertEqual(self.list("--format", "json").json, expected)
+        lines = self.assertOk(self.list("--format", "jsonl")).lines
+        self.assertEqual([json.loads(line) for line in lines], expected)
+        for form, delimiter in (("csv", ","), ("tsv", "\t")):
+            heading, *rows = rows_of(self.assertOk(self.list("--format", form)).out, delimiter)
+            self.assertEqual(heading, list(expected[0]))
+            for row, record in zip(rows, expected):
+                found = dict(zip(heading, row))
+                self.assertEqual((found["id"], found["name"]), (record["id"], record["name"]))
+                self.assertEqual(float(found["cost_usd"]), record["cost_usd"])
+                self.assertEqual(json.loads(found["tags"]), ["a", "b"])
+                self.assertEqual(json.loads(found["scores"]), record["scores"])
+        table = self.assertOk(self.list("--format", "table")).out
+        self.assertEqual(table, self.assertOk(self.list()).out)
+        self.assertIn(expected[0]["id"], table)
+
+    def test_in_both_dialects(self):
+        found = []
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            for place in range(3):
+                self.server.add_trace(id="id-%d" % place, cost="0.0125", totalTokens=standin.Big(7),
+                                      created="2026-03-14T10:30:0%dZ" % place,
+                                      scores=[{"evaluatorName": "tone", "value": 0.25}])
+            found.append([self.assertOk(self.list(
+                "--format", form, "--fields", "id,cost_usd,total_tokens,scores.0.score,created_at"
+            )).out for form in ("table", "json", "jsonl", "csv", "tsv")])
+        self.assertEqual(found[0], found[1])
+        self.assertEqual(found[0][3].splitlines()[1],
+                         "id-2,0.0125,7,0.25,2026-03-14T10:30:02Z")
+
+    def test_separated_values_are_harmless_and_whole(self):
+        self.add_hostile()
+        for form, delimiter in (("csv", ","), ("tsv", "\t")):
+            text = self.assertOk(self.list("--all", "--format", form)).out
+            heading, *rows = rows_of(text, delimiter)
+            self.assertEqual([len(row) for row in rows], [len(heading)] * len(HOSTILE))
+            self.assertEqual(len(text.splitlines()), 1 + len(HOSTILE))
+            self.assertEqual(twosignal.plain(text.replace("\n", "").replace(delimiter, "")),
+                             text.replace("\n", "").replace(delimiter, ""))
+            for name, row in zip(HOSTILE, rows):
+                found = dict(zip(heading, row))
+                with self.subTest(form=form, name=name):
+                    shown = twosignal.plain("'" + name if name.startswith(FORMULA) else name)
+                    self.assertEqual((found["name"], found["session_id"]), (shown, shown))
+                    self.assertEqual(json.loads(found["metadata"]), {name: name})
+                    self.assertFalse([cell for cell in row if cell.startswith(FORMULA)])
+
+    def test_headings_are_no_formulas(self):
+        trace = {"id": "t", "name": "n", "=1+1": 5, "-x": -5}
+        answer = {"result": {"data": {"json": {"traces": [trace]}}}}
+        self.server.fault("trace.list", status=200, body=answer)
+        heading, row = rows_of(self.assertOk(self.list("--format", "csv")).out)
+        found = dict(zip(heading, row))
+        self.assertEqual((found["'=1+1"], found["'-x"]), ("5", "-5"))
+
+    def test_numbers_stay_numbers(self):
+        self.add(1, cost=-0.5, duration_ms=-3)
+        heading, row = rows_of(self.assertOk(self.list("--format", "csv")).out)
+        found = dict(zip(heading, row))
+        self.assertEqual((found["cost_usd"], found["duration_ms"]), ("-0.5", "-3"))
+
+    def test_documents_keep_what_is_there(self):
+        self.add_hostile()
+        found = self.assertOk(self.list("--all", "--json")).json
+        self.assertEqual([row["name"] for row in found], list(HOSTILE))
+        result = self.assertOk(self.list("--all", "--format", "jsonl"))
+        self.assertEqual([json.loads(line) for line in result.out.split("\n")[:-1]], found)
+        self.assertEqual(len(result.lines), len(HOSTILE))
+
+    def test_streams_that_are_not_utf8(self):
+        self.add_hostile()
+        for form in ("json", "jsonl", "csv", "tsv", "table"):
+            for encoding in ("ascii", "latin-1"):
+                with self.subTest(form=form, encoding=encoding):
+                    result = self.assertOk(self.list("--all", "--format", form, encoding=encoding))
+                    self.assertGreaterEqual(len(result.lines), len(HOSTILE))
+        self.assertEqual([row["name"] for row in self.list(
+            "--all", "--json", encoding="ascii").json], list(HOSTILE))
+
+    def test_nothing(self):
+        for form, expected in (("table", "No traces found.\n"), ("json", "[]\n"), ("jsonl", ""),
+                               ("csv", ""), ("tsv", "")):
+            with self.subTest(form=form):
+                self.assertEqual(self.assertOk(self.list("--format", form)).out, expected)
+
+    def test_other_commands_have_them_too(self):
+        self.server.add_evaluator(name="=1+1")
+        for form in ("json", "jsonl", "csv", "tsv", "table"):
+            for args in (("orgs", "list"), ("whoami",), ("usage", "--org", self.server.org),
+                         ("evaluators", "list", "--project", self.server.project)):
+                with self.subTest(form=form, args=args):
+                    result = self.assertOk(self.cli(*args + ("--format", form)))
+                    self.assertTrue(result.out.endswith("\n"))
+                    self.assertFalse(form == "csv" and ",=1+1" in result.out)
+
+    def test_errors_are_json_where_the_output_is(self):
+        for form, is_json in (("json", True), ("jsonl", True), ("csv", False), ("table", False)):
+            for args in (("--format", form), ("--format=" + form,)):
+                self.server.fault("trace.list", status=403)
+                result = self.assertFails(self.list(*args), 5)
+                self.assertEqual(bool(result.error), is_json, args)
+
+
+class Fields(ChoiceCase):
+    def test_paths(self):
+        self.server.add_trace(name="a", created=minutes_ago(1), metadata={"model": {"name": "gpt"}},
+                              tags=["x", "y"], scores=[{"evaluatorName": "tone", "value": 0.5},
+                                                       {"evaluatorName": "json", "value": 1}])
+        self.server.add_trace(name="b", created=minutes_ago(2))
+        fields = ("name", "scores.0.score", "scores.1.evaluator", "tags.1", "metadata.model.name",
+                  "scores.9.score", "tags.x", "name.0", "tags.01", "tags.-1", "metadata.nope")
+        found = self.assertOk(self.list("--json", "--fields", ",".join(fields))).json
+        first = ["a", 0.5, "json", "y", "gpt"] + [None] * 6
+        self.assertEqual([list(row.items()) for row in found],
+                         [list(zip(fields, first)), list(zip(fields, ["b"] + [None] * 10))])
+        rows = rows_of(self.assertOk(self.list("--format", "csv", "--fields", ",".join(fields))).out)
+        self.assertEqual(rows[:2], [list(fields), ["a", "0.5", "json", "y", "gpt"] + [""] * 6])
+        heading, _, row, _ = self.assertOk(self.list("--fields", "name,scores.0.score")).lines
+        self.assertEqual((heading.split(), row.split()), (["name", "scores.0.score"], ["a", "0.5"]))
+
+    def test_scores_are_fetched_where_they_are_asked_for(self):
+        self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}])
+        for fields, asked in (("id,name", 0), ("id,scores.0.score", 1), ("scores", 1),
+                              ("score_count", 0), ("?", 1)):
+            for form in ("table", "json", "csv"):
+                self.server.clear()
+                with self.subTest(fields=fields, form=form):
+                    self.assertOk(self.list("--fields", fields, "--format", form))
+                    self.assertEqual(self.server.count("trace.getById"), asked)
+
+    def test_unknown(self):
+        self.add(2)
+        for fields in ("nope", "id,nope", "nope.id", "ID", "Name", "?,id", ".", "id,.x", "scores[0]"):
+            for form in ("table", "json", "jsonl", "csv"):
+                with self.subTest(fields=fields, form=form):
+                    result = self.list("--fields", fields, "--format", form)
+                    self.assertFails(result, 2, "no field", "duration_ms")
+
+    def test_unknown_leaves_a_file_as_it_was(self):
+        self.add(2)
+        path = self.write("out", "before")
+        self.assertFails(self.list("--fields", "nope", "-o", path), 2)
+        with open(path) as file:
+            self.assertEqual(file.read(), "before")
+
+    def test_what_there_is(self):
+        self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}], metadata={"a": 1})
+        result = self.assertOk(self.list("--fields", "?"))
+        names = [line.strip() for line in result.lines[2:]]
+        for name in ("id", "name", "duration_ms", "cost_usd", "scores", "scores.0.score", "metadata"):
+            self.assertIn(name, names)
+        self.assertEqual(len(set(names)), len(names))
+        self.assertEqual([row["field"] for row in self.list("--fields", "?", "--json").json], names)
+        for name in names:      # each can be asked for
+            self.assertOk(self.list("--fields", name, "--json"))
+
+    def test_what_there_is_reads_one_page(self):
+        self.add(150)
+        self.server.clear()
+        self.assertOk(self.list("--fields", "?", "--all"))
+        self.assertEqual(self.server.count("trace.list"), 1)
+
+    def test_each_command(self):
+        trace = self.server.add_trace(spans=[{"name": "step"}])
+        project = ("--project", self.server.project)
+        for args, fields in ((("orgs", "list"), "name,plan"), (("whoami",), "email"),
+                             (("traces", "get", trace) + project, "id,spans.0.name"),
+                             (("traces", "check", "--max-p95", "9h") + project,
+                              "passed,checks.0.measured")):
+            with self.subTest(args=args):
+                found = self.assertOk(self.cli(*args + ("--json", "--fields", fields))).json
+                found = found[0] if isinstance(found, list) else found
+                self.assertEqual(list(found), fields.split(","))
+                self.assertNotIn(None, found.values())
+                self.assertFails(self.cli(*args + ("--fields", "nope")), 2, "nope")
+
+    def test_verdict_stays(self):
+        self.add(2)
+        result = self.list()
+        result = self.cli("traces", "check", "--project", self.server.project, "--max-p95", "1ms",
+                          "--fields", "passed", "--json")
+        self.assertEqual((result.code, result.json), (10, {"passed": False}))

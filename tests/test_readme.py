@@ -1,0 +1,584 @@
+"""The README and tests/README.md: tables as in the code, commands that parse, scripts that run.
+
+    python3 tests/test_readme.py --write    rewrites the tables that come from the code
+    python3 tests/test_readme.py --table    prints the table of promises and tests
+"""
+import ast
+import glob
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import unittest
+from unittest import mock
+
+from tools import ROOT, SCRIPT, TESTS, ServerCase, executable, merged, run_command
+
+import twosignal
+
+README = os.path.join(ROOT, "README.md")
+OWN = os.path.join(TESTS, "README.md")
+PROMISES = 41
+BASH = shutil.which("bash")
+OF_PYTHON = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+DOCUMENTED = ("Authentication expired", "Project not found", "Rate limited", "Connection refused",
+              "Permission denied")
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+####################################################################################################
+# Markdown
+####################################################################################################
+
+def blocks(text, *languages):
+    """The fenced blocks of these languages, as text."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [body for language, body in found if language in languages]
+
+
+def block_with(words):
+    """The one block of the README that holds these words."""
+    found = [body for body in blocks(read(README), "sh", "bash", "yaml", "cron") if words in body]
+    assert len(found) == 1, (words, found)
+    return found[0]
+
+
+def table_span(text, heading):
+    """(start, end) of the table that begins with this line."""
+    start = text.index("\n" + heading + "\n") + 1
+    return start, re.compile(r"(\|.*\n)+").match(text, start).end()
+
+
+def rows(path, heading):
+    """The rows of a table as lists of cells, without its heading."""
+    text = read(path)
+    start, end = table_span(text, heading)
+    return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for line in text[start:end].splitlines()[2:]]
+
+
+def table(heading, lines):
+    """The text of a table; lines are sequences of cells."""
+    columns = heading.count("|") - 1
+    return "\n".join([heading, "|---" * columns + "|"] + [
+        "| %s |" % " | ".join(cell.replace("|", "\\|") for cell in line) for line in lines]) + "\n"
+
+
+def anchors(text):
+    """The anchors that a viewer makes of headings."""
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-")
+            for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+####################################################################################################
+# Tables that come from the code
+####################################################################################################
+
+def command_rows():
+    return [("`%s`" % name, command.summary.rstrip("."), "`%s`" % command.examples[0])
+            for name, command in twosignal.COMMANDS.items()]
+
+
+def flags(option):
+    metavar = option.details.get("metavar")
+    return ", ".join("`%s`" % flag for flag in option.flags) + (" " + metavar if metavar else "")
+
+
+def choice_rows():
+    return [(flags(option), option.details["help"]) for option in twosignal.CHOICE]
+
+
+def everywhere_rows():
+    version = ("`-V`, `--version`", "the version of this client and of Python; without a command")
+    return [(flags(option), option.details["help"]) for option in twosignal.SHARED] + [version]
+
+
+def single_rows():
+    """The options that only some commands have, in the order in which they come up."""
+    others = set(twosignal.CHOICE + twosignal.SHARED) | {twosignal.PROJECT, twosignal.ORG}
+    found = {}
+    for name, command in twosignal.COMMANDS.items():
+        for option in command.options:
+            if option not in others and option.takes_value or option.details.get("action"):
+                if option not in others:
+                    key = (flags(option), option.details["help"])
+                    found.setdefault(key, []).append("`%s`" % name)
+    return [(key[0], ", ".join(names), key[1]) for key, names in found.items()]
+
+
+def plan_rows():
+    return [[plan] + ["unlimited" if limit is None else format(limit, ",") for limit in limits]
+            for plan, limits in twosignal.PLANS.items()]
+
+
+def promise_rows():
+    """The promises as they stand in the table, with the tests that name them in their docstring."""
+    tests = promised_tests()
+    return [(row, promise, ", ".join("`%s`" % name for name in tests.get(int(row), ())))
+            for row, promise, _ in rows(OWN, PROMISE_HEADING)]
+
+
+def promised_tests():
+    """{row: names of its tests}, from the docstrings; the tests are not imported."""
+    found = {}
+    for path in sorted(glob.glob(os.path.join(TESTS, "test_*.py"))):
+        module = os.path.basename(path)[:-3]
+        for group in ast.parse(read(path)).body:
+            if not isinstance(group, ast.ClassDef):
+                continue
+            for test in group.body:
+                if isinstance(test, ast.FunctionDef) and test.name.startswith("test"):
+                    for row in promised_by(ast.get_docstring(test) or ""):
+                        name = "%s.%s.%s" % (module, group.name, test.name)
+                        found.setdefault(row, []).append(name)
+    return found
+
+
+def promised_by(docstring):
+    """The numbers of "Row 3: …" or "Rows 3, 4: …"."""
+    match = re.match(r"Rows? (\d+(?:(?:, | and )\d+)*):", docstring)
+    return [int(number) for number in re.findall(r"\d+", match.group(1))] if match else []
+
+
+PROMISE_HEADING = "| row | promise | tests |"
+GENERATED = (
+    (README, "| command | what it does | for example |", command_rows),
+    (README, "| option | keeps traces |", choice_rows),
+    (README, "| option | of | what it does |", single_rows),
+    (README, "| option | what it does |", everywhere_rows),
+    (README, "| plan | traces a month | LLM evaluations a month |", plan_rows),
+    (OWN, PROMISE_HEADING, promise_rows),
+)
+
+
+def write_tables():
+    for path, heading, make in GENERATED:
+        text = read(path)
+        start, end = table_span(text, heading)
+        text = text[:start] + table(heading, make()) + text[end:]
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+
+
+####################################################################################################
+# The subset of YAML that recipes need
+####################################################################################################
+
+class Recipe:
+    """A YAML block as dicts, lists and text. Raises ValueError for what is not in the subset.
+
+    The subset: mappings and lists by indentation of two blanks, plain values on one line.
+    """
+
+    def __init__(self, text):
+        self.lines = [line for line in text.splitlines() if line.strip()]
+        self.value = self.read(0)
+        if self.lines:
+            raise ValueError("indentation: " + self.lines[0])
+
+    def read(self, indent):
+        if self.lines[0].startswith(" " * indent + "- "):
+            return self.read_list(indent)
+        return self.read_mapping(indent)
+
+    def here(self, indent):
+        return bool(self.lines) and len(self.lines[0]) - len(self.lines[0].lstrip(" ")) == indent
+
+    def read_list(self, indent):
+        found = []
+        while self.here(indent) and self.lines[0].startswith(" " * indent + "- "):
+            rest = self.lines[0][indent + 2:]
+            if re.match(r"[\w-]+:( |$)", rest):
+                self.lines[0] = " " * (indent + 2) + rest
+                found.append(self.read_mapping(indent + 2))
+            else:
+                self.lines.pop(0)
+                found.append(plain_value(rest))
+        return found
+
+    def read_mapping(self, indent):
+        found = {}
+        while self.here(indent):
+            line = self.lines.pop(0)
+            match = re.match(r" *([\w-]+):(?: (\S.*))?\Z", line)
+            if not match or match.group(1) in found:
+                raise ValueError("no key, or one that is there already: " + line)
+            key, value = match.groups()
+            found[key] = self.read(indent + 2) if value is None else plain_value(value)
+        if not found:
+            raise ValueError("nothing at indentation %d" % indent)
+        return found
+
+
+def plain_value(text):
+    """Text that needs no quotes in YAML, or a list [a, b]."""
+    if re.match(r"\[[\w, ]*\]\Z", text):
+        return [part.strip() for part in text[1:-1].split(",")]
+    if text != text.strip() or re.search(r": |:\Z| #|\t", text) or text[0] in "[]{}&*!|>%@`'\"#?,":
+        raise ValueError("not a plain value: " + text)
+    return text
+
+
+####################################################################################################
+# Command lines
+####################################################################################################
+
+def call_lines(script):
+    """The arguments of each call of this client in a shell script."""
+    script = script.replace("\\\n", " ")
+    for match in re.finditer(r"(?:twosignal|python3 twosignal\.py) (?=[a-zA-Z-])", script):
+        before = script[:match.start()]
+        if before.endswith(("> ", "-m ", "~/.zfunc/_")) or re.search(r"[\w.-]\Z", before):
+            continue
+        yield call_arguments(script[match.end():])
+
+
+def call_arguments(text):
+    """The words up to the end of a simple command, without redirections."""
+    quoted = r"'[^']*'|\"[^\"]*\""
+    match = re.match(r"(?:%s|\$\w+|[^'\"|;&()<>#\n])*" % quoted, text)
+    return shlex.split(match.group().strip())
+
+
+class TestTables(unittest.TestCase):
+    def column(self, heading, place=0):
+        return [row[place].strip("`") for row in rows(README, heading)]
+
+    def test_tables_that_come_from_the_code(self):
+        for path, heading, make in GENERATED:
+            text = read(path)
+            start, end = table_span(text, heading)
+            with self.subTest(heading=heading):
+                self.assertEqual(text[start:end], table(heading, make()),
+                                 "run: python3 tests/test_readme.py --write")
+
+    def test_each_option_is_in_a_table(self):
+        told = set(re.findall(r"`(--?[a-zA-Z][\w-]*)`", read(README)))
+        for name, command in twosignal.COMMANDS.items():
+            for option in command.options + twosignal.SHARED:
+                for flag in option.flags:
+                    if flag.startswith("-"):
+                        self.assertIn(flag, told, name)
+
+    def test_exit_codes(self):
+        told = [int(code) for cell in self.column("| exit code | when |")
+                for code in cell.split(",")]
+        ends = [twosignal.INTERRUPTED, twosignal.TERMINATED, twosignal.READER_GONE]
+        self.assertEqual(sorted(told), sorted({0, 1, *twosignal.EXIT_CODES.values(), *ends}))
+
+    def test_error_codes(self):
+        heading = "| code | exit code | when |"
+        told = dict(zip(self.column(heading), map(int, self.column(heading, 1))))
+        self.assertEqual(told, {code: twosignal.EXIT_CODES.get(code, 1)
+                                for code in failure_codes()})
+
+    def test_documented_errors(self):
+        heading = "| error | cause | what to do |"
+        self.assertEqual(tuple(self.column(heading)), DOCUMENTED)
+        failures = [twosignal.expired()] + [
+            twosignal._failure(code, 0, None, "project.list")
+            for code in ("NOT_FOUND", "TOO_MANY_REQUESTS", "FORBIDDEN")]
+        self.assertEqual({failure.message for failure in failures},
+                         set(DOCUMENTED) - {"Connection refused"})
+
+    def test_retries(self):
+        """The statuses of the table are those of the code, for queries, changes and refreshes."""
+        heading = "| what happened | a query | a change | a refresh of the session |"
+        refreshed = re.search(r"retried=\(([\d, ]+)\)", read(SCRIPT)).group(1)
+        told = [(re.findall(r"\b\d{3}\b", row[0]), row[1:]) for row in rows(README, heading)]
+        for place, retried in enumerate((twosignal.RETRIED, twosignal.RETRIED_CHANGE,
+                                         [int(status) for status in refreshed.split(",")])):
+            found = [int(status) for statuses, cells in told for status in statuses
+                     if cells[place] == "up to %d tries" % twosignal.TRIES]
+            self.assertEqual(sorted(found), sorted(retried))
+        self.assertEqual({cell for _, cells in told for cell in cells if "tries" in cell},
+                         {"up to %d tries" % twosignal.TRIES})
+
+    def test_limits_in_the_text(self):
+        text = " ".join(read(README).split())
+        pauses = [twosignal.PAUSE * 2 ** attempt * part for attempt, part in
+                  ((1, 0.5), (twosignal.TRIES - 1, 1.5))]
+        for words in ("%.1f to %.1f seconds" % tuple(pauses),
+                      "more than %d seconds is announced" % twosignal.TOLD_WAIT,
+                      "larger than %d MiB" % (twosignal.LARGEST_ANSWER >> 20),
+                      "for queries, at most %d" % twosignal.REDIRECTS,
+                      "`%s`" % twosignal.DEFAULT_URL):
+            self.assertIn(words, text)
+
+    def test_environment_variables(self):
+        source = read(SCRIPT)
+        used = set(re.findall(r'(?:\bsetting\(|\benv=|\benviron\.get\()"(\w+)"', source))
+        cells = [row[0] for row in rows(README, "| variable | what it is for |")]
+        told = re.findall(r"`(\w+)`", " ".join(cells))
+        self.assertEqual(sorted(told), sorted(used | OF_PYTHON))
+        self.assertEqual(set(re.findall(r"TWOSIGNAL_[A-Z_]*[A-Z]", source)),
+                         {name for name in used if name.startswith("TWOSIGNAL_")})
+
+    def test_records(self):
+        """The keys that the README names are those of the records."""
+        told = dict(rows(README, "| command | its JSON |"))
+        named = {command: re.findall(r"`(\w+)`", cell) for command, cell in told.items()}
+        self.assertEqual(named["`traces list`"][:-1], list(twosignal.record({}, "trace")))
+        self.assertEqual(named["`usage`"], list(twosignal.usage_record({}, "PRO")))
+        wire = {key: name for names in twosignal._RENAMED.values() for key, name in names.items()}
+        cells = rows(README, "| on the wire | in the record |")
+        told = {key: new for old, new in cells for key, new in zip(
+            re.findall(r"`(\w+)`", old), re.findall(r"`(\w+)`", new) * 2)}
+        self.assertEqual({key: told.get(key) for key in wire}, wire)
+        own = re.search(r"Your own data \((.*?)\)", read(README), re.DOTALL).group(1)
+        self.assertEqual(sorted(re.findall(r"\w+", own)),
+                         sorted(twosignal.snake(key) for key in twosignal.OWN_DATA))
+
+
+def failure_codes():
+    """Every code that a Failure of this client can have."""
+    found = set(twosignal.EXIT_CODES) | set(twosignal.STATUS_CODES.values()) | {"FAILED"}
+    for call in ast.walk(ast.parse(read(SCRIPT))):
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") in (
+                "Failure", "Passing", "NoProcedure", "_failure"):
+            given = call.args[2:3] + [each.value for each in call.keywords if each.arg == "code"]
+            found.update(text for each in given for text in texts_in(each))
+    return found
+
+
+def texts_in(node):
+    """The constants in an expression that look like a code."""
+    values = [getattr(each, "s" if type(each).__name__ == "Str" else "value", None)
+              for each in ast.walk(node) if type(each).__name__ in ("Constant", "Str")]
+    return [value for value in values if isinstance(value, str) and re.match("[A-Z_]{4,}$", value)]
+
+
+class TestPromises(unittest.TestCase):
+    def test_each_promise_has_a_test(self):
+        self.assertEqual([number for number in range(1, PROMISES + 1)
+                          if number not in promised_tests()], [])
+
+    def test_each_promise_is_in_the_table(self):
+        numbers = [int(row) for row, *_ in rows(OWN, PROMISE_HEADING)]
+        self.assertEqual(numbers, list(range(1, PROMISES + 1)))
+        self.assertLessEqual(set(promised_tests()), set(numbers))
+
+    def test_each_docstring_that_names_a_row_is_understood(self):
+        for path in glob.glob(os.path.join(TESTS, "test_*.py")):
+            for line in re.findall(r'^        """(Rows? .*)', read(path), re.MULTILINE):
+                self.assertTrue(promised_by(line), "%s: %s" % (path, line))
+
+
+class TestText(unittest.TestCase):
+    def test_every_command_line_parses(self):
+        scripts = blocks(read(README), "sh", "bash", "console", "yaml", "cron")
+        scripts += re.findall(r"`(twosignal [a-z].*?)`", read(README).replace("\\|", "|"))
+        names = set()
+        with mock.patch.dict(os.environ, TWOSIGNAL_PROJECT="p", TWOSIGNAL_ORG="o"):
+            for script in scripts:
+                for arguments in call_lines(script):
+                    with self.subTest(arguments=arguments):
+                        names.add(self.parse(arguments))
+        self.assertLessEqual(set(twosignal.COMMANDS), names)
+
+    def parse(self, arguments):
+        words, rest = twosignal._words(arguments)
+        name = " ".join(words)
+        if "--help" in rest or "--version" in rest or arguments == ["COMMAND"]:
+            return name
+        self.assertIn(name, twosignal.COMMANDS)
+        twosignal._arguments(name, twosignal.COMMANDS[name], rest)
+        return name
+
+    def test_the_command_lines_are_found(self):
+        script = "x=$(twosignal orgs list --json |\\\n  python3 -c '') # twosignal whoami\n" \
+                 "twosignal completion zsh > ~/.zfunc/_twosignal\ninstall a /bin/twosignal\n" \
+                 "- python3 twosignal.py login -e 'a b' < secret; twosignal logout"
+        self.assertEqual(list(call_lines(script)), [
+            ["orgs", "list", "--json"], ["whoami"], ["completion", "zsh"], ["login", "-e", "a b"],
+            ["logout"]])
+
+    def test_links(self):
+        for path in (README, OWN):
+            text = read(path)
+            for target in re.findall(r"\]\((?!https?://)([^)]*)\)", text):
+                name, _, anchor = target.partition("#")
+                linked = os.path.join(os.path.dirname(path), name) if name else path
+                self.assertTrue(os.path.exists(linked), target)
+                if anchor:
+                    self.assertIn(anchor, anchors(read(linked)))
+
+    def test_files_that_are_named_exist(self):
+        for path in (README, OWN):
+            for name in re.findall(r"\b(?:tests/)?\w+\.py\b", read(path)):
+                places = [os.path.join(folder, name) for folder in (ROOT, TESTS)]
+                self.assertTrue(any(map(os.path.exists, places)), name)
+
+    def test_the_two_commands_that_do_it_all(self):
+        lines = [line.partition("#")[0].strip() for line in block_with("sandbox.py").splitlines()]
+        self.assertEqual(lines, ["python3 tests/sandbox.py traces list", "python3 -m unittest"])
+
+    def test_nothing_of_the_place_where_it_was_written(self):
+        for path in (README, OWN):
+            self.assertNotRegex(read(path), r"/root/|/work/|pypi\.org|pythonhosted")
+            self.assertNotIn("\t", read(path))
+
+
+class TestPieces(unittest.TestCase):
+    def test_recipes_are_read(self):
+        text = "on: [push]\njobs:\n  gate:\n    steps:\n      - uses: a@v4\n      - run: b -c\n" \
+               "  other:\n    script:\n      - python3 x\n"
+        self.assertEqual(Recipe(text).value, {"on": ["push"], "jobs": {
+            "gate": {"steps": [{"uses": "a@v4"}, {"run": "b -c"}]},
+            "other": {"script": ["python3 x"]}}})
+
+    def test_broken_recipes_are_refused(self):
+        for text in ("a:\n   b: c", "a:\n\tb: c", "a: b: c", "a: b #c", "a:b", "- a\n b",
+                     "a:\n  b: c\n d: e", "a: 1\na: 2", "a: %x", "a: 'x'"):
+            with self.subTest(text=text), self.assertRaises((ValueError, IndexError)):
+                Recipe(text)
+
+
+@unittest.skipUnless(BASH, "no bash here")
+class TestShell(unittest.TestCase):
+    def assertParses(self, script):
+        result = run_command([BASH, "-n"], dict(os.environ), script)
+        self.assertEqual((result.code, result.err), (0, ""), script)
+
+    def test_each_script_parses(self):
+        scripts = [body for path in (README, OWN) for body in blocks(read(path), "sh", "bash")]
+        self.assertParses("\n".join("(\n%s)" % script for script in scripts))
+
+    def test_the_shell_in_the_recipes_parses(self):
+        recipes = blocks(read(README), "yaml")
+        self.assertEqual(len(recipes), 2)
+        for text in recipes:
+            lines = recipe_script(text)
+            self.assertGreaterEqual(len(lines), 2)
+            self.assertParses("\n".join(lines))
+
+    def test_the_crontab_line_parses(self):
+        line, = blocks(read(README), "cron")
+        self.assertRegex(line, r"\A([\d*/,-]+ ){5}\S[^\n%]*\n\Z")
+        self.assertParses(cron_command())
+
+
+def recipe_script(text):
+    """The shell lines of a recipe of GitHub Actions or GitLab CI, in their order."""
+    recipe = Recipe(text).value
+    if "jobs" in recipe:
+        steps = [step for job in recipe["jobs"].values() for step in job["steps"]]
+        return [step["run"] for step in steps if "run" in step]
+    return [line for job in recipe.values() for line in job["script"]]
+
+
+def cron_command():
+    return blocks(read(README), "cron")[0].split(None, 5)[5]
+
+
+@unittest.skipUnless(BASH, "no bash here")
+class TestGates(ServerCase):
+    """The recipes, run by bash against the stand-in, once passing and once failing."""
+
+    def setUp(self):
+        super().setUp()
+        self.project = self.server.add_project(name="Gate")
+        self.server.add_evaluator(name="helpfulness", project=self.project)
+        for _ in range(20):
+            self.add_trace(0.9)
+        email, password = self.server.OWNER
+        self.environment.update(
+            PATH=executable(self.path("bin")), TWOSIGNAL_URL=self.server.url,
+            TWOSIGNAL_EMAIL=email, TWOSIGNAL_PASSWORD=password, TWOSIGNAL_PROJECT=self.project,
+            PROJECT_ID=self.project)
+        shutil.copy(SCRIPT, self.folder)
+
+    def add_trace(self, score, **fields):
+        return self.server.add_trace(project=self.project, scores=[
+            {"evaluatorName": "helpfulness", "value": score}], **fields)
+
+    def bash(self, script, **env):
+        return run_command([BASH, "-c", script], merged(self.environment, env), cwd=self.folder)
+
+    def run_recipe(self, words):
+        return self.bash("\n".join(["set -e"] + recipe_script(block_with(words))))
+
+    def test_github(self):
+        result = self.run_recipe("runs-on")
+        self.assertEqual((result.code, result.err.count("Error")), (0, 0), result)
+        self.assertEqual(self.server.count("auth/login"), 1)
+
+    def test_gitlab(self):
+        self.add_trace(0.2)
+        result = self.run_recipe("junit:")
+        self.assertEqual(result.code, 10, result)
+        self.assertIn("<failure", read(self.path("report.xml")))
+
+    def test_cron(self):
+        key = self.write("twosignal.key", self.server.secret(self.server.add_key(self.project)))
+        os.chmod(key, 0o600)
+        command = cron_command().replace("/etc/twosignal.key", key).replace(
+            "/usr/local/bin/twosignal", "twosignal")
+        env = {"TWOSIGNAL_EMAIL": None, "TWOSIGNAL_PASSWORD": None, "TWOSIGNAL_PROJECT": None}
+        result = self.bash(command, **env)
+        self.assertEqual((result.code, result.out), (0, ""), result)
+        for _ in range(2):
+            self.add_trace(0.9, status="ERROR")
+        result = self.bash(command, **env)
+        self.assertIn("FAILED", result.out, result)
+
+    def test_script(self):
+        self.log_in()
+        script = block_with("errors.json")
+        result = self.bash(script)
+        self.assertEqual((result.code, result.out), (0, ""), result)
+        self.add_trace(0.9, status="ERROR")
+        result = self.bash(script)
+        self.assertEqual((result.code, result.out), (1, "Found 1 error traces\n"), result)
+
+    def test_a_failure_of_the_client_fails_the_script(self):
+        result = self.bash(block_with("errors.json"))
+        self.assertEqual((result.code, result.out), (4, ""), result)
+        self.assertIn("Not logged in", result.err)
+
+
+@unittest.skipUnless(BASH, "no bash here")
+class TestInstall(ServerCase):
+    shared = True
+
+    def bash(self, script):
+        env = dict(self.environment, PATH=executable(self.path("bin")), PYTHONDONTWRITEBYTECODE="1")
+        return run_command([BASH, "-ec", script], env, cwd=self.folder)
+
+    @unittest.skipUnless(shutil.which("install"), "no install command")
+    def test_copying_the_file(self):
+        shutil.copy(SCRIPT, self.folder)
+        script = block_with("install -m 755").replace("/usr/local/bin", self.path("bin"))
+        result = self.bash(script)
+        self.assertEqual(result.code, 0, result)
+        self.assertRegex(result.out, r"^twosignal \d+\.\d+\.\d+ \(Python ")
+
+    @unittest.skipUnless(shutil.which("sha256sum"), "no sha256sum command")
+    def test_the_checksum(self):
+        shutil.copy(SCRIPT, self.folder)
+        make, check = block_with("sha256sum").splitlines()
+        self.assertEqual(self.bash(make).code, 0)
+        self.assertEqual(self.bash(check).code, 0)
+        with open(self.path("twosignal.py"), "a") as file:
+            file.write("\n")
+        self.assertNotEqual(self.bash(check).code, 0)
+
+
+def main(arguments):
+    if arguments == ["--table"]:
+        sys.stdout.buffer.write(table(PROMISE_HEADING, promise_rows()).encode("utf-8"))
+    elif arguments == ["--write"]:
+        write_tables()
+    else:
+        return subprocess.call([sys.executable, "-m", "unittest", "tests.test_readme"], cwd=ROOT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
