@@ -1229,7 +1229,7 @@ class Transport:
         query, RETRIED_CHANGE for a change. Follows redirects of queries within the origin.
         Raises Failure.
         """
-        deadline = time.monotonic() + self.timeout
+        deadline, self.asked_pause = time.monotonic() + self.timeout, None
         retried = retried or (RETRIED_CHANGE if changes else RETRIED)
         for attempt in range(1, TRIES + 1):
             last = attempt == TRIES
@@ -1366,28 +1366,33 @@ def _opener(connections):
     class Handler(urllib.request.BaseHandler):
         http_open = https_open = staticmethod(connections.exchange)
 
+    class Proxies(urllib.request.ProxyHandler):
+        def proxy_open(self, request, proxy, scheme):
+            if not (request.host and urllib.request.proxy_bypass(request.host)):
+                _check_proxy(proxy)
+            return super().proxy_open(request, proxy, scheme)
+
     proxies = urllib.request.getproxies()
     for scheme in ("http", "https"):
-        proxy = proxies.get(scheme) or proxies.get("all")
-        if proxy:
-            proxies[scheme] = _checked_proxy(proxy)
+        if proxies.get("all"):
+            proxies.setdefault(scheme, proxies["all"])
     opener = urllib.request.OpenerDirector()
-    opener.add_handler(urllib.request.ProxyHandler(proxies))
+    opener.add_handler(Proxies(proxies))
     opener.add_handler(Handler())
     return opener
 
 
-def _checked_proxy(proxy) -> str:
+def _check_proxy(proxy):
     from urllib.parse import urlsplit
     try:
         parts = urlsplit(proxy if "://" in proxy else "http://" + proxy)
-        if parts.hostname and parts.scheme in ("http", "https") and parts.port != 0:
-            return proxy
+        if parts.hostname and parts.scheme == "http" and parts.port != 0:
+            return
         scheme = parts.scheme
     except ValueError:
-        scheme = ""
+        scheme = "http"
     raise wrong_usage("The proxy of http_proxy or https_proxy cannot be used%s" % (
-        ": %s:// is not supported" % plain(scheme) if scheme not in ("", "http", "https") else ""),
+        ": %s:// is not supported" % plain(scheme) if scheme != "http" else ""),
         "It should be like http://proxy.example.com:3128.")
 
 
@@ -1412,7 +1417,7 @@ class Connections:
         secure = request.type == "https"
         place = (request.type, request.host, tunnel)
         wire, self.kept = self.kept, None
-        if wire and place == self.place and request.get_method() == "GET":
+        if wire and place == self.place and request.get_method() == "GET" and wire.is_idle():
             try:
                 return self._ask(wire, request, headers, place)
             except (http.client.RemoteDisconnected, ConnectionError):
@@ -1435,7 +1440,9 @@ class Connections:
         if self.context is None:
             self.context = tls_context(self.ca_cert)
         wire.sock.settimeout(_left(wire.deadline))
-        wire.sock = self.context.wrap_socket(wire.sock, server_hostname=_host_and_port(host)[0])
+        wire.sock = self.context.wrap_socket(wire.sock, server_hostname=_host_and_port(host)[0],
+                                             do_handshake_on_connect=False)
+        wire.sock.do_handshake()    # at once, or a connection that has ended is used without TLS
 
     def _ask(self, wire, request, headers, place) -> Answer:
         import http.client
@@ -1488,6 +1495,14 @@ class Wire:
         if self.room < 0:
             raise TooLarge()
         return size
+
+    def is_idle(self) -> bool:
+        """Nothing came since the last answer: neither the end nor bytes that nobody asked for."""
+        import select
+        try:
+            return not select.select([self.sock], [], [], 0)[0]
+        except ValueError:      # a file number that select cannot take
+            return False
 
     def close(self):
         """http.client closes early and reads on; see shut()."""
@@ -1546,7 +1561,8 @@ def _tunnel(wire, host, proxy_key):
     while reader.readline(65536).strip():
         pass
     if len(status) < 2 or status[1] != b"200":
-        raise ProxyRefused(status[1].decode("latin-1") if len(status) > 1 else "")
+        raise ProxyRefused(status[1].decode("latin-1") if len(status) > 1
+                           else "it does not answer in HTTP")
 
 
 def _body(response, wire) -> bytes:
@@ -2408,12 +2424,12 @@ def _given(text) -> str:
 
 def _when(text) -> float:
     """Unix seconds of 30m, 24h, 7d (ago), a date, or ISO 8601."""
-    ago = re.match(r"(\d{1,9})([smhdw])\Z", text.strip(), re.ASCII)
-    if ago:
-        return time.time() - int(ago.group(1)) * _UNITS[ago.group(2)]
     text = text.strip()
+    ago = re.match(r"(\d{1,9})([smhdw])\Z", text, re.ASCII)
     found = moment(text + "T00:00:00Z" if len(text) == 10 else text)
-    if found is None:
+    if ago:
+        found = time.time() - int(ago.group(1)) * _UNITS[ago.group(2)]
+    if found is None or found < 0:
         raise ValueError("%s is neither like 30m, 24h, 7d nor like 2026-03-14 or "
                          "2026-03-14T10:30:00Z" % plain(text))
     return found
@@ -2754,7 +2770,8 @@ class Choice:
 
     What the server can filter, it filters; what it cannot, or does not know, is filtered here.
     limit: how many at most, None for all; scores: ask for those that the list leaves out.
-    looked, given: how many came, and how many of them were given; more: others may exist.
+    looked, refused, given: how many came, how many of them do not match, and how many were given;
+    more: others may exist.
     """
 
     def __init__(self, client, args, limit, scores=False):
@@ -2764,13 +2781,14 @@ class Choice:
             raise wrong_usage("--since is not before --until")
         self.client, self.args, self.limit, self.scores = client, args, limit, scores
         self.status = "ERROR" if args.error else args.status
-        self.looked = self.given = 0
+        self.looked = self.given = self.refused = 0
         self.more = False
 
     def __iter__(self):
         started = time.monotonic()
         for page, more in self.client.trace_pages(self.values(), self._size):
             found = self.matching(page)
+            self.refused += len(page) - len(found)
             left = len(found) if self.limit is None else self.limit - self.given
             self.looked += len(page)
             self.more = more or len(found) > left
@@ -2838,8 +2856,9 @@ class Choice:
             return True
         times = [found for found in (moment(trace.get("created_at")),
                                      moment(trace.get("start_time"))) if found is not None]
-        return not times or any((since is None or found >= since - 0.001)
-                                and (until is None or found <= until) for found in times)
+        return not times or any((since is None or found >= since - 0.0005)
+                                and (until is None or found <= until + 0.0005)
+                                for found in times)
 
     def _is_past(self, page) -> bool:
         """Whether a page lies before --since: a server that does not know it sends all there is."""
@@ -2852,14 +2871,16 @@ class Choice:
         if self.more:
             told.append("Showing %d trace%s; more exist. Use --limit N or --all."
                         % (self.given, "" if self.given == 1 else "s"))
-        if self.looked > self.given and not (self.limit and self.given == self.limit):
-            told.append("%d of the %d traces looked at match." % (self.given, self.looked))
+        if self.refused:
+            told.append("%d traces were looked at." % self.looked if self.given == self.limit
+                        else "%d of the %d traces looked at match." % (self.given, self.looked))
         return " ".join(told)
 
 
 def _stamp(seconds) -> str:
     """Unix seconds as the wire has them, with milliseconds."""
-    return iso(seconds // 1, ".%03d" % int(seconds % 1 * 1000))
+    milliseconds = int(round(seconds * 1000))
+    return iso(milliseconds // 1000, ".%03d" % (milliseconds % 1000))
 
 
 def _wants_scores(args) -> bool:
@@ -3173,7 +3194,7 @@ def traces_wait(client, args):
 
 def _arrived(choice, evaluators, wanted) -> int:
     """How many traces match and have a score of each of these evaluators, at most `wanted`."""
-    choice.looked = choice.given = found = 0
+    choice.looked = choice.refused = choice.given = found = 0
     for trace in choice:
         scored = {score.get("evaluator") for score in trace.get("scores") or ()}
         found += evaluators <= scored
@@ -3219,7 +3240,7 @@ def _tail(client, args):
             fresh = look.again()
         except Passing as failure:
             args.console.tell("%s. Trying again." % failure.message)
-            pause = max(min(pause * 2, 60.0), client.transport.asked_pause or 0)
+            pause = max(min(pause * 2, 60.0), min(client.transport.asked_pause or 0, 600.0))
             continue
         pause = interval
         for trace in fresh:
@@ -3238,12 +3259,17 @@ class Tail:
         self.choice = Choice(client, args, None, scores=_wants_scores(args))
 
     def first(self, lines) -> list:
-        page, more = next(self._pages(), ([], False))
-        self._new(page)
+        """The newest that match, of a few pages at most."""
+        matching, more = [], False
+        for looked, (page, more) in enumerate(self._pages()):
+            self._new(page)
+            matching += self.choice.matching(page)
+            if len(matching) >= lines or looked == EMPTY_PAGES:
+                break
         if more:
             self.start = min((when for when in self.seen.values() if when is not None),
                              default=None)
-        return self.choice.shown(self.choice.matching(page)[:lines])[::-1]
+        return self.choice.shown(matching[:lines])[::-1]
 
     def again(self) -> list:
         """What is new: pages are read until one holds nothing new; no burst is too large."""
@@ -3278,8 +3304,9 @@ class Tail:
     def _forget(self):
         """Keeps memory flat: of many traces, the older half lies before a new start."""
         if len(self.seen) > 20000:
-            oldest = sorted(self.seen, key=lambda name: self.seen[name] or 0)[:10000]
-            self.start = max(self.seen.pop(name) or 0 for name in oldest)
+            self.start = sorted(when or 0 for when in self.seen.values())[10000]
+            self.seen = {name: when for name, when in self.seen.items()
+                         if when is None or when >= self.start}
 
 
 @command(
@@ -3702,7 +3729,7 @@ class Console:
     """
 
     def __init__(self):
-        self.quiet = self.as_json = self.debug = self.endless = False
+        self.quiet = self.as_json = self.debug = False
         self.secrets, self.file, self.told = set(), None, ""
 
     def print(self, text):
@@ -4102,7 +4129,6 @@ class Stdout:
 
 def _show_result(result, args, console) -> int:
     """Prints a result in the form that the options ask for; returns the exit code."""
-    console.endless = result.endless
     if result.endless and args.format == "json":
         raise wrong_usage("This has no end, so it is no JSON document", "Use --format jsonl.")
     if args.fields == ["?"]:
@@ -4166,7 +4192,7 @@ def main(argv=None) -> int:
         return console.fail(bad_answer("The server's answer is nested too deeply"))
     except KeyboardInterrupt:
         console.say("")
-        return 0 if console.endless else INTERRUPTED
+        return INTERRUPTED
     except Terminated:
         return TERMINATED
     except BrokenPipeError:

@@ -4,7 +4,6 @@ import datetime
 import io
 import json
 import os
-import stat
 import sys
 import unittest
 from unittest import mock
@@ -12,7 +11,7 @@ from unittest import mock
 import standin
 import tools
 import twosignal
-from tools import Case, ServerCase, full, procedure_inputs, requests_of
+from tools import ServerCase, full, procedure_inputs, requests_of
 
 OLD = dict(names="old", errors=10, zod=3, batching=False, bare_errors=True, page_key="items",
            counts="bigint", costs="decimal", require_project=True, rest_envelope=True)
@@ -552,7 +551,7 @@ class Truncated(ChoiceCase):
 
 @unittest.skipUnless(tools.FULL and hasattr(os, "wait4"), "needs TWOSIGNAL_TEST_FULL=1 and wait4")
 class Memory(ChoiceCase):
-    # A small process between the tests' and the measured one: what a process forks counts as its own.
+    # A small process stands between: what the tests have in memory would count for their child.
     MEASURED = ("import os, sys; child = os.spawnv(os.P_NOWAIT, sys.argv[1], sys.argv[1:]); "
                 "_, status, used = os.wait4(child, 0); "
                 "print(status, used.ru_maxrss, file=sys.stderr)")
@@ -583,9 +582,10 @@ class Memory(ChoiceCase):
 # Forms of output
 ############################################################
 
-HOSTILE = ("=1+1", "+1", "-1", "@SUM(A1)", "=cmd|' /C calc'!A0", "\t=1", "\r=1", "a,b", 'say "hi"',
-           "a;b", "line\nbreak", "line\r\nbreak", "tab\there", "\x1b[31mred", "\u202etxt.exe", "'quoted",
-           "null", "", " ", "東京 🤖", "e\u0301", "\x00", "\u2028", "x" * 3000, "</script>", "\\", "\\n")
+HOSTILE = ("=1+1", "+1", "-1", "@SUM(A1)", "=cmd|' /C calc'!A0", "\t=1", "\r=1", "a,b",
+           'say "hi"', "a;b", "line\nbreak", "line\r\nbreak", "tab\there", "\x1b[31mred",
+           "\u202etxt.exe", "'quoted", "null", "", " ", "東京 🤖", "e\u0301", "\x00", "\u2028",
+           "x" * 3000, "</script>", "\\", "\\n")
 FORMULA = tuple("=+-@\t\r")
 
 
@@ -719,7 +719,8 @@ class Fields(ChoiceCase):
         first = ["a", 0.5, "json", "y", "gpt"] + [None] * 6
         self.assertEqual([list(row.items()) for row in found],
                          [list(zip(fields, first)), list(zip(fields, ["b"] + [None] * 10))])
-        rows = rows_of(self.assertOk(self.list("--format", "csv", "--fields", ",".join(fields))).out)
+        text = self.assertOk(self.list("--format", "csv", "--fields", ",".join(fields))).out
+        rows = rows_of(text)
         self.assertEqual(rows[:2], [list(fields), ["a", "0.5", "json", "y", "gpt"] + [""] * 6])
         heading, _, row, _ = self.assertOk(self.list("--fields", "name,scores.0.score")).lines
         self.assertEqual((heading.split(), row.split()), (["name", "scores.0.score"], ["a", "0.5"]))
@@ -736,7 +737,8 @@ class Fields(ChoiceCase):
 
     def test_unknown(self):
         self.add(2)
-        for fields in ("nope", "id,nope", "nope.id", "ID", "Name", "?,id", ".", "id,.x", "scores[0]"):
+        for fields in ("nope", "id,nope", "nope.id", "ID", "Name", "?,id", ".", "id,.x",
+                       "scores[0]"):
             for form in ("table", "json", "jsonl", "csv"):
                 with self.subTest(fields=fields, form=form):
                     result = self.list("--fields", fields, "--format", form)
@@ -753,7 +755,8 @@ class Fields(ChoiceCase):
         self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}], metadata={"a": 1})
         result = self.assertOk(self.list("--fields", "?"))
         names = [line.strip() for line in result.lines[2:]]
-        for name in ("id", "name", "duration_ms", "cost_usd", "scores", "scores.0.score", "metadata"):
+        for name in ("id", "name", "duration_ms", "cost_usd", "scores", "scores.0.score",
+                     "metadata"):
             self.assertIn(name, names)
         self.assertEqual(len(set(names)), len(names))
         self.assertEqual([row["field"] for row in self.list("--fields", "?", "--json").json], names)
@@ -782,7 +785,658 @@ class Fields(ChoiceCase):
 
     def test_verdict_stays(self):
         self.add(2)
-        result = self.list()
         result = self.cli("traces", "check", "--project", self.server.project, "--max-p95", "1ms",
                           "--fields", "passed", "--json")
         self.assertEqual((result.code, result.json), (10, {"passed": False}))
+
+
+############################################################
+# -o FILE
+############################################################
+
+class Output(ChoiceCase):
+    def content(self, path):
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8")
+
+    def left(self):
+        """The names of all there is in the temporary directory, the home left out."""
+        return sorted(set(os.listdir(self.folder)) - {"home"})
+
+    def test_holds_what_stdout_would(self):
+        self.add(120, tags=["東京"])
+        path = self.path("out")
+        for form in ("table", "json", "jsonl", "csv", "tsv"):
+            for flags in (("-o", path), ("--output=" + path,)):
+                with self.subTest(form=form, flags=flags):
+                    expected = self.assertOk(self.list("--format", form, "--all")).out
+                    result = self.assertOk(self.list("--format", form, "--all", *flags))
+                    self.assertEqual((result.out, self.content(path)), ("", expected))
+        self.assertEqual(self.left(), ["out"])
+
+    def test_is_utf8_whatever_the_stream(self):
+        self.server.add_trace(name="東京 🤖")
+        self.assertOk(self.list("--json", "-o", self.path("out"), encoding="ascii"))
+        self.assertIn('"東京 🤖"', self.content(self.path("out")))
+
+    def test_failure_in_the_middle_leaves_all_as_it_was(self):
+        self.add(250)
+        for form in ("table", "json", "jsonl", "csv"):
+            for what, code in ((dict(status=403), 5), (dict(status=401), 4), (dict(status=500), 8),
+                               (dict(cut=100), 3), (dict(garbage=b"{"), 8), (dict(reset=True), 3)):
+                for before in (None, "before"):
+                    path = self.path("out")
+                    if before:
+                        self.write("out", before)
+                    with self.subTest(form=form, before=before, **what):
+                        with fails_from(self.server, 3, **what):
+                            result = self.list("--all", "--format", form, "-o", path)
+                        self.assertFails(result, code)
+                        self.assertEqual(self.left(), ["out"] if before else [])
+                        self.assertEqual(before and self.content(path), before)
+                if os.path.exists(path):
+                    os.unlink(path)
+
+    def test_failure_at_the_start(self):
+        path = self.write("out", "before")
+        self.server.fault("trace.list", status=403)
+        self.assertFails(self.list("-o", path), 5)
+        self.assertEqual((self.left(), self.content(path)), (["out"], "before"))
+
+    def test_ctrl_c_in_the_middle(self):
+        self.add(250)
+        path = self.write("out", "before")
+        wait = twosignal.Client._page
+
+        def page(client, values):
+            if "cursor" in values:
+                raise KeyboardInterrupt
+            return wait(client, values)
+
+        with mock.patch.object(twosignal.Client, "_page", page):
+            result = self.list("--all", "--format", "jsonl", "-o", path)
+        self.assertEqual((result.code, result.out), (130, ""))
+        self.assertEqual((self.left(), self.content(path)), (["out"], "before"))
+
+    def test_full_disk(self):
+        self.add(3)
+        path = self.write("out", "before")
+        with mock.patch("os.fsync", side_effect=OSError(28, "No space left on device")):
+            self.assertFails(self.list("-o", path), 1, path, "No space left on device")
+        self.assertEqual((self.left(), self.content(path)), (["out"], "before"))
+
+    def test_places_where_nothing_can_be_written(self):
+        self.add(1)
+        self.write("file", "before")
+        os.mkdir(self.path("folder"))
+        self.write(os.path.join("folder", "inside"), "before")
+        self.server.clear()
+        for name in ("missing/out", "file/out", "folder", "folder/", "missing/"):
+            with self.subTest(name=name):
+                path = self.path(*name.split("/"))
+                self.assertFails(self.list("-o", path), 1, path)
+                self.assertEqual(self.left(), ["file", "folder"])
+        self.assertEqual(os.listdir(self.path("folder")), ["inside"])
+
+    @unittest.skipUnless(hasattr(os, "geteuid") and os.geteuid(), "root may write everywhere")
+    def test_folder_that_is_not_ours(self):
+        os.mkdir(self.path("folder"), 0o500)
+        self.assertFails(self.list("-o", self.path("folder", "out")), 1, "Permission denied")
+
+    @unittest.skipIf(os.name == "nt", "modes and links of POSIX")
+    def test_modes(self):
+        self.add(1)
+        path, before = self.path("out"), os.umask(0o027)
+        try:
+            self.assertOk(self.list("-o", path))
+            self.assertEqual(os.stat(path).st_mode & 0o777, 0o640)
+            for mode in (0o600, 0o644, 0o666, 0o755, 0o444):
+                os.chmod(path, mode)
+                with self.subTest(mode=oct(mode)):
+                    self.assertOk(self.list("-o", path))
+                    self.assertEqual(os.stat(path).st_mode & 0o777, mode)
+        finally:
+            os.umask(before)
+
+    @unittest.skipIf(os.name == "nt", "modes and links of POSIX")
+    def test_links(self):
+        self.add(1)
+        os.mkdir(self.path("folder"))
+        target = self.write(os.path.join("folder", "target"), "before")
+        for place in (target, os.path.join("folder", "target"), self.path("folder", "new")):
+            link = self.path("link")
+            os.symlink(place, link)
+            with self.subTest(place=place):
+                self.assertOk(self.list("--json", "-o", link))
+                self.assertEqual(os.readlink(link), place)
+                self.assertEqual(len(json.loads(self.content(link))), 1)
+            os.unlink(link)
+        self.assertEqual(sorted(os.listdir(self.path("folder"))), ["new", "target"])
+
+    @unittest.skipUnless(os.path.exists("/dev/null"), "needs /dev/null")
+    def test_devices_stay_devices(self):
+        self.add(3)
+        self.assertEqual(self.assertOk(self.list("-o", "/dev/null")).out, "")
+        self.assertFalse(os.path.isfile("/dev/null"))
+        self.assertOk(self.list("--format", "csv", "--all", "-o", "/dev/null"))
+
+    @unittest.skipUnless(os.path.exists("/dev/full"), "needs /dev/full")
+    def test_device_that_is_full(self):
+        self.add(3)
+        self.assertFails(self.list("-o", "/dev/full"), 1, "/dev/full", "No space left on device")
+
+    @unittest.skipUnless(hasattr(os, "mkfifo"), "needs pipes with a name")
+    def test_pipe_with_a_name(self):
+        self.add(150)
+        path = self.path("pipe")
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(reader, "rb") as pipe:
+            self.assertOk(self.list("--all", "--fields", "name", "--format", "jsonl", "-o", path))
+            self.assertEqual(len(pipe.read().splitlines()), 150)
+        self.assertEqual(self.left(), ["pipe"])
+
+    def test_relative_path_and_odd_names(self):
+        self.add(1)
+        before = os.getcwd()
+        os.chdir(self.folder)
+        try:
+            for name in ("out", "-x", "東 京.json", "a\nb"):
+                with self.subTest(name=name):
+                    self.assertOk(self.list("--json", "-o", name))
+                    self.assertEqual(len(json.loads(self.content(self.path(name)))), 1)
+        finally:
+            os.chdir(before)
+
+    def test_other_commands(self):
+        path = self.path("out")
+        self.assertOk(self.cli("orgs", "list", "--json", "-o", path))
+        self.assertEqual(json.loads(self.content(path))[0]["id"], self.server.org)
+        result = self.cli("traces", "check", "--max-p95", "1s", "--project", self.server.project,
+                          "--json", "-o", path)
+        self.assertEqual((result.code, json.loads(self.content(path))["passed"]), (11, False))
+
+
+############################################################
+# API keys in place of a session
+############################################################
+
+NEEDS_ACCOUNT = (           # command lines of what needs an account
+    "orgs list", "orgs create X", "projects list --org X", "projects create X --org X",
+    "traces get X --project X", "evaluators list --project X",
+    "evaluators create --project X -n X --type COST", "evaluators toggle X --project X --enable",
+    "evaluators delete X --project X -y", "datasets list --project X",
+    "datasets create --project X -n X", "datasets get X --project X",
+    "datasets add-item X --project X --input 1", "datasets delete X --project X -y",
+    "api-keys list --project X", "api-keys create --project X -n X",
+    "api-keys revoke X --project X -y", "usage --org X", "api organization.list")
+SESSIONLESS = {"login", "logout", "completion"}
+
+
+class KeyCase(ChoiceCase):
+    """Nobody is logged in."""
+
+    def setUp(self):
+        super().setUp()
+        os.unlink(os.path.join(self.home, "session.json"))
+        self.environment["TWOSIGNAL_URL"] = self.server.url
+
+    def use(self, **options):
+        super().use(**options)
+        os.unlink(os.path.join(self.home, "session.json"))
+        self.environment["TWOSIGNAL_URL"] = self.server.url
+
+    def key_file(self, content):
+        name = "secret %d" % len(os.listdir(self.folder))
+        return {"TWOSIGNAL_API_KEY_FILE": self.write(name, content)}
+
+    def tree(self):
+        return sorted(os.path.join(folder, name) for folder, folders, files in os.walk(self.folder)
+                      for name in folders + files)
+
+
+class Keys(KeyCase):
+    def test_key_or_file_with_one(self):
+        self.add(3)
+        key = self.key()["TWOSIGNAL_API_KEY"]
+        wrong = {"TWOSIGNAL_API_KEY": "ts_wrong"}
+        for env in ({"TWOSIGNAL_API_KEY": key}, {"TWOSIGNAL_API_KEY": " %s\n" % key},
+                    self.key_file(key), dict(self.key_file(key), TWOSIGNAL_API_KEY=""),
+                    dict(self.key_file("ts_wrong"), TWOSIGNAL_API_KEY=key)):
+            with self.subTest(env=env):
+                self.assertEqual(len(self.assertOk(self.cli("traces", "list", env=env)).lines), 5)
+        for content in (key + "\n", "\n %s \r\n" % key, "\ufeff" + key):
+            with self.subTest(content=content):
+                self.assertOk(self.cli("traces", "list", env=self.key_file(content)))
+        self.assertFails(self.cli("traces", "list", env=dict(self.key_file(key), **wrong)), 4)
+
+    def test_keys_that_are_none(self):
+        for env in (self.key_file(""), self.key_file(" \n"), {"TWOSIGNAL_API_KEY": "a b"},
+                    {"TWOSIGNAL_API_KEY": "ключ"}, {"TWOSIGNAL_API_KEY": "a\r\nX: y"},
+                    {"TWOSIGNAL_API_KEY_FILE": self.path("missing")}, self.key_file("a\nb"),
+                    self.key_file(b"\xff\xfe"), {"TWOSIGNAL_API_KEY_FILE": self.folder}):
+            with self.subTest(env=env):
+                result = self.cli("traces", "list", env=env)
+                code = 1 if self.folder in env.values() else 2
+                self.assertFails(result, code)
+                self.assertTrue("key" in result.err or self.folder in result.err, result)
+        self.assertEqual(self.server.requests, [])
+
+    def test_commands_that_take_one(self):
+        self.add(3)
+        trace = self.server.traces and self.server.traces[0] or self.server.add_trace()
+        env = dict(self.key(), TWOSIGNAL_PROJECT=None)
+        with mock.patch("twosignal._tail", first_look):
+            for line in ("traces list", "traces check --max-p95 9h", "traces wait", "whoami",
+                         "traces tail", "scores create %s --name x --value 1" % trace):
+                with self.subTest(line=line):
+                    self.assertOk(self.cli(*line.split(), env=env))
+        self.assertEqual(self.server.count("/api/trpc/"), 0)
+        self.assertEqual(self.server.count("/auth/"), 0)
+        for request in self.server.requests:
+            self.assertEqual(request.headers.get("Authorization"),
+                             "Bearer " + env["TWOSIGNAL_API_KEY"])
+            self.assertIsNone(request.headers.get("Cookie"))
+
+    def test_no_home_and_nothing_written(self):
+        self.add(3)
+        env = self.key()
+        os.unlink(os.path.join(self.home, "config.json"))
+        os.rmdir(self.home)
+        before = self.tree()
+        with mock.patch("twosignal._tail", first_look):
+            for line in ("traces list", "traces check --max-p95 9h", "traces wait", "whoami",
+                         "traces tail", "traces list --json --url " + self.server.url):
+                with self.subTest(line=line):
+                    self.assertOk(self.run_cli(*line.split(), env=env))
+                with self.subTest(line=line, home=None):
+                    with mock.patch("os.path.expanduser", lambda path: path):
+                        self.assertOk(self.run_cli(*line.split(), env=dict(env, **NO_ACCOUNT)))
+        self.assertEqual(self.tree(), before)
+
+    def test_a_process_without_an_environment(self):
+        self.add(3)
+        result = self.run_process("traces", "check", "--max-p95", "9h", "--json", env=dict(
+            self.key(), TWOSIGNAL_HOME=self.path("none"), HOME=None, USERPROFILE=None))
+        self.assertEqual(self.assertOk(result).json["traces"], 3)
+        self.assertFalse(os.path.exists(self.path("none")))
+
+    def test_goes_before_a_session(self):
+        self.log_in()
+        self.add(1)
+        self.assertOk(self.cli("traces", "list", env=self.key()))
+        self.write(os.path.join("home", "session.json"), "damaged")
+        self.assertOk(self.cli("traces", "list", env=self.key()))
+        self.assertEqual(self.server.count("/api/trpc/"), 0)
+
+    def test_commands_that_need_an_account_say_so(self):
+        names = {" ".join(line.split()[:size]) for line in NEEDS_ACCOUNT for size in (1, 2)}
+        for name, command in twosignal.COMMANDS.items():
+            self.assertTrue(name in names or command.key or name in SESSIONLESS, name)
+        env = self.key()
+        for line in NEEDS_ACCOUNT:
+            with self.subTest(line=line):
+                self.assertFails(self.cli(*line.split(), env=env), 4, "login")
+        self.assertEqual(self.server.requests, [])
+
+    def test_the_same_without_a_home(self):
+        with mock.patch("os.path.expanduser", lambda path: path):
+            for line in NEEDS_ACCOUNT[::5]:
+                with self.subTest(line=line):
+                    result = self.cli(*line.split(), env=dict(self.key(), **NO_ACCOUNT))
+                    self.assertIn(result.code, (1, 4), result)
+                    self.assertFails(result, result.code, "HOME")
+
+    def test_an_account_serves_what_a_key_does_not(self):
+        self.log_in()
+        trace = self.server.add_trace()
+        self.assertOk(self.cli("traces", "get", trace, "--project", self.server.project,
+                               env=self.key()))
+
+    def test_scores_are_never_left_out_silently(self):
+        self.add(2, scores=[{"evaluatorName": "tone", "value": 0.1}])
+        env = self.key()
+        for line in ("traces check --min-score 0.5", "traces check --min-score tone=0.5",
+                     "traces wait --scored", "traces list --fields id,scores.0.score"):
+            with self.subTest(line=line):
+                self.assertFails(self.cli(*line.split(), env=env), 4, "login", "scores")
+        for form in ("json", "jsonl", "csv"):
+            result = self.cli("traces", "list", "--format", form, env=env)
+            if result.code:
+                self.assertFails(result, 4, "login", "scores")
+            else:
+                self.assertNotIn('"scores"', result.out)
+            self.assertEqual(len(self.assertOk(self.cli(
+                "traces", "list", "--format", form, "--fields", "id,name", env=env)).out
+                .replace("[\n", "").splitlines()) >= 2, True)
+
+    def test_wrong_project(self):
+        self.add(2)
+        other = self.server.add_project("Other")
+        env = self.key()
+        for command in ("list", "check --max-p95 9h", "wait"):
+            line = ["traces"] + command.split()
+            with self.subTest(command=command):
+                self.assertFails(self.cli(*line + ["--project", other], env=env), 2, other, "key")
+                self.assertFails(self.cli(*line, env=dict(env, TWOSIGNAL_PROJECT=other)), 2,
+                                 "TWOSIGNAL_PROJECT")
+                self.assertOk(self.cli(*line + ["--project", self.server.project], env=env))
+        key = self.server.secret(self.server.add_key(other))
+        self.assertEqual(self.cli("traces", "list", "--json", env={"TWOSIGNAL_API_KEY": key}).json,
+                         [])
+
+    def revoking(self, key_id, page=1):
+        """A server that revokes the key once it has answered with so many pages."""
+        world, left = self.server.world, [page]
+        true = world.page
+
+        def answered(project, given):
+            left[0] -= 1
+            if left[0] == 0:
+                world.change("api_keys", world.store.get("api_keys", key_id),
+                             {"revokedAt": world.now()})
+            return true(project, given)
+        return mock.patch.object(world, "page", answered)
+
+    def test_revoked_half_way(self):
+        self.add(250)
+        path = self.write("out", "before")
+        for line, shown in (("traces list --all --format jsonl", 100),
+                            ("traces list --all --json -o " + path, 0),
+                            ("traces check --max-p95 9h --json", 0),
+                            ("traces check --max-p95 9h", 0), ("traces wait --count 240", 0)):
+            key_id = self.server.add_key()
+            env = {"TWOSIGNAL_API_KEY": self.server.secret(key_id)}
+            with self.subTest(line=line), self.revoking(key_id):
+                result = self.cli(*line.split(), env=env)
+                self.assertEqual(result.code, 4, result)
+                self.assertEqual(len(result.lines), shown)
+                self.assertIn("key", result.err)
+                self.assertNotIn(env["TWOSIGNAL_API_KEY"], result.err)
+                self.assertEqual(len(result.err.splitlines()), 1, result)
+        with open(path) as file:
+            self.assertEqual(file.read(), "before")
+
+    def test_revoked_while_waiting_or_following(self):
+        self.add(1)
+        for line in ("traces wait --count 9", "traces tail --format jsonl"):
+            key_id = self.server.add_key()
+            env = {"TWOSIGNAL_API_KEY": self.server.secret(key_id)}
+            with self.subTest(line=line), self.revoking(key_id, 2):
+                result = self.cli(*line.split(), env=env)
+                self.assertEqual(result.code, 4, result)
+                self.assertIn("key is not accepted", result.err)
+
+    def test_refusals(self):
+        self.add(1)
+        env = self.key()
+        for what, code in ((dict(status=401), 4), (dict(status=403), 5), (dict(status=404), 8),
+                           (dict(status=429), 7), (dict(status=500), 8), (dict(reset=True), 3),
+                           (dict(status=503, body="<html>"), 8), (dict(garbage=b"[]]"), 8),
+                           (dict(status=200, body=b'"x"'), 8), (dict(status=404, body="<p>"), 8)):
+            self.server.clear()
+            self.server.fault("/api/v1/traces", times=None, **what)
+            with self.subTest(what=what):
+                result = self.cli("traces", "list", env=env)
+                self.assertIn(result.code, (code, 6) if what.get("status") == 404 else (code,))
+                self.assertFails(result, result.code)
+                self.assertNotIn(env["TWOSIGNAL_API_KEY"], result.err)
+
+    def test_whoami(self):
+        env = self.key()
+        result = self.assertOk(self.cli("whoami", env=env))
+        self.assertIn("API key", result.out)
+        self.assertNotIn(env["TWOSIGNAL_API_KEY"], result.out + result.err)
+        found = self.assertOk(self.cli("whoami", "--json", env=env)).json
+        self.assertEqual((found["email"], found["api_url"]), (None, self.server.url))
+        self.assertFails(self.cli("whoami", env={"TWOSIGNAL_API_KEY": "ts_wrong"}), 4, "key")
+        self.log_in()
+        self.assertNotIn("API key", self.assertOk(self.cli("whoami")).out)
+
+
+class ScoresCreate(KeyCase):
+    def setUp(self):
+        super().setUp()
+        self.trace = self.server.add_trace()
+        self.env = self.key()
+
+    def create(self, *args, trace=None, env=None):
+        return self.cli("scores", "create", trace or self.trace, *args, env=env or self.env)
+
+    def bodies(self):
+        return [request.body for request in requests_of(self.server, "/api/v1/scores")]
+
+    def test_posts_what_was_given_in_both_dialects(self):
+        for envelope in (False, True):
+            self.use(rest_envelope=envelope)
+            self.trace, self.env = self.server.add_trace(), self.key()
+            found = self.assertOk(self.create("--name", "accuracy", "--value", "0.92", "--json"))
+            self.assertEqual((found.json["score"], found.json["evaluator"]), (0.92, "accuracy"))
+            self.assertOk(self.create("--name", "a b", "--value", "1", "--label", "pass",
+                                      "--reasoning", "東京\n-x", "--span", "s-1"))
+            self.assertEqual(self.bodies(), [
+                {"traceId": self.trace, "evaluatorName": "accuracy", "value": 0.92},
+                {"traceId": self.trace, "evaluatorName": "a b", "value": 1, "label": "pass",
+                 "reasoning": "東京\n-x", "spanId": "s-1"}])
+            self.assertEqual([row["value"] for row in self.server.rows("scores")], [0.92, 1])
+
+    def test_bounds(self):
+        for value in ("0", "1", "0.0", "1.0", "1e-3", ".5"):
+            with self.subTest(value=value):
+                self.assertOk(self.create("--name", "x", "--value", value))
+        self.server.clear()
+        for value in ("1.7", "-0.1", "1.0000001", "nan", "inf", "", "50%", "x=0.5", "a"):
+            with self.subTest(value=value):
+                self.assertFails(self.create("--name", "x", "--value=" + value), 2, "--value")
+        for args in (("--name", "x"), ("--value", "1"), ("--name", "", "--value", "1")):
+            with self.subTest(args=args):
+                self.assertFails(self.create(*args), 2)
+        self.assertEqual(self.server.requests, [])
+
+    def test_without_a_key(self):
+        for logged_in in (False, True):
+            if logged_in:
+                self.log_in()
+            result = self.cli("scores", "create", self.trace, "--name", "x", "--value", "1")
+            self.assertFails(result, 4, "TWOSIGNAL_API_KEY")
+        self.assertEqual(self.server.requests, [])
+
+    def test_traces_that_are_not_there(self):
+        other = self.server.add_trace(project=self.server.hidden)
+        for trace in ("nowhere", other):
+            self.assertFails(self.create("--name", "x", "--value", "1", trace=trace), 6)
+        self.assertEqual(self.server.rows("scores"), [])
+
+    def test_a_key_that_is_revoked(self):
+        self.assertFails(self.create("--name", "x", "--value", "1",
+                                     env={"TWOSIGNAL_API_KEY": "ts_wrong"}), 4, "key")
+
+    def test_is_never_posted_twice(self):
+        for what, code, posts in ((dict(reset=True, after=True), 9, 1), (dict(cut=5), 9, 1),
+                                  (dict(status=500), 8, 1), (dict(status=503), 8, 1),
+                                  (dict(status=400), 1, 1), (dict(status=429), 0, 2)):
+            self.server.clear()
+            self.server.fault("/api/v1/scores", **what)
+            with self.subTest(what=what):
+                result = self.create("--name", "x", "--value", "1")
+                self.assertEqual((result.code, len(self.bodies())), (code, posts), result)
+                self.assertNotIn(self.env["TWOSIGNAL_API_KEY"], result.err)
+
+
+############################################################
+# Names for IDs
+############################################################
+
+NAMES = {"PROJECT": "Support Agent", "ORG": "Acme 東京", "EVALUATOR": "Has JSON",
+         "DATASET": "Test Cases"}
+BY_NAME = (                 # command lines with names in capitals, and questions for them
+    ("traces list --project PROJECT", 2), ("traces check --project PROJECT --max-p95 9h", 2),
+    ("traces wait --project PROJECT", 2), ("traces get TRACE --project PROJECT", 2),
+    ("evaluators list --project PROJECT", 2), ("datasets list --project PROJECT", 2),
+    ("api-keys list --project PROJECT", 2), ("projects list --org ORG", 1),
+    ("projects create New --org ORG", 1), ("usage --org ORG", 1),
+    ("evaluators toggle EVALUATOR --project PROJECT --disable", 3),
+    ("evaluators delete EVALUATOR --project PROJECT -y", 3),
+    ("datasets get DATASET --project PROJECT", 3),
+    ("datasets add-item DATASET --project PROJECT --input 1", 3),
+    ("datasets delete DATASET --project PROJECT -y", 3))
+
+
+class Names(ChoiceCase):
+    options = {}
+
+    def line(self, text, names):
+        words = dict(names, TRACE=self.server.traces[0])
+        return [words.get(word, word) for word in text.split()]
+
+    def ids(self):
+        return {"PROJECT": self.server.project, "ORG": self.server.org,
+                "EVALUATOR": self.server.evaluators[0], "DATASET": self.server.datasets[0]}
+
+    def asked(self):
+        return [request.procedures for request in self.server.requests]
+
+    def test_everywhere_in_both_dialects(self):
+        for dialect, options in DIALECTS:
+            seen = []
+            for given in (None, NAMES):
+                self.use(created="2026-03-14T10:30:00Z", **options)
+                ids, given = self.ids(), given or self.ids()
+                for text, questions in BY_NAME:
+                    self.server.clear()
+                    with self.subTest(dialect=dialect, line=text, by_id=given == ids):
+                        self.assertOk(self.cli(*self.line(text, given)))
+                    seen.append((self.asked(), [request.body for request in self.server.requests
+                                                if request.method == "POST"]))
+            half = len(BY_NAME)
+            for (text, questions), by_id, by_name in zip(BY_NAME, seen[:half], seen[half:]):
+                with self.subTest(dialect=dialect, line=text):
+                    self.assertEqual(by_name[1], by_id[1])
+                    for asked in by_id[0]:
+                        self.assertIn(asked, by_name[0])
+                    self.assertLessEqual(len(by_name[0]) - len(by_id[0]), questions)
+
+    def test_a_uuid_costs_no_further_question(self):
+        for text, _ in BY_NAME:
+            self.server.clear()
+            with self.subTest(line=text):
+                self.cli(*self.line(text, self.ids()))
+                procedures = sum(self.asked(), [])
+                self.assertEqual(procedures.count("project.list"),
+                                 int(text.startswith("projects list")))
+                self.assertEqual(procedures.count("organization.list"),
+                                 int(text.startswith("usage")))
+                for procedure in ("evaluator.list", "dataset.list"):
+                    self.assertEqual(procedures.count(procedure),
+                                     int(text.startswith(procedure.replace(".", "s "))))
+        upper = self.server.project.upper()
+        self.server.clear()
+        self.cli("traces", "list", "--project", upper)
+        self.assertEqual(self.asked(), [["trace.list"]])
+
+    def test_variables(self):
+        for name, value in (("TWOSIGNAL_PROJECT", "PROJECT"), ("TWOSIGNAL_ORG", "ORG")):
+            line = ("traces", "list") if value == "PROJECT" else ("projects", "list")
+            by_id = self.assertOk(self.cli(*line, env={name: self.ids()[value]}))
+            by_name = self.assertOk(self.cli(*line, env={name: NAMES[value]}))
+            self.assertEqual(by_id.out, by_name.out)
+
+    def test_two_of_a_name(self):
+        project, org = self.server.add_project("Support Agent"), self.server.add_org("Acme 東京")
+        evaluator = self.server.add_evaluator(name="Has JSON")
+        dataset = self.server.add_dataset(name="Test Cases")
+        others = {"PROJECT": project, "ORG": org, "EVALUATOR": evaluator, "DATASET": dataset}
+        for text, _ in BY_NAME:
+            for name in NAMES:
+                if name not in text:
+                    continue
+                self.server.clear()
+                with self.subTest(line=text, name=name):
+                    names = dict(self.ids(), **{name: NAMES[name]})
+                    self.assertFails(self.cli(*self.line(text, names)), 2, NAMES[name],
+                                     self.ids()[name], others[name], "2 ")
+                    self.assertEqual([request for request in self.server.requests
+                                      if request.method == "POST"], [])
+        result = self.cli("traces", "list", "--json", "--project", "Support Agent")
+        self.assertIn(project, result.error["message"] + result.error["hint"])
+
+    def test_projects_of_several_organizations(self):
+        org = self.server.add_org("Second")
+        here, there = self.server.add_project("Twin"), self.server.add_project("Twin", org)
+        self.server.add_trace(there, name="there")
+        self.assertFails(self.cli("traces", "list", "--project", "Twin"), 2, here, there)
+        for given in (org, "Second"):
+            result = self.cli("traces", "list", "--project", "Twin", "--json",
+                              env={"TWOSIGNAL_ORG": given})
+            self.assertEqual([row["name"] for row in self.assertOk(result).json], ["there"])
+        self.server.add_project("Single", org)
+        self.assertOk(self.cli("traces", "list", "--project", "Single"))
+
+    def test_names_that_are_not_there(self):
+        for text in ("traces list --project Nowhere", "traces check --project support\u00a0agent",
+                     "usage --org Nowhere", "projects list --org nowhere",
+                     "datasets delete Nowhere --project PROJECT -y",
+                     "traces list --project Hidden\u00a0Project",
+                     "evaluators toggle Nowhere --project PROJECT --enable"):
+            with self.subTest(line=text):
+                line = [word.replace("\u00a0", " ") for word in text.split(" ")]
+                line = [self.server.project if word == "PROJECT" else word for word in line]
+                self.assertFails(self.cli(*line), 6, "not found")
+        for option in ("--project", "--org"):
+            command = ("traces", "list") if option == "--project" else ("projects", "list")
+            self.assertFails(self.cli(*command + (option, "")), 2, option)
+
+    def test_ids_that_are_no_uuids_and_names_like_ids(self):
+        self.server.add_project("first", id="proj_1")
+        self.server.add_project("proj_1")                       # the ID goes before the name
+        self.server.add_trace("proj_1", name="here")
+        result = self.cli("traces", "list", "--project", "proj_1", "--json")
+        self.assertEqual([row["name"] for row in self.assertOk(result).json], ["here"])
+
+    def test_hostile_names(self):
+        for name in ("-x", "a/b?c&d=%41", '"quoted"', "\x1b[31mred", "🤖", "  "):
+            project = self.server.add_project(name)
+            self.server.add_trace(project, name="in " + repr(name))
+            with self.subTest(name=name):
+                result = self.cli("traces", "list", "--project=" + name, "--json")
+                if name.strip():
+                    self.assertEqual([row["name"] for row in self.assertOk(result).json],
+                                     ["in " + repr(name)])
+                else:
+                    self.assertFails(result, 2, "--project")
+        self.server.add_project("\x1b[31mred")
+        result = self.cli("traces", "list", "--project", "\x1b[31mred")
+        self.assertFails(result, 2)
+        self.assertNotIn("\x1b", result.err)
+
+    def test_confirmation_shows_what_the_name_stands_for(self):
+        result = self.cli("datasets", "delete", "Test Cases", "--project", "Support Agent",
+                          stdin="n\n", tty=True)
+        self.assertEqual(result.code, 1, result)
+        self.assertIn(self.server.datasets[0], result.err)
+        self.assertEqual(len(self.server.rows("datasets")), 1)
+
+    def test_failures_while_asking(self):
+        for what, code in ((dict(status=500), 8), (dict(reset=True), 3), (dict(status=401), 4)):
+            self.server.clear()
+            self.server.fault("project.list", times=None, **what)
+            with self.subTest(what=what):
+                self.assertFails(self.cli("traces", "list", "--project", "Support Agent"), code)
+                self.assertEqual(self.server.count("trace.list"), 0)
+
+    def test_rows_that_are_odd(self):
+        rows = [{"id": None, "name": "Odd"}, {"name": "Odd2"}, {"id": "p", "name": None}, {}]
+        body = {"result": {"data": {"json": rows}}}
+        for name in ("Odd", "Odd2", "None", "p"):
+            self.server.clear()
+            self.server.fault("project.list", times=None, status=200, body=body)
+            with self.subTest(name=name):
+                result = self.cli("traces", "list", "--project", name)
+                self.assertFails(result, 6)
+
+    def test_with_a_key_a_name_costs_nothing(self):
+        self.server.add_trace()
+        self.server.clear()
+        key = {"TWOSIGNAL_API_KEY": self.server.secret(self.server.keys[0])}
+        self.assertOk(self.cli("traces", "list", "--project", "Support Agent", env=key))
+        self.assertEqual(len(self.server.requests), 1)

@@ -27,8 +27,9 @@ OLD = dict(names="old", errors=10, zod=3, batching=False, bare_errors=True, page
            counts="bigint", costs="decimal", require_project=True)
 NEW = dict(names="new", list_scores=True)
 DIALECTS = (("new", NEW), ("old", OLD))
-HOSTILE_NAMES = ("<b> & \"c\" 'd'", "]]>", "a\x1b[31mred", "\u202etxt.exe", "line\nbreak", "tab\there",
-                 "a|b", "100%", "%s%d", "\uffff\ufffe", "東京 🤖", "x" * 3000, "`code`", "{{x}}")
+HOSTILE_NAMES = ("<b> & \"c\" 'd'", "]]>", "a\x1b[31mred", "\u202etxt.exe", "line\nbreak",
+                 "tab\there", "a|b", "100%", "%s%d", "\uffff\ufffe", "東京 🤖", "x" * 3000,
+                 "`code`", "{{x}}")
 
 
 def minutes_ago(minutes):
@@ -559,7 +560,7 @@ class TestWait(GateCase):
         for options in ((), ("--json",)):
             result = self.wait("--count", "2", "--timeout", "50ms", *options)
             self.assertEqual(result.code, 11, result)
-            self.assertIn("1", result.out)
+            self.assertIn("2", result.out)
 
     def test_timeout_while_not_scored(self):
         self.add_evaluators(quality=True)
@@ -690,6 +691,12 @@ class TestTail(GateCase):
         self.assertEqual(self.named(), ["t%02d" % number for number in range(10, 20)])
         self.assertEqual(self.named("-n", "2"), ["t18", "t19"])
 
+    def test_begins_with_as_many_as_were_asked_for(self):
+        self.add_burst("x", 230)
+        self.add(1, name="slow", duration_ms=90000, created=minutes_ago(60))
+        self.assertEqual(self.named("-n", "150"), ["x %d" % place for place in range(80, 230)])
+        self.assertEqual(self.named("--min-duration", "1m"), ["slow"])
+
     def test_empty_project(self):
         names = self.named(steps=(nothing, lambda: self.add_named("a"), nothing))
         self.assertEqual(names, ["a"])
@@ -818,6 +825,16 @@ class TestTail(GateCase):
         self.traces("tail", naps=naps)
         self.assertGreaterEqual(max(naps), 45)
 
+    def test_retry_after_is_not_for_ever(self):
+        for asked in ("999999999", "Fri, 01 Jan 4999 00:00:00 GMT"):
+            def limit():
+                self.server.fault("trace.list", times=1, status=429,
+                                  headers={"Retry-After": asked})
+            naps = Steps(limit, *[nothing] * 3)
+            with self.subTest(asked=asked):
+                self.traces("tail", naps=naps)
+                self.assertLessEqual(max(naps), 3600)
+
     def test_table(self):
         self.add_named("a", created=minutes_ago(5))
         result = self.tail(steps=(lambda: self.add_named("b"), nothing), columns=120)
@@ -851,7 +868,7 @@ class TestTail(GateCase):
             with open(path, encoding="utf-8") as file:
                 self.assertEqual(len(file.readlines()), 1)
 
-    def test_memory_of_what_was_shown(self):
+    def test_many_looks_show_nothing_twice(self):
         self.add_named("a")
         result = self.tail("--format", "jsonl", steps=[nothing] * 20)
         self.assertEqual(len(result.lines), 1)
@@ -862,17 +879,21 @@ class TestTail(GateCase):
                 self.assertFails(self.tail(*given.split()), 2)
 
 
+# Whatever is started in the background ignores Ctrl-C, and so would its children.
+WITH_CTRL_C = ("import runpy, signal, sys; sys.argv.pop(0); "
+               "signal.signal(signal.SIGINT, signal.default_int_handler); "
+               "runpy.run_path(sys.argv[0], run_name='__main__')")
+
+
 class TestTailAsProcess(GateCase):
     """What takes a process: lines that come at once, Ctrl-C, a reader that goes away."""
 
     def start(self, *args):
-        command = [sys.executable, SCRIPT, "traces", "tail", "--project", self.server.project,
-                   "--interval", "50ms", "--format", "jsonl"]
-        # A process that was started in the background would ignore Ctrl-C.
+        command = [sys.executable, "-c", WITH_CTRL_C, SCRIPT, "traces", "tail", "--project",
+                   self.server.project, "--interval", "50ms", "--format", "jsonl"]
         process = subprocess.Popen(
             command + list(args), env=merged(self.environment, None), stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+            stderr=subprocess.PIPE)
         guard = threading.Timer(tools.DEADLINE, process.kill)
         guard.daemon = True
         guard.start()

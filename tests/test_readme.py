@@ -4,6 +4,7 @@
     python3 tests/test_readme.py --table    prints the table of promises and tests
 """
 import ast
+import functools
 import glob
 import os
 import re
@@ -105,10 +106,9 @@ def single_rows():
     found = {}
     for name, command in twosignal.COMMANDS.items():
         for option in command.options:
-            if option not in others and option.takes_value or option.details.get("action"):
-                if option not in others:
-                    key = (flags(option), option.details["help"])
-                    found.setdefault(key, []).append("`%s`" % name)
+            if option not in others and option.flags[0].startswith("-"):
+                key = (flags(option), option.details["help"])
+                found.setdefault(key, []).append("`%s`" % name)
     return [(key[0], ", ".join(names), key[1]) for key, names in found.items()]
 
 
@@ -124,15 +124,14 @@ def promise_rows():
             for row, promise, _ in rows(OWN, PROMISE_HEADING)]
 
 
+@functools.lru_cache(maxsize=None)
 def promised_tests():
     """{row: names of its tests}, from the docstrings; the tests are not imported."""
     found = {}
     for path in sorted(glob.glob(os.path.join(TESTS, "test_*.py"))):
         module = os.path.basename(path)[:-3]
         for group in ast.parse(read(path)).body:
-            if not isinstance(group, ast.ClassDef):
-                continue
-            for test in group.body:
+            for test in group.body if isinstance(group, ast.ClassDef) else ():
                 if isinstance(test, ast.FunctionDef) and test.name.startswith("test"):
                     for row in promised_by(ast.get_docstring(test) or ""):
                         name = "%s.%s.%s" % (module, group.name, test.name)
