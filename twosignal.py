@@ -868,7 +868,7 @@ OUTPUT_HINT = "Name a file in a directory that can be written."
 
 def output_file(path):
     """Where a user wants output to go: a file that is replaced as a whole, or a device as it is."""
-    if os.path.isdir(path):
+    if os.path.isdir(path) or path.endswith(os.sep):
         raise Failure("Cannot write %s: Is a directory" % plain(path), OUTPUT_HINT)
     if os.path.exists(path) and not os.path.isfile(path):
         return Device(path)
@@ -2429,7 +2429,7 @@ def _when(text) -> float:
     found = moment(text + "T00:00:00Z" if len(text) == 10 else text)
     if ago:
         found = time.time() - int(ago.group(1)) * _UNITS[ago.group(2)]
-    if found is None or found < 0:
+    if found is None or not -62135596800 <= found < 253402300800:   # the years 1 to 9999
         raise ValueError("%s is neither like 30m, 24h, 7d nor like 2026-03-14 or "
                          "2026-03-14T10:30:00Z" % plain(text))
     return found

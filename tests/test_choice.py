@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import time
 import unittest
 from unittest import mock
 
@@ -476,6 +477,32 @@ class Pages(ChoiceCase):
 
         with mock.patch.object(self.server.world, "page", moving):
             self.assertEqual(self.names("--all"), ["trace %d" % place for place in range(250)])
+
+
+    def test_progress_on_a_terminal(self):
+        self.add(250)
+        true, path = twosignal.Console.progress, self.path("out")
+
+        def later(console, text, since):
+            return true(console, text, since - 5)
+
+        for given, tty, slow, shown in ((("-o", path), True, True, True), ((), True, True, False),
+                                        (("-o", path), False, True, False),
+                                        (("-o", path, "-q"), True, True, False),
+                                        (("-o", path), True, False, False)):
+            with self.subTest(given=given, tty=tty, slow=slow), mock.patch.object(
+                    twosignal.Console, "progress", later if slow else true), mock.patch(
+                    "time.monotonic", self.slowly() if not slow else time.monotonic):
+                result = self.assertOk(self.list("--all", *given, tty=tty))
+                self.assertEqual("100 traces" in result.err, shown)
+                if shown:       # nothing of it is left in the line
+                    self.assertEqual(result.err.replace("\n", "\r").split("\r")[-1].strip(), "")
+
+    @staticmethod
+    def slowly():
+        """A clock of which little passes, however slow the machine is."""
+        start, true = time.monotonic(), time.monotonic
+        return lambda: start + (true() - start) / 1000
 
 
 class fails_from:
@@ -1296,6 +1323,14 @@ class Names(ChoiceCase):
     def asked(self):
         return [request.procedures for request in self.server.requests]
 
+    def changes(self, ids):
+        """The bodies of the changes that were asked for, with a word for each ID."""
+        found = json.dumps([request.body for request in self.server.requests
+                            if request.method == "POST"])
+        for word, one in ids.items():
+            found = found.replace(one, word)
+        return found
+
     def test_everywhere_in_both_dialects(self):
         for dialect, options in DIALECTS:
             seen = []
@@ -1306,8 +1341,7 @@ class Names(ChoiceCase):
                     self.server.clear()
                     with self.subTest(dialect=dialect, line=text, by_id=given == ids):
                         self.assertOk(self.cli(*self.line(text, given)))
-                    seen.append((self.asked(), [request.body for request in self.server.requests
-                                                if request.method == "POST"]))
+                    seen.append((self.asked(), self.changes(ids)))
             half = len(BY_NAME)
             for (text, questions), by_id, by_name in zip(BY_NAME, seen[:half], seen[half:]):
                 with self.subTest(dialect=dialect, line=text):
@@ -1373,7 +1407,7 @@ class Names(ChoiceCase):
         self.assertOk(self.cli("traces", "list", "--project", "Single"))
 
     def test_names_that_are_not_there(self):
-        for text in ("traces list --project Nowhere", "traces check --project support\u00a0agent",
+        for text in ("traces list --project Nowhere", "traces get x --project support\u00a0agent",
                      "usage --org Nowhere", "projects list --org nowhere",
                      "datasets delete Nowhere --project PROJECT -y",
                      "traces list --project Hidden\u00a0Project",
