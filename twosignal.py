@@ -2466,13 +2466,17 @@ def _share(text) -> float:
     return value / 100 if percent else value
 
 
+def _score(text) -> float:
+    value = number(text.strip())
+    if value is None or not 0 <= value <= 1:
+        raise ValueError("%s is not a score from 0 to 1" % plain(text))
+    return value
+
+
 def _score_limit(text) -> tuple:
     """("faithfulness", 0.8) of faithfulness=0.8; ("", 0.5) of 0.5"""
     name, _, least = text.rpartition("=")
-    value = number(least)
-    if value is None or not 0 <= value <= 1:
-        raise ValueError("%s is not a score from 0 to 1, or NAME=SCORE" % plain(text))
-    return name.strip(), value
+    return name.strip(), _score(least)
 
 
 def _is_uuid(text) -> bool:
@@ -3312,8 +3316,7 @@ class Tail:
 @command(
     "scores create", Option("trace", metavar="TRACE", type=_given, help="the trace's ID"),
     Option("--name", required=True, metavar="NAME", type=_given, help="the evaluator's name"),
-    Option("--value", required=True, metavar="SCORE", type=lambda text: _score_limit("=" + text)[1],
-           help="from 0 to 1"),
+    Option("--value", required=True, metavar="SCORE", type=_score, help="from 0 to 1"),
     Option("--label", metavar="TEXT", help="like pass or fail"),
     Option("--reasoning", metavar="TEXT", help="why"),
     Option("--span", metavar="ID", type=_given, help="the span that is scored, not the trace"),
@@ -3770,6 +3773,11 @@ class Console:
             return
         self._line(text)
 
+    def clear(self):
+        """Wipes what progress() has put there."""
+        if self.told:
+            self._line("")
+
     def _line(self, text):
         """Puts a text into the last line of the terminal, in place of the one before."""
         try:
@@ -3787,8 +3795,7 @@ class Console:
         stream = sys.stderr
         if stream is None:
             return
-        if self.told:
-            self._line("")
+        self.clear()
         lines = [plain(line) for line in masked(text, self.secrets).split("\n")]
         try:
             stream.write(encodable("\n".join(lines) + "\n", stream.encoding or "utf-8"))
@@ -4205,6 +4212,7 @@ def main(argv=None) -> int:
             "This should not have happened: %s: %s" % (type(error).__name__, error),
             "Report it, with what --debug shows.", "INTERNAL"))
     finally:
+        console.clear()
         _catch_sigterm(before)
 
 

@@ -199,13 +199,17 @@ class KeepingConnections(Direct):
 
     @needs_openssl
     def test_within_a_tunnel(self):
+        """Row 27: one tunnel for all; the password of the proxy ends at the proxy."""
         made = certificates(self.folder)
-        with Keeping(alive(), tls=made.good) as server, Proxy() as proxy:
-            os.environ.update(https_proxy=proxy.url, NO_PROXY="")
+        with Keeping(alive(), tls=made.good) as server, Proxy("user", "word") as proxy:
+            os.environ.update(https_proxy="http://user:word@" + proxy.url[7:], NO_PROXY="")
             transport = self.transport(ca_cert=made.ca)
             for _ in range(3):
                 transport.request("GET", server.url, changes=False)
             self.assertEqual((len(proxy.seen), server.connections), (1, 1))
+            self.assertIsNotNone(proxy.authorizations[0])
+            for request in server.requests:
+                self.assertIsNone(header(request, "Proxy-Authorization"))
 
     def test_not_held_over_its_deadline(self):
         """Row 18: a kept connection has the deadline of the request that uses it now."""
@@ -235,12 +239,12 @@ class OneForACommand(ServerCase):
 class Deadlines(Direct):
     def test_an_answer_that_comes_too_slowly(self):
         """Row 18: it would be whole in the end, but the limit is over long before."""
-        wide = b" " * 400
+        wide = b" " * 200
         drips = {
-            "status line": drip(b"HTTP/1.1 200 " + b"x" * 400 + b"\r\n" + alive()[len(OK):], 0.02),
-            "headers": drip(b"X: " + wide + b"\r\n" + alive()[len(OK):], 0.02, OK),
-            "body": drip(wide, 0.02, OK + b"Content-Length: 400\r\n\r\n"),
-            "chunks": drip(in_chunks(wide, 1)[len(OK):], 0.01, OK),
+            "status line": drip(b"HTTP/1.1 200 " + b"x" * 200 + b"\r\n" + alive()[len(OK):], 0.01),
+            "headers": drip(b"X: " + wide + b"\r\n" + alive()[len(OK):], 0.01, OK),
+            "body": drip(wide, 0.01, OK + b"Content-Length: 200\r\n\r\n"),
+            "chunks": drip(in_chunks(wide, 10)[len(OK):], 0.01, OK),
         }
         for place, send in drips.items():
             with self.subTest(place=place), Scripted(send) as server:
@@ -249,11 +253,34 @@ class Deadlines(Direct):
 
     def test_a_slow_proxy(self):
         """Row 18: the answer to CONNECT counts too."""
-        line = b"HTTP/1.1 502 " + b"x" * 400 + b"\r\n\r\n"
-        with Scripted(drip(line, 0.02)) as proxy:
+        line = b"HTTP/1.1 502 " + b"x" * 200 + b"\r\n\r\n"
+        with Scripted(drip(line, 0.01)) as proxy:
             os.environ.update(https_proxy=proxy.url, NO_PROXY="")
             failure = self.failure(self.get, "https://example.com", timeout=0.3)
         self.assertEqual((failure.code, proxy.connections), ("TIMED_OUT", 1))
+
+
+class Tries(Direct):
+    QUERIES = {408: 3, 429: 3, 500: 3, 502: 3, 503: 3, 504: 3}      # tries; of all others one
+    CHANGES = {429: 3}
+
+    def test_table(self):
+        """Rows 21, 22: how often each status is asked for, counted at the server."""
+        for status in (200, 201, 204, 207, 400, 401, 403, 404, 408, 409, 413, 418, 425, 429, 451,
+                       500, 501, 502, 503, 504, 505, 507, 511):
+            for ask, tries in ((self.get, self.QUERIES), (self.post, self.CHANGES)):
+                with self.subTest(status=status, tries=tries):
+                    with Scripted(answer(b"", status)) as server:
+                        self.assertEqual(ask(server.url).status, status)
+                        self.assertEqual(len(server.requests), tries.get(status, 1))
+
+    def test_broken_connections(self):
+        """Rows 21, 22: a query is sent three times, a change that may have arrived once."""
+        for script in (reset, None, alive()[:20], alive()[:-1]):
+            for ask, tries in ((self.get, 3), (self.post, 1)):
+                with self.subTest(script=script, tries=tries), Scripted([script]) as server:
+                    self.failure(ask, server.url)
+                    self.assertEqual(len(server.requests), tries)
 
 
 class CutChanges(Direct):
@@ -384,7 +411,7 @@ class OtherOrigins(Direct):
             connection.sendall(answer(b"", status, [("Location", location)]))
         with Scripted([alive()]) as other, Scripted([send, alive()]) as server:
             headers = {"Cookie": "canary", "Authorization": "Bearer canary"}
-            failure = self.failure(self.transport().request, method, server.url + "/a", headers,
+            failure = self.failure(self.transport(5.0).request, method, server.url + "/a", headers,
                                    None if method == "GET" else b"{}", changes=method != "GET")
             self.assertEqual(failure.exit_code, 8)
             self.assertIn("redirects to", failure.message)
