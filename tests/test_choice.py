@@ -581,7 +581,8 @@ class Memory(ChoiceCase):
             for place in range(self.COUNT):
                 self.server.add_trace(name="trace %d" % place, metadata={"note": "x" * 100},
                                       created=when + datetime.timedelta(seconds=place))
-        for form in ("jsonl", "csv", "table", "json"):
+        for form, name in (("jsonl", '"trace '), ("csv", ",trace "), ("table", "  OK  "),
+                           ("json", '"name": "trace ')):
             path = self.path("out")
             result = tools.run_command(
                 [sys.executable, "-I", "-S", "-c", self.MEASURED, sys.executable, tools.SCRIPT,
@@ -593,7 +594,7 @@ class Memory(ChoiceCase):
                 self.assertEqual(status, 0, result)
                 self.assertLess(megabytes, self.MOST)
                 with open(path, encoding="utf-8") as file:
-                    self.assertEqual(sum("trace " in line for line in file), self.COUNT)
+                    self.assertEqual(sum(name in line for line in file), self.COUNT)
 
 
 ############################################################
