@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import socket
-import ssl
 import threading
 import time
 import unittest
@@ -16,6 +15,11 @@ from servers import (Proxy, Scripted, answer, certificates, drip, hang_up, heade
                      reset, silence, target)
 from standin import StandIn
 from tools import Case, ServerCase, full
+
+try:
+    import ssl
+except ImportError:     # the tests that need it are left out then
+    ssl = None
 
 LIST = {"result": {"data": {"json": []}}}
 HTML = "<!DOCTYPE html><html><body>Welcome to the hotel</body></html>"
@@ -624,7 +628,7 @@ class Proxies(Wired):
             with mock.patch.dict(os.environ, {"https_proxy": place}):
                 url = "https://127.0.0.1:%d/x" % server.port
                 self.assertEqual(self.get(url, ca_cert=made.ca).status, 200)
-                self.assertNotIn(b"Proxy-Authorization", server.requests[0])
+                self.assertIsNone(header(server.requests[0], "Proxy-Authorization"))
                 failure = self.failure(self.get, url)
                 self.assertIn("certificate", failure.message)
             with mock.patch.dict(os.environ, {"https_proxy": proxy.url}):
