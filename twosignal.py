@@ -562,10 +562,10 @@ def _separated_lines(result, screen, delimiter=","):
 
 def _cell(value):
     """A value for a spreadsheet, which must not take it for a formula."""
-    if value is None or isinstance(value, (int, float)):
+    if value is None or isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
     if not isinstance(value, str):
-        return json_text(value, indent=None)
+        return json_text(value, indent=None)        # true, false, lists, objects
     return plain("'" + value if value[:1] in tuple("=+-@\t\r") else value)
 
 
@@ -2045,7 +2045,7 @@ class Client:
         lacking = [trace for trace in traces if _lacks_scores(trace)]
         if lacking and self.key:
             raise Failure("The API of a project key does not give the scores of traces",
-                          "Log in with 'twosignal login' and unset TWOSIGNAL_API_KEY.",
+                          "Choose other --fields, or log in and unset TWOSIGNAL_API_KEY.",
                           "NOT_LOGGED_IN")
         answers = self.batch("trace.getById", [_trace_input(trace.get("id"), project)
                                                for trace in lacking])
