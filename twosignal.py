@@ -2045,7 +2045,8 @@ class Client:
         lacking = [trace for trace in traces if _lacks_scores(trace)]
         if lacking and self.key:
             raise Failure("The API of a project key does not give the scores of traces",
-                          "Choose other --fields, or log in and unset TWOSIGNAL_API_KEY.",
+                          "Leave them out with --fields, or use 'twosignal login' and unset "
+                          "TWOSIGNAL_API_KEY.",
                           "NOT_LOGGED_IN")
         answers = self.batch("trace.getById", [_trace_input(trace.get("id"), project)
                                                for trace in lacking])
