@@ -3927,23 +3927,27 @@ def _flags(options) -> dict:
 
 def _words(argv):
     """(words, rest): the command's words, wherever they stand, and the other tokens."""
-    valued = {flag for each in list(COMMANDS.values()) for flag, option in
-              _flags(_everywhere(each)).items() if option.takes_value}
     words, rest, tokens = [], [], list(argv)
-    while tokens:
+    while tokens and " ".join(words) not in COMMANDS:
         token = tokens.pop(0)
-        name = " ".join(words)
         if token == "--":
-            return words, rest + [token] + tokens
+            tokens.insert(0, token)
+            break
         if token.startswith("-") and token != "-":
             rest.append(token)
-            if token in valued and tokens and not tokens[0].startswith("--"):
+            if tokens and not tokens[0].startswith("--") and _takes_value(token):
                 rest.append(tokens.pop(0))
-        elif name in COMMANDS or len(words) > 1:
+        elif len(words) > 1:
             rest.append(token)
         else:
             words.append(token)
-    return words, rest
+    return words, rest + tokens
+
+
+def _takes_value(flag) -> bool:
+    """Whether an option that stands before the command's words has a value, in any command."""
+    return any(option.takes_value for each in COMMANDS.values()
+               for option in _everywhere(each) if flag in option.flags)
 
 
 def _joined(tokens, options) -> list:
