@@ -69,7 +69,7 @@ class Deadlines(Wired):
         }
         for place, script in places.items():
             with self.subTest(place=place), Scripted([script]) as server:
-                failure = self.failure(self.get, server.url, timeout=0.3)
+                failure = self.failure(self.get, server.url, timeout=0.15)
                 self.assertEqual((failure.code, failure.exit_code), ("TIMED_OUT", 3))
                 self.assertEqual(server.connections, 1)
 
@@ -84,7 +84,7 @@ class Deadlines(Wired):
         """Row 18: a TLS server that never answers the hello."""
         with Scripted([silence]) as server:
             url = server.url.replace("http:", "https:")
-            failure = self.failure(self.get, url, timeout=0.3)
+            failure = self.failure(self.get, url, timeout=0.15)
         self.assertEqual(failure.code, "TIMED_OUT")
 
 

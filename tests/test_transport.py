@@ -248,7 +248,7 @@ class Deadlines(Direct):
         }
         for place, send in drips.items():
             with self.subTest(place=place), Scripted(send) as server:
-                failure = self.failure(self.get, server.url, timeout=0.3)
+                failure = self.failure(self.get, server.url, timeout=0.15)
                 self.assertEqual((failure.code, server.connections), ("TIMED_OUT", 1))
 
     def test_a_slow_proxy(self):
