@@ -357,29 +357,45 @@ def record(wire, kind="") -> dict:
     if not isinstance(wire, dict):
         return wire
     found = dict.fromkeys(_FIRST.get(kind, ()))
-    renamed = _RENAMED.get(kind, {})
     for key, value in wire.items():
+        name, convert = _rules.get((kind, key)) or _rule(kind, key)
         if key == "_count" and isinstance(value, dict):
             found.update((snake(what).rstrip("s") + "_count", value[what]) for what in value)
             continue
-        name = renamed.get(key) or snake(key)
         if found.get(name) is not None or name != key and wire.get(name) is not None:
             name = key              # both spellings are there: nothing is dropped
-        found[name] = value if key in OWN_DATA else _field(name, value, _NESTED.get(name, ""))
+        plain_value = value is None or convert is None or type(value) is int
+        found[name] = value if plain_value else convert(value)
     return found
 
 
-def _field(name, value, kind):
+_rules = {}                 # (kind, key): (name, how its value is converted or None), as met so far
+
+
+def _rule(kind, key) -> tuple:
+    name = _RENAMED.get(kind, {}).get(key) or snake(key)
+    if len(_rules) > 10000:
+        _rules.clear()
+    _rules[kind, key] = name, None if key in OWN_DATA else _conversion(name)
+    return _rules[kind, key]
+
+
+def _conversion(name):
+    """The function for the values below a name; it leaves what is of another type as it is."""
+    nested = _NESTED.get(name, "")
+
+    def part(value):
+        if isinstance(value, list):
+            return [record(item, nested) for item in value]
+        return record(value, nested) if isinstance(value, dict) else value
+
     if name == "cost_usd":
-        return number(value)
-    if name == "score" and isinstance(value, str):
-        return number(value)
-    if isinstance(value, str):
-        dated = name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp")
-        return utc(value) if dated else value
-    if isinstance(value, list):
-        return [record(item, kind) for item in value]
-    return record(value, kind) if isinstance(value, dict) else value
+        return number
+    if name == "score":
+        return lambda value: number(value) if isinstance(value, str) else part(value)
+    if name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
+        return lambda value: utc(value) if isinstance(value, str) else part(value)
+    return part
 
 
 def usage_record(wire: dict, plan) -> dict:
@@ -2867,8 +2883,10 @@ class Choice:
 
     def _is_past(self, page) -> bool:
         """Whether a page lies before --since: a server that does not know it sends all there is."""
+        if self.args.since is None:
+            return False
         times = [moment(trace.get("createdAt")) for trace in page]
-        return (self.args.since is not None and bool(times) and None not in times
+        return (bool(times) and None not in times
                 and times == sorted(times, reverse=True) and times[0] < self.args.since - 3600)
 
     def remark(self) -> str:
