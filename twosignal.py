@@ -1082,8 +1082,8 @@ def normal_url(text: str, source="--url") -> str:
         raise wrong
     if scheme.lower() not in ("http", "https") and separator:
         raise wrong
-    port = host.rpartition(":")[2]
-    if port.isdigit() and not host.endswith("]") and not 0 < int(port) < 65536:
+    _, colon, port = host.rpartition(":")
+    if colon and not host.endswith("]") and not 0 < int(port) < 65536:
         raise wrong
     path = re.sub(r"(/(api(/v1|/trpc)?)?)*\Z", "", slash + path)
     if re.search(r"[^!$%&'()*+,./:;=@\w~-]", path, re.ASCII):

@@ -896,6 +896,8 @@ RIGHT_ADDRESSES = (
     ("[::1]:3000", "http://[::1]:3000"),
     ("http://[2001:db8::1]:8080", "http://[2001:db8::1]:8080"),
     ("192.168.1.5", "https://192.168.1.5"),
+    ("0:443", "https://0"),             # digits alone are a name, not a port
+    ("http://99999", "http://99999"),
     ("my_host", "https://my_host"),
     ("localhost.example.com", "https://localhost.example.com"),
     ("127.0.0.1.example.com", "https://127.0.0.1.example.com"),
