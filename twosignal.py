@@ -157,9 +157,15 @@ def _escape(match) -> str:
 
 def json_text(value, indent=2, ascii_only=False) -> str:
     """JSON in which no control or bidirectional character stands as itself."""
-    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+    form = indent, ascii_only
+    if form not in _encoders:       # json.dumps would make one for each value
+        _encoders[form] = json.JSONEncoder(indent=indent, ensure_ascii=ascii_only)
+    text = _encoders[form].encode(value)
     safe = text.replace("\n", "").isprintable()
     return text if safe else re.sub(_UNSAFE, _json_escape, text)
+
+
+_encoders = {}              # (indent, ascii_only): json.JSONEncoder
 
 
 def _json_escape(match) -> str:
@@ -277,6 +283,8 @@ def _seconds_of(match):
 
 def utc(timestamp):
     """A timestamp as 2026-03-14T10:30:00Z: in UTC, .000 dropped, other fractions kept."""
+    if timestamp[10:11] == "T" and timestamp[-1:] == "Z" and timestamp[19:-1].strip(".0"):
+        return timestamp        # most are like that: nothing to look for
     match = re.match(_TIMESTAMP, timestamp)
     if match is None:
         return timestamp
@@ -342,7 +350,7 @@ _names = {}                 # camelCase to snake_case, as met so far
 def snake(name: str) -> str:
     """durationMs to duration_ms"""
     if name not in _names:
-        if len(_names) > 10000:     # a server's keys are few, unless it means harm
+        if len(_names) > 10000:
             _names.clear()
         _names[name] = re.sub(_CAPITAL, r"_\1\2", name).lower()
     return _names[name]
@@ -357,8 +365,9 @@ def record(wire, kind="") -> dict:
     if not isinstance(wire, dict):
         return wire
     found = dict.fromkeys(_FIRST.get(kind, ()))
+    rules = _rules.setdefault(kind, {})
     for key, value in wire.items():
-        name, convert = _rules.get((kind, key)) or _rule(kind, key)
+        name, convert = rules.get(key) or _rule(rules, kind, key)
         if key == "_count" and isinstance(value, dict):
             found.update((snake(what).rstrip("s") + "_count", value[what]) for what in value)
             continue
@@ -369,15 +378,15 @@ def record(wire, kind="") -> dict:
     return found
 
 
-_rules = {}                 # (kind, key): (name, how its value is converted or None), as met so far
+_rules = {}                 # kind: {key: (name, how its value is converted or None)}, as met so far
 
 
-def _rule(kind, key) -> tuple:
+def _rule(rules, kind, key) -> tuple:
     name = _RENAMED.get(kind, {}).get(key) or snake(key)
-    if len(_rules) > 10000:
-        _rules.clear()
-    _rules[kind, key] = name, None if key in OWN_DATA else _conversion(name)
-    return _rules[kind, key]
+    if len(rules) > 10000:      # a server's keys are few, unless it means harm
+        rules.clear()
+    rules[key] = name, None if key in OWN_DATA else _conversion(name)
+    return rules[key]
 
 
 def _conversion(name):
@@ -633,12 +642,12 @@ def _picked(result, fields):
             _check_fields(fields, _keys(rows))
             checked = True
         for row in rows:
-            yield {field: at(row, field) for field in fields}
+            yield {field: row[field] if field in row else at(row, field) for field in fields}
 
 
 def _check_fields(fields, keys):
     for field in fields:
-        if field.split(".")[0] not in keys:
+        if field not in keys and field.split(".")[0] not in keys:
             raise wrong_usage("There is no field '%s'" % plain(field),
                               "There are %s." % ", ".join(map(plain, keys)))
 
@@ -929,6 +938,10 @@ def api_key():
         raise wrong_usage("The API key holds characters that no key has",
                           "Correct TWOSIGNAL_API_KEY or its file.")
     return key
+
+
+def has_key() -> bool:
+    return bool(setting("TWOSIGNAL_API_KEY") or setting("TWOSIGNAL_API_KEY_FILE"))
 
 
 def write_text(path: str, text: str, unless=None):
@@ -1745,6 +1758,7 @@ RESOURCES = {               # the first part of a procedure's name: what it is, 
     "apiKey": ("API key", "api-keys list"),
     "usage": ("Organization", "orgs list"),
 }
+MAYBE = "maybe"
 TELL_OPERATOR = "Report this to whoever runs the server."
 _NO_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 
@@ -1829,9 +1843,14 @@ class Client:
         return session
 
     def _load(self) -> Session:
-        session = load_session()
+        try:
+            session = load_session()
+        except NoHome:
+            if not has_key():
+                raise
+            session = None
         if session is None:
-            raise Failure("Not logged in", "Run 'twosignal login'.", "NOT_LOGGED_IN")
+            raise not_logged_in()
         self.secrets.update((session.access_token, session.refresh_token))
         # A session of the TUI does not tell who issued it: the address that the TUI would use.
         issuer = normal_url(session.api_url or configured_url(), path_of("session.json"))
@@ -2000,23 +2019,33 @@ class Client:
     def trace_pages(self, values, size):
         """Yields (traces, more) for each page: wire objects, and whether the server has more.
 
-        values: the input of trace.list; size: a function that gives how many to ask for.
+        values: the input of trace.list; size: a function that gives how many to ask for. more is
+        True, False, or MAYBE for a server that answers with a bare list: it has no cursors, so the
+        next page is what is not newer than the last trace. What stood on the page before, since
+        traces arrived meanwhile, is left out. Raises Failure.
         """
-        cursor, seen, empty = None, set(), 0
+        cursor, seen, empty, before = None, set(), 0, set()
         while True:
             asked = size()
             answer = self._page(dict(values, limit=asked, **known(cursor=cursor)))
             rows = _rows_of(answer)
-            cursor = answer.get("nextCursor") if isinstance(answer, dict) else None
-            if cursor is not None and not isinstance(cursor, (str, int)):
-                raise _wrong_type("nextCursor")
-            yield rows, bool(cursor)
-            empty = 0 if rows else empty + 1
-            if not cursor:
+            if isinstance(answer, list):
+                more = MAYBE if len(rows) == asked else False
+                place = rows[-1].get("createdAt") if more else None
+                values = dict(values, endDate=place)
+            else:
+                place = cursor = answer.get("nextCursor")
+                more = bool(cursor)
+            if place is not None and not isinstance(place, (str, int)):
+                raise _wrong_type("createdAt" if more == MAYBE else "nextCursor")
+            yield [row for row in rows if str(row.get("id")) not in before], more
+            if not more:
                 return
-            if cursor in seen or empty > EMPTY_PAGES:
-                raise bad_answer("The server's pages of traces do not end", TELL_OPERATOR)
-            seen.add(cursor)
+            empty = 0 if rows else empty + 1
+            if place is None or place in seen or empty > EMPTY_PAGES:
+                raise _endless(more)
+            seen.add(place)
+            before = {str(row["id"]) for row in rows if row.get("id") is not None}
 
     def _page(self, values):
         if not self.key:
@@ -2052,18 +2081,22 @@ class Client:
         wrapped = isinstance(found, dict) and set(found) <= {"data", "error"} and "data" in found
         return found["data"] if wrapped else found
 
-    def add_scores(self, traces, project):
+    def add_scores(self, traces, project, needed=True) -> bool:
         """Asks for the scores of those wire traces that come without, and puts them in.
 
-        A trace that is gone meanwhile stays as it is. Raises Failure where scores cannot be had:
-        a gate must not pass because they were left out.
+        A trace that is gone meanwhile stays as it is. Raises Failure where scores cannot be had: a
+        gate must not pass because they were left out. Where they are not needed and an API key
+        cannot have them, they are None, and the answer is False.
         """
         lacking = [trace for trace in traces if _lacks_scores(trace)]
-        if lacking and self.key:
+        if lacking and self.key and needed:
             raise Failure("The API of a project key does not give the scores of traces",
-                          "Leave them out with --fields, or use 'twosignal login' and unset "
-                          "TWOSIGNAL_API_KEY.",
+                          "Leave them out, or use 'twosignal login' and unset TWOSIGNAL_API_KEY.",
                           "NOT_LOGGED_IN")
+        if lacking and self.key:
+            for trace in traces:
+                trace["scores"] = None if _lacks_scores(trace) else trace.get("scores") or []
+            return False
         answers = self.batch("trace.getById", [_trace_input(trace.get("id"), project)
                                                for trace in lacking])
         for trace, answer in zip(lacking, answers):
@@ -2078,9 +2111,24 @@ class Client:
         for trace in traces:
             if not isinstance(trace.get("scores"), list):
                 trace["scores"] = []
+        return True
 
     def trace(self, trace_id, project) -> dict:
         return _object(self.query("trace.getById", _trace_input(trace_id, project)))
+
+
+def _endless(more) -> Failure:
+    if more == MAYBE:
+        return Failure("This server gives only its newest traces, and no way to those before",
+                       "Ask for fewer: with --limit, or with --since and --until.", "UNSUPPORTED")
+    return bad_answer("The server's pages of traces do not end", TELL_OPERATOR)
+
+
+def not_logged_in() -> Failure:
+    if has_key():
+        return Failure("Not logged in, and an API key is not enough for this command",
+                       "Run 'twosignal login' with an account.", "NOT_LOGGED_IN")
+    return Failure("Not logged in", "Run 'twosignal login'.", "NOT_LOGGED_IN")
 
 
 def known(**values) -> dict:
@@ -2790,50 +2838,65 @@ class Choice:
     """The traces that the options of CHOICE ask for, as records, newest first, page by page.
 
     What the server can filter, it filters; what it cannot, or does not know, is filtered here.
-    limit: how many at most, None for all; scores: ask for those that the list leaves out.
-    looked, refused, given: how many came, how many of them do not match, and how many were given;
-    more: others may exist.
+    limit: how many at most, None for all; exact: look on behind the limit, until it is certain
+    whether another one matches; scores: NEEDED, IF_KNOWN, or None where they are not wanted.
+    looked, matched, given: how many came, matched, and were given; more: True where others that
+    match exist, MAYBE where nobody knows.
     """
 
-    def __init__(self, client, args, limit, scores=False):
+    def __init__(self, client, args, limit, scores=None, exact=False):
         if args.error and args.status == "OK":
             raise wrong_usage("--error and --status OK cannot be used together")
         if None not in (args.since, args.until) and args.since >= args.until:
             raise wrong_usage("--since is not before --until")
-        self.client, self.args, self.limit, self.scores = client, args, limit, scores
+        self.client, self.args, self.limit, self.exact = client, args, limit, exact
+        self.scores = scores
         self.status = "ERROR" if args.error else args.status
-        self.looked = self.given = self.refused = 0
-        self.more = False
+        self.conditions = self._conditions()
+        self.looked = self.matched = self.given = 0
+        self.more = self.told = False
 
     def __iter__(self):
+        for found in self.pages():
+            for shown in self.shown(found):
+                yield shown
+
+    def pages(self):
+        """Yields the (trace, record) of those that match, page by page, up to the limit."""
         started = time.monotonic()
         for page, more in self.client.trace_pages(self.values(), self._size):
             found = self.matching(page)
-            self.refused += len(page) - len(found)
-            left = len(found) if self.limit is None else self.limit - self.given
             self.looked += len(page)
-            self.more = more or len(found) > left
-            found = found[:left]
-            for shown in self.shown(found):
-                self.given += 1
-                yield shown
-            if self.given == self.limit or (more and self._is_past(page)):
-                self.more = self.more and self.given == self.limit
+            self.matched += len(found)
+            room = len(found) if self.limit is None else self.limit - self.given
+            self.given += min(room, len(found))
+            if more and self._is_past(page):
+                more = False
+            beyond = len(found) > room
+            self.more = beyond or (MAYBE if more and self._filters_here() else more)
+            yield found[:room]
+            full = self.given == self.limit and not (self.exact and self.more == MAYBE)
+            if beyond or full or not more:
                 return
             self.args.console.progress("%s traces" % count(self.looked), started)
 
     def matching(self, page) -> list:
         """(trace, record) of those wire traces that match."""
         found = [(trace, record(trace, "trace")) for trace in page]
-        return [pair for pair in found if self.matches(pair[1])]
+        return [pair for pair in found if all(holds(pair[1]) for holds in self.conditions)]
 
     def shown(self, found) -> list:
         """The records of what matching() gave, with their scores if they are wanted."""
-        if self.scores:
-            self.client.add_scores([trace for trace, _ in found], self.args.project)
+        if self.scores and not self.client.add_scores(
+                [trace for trace, _ in found], self.args.project, self.scores == NEEDED):
+            if not self.told:
+                self.args.console.tell("Scores are null: the API of a project key does not give "
+                                       "them.")
+            self.told = True
         for trace, shown in found:
             if self.scores:
-                shown["scores"] = [record(score, "score") for score in trace["scores"]]
+                shown["scores"] = trace["scores"] and [
+                    record(score, "score") for score in trace["scores"]]
             _part(shown, "scores")
         return [shown for _, shown in found]
 
@@ -2847,34 +2910,41 @@ class Choice:
 
     def _size(self) -> int:
         """As many as are needed, but whole pages where some of them may not match."""
-        args = self.args
-        here = (args.min_duration, args.max_duration, args.min_cost) != (None,) * 3
-        if self.limit is None or here or self.looked > self.given:
+        if self.limit in (None, self.given) or self._filters_here():
             return PAGE
         return min(PAGE, self.limit - self.given)
 
-    def matches(self, trace) -> bool:
+    def _filters_here(self) -> bool:
         args = self.args
-        spent, took = trace["cost_usd"], number(trace["duration_ms"])
-        self._check_project(trace)
-        return ((not self.status or trace["status"] == self.status)
-                and (not args.search or args.search.casefold() in str(trace["name"]).casefold())
-                and all(tag in (trace.get("tags") or ()) for tag in args.tag or ())
-                and (args.min_duration is None or took is not None and took >= args.min_duration)
-                and (args.max_duration is None or took is not None and took <= args.max_duration)
-                and (args.min_cost is None or spent is not None and spent >= args.min_cost)
-                and self._is_in_time(trace))
+        return self.looked > self.matched or (
+            args.min_duration, args.max_duration, args.min_cost) != (None,) * 3
 
-    def _check_project(self, trace):
-        wanted = self.args.project
-        if self.client.key and wanted and _is_uuid(wanted) and trace.get("project_id") != wanted:
-            raise wrong_usage("The API key is for another project than %s" % plain(wanted),
+    def _conditions(self) -> list:
+        """What has to hold for a trace: functions of its record, one for each option."""
+        args, key = self.args, self.client.key
+        found = (
+            (key and args.project and _is_uuid(args.project), self._is_of_project),
+            (self.status, lambda trace: trace["status"] == self.status),
+            (args.search,
+             lambda trace: args.search.casefold() in str(trace["name"] or "").casefold()),
+            (args.tag, lambda trace: all(tag in (trace.get("tags") or ()) for tag in args.tag)),
+            ((args.min_duration, args.max_duration) != (None, None),
+             lambda trace: _is_within(trace["duration_ms"], args.min_duration, args.max_duration)),
+            (args.min_cost is not None, lambda trace: _is_within(trace["cost_usd"], args.min_cost)),
+            ((args.since, args.until) != (None, None), self._is_in_time),
+        )
+        return [holds for given, holds in found if given]
+
+    def _is_of_project(self, trace) -> bool:
+        """With a key, which tells the project. Raises a usage error where it is another one."""
+        if trace.get("project_id") != self.args.project:
+            raise wrong_usage("The API key is for another project than %s"
+                              % plain(self.args.project),
                               "Leave --project and TWOSIGNAL_PROJECT out, or use another key.")
+        return True
 
     def _is_in_time(self, trace) -> bool:
         since, until = self.args.since, self.args.until
-        if since is None and until is None:
-            return True
         times = [found for found in (moment(trace.get("created_at")),
                                      moment(trace.get("start_time"))) if found is not None]
         return not times or any((since is None or found >= since - 0.0005)
@@ -2890,14 +2960,27 @@ class Choice:
                 and times == sorted(times, reverse=True) and times[0] < self.args.since - 3600)
 
     def remark(self) -> str:
-        told = []
+        """What stderr shows of a listing: whether there are more, and how many were looked at."""
+        told = [self.looked_at()]
         if self.more:
-            told.append("Showing %d trace%s; more exist. Use --limit N or --all."
-                        % (self.given, "" if self.given == 1 else "s"))
-        if self.refused:
-            told.append("%d traces were looked at." % self.looked if self.given == self.limit
-                        else "%d of the %d traces looked at match." % (self.given, self.looked))
-        return " ".join(told)
+            told.insert(0, "Showing %d trace%s; more %sexist. Use --limit N or --all." % (
+                self.given, "" if self.given == 1 else "s", "may " if self.more == MAYBE else ""))
+        return " ".join(filter(None, told))
+
+    def looked_at(self) -> str:
+        """How many came, where not all of them match; else an empty text."""
+        if not self._filters_here() or not self.looked:
+            return ""
+        if self.given == self.limit:
+            return "%s traces were looked at." % count(self.looked)
+        return "%s of the %s traces looked at match." % (count(self.given), count(self.looked))
+
+
+def _is_within(value, least, most=None) -> bool:
+    """Whether a value is a number within the bounds; None for a bound that there is not."""
+    value = number(value)
+    return value is not None and (least is None or value >= least) and (
+        most is None or value <= most)
 
 
 def _stamp(seconds) -> str:
@@ -2906,10 +2989,14 @@ def _stamp(seconds) -> str:
     return iso(milliseconds // 1000, ".%03d" % (milliseconds % 1000))
 
 
-def _wants_scores(args) -> bool:
-    if args.fields:
-        return any(field.split(".")[0] in ("scores", "?") for field in args.fields)
-    return args.format != "table"
+NEEDED, IF_KNOWN = "needed", "if known"     # the scores of traces
+
+
+def _wanted_scores(args):
+    """NEEDED where --fields names them, IF_KNOWN where all fields are shown, or None."""
+    if not args.fields or args.fields == ["?"]:
+        return IF_KNOWN if args.fields or args.format != "table" else None
+    return NEEDED if any(field.split(".")[0] == "scores" for field in args.fields) else None
 
 
 @command(
@@ -2924,7 +3011,7 @@ def _wants_scores(args) -> bool:
 def traces_list(client, args):
     """List the traces of a project, newest first."""
     limit = None if args.all else args.limit or 20
-    choice = Choice(client, args, limit, scores=_wants_scores(args))
+    choice = Choice(client, args, limit, _wanted_scores(args), exact=args.fail_if_truncated)
 
     def after():
         if choice.more and args.fail_if_truncated:
@@ -3067,7 +3154,7 @@ def traces_check(client, args):
         raise wrong_usage("No check was given",
                           "See 'twosignal traces check --help'.")
     tally = Tally()
-    choice = Choice(client, args, args.limit, scores=bool(args.min_score))
+    choice = Choice(client, args, args.limit, NEEDED if args.min_score else None)
     with _report_file(args.junit) as report:
         for trace in choice:
             tally.add(trace)
@@ -3191,7 +3278,7 @@ def traces_wait(client, args):
     wanted, console, started = args.count or 1, args.console, time.monotonic()
     deadline, pause = started + (args.timeout or 300), 1.0
     evaluators = None if args.scored else set()
-    choice = Choice(client, args, None if args.scored else wanted, scores=args.scored)
+    choice = Choice(client, args, None if args.scored else wanted, NEEDED if args.scored else None)
     found = 0
     while True:
         left = deadline - time.monotonic()
@@ -3279,7 +3366,7 @@ class Tail:
 
     def __init__(self, client, args):
         self.client, self.seen, self.start = client, {}, None
-        self.choice = Choice(client, args, None, scores=_wants_scores(args))
+        self.choice = Choice(client, args, None, _wanted_scores(args))
 
     def first(self, lines) -> list:
         """The newest that match, of a few pages at most."""
@@ -4042,8 +4129,10 @@ def _arguments(name, command, tokens):
             value = setting(option.env) if option.env else None
             switch = option.details.get("action") == "store_true"
             setattr(args, option.name, False if switch else value)
-        by_key = option is PROJECT and command.key and api_key()
-        if option.needed and not getattr(args, option.name) and not by_key:
+        by_key = option is PROJECT and has_key()
+        if by_key and not command.key and not _stored_quietly():
+            raise not_logged_in()
+        if option.needed and not getattr(args, option.name) and not (by_key and command.key):
             raise wrong_usage("No %s was given" % {"org": "organization"}.get(
                 option.name, option.name),
                               "Use %s %s or set %s." % (option.flags[-1], option.details["metavar"],
