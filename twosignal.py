@@ -462,7 +462,7 @@ class Listing:
 
     def __init__(self, noun, columns, rows, after=None, endless=False):
         self.noun, self.columns, self.rows = noun, columns, rows
-        self.after, self.endless = after, endless
+        self.after, self.endless, self.left_out = after, endless, {}
 
     def records(self):
         return self.rows
@@ -539,11 +539,11 @@ class Details:
     message: a sentence that the table form begins with; the other forms are the record alone.
     """
 
-    endless = False
+    endless, columns = False, ()
 
     def __init__(self, record, fields=(), parts=(), message="", after=None, exit_code=0):
         self.record, self.fields, self.parts, self.message = record, fields, parts, message
-        self.after, self.exit_code = after, exit_code
+        self.after, self.exit_code, self.left_out = after, exit_code, {}
 
     def records(self):
         return [self.record]
@@ -571,7 +571,10 @@ def _jsonl_lines(result, screen):
 
 
 def _separated_lines(result, screen, delimiter=","):
-    """CSV with a heading; without --fields, the keys of the first rows."""
+    """CSV with a heading: the keys of the first rows, or what a table shows where there are none.
+
+    Keys of later rows, which no column is there for, are put into result.left_out.
+    """
     import csv
     text, names = io.StringIO(), None
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
@@ -579,10 +582,18 @@ def _separated_lines(result, screen, delimiter=","):
         if names is None:
             names = _keys(rows)
             writer.writerow([_cell(name) for name in names])
+        result.left_out.update((key, None) for key in _keys(rows) if key not in names)
         writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
         yield text.getvalue()
         text.seek(0)
         text.truncate()
+    if names is None and result.columns:
+        writer.writerow([_cell(column.source) for column in result.columns
+                         if not callable(column.source)])
+        yield text.getvalue()
+
+
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")      # full-width ones too
 
 
 def _cell(value):
@@ -591,7 +602,7 @@ def _cell(value):
         return value
     if not isinstance(value, str):
         return json_text(value, indent=None)        # true, false, lists, objects
-    return plain("'" + value if value[:1] in tuple("=+-@\t\r") else value)
+    return plain("'" + value if value.startswith(_FORMULA) else value)
 
 
 def _keys(rows) -> list:
@@ -2415,12 +2426,12 @@ class Command:
     """A command: its options, its function, and examples; the function's docstring is its help.
 
     key: it works with a project's API key instead of a session; exclusive: two flags that
-    contradict each other.
+    contradict each other; endless: it goes on until Ctrl-C, which is then no failure.
     """
 
-    def __init__(self, name, function, options, examples, key, exclusive):
+    def __init__(self, name, function, options, examples, key, exclusive, endless):
         self.name, self.function, self.options, self.examples = name, function, options, examples
-        self.key, self.exclusive = key, exclusive
+        self.key, self.exclusive, self.endless = key, exclusive, endless
 
     @property
     def help(self):
@@ -2454,10 +2465,10 @@ class Option:
         return self.flags[0].startswith("-") and self.details.get("action") in (None, "append")
 
 
-def command(name, *options, examples=(), key=False, exclusive=()):
+def command(name, *options, examples=(), key=False, exclusive=(), endless=False):
     """Registers a function (client, args) -> result as a command."""
     def register(function):
-        COMMANDS[name] = Command(name, function, options, examples, key, exclusive)
+        COMMANDS[name] = Command(name, function, options, examples, key, exclusive, endless)
         return function
     return register
 
@@ -2597,6 +2608,7 @@ PROJECT = Option("--project", metavar="ID", env="TWOSIGNAL_PROJECT", needed=True
 ORG = Option("--org", metavar="ID", env="TWOSIGNAL_ORG", needed=True, type=_given,
              resolve=_org_id, help="the organization's ID or name")
 NAME_FLAG = Option("-n", "--name", required=True, metavar="NAME", help="its name")
+JUNIT = Option("--junit", metavar="FILE", type=_given, help="write a JUnit report of the checks")
 YES = Option("-y", "--yes", action="store_true", help="do not ask")
 
 
@@ -3072,9 +3084,12 @@ def _within(measured, limit) -> bool:
     return measured is not None and measured <= limit + 1e-9 * max(1e-3, abs(limit))
 
 
+# Each measures for a limit: (what was measured or None, in how many traces, whether the limit
+# holds, the (value, trace ID) that are worst).
+
 def _check_error_rate(tally, limit):
     measured = len(tally.errors) / tally.count if tally.count else None
-    return measured, _within(measured, limit), tally.errors
+    return measured, tally.count, _within(measured, limit), tally.errors
 
 
 def _check_min_score(tally, limit):
@@ -3082,28 +3097,28 @@ def _check_min_score(tally, limit):
     values = tally.scores.get(name, []) if name else [
         value for values in tally.scores.values() for value in values]
     measured = min(values)[0] if values else None
-    return measured, bool(values) and measured >= least, sorted(
+    return measured, len({trace for _, trace in values}), bool(values) and measured >= least, sorted(
         value for value in values if value[0] < least)
 
 
 def _check_p95(tally, limit):
     if not tally.took:
-        return None, False, []
+        return None, 0, False, []
     slowest = sorted(tally.took)
     measured = slowest[-(-len(slowest) * 95 // 100) - 1][0]     # the nearest rank
-    return measured, measured <= limit, slowest[::-1]
+    return measured, len(slowest), measured <= limit, slowest[::-1]
 
 
 def _check_cost(tally, limit):
     dearest = sorted(tally.costs, reverse=True)
     measured = dearest[0][0] if dearest else None
-    return measured, bool(dearest) and measured <= limit, [
+    return measured, len(dearest), bool(dearest) and measured <= limit, [
         each for each in dearest if each[0] > limit]
 
 
 def _check_total_cost(tally, limit):
     measured = sum(value for value, _ in tally.costs) if tally.costs else None
-    return measured, _within(measured, limit), sorted(tally.costs, reverse=True)
+    return measured, len(tally.costs), _within(measured, limit), sorted(tally.costs, reverse=True)
 
 
 def _percent(share) -> str:
@@ -3114,17 +3129,49 @@ def _plain_score(value) -> str:
     return "%.4g" % value
 
 
-CHECKS = (                  # option, name of the check, what measures it, how its values look
-    ("max_error_rate", "error rate", _check_error_rate, _percent),
-    ("min_score", "lowest score", _check_min_score, _plain_score),
-    ("max_p95", "p95 duration", _check_p95, duration),
-    ("max_cost", "highest cost", _check_cost, cost),
-    ("max_total_cost", "total cost", _check_total_cost, cost),
+CHECKS = (                  # option, name, what measures it, how its values look, and the worst
+    ("max_error_rate", "error rate", _check_error_rate, _percent, lambda value: "error"),
+    ("min_score", "lowest score", _check_min_score, _plain_score, _plain_score),
+    ("max_p95", "p95 duration", _check_p95, duration, duration),
+    ("max_cost", "highest cost", _check_cost, cost, cost),
+    ("max_total_cost", "total cost", _check_total_cost, cost, cost),
 )
-CHECK_COLUMNS = (Column("Check", "check"), Column("Measured", "measured_text"),
-                 Column("Limit", "limit_text"), Column("Verdict", "verdict"))
-WORST_COLUMNS = (Column("Trace", "trace_id"), Column("Value", "value_text"),
-                 Column("Check", "check"))
+CHECK_COLUMNS = tuple(Column(name.title(), name)
+                      for name in ("check", "measured", "limit", "verdict", "traces"))
+WORST_COLUMNS = (Column("Trace", "trace_id"), Column("Value", "value"), Column("Check", "check"))
+
+
+class Check:
+    """What was measured, and the limit that it was held against.
+
+    passed: None where nothing could be measured; traces: in how many it was; worst: the
+    (value, trace ID) of those that are to blame; form: how its values look.
+    """
+
+    def __init__(self, name, limit, measured, passed, form, traces=None, worst=(), worst_form=None):
+        self.name, self.limit, self.measured, self.form = name, limit, measured, form
+        self.passed = None if measured is None else passed
+        self.traces, self.worst_form = traces, worst_form
+        self.worst = [] if passed else list(worst[:5])
+
+    def record(self) -> dict:
+        return {"check": self.name, "measured": self.measured, "limit": self.limit,
+                "traces": self.traces, "passed": self.passed,
+                "worst": [{"trace_id": trace, "value": value} for value, trace in self.worst]}
+
+    def row(self) -> dict:
+        """What tables and reports show: text for each of CHECK_COLUMNS."""
+        verdict = {True: "OK", False: "FAILED", None: "NOTHING TO CHECK"}[self.passed]
+        limit = self.form(self.limit)
+        measured = "-" if self.measured is None else self.form(self.measured)
+        if measured == limit and self.passed is False:      # they differ behind what is shown
+            measured, limit = "%.10g" % self.measured, "%.10g" % self.limit
+        return {"check": plain(self.name), "measured": measured, "limit": limit,
+                "traces": count(self.traces), "verdict": verdict}
+
+    def worst_rows(self) -> list:
+        return [{"trace_id": trace, "value": self.worst_form(value), "check": self.name}
+                for value, trace in self.worst]
 
 
 @command(
@@ -3137,7 +3184,7 @@ WORST_COLUMNS = (Column("Trace", "trace_id"), Column("Value", "value_text"),
     Option("--max-total-cost", metavar="USD", type=_usd, help="of all traces together"),
     Option("--min-count", metavar="N", type=_positive,
            help="exit 11 where there are fewer traces (1)"),
-    Option("--junit", metavar="FILE", help="write a JUnit report for the pipeline"),
+    JUNIT,
     Option("-n", "-L", "--limit", metavar="N", type=_positive, help="look at the N newest (all)"),
     *CHOICE, key=True,
     examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --min-score 0.5",
@@ -3155,111 +3202,118 @@ def traces_check(client, args):
                           "See 'twosignal traces check --help'.")
     tally = Tally()
     choice = Choice(client, args, args.limit, NEEDED if args.min_score else None)
-    with _report_file(args.junit) as report:
+    with Report(args.junit, "twosignal traces check", args.console) as report:
         for trace in choice:
             tally.add(trace)
         checks = [_checked(tally, option, value) for option, value in wanted]
-        enough = tally.count >= (args.min_count or 1)
-        checks.append({"check": "count", "measured": tally.count, "limit": args.min_count or 1,
-                       "passed": enough or None, "worst": []})
-        code = 10 if any(check["passed"] is False for check in checks) else 0
-        code = code or (11 if any(check["passed"] is None for check in checks) else 0)
-        report.write(_junit(checks).encode("utf-8"))
-    _tell_github(args.console, checks, "twosignal traces check")
-    return _verdict(checks, tally, code)
+        least = args.min_count or 1
+        checks.append(Check("count", least, tally.count, tally.count >= least or None, count,
+                            tally.count))
+        report.tell(checks)
+    return _verdict(checks, tally, choice.looked_at)
 
 
 def _as_list(value) -> list:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
-def _report_file(path):
-    import contextlib
-    if not path:
-        return contextlib.closing(io.BytesIO())
-    return output_file(path)
-
-
-def _checked(tally, option, limit) -> dict:
-    """The record of a check; passed is None where nothing could be measured."""
-    name, measure, form = {row[0]: row[1:] for row in CHECKS}[option]
-    measured, passed, worst = measure(tally, limit)
+def _checked(tally, option, limit) -> Check:
+    name, measure, form, worst_form = {row[0]: row[1:] for row in CHECKS}[option]
+    measured, traces, passed, worst = measure(tally, limit)
     if option == "min_score":
         name, limit = (limit[0] and "lowest score of " + limit[0]) or name, limit[1]
-    return {"check": name, "measured": measured, "limit": limit,
-            "passed": None if measured is None else passed,
-            "worst": [] if passed else [
-                {"trace_id": trace, "value": value} for value, trace in worst[:5]],
-            "form": "error" if option == "max_error_rate" else form}
+    return Check(name, limit, measured, passed, form, traces, worst, worst_form)
 
 
-def _shown_check(check) -> dict:
-    """The check with its values as text."""
-    form = check.get("form", plain)
-    form = _percent if form == "error" else form
-    verdict = {True: "OK", False: "FAILED", None: "NOTHING TO CHECK"}[check["passed"]]
-    return dict(check, verdict=verdict, limit_text=form(check["limit"]),
-                measured_text="-" if check["measured"] is None else form(check["measured"]))
-
-
-def _verdict(checks, tally, code) -> Details:
-    shown = [_shown_check(check) for check in checks]
-    worst = [dict(row, check=check["check"], value_text="error" if check.get("form") == "error"
-                  else check["form"](row["value"])) for check in checks for row in check["worst"]]
-    found = {"passed": code == 0, "traces": tally.count, "checks": [
-        {key: check[key] for key in ("check", "measured", "limit", "passed", "worst")}
-        for check in checks]}
-    parts = [("Checks", Listing("checks", CHECK_COLUMNS, shown))]
+def _verdict(checks, tally, after) -> Details:
+    verdicts = [check.passed for check in checks]
+    code = EXIT_CODES["CHECK_FAILED"] if False in verdicts else (
+        EXIT_CODES["NOTHING_TO_CHECK"] if None in verdicts else 0)
+    found = {"passed": code == 0, "traces": tally.count,
+             "checks": [check.record() for check in checks]}
+    parts = [("Checks", Listing("checks", CHECK_COLUMNS, [check.row() for check in checks]))]
+    worst = [row for check in checks for row in check.worst_rows()]
     if worst:
         parts.append(("Worst traces", Listing("traces", WORST_COLUMNS, worst)))
     message = {0: "Passed, %s traces checked.", 10: "Failed, %s traces checked.",
                11: "Nothing to check in %s traces."}[code] % count(tally.count)
-    return Details(found, (), parts, message, exit_code=code)
+    return Details(found, (), parts, message, after, code)
 
 
-def _junit(checks) -> str:
+class Report:
+    """Where a gate tells its checks beside its output: a JUnit file, and GitHub Actions.
+
+    The file is written whole or not at all; one that cannot be written is told at the start.
+    """
+
+    def __init__(self, junit, title, console):
+        self.title, self.console = title, console
+        self.output = output_file(junit) if junit else None
+
+    def __enter__(self):
+        self.file = self.output.__enter__() if self.output else None
+        return self
+
+    def __exit__(self, *error):
+        if self.output:
+            self.output.__exit__(*error)
+
+    def tell(self, checks):
+        if self.file:
+            self.file.write(_junit(checks, self.title).encode("utf-8"))
+        if setting("GITHUB_ACTIONS"):
+            _annotate(checks, self.console)
+            _summarise(checks, self.title, self.console)
+
+
+def _junit(checks, title) -> str:
     """The checks as JUnit XML, which GitLab, Jenkins and others show."""
     from html import escape
     lines = []
-    for check in map(_shown_check, checks):
-        name = escape(plain(check["check"]))
-        text = escape("measured %s, limit %s" % (check["measured_text"], check["limit_text"]))
-        worst = escape("\n".join(row["trace_id"] for row in check["worst"]))
-        lines.append('    <testcase classname="twosignal" name="%s">' % name)
-        if check["passed"] is not True:
-            lines.append('      <failure message="%s: %s">%s</failure>'
-                         % (check["verdict"].lower(), text, worst))
+    for check in checks:
+        row = check.row()
+        lines.append('    <testcase classname="twosignal" name="%s">' % escape(row["check"]))
+        if check.passed is not True:
+            lines.append('      <failure message="%s">%s</failure>' % (
+                escape("%s: %s" % (row["verdict"].lower(), _measured(row))),
+                escape("\n".join(trace for _, trace in check.worst))))
         lines.append("    </testcase>")
-    failures = sum(check["passed"] is not True for check in checks)
+    failures = sum(check.passed is not True for check in checks)
     return "\n".join(
         ['<?xml version="1.0" encoding="UTF-8"?>', "<testsuites>",
-         '  <testsuite name="twosignal traces check" tests="%d" failures="%d">'
-         % (len(checks), failures)] + lines + ["  </testsuite>", "</testsuites>", ""])
+         '  <testsuite name="%s" tests="%d" failures="%d">' % (title, len(checks), failures)]
+        + lines + ["  </testsuite>", "</testsuites>", ""])
 
 
-def _tell_github(console, checks, title):
-    """In GitHub Actions: an annotation for each check that failed, and a table in the summary."""
-    if not setting("GITHUB_ACTIONS"):
-        return
-    shown = [_shown_check(check) for check in checks]
-    for check in shown:
-        if check["passed"] is not True:
-            console.say("::error title=twosignal::%s: measured %s, limit %s" % (
-                plain(check["check"]).replace("%", "%25"),
-                check["measured_text"].replace("%", "%25"),
-                check["limit_text"].replace("%", "%25")))
-    rows = ["| %s | %s | %s | %s |" % tuple(
-        plain(check[key]).replace("|", "\\|").replace("<", "&lt;")
-        for key in ("check", "measured_text", "limit_text", "verdict")) for check in shown]
+def _measured(row) -> str:
+    return "measured %s, limit %s" % (row["measured"], row["limit"])
+
+
+def _annotate(checks, console):
+    """A line for each check that failed, which GitHub Actions shows as an annotation."""
+    for check in checks:
+        if check.passed is not True:
+            row = check.row()
+            console.say("::error title=twosignal::" + (
+                "%s: %s" % (row["check"], _measured(row))).replace("%", "%25"))
+
+
+def _summarise(checks, title, console):
+    """A Markdown table in the summary of the run in GitHub Actions."""
     path = setting("GITHUB_STEP_SUMMARY")
-    if path:
-        lines = ["### " + title, "", "| Check | Measured | Limit | Verdict |",
-                 "|---|---|---|---|"] + rows
-        try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write("\n".join(lines) + "\n\n")
-        except OSError as error:
-            console.tell("Cannot write GITHUB_STEP_SUMMARY: %s" % reason(error))
+    if not path:
+        return
+    lines = ["### " + title, ""]
+    columns = CHECK_COLUMNS[:None if any(check.traces is not None for check in checks) else -1]
+    for cells in [[column.heading for column in columns], ["---"] * len(columns)] + [
+            [column.text(check.row()) for column in columns] for check in checks]:
+        lines.append("| %s |" % " | ".join(
+            cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells))
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n\n")
+    except OSError as error:
+        console.tell("Cannot write GITHUB_STEP_SUMMARY: %s" % reason(error))
 
 
 @command(
@@ -3274,43 +3328,70 @@ def traces_wait(client, args):
 
     Exits with 0, or with 11 when the time is over.
     """
-    import random
-    wanted, console, started = args.count or 1, args.console, time.monotonic()
-    deadline, pause = started + (args.timeout or 300), 1.0
-    evaluators = None if args.scored else set()
-    choice = Choice(client, args, None if args.scored else wanted, NEEDED if args.scored else None)
-    found = 0
-    while True:
-        left = deadline - time.monotonic()
-        client.transport.timeout = max(0.1, min(TIMEOUT, left))
+    wanted, started = args.count or 1, time.monotonic()
+    arrivals, what = Arrivals(client, args, wanted), "are scored" if args.scored else "have arrived"
+    for pause in _pauses(client, started + (args.timeout or 300)):
         try:
-            evaluators = _enabled_evaluators(client, args) if evaluators is None else evaluators
-            found = _arrived(choice, evaluators, wanted)
+            arrivals.look()
         except Passing as failure:
-            console.tell("%s. Trying again." % failure.message)
-        left = deadline - time.monotonic()
-        if found >= wanted or left <= 0:
+            args.console.news("%s. Trying again." % failure.message)
+        if arrivals.found >= wanted:
             break
-        console.progress("%d of %d traces" % (found, wanted), started)
+        args.console.status("%d of %d traces %s" % (arrivals.found, wanted, what), started)
+        time.sleep(pause())
+    waited = round(time.monotonic() - started, 1)
+    found = {"found": arrivals.found, "wanted": wanted, "scored": args.scored,
+             "waited_seconds": waited}
+    return Details(found, message="%d of %d traces %s after %.0f seconds." % (
+        arrivals.found, wanted, what, waited), after=arrivals.choice.looked_at,
+        exit_code=0 if arrivals.found >= wanted else EXIT_CODES["NOTHING_TO_CHECK"])
+
+
+def _pauses(client, deadline):
+    """Yields for each look until then a function that gives the seconds to wait after it."""
+    import random
+    pause, ended = 1.0, False
+
+    def wait():
         asked = client.transport.asked_pause or 0
-        time.sleep(max(0.0, min(left, max(asked, pause * random.uniform(0.8, 1.2)))))
+        return max(0.0, min(deadline - time.monotonic(),
+                            max(asked, pause * random.uniform(0.8, 1.2))))
+
+    while not ended:
+        left = deadline - time.monotonic()
+        ended = left <= 0       # the last look is at the deadline
+        client.transport.timeout = max(0.1, min(TIMEOUT, left))
+        yield wait
         pause = min(pause * 1.5, 15.0)
-    record = {"found": found, "wanted": wanted, "scored": args.scored,
-              "waited_seconds": round(time.monotonic() - started, 1)}
-    return Details(record, message="%d of %d traces %s after %.0f seconds." % (
-        found, wanted, "are scored" if args.scored else "have arrived", record["waited_seconds"]),
-        exit_code=0 if found >= wanted else EXIT_CODES["NOTHING_TO_CHECK"])
 
 
-def _arrived(choice, evaluators, wanted) -> int:
-    """How many traces match and have a score of each of these evaluators, at most `wanted`."""
-    choice.looked = choice.refused = choice.given = found = 0
-    for trace in choice:
-        scored = {score.get("evaluator") for score in trace.get("scores") or ()}
-        found += evaluators <= scored
-        if found == wanted:
-            break
-    return found
+class Arrivals:
+    """What traces wait looks for. found: how many have arrived, or are scored, at most `wanted`."""
+
+    def __init__(self, client, args, wanted):
+        self.client, self.args, self.wanted, self.found = client, args, wanted, 0
+        self.evaluators, self.scored = None, set()
+        self.choice = None
+
+    def look(self):
+        """Raises Failure; what was found before stays."""
+        if not self.args.scored:
+            self.choice = Choice(self.client, self.args, self.wanted)
+            self.found = sum(map(len, self.choice.pages()))
+            return
+        self.evaluators = self.evaluators or _enabled_evaluators(self.client, self.args)
+        self.choice = Choice(self.client, self.args, None, NEEDED)
+        for found in self.choice.pages():
+            self._note([pair for pair in found if str(pair[1]["id"]) not in self.scored])
+            if self.found >= self.wanted:
+                break
+
+    def _note(self, found):
+        """Which of these have a score of each evaluator; those are not asked for again."""
+        for trace in self.choice.shown(found):
+            if self.evaluators <= {score.get("evaluator") for score in trace["scores"]}:
+                self.scored.add(str(trace["id"]))
+        self.found = min(len(self.scored), self.wanted)
 
 
 def _enabled_evaluators(client, args) -> set:
@@ -3330,7 +3411,7 @@ def _enabled_evaluators(client, args) -> set:
     "traces tail", PROJECT,
     Option("-n", "--lines", metavar="N", type=_positive, help="begin with the N newest (10)"),
     Option("--interval", metavar="TIME", type=_patience, help="between two looks (2s)"),
-    *CHOICE, key=True,
+    *CHOICE, key=True, endless=True,
     examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "
               "--format jsonl | while read -r line; do echo \"$line\"; done"))
 def traces_tail(client, args):
@@ -3349,7 +3430,7 @@ def _tail(client, args):
         try:
             fresh = look.again()
         except Passing as failure:
-            args.console.tell("%s. Trying again." % failure.message)
+            args.console.news("%s. Trying again." % failure.message)
             pause = max(min(pause * 2, 60.0), min(client.transport.asked_pause or 0, 600.0))
             continue
         pause = interval
@@ -3387,7 +3468,7 @@ class Tail:
         try:
             for page, _ in self._pages():
                 new = self._new(page)
-                if not new:
+                if page and not new:
                     break
                 fresh += self.choice.matching(new)
             shown = self.choice.shown(fresh)[::-1]
@@ -3614,23 +3695,28 @@ def _of_limit(row, what) -> str:
     "usage", ORG,
     Option("--fail-above", metavar="PERCENT", type=lambda text: _share(text.rstrip("%") + "%"),
            help="exit 10 where more of a limit is used, like 90"),
+    JUNIT,
     examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args):
     """Show an organization's usage this month, and its limits."""
+    if args.junit and args.fail_above is None:
+        raise wrong_usage("--junit goes with --fail-above", "Give both, or neither.")
     found = _object(client.query("usage.getCurrentMonth", {"organizationId": args.org}))
     plans = {row.get("id"): row.get("plan") for row in client.rows("organization.list")
              if isinstance(row.get("id"), str)}
     found = usage_record(found, plans.get(args.org))
-    projects = Listing("projects", USAGE_COLUMNS, _part(found, "projects"))
-    result = Details(found, USAGE_FIELDS, [("Projects", projects)])
+    parts = [("Projects", Listing("projects", USAGE_COLUMNS, _part(found, "projects")))]
+    result = Details(found, USAGE_FIELDS, parts)
     if args.fail_above is not None:
         checks = _usage_checks(found, args.fail_above)
-        result.after = lambda: _fail_usage(checks, args.console)
+        with Report(args.junit, "twosignal usage", args.console) as report:
+            report.tell(checks)
+        result.after = lambda: _fail_usage(checks)
     return result
 
 
 def _usage_checks(found, most) -> list:
-    """Checks, as of traces check, of the shares that are used of the plan's limits."""
+    """The checks of the shares that are used of the plan's limits."""
     if found["plan"] not in PLANS:
         raise Failure("The limits of the plan '%s' are not known" % plain(found["plan"]),
                       "Leave --fail-above out.", "NOTHING_TO_CHECK")
@@ -3640,19 +3726,18 @@ def _usage_checks(found, most) -> list:
         if limit is not None and used is None:
             raise _wrong_type("the usage")
         if limit is not None:
-            checks.append({"check": "%s of the plan" % what, "measured": used / limit,
-                           "limit": most, "passed": _within(used / limit, most),
-                           "form": _percent})
+            checks.append(Check("%s of the plan" % what, most, used / limit,
+                                _within(used / limit, most), _percent))
     return checks
 
 
-def _fail_usage(checks, console):
+def _fail_usage(checks):
     """Raises Failure where a check did not hold."""
-    _tell_github(console, checks, "twosignal usage")
-    for check in map(_shown_check, checks):
-        if not check["passed"]:
+    for check in checks:
+        if not check.passed:
+            row = check.row()
             raise Failure("%s of the %s are used, more than %s" % (
-                check["measured_text"], check["check"], check["limit_text"]),
+                row["measured"], row["check"], row["limit"]),
                 "Use less, or a larger plan.", "CHECK_FAILED")
 
 
@@ -3814,7 +3899,7 @@ SHARED = (
     Option("--fields", metavar="NAMES", type=_field_list,
            help="only these, like id,name,scores.0.score; ? lists them"),
     Option("-o", "--output", metavar="FILE", type=_given,
-           help="write to a file, whole or not at all"),
+           help="write to a file, whole or not at all; - is stdout"),
     Option("--url", metavar="URL", help="the server's address, for this command"),
     Option("--timeout", metavar="SECONDS", type=_seconds,
            help="how long a request may take as a whole (%d)" % TIMEOUT),
@@ -3839,7 +3924,7 @@ class Console:
 
     def __init__(self):
         self.quiet = self.as_json = self.debug = False
-        self.secrets, self.file, self.told = set(), None, ""
+        self.secrets, self.file, self.told, self.latest = set(), None, "", ""
 
     def print(self, text):
         """To stdout. Raises Failure where that fails, BrokenPipeError where nobody reads."""
@@ -3848,6 +3933,8 @@ class Console:
             return self.file.write(text.encode("utf-8"))
         if stream is None:
             return
+        if self.told and stream.isatty():
+            self.clear()
         try:
             stream.write(encodable(text, stream.encoding or "utf-8"))
         except OSError as error:
@@ -3871,13 +3958,23 @@ class Console:
         if not self.quiet:
             self.say(text)
 
+    def news(self, text):
+        """A remark, unless it is the same as the one before."""
+        if text != self.latest:
+            self.tell(text)
+        self.latest = text
+
     def progress(self, text, since):
         """How far it is, on a terminal, where that takes more than a second (since: monotonic)."""
-        if (self.quiet or sys.stderr is None or not sys.stderr.isatty()
-                or self.file is None and sys.stdout is not None and sys.stdout.isatty()
-                or time.monotonic() - since < 1):
-            return
-        self._line(text)
+        if not self.quiet and _is_terminal(sys.stderr) and time.monotonic() - since >= 1:
+            self._line(text)
+
+    def status(self, text, since):
+        """Progress of what may take minutes: also where there is no terminal, a line a change."""
+        if _is_terminal(sys.stderr):
+            self.progress("%s, %d s" % (text, time.monotonic() - since), since)
+        else:
+            self.news(text + ".")
 
     def clear(self):
         """Wipes what progress() has put there."""
@@ -3928,7 +4025,7 @@ class Console:
 
     def must_ask(self, flag):
         """Raises a usage error that names the flag where nobody can be asked."""
-        if sys.stdin is None or not sys.stdin.isatty():
+        if not _is_terminal(sys.stdin):
             raise wrong_usage("Cannot ask without a terminal", "Use %s." % flag)
 
     def ask(self, prompt, flag) -> str:
@@ -3966,7 +4063,7 @@ class Console:
         return self._read(lambda stream: stream.readline()).rstrip("\r\n")
 
     def read_stdin(self, flag) -> str:
-        if sys.stdin is not None and sys.stdin.isatty():
+        if _is_terminal(sys.stdin):
             self.tell("Reading %s from the terminal; end it with Ctrl-D." % flag)
         return self._read(lambda stream: stream.read()).lstrip("\ufeff")
 
@@ -3989,6 +4086,10 @@ def _drop(stream):
         pass
 
 
+def _is_terminal(stream) -> bool:
+    return stream is not None and stream.isatty()
+
+
 def masked(text, secrets) -> str:
     """The text with *** for each secret, as it is, percent-encoded or in JSON."""
     from urllib.parse import quote
@@ -4001,7 +4102,7 @@ def masked(text, secrets) -> str:
 
 
 def _screen() -> Screen:
-    terminal = sys.stdout is not None and sys.stdout.isatty()
+    terminal = _is_terminal(sys.stdout)
     columns = os.environ.get("COLUMNS", "")
     if columns.isdigit() and 0 < int(columns) < 10000:
         columns = int(columns)
@@ -4217,6 +4318,8 @@ def _show(console, text) -> int:
 
 def _execute(command, args, console) -> int:
     args.console = console
+    if args.output == "-":
+        args.output = None
     if not args.format:
         args.format = "json" if args.json else "table"
     args.json = args.format == "json"
@@ -4226,14 +4329,24 @@ def _execute(command, args, console) -> int:
         timeout or TIMEOUT, args.ca_cert, console.tell, console.log if args.debug else None), key)
     console.secrets = client.secrets
     try:
+        # A file that cannot be written is told before anything is changed.
+        with output_file(args.output) if args.output else Stdout() as console.file:
+            return _work(command, client, args, console)
+    finally:
+        client.close()
+
+
+def _work(command, client, args, console) -> int:
+    try:
         for option in command.options:
             if option.resolve and getattr(args, option.name):
                 setattr(args, option.name, option.resolve(client, args, getattr(args, option.name)))
-        # A file that cannot be written is told before anything is changed.
-        with output_file(args.output) if args.output else Stdout() as console.file:
-            return _show_result(command.function(client, args), args, console)
-    finally:
-        client.close()
+        return _show_result(command.function(client, args), args, console)
+    except KeyboardInterrupt:
+        if not command.endless:
+            raise
+        console.say("")
+        return 0
 
 
 class Stdout:
@@ -4268,12 +4381,11 @@ def _print_result(result, args, screen, console) -> int:
             console.print(text)
             if result.endless:
                 console.flush()
-    except KeyboardInterrupt:
-        if not result.endless:
-            raise
-        console.say("")
     finally:
         console.flush()
+    if result.left_out:
+        console.tell("Left out, since the first %d rows have no such field: %s. Name what you want "
+                     "with --fields." % (PAGE, ", ".join(map(plain, result.left_out))))
     remark = result.after and result.after()
     if remark:
         console.tell(remark)

@@ -189,11 +189,32 @@ class TestCheck(GateCase):
                             "nobody=0.5")
         self.assertEqual(result.code, 10, result)
         rows = [re.split(r" {2,}", line.strip()) for line in result.lines]
-        self.assertIn(["Check", "Measured", "Limit", "Verdict"], rows)
-        self.assertIn(["error rate", "25%", "2%", "FAILED"], rows)
-        self.assertIn(["p95 duration", "4.0s", "8.0s", "OK"], rows)
-        self.assertIn(["lowest score of nobody", "-", "0.5", "NOTHING TO CHECK"], rows)
+        self.assertIn(["Check", "Measured", "Limit", "Verdict", "Traces"], rows)
+        self.assertIn(["error rate", "25%", "2%", "FAILED", "4"], rows)
+        self.assertIn(["p95 duration", "4.0s", "8.0s", "OK", "4"], rows)
+        self.assertIn(["lowest score of nobody", "-", "0.5", "NOTHING TO CHECK", "0"], rows)
         self.assertEqual(result.err, "")
+
+    def test_tells_in_how_many_traces_it_was_measured(self):
+        self.add(3, duration_ms=None, scores=[])
+        self.add(2, cost=None, scores=[{"evaluatorName": "a", "value": 1},
+                                       {"evaluatorName": "a", "value": 0.5}])
+        result = self.check("--json", "--min-score", "0.5", "--min-score", "b=0", "--max-p95", "8s",
+                            "--max-cost", "1", "--max-total-cost", "1", "--max-error-rate", "0")
+        found = {check["check"]: check["traces"] for check in result.json["checks"]}
+        self.assertEqual(found, {"lowest score": 2, "lowest score of b": 0, "p95 duration": 2,
+                                 "highest cost": 3, "total cost": 3, "error rate": 5, "count": 5})
+
+    def test_what_fails_by_a_hair_is_shown_in_full(self):
+        self.add(1, duration_ms=8020)
+        result = self.check("--max-p95", "8s")
+        self.assertEqual(result.code, 10)
+        self.assertIn("8020      8000", result.out)
+
+    def test_says_how_many_were_looked_at(self):
+        self.add(3)
+        result = self.check("--max-cost", "1", "--min-duration", "1h")
+        self.assertEqual((result.code, result.err), (11, "0 of the 3 traces looked at match.\n"))
 
     def test_no_traces_never_pass(self):
         for given in LIMITS + SCORE_LIMITS:
@@ -388,7 +409,7 @@ class TestReports(GateCase):
             with self.subTest(name=name[:20]):
                 self.assertEqual(len(table), 5)
                 for line in table:
-                    self.assertEqual(len(re.findall(r"(?<!\\)\|", line)), 5, line)
+                    self.assertEqual(len(re.findall(r"(?<!\\)\|", line)), 6, line)
                     self.assertNotIn("<b>", line)
             os.unlink(self.path("summary.md"))
 
@@ -466,6 +487,21 @@ class TestUsageGate(GateCase):
         for percent in ("-1", "most", "101", "", "NaN", "90%%%x"):
             with self.subTest(percent=percent):
                 self.assertFails(self.usage("--fail-above", percent), 2)
+        self.assertEqual(self.server.requests, [])
+
+    def test_junit(self):
+        self.server.set_usage(self.server.org, None, traces=45000, evals=5)
+        for percent, code, failures in (("95", 0, []), ("80", 10, ["traces of the plan"])):
+            result = self.usage("--fail-above", percent, "--junit", self.path("report.xml"))
+            self.assertEqual(result.code, code, result)
+            suite = xml.etree.ElementTree.parse(self.path("report.xml")).find("testsuite")
+            self.assertEqual((suite.get("name"), suite.get("tests")), ("twosignal usage", "2"))
+            self.assertEqual([case.get("name") for case in suite if case.find("failure") is not None],
+                             failures)
+        self.assertFails(self.usage("--fail-above", "1", "--junit", self.path("no", "x.xml")), 1)
+
+    def test_junit_needs_a_limit(self):
+        self.assertFails(self.usage("--junit", self.path("report.xml")), 2, "--fail-above")
         self.assertEqual(self.server.requests, [])
 
     def test_error_is_json_where_json_was_asked_for(self):
@@ -549,6 +585,40 @@ class TestWait(GateCase):
             lambda: self.server.add_score(traces[0], "quality", 0.9),
             lambda: self.server.add_score(traces[2], "quality", 0.9))))
         self.assertEqual(len(result.naps.long()), 2)
+
+    def test_scores_are_asked_for_until_they_are_there(self):
+        self.use(**OLD)
+        self.add_evaluators(quality=True)
+        traces = self.add(3)
+        self.server.add_score(traces[0], "quality", 0.9)
+        counts = []
+        result = self.assertOk(self.wait("--scored", "--count", "3", steps=(
+            lambda: counts.append(self.server.count("trace.byId")),
+            lambda: counts.append(self.server.count("trace.byId")),
+            lambda: [self.server.add_score(trace, "quality", 0.5) for trace in traces[1:]])))
+        self.assertEqual(counts[1] - counts[0], 2)
+        self.assertEqual(result.err, "1 of 3 traces are scored.\n")
+
+    def test_progress_is_told(self):
+        result = self.assertOk(self.wait("--count", "3", steps=(
+            nothing, lambda: self.add(1), nothing, lambda: self.add(1), lambda: self.add(1))))
+        self.assertEqual(result.err, "".join("%d of 3 traces have arrived.\n" % number
+                                             for number in range(3)))
+
+    def test_progress_in_a_terminal(self):
+        true = twosignal.Console.progress
+        with mock.patch.object(twosignal.Console, "progress", lambda console, text, since: true(
+                console, text, since - 60)):
+            result = self.assertOk(self.wait("--count", "2", tty=True, steps=(
+                nothing, lambda: self.add(2))))
+        self.assertRegex(result.err, r"\A\r0 of 2 traces have arrived, \d+ s")
+        self.assertEqual(result.err.split("\r")[-1], "")
+        self.assertNotIn("\n", result.err)
+
+    def test_the_same_trouble_is_told_once(self):
+        self.server.fault("trace.list", times=21, status=503)
+        result = self.assertOk(self.wait(steps=[nothing] * 7 + [lambda: self.add(1)] * 2))
+        self.assertEqual(result.err.count("503"), 1)
 
     def test_scored_where_no_evaluator_is_enabled(self):
         self.assertFails(self.wait("--scored"), 11, "evaluator")
@@ -645,6 +715,17 @@ class TestWait(GateCase):
 ############################################################
 # traces tail
 ############################################################
+
+def interrupted(procedure):
+    """A Transport.request in which Ctrl-C comes before that procedure is asked for."""
+    real = twosignal.Transport.request
+
+    def request(transport, method, url, *args, **kwargs):
+        if procedure in url:
+            raise KeyboardInterrupt
+        return real(transport, method, url, *args, **kwargs)
+    return request
+
 
 class TestTail(GateCase):
     def tail(self, *args, steps=(), **kwargs):
@@ -809,6 +890,28 @@ class TestTail(GateCase):
             self.server.world.page = page
         names = self.named(steps=[burst] + [nothing] * 5)
         self.assertEqual(names, ["a"] + ["x %d" % place for place in range(250)])
+
+    def test_ctrl_c_ends_it_wherever_it_is(self):
+        self.add_named("a")
+        for place in ("project.list", "trace.list"):
+            with self.subTest(place=place), mock.patch.object(twosignal.Transport, "request",
+                                                              interrupted(place)):
+                result = self.cli("traces", "tail", "--project", "Support Agent", naps=Steps())
+                self.assertEqual((result.code, result.out), (0, ""), result)
+
+    def test_pages_without_a_trace_are_passed_over(self):
+        """A server that filters behind its paging answers with empty pages and a cursor."""
+        self.add_named("a", created=minutes_ago(5))
+        real, looks = self.server.world.page, []
+
+        def page(project, given):
+            looks.append(given.get("cursor"))
+            if len(looks) > 2 and not given.get("cursor"):
+                return [], self.server.rows("traces")[-1]["id"]
+            return real(project, {key: given[key] for key in given if key != "cursor"})
+        self.server.world.page = page
+        names = self.named(steps=(nothing, lambda: self.add_named("b"), nothing))
+        self.assertEqual(names, ["a", "b"])
 
     def test_gentler_while_the_server_fails(self):
         self.server.fault("trace.list", times=None, status=503)
