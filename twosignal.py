@@ -2035,9 +2035,9 @@ class Client:
         next page is what is not newer than the last trace. What stood on the page before, since
         traces arrived meanwhile, is left out. Raises Failure.
         """
-        cursor, seen, empty, before = None, set(), 0, set()
+        cursor, more, seen, empty, before = None, True, set(), 0, set()
         while True:
-            asked = size()
+            asked = PAGE if more == MAYBE else size()
             answer = self._page(dict(values, limit=asked, **known(cursor=cursor)))
             rows = _rows_of(answer)
             if isinstance(answer, list):
@@ -2885,7 +2885,8 @@ class Choice:
             if more and self._is_past(page):
                 more = False
             beyond = len(found) > room
-            self.more = beyond or (MAYBE if more and self._filters_here() else more)
+            unsure = self._filters_here() or self.exact and self.conditions
+            self.more = beyond or (MAYBE if more and unsure else more)
             yield found[:room]
             full = self.given == self.limit and not (self.exact and self.more == MAYBE)
             if beyond or full or not more:
@@ -3924,7 +3925,7 @@ class Console:
 
     def __init__(self):
         self.quiet = self.as_json = self.debug = False
-        self.secrets, self.file, self.told, self.latest = set(), None, "", ""
+        self.secrets, self.file, self.told, self.latest = set(), None, "", {}
 
     def print(self, text):
         """To stdout. Raises Failure where that fails, BrokenPipeError where nobody reads."""
@@ -3958,11 +3959,11 @@ class Console:
         if not self.quiet:
             self.say(text)
 
-    def news(self, text):
-        """A remark, unless it is the same as the one before."""
-        if text != self.latest:
+    def news(self, text, topic="trouble"):
+        """A remark, unless it is the same as the last one on this topic; "" ends that."""
+        if text and text != self.latest.get(topic):
             self.tell(text)
-        self.latest = text
+        self.latest[topic] = text
 
     def progress(self, text, since):
         """How far it is, on a terminal, where that takes more than a second (since: monotonic)."""
@@ -3974,7 +3975,7 @@ class Console:
         if _is_terminal(sys.stderr):
             self.progress("%s, %d s" % (text, time.monotonic() - since), since)
         else:
-            self.news(text + ".")
+            self.news(text + ".", "status")
 
     def clear(self):
         """Wipes what progress() has put there."""

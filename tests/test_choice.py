@@ -467,6 +467,19 @@ class Pages(ChoiceCase):
                 self.assertNotIn("Traceback", result.err)
                 self.assertNotIn("looked at", result.err)
 
+    def test_pages_by_number_while_traces_arrive(self):
+        """Where the cursor is a number, what arrives pushes traces onto the next page again."""
+        traces = ["trace %d" % place for place in range(250)]
+        pages = []
+        for place in (0, 100, 200):
+            start = max(0, place - 30)      # 30 arrived since the first page
+            rows = [{"id": name, "name": name} for name in traces[start:start + 100]]
+            pages.append({"traces": rows, "nextCursor": place + 100 if place < 200 else None})
+        for page in pages:
+            self.server.fault("trace.list", times=1, status=200,
+                              body={"result": {"data": {"json": page}}})
+        self.assertEqual(self.names("--all"), traces)
+
     def test_traces_that_arrive_between_two_pages_are_no_trouble(self):
         self.add(250)
         page = self.server.world.page
@@ -479,12 +492,23 @@ class Pages(ChoiceCase):
         with mock.patch.object(self.server.world, "page", moving):
             self.assertEqual(self.names("--all"), ["trace %d" % place for place in range(250)])
 
+    def test_progress_is_wiped_before_a_row_is_printed(self):
+        self.add(110)
+        shown = []
+        real = twosignal.Console._line
+        with mock.patch.object(twosignal.Console, "progress", lambda console, text, since:
+                               console._line(text)), mock.patch.object(
+                twosignal.Console, "_line", lambda console, text: (
+                    shown.append((text, len(sys.stdout.buffer.getvalue()))), real(console, text))):
+            self.assertOk(self.list("--all", tty=True))
+        self.assertEqual([text for text, _ in shown], ["100 traces", ""])
+        self.assertEqual(shown[0][1], shown[1][1], "a row was printed behind the progress")
 
     def test_progress_on_a_terminal(self):
         self.add(110)
         true, path = twosignal.Console.progress, self.path("out")
         for given, tty, seconds, shown in (
-                (("-o", path), True, 3600, True), ((), True, 3600, False),
+                (("-o", path), True, 3600, True), ((), True, 3600, True),
                 (("-o", path), False, 3600, False), (("-o", path, "-q"), True, 3600, False),
                 (("-o", path), True, -3600, False)):
             def progress(console, text, since):
@@ -519,6 +543,49 @@ class fails_from:
         return self.take(request)
 
 
+class BareLists(ChoiceCase):
+    """A server that answers with a list has no cursors: at most a page of it comes at once."""
+
+    options = {"empty": True, "bare_list": True}
+
+    def test_all_of_them(self):
+        self.add(250)
+        expected = ["trace %d" % place for place in range(250)]
+        for given, count in (("--all", 250), ("-n 249", 249), ("-n 250", 250), ("-n 300", 250)):
+            with self.subTest(given=given):
+                self.assertEqual(self.names(*given.split()), expected[:count])
+
+    def test_all_of_them_without_a_page_more(self):
+        self.add(100)
+        self.assertEqual(len(self.names("--all")), 100)
+
+    def test_a_gate_sees_them_all(self):
+        self.add(250)
+        self.server.add_trace(status="ERROR", created=minutes_ago(900))
+        result = self.cli("traces", "check", "--project", self.server.project, "--json",
+                          "--max-error-rate", "0%")
+        self.assertEqual((result.code, result.json["traces"]), (10, 251))
+
+    def test_whether_there_are_more(self):
+        self.add(21)
+        self.assertEqual(self.list().err,
+                         "Showing 20 traces; more may exist. Use --limit N or --all.\n")
+        self.assertEqual(self.list("-n", "22").err, "")
+        for limit, code in ((20, 10), (21, 0), (22, 0)):
+            with self.subTest(limit=limit):
+                result = self.list("-n", limit, "--fail-if-truncated")
+                self.assertEqual(result.code, code, result)
+
+    def test_a_server_that_gives_no_way_to_the_rest(self):
+        self.use(known_filters=())
+        self.add(250)
+        result = self.list("--all", "--fields", "name", "--format", "jsonl")
+        self.assertEqual((result.code, len(result.lines)), (8, 100), result)
+        self.assertIn("--since", result.err)
+        self.assertEqual(self.cli("traces", "check", "--project", self.server.project,
+                                  "--max-cost", "9").code, 8)
+
+
 class Truncated(ChoiceCase):
     def test_exit_code(self):
         self.add(21)
@@ -548,10 +615,26 @@ class Truncated(ChoiceCase):
         self.add(150)
         self.server.add_trace(name="needle", created=minutes_ago(500))
         for given, code in (("--search needle", 0), ("--search trace -n 149", 10),
-                            ("--search trace -n 151", 0)):
+                            ("--search trace -n 151", 0), ("--search needle -n 1", 0),
+                            ("--search trace -n 150", 0), ("--min-cost 0 -n 150", 10),
+                            ("--min-cost 0 -n 151", 0), ("--search trace -n 1", 10)):
             with self.subTest(given=given):
                 result = self.list("--fail-if-truncated", *given.split())
                 self.assertEqual(result.code, code, result)
+
+    def test_what_is_not_known_is_said_so(self):
+        self.use(known_filters=())
+        for place in range(150):
+            self.server.add_trace(name="needle" if place == 149 else "hay",
+                                  created=minutes_ago(place))
+        result = self.assertOk(self.list("--search", "hay", "-n", "100"))
+        self.assertEqual(result.err, "Showing 100 traces; more exist. Use --limit N or --all.\n")
+        result = self.assertOk(self.list("--search", "needle", "-n", "1"))
+        self.assertEqual(result.err, "150 traces were looked at.\n")
+        for name in ("needle", "hay"):
+            self.server.add_trace(name=name)
+        result = self.assertOk(self.list("--search", "needle", "-n", "1"))
+        self.assertIn("Showing 1 trace; more may exist.", result.err)
 
     def test_with_a_key(self):
         self.add(21)
@@ -680,6 +763,17 @@ class Formats(ChoiceCase):
         found = dict(zip(heading, row))
         self.assertEqual((found["'=1+1"], found["'-x"]), ("5", "-5"))
 
+    def test_stdout_by_its_short_name(self):
+        self.add(2)
+        result = self.assertOk(self.list("--json", "-o", "-"))
+        self.assertEqual(len(result.json), 2)
+        self.assertFalse(os.path.exists("-"))
+
+    def test_full_width_formulas(self):
+        self.server.add_trace(name="\uff1d1+1")
+        found = rows_of(self.assertOk(self.list("--format", "csv", "--fields", "name")).out)
+        self.assertEqual(found[1], ["'\uff1d1+1"])
+
     def test_numbers_stay_numbers(self):
         self.add(1, cost=-0.5, duration_ms=-3)
         heading, row = rows_of(self.assertOk(self.list("--format", "csv")).out)
@@ -705,10 +799,25 @@ class Formats(ChoiceCase):
             "--all", "--json", encoding="ascii").json], list(HOSTILE))
 
     def test_nothing(self):
+        heading = "id,status,duration_ms,cost_usd,created_at,name\n"
         for form, expected in (("table", "No traces found.\n"), ("json", "[]\n"), ("jsonl", ""),
-                               ("csv", ""), ("tsv", "")):
+                               ("csv", heading), ("tsv", heading.replace(",", "\t"))):
             with self.subTest(form=form):
                 self.assertEqual(self.assertOk(self.list("--format", form)).out, expected)
+        self.assertEqual(self.assertOk(self.list("--format", "csv", "--fields", "name,scores.0.score",
+                                                 )).out, "name,scores.0.score\n")
+
+    def test_columns_that_come_too_late_are_told(self):
+        """A server may leave a key out where there is nothing."""
+        rows = [{"id": str(place), "name": "n"} for place in range(150)]
+        rows[120]["sessionId"] = "s"
+        pages = [{"traces": rows[:100], "nextCursor": "c"}, {"traces": rows[100:]}]
+        for page in pages:
+            self.server.fault("trace.list", times=1, status=200,
+                              body={"result": {"data": {"json": page}}})
+        result = self.assertOk(self.list("--all", "--format", "csv"))
+        self.assertEqual(len(result.lines), 151)
+        self.assertRegex(result.err, r"^Left out, .*: session_id\. .*--fields")
 
     def test_other_commands_have_them_too(self):
         self.server.add_evaluator(name="=1+1")
