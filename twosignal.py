@@ -323,6 +323,15 @@ def age(timestamp, now=None) -> str:
     return "%d %s%s ago" % (amount, unit, "" if amount == 1 else "s")
 
 
+def clock(timestamp) -> str:
+    """10:30:00Z; the date of another day (both in UTC)"""
+    seconds = moment(timestamp)
+    if seconds is None:
+        return plain(timestamp)
+    day, _, rest = iso(seconds).partition("T")
+    return rest if day == iso(time.time())[:10] else day
+
+
 ############################################################
 # Records
 ############################################################
@@ -455,13 +464,13 @@ class Listing:
 
     noun: what they are, for "No traces found."; after: a function that is called when the rows are
     through and gives the remark that stderr shows, or ""; endless: rows come as they happen, each
-    is shown at once.
+    is shown at once; optional: keys that records may have without the first ones having them.
     """
 
     exit_code = 0
 
-    def __init__(self, noun, columns, rows, after=None, endless=False):
-        self.noun, self.columns, self.rows = noun, columns, rows
+    def __init__(self, noun, columns, rows, after=None, endless=False, optional=()):
+        self.noun, self.columns, self.rows, self.optional = noun, columns, rows, optional
         self.after, self.endless, self.left_out = after, endless, {}
 
     def records(self):
@@ -539,7 +548,7 @@ class Details:
     message: a sentence that the table form begins with; the other forms are the record alone.
     """
 
-    endless, columns = False, ()
+    endless, columns, optional = False, (), ()
 
     def __init__(self, record, fields=(), parts=(), message="", after=None, exit_code=0):
         self.record, self.fields, self.parts, self.message = record, fields, parts, message
@@ -634,33 +643,54 @@ def _inside(holder, key):
     return None
 
 
-def only_fields(result, fields):
-    """The result with nothing but these fields of its records. Raises a usage error, when the first
-    rows come, for a field that none of them has."""
+def only_fields(result, fields, complain):
+    """The result with nothing but these fields of its records.
+
+    complain: a function that is given the usage error, when the first rows come, for a field that
+    none of them can have.
+    """
     columns = [Column(field, field) for field in fields]
+    rows = _picked(result, fields, complain)
     if isinstance(result, Listing):
-        return Listing(result.noun, columns, _picked(result, fields), result.after, result.endless)
-    rows = list(_picked(result, fields))
+        return Listing(result.noun, columns, rows, result.after, result.endless)
+    rows = list(rows)
     if len(rows) == 1:
         return Details(rows[0], columns, after=result.after, exit_code=result.exit_code)
     return Listing("records", columns, rows)
 
 
-def _picked(result, fields):
+def _picked(result, fields, complain):
     checked = False
     for rows in _chunks(result.records(), 1 if result.endless else PAGE):
         if not checked:
-            _check_fields(fields, _keys(rows))
+            for wrong in _wrong_fields(fields, rows, result.optional):
+                complain(wrong)
             checked = True
         for row in rows:
             yield {field: row[field] if field in row else at(row, field) for field in fields}
 
 
-def _check_fields(fields, keys):
+def _wrong_fields(fields, rows, optional):
+    """A usage error for each field that none of the records can have."""
+    keys = list(dict.fromkeys(_keys(rows) + list(optional)))
     for field in fields:
-        if field not in keys and field.split(".")[0] not in keys:
-            raise wrong_usage("There is no field '%s'" % plain(field),
+        first, *rest = field.split(".")
+        if field not in keys and first not in keys:
+            yield wrong_usage("There is no field '%s'" % plain(field),
                               "There are %s." % ", ".join(map(plain, keys)))
+        elif field not in keys and not any(_may_hold(row.get(first), rest) for row in rows) \
+                and not set(map(snake, OWN_DATA)) & set(field.split(".")):
+            yield wrong_usage("There is no field '%s'" % plain(field),
+                              "See them all with --fields '?'.")
+
+
+def _may_hold(value, parts) -> bool:
+    """Whether something can stand at a path: an empty list may have had an entry."""
+    if not parts or value is None:
+        return True
+    if isinstance(value, list):
+        return parts[0].isdigit() and _may_hold(_inside(value, parts[0]), parts[1:])
+    return isinstance(value, dict) and parts[0] in value and _may_hold(value[parts[0]], parts[1:])
 
 
 def field_names(result):
@@ -840,9 +870,10 @@ class Replacing:
 
     def __enter__(self):
         import tempfile
-        self.target = os.path.realpath(self.path)
         self.file = None
         try:
+            self.target = os.path.realpath(self.path)
+            _check_name(self.target)
             with SignalsHeld():
                 handle, self.temporary = tempfile.mkstemp(prefix=".twosignal-",
                                                           dir=os.path.dirname(self.target))
@@ -889,6 +920,14 @@ class Replacing:
             _remove(self.temporary)
 
 
+def _check_name(path):
+    """Raises OSError where there can be no such file: its name may be too long."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+
+
 def _new_mode(path) -> int:
     """The permissions of a file that a user asked for: those it has, or what the umask leaves."""
     try:
@@ -904,11 +943,27 @@ OUTPUT_HINT = "Name a file in a directory that can be written."
 
 def output_file(path):
     """Where a user wants output to go: a file that is replaced as a whole, or a device as it is."""
+    if re.match(_STREAM, path):
+        return Device(path)
     if os.path.isdir(path) or path.endswith(os.sep):
         raise Failure("Cannot write %s: Is a directory" % plain(path), OUTPUT_HINT)
     if os.path.exists(path) and not os.path.isfile(path):
         return Device(path)
     return Replacing(path, mode=_new_mode(path), hint=OUTPUT_HINT)
+
+
+_STREAM = r"/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
+
+
+def _descriptor(path):
+    """A copy of the open file that such a path is a name of; the path itself where it is none.
+
+    To open it by its name would begin a redirected file anew.
+    """
+    stream = re.match(_STREAM, path, re.ASCII)
+    if not stream:
+        return path
+    return os.dup({"stdout": 1, "stderr": 2}.get(stream.group(1)) or int(stream.group(2)))
 
 
 class Device:
@@ -918,7 +973,7 @@ class Device:
         self.path = path
 
     def __enter__(self):
-        self.file = self._tried(lambda: open(self.path, "wb", buffering=0))
+        self.file = self._tried(lambda: open(_descriptor(self.path), "wb", buffering=0))
         return self
 
     def write(self, content: bytes):
@@ -1250,14 +1305,15 @@ class Answer:
 class Transport:
     """Makes every HTTP request of this program.
 
-    timeout: seconds for a request as a whole; ca_cert: a PEM file that is trusted beside the
+    timeout: seconds for a request as a whole; until: when the last one ends at the latest, as
+    time.monotonic(); asked_pause: seconds of the last answer's Retry-After, or None; ca_cert: a PEM file that is trusted beside the
     system's; tell: a function for a line on stderr; log: one for the lines of --debug, or None.
     """
 
     def __init__(self, timeout=TIMEOUT, ca_cert=None, tell=None, log=None):
         self.timeout, self.ca_cert = timeout, ca_cert
         self.tell, self.log = tell or (lambda text: None), log
-        self.opener, self.asked_pause = None, None
+        self.opener, self.asked_pause, self.until = None, None, float("inf")
 
     def request(self, method, url, headers=(), body=None, changes=True, matters=True,
                 retried=None) -> Answer:
@@ -1269,7 +1325,8 @@ class Transport:
         query, RETRIED_CHANGE for a change. Follows redirects of queries within the origin.
         Raises Failure.
         """
-        deadline, self.asked_pause = time.monotonic() + self.timeout, None
+        deadline = min(time.monotonic() + self.timeout, self.until)
+        self.asked_pause = None
         retried = retried or (RETRIED_CHANGE if changes else RETRIED)
         for attempt in range(1, TRIES + 1):
             last = attempt == TRIES
@@ -1795,13 +1852,15 @@ class Client:
     """A 2Signal server, as the stored session sees it.
 
     url: its normal address; transport: a Transport; key: a project's API key, which then stands in
-    for the session where the REST API has what is asked. The tokens that it met are in secrets.
+    for the session where the REST API has what is asked. The tokens that it met are in secrets;
+    changed: a change was made, or may have been.
     """
 
     def __init__(self, url, transport, key=None):
         self.url, self.transport, self.key = url, transport, key
         self.secrets, self.batching = {key} if key else set(), True
         self._session, self._names = None, {}
+        self.changed = False
 
     def close(self):
         self.transport.close()
@@ -1954,6 +2013,7 @@ class Client:
 
     def mutate(self, procedure, values):
         """The answer of a mutation. Raises Failure."""
+        self.changed = True
         with Doubt(procedure):
             return self._named(procedure, lambda name: self._call(name, values, True))
 
@@ -2076,7 +2136,7 @@ class Client:
             url += "?" + urlencode(values)
         else:
             headers["Content-Type"] = "application/json"
-            body = json.dumps(values).encode("ascii")
+            body, self.changed = json.dumps(values).encode("ascii"), True
         answer = self.transport.request(method, url, headers, body, changes=method != "GET")
         found = _parsed(answer)
         error = found.get("error") if isinstance(found, dict) else None
@@ -2572,7 +2632,7 @@ def _project_id(client, args, text):
             row.get("id") for row in client.rows("organization.list")]
         return [row for each in orgs
                 for row in client.rows("project.list", {"organizationId": each})]
-    return text if _is_uuid(text) or client.key else _id_of(projects, text, "project")
+    return text if _is_uuid(text) or client.key else _id_of(projects, text, "project")  # see Choice
 
 
 def _listed_id(procedure, what):
@@ -2824,6 +2884,11 @@ def projects_create(client, args):
 STATUS, DURATION = Column("Status", "status"), Column("Duration", "duration_ms", duration)
 COST = Column("Cost", "cost_usd", cost, least=8)
 TRACE_COLUMNS = (ID, STATUS, DURATION, COST, CREATED, Column("Name", "name", optional=True))
+TAIL_COLUMNS = (ID, STATUS, DURATION, Column("Cost", "cost_usd", cost, least=9),
+                Column("Created", "created_at", clock, least=10),
+                Column("Name", "name", optional=True))
+TRACE_KEYS = ("project_id", "start_time", "end_time", "total_tokens", "tags", "metadata",
+              "session_id", "span_count", "score_count", "scores")
 TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", count),
                 Column("Session", "session_id"),
                 Column("Tags", lambda row: ", ".join(map(plain, row["tags"])) or "-"
@@ -2936,11 +3001,12 @@ class Choice:
         """What has to hold for a trace: functions of its record, one for each option."""
         args, key = self.args, self.client.key
         found = (
-            (key and args.project and _is_uuid(args.project), self._is_of_project),
-            (self.status, lambda trace: trace["status"] == self.status),
+            (key and args.project, self._is_of_project),
+            (self.status, lambda trace: str(trace["status"]).upper() == self.status),
             (args.search,
              lambda trace: args.search.casefold() in str(trace["name"] or "").casefold()),
-            (args.tag, lambda trace: all(tag in (trace.get("tags") or ()) for tag in args.tag)),
+            (args.tag, lambda trace: isinstance(trace.get("tags"), list)
+             and all(tag in trace["tags"] for tag in args.tag)),
             ((args.min_duration, args.max_duration) != (None, None),
              lambda trace: _is_within(trace["duration_ms"], args.min_duration, args.max_duration)),
             (args.min_cost is not None, lambda trace: _is_within(trace["cost_usd"], args.min_cost)),
@@ -2950,9 +3016,12 @@ class Choice:
 
     def _is_of_project(self, trace) -> bool:
         """With a key, which tells the project. Raises a usage error where it is another one."""
-        if trace.get("project_id") != self.args.project:
-            raise wrong_usage("The API key is for another project than %s"
-                              % plain(self.args.project),
+        wanted = self.args.project
+        if str(trace.get("project_id")).lower() != wanted.lower():
+            raise wrong_usage("The API key is for another project than %s" % plain(wanted)
+                              if _is_uuid(wanted) else
+                              "An API key tells the project by its ID only, not as '%s'"
+                              % plain(wanted),
                               "Leave --project and TWOSIGNAL_PROJECT out, or use another key.")
         return True
 
@@ -2960,9 +3029,8 @@ class Choice:
         since, until = self.args.since, self.args.until
         times = [found for found in (moment(trace.get("created_at")),
                                      moment(trace.get("start_time"))) if found is not None]
-        return not times or any((since is None or found >= since - 0.0005)
-                                and (until is None or found <= until + 0.0005)
-                                for found in times)
+        return any((since is None or found >= since - 0.0005)
+                   and (until is None or found <= until + 0.0005) for found in times)
 
     def _is_past(self, page) -> bool:
         """Whether a page lies before --since: a server that does not know it sends all there is."""
@@ -3032,7 +3100,7 @@ def traces_list(client, args):
                           "Use --limit N or --all.", "CHECK_FAILED")
         return choice.remark()
 
-    return Listing("traces", TRACE_COLUMNS, choice, after)
+    return Listing("traces", TRACE_COLUMNS, choice, after, optional=TRACE_KEYS)
 
 
 @command("traces get", _id("trace"), PROJECT, examples=("twosignal traces get ID --project ID",))
@@ -3068,16 +3136,15 @@ class Tally:
         """Keeps (value, trace ID) of all that a check may need."""
         name = plain(trace["id"])
         self.count += 1
-        if trace["status"] == "ERROR":
+        if str(trace["status"]).upper() == "ERROR":
             self.errors.append((1, name))
         for kept, key in ((self.took, "duration_ms"), (self.costs, "cost_usd")):
             value = number(trace[key])
             if value is not None:
                 kept.append((value, name))
         for score in trace.get("scores") or ():
-            value = number(score.get("score"))
-            if value is not None:
-                self.scores.setdefault(str(score.get("evaluator")), []).append((value, name))
+            self.scores.setdefault(str(score.get("evaluator")), []).append(
+                (number(score.get("score")), name))
 
 
 def _within(measured, limit) -> bool:
@@ -3094,12 +3161,16 @@ def _check_error_rate(tally, limit):
 
 
 def _check_min_score(tally, limit):
+    """A score that is no number, NaN say, does not hold; alone it is nothing to measure."""
     name, least = limit
-    values = tally.scores.get(name, []) if name else [
-        value for values in tally.scores.values() for value in values]
+    scores = tally.scores.get(name, []) if name else [
+        score for scores in tally.scores.values() for score in scores]
+    values = [score for score in scores if score[0] is not None]
+    broken = [score for score in scores if score[0] is None]
     measured = min(values)[0] if values else None
-    return measured, len({trace for _, trace in values}), bool(values) and measured >= least, sorted(
-        value for value in values if value[0] < least)
+    return (measured, len({trace for _, trace in values}),
+            measured is not None and measured >= least and not broken,
+            broken + sorted(score for score in values if score[0] < least))
 
 
 def _check_p95(tally, limit):
@@ -3127,7 +3198,7 @@ def _percent(share) -> str:
 
 
 def _plain_score(value) -> str:
-    return "%.4g" % value
+    return "no number" if value is None else "%.4g" % value
 
 
 CHECKS = (                  # option, name, what measures it, how its values look, and the worst
@@ -3352,6 +3423,7 @@ def _pauses(client, deadline):
     """Yields for each look until then a function that gives the seconds to wait after it."""
     import random
     pause, ended = 1.0, False
+    client.transport.until = deadline + 1       # the last look begins when the time is over
 
     def wait():
         asked = client.transport.asked_pause or 0
@@ -3359,9 +3431,7 @@ def _pauses(client, deadline):
                             max(asked, pause * random.uniform(0.8, 1.2))))
 
     while not ended:
-        left = deadline - time.monotonic()
-        ended = left <= 0       # the last look is at the deadline
-        client.transport.timeout = max(0.1, min(TIMEOUT, left))
+        ended = time.monotonic() >= deadline
         yield wait
         pause = min(pause * 1.5, 15.0)
 
@@ -3417,7 +3487,7 @@ def _enabled_evaluators(client, args) -> set:
               "--format jsonl | while read -r line; do echo \"$line\"; done"))
 def traces_tail(client, args):
     """Show new traces as they come, oldest first, until Ctrl-C."""
-    return Listing("traces", TRACE_COLUMNS, _tail(client, args), endless=True)
+    return Listing("traces", TAIL_COLUMNS, _tail(client, args), endless=True, optional=TRACE_KEYS)
 
 
 def _tail(client, args):
@@ -4342,12 +4412,20 @@ def _work(command, client, args, console) -> int:
         for option in command.options:
             if option.resolve and getattr(args, option.name):
                 setattr(args, option.name, option.resolve(client, args, getattr(args, option.name)))
+        args.complain = lambda wrong: _complain(wrong, client, console)
         return _show_result(command.function(client, args), args, console)
     except KeyboardInterrupt:
         if not command.endless:
             raise
         console.say("")
         return 0
+
+
+def _complain(wrong, client, console):
+    """Raises a usage error; only tells it after a change, whose result has to be seen."""
+    if not client.changed:
+        raise wrong
+    console.tell("%s. %s" % (wrong.message, wrong.hint))
 
 
 class Stdout:
@@ -4367,7 +4445,7 @@ def _show_result(result, args, console) -> int:
     if args.fields == ["?"]:
         result = field_names(result)
     elif args.fields:
-        result = only_fields(result, args.fields)
+        result = only_fields(result, args.fields, args.complain)
     screen = _screen()
     if args.no_color or args.output:
         screen.colour = False

@@ -150,6 +150,19 @@ class Filters(ChoiceCase):
                 self.assertEqual(self.names(*given.split(), env=env),
                                  [row.name for row in WORLD if wanted(row)])
 
+    def test_values_of_no_use(self):
+        """Traces without a name, tags or times, and a status in small letters."""
+        self.use(known_filters=())
+        rows = [{"id": "1", "name": None, "tags": "production", "status": "error"},
+                {"id": "2", "name": 5, "tags": 5}]
+        body = {"result": {"data": {"json": {"traces": rows}}}}
+        self.server.fault("trace.list", times=None, status=200, body=body)
+        for given, ids in (("--search none", []), ("--search 5", ["2"]), ("--tag production", []),
+                           ("--since 1h", []), ("--until 2020-01-01", []), ("--error", ["1"])):
+            with self.subTest(given=given):
+                result = self.assertOk(self.list("--json", *given.split()))
+                self.assertEqual([row["id"] for row in result.json], ids)
+
     def test_in_both_dialects(self):
         for dialect, options in DIALECTS:
             self.use(**options)
@@ -844,14 +857,14 @@ class Fields(ChoiceCase):
                                                        {"evaluatorName": "json", "value": 1}])
         self.server.add_trace(name="b", created=minutes_ago(2))
         fields = ("name", "scores.0.score", "scores.1.evaluator", "tags.1", "metadata.model.name",
-                  "scores.9.score", "tags.x", "name.0", "tags.01", "tags.-1", "metadata.nope")
+                  "scores.9.score", "tags.01", "metadata.nope", "metadata.model.nope.x")
         found = self.assertOk(self.list("--json", "--fields", ",".join(fields))).json
-        first = ["a", 0.5, "json", "y", "gpt"] + [None] * 6
+        first = ["a", 0.5, "json", "y", "gpt"] + [None] * 4
         self.assertEqual([list(row.items()) for row in found],
-                         [list(zip(fields, first)), list(zip(fields, ["b"] + [None] * 10))])
+                         [list(zip(fields, first)), list(zip(fields, ["b"] + [None] * 8))])
         text = self.assertOk(self.list("--format", "csv", "--fields", ",".join(fields))).out
         rows = rows_of(text)
-        self.assertEqual(rows[:2], [list(fields), ["a", "0.5", "json", "y", "gpt"] + [""] * 6])
+        self.assertEqual(rows[:2], [list(fields), ["a", "0.5", "json", "y", "gpt"] + [""] * 4])
         heading, _, row, _ = self.assertOk(self.list("--fields", "name,scores.0.score")).lines
         self.assertEqual((heading.split(), row.split()), (["name", "scores.0.score"], ["a", "0.5"]))
 
@@ -873,6 +886,34 @@ class Fields(ChoiceCase):
                 with self.subTest(fields=fields, form=form):
                     result = self.list("--fields", fields, "--format", form)
                     self.assertFails(result, 2, "no field", "duration_ms")
+
+    def test_paths_that_lead_nowhere(self):
+        """An empty column would look like data."""
+        self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}], tags=["x"])
+        for field in ("scores.score", "scores.0.bogus", "tags.x", "tags.-1", "name.0", "id.x"):
+            with self.subTest(field=field):
+                self.assertFails(self.list("--fields", "id," + field), 2, field, "--fields '?'")
+
+    def test_what_the_first_rows_lack(self):
+        """A server may leave a key out where there is nothing."""
+        rows = [{"id": "1", "name": "n"}, {"id": "2", "name": "n", "sessionId": "s"}]
+        for place in (0, 1):
+            body = {"result": {"data": {"json": {"traces": rows[:1 + place]}}}}
+            self.server.fault("trace.list", times=1, status=200, body=body)
+            result = self.assertOk(self.list("--fields", "id,session_id", "--json"))
+            self.assertEqual(result.json[-1], {"id": "12"[place], "session_id": [None, "s"][place]})
+
+    def test_unknown_after_a_change_is_told_with_the_result(self):
+        """A key that is shown once must not be lost for a typing error."""
+        result = self.cli("api-keys", "create", "--project", self.server.project, "-n", "CI",
+                          "--fields", "key,kee", "--json")
+        self.assertEqual(result.code, 0, result)
+        self.assertTrue(result.json["key"])
+        self.assertIsNone(result.json["kee"])
+        self.assertIn("no field 'kee'", result.err)
+        result = self.cli("scores", "create", self.server.add_trace(), "--name", "a", "--value",
+                          "1", "--fields", "score,nope", "--json", env=self.key())
+        self.assertEqual((result.code, result.json), (0, {"score": 1, "nope": None}), result)
 
     def test_unknown_leaves_a_file_as_it_was(self):
         self.add(2)
@@ -1581,9 +1622,16 @@ class Names(ChoiceCase):
                 result = self.cli("traces", "list", "--project", name)
                 self.assertFails(result, 6)
 
-    def test_with_a_key_a_name_costs_nothing(self):
+    def test_with_a_key_no_name_can_be_told(self):
+        """A gate must not pass on the project of the key where another one is meant."""
         self.server.add_trace()
-        self.server.clear()
         key = {"TWOSIGNAL_API_KEY": self.server.secret(self.server.keys[0])}
-        self.assertOk(self.cli("traces", "list", "--project", "Support Agent", env=key))
-        self.assertEqual(len(self.server.requests), 1)
+        for line in ("list", "check --max-cost 9", "wait --timeout 1s", "tail"):
+            for given in ({"TWOSIGNAL_PROJECT": "Other Project"},
+                          {"TWOSIGNAL_PROJECT": self.server.hidden}):
+                self.server.clear()
+                with self.subTest(line=line, given=given):
+                    result = self.cli("traces", *line.split(), env=dict(key, **given))
+                    self.assertFails(result, 2, "TWOSIGNAL_PROJECT")
+                    self.assertEqual(len(self.server.requests), 1)
+        self.assertOk(self.cli("traces", "list", "--project", self.server.project.upper(), env=key))

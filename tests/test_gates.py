@@ -240,6 +240,16 @@ class TestCheck(GateCase):
             with self.subTest(value=value):
                 self.assertEqual(self.check("--min-score", "0.5").code, 11)
 
+    def test_a_score_that_is_no_number_does_not_hold(self):
+        self.add(scores=[{"evaluatorName": "a", "value": float("nan")}])
+        self.add(scores=[{"evaluatorName": "a", "value": 0.9}])
+        for option in ("0.5", "a=0.5", "a=0"):
+            result = self.check("--min-score", option)
+            self.assertEqual(result.code, 10, result)
+            self.assertIn("no number", result.out)
+        result = self.check("--json", "--min-score", "0.5")
+        self.assertEqual(result.json["checks"][0]["worst"][0]["value"], None)
+
     def test_scores_that_cannot_be_had_are_an_error(self):
         fill_four(self.server)
         self.server.fault("trace.getById", times=None, status=500)
@@ -670,6 +680,15 @@ class TestWait(GateCase):
         self.server.fault("trace.list", times=1, status=429, headers={"Retry-After": "45"})
         result = self.assertOk(self.wait(steps=[lambda: self.add(1)] + [nothing] * 9))
         self.assertGreaterEqual(sum(result.naps), 44)
+
+    def test_many_slow_pages_end_with_the_time(self):
+        """--timeout bounds the whole, not each request."""
+        self.add(120)
+        self.server.fault("trace.list", times=None, drip=0.002)
+        result = self.cli("traces", "wait", "--project", self.server.project, "--count", "120",
+                          "--timeout", "100ms", naps=False)
+        self.assertEqual(result.code, 11, result)
+        self.assertEqual(self.server.count("trace.list"), 1)
 
     def test_answer_that_does_not_come_ends_with_the_time(self):
         fault = self.server.fault("trace.list", times=None, delay=True)
