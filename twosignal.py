@@ -45,7 +45,8 @@ LONGEST_URL = 3900          # characters of a batch; proxies cut URLs at 4,000
 LONGEST_COOKIE = 3180       # characters of one chunk of the session cookie
 LONGEST_NUMBER = 300        # digits
 PAGE = 100                  # traces a server gives at once, at most
-EMPTY_PAGES = 50            # pages without a row before a listing is given up
+EMPTY_PAGES = 1000          # pages without a row before a listing is given up
+FIRST_PAGES = 50            # that traces tail looks at to begin with
 
 PLANS = {                   # traces and LLM evaluations a month; None: unlimited
     "FREE": (10000, 500),
@@ -463,7 +464,7 @@ class Listing:
     """Records as a table, or in another of FORMATS; rows may be a generator, then streamed.
 
     noun: what they are, for "No traces found."; after: a function that is called when the rows are
-    through and gives the remark that stderr shows, or ""; endless: rows come as they happen, each
+    through and gives what stderr shows, a remark or a Failure, or None; endless: rows come as they happen, each
     is shown at once; optional: keys that records may have without the first ones having them.
     """
 
@@ -535,7 +536,8 @@ def _padded(cells, widths) -> list:
 
 
 def _coloured(line, cells) -> str:
-    for word, colour in (("ERROR", 31), ("OK", 32)):
+    for word, colour in (("ERROR", 31), ("FAILED", 31), ("TOO FEW", 31), ("NOTHING TO CHECK", 31),
+                         ("OK", 32)):
         if word in cells:
             before, found, rest = line.partition("  " + word)
             return "%s  \x1b[%dm%s\x1b[0m%s" % (before, colour, word, rest) if found else line
@@ -996,10 +998,12 @@ def api_key():
     """The project's API key, of TWOSIGNAL_API_KEY or of the file in TWOSIGNAL_API_KEY_FILE."""
     key, path = setting("TWOSIGNAL_API_KEY"), setting("TWOSIGNAL_API_KEY_FILE")
     if not key and path:
-        key = (read_text(path) or "").strip()
+        text = read_text(path)
+        key = (text or "").strip()
         if not key:
-            raise wrong_usage("There is no API key in %s" % plain(path),
-                              "Correct TWOSIGNAL_API_KEY_FILE.")
+            raise wrong_usage("There is no %s %s" % (
+                "file" if text is None else "API key in", plain(path)),
+                "Correct TWOSIGNAL_API_KEY_FILE.")
     if key and not re.match(r"[!-~]+\Z", key):
         raise wrong_usage("The API key holds characters that no key has",
                           "Correct TWOSIGNAL_API_KEY or its file.")
@@ -2144,9 +2148,13 @@ class Client:
             raise Failure("The API key is not accepted", "It is wrong or revoked: check "
                           "TWOSIGNAL_API_KEY, or make one with 'twosignal api-keys create'.",
                           "UNAUTHORIZED")
+        if answer.status == 403:
+            raise Failure("Permission denied", "The API key does not allow this action.",
+                          "FORBIDDEN")
         if answer.status >= 400 and error:
             said = error.get("message") if isinstance(error, dict) else error
-            raise _failure(STATUS_CODES.get(answer.status), answer.status, said, "trace")
+            raise _failure(STATUS_CODES.get(answer.status), answer.status, said,
+                           "" if method == "GET" else "trace")
         if not 200 <= answer.status < 300:
             raise _not_protocol(answer)
         wrapped = isinstance(found, dict) and set(found) <= {"data", "error"} and "data" in found
@@ -2518,7 +2526,8 @@ class Option:
     @property
     def name(self):
         long = [flag for flag in self.flags if flag.startswith("--")]
-        return (long or list(self.flags))[0].lstrip("-").replace("-", "_")
+        return self.details.get("dest") or (
+            (long or list(self.flags))[0].lstrip("-").replace("-", "_"))
 
     @property
     def takes_value(self):
@@ -2533,9 +2542,9 @@ def command(name, *options, examples=(), key=False, exclusive=(), endless=False)
     return register
 
 
-def _positive(text) -> int:
-    if not re.match(r"[0-9]{1,4000}\Z", text, re.ASCII) or int(text) == 0:
-        raise ValueError("%s is not a number from 1 on" % plain(text))
+def _positive(text, least=1) -> int:
+    if not re.match(r"[0-9]{1,18}\Z", text, re.ASCII) or int(text) < least:
+        raise ValueError("%s is not a number from %d on" % (plain(text), least))
     return int(text)
 
 
@@ -2559,10 +2568,12 @@ def _given(text) -> str:
 
 
 def _when(text) -> float:
-    """Unix seconds of 30m, 24h, 7d (ago), a date, or ISO 8601."""
+    """Unix seconds of 30m, 24h, 7d (ago), a date, or ISO 8601; in UTC where there is no zone."""
     text = text.strip()
     ago = re.match(r"(\d{1,9})([smhdw])\Z", text, re.ASCII)
-    found = moment(text + "T00:00:00Z" if len(text) == 10 else text)
+    full = text + "T00:00:00Z" if len(text) == 10 else re.sub(
+        r"\A(.{10}[T ]\d\d:\d\d)(?=Z|[+-]|\Z)", r"\1:00", text)
+    found = moment(full)
     if ago:
         found = time.time() - int(ago.group(1)) * _UNITS[ago.group(2)]
     if found is None or not -62135596800 <= found < 253402300800:   # the years 1 to 9999
@@ -2583,7 +2594,7 @@ def _milliseconds(text) -> float:
 
 def _patience(text) -> float:
     """Seconds, of 90, 90s or 5m."""
-    return _seconds(text) if re.match(r"[\d.]+\Z", text) else _milliseconds(text) / 1000
+    return _seconds(text if re.match(r"[\d.]+\Z", text) else str(_milliseconds(text) / 1000))
 
 
 def _usd(text) -> float:
@@ -2611,7 +2622,9 @@ def _score(text) -> float:
 
 def _score_limit(text) -> tuple:
     """("faithfulness", 0.8) of faithfulness=0.8; ("", 0.5) of 0.5"""
-    name, _, least = text.rpartition("=")
+    name, equals, least = text.rpartition("=")
+    if equals:
+        _given(name)
     return name.strip(), _score(least)
 
 
@@ -2631,7 +2644,7 @@ def _project_id(client, args, text):
         orgs = [_org_id(client, args, org)] if org else [
             row.get("id") for row in client.rows("organization.list")]
         return [row for each in orgs
-                for row in client.rows("project.list", {"organizationId": each})]
+                for row in _visible(client, "project.list", {"organizationId": each})]
     return text if _is_uuid(text) or client.key else _id_of(projects, text, "project")  # see Choice
 
 
@@ -2639,27 +2652,37 @@ def _listed_id(procedure, what):
     def resolve(client, args, text):
         if _is_uuid(text):
             return text
-        return _id_of(lambda: client.rows(procedure, {"projectId": args.project}), text, what)
+        return _id_of(lambda: _visible(client, procedure, {"projectId": args.project}), text, what)
     return resolve
+
+
+def _visible(client, procedure, values) -> list:
+    """The wire objects of a list procedure; none where the account may not see them."""
+    try:
+        return client.rows(procedure, values)
+    except Failure as failure:
+        if failure.code not in ("NOT_FOUND", "FORBIDDEN"):
+            raise
+        return []
 
 
 def _id_of(rows, text, what) -> str:
     """The ID that a name stands for; the text itself where there is no such name: it may be an ID.
 
-    Raises a usage error where several have that name.
+    Raises a usage error where several have that name, NOT_FOUND where one resembles it.
     """
-    try:
-        rows = rows()
-    except Failure as failure:
-        if failure.code in ("NOT_FOUND", "FORBIDDEN"):
-            return text
-        raise
+    rows = rows()
     if any(row.get("id") == text for row in rows):
         return text
     found = [row.get("id") for row in rows if row.get("name") == text]
     if len(found) > 1:
         raise wrong_usage("There are %d %ss named '%s'" % (len(found), what, plain(text)),
                           "Use one of the IDs: %s." % ", ".join(map(plain, found)))
+    alike = [row["name"] for row in rows if not found and isinstance(row.get("name"), str)
+             and row["name"].casefold().strip() == text.casefold().strip()]
+    if alike:
+        raise Failure("%s not found" % what.capitalize(), "Did you mean '%s'?" % plain(alike[0]),
+                      "NOT_FOUND")
     return found[0] if found and isinstance(found[0], str) else text
 
 
@@ -2798,6 +2821,9 @@ def login(client, args):
     if not email.strip() or not password:
         raise wrong_usage("The %s is empty" % ("password" if email.strip() else "email"))
     session = client.login(email.strip(), password)
+    if has_key():
+        console.tell("Note: TWOSIGNAL_API_KEY goes before this session in the commands that can "
+                     "use a key.")
     if args.url or read_text(path_of("config.json")) is None:
         save_config(client.url)
     return _account(session, "Logged in to %s." % client.url)
@@ -2810,9 +2836,10 @@ def whoami(client, args):
     With TWOSIGNAL_API_KEY: which key is in use.
     """
     if client.key:
-        client.rest("GET", "/traces", {"limit": 1})
+        _rows_of(client.rest("GET", "/traces", {"limit": 1}))
+        shown = client.key[:6] if len(client.key) > 12 else ""
         return Details({"email": None, "user_id": None, "api_url": client.url, "expires_at": None,
-                        "api_key": client.key[:6] + "…"},
+                        "api_key": shown + "…"},
                        (Column("API key", "api_key"), Column("Server", "api_url")))
     client.rows("organization.list")
     session = client.session()
@@ -2899,12 +2926,12 @@ SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
 
 
 CHOICE = (
-    Option("--since", metavar="WHEN", type=_when, help="30m, 24h or 7d ago, a date, or ISO 8601"),
+    Option("--since", metavar="WHEN", type=_when, help="30m, 24h or 7d ago, a date, or ISO 8601 (UTC)"),
     Option("--until", metavar="WHEN", type=_when, help="the same; the end of the time"),
     Option("--status", metavar="STATUS", type=_status, help="OK or ERROR"),
     Option("--error", action="store_true", help="the same as --status ERROR"),
-    Option("--search", metavar="TEXT", help="a part of the name"),
-    Option("--tag", metavar="TAG", action="append", help="may be repeated; all must match"),
+    Option("--search", metavar="TEXT", type=_given, help="a part of the name"),
+    Option("--tag", metavar="TAG", type=_given, action="append", help="may be repeated; all must match"),
     Option("--min-duration", metavar="TIME", type=_milliseconds, help="like 500ms or 5s"),
     Option("--max-duration", metavar="TIME", type=_milliseconds, help="like 500ms or 5s"),
     Option("--min-cost", metavar="USD", type=_usd, help="like 0.05"),
@@ -3036,7 +3063,7 @@ class Choice:
         """Whether a page lies before --since: a server that does not know it sends all there is."""
         if self.args.since is None:
             return False
-        times = [moment(trace.get("createdAt")) for trace in page]
+        times = [_began(trace) for trace in page]
         return (bool(times) and None not in times
                 and times == sorted(times, reverse=True) and times[0] < self.args.since - 3600)
 
@@ -3062,6 +3089,12 @@ def _is_within(value, least, most=None) -> bool:
     value = number(value)
     return value is not None and (least is None or value >= least) and (
         most is None or value <= most)
+
+
+def _began(trace):
+    """Unix seconds of when a wire trace was made, or None."""
+    found = moment(trace.get("createdAt"))
+    return moment(trace.get("startTime")) if found is None else found
 
 
 def _stamp(seconds) -> str:
@@ -3220,6 +3253,8 @@ class Check:
     (value, trace ID) of those that are to blame; form: how its values look.
     """
 
+    untold = "NOTHING TO CHECK"         # the verdict where nothing could be measured
+
     def __init__(self, name, limit, measured, passed, form, traces=None, worst=(), worst_form=None):
         self.name, self.limit, self.measured, self.form = name, limit, measured, form
         self.passed = None if measured is None else passed
@@ -3233,7 +3268,7 @@ class Check:
 
     def row(self) -> dict:
         """What tables and reports show: text for each of CHECK_COLUMNS."""
-        verdict = {True: "OK", False: "FAILED", None: "NOTHING TO CHECK"}[self.passed]
+        verdict = {True: "OK", False: "FAILED", None: self.untold}[self.passed]
         limit = self.form(self.limit)
         measured = "-" if self.measured is None else self.form(self.measured)
         if measured == limit and self.passed is False:      # they differ behind what is shown
@@ -3270,19 +3305,28 @@ def traces_check(client, args):
     wanted = [(option, value) for option, *_ in CHECKS
               for value in _as_list(getattr(args, option))]
     if not wanted and not args.min_count:
-        raise wrong_usage("No check was given",
-                          "See 'twosignal traces check --help'.")
+        raise wrong_usage("No check was given", "Give one or more of %s." % ", ".join(
+            "--" + option.replace("_", "-") for option, *_ in CHECKS))
     tally = Tally()
     choice = Choice(client, args, args.limit, NEEDED if args.min_score else None)
     with Report(args.junit, "twosignal traces check", args.console) as report:
         for trace in choice:
             tally.add(trace)
         checks = [_checked(tally, option, value) for option, value in wanted]
-        least = args.min_count or 1
-        checks.append(Check("count", least, tally.count, tally.count >= least or None, count,
-                            tally.count))
+        checks.append(CountCheck(tally, args.min_count or 1))
         report.tell(checks)
-    return _verdict(checks, tally, choice.looked_at)
+    return _verdict(checks, tally, lambda: _advice(checks, tally, choice))
+
+
+def _advice(checks, tally, choice) -> str:
+    """What stderr shows after a gate: how many were looked at, and the way on from too few."""
+    told = [choice.looked_at()]
+    if checks[-1].passed is None:
+        told.append("Look further back with --since, or choose less narrowly.")
+    elif any(check.passed is None and check.name.startswith("lowest score") for check in checks):
+        told.append("There are scores of %s." % ", ".join(map(plain, sorted(tally.scores)))
+                    if tally.scores else "No trace has a score.")
+    return " ".join(filter(None, told))
 
 
 def _as_list(value) -> list:
@@ -3307,9 +3351,22 @@ def _verdict(checks, tally, after) -> Details:
     worst = [row for check in checks for row in check.worst_rows()]
     if worst:
         parts.append(("Worst traces", Listing("traces", WORST_COLUMNS, worst)))
-    message = {0: "Passed, %s traces checked.", 10: "Failed, %s traces checked.",
-               11: "Nothing to check in %s traces."}[code] % count(tally.count)
+    message = {0: "Passed, %s checked.", 10: "Failed, %s checked.",
+               11: "Nothing to check in %s."}[code]
+    if code == 11 and checks[-1].passed is None:
+        message = "Too few traces: %s."
+    message %= "%s trace%s" % (count(tally.count), "" if tally.count == 1 else "s")
     return Details(found, (), parts, message, after, code)
+
+
+class CountCheck(Check):
+    """Whether there are enough traces; passed is None where there are too few."""
+
+    untold = "TOO FEW"
+
+    def __init__(self, tally, least):
+        super().__init__("count", least, tally.count, tally.count >= least or None, count,
+                         tally.count)
 
 
 class Report:
@@ -3365,9 +3422,10 @@ def _annotate(checks, console):
     """A line for each check that failed, which GitHub Actions shows as an annotation."""
     for check in checks:
         if check.passed is not True:
-            row = check.row()
-            console.say("::error title=twosignal::" + (
-                "%s: %s" % (row["check"], _measured(row))).replace("%", "%25"))
+            row, worst = check.row(), ", ".join(trace for _, trace in check.worst)
+            console.say("::error title=twosignal::" + ("%s: %s%s" % (
+                row["check"], _measured(row), worst and "; worst traces: " + worst)
+                ).replace("%", "%25"))
 
 
 def _summarise(checks, title, console):
@@ -3375,17 +3433,24 @@ def _summarise(checks, title, console):
     path = setting("GITHUB_STEP_SUMMARY")
     if not path:
         return
-    lines = ["### " + title, ""]
     columns = CHECK_COLUMNS[:None if any(check.traces is not None for check in checks) else -1]
-    for cells in [[column.heading for column in columns], ["---"] * len(columns)] + [
-            [column.text(check.row()) for column in columns] for check in checks]:
-        lines.append("| %s |" % " | ".join(
-            cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells))
+    lines = ["### " + title, ""] + _markdown(columns, [check.row() for check in checks])
+    worst = [row for check in checks for row in check.worst_rows()]
+    if worst:
+        lines += ["", "Worst traces:", ""] + _markdown(WORST_COLUMNS, worst)
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n\n")
     except OSError as error:
         console.tell("Cannot write GITHUB_STEP_SUMMARY: %s" % reason(error))
+
+
+def _markdown(columns, rows) -> list:
+    """The lines of a table."""
+    cells = [[column.heading for column in columns], ["---"] * len(columns)]
+    cells += [[column.text(row) for column in columns] for row in rows]
+    return ["| %s |" % " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in line)
+            for line in cells]
 
 
 @command(
@@ -3415,7 +3480,7 @@ def traces_wait(client, args):
     found = {"found": arrivals.found, "wanted": wanted, "scored": args.scored,
              "waited_seconds": waited}
     return Details(found, message="%d of %d traces %s after %.0f seconds." % (
-        arrivals.found, wanted, what, waited), after=arrivals.choice.looked_at,
+        arrivals.found, wanted, what, waited), after=arrivals.remark,
         exit_code=0 if arrivals.found >= wanted else EXIT_CODES["NOTHING_TO_CHECK"])
 
 
@@ -3437,11 +3502,15 @@ def _pauses(client, deadline):
 
 
 class Arrivals:
-    """What traces wait looks for. found: how many have arrived, or are scored, at most `wanted`."""
+    """What traces wait looks for.
+
+    found: how many have arrived, or are scored, at most `wanted`; scored: the IDs of those that
+    are; lacking: the evaluators that have not scored all that the last look saw.
+    """
 
     def __init__(self, client, args, wanted):
         self.client, self.args, self.wanted, self.found = client, args, wanted, 0
-        self.evaluators, self.scored = None, set()
+        self.evaluators, self.lacking, self.scored = None, set(), set()
         self.choice = None
 
     def look(self):
@@ -3451,7 +3520,7 @@ class Arrivals:
             self.found = sum(map(len, self.choice.pages()))
             return
         self.evaluators = self.evaluators or _enabled_evaluators(self.client, self.args)
-        self.choice = Choice(self.client, self.args, None, NEEDED)
+        self.choice, self.lacking = Choice(self.client, self.args, None, NEEDED), set()
         for found in self.choice.pages():
             self._note([pair for pair in found if str(pair[1]["id"]) not in self.scored])
             if self.found >= self.wanted:
@@ -3460,9 +3529,18 @@ class Arrivals:
     def _note(self, found):
         """Which of these have a score of each evaluator; those are not asked for again."""
         for trace in self.choice.shown(found):
-            if self.evaluators <= {score.get("evaluator") for score in trace["scores"]}:
+            lacking = self.evaluators - {str(score.get("evaluator")) for score in trace["scores"]}
+            self.lacking.update(lacking)
+            if not lacking:
                 self.scored.add(str(trace["id"]))
         self.found = min(len(self.scored), self.wanted)
+
+    def remark(self) -> str:
+        """How many were looked at, and which evaluators have not scored all of them."""
+        told = [self.choice.looked_at()] if self.choice else []
+        if self.lacking and self.found < self.wanted:
+            told.append("Not all are scored by %s." % ", ".join(map(plain, sorted(self.lacking))))
+        return " ".join(filter(None, told))
 
 
 def _enabled_evaluators(client, args) -> set:
@@ -3471,7 +3549,7 @@ def _enabled_evaluators(client, args) -> set:
                       "Log in with 'twosignal login' and unset TWOSIGNAL_API_KEY.",
                       "NOT_LOGGED_IN")
     rows = client.rows("evaluator.list", {"projectId": args.project})
-    names = {row.get("name") for row in rows if row.get("enabled") is True}
+    names = {str(row.get("name")) for row in rows if row.get("enabled") is True}
     if not names:
         raise Failure("No evaluator of this project is enabled: nothing will be scored",
                       "See 'twosignal evaluators list'.", "NOTHING_TO_CHECK")
@@ -3480,7 +3558,8 @@ def _enabled_evaluators(client, args) -> set:
 
 @command(
     "traces tail", PROJECT,
-    Option("-n", "--lines", metavar="N", type=_positive, help="begin with the N newest (10)"),
+    Option("-n", "--lines", metavar="N", type=lambda text: _positive(text, 0),
+           help="begin with the N newest (10)"),
     Option("--interval", metavar="TIME", type=_patience, help="between two looks (2s)"),
     *CHOICE, key=True, endless=True,
     examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "
@@ -3492,41 +3571,46 @@ def traces_tail(client, args):
 
 def _tail(client, args):
     """Yields the newest traces, then each new one once."""
-    look = Tail(client, args)
-    for trace in look.first(args.lines or 10):
+    look, started = Tail(client, args), time.monotonic()
+    for trace in look.first(10 if args.lines is None else args.lines):
         yield trace
     interval = pause = args.interval or 2.0
     while True:
+        args.console.progress("Waiting for new traces; Ctrl-C ends it", started)
         time.sleep(pause)
         try:
             fresh = look.again()
-        except Passing as failure:
+        except Failure as failure:
+            # An old cursor may be refused, after a restart say: the next look needs none.
+            if not isinstance(failure, Passing) and failure.code != "BAD_REQUEST":
+                raise
             args.console.news("%s. Trying again." % failure.message)
             pause = max(min(pause * 2, 60.0), min(client.transport.asked_pause or 0, 600.0))
             continue
+        args.console.news("")
         pause = interval
         for trace in fresh:
             yield trace
 
 
 class Tail:
-    """Looks at a project again and again, and gives each trace once, oldest first.
+    """Looks at a project again and again, and gives each trace that matches once, oldest first.
 
-    seen: IDs of the traces that came in earlier looks, matching or not, with their times; start: a
-    trace that is not among them and older than this was there before.
+    seen: IDs of the traces that came in earlier looks, with their times; matched: those of them
+    that matched, so that one that did not, since it was not at its end, can come later; start: a
+    trace that was not seen and is older than this was there before.
     """
 
     def __init__(self, client, args):
-        self.client, self.seen, self.start = client, {}, None
+        self.client, self.seen, self.matched, self.start = client, {}, set(), None
         self.choice = Choice(client, args, None, _wanted_scores(args))
 
     def first(self, lines) -> list:
         """The newest that match, of a few pages at most."""
         matching, more = [], False
         for looked, (page, more) in enumerate(self._pages()):
-            self._new(page)
-            matching += self.choice.matching(page)
-            if len(matching) >= lines or looked == EMPTY_PAGES:
+            matching += self._fresh(page)
+            if len(matching) >= lines or looked == FIRST_PAGES:
                 break
         if more:
             self.start = min((when for when in self.seen.values() if when is not None),
@@ -3535,16 +3619,16 @@ class Tail:
 
     def again(self) -> list:
         """What is new: pages are read until one holds nothing new; no burst is too large."""
-        fresh, before = [], dict(self.seen)
+        fresh, seen, matched = [], dict(self.seen), set(self.matched)
         try:
             for page, _ in self._pages():
-                new = self._new(page)
-                if page and not new:
+                known_ones = len(self.seen)
+                fresh += self._fresh(page)
+                if page and len(self.seen) == known_ones:
                     break
-                fresh += self.choice.matching(new)
             shown = self.choice.shown(fresh)[::-1]
         except BaseException:
-            self.seen = before      # the next look gives what this one could not
+            self.seen, self.matched = seen, matched     # the next look gives what this one could not
             raise
         self._forget()
         return shown
@@ -3552,16 +3636,15 @@ class Tail:
     def _pages(self):
         return self.client.trace_pages(self.choice.values(), lambda: PAGE)
 
-    def _new(self, page) -> list:
-        """Those traces of a page that were not seen and did not lie before the start."""
-        new = []
-        for trace in page:
-            when, name = moment(trace.get("createdAt")), str(trace.get("id"))
-            if name in self.seen or None not in (when, self.start) and when < self.start:
-                continue
-            self.seen[name] = when
-            new.append(trace)
-        return new
+    def _fresh(self, page) -> list:
+        """(trace, record) of those of a page that match for the first time; notes them all."""
+        after_start = [trace for trace in page if str(trace.get("id")) in self.seen
+                       or None in (_began(trace), self.start) or _began(trace) >= self.start]
+        self.seen.update((str(trace.get("id")), _began(trace)) for trace in after_start)
+        found = self.choice.matching(trace for trace in after_start
+                                     if str(trace.get("id")) not in self.matched)
+        self.matched.update(str(trace.get("id")) for trace, _ in found)
+        return found
 
     def _forget(self):
         """Keeps memory flat: of many traces, the older half lies before a new start."""
@@ -3569,6 +3652,7 @@ class Tail:
             self.start = sorted(when or 0 for when in self.seen.values())[10000]
             self.seen = {name: when for name, when in self.seen.items()
                          if when is None or when >= self.start}
+            self.matched &= set(self.seen)
 
 
 @command(
@@ -3782,7 +3866,9 @@ def usage(client, args):
         checks = _usage_checks(found, args.fail_above)
         with Report(args.junit, "twosignal usage", args.console) as report:
             report.tell(checks)
-        result.after = lambda: _fail_usage(checks)
+        failed = _failed_usage(checks)
+        if failed:
+            result.exit_code, result.after = failed.exit_code, lambda: failed
     return result
 
 
@@ -3802,14 +3888,12 @@ def _usage_checks(found, most) -> list:
     return checks
 
 
-def _fail_usage(checks):
-    """Raises Failure where a check did not hold."""
-    for check in checks:
-        if not check.passed:
-            row = check.row()
-            raise Failure("%s of the %s are used, more than %s" % (
-                row["measured"], row["check"], row["limit"]),
-                "Use less, or a larger plan.", "CHECK_FAILED")
+def _failed_usage(checks):
+    """The Failure that names the checks that did not hold, or None."""
+    rows = [check.row() for check in checks if not check.passed]
+    told = ["%s of the %s" % (row["measured"], row["check"]) for row in rows]
+    return Failure("%s are used, more than %s" % (" and ".join(told), rows[0]["limit"]),
+                   "Use less, or a larger plan.", "CHECK_FAILED") if rows else None
 
 
 # --- whatever has no command
@@ -3830,7 +3914,7 @@ def api(client, args):
         raise wrong_usage("The --input of a query is a JSON object")
     try:
         if args.mutation:
-            return Answered(client.mutate(args.procedure, {} if values is None else values))
+            return Answered(client.mutate(args.procedure, {} if args.input is None else values))
         return Answered(client.query(args.procedure, values))
     except Failure as failure:
         if failure.code == "UNSUPPORTED":
@@ -3965,7 +4049,8 @@ def _format(text) -> str:
 
 
 SHARED = (
-    Option("--json", action="store_true", help="print JSON instead of a table"),
+    Option("--json", action="store_const", const="json", dest="format",
+           help="print JSON instead of a table"),
     Option("--format", metavar="FORMAT", type=_format, help=", ".join(FORMATS)),
     Option("--fields", metavar="NAMES", type=_field_list,
            help="only these, like id,name,scores.0.score; ? lists them"),
@@ -4317,6 +4402,18 @@ def _asks(tokens, *flags) -> bool:
     return any(flag in before for flag in flags)
 
 
+def _wants_json(tokens) -> bool:
+    """Whether errors are to be JSON: the last --json or --format says it."""
+    wanted = False
+    for token, following in zip(tokens, tokens[1:] + [""]):
+        if token == "--":
+            break
+        if token == "--json" or token.split("=")[0] == "--format":
+            form = "json" if token == "--json" else token.partition("=")[2] or following
+            wanted = form in ("json", "jsonl")
+    return wanted
+
+
 def _help(words) -> str:
     """What --help prints after these words."""
     name = " ".join(words)
@@ -4361,8 +4458,7 @@ class Terminated(BaseException):
 def _run(argv, console) -> int:
     console.as_json = _asks(argv, "--json")
     words, rest = _words([as_utf8(token, "An argument") for token in argv])
-    console.as_json = _asks(rest, "--json", "--format=json", "--format=jsonl") or any(
-        pair in (("--format", "json"), ("--format", "jsonl")) for pair in zip(rest, rest[1:]))
+    console.as_json = _wants_json(rest)
     console.quiet, console.debug = _asks(rest, "-q", "--quiet"), _asks(rest, "--debug")
     if not words and _asks(rest, "-V", "--version"):
         return _show(console, "twosignal %s (Python %d.%d.%d)\n"
@@ -4391,9 +4487,7 @@ def _execute(command, args, console) -> int:
     args.console = console
     if args.output == "-":
         args.output = None
-    if not args.format:
-        args.format = "json" if args.json else "table"
-    args.json = args.format == "json"
+    args.format = args.format or _format_of_file(args.output) or "table"
     key = api_key() if command.key else None
     timeout = args.timeout if _flags(SHARED)["--timeout"] in _everywhere(command) else None
     client = Client(_address(command, args), Transport(
@@ -4428,6 +4522,12 @@ def _complain(wrong, client, console):
     console.tell("%s. %s" % (wrong.message, wrong.hint))
 
 
+def _format_of_file(path):
+    """The format that the ending of a file's name says, or None."""
+    ending = (path or "").rpartition(".")[2].lower()
+    return ending if ending in FORMATS else None
+
+
 class Stdout:
     """In the place of a file: the output goes to stdout."""
 
@@ -4441,7 +4541,7 @@ class Stdout:
 def _show_result(result, args, console) -> int:
     """Prints a result in the form that the options ask for; returns the exit code."""
     if result.endless and args.format == "json":
-        raise wrong_usage("This has no end, so it is no JSON document", "Use --format jsonl.")
+        raise wrong_usage("This never ends, so it can be no JSON document", "Use --format jsonl.")
     if args.fields == ["?"]:
         result = field_names(result)
     elif args.fields:
@@ -4462,11 +4562,13 @@ def _print_result(result, args, screen, console) -> int:
                 console.flush()
     finally:
         console.flush()
+    remark = result.after and result.after()
     if result.left_out:
         console.tell("Left out, since the first %d rows have no such field: %s. Name what you want "
                      "with --fields." % (PAGE, ", ".join(map(plain, result.left_out))))
-    remark = result.after and result.after()
-    if remark:
+    if isinstance(remark, Failure):
+        console.fail(remark)
+    elif remark:
         console.tell(remark)
     return result.exit_code
 

@@ -193,7 +193,7 @@ class TestCheck(GateCase):
         self.assertIn(["error rate", "25%", "2%", "FAILED", "4"], rows)
         self.assertIn(["p95 duration", "4.0s", "8.0s", "OK", "4"], rows)
         self.assertIn(["lowest score of nobody", "-", "0.5", "NOTHING TO CHECK", "0"], rows)
-        self.assertEqual(result.err, "")
+        self.assertTrue(result.err.startswith("There are scores of "), result)
 
     def test_tells_in_how_many_traces_it_was_measured(self):
         self.add(3, duration_ms=None, scores=[])
@@ -214,7 +214,22 @@ class TestCheck(GateCase):
     def test_says_how_many_were_looked_at(self):
         self.add(3)
         result = self.check("--max-cost", "1", "--min-duration", "1h")
-        self.assertEqual((result.code, result.err), (11, "0 of the 3 traces looked at match.\n"))
+        self.assertEqual((result.code, result.err), (11, "0 of the 3 traces looked at match. Look "
+                         "further back with --since, or choose less narrowly.\n"))
+
+    def test_too_few(self):
+        self.add(1)
+        result = self.check("--max-cost", "1", "--min-count", "2")
+        self.assertEqual(result.code, 11)
+        self.assertIn("Too few traces: 1 trace.\n", result.out)
+        self.assertRegex(result.out, r"count +1 +2 +TOO FEW +1\n")
+        self.assertIn("--since", result.err)
+        self.assertIn("Passed, 1 trace checked.", self.check("--max-cost", "1").out)
+
+    def test_says_what_scores_there_are(self):
+        self.add(1, scores=[{"evaluatorName": "tone", "value": 1}])
+        result = self.check("--min-score", "tune=0.5")
+        self.assertEqual((result.code, result.err), (11, "There are scores of tone.\n"))
 
     def test_no_traces_never_pass(self):
         for given in LIMITS + SCORE_LIMITS:
@@ -261,7 +276,7 @@ class TestCheck(GateCase):
         self.assertEqual(result.code, 10)
 
     def test_bad_input(self):
-        for given in ("--min-score 1.7", "--min-score -0.1", "--min-score good", "--min-score a=",
+        for given in ("--min-score =0.5", "--min-score 1.7", "--min-score -0.1", "--min-score good", "--min-score a=",
                       "--min-score NaN", "--max-error-rate 2", "--max-error-rate 101%",
                       "--max-error-rate -1%", "--max-error-rate few", "--max-p95 8",
                       "--max-p95 soon", "--max-p95 -1s", "--max-cost -1", "--max-cost much",
@@ -409,19 +424,27 @@ class TestReports(GateCase):
             with self.subTest(name=name[:20]):
                 result, _ = self.actions("--min-score", name + "=0.5", summary=False)
                 lines = re.split("[\r\n]+", result.err.strip())
-                self.assertEqual(len(lines), 1, result)
-                self.assertTrue(lines[0].startswith("::error "))
+                self.assertEqual([line[:8] for line in lines], ["::error ", "There ar"], result)
 
     def test_github_summary_is_a_table(self):
         for name in HOSTILE_NAMES:
             _, lines = self.actions("--min-score", name + "=0.5", "--max-p95", "8s")
             table = [line for line in lines if line.startswith("|")]
             with self.subTest(name=name[:20]):
-                self.assertEqual(len(table), 5)
+                self.assertEqual(len(table), 5)         # all holds, or there is nothing
                 for line in table:
                     self.assertEqual(len(re.findall(r"(?<!\\)\|", line)), 6, line)
                     self.assertNotIn("<b>", line)
             os.unlink(self.path("summary.md"))
+
+    def test_github_names_the_worst_traces(self):
+        worst = max(self.server.rows("traces"), key=lambda row: row["totalCost"])
+        result, lines = self.actions("--max-cost", "0.035", "--max-p95", "9h")
+        self.assertEqual(result.code, 10)
+        annotations = [line for line in result.err.splitlines() if line.startswith("::error ")]
+        self.assertEqual(len(annotations), 1)
+        self.assertIn(worst["id"], annotations[0])
+        self.assertIn("| %s | $0.04 | highest cost |" % worst["id"], lines)
 
     def test_github_summary_is_added_to_what_is_there(self):
         self.write("summary.md", "# Before\n")
@@ -724,7 +747,8 @@ class TestWait(GateCase):
         self.assertEqual(self.wait(steps=(nothing,)).code, 130)
 
     def test_bad_input(self):
-        for given in ("--count 0", "--count few", "--timeout soon", "--timeout 0",
+        for given in ("--count 0", "--count few", "--timeout soon", "--timeout 0", "--timeout 0s",
+                      "--timeout 9999h", "--tag=", "--search=",
                       "--timeout -5s", "--since yesterday-ish", "--timeout 1.2.3"):
             with self.subTest(given=given):
                 self.assertFails(self.wait(*given.split()), 2)
@@ -996,7 +1020,7 @@ class TestTail(GateCase):
         self.assertEqual(len(result.lines), 1)
 
     def test_bad_input(self):
-        for given in ("-n 0", "--interval 0", "--interval often", "--since yesterday-ish"):
+        for given in ("-n -1", "--interval 0", "--interval 0s", "--interval 9999h", "--interval often", "--since yesterday-ish"):
             with self.subTest(given=given):
                 self.assertFails(self.tail(*given.split()), 2)
 
