@@ -3598,11 +3598,13 @@ class Tail:
 
     seen: IDs of the traces that came in earlier looks, with their times; matched: those of them
     that matched, so that one that did not, since it was not at its end, can come later; start: a
-    trace that was not seen and is older than this was there before.
+    trace that was not seen and is older than this was there before; timeless: so was what comes
+    behind one that was seen, since the server tells no times.
     """
 
     def __init__(self, client, args):
-        self.client, self.seen, self.matched, self.start = client, {}, set(), None
+        self.client, self.seen, self.matched = client, {}, set()
+        self.start, self.timeless = None, False
         self.choice = Choice(client, args, None, _wanted_scores(args))
 
     def first(self, lines) -> list:
@@ -3615,6 +3617,7 @@ class Tail:
         if more:
             self.start = min((when for when in self.seen.values() if when is not None),
                              default=None)
+            self.timeless = self.start is None
         return self.choice.shown(matching[:lines])[::-1]
 
     def again(self) -> list:
@@ -3622,9 +3625,10 @@ class Tail:
         fresh, seen, matched = [], dict(self.seen), set(self.matched)
         try:
             for page, _ in self._pages():
-                known_ones = len(self.seen)
+                before = len(self.seen)
                 fresh += self._fresh(page)
-                if page and len(self.seen) == known_ones:
+                new = len(self.seen) - before
+                if page and not new or self.timeless and new < len(page):
                     break
             shown = self.choice.shown(fresh)[::-1]
         except BaseException:
@@ -4338,11 +4342,16 @@ def _joined(tokens, options) -> list:
 def _parser(name, command):
     """An argparse parser for one command; it raises a usage error instead of leaving."""
     import argparse
+    known = _flags(_everywhere(command))
 
     class Parser(argparse.ArgumentParser):
         def error(self, message):
-            raise wrong_usage(message[:1].upper() + message[1:],
-                              "See 'twosignal %s --help'." % name)
+            import difflib
+            meant = [flag for strange in re.findall(r" (--[\w-]+)", message)
+                     for flag in difflib.get_close_matches(strange, known, 1)]
+            unknown = meant and message.startswith("unrecognized")
+            raise wrong_usage(message[:1].upper() + message[1:], "Did you mean %s?" % meant[0]
+                              if unknown else "See 'twosignal %s --help'." % name)
 
     epilog = "examples:\n  " + "\n  ".join(command.examples)
     parser = Parser(prog="twosignal " + name, description=command.help, epilog=epilog,
@@ -4452,7 +4461,7 @@ def _unknown(words) -> Failure:
 # --- running
 
 class Terminated(BaseException):
-    """SIGTERM came."""
+    """SIGTERM came, or SIGHUP: the terminal went away."""
 
 
 def _run(argv, console) -> int:
@@ -4493,6 +4502,9 @@ def _execute(command, args, console) -> int:
     client = Client(_address(command, args), Transport(
         timeout or TIMEOUT, args.ca_cert, console.tell, console.log if args.debug else None), key)
     console.secrets = client.secrets
+    if key and client.url.startswith("http:") and not is_local(client.url):
+        console.tell("Warning: %s is not encrypted: others on the network can read the API key."
+                     % client.url)
     try:
         # A file that cannot be written is told before anything is changed.
         with output_file(args.output) if args.output else Stdout() as console.file:
@@ -4524,7 +4536,7 @@ def _complain(wrong, client, console):
 
 def _format_of_file(path):
     """The format that the ending of a file's name says, or None."""
-    ending = (path or "").rpartition(".")[2].lower()
+    ending = os.path.splitext(path or "")[1][1:].lower()
     return ending if ending in FORMATS else None
 
 
@@ -4588,15 +4600,15 @@ def _address(command, args) -> str:
     return configured_url(args.url)
 
 
-def _on_sigterm(number, frame):
+def _on_signal(number, frame):
     raise Terminated()
 
 
 def main(argv=None) -> int:
     """Runs a command line and returns its exit code; prints to stdout and stderr, never raises."""
-    console, before = Console(), None
+    console, before = Console(), {}
     try:
-        before = _catch_sigterm(_on_sigterm)
+        before = _handle({"SIGTERM": _on_signal, "SIGHUP": _on_signal})
         return _run(sys.argv[1:] if argv is None else list(argv), console)
     except Failure as failure:
         return console.fail(failure)
@@ -4618,17 +4630,22 @@ def main(argv=None) -> int:
             "Report it, with what --debug shows.", "INTERNAL"))
     finally:
         console.clear()
-        _catch_sigterm(before)
+        _handle(before)
 
 
-def _catch_sigterm(handler):
-    """Sets the handler of SIGTERM and returns the one before it, None where none is set."""
+def _handle(handlers) -> dict:
+    """Sets handlers of signals and returns those before them; a signal that is ignored stays so."""
     import signal
-    try:
-        if handler is not None and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
-            return signal.signal(signal.SIGTERM, handler)
-    except (ValueError, AttributeError):
-        pass        # another thread than the main one
+    before = {}
+    for name, handler in handlers.items():
+        number = getattr(signal, name, None)
+        if number is None or signal.getsignal(number) in (signal.SIG_IGN, None):
+            continue
+        try:
+            before[name] = signal.signal(number, handler)
+        except ValueError:
+            pass        # another thread than the main one
+    return before
 
 
 if __name__ == "__main__":

@@ -248,6 +248,8 @@ class Times(ChoiceCase):
                 ("2026-03-14T12:30:00+02:00", ["2", "1", "0"]),
                 ("2026-03-14T12:30:00+0200", ["2", "1", "0"]),
                 ("2026-03-14T05:00:00-05:30", ["2", "1", "0"]),
+                ("2026-03-14T10:30", ["2", "1", "0"]), ("2026-03-14 10:30Z", ["2", "1", "0"]),
+                ("2026-03-14T12:30+02:00", ["2", "1", "0"]),
                 ("2026-03-14", ["2", "1", "0", "-1", "-2", "midnight"]),
                 ("2026-03-15", [])):
             for known in (FILTERS, ()):
@@ -1621,6 +1623,25 @@ class Names(ChoiceCase):
             with self.subTest(name=name):
                 result = self.cli("traces", "list", "--project", name)
                 self.assertFails(result, 6)
+
+    def test_an_organization_that_may_not_be_seen(self):
+        """The project is looked for in the others."""
+        self.log_in()
+        other = self.server.add_org("Second")
+        self.server.add_trace(project=self.server.add_project(name="In the second", org=other))
+        for code, status in (("FORBIDDEN", 403), ("NOT_FOUND", 404)):
+            body = {"error": {"json": {"message": "no", "code": -32003, "data": {
+                "code": code, "httpStatus": status}}}}
+            self.server.fault("project.list", times=1, status=status, body=body)
+            result = self.assertOk(self.cli("traces", "list", "--project", "In the second", "--json"))
+            self.assertEqual(len(result.json), 1)
+
+    def test_a_name_that_was_meant(self):
+        self.log_in()
+        self.assertFails(self.cli("traces", "list", "--project", "support agent"), 6,
+                         "Project not found. Did you mean 'Support Agent'?")
+        self.assertFails(self.cli("traces", "list", "--project", "nobody's"), 6,
+                         "Project not found. Check the ID")
 
     def test_with_a_key_no_name_can_be_told(self):
         """A gate must not pass on the project of the key where another one is meant."""

@@ -182,6 +182,13 @@ class TestRefusals(ParserCase):
                 self.assertEqual(len(result.err.splitlines()), 1, result)
                 self.assertRegex(result.err, r"\. [A-Z]", "it has no hint")
 
+    def test_an_option_that_is_meant_is_named(self):
+        for given, meant in (("--limt", "--limit"), ("--max-durations", "--max-duration"),
+                             ("--jsn", "--json"), ("--limt=3", "--limit")):
+            self.assertIn("Did you mean %s?" % meant, self.refused("traces", "list", given))
+        self.assertIn("--help", self.refused("traces", "list", "--xyzzy"))
+        self.assertIn("--help", self.refused("traces", "list", "--limit", "--limt"))
+
     def test_an_unknown_option_is_named(self):
         self.assertIn("--nope", self.refused("traces", "list", "--nope"))
         self.assertIn("--nope", self.refused("--nope"))

@@ -375,7 +375,7 @@ class TestStreams(ProcessCase):
 class TestOutputFile(ProcessCase):
     def test_a_change_waits_for_the_file(self):
         """Row 12: with -o, that the file can be written is known before a change is made."""
-        for path in (self.path("nowhere", "x"), self.folder):
+        for path in (self.path("nowhere", "x"), self.folder, self.path("x" * 300)):
             with self.subTest(path=path):
                 result = self.cli("api-keys", "create", "-n", "CI", "-o", path)
                 self.assertFails(result, 1, "Cannot write", path)
@@ -388,14 +388,51 @@ class TestOutputFile(ProcessCase):
             result = self.cli(*args + ["-o", FULL_DISK])
             self.assertFails(result, 1, "Cannot write", FULL_DISK)
 
+    @unittest.skipUnless(os.path.exists("/dev/stdout"), "needs /dev/stdout")
+    def test_names_of_open_files(self):
+        """-o /dev/stdout goes behind what a redirected file holds already."""
+        for name in ("/dev/stdout", "/dev/fd/1", "/dev/stderr"):
+            path = self.write("log", "before\n")
+            with open(path, "ab") as log:
+                subprocess.check_call([sys.executable, SCRIPT, "orgs", "list", "-o", name],
+                                      stdout=log, stderr=log, env=self.environment)
+            with open(path, encoding="utf-8") as log:
+                text = log.read()
+            with self.subTest(name=name):
+                self.assertTrue(text.startswith("before\nID "), text)
+        self.assertFails(self.cli("orgs", "list", "-o", "/dev/fd/999"), 1, "/dev/fd/999")
+
+    @unittest.skipIf(os.name == "nt", "a working directory cannot be deleted there")
+    def test_working_directory_that_is_gone(self):
+        script = "mkdir gone && cd gone && rmdir ../gone && exec \"$@\""
+        for option in ("-o", "--junit"):
+            result = run_command(["/bin/sh", "-c", script, "sh", sys.executable, SCRIPT, "traces",
+                                  "check", "--max-cost", "9", option, "out"],
+                                 self.environment, cwd=self.folder)
+            self.assertFails(result, 1, "Cannot write out")
+
+    def test_format_by_the_ending(self):
+        for name, options, start in (
+                ("a.csv", (), "id,"), ("a.tsv", (), "id\t"), ("a.json", (), "[\n"),
+                ("a.jsonl", (), '{"id"'), ("a.CSV", (), "id,"), ("a.txt", (), "ID  "),
+                ("csv", (), "ID  "), ("a.csv", ("--json",), "[\n"),
+                ("a.json", ("--format", "table"), "ID  ")):
+            with self.subTest(name=name, options=options):
+                self.assertOk(self.cli("orgs", "list", "-o", self.path(name), *options))
+                with open(self.path(name), encoding="utf-8") as file:
+                    self.assertTrue(file.read().startswith(start))
+
     def test_interrupted(self):
-        """Row 40: Ctrl-C and SIGTERM while a file is written: no file, no part of it."""
+        """Row 40: Ctrl-C, SIGTERM and SIGHUP while a file is written: no file, no part of it."""
         def strike(number):
             def struck(*_):
                 os.kill(os.getpid(), number)
                 raise AssertionError("the signal did not come through")
             return struck
-        for number, code in TestSignals.CODES.items():
+        codes = dict(TestSignals.CODES)
+        if hasattr(signal, "SIGHUP"):
+            codes[signal.SIGHUP] = 143
+        for number, code in codes.items():
             before = signal.signal(number, signal.default_int_handler)
             try:
                 self.server.fault("trace.list", status=200, body=json_page("more"))

@@ -19,6 +19,7 @@ import urllib.request
 import xml.etree.ElementTree
 from unittest import mock
 
+import standin
 import tools
 import twosignal
 from tools import SCRIPT, Case, ServerCase, full, merged, procedure_inputs
@@ -502,6 +503,18 @@ class TestUsageGate(GateCase):
         self.assertIn("92%", result.err)
         self.assertEqual(self.usage("--fail-above", "92").code, 0)
 
+    def test_all_that_is_passed_is_told(self):
+        self.server.set_usage(self.server.org, None, traces=46000, evals=4700)
+        self.assertIn("Error: 92% of the traces of the plan and 94% of the evals of the plan are used, "
+                      "more than 90%.", self.usage("--fail-above", "90").err)
+
+    def test_output_file_is_kept(self):
+        self.server.set_usage(self.server.org, None, traces=46000)
+        path = self.path("usage.json")
+        self.assertEqual(self.usage("--fail-above", "90", "-o", path).code, 10)
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual(json.load(file)["traces_used"], 46000)
+
     def test_more_than_the_limit(self):
         self.server.set_usage(self.server.org, None, traces=60000)
         self.assertEqual(self.usage("--fail-above", "100").code, 10)
@@ -652,6 +665,14 @@ class TestWait(GateCase):
         self.server.fault("trace.list", times=21, status=503)
         result = self.assertOk(self.wait(steps=[nothing] * 7 + [lambda: self.add(1)] * 2))
         self.assertEqual(result.err.count("Trying again"), 1)
+
+    def test_tells_what_is_missing(self):
+        self.add_evaluators(quality=True, safety=True, retired=False)
+        self.add(1, scores=[{"evaluatorName": "quality", "value": 1}])
+        self.add(1, scores=[{"evaluatorName": {"odd": 1}, "value": 1}])
+        result = self.wait("--scored", "--count", "2", "--timeout", "50ms")
+        self.assertEqual(result.code, 11, result)
+        self.assertIn("Not all are scored by quality, safety.", result.err)
 
     def test_scored_where_no_evaluator_is_enabled(self):
         self.assertFails(self.wait("--scored"), 11, "evaluator")
@@ -955,6 +976,78 @@ class TestTail(GateCase):
         self.server.world.page = page
         names = self.named(steps=(nothing, lambda: self.add_named("b"), nothing))
         self.assertEqual(names, ["a", "b"])
+
+    def test_a_trace_that_matches_once_it_has_ended(self):
+        """While it runs it has no duration and no cost, and no error yet."""
+        for filters in ((), standin.OPTIONS["known_filters"]):
+            self.use(known_filters=filters)
+            self.add_named("old", created=minutes_ago(9), duration_ms=None)
+
+            def start():
+                self.running = self.server.add_trace(name="slow", duration_ms=None, cost=None)
+
+            def end():
+                with self.server.transaction():
+                    row = self.server.store.get("traces", self.running)
+                    self.server.world.change("traces", row, {
+                        "durationMs": 9000, "totalCost": 2.5, "status": "ERROR"})
+            for options in ("--min-duration 5s", "--min-cost 1", "--error",
+                            "--error --min-cost 1 --max-duration 1m"):
+                with self.subTest(filters=filters, options=options):
+                    names = self.named(*options.split(), steps=(nothing, start, nothing, end,
+                                                                nothing, nothing))
+                    self.assertEqual(names, ["slow"])
+                    self.server.store.remove("traces", self.running)
+
+    def test_traces_without_a_time(self):
+        """What was there before does not come again, and not out of order."""
+        rows = [{"id": str(place), "name": str(place)} for place in range(300)]
+
+        def page(client, values):
+            start = len(rows) - values.get("cursor", 0)
+            return {"traces": [dict(row) for row in rows[max(0, start - 100):start][::-1]],
+                    "nextCursor": values.get("cursor", 0) + 100 if start > 100 else None}
+
+        def add(*names):
+            rows.extend({"id": name, "name": name} for name in names)
+        burst = ["x%d" % place for place in range(150)]
+        with mock.patch.object(twosignal.Client, "_page", page):
+            names = self.named("-n", "2", steps=(nothing, lambda: add("a"), nothing,
+                                                 lambda: add("b", "c"), lambda: add(*burst), nothing))
+        self.assertEqual(names, ["298", "299", "a", "b", "c"] + burst)
+
+    def test_only_new_ones(self):
+        self.add_named("a", created=minutes_ago(1))
+        names = self.named("-n", "0", steps=(nothing, lambda: self.add_named("b"), nothing))
+        self.assertEqual(names, ["b"])
+
+    def test_a_cursor_that_has_expired(self):
+        self.add_named("a", created=minutes_ago(5))
+
+        def burst():
+            self.add_burst("x", 250)
+            real, pages = self.server.world.page, []
+
+            def page(project, given):
+                pages.append(given.get("cursor"))
+                if len(pages) == 2:
+                    raise standin.Refusal("BAD_REQUEST", "Invalid cursor")
+                return real(project, given)
+            self.server.world.page = page
+        names = self.named(steps=[burst] + [nothing] * 3)
+        self.assertEqual(names, ["a"] + ["x %d" % place for place in range(250)])
+
+    def test_shows_the_time_of_day(self):
+        self.add_named("a")
+        line = self.tail().lines[-1]
+        self.assertRegex(line, r"\d\d:\d\d:\d\dZ|\d{4}-\d\d-\d\d")
+
+    def test_says_that_it_waits(self):
+        true = twosignal.Console.progress
+        with mock.patch.object(twosignal.Console, "progress", lambda console, text, since: true(
+                console, text, since - 60)):
+            result = self.tail(tty=True, steps=(nothing,))
+        self.assertTrue(result.err.startswith("\rWaiting for new traces; Ctrl-C ends it"))
 
     def test_gentler_while_the_server_fails(self):
         self.server.fault("trace.list", times=None, status=503)
