@@ -2516,12 +2516,12 @@ class Option:
 
     env: the environment variable that stands in where it is not given; needed: a usage error
     names both where neither is there; resolve: a function (client, args, text) that gives the ID
-    for a name.
+    for a name; values: what shells complete it with.
     """
 
-    def __init__(self, *flags, env=None, needed=False, resolve=None, **details):
+    def __init__(self, *flags, env=None, needed=False, resolve=None, values=(), **details):
         self.flags, self.env, self.needed, self.details = flags, env, needed, details
-        self.resolve = resolve
+        self.resolve, self.values = resolve, tuple(values)
 
     @property
     def name(self):
@@ -2928,7 +2928,7 @@ SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
 CHOICE = (
     Option("--since", metavar="WHEN", type=_when, help="30m, 24h or 7d ago, a date, or ISO 8601 (UTC)"),
     Option("--until", metavar="WHEN", type=_when, help="the same; the end of the time"),
-    Option("--status", metavar="STATUS", type=_status, help="OK or ERROR"),
+    Option("--status", metavar="STATUS", type=_status, values=("OK", "ERROR"), help="OK or ERROR"),
     Option("--error", action="store_true", help="the same as --status ERROR"),
     Option("--search", metavar="TEXT", type=_given, help="a part of the name"),
     Option("--tag", metavar="TAG", type=_given, action="append", help="may be repeated; all must match"),
@@ -3939,16 +3939,19 @@ class Answered(Details):
         return self.json_lines(screen)
 
 
-@command("completion", Option("shell", metavar="SHELL", help="bash, zsh or fish"),
+SHELLS = ("bash", "zsh", "fish")
+
+
+@command("completion", Option("shell", metavar="SHELL", values=SHELLS, help="bash, zsh or fish"),
          examples=("source <(twosignal completion bash)",
                    "twosignal completion fish > ~/.config/fish/completions/twosignal.fish"))
 def completion(client, args):
     """Print a script that completes commands in a shell."""
-    makers = {"bash": _bash_completion, "zsh": _zsh_completion, "fish": _fish_completion}
-    if args.shell not in makers:
+    if args.shell not in SHELLS:
         raise wrong_usage("%s is not a shell that is known here" % plain(args.shell),
-                          "There are bash, zsh and fish.")
-    return Script(makers[args.shell]())
+                          "There are %s." % ", ".join(SHELLS))
+    return Script({"bash": _bash_completion, "zsh": _zsh_completion,
+                   "fish": _fish_completion}[args.shell]())
 
 
 class Script(Answered):
@@ -3966,34 +3969,56 @@ def _completions() -> list:
         below = [name.split()[1] for name in COMMANDS if name.startswith(head + " ")]
         found += [(head, below)] if below else []
     for name, each in COMMANDS.items():
-        found.append((name, [flag for option in _everywhere(each) for flag in option.flags
-                             if flag.startswith("--")]))
+        found.append((name, [word for option in _everywhere(each) for word in (
+            option.flags if option.flags[0].startswith("-") else option.values)
+            if not re.match("-[^-]", word)]))
     return found
 
 
-def _completion_script(form, line=None) -> str:
-    """A script with a line for each (words before, what may follow), and all such words."""
-    lines = [line % (before, " ".join(words)) for before, words in _completions() if line]
+def _value_flags() -> dict:
+    """Every flag that takes a value: its option."""
+    return {flag: option for each in COMMANDS.values() for option in _everywhere(each)
+            for flag in option.flags if option.takes_value}
+
+
+def _completion_script(form, line, value_line) -> str:
+    """A script for bash or zsh.
+
+    line: for (words before, what may follow); value_line: for (a flag, its values). Behind other
+    flags with a value, the shell completes files.
+    """
+    flags = _value_flags()
+    lines = [line % (before, " ".join(words)) for before, words in _completions()]
+    values = [value_line % (flag, " ".join(option.values)) for flag, option in flags.items()
+              if option.values]
     known_words = ['"%s"' % before for before, _ in _completions()[1:]]
-    return form.replace("KNOWN_WORDS", "|".join(known_words)).replace(
-        "KNOWN_LIST", " ".join(known_words)).replace("LINES", "\n".join(lines))
+    for name, text in (("KNOWN_WORDS", "|".join(known_words)), ("VALUE_LINES", "\n".join(values)),
+                       ("VALUE_FLAGS", "|".join(flags)), ("LINES", "\n".join(lines))):
+        form = form.replace(name, text)
+    return form
 
 
 def _bash_completion() -> str:
     return _completion_script("""_twosignal() {
-  local word before="" words=""
+  local word before="" words="" last="${COMP_WORDS[COMP_CWORD-1]}"
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     case "${before:+$before }$word" in
     KNOWN_WORDS) before="${before:+$before }$word" ;;
     esac
   done
-  case "$before" in
+  if [ "$last" = "=" ]; then last="${COMP_WORDS[COMP_CWORD-2]}"; fi
+  case "$last" in
+VALUE_LINES
+  VALUE_FLAGS) COMPREPLY=(); return ;;
+  *)
+    case "$before" in
 LINES
+    esac ;;
   esac
   COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
 }
 complete -o default -F _twosignal twosignal
-""", '  "%s") words="%s" ;;')
+""", '    "%s") words="%s" ;;', '  %s) words="%s" ;;')
 
 
 def _zsh_completion() -> str:
@@ -4005,34 +4030,42 @@ _twosignal() {
     KNOWN_WORDS) before="${before:+$before }$word" ;;
     esac
   done
-  case "$before" in
+  case "${words[CURRENT-1]}" in
+VALUE_LINES
+  VALUE_FLAGS) _files; return ;;
+  *)
+    case "$before" in
 LINES
+    esac ;;
   esac
   compadd -- ${=choices}
 }
 if [ "$funcstack[1]" = "_twosignal" ]; then _twosignal; else compdef _twosignal twosignal; fi
-""", '  "%s") choices="%s" ;;')
+""", '    "%s") choices="%s" ;;', '  %s) choices="%s" ;;')
 
 
 def _fish_completion() -> str:
-    script = _completion_script("""function __twosignal_before
+    flags = _value_flags()
+    lines = ["""function __twosignal_before
     set -l before ""
     for word in (commandline -opc)[2..-1]
         set -l next (string trim -- "$before $word")
-        if contains -- "$next" KNOWN_LIST
+        if contains -- "$next" %s
             set before $next
         end
     end
     test "$before" = "$argv[1]"
 end
-complete -c twosignal -f
-""")
-    lines = []
+complete -c twosignal -f""" % " ".join('"%s"' % before for before, _ in _completions()[1:])]
     for before, words in _completions():
         for word in words:
             how = "-l " + word[2:] if word.startswith("--") else "-a " + word
+            if word in flags and flags[word].values:
+                how += " -x -a '%s'" % " ".join(flags[word].values)
+            elif word in flags:
+                how += " -r -F" if flags[word].details["metavar"] == "FILE" else " -x"
             lines.append("complete -c twosignal -n '__twosignal_before \"%s\"' %s" % (before, how))
-    return script + "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 ############################################################
@@ -4055,7 +4088,7 @@ def _format(text) -> str:
 SHARED = (
     Option("--json", action="store_const", const="json", dest="format",
            help="print JSON instead of a table"),
-    Option("--format", metavar="FORMAT", type=_format, help=", ".join(FORMATS)),
+    Option("--format", metavar="FORMAT", type=_format, values=FORMATS, help=", ".join(FORMATS)),
     Option("--fields", metavar="NAMES", type=_field_list,
            help="only these, like id,name,scores.0.score; ? lists them"),
     Option("-o", "--output", metavar="FILE", type=_given,

@@ -1346,6 +1346,10 @@ class TestCompletion(Case):
         for words, wanted in INTERRUPTED_BY_VALUES:
             yield words, wanted[:3], {wanted}
         yield ("traces",), "ta", {"tail"}
+        yield ("traces", "list", "--status"), "", {"OK", "ERROR"}
+        yield ("traces", "list", "--status"), "E", {"ERROR"}
+        yield ("orgs", "list", "--format"), "", set(twosignal.FORMATS)
+        yield ("completion",), "", {"bash", "zsh", "fish"}
 
     def assertOffers(self, shell, answers, exact=True):
         questions = list(self.questions())
@@ -1384,6 +1388,31 @@ class TestCompletion(Case):
         answers = self.in_shell("fish", lines).split("==\n")[:-1]
         self.assertOffers("fish", [[line.split("\t")[0] for line in answer.splitlines()]
                                    for answer in answers])
+
+    def test_behind_other_options_there_are_files(self):
+        """Not one of the command's own words."""
+        self.write("report.xml", "")
+        lines = ["source " + shlex.quote(self.script("bash")), "cd " + shlex.quote(self.folder),
+                 "COMP_WORDS=(twosignal traces check --junit ''); COMP_CWORD=4; COMPREPLY=(x)",
+                 '_twosignal; echo "${#COMPREPLY[@]}"']
+        self.assertEqual(self.in_shell("bash", lines), "0\n")
+        lines = ["compdef() { true }; _files() { echo files }; compadd() { echo words }",
+                 "source " + shlex.quote(self.script("zsh")),
+                 "words=(twosignal traces check --junit ''); CURRENT=5; _twosignal"]
+        self.assertEqual(self.in_shell("zsh", lines), "files\n")
+
+    def test_files_in_fish(self):
+        self.write("report.xml", "")
+        lines = ["source " + shlex.quote(self.script("fish")), "cd " + shlex.quote(self.folder),
+                 "complete -C 'twosignal traces check --junit rep'"]
+        self.assertEqual(self.in_shell("fish", lines).split()[:1], ["report.xml"])
+
+    def test_a_flag_takes_a_value_in_each_command_or_in_none(self):
+        """The scripts look at a flag without regard to its command."""
+        without = {flag for each in twosignal.COMMANDS.values()
+                   for option in twosignal._everywhere(each) if not option.takes_value
+                   for flag in option.flags}
+        self.assertEqual(without & set(twosignal._value_flags()), set())
 
     def test_fish_offers_nothing_beside(self):
         script = "source %s; complete -C 'twosignal traces list l'" % self.script("fish")
