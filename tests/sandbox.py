@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """Try twosignal without an account: a 2Signal server of its own with sample data.
 
-usage: python3 tests/sandbox.py [--port PORT] [--data FILE]            serve until Ctrl-C
-       python3 tests/sandbox.py [--data FILE] COMMAND [ARGUMENT...]    run one command, then stop
+usage: python3 tests/sandbox.py [OPTION...]                          serve until Ctrl-C
+       python3 tests/sandbox.py [OPTION...] COMMAND [ARGUMENT...]    run one command, then stop
 
-  --port PORT   the port to serve on (default: a free one; with --data the one of last time)
-  --data FILE   keep the data and the sessions in FILE; the next start goes on with them
+  --port PORT         the port to serve on (default: a free one; with --data that of last time)
+  --data FILE         keep the data and the sessions in FILE; the next start goes on with them
+  --dialect DIALECT   new (the default), or old: a server of years ago
+  --slow SECONDS      answer each request so much later
+  --live SECONDS      a new trace so often; each is scored when the next but one comes
 
-example: python3 tests/sandbox.py traces list
+examples: python3 tests/sandbox.py traces list
+          python3 tests/sandbox.py --live 1 traces tail
 """
 import contextlib
 import datetime
@@ -27,7 +31,8 @@ TESTS = os.path.dirname(os.path.abspath(__file__))
 SCRIPT = os.path.join(os.path.dirname(TESTS), "twosignal.py")
 sys.path.insert(0, TESTS)
 
-from standin import UNDEFINED, StandIn, Store, parse_time, stamp, this_month  # noqa: E402
+from standin import (DIALECTS, UNDEFINED, StandIn, Store, parse_time, stamp,  # noqa: E402
+                     this_month)
 
 EMAIL, PASSWORD = StandIn.OWNER
 AGENTS = (  # name of the trace, its spans as (type, name, level), tags
@@ -94,7 +99,7 @@ def add_trace(server, dice, project, began):
     name, steps, tags = dice.choice(AGENTS)
     error = dice.choice(ERRORS) if dice.random() < 0.15 else None
     spans = make_spans(dice, steps, began, error)
-    server.add_trace(
+    return server.add_trace(
         project, name, "ERROR" if error else "OK", spans[0]["durationMs"],
         round(sum(span["cost"] or 0 for span in spans), 6), make_scores(dice, error), spans, tags,
         began, draw_id(dice), totalTokens=sum(span["totalTokens"] for span in spans),
@@ -189,9 +194,19 @@ def add_usage(server, labs, shop, helper):
 # Serving, and running one command
 ##################################################################################################
 
-def open_server(data, port):
+class Options:
+    """What stands before the command; see the module's docstring."""
+
+    def __init__(self):
+        self.port = self.data = None
+        self.dialect, self.slow, self.live = "new", 0.0, 0.0
+
+
+def open_server(options):
     """The sandbox's server, started and filled. Raises OSError where it can't listen."""
-    server = StandIn(data=data or ":memory:", empty=True, port=port or 0)
+    data, port = options.data, options.port
+    server = StandIn(data=data or ":memory:", empty=True, port=port or 0,
+                     **DIALECTS[options.dialect])
     if data and port is None:
         server.port = read_port(data)
     server.start()
@@ -201,7 +216,23 @@ def open_server(data, port):
             fill(server)
         keep_port(server)
         stack.pop_all()
+    if options.slow:
+        server.fault("", times=None, delay=options.slow)
+    if options.live:
+        threading.Thread(target=keep_adding, args=(server, options.live), daemon=True).start()
     return server
+
+
+def keep_adding(server, seconds):
+    """New traces until the server stops; all enabled evaluators score the one before the last."""
+    dice, added = random.Random(), []
+    while not server.stopping.wait(seconds):
+        with server.transaction():
+            now = datetime.datetime.now(datetime.timezone.utc)
+            added.append(add_trace(server, dice, server.project, now))
+            for evaluator in server.rows("evaluators") if len(added) > 2 else ():
+                if evaluator["enabled"]:
+                    server.add_score(added[-3], evaluator["name"], round(dice.random(), 2))
 
 
 def read_port(data):
@@ -218,13 +249,13 @@ def keep_port(server):
         server.store.add("settings", {"id": "sandbox", "port": server.listener.server_address[1]})
 
 
-def serve(data, port):
-    server = open_server(data, port)
+def serve(options):
+    server = open_server(options)
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda number, frame: ended.set())
     try:
-        print(describe(server, data), flush=True)
+        print(describe(server, options.data), flush=True)
         while not ended.wait(0.5):
             pass
     finally:
@@ -251,13 +282,19 @@ The sandbox serves %(url)s until Ctrl-C. In another terminal:
   twosignal traces list
   twosignal traces list --status ERROR --json
   twosignal traces get %(trace)s
+  twosignal traces check --since 24h --max-error-rate 20%% --max-p95 8s
   twosignal evaluators list
   twosignal usage
+
+In place of a login, the trace commands can use the project's key:
+
+  export TWOSIGNAL_API_KEY=%(key)s
 
 viewer@example.com with viewer-pass may look but not change anything.""" % {
         "url": server.url, "home": home, "org": server.org, "project": server.project,
         "python": shlex.quote(sys.executable), "script": shlex.quote(SCRIPT),
-        "email": EMAIL, "password": PASSWORD, "trace": trace}
+        "email": EMAIL, "password": PASSWORD, "trace": trace,
+        "key": next(row["key"] for row in server.rows("api_keys") if not row["revokedAt"])}
 
 
 def newest_trace(server):
@@ -265,9 +302,9 @@ def newest_trace(server):
         return next(server.store.find("traces", server.project, newest=True))["id"]
 
 
-def run(data, port, command):
+def run(options, command):
     """Runs one command of twosignal as a process of its own; returns its exit code."""
-    server = open_server(data, port)
+    server = open_server(options)
     try:
         with tempfile.TemporaryDirectory(prefix="twosignal-sandbox-") as home:
             log_in(server, home)
@@ -309,19 +346,35 @@ def make_environment(server, home):
 
 
 def read_arguments(argv):
-    """(options, command): the sandbox's own options stand before the command."""
-    options, rest = {"--port": None, "--data": None}, list(argv)
-    while rest and rest[0].split("=")[0] in options:
-        name, equals, value = rest.pop(0).partition("=")
+    """(Options, command): the sandbox's own options stand before the command."""
+    options, rest = Options(), list(argv)
+    while rest and rest[0].startswith("--") and rest[0].split("=")[0][2:] in vars(options):
+        name, equals, value = rest.pop(0)[2:].partition("=")
         if not equals:
             if not rest:
-                raise ValueError("%s needs a value" % name)
+                raise ValueError("--%s needs a value" % name)
             value = rest.pop(0)
-        options[name] = value
-    port = options["--port"]
-    if port is not None and not (port.isdigit() and int(port) < 65536):
-        raise ValueError("--port needs a number from 0 to 65535, not %r" % port)
-    return options["--data"], None if port is None else int(port), rest
+        setattr(options, name, READERS[name](value))
+    return options, rest
+
+
+def read_number(text, kind=float, most=3600):
+    try:
+        if 0 <= kind(text) <= most:
+            return kind(text)
+    except ValueError:
+        pass
+    raise ValueError("%r is not a number from 0 to %d" % (text, most))
+
+
+def read_dialect(text):
+    if text not in DIALECTS:
+        raise ValueError("--dialect needs one of %s, not %r" % (", ".join(DIALECTS), text))
+    return text
+
+
+READERS = {"port": lambda text: read_number(text, int, 65535), "data": str,
+           "dialect": read_dialect, "slow": read_number, "live": read_number}
 
 
 def main(argv):
@@ -329,12 +382,12 @@ def main(argv):
         print(__doc__.strip())
         return 0
     try:
-        data, port, command = read_arguments(argv)
+        options, command = read_arguments(argv)
     except ValueError as error:
         print("sandbox: %s" % error, file=sys.stderr)
         return 2
     try:
-        return run(data, port, command) if command else serve(data, port)
+        return run(options, command) if command else serve(options)
     except (OSError, sqlite3.Error) as error:
         print("sandbox: can't serve: %s" % error, file=sys.stderr)
         return 1

@@ -1197,6 +1197,12 @@ OPTIONS = dict(
     empty=False, low_score=False, rest_envelope=False, port=0)
 
 
+DIALECTS = {                # options of a current server, and of one that is years old
+    "new": dict(names="new", errors=11, zod=4, list_scores=True),
+    "old": dict(names="old", errors=10, zod=3, batching=False, bare_errors=True, page_key="items",
+                counts="bigint", costs="decimal", require_project=True, rest_envelope=True)}
+
+
 class StandIn:
     """A 2Signal server on 127.0.0.1; see the module's docstring and OPTIONS.
 

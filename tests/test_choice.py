@@ -14,10 +14,8 @@ import tools
 import twosignal
 from tools import ServerCase, full, procedure_inputs, requests_of
 
-OLD = dict(names="old", errors=10, zod=3, batching=False, bare_errors=True, page_key="items",
-           counts="bigint", costs="decimal", require_project=True, rest_envelope=True)
-NEW = dict(names="new", zod=4, list_scores=True)
-DIALECTS = (("new", NEW), ("old", OLD))
+DIALECTS = tuple(standin.DIALECTS.items())
+OLD, NEW = standin.DIALECTS["old"], standin.DIALECTS["new"]
 FILTERS = ("status", "name", "search", "tags", "startDate", "endDate")
 NO_ACCOUNT = {"HOME": None, "USERPROFILE": None, "TWOSIGNAL_HOME": None}
 MORE = "Showing %d traces; more exist. Use --limit N or --all."

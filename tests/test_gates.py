@@ -24,10 +24,8 @@ import tools
 import twosignal
 from tools import SCRIPT, Case, ServerCase, full, merged, procedure_inputs
 
-OLD = dict(names="old", errors=10, zod=3, batching=False, bare_errors=True, page_key="items",
-           counts="bigint", costs="decimal", require_project=True)
-NEW = dict(names="new", list_scores=True)
-DIALECTS = (("new", NEW), ("old", OLD))
+DIALECTS = tuple(standin.DIALECTS.items())
+OLD, NEW = standin.DIALECTS["old"], standin.DIALECTS["new"]
 HOSTILE_NAMES = ("<b> & \"c\" 'd'", "]]>", "a\x1b[31mred", "\u202etxt.exe", "line\nbreak",
                  "tab\there", "a|b", "100%", "%s%d", "\uffff\ufffe", "東京 🤖", "x" * 3000,
                  "`code`", "{{x}}")

@@ -975,7 +975,7 @@ class SandboxTest(unittest.TestCase):
 
     def test_sample_data(self):
         import sandbox
-        server = sandbox.open_server(None, None)
+        server = sandbox.open_server(sandbox.Options())
         self.addCleanup(server.stop)
         counts = {table: len(server.rows(table)) for table in standin.TABLES}
         self.assertGreaterEqual(counts["traces"], 300)
@@ -991,15 +991,17 @@ class SandboxTest(unittest.TestCase):
 
     def trace_ids(self, sandbox):
         """The IDs of another start: they are the same each time."""
-        server = sandbox.open_server(None, None)
+        server = sandbox.open_server(sandbox.Options())
         self.addCleanup(server.stop)
         return [row["id"] for row in server.rows("traces")]
 
     def test_wrong_use(self):
         import sandbox
-        self.assertEqual(sandbox.read_arguments(["--port=1", "--data", "f", "x", "--port", "2"]),
-                         ("f", 1, ["x", "--port", "2"]))
-        for argv in (["--port"], ["--port", "x"], ["--port", "70000"]):
+        options, command = sandbox.read_arguments(["--port=1", "--data", "f", "x", "--port", "2"])
+        self.assertEqual((options.data, options.port, command), ("f", 1, ["x", "--port", "2"]))
+        self.assertEqual(sandbox.read_arguments(["--json", "orgs"])[1], ["--json", "orgs"])
+        for argv in (["--port"], ["--port", "x"], ["--port", "70000"], ["--dialect", "middle"],
+                     ["--slow", "-1"], ["--live", "nan"]):
             self.assertRaises(ValueError, sandbox.read_arguments, argv)
 
     def test_what_the_command_finds(self):
@@ -1015,7 +1017,7 @@ class SandboxTest(unittest.TestCase):
                            " open(sys.argv[1], 'w'))\n"
                            "sys.exit(7)\n")
             with mock.patch.object(sandbox, "SCRIPT", script):
-                self.assertEqual(sandbox.run(None, None, [seen, "--json"]), 7)
+                self.assertEqual(sandbox.run(sandbox.Options(), [seen, "--json"]), 7)
             with open(seen) as file:
                 environment, session, arguments = json.load(file)
         self.assertEqual(arguments, [seen, "--json"])
@@ -1024,6 +1026,27 @@ class SandboxTest(unittest.TestCase):
         self.assertIn("127.0.0.1", environment["no_proxy"])
         self.assertTrue(environment["TWOSIGNAL_PROJECT"] and environment["TWOSIGNAL_ORG"])
         self.assertFalse(os.path.exists(environment["TWOSIGNAL_HOME"]))
+
+    def test_dialects(self):
+        """An old server answers otherwise, and the client does not mind."""
+        import sandbox
+        found = {}
+        for dialect in standin.DIALECTS:
+            options, command = sandbox.read_arguments(
+                ["--dialect", dialect, "--slow", "0.01", "traces", "check", "--max-cost", "0"])
+            self.assertEqual(sandbox.run(options, command + ["--junit", os.devnull]), 10)
+            server = sandbox.open_server(options)
+            self.addCleanup(server.stop)
+            found[dialect] = server.page_key
+        self.assertEqual(found, {"new": "traces", "old": "items"})
+
+    def test_live(self):
+        """New traces come, and are scored by all evaluators that are enabled."""
+        import sandbox
+        options, command = sandbox.read_arguments([
+            "--live", "0.02", "traces", "wait", "--since", "20s", "--count", "5", "--scored",
+            "--timeout", "60s", "-q", "--format", "jsonl", "-o", os.devnull])
+        self.assertEqual(sandbox.run(options, command), 0)
 
     @unittest.skipUnless(os.path.exists(os.path.join(ROOT, "twosignal.py")), "no twosignal.py")
     def test_one_command(self):
