@@ -377,30 +377,42 @@ def record(wire, kind="") -> dict:
     found = dict.fromkeys(_FIRST.get(kind, ()))
     rules = _rules.setdefault(kind, {})
     for key, value in wire.items():
-        name, convert = rules.get(key) or _rule(rules, kind, key)
-        if key == "_count" and isinstance(value, dict):
-            found.update((snake(what).rstrip("s") + "_count", value[what]) for what in value)
-            continue
-        if found.get(name) is not None or name != key and wire.get(name) is not None:
+        name, convert, left_alone = rules.get(key) or _rule(rules, kind, key)
+        if name != key and (found.get(name) is not None or wire.get(name) is not None):
             name = key              # both spellings are there: nothing is dropped
-        plain_value = value is None or convert is None or type(value) is int
-        found[name] = value if plain_value else convert(value)
+        elif value is None:
+            found.setdefault(name)
+            continue
+        found[name] = value if type(value) in left_alone else convert(value)
+    counts = found.get("_count")
+    if isinstance(counts, dict):
+        del found["_count"]
+        for what in counts:
+            found[snake(what).rstrip("s") + "_count"] = counts[what]
     return found
 
 
-_rules = {}                 # kind: {key: (name, how its value is converted or None)}, as met so far
+_rules = {}                 # kind: {key: what _rule gives}, as met so far
+_PLAIN = frozenset((type(None), int, float, bool, str))
 
 
 def _rule(rules, kind, key) -> tuple:
+    """(name, how a value is converted, the types of values that stay as they are)"""
     name = _RENAMED.get(kind, {}).get(key) or snake(key)
     if len(rules) > 10000:      # a server's keys are few, unless it means harm
         rules.clear()
-    rules[key] = name, None if key in OWN_DATA else _conversion(name)
+    convert, left_alone = _conversion(name)
+    as_it_is = key in OWN_DATA or key == "_count"
+    rules[key] = name, _same if as_it_is else convert, _PLAIN if as_it_is else left_alone
     return rules[key]
 
 
-def _conversion(name):
-    """The function for the values below a name; it leaves what is of another type as it is."""
+def _same(value):
+    return value
+
+
+def _conversion(name) -> tuple:
+    """The function for the values below a name, and the types that it would leave as they are."""
     nested = _NESTED.get(name, "")
 
     def part(value):
@@ -409,12 +421,12 @@ def _conversion(name):
         return record(value, nested) if isinstance(value, dict) else value
 
     if name == "cost_usd":
-        return number
+        return number, frozenset((type(None), int))
     if name == "score":
-        return lambda value: number(value) if isinstance(value, str) else part(value)
+        return lambda value: number(value) if isinstance(value, str) else part(value), _PLAIN - {str}
     if name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
-        return lambda value: utc(value) if isinstance(value, str) else part(value)
-    return part
+        return lambda value: utc(value) if isinstance(value, str) else part(value), _PLAIN - {str}
+    return part, _PLAIN
 
 
 def usage_record(wire: dict, plan) -> dict:
