@@ -2,6 +2,7 @@
 
     python3 tests/test_readme.py --write    rewrites the tables that come from the code
     python3 tests/test_readme.py --table    prints the table of promises and tests
+    python3 tests/test_readme.py --recipes DIR    writes the recipes for CI systems into files there
 """
 import ast
 import functools
@@ -15,13 +16,14 @@ import sys
 import unittest
 from unittest import mock
 
-from tools import ROOT, SCRIPT, TESTS, ServerCase, executable, merged, run_command
+from tools import ROOT, SCRIPT, TESTS, ServerCase, executable, merged, run_command, write_script
 
 import twosignal
 
 README = os.path.join(ROOT, "README.md")
 OWN = os.path.join(TESTS, "README.md")
 PROMISES = 41
+COMMIT = "8f7c0e2d"
 BASH = shutil.which("bash")
 OF_PYTHON = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 DOCUMENTED = ("Authentication expired", "Project not found", "Rate limited", "Connection refused",
@@ -231,7 +233,7 @@ def plain_value(text):
 def call_lines(script):
     """The arguments of each call of this client in a shell script."""
     script = script.replace("\\\n", " ")
-    for match in re.finditer(r"(?:twosignal|python3 twosignal\.py) (?=[a-zA-Z-])", script):
+    for match in re.finditer(r"twosignal(?:\.py)? (?=[a-zA-Z-])", script):
         before = script[:match.start()]
         if before.endswith(("> ", "-m ", "~/.zfunc/_")) or re.search(r"[\w.-]\Z", before):
             continue
@@ -451,7 +453,7 @@ class TestShell(unittest.TestCase):
 
     def test_the_shell_in_the_recipes_parses(self):
         recipes = blocks(read(README), "yaml")
-        self.assertEqual(len(recipes), 2)
+        self.assertEqual(len(recipes), 3)
         for text in recipes:
             lines = recipe_script(text)
             self.assertGreaterEqual(len(lines), 2)
@@ -461,6 +463,15 @@ class TestShell(unittest.TestCase):
         line, = blocks(read(README), "cron")
         self.assertRegex(line, r"\A([\d*/,-]+ ){5}\S[^\n%]*\n\Z")
         self.assertParses(cron_command())
+
+
+def write_recipes(folder):
+    """The recipes as files, for tools that know the schemas of their kinds."""
+    for number, text in enumerate(blocks(read(README), "yaml")):
+        kind = "github" if "jobs" in Recipe(text).value else "gitlab"
+        path = os.path.join(folder, "%s-%d.yml" % (kind, number))
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
 
 
 def recipe_script(text):
@@ -491,24 +502,44 @@ class TestGates(ServerCase):
             PATH=executable(self.path("bin")), TWOSIGNAL_URL=self.server.url,
             TWOSIGNAL_EMAIL=email, TWOSIGNAL_PASSWORD=password, TWOSIGNAL_PROJECT=self.project,
             PROJECT_ID=self.project)
-        shutil.copy(SCRIPT, self.folder)
+        os.mkdir(self.path("ci"))
+        shutil.copy(SCRIPT, self.path("ci", "twosignal"))
+        write_script(self.path("run-agent.sh"), ["echo", "ran the agent:"])
 
     def add_trace(self, score, **fields):
         return self.server.add_trace(project=self.project, scores=[
-            {"evaluatorName": "helpfulness", "value": score}], **fields)
+            {"evaluatorName": "helpfulness", "value": score}], **dict({"tags": [COMMIT]}, **fields))
 
     def bash(self, script, **env):
         return run_command([BASH, "-c", script], merged(self.environment, env), cwd=self.folder)
 
-    def run_recipe(self, words):
-        return self.bash("\n".join(["set -e"] + recipe_script(block_with(words))))
+    def run_recipe(self, words, **env):
+        script = "\n".join(["set -e"] + recipe_script(block_with(words)))
+        return self.bash(script, GITHUB_SHA=COMMIT, CI_COMMIT_SHA=COMMIT,
+                         TWOSIGNAL_HOME=self.path("session"), **env)
 
-    def test_github(self):
-        result = self.run_recipe("runs-on")
-        self.assertEqual((result.code, result.err.count("Error")), (0, 0), result)
-        self.assertEqual(self.server.count("auth/login"), 1)
+    def test_github_with_a_key(self):
+        key = self.server.secret(self.server.add_key(self.project))
+        env = {"TWOSIGNAL_EMAIL": None, "TWOSIGNAL_PASSWORD": None, "TWOSIGNAL_PROJECT": None,
+               "TWOSIGNAL_API_KEY": key}
+        result = self.run_recipe("secrets.TWOSIGNAL_API_KEY", **env)
+        self.assertEqual((result.code, result.err), (0, ""), result)
+        self.assertEqual(self.server.count("/api/trpc/"), 0)
+        self.add_trace(1, cost=0.06)
+        self.assertEqual(self.run_recipe("secrets.TWOSIGNAL_API_KEY", **env).code, 10)
+
+    def test_github_with_scores(self):
+        self.add_trace(0.1, tags=["another commit"])
+        result = self.run_recipe("secrets.TWOSIGNAL_PASSWORD")
+        self.assertEqual((result.code, result.err), (0, ""), result)
+        self.assertIn("ran the agent: --tag %s\n" % COMMIT, result.out)
+        self.assertEqual((self.server.count("auth/login"), self.server.count("auth/logout")), (1, 1))
+        self.add_trace(0.1)
+        self.assertEqual(self.run_recipe("secrets.TWOSIGNAL_PASSWORD").code, 10)
 
     def test_gitlab(self):
+        result = self.run_recipe("junit:")
+        self.assertEqual(result.code, 0, result)
         self.add_trace(0.2)
         result = self.run_recipe("junit:")
         self.assertEqual(result.code, 10, result)
@@ -529,7 +560,7 @@ class TestGates(ServerCase):
 
     def test_script(self):
         self.log_in()
-        script = block_with("errors.json")
+        script = block_with("errors.jsonl")
         result = self.bash(script)
         self.assertEqual((result.code, result.out), (0, ""), result)
         self.add_trace(0.9, status="ERROR")
@@ -537,7 +568,7 @@ class TestGates(ServerCase):
         self.assertEqual((result.code, result.out), (1, "Found 1 error traces\n"), result)
 
     def test_a_failure_of_the_client_fails_the_script(self):
-        result = self.bash(block_with("errors.json"))
+        result = self.bash(block_with("errors.jsonl"))
         self.assertEqual((result.code, result.out), (4, ""), result)
         self.assertIn("Not logged in", result.err)
 
@@ -574,6 +605,8 @@ def main(arguments):
         sys.stdout.buffer.write(table(PROMISE_HEADING, promise_rows()).encode("utf-8"))
     elif arguments == ["--write"]:
         write_tables()
+    elif arguments[:1] == ["--recipes"]:
+        write_recipes(arguments[1])
     else:
         return subprocess.call([sys.executable, "-m", "unittest", "tests.test_readme"], cwd=ROOT)
     return 0
