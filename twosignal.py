@@ -422,11 +422,14 @@ def _conversion(name) -> tuple:
 
     if name == "cost_usd":
         return number, frozenset((type(None), int))
+    text = None
     if name == "score":
-        return lambda value: number(value) if isinstance(value, str) else part(value), _PLAIN - {str}
-    if name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
-        return lambda value: utc(value) if isinstance(value, str) else part(value), _PLAIN - {str}
-    return part, _PLAIN
+        text = number
+    elif name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
+        text = utc
+    if text is None:
+        return part, _PLAIN
+    return lambda value: text(value) if isinstance(value, str) else part(value), _PLAIN - {str}
 
 
 def usage_record(wire: dict, plan) -> dict:
@@ -476,8 +479,9 @@ class Listing:
     """Records as a table, or in another of FORMATS; rows may be a generator, then streamed.
 
     noun: what they are, for "No traces found."; after: a function that is called when the rows are
-    through and gives what stderr shows, a remark or a Failure, or None; endless: rows come as they happen, each
-    is shown at once; optional: keys that records may have without the first ones having them.
+    through and gives what stderr shows, a remark or a Failure, or None; endless: rows come as they
+    happen, each is shown at once; optional: keys that records may have without the first ones
+    having them; left_out: the keys that a form had no place for.
     """
 
     exit_code = 0
@@ -1322,8 +1326,8 @@ class Transport:
     """Makes every HTTP request of this program.
 
     timeout: seconds for a request as a whole; until: when the last one ends at the latest, as
-    time.monotonic(); asked_pause: seconds of the last answer's Retry-After, or None; ca_cert: a PEM file that is trusted beside the
-    system's; tell: a function for a line on stderr; log: one for the lines of --debug, or None.
+    time.monotonic(); asked_pause: seconds of the last answer's Retry-After, or None; ca_cert: a PEM
+    file that is trusted beside the system's; tell: a function for a line on stderr; log: one for the lines of --debug, or None.
     """
 
     def __init__(self, timeout=TIMEOUT, ca_cert=None, tell=None, log=None):
@@ -2938,12 +2942,14 @@ SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
 
 
 CHOICE = (
-    Option("--since", metavar="WHEN", type=_when, help="30m, 24h or 7d ago, a date, or ISO 8601 (UTC)"),
+    Option("--since", metavar="WHEN", type=_when, 
+           help="30m, 24h or 7d ago, a date, or ISO 8601 (UTC)"),
     Option("--until", metavar="WHEN", type=_when, help="the same; the end of the time"),
     Option("--status", metavar="STATUS", type=_status, values=("OK", "ERROR"), help="OK or ERROR"),
     Option("--error", action="store_true", help="the same as --status ERROR"),
     Option("--search", metavar="TEXT", type=_given, help="a part of the name"),
-    Option("--tag", metavar="TAG", type=_given, action="append", help="may be repeated; all must match"),
+    Option("--tag", metavar="TAG", type=_given, action="append",
+           help="may be repeated; all must match"),
     Option("--min-duration", metavar="TIME", type=_milliseconds, help="like 500ms or 5s"),
     Option("--max-duration", metavar="TIME", type=_milliseconds, help="like 500ms or 5s"),
     Option("--min-cost", metavar="USD", type=_usd, help="like 0.05"),
@@ -3644,7 +3650,7 @@ class Tail:
                     break
             shown = self.choice.shown(fresh)[::-1]
         except BaseException:
-            self.seen, self.matched = seen, matched     # the next look gives what this one could not
+            self.seen, self.matched = seen, matched     # the next look gives what is missing
             raise
         self._forget()
         return shown

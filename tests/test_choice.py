@@ -817,8 +817,9 @@ class Formats(ChoiceCase):
                                ("csv", heading), ("tsv", heading.replace(",", "\t"))):
             with self.subTest(form=form):
                 self.assertEqual(self.assertOk(self.list("--format", form)).out, expected)
-        self.assertEqual(self.assertOk(self.list("--format", "csv", "--fields", "name,scores.0.score",
-                                                 )).out, "name,scores.0.score\n")
+        fields = "name,scores.0.score"
+        self.assertEqual(self.assertOk(self.list("--format", "csv", "--fields", fields)).out,
+                         fields + "\n")
 
     def test_columns_that_come_too_late_are_told(self):
         """A server may leave a key out where there is nothing."""
@@ -1631,8 +1632,8 @@ class Names(ChoiceCase):
             body = {"error": {"json": {"message": "no", "code": -32003, "data": {
                 "code": code, "httpStatus": status}}}}
             self.server.fault("project.list", times=1, status=status, body=body)
-            result = self.assertOk(self.cli("traces", "list", "--project", "In the second", "--json"))
-            self.assertEqual(len(result.json), 1)
+            result = self.cli("traces", "list", "--project", "In the second", "--json")
+            self.assertEqual(len(self.assertOk(result).json), 1)
 
     def test_a_name_that_was_meant(self):
         self.log_in()

@@ -275,7 +275,8 @@ class TestCheck(GateCase):
         self.assertEqual(result.code, 10)
 
     def test_bad_input(self):
-        for given in ("--min-score =0.5", "--min-score 1.7", "--min-score -0.1", "--min-score good", "--min-score a=",
+        for given in ("--min-score =0.5", "--min-score 1.7", "--min-score -0.1", "--min-score good",
+                      "--min-score a=",
                       "--min-score NaN", "--max-error-rate 2", "--max-error-rate 101%",
                       "--max-error-rate -1%", "--max-error-rate few", "--max-p95 8",
                       "--max-p95 soon", "--max-p95 -1s", "--max-cost -1", "--max-cost much",
@@ -503,8 +504,8 @@ class TestUsageGate(GateCase):
 
     def test_all_that_is_passed_is_told(self):
         self.server.set_usage(self.server.org, None, traces=46000, evals=4700)
-        self.assertIn("Error: 92% of the traces of the plan and 94% of the evals of the plan are used, "
-                      "more than 90%.", self.usage("--fail-above", "90").err)
+        self.assertIn("Error: 92% of the traces of the plan and 94% of the evals of the plan are "
+                      "used, more than 90%.", self.usage("--fail-above", "90").err)
 
     def test_output_file_is_kept(self):
         self.server.set_usage(self.server.org, None, traces=46000)
@@ -540,8 +541,8 @@ class TestUsageGate(GateCase):
             self.assertEqual(result.code, code, result)
             suite = xml.etree.ElementTree.parse(self.path("report.xml")).find("testsuite")
             self.assertEqual((suite.get("name"), suite.get("tests")), ("twosignal usage", "2"))
-            self.assertEqual([case.get("name") for case in suite if case.find("failure") is not None],
-                             failures)
+            self.assertEqual([case.get("name") for case in suite.findall("testcase")
+                              if case.find("failure") is not None], failures)
         self.assertFails(self.usage("--fail-above", "1", "--junit", self.path("no", "x.xml")), 1)
 
     def test_junit_needs_a_limit(self):
@@ -1010,8 +1011,9 @@ class TestTail(GateCase):
             rows.extend({"id": name, "name": name} for name in names)
         burst = ["x%d" % place for place in range(150)]
         with mock.patch.object(twosignal.Client, "_page", page):
-            names = self.named("-n", "2", steps=(nothing, lambda: add("a"), nothing,
-                                                 lambda: add("b", "c"), lambda: add(*burst), nothing))
+            names = self.named("-n", "2", steps=(
+                nothing, lambda: add("a"), nothing, lambda: add("b", "c"), lambda: add(*burst),
+                nothing))
         self.assertEqual(names, ["298", "299", "a", "b", "c"] + burst)
 
     def test_only_new_ones(self):
@@ -1111,7 +1113,8 @@ class TestTail(GateCase):
         self.assertEqual(len(result.lines), 1)
 
     def test_bad_input(self):
-        for given in ("-n -1", "--interval 0", "--interval 0s", "--interval 9999h", "--interval often", "--since yesterday-ish"):
+        for given in ("-n -1", "--interval 0", "--interval 0s", "--interval 9999h",
+                      "--interval often", "--since yesterday-ish"):
             with self.subTest(given=given):
                 self.assertFails(self.tail(*given.split()), 2)
 
