@@ -1327,7 +1327,8 @@ class Transport:
 
     timeout: seconds for a request as a whole; until: when the last one ends at the latest, as
     time.monotonic(); asked_pause: seconds of the last answer's Retry-After, or None; ca_cert: a PEM
-    file that is trusted beside the system's; tell: a function for a line on stderr; log: one for the lines of --debug, or None.
+    file that is trusted beside the system's; tell: a function for a line on stderr; log: one for
+    the lines of --debug, or None.
     """
 
     def __init__(self, timeout=TIMEOUT, ca_cert=None, tell=None, log=None):
@@ -2942,7 +2943,7 @@ SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
 
 
 CHOICE = (
-    Option("--since", metavar="WHEN", type=_when, 
+    Option("--since", metavar="WHEN", type=_when,
            help="30m, 24h or 7d ago, a date, or ISO 8601 (UTC)"),
     Option("--until", metavar="WHEN", type=_when, help="the same; the end of the time"),
     Option("--status", metavar="STATUS", type=_status, values=("OK", "ERROR"), help="OK or ERROR"),

@@ -533,7 +533,8 @@ class TestGates(ServerCase):
         result = self.run_recipe("secrets.TWOSIGNAL_PASSWORD")
         self.assertEqual((result.code, result.err), (0, ""), result)
         self.assertIn("ran the agent: --tag %s\n" % COMMIT, result.out)
-        self.assertEqual([self.server.count("auth/login"), self.server.count("auth/logout")], [1, 1])
+        for action in ("login", "logout"):
+            self.assertEqual(self.server.count("auth/" + action), 1)
         self.add_trace(0.1)
         self.assertEqual(self.run_recipe("secrets.TWOSIGNAL_PASSWORD").code, 10)
 
