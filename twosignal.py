@@ -4447,15 +4447,18 @@ def _arguments(name, command, tokens):
             value = setting(option.env) if option.env else None
             switch = option.details.get("action") == "store_true"
             setattr(args, option.name, False if switch else value)
-        by_key = option is PROJECT and has_key()
-        if by_key and not command.key and not _stored_quietly():
-            raise not_logged_in()
-        if option.needed and not getattr(args, option.name) and not (by_key and command.key):
-            raise wrong_usage("No %s was given" % {"org": "organization"}.get(
-                option.name, option.name),
-                              "Use %s %s or set %s." % (option.flags[-1], option.details["metavar"],
-                                                        option.env))
+        if option.needed and not getattr(args, option.name) and not (command.key and has_key()):
+            raise _not_given(option)
     return args
+
+
+def _not_given(option) -> Failure:
+    """The error for --project or --org; with nothing but a key, to look for it would not help."""
+    if has_key() and not _stored_quietly():
+        return not_logged_in()
+    return wrong_usage("No %s was given" % {"org": "organization"}.get(option.name, option.name),
+                       "Use %s %s or set %s." % (option.flags[-1], option.details["metavar"],
+                                                 option.env))
 
 
 def _asks(tokens, *flags) -> bool:

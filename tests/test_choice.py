@@ -1249,7 +1249,8 @@ class Keys(KeyCase):
         for line in NEEDS_ACCOUNT:
             with self.subTest(line=line):
                 self.assertFails(self.cli(*line.split(), env=env), 4, "login", "account")
-        self.assertFails(self.cli("traces", "get", "ID", env=env), 4, "account")
+        for line in ("traces get ID", "usage", "projects list", "datasets list"):
+            self.assertFails(self.cli(*line.split(), env=env), 4, "account")
         self.assertEqual(self.server.requests, [])
 
     def test_the_same_without_a_home(self):
