@@ -2159,23 +2159,7 @@ class Client:
             headers["Content-Type"] = "application/json"
             body, self.changed = json.dumps(values).encode("ascii"), True
         answer = self.transport.request(method, url, headers, body, changes=method != "GET")
-        found = _parsed(answer)
-        error = found.get("error") if isinstance(found, dict) else None
-        if answer.status == 401:
-            raise Failure("The API key is not accepted", "It is wrong or revoked: check "
-                          "TWOSIGNAL_API_KEY, or make one with 'twosignal api-keys create'.",
-                          "UNAUTHORIZED")
-        if answer.status == 403:
-            raise Failure("Permission denied", "The API key does not allow this action.",
-                          "FORBIDDEN")
-        if answer.status >= 400 and error:
-            said = error.get("message") if isinstance(error, dict) else error
-            raise _failure(STATUS_CODES.get(answer.status), answer.status, said,
-                           "" if method == "GET" else "trace")
-        if not 200 <= answer.status < 300:
-            raise _not_protocol(answer)
-        wrapped = isinstance(found, dict) and set(found) <= {"data", "error"} and "data" in found
-        return found["data"] if wrapped else found
+        return _rest_value(answer, "" if method == "GET" else "trace")
 
     def add_scores(self, traces, project, needed=True) -> bool:
         """Asks for the scores of those wire traces that come without, and puts them in.
@@ -2185,17 +2169,21 @@ class Client:
         cannot have them, they are None, and the answer is False.
         """
         lacking = [trace for trace in traces if _lacks_scores(trace)]
-        if lacking and self.key and needed:
+        if not self.key:
+            self._ask_scores(lacking, project)
+        elif lacking and needed:
             raise Failure("The API of a project key does not give the scores of traces",
                           "Leave them out, or use 'twosignal login' and unset TWOSIGNAL_API_KEY.",
                           "NOT_LOGGED_IN")
-        if lacking and self.key:
-            for trace in traces:
-                trace["scores"] = None if _lacks_scores(trace) else trace.get("scores") or []
-            return False
+        for trace in traces:
+            if not isinstance(trace.get("scores"), list):
+                trace["scores"] = None if _lacks_scores(trace) else []
+        return not (lacking and self.key)
+
+    def _ask_scores(self, traces, project):
         answers = self.batch("trace.getById", [_trace_input(trace.get("id"), project)
-                                               for trace in lacking])
-        for trace, answer in zip(lacking, answers):
+                                               for trace in traces])
+        for trace, answer in zip(traces, answers):
             if isinstance(answer, Failure):
                 if answer.code != "NOT_FOUND":
                     raise answer
@@ -2204,13 +2192,28 @@ class Client:
                 raise bad_answer("The server does not give the scores of trace %s"
                                  % plain(trace.get("id")), TELL_OPERATOR)
             trace["scores"] = answer["scores"]
-        for trace in traces:
-            if not isinstance(trace.get("scores"), list):
-                trace["scores"] = []
-        return True
 
     def trace(self, trace_id, project) -> dict:
         return _object(self.query("trace.getById", _trace_input(trace_id, project)))
+
+
+def _rest_value(answer, procedure):
+    """What an answer of the REST API holds, with or without its envelope. Raises Failure."""
+    found = _parsed(answer)
+    error = found.get("error") if isinstance(found, dict) else None
+    if answer.status == 401:
+        raise Failure("The API key is not accepted", "It is wrong or revoked: check "
+                      "TWOSIGNAL_API_KEY, or make one with 'twosignal api-keys create'.",
+                      "UNAUTHORIZED")
+    if answer.status == 403:
+        raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
+    if answer.status >= 400 and error:
+        said = error.get("message") if isinstance(error, dict) else error
+        raise _failure(STATUS_CODES.get(answer.status), answer.status, said, procedure)
+    if not 200 <= answer.status < 300:
+        raise _not_protocol(answer)
+    wrapped = isinstance(found, dict) and set(found) <= {"data", "error"} and "data" in found
+    return found["data"] if wrapped else found
 
 
 def _endless(more) -> Failure:
@@ -4394,16 +4397,10 @@ def _joined(tokens, options) -> list:
 def _parser(name, command):
     """An argparse parser for one command; it raises a usage error instead of leaving."""
     import argparse
-    known = _flags(_everywhere(command))
 
     class Parser(argparse.ArgumentParser):
         def error(self, message):
-            import difflib
-            meant = [flag for strange in re.findall(r" (--[\w-]+)", message)
-                     for flag in difflib.get_close_matches(strange, known, 1)]
-            unknown = meant and message.startswith("unrecognized")
-            raise wrong_usage(message[:1].upper() + message[1:], "Did you mean %s?" % meant[0]
-                              if unknown else "See 'twosignal %s --help'." % name)
+            raise _refused(message, name, command)
 
     epilog = "examples:\n  " + "\n  ".join(command.examples)
     parser = Parser(prog="twosignal " + name, description=command.help, epilog=epilog,
@@ -4421,6 +4418,17 @@ def _parser(name, command):
             details["default"] = argparse.SUPPRESS
         (shared if option in SHARED else parser).add_argument(*option.flags, **details)
     return parser
+
+
+def _refused(message, name, command) -> Failure:
+    """The error for what argparse says; for an option that there is not, with the one meant."""
+    import difflib
+    meant = []
+    if message.startswith("unrecognized"):
+        for strange in re.findall(r" (--[\w-]+)", message):
+            meant += difflib.get_close_matches(strange, _flags(_everywhere(command)), 1)
+    return wrong_usage(message[:1].upper() + message[1:], "Did you mean %s?" % meant[0] if meant
+                       else "See 'twosignal %s --help'." % name)
 
 
 def _argument_type(convert):
