@@ -46,6 +46,7 @@ LONGEST_COOKIE = 3180       # characters of one chunk of the session cookie
 LONGEST_NUMBER = 300        # digits
 PAGE = 100                  # traces a server gives at once, at most
 EMPTY_PAGES = 1000          # pages without a row before a listing is given up
+WORST = 5                   # traces that a failed check names, at most
 FIRST_PAGES = 50            # that traces tail looks at to begin with
 
 PLANS = {                   # traces and LLM evaluations a month; None: unlimited
@@ -3180,26 +3181,55 @@ def traces_get(client, args):
 
 # --- gates
 
+class Series:
+    """A value of each of many traces, and what a gate needs of them, in little memory.
+
+    values: an array of float; traces: how many they are of; broken: IDs of traces whose value is no
+    number, the first few; lowest: those with the lowest values are the worst.
+    """
+
+    def __init__(self, lowest=False):
+        from array import array
+        self.values, self.traces, self.broken = array("d"), 0, []
+        self.sign, self.extremes, self.last = -1 if lowest else 1, [], None
+
+    def add(self, value, trace):
+        """value: a number or None; trace: the ID."""
+        from heapq import heappush, heappushpop
+        if value is None:
+            self.broken += [trace] if len(self.broken) < WORST else []
+            return
+        self.values.append(value)
+        if trace != self.last:
+            self.traces, self.last = self.traces + 1, trace
+        push = heappush if len(self.extremes) < WORST else heappushpop
+        push(self.extremes, (self.sign * value, -len(self.values), trace))
+
+    def worst(self) -> list:
+        """The (value, trace ID) at the bad end, the worst first."""
+        return [(self.sign * key, trace) for key, _, trace in sorted(self.extremes, reverse=True)]
+
+
 class Tally:
     """What the checks measure, taken from one trace after the other."""
 
     def __init__(self):
-        self.count, self.errors = 0, []
-        self.took, self.costs, self.scores = [], [], {}
+        self.count, self.errors, self.took, self.costs = 0, Series(), Series(), Series()
+        self.scores = {None: Series(lowest=True)}       # of each evaluator, and of all of them
 
     def add(self, trace):
-        """Keeps (value, trace ID) of all that a check may need."""
         name = plain(trace["id"])
         self.count += 1
         if str(trace["status"]).upper() == "ERROR":
-            self.errors.append((1, name))
-        for kept, key in ((self.took, "duration_ms"), (self.costs, "cost_usd")):
+            self.errors.add(1, name)
+        for series, key in ((self.took, "duration_ms"), (self.costs, "cost_usd")):
             value = number(trace[key])
             if value is not None:
-                kept.append((value, name))
+                series.add(value, name)
         for score in trace.get("scores") or ():
-            self.scores.setdefault(str(score.get("evaluator")), []).append(
-                (number(score.get("score")), name))
+            value, evaluator = number(score.get("score")), str(score.get("evaluator"))
+            self.scores.setdefault(evaluator, Series(lowest=True)).add(value, name)
+            self.scores[None].add(value, name)
 
 
 def _within(measured, limit) -> bool:
@@ -3211,41 +3241,36 @@ def _within(measured, limit) -> bool:
 # holds, the (value, trace ID) that are worst).
 
 def _check_error_rate(tally, limit):
-    measured = len(tally.errors) / tally.count if tally.count else None
-    return measured, tally.count, _within(measured, limit), tally.errors
+    measured = len(tally.errors.values) / tally.count if tally.count else None
+    return measured, tally.count, _within(measured, limit), tally.errors.worst()
 
 
 def _check_min_score(tally, limit):
     """A score that is no number, NaN say, does not hold; alone it is nothing to measure."""
     name, least = limit
-    scores = tally.scores.get(name, []) if name else [
-        score for scores in tally.scores.values() for score in scores]
-    values = [score for score in scores if score[0] is not None]
-    broken = [score for score in scores if score[0] is None]
-    measured = min(values)[0] if values else None
-    return (measured, len({trace for _, trace in values}),
-            measured is not None and measured >= least and not broken,
-            broken + sorted(score for score in values if score[0] < least))
+    scores = tally.scores.get(name or None, Series())
+    measured = min(scores.values) if scores.values else None
+    worst = [(None, trace) for trace in scores.broken]
+    worst += [(value, trace) for value, trace in scores.worst() if value < least]
+    return measured, scores.traces, bool(scores.values) and not worst, worst
 
 
 def _check_p95(tally, limit):
-    if not tally.took:
-        return None, 0, False, []
-    slowest = sorted(tally.took)
-    measured = slowest[-(-len(slowest) * 95 // 100) - 1][0]     # the nearest rank
-    return measured, len(slowest), measured <= limit, slowest[::-1]
+    values = sorted(tally.took.values)
+    measured = values[-(-len(values) * 95 // 100) - 1] if values else None     # the nearest rank
+    return measured, len(values), bool(values) and measured <= limit, tally.took.worst()
 
 
 def _check_cost(tally, limit):
-    dearest = sorted(tally.costs, reverse=True)
-    measured = dearest[0][0] if dearest else None
-    return measured, len(dearest), bool(dearest) and measured <= limit, [
-        each for each in dearest if each[0] > limit]
+    worst = tally.costs.worst()
+    measured = worst[0][0] if worst else None
+    return measured, tally.costs.traces, bool(worst) and measured <= limit, [
+        each for each in worst if each[0] > limit]
 
 
 def _check_total_cost(tally, limit):
-    measured = sum(value for value, _ in tally.costs) if tally.costs else None
-    return measured, len(tally.costs), _within(measured, limit), sorted(tally.costs, reverse=True)
+    measured = sum(tally.costs.values) if tally.costs.values else None
+    return measured, tally.costs.traces, _within(measured, limit), tally.costs.worst()
 
 
 def _percent(share) -> str:
@@ -3281,7 +3306,7 @@ class Check:
         self.name, self.limit, self.measured, self.form = name, limit, measured, form
         self.passed = None if measured is None else passed
         self.traces, self.worst_form = traces, worst_form
-        self.worst = [] if passed else list(worst[:5])
+        self.worst = [] if passed else list(worst[:WORST])
 
     def record(self) -> dict:
         return {"check": self.name, "measured": self.measured, "limit": self.limit,
@@ -3346,8 +3371,9 @@ def _advice(checks, tally, choice) -> str:
     if checks[-1].passed is None:
         told.append("Look further back with --since, or choose less narrowly.")
     elif any(check.passed is None and check.name.startswith("lowest score") for check in checks):
-        told.append("There are scores of %s." % ", ".join(map(plain, sorted(tally.scores)))
-                    if tally.scores else "No trace has a score.")
+        names = sorted(name for name in tally.scores if name is not None)
+        told.append("There are scores of %s." % ", ".join(map(plain, names))
+                    if names else "No trace has a score.")
     return " ".join(filter(None, told))
 
 

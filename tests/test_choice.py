@@ -682,17 +682,23 @@ class Memory(ChoiceCase):
         for form, name in (("jsonl", '"trace '), ("csv", ",trace "), ("table", "  OK  "),
                            ("json", '"name": "trace ')):
             path = self.path("out")
-            result = tools.run_command(
-                [sys.executable, "-I", "-S", "-c", self.MEASURED, sys.executable, tools.SCRIPT,
-                 "traces", "list", "--project", self.server.project, "--all", "--format", form,
-                 "-o", path], self.environment, timeout=600)
-            status, used = map(int, result.err.split()[-2:])
-            megabytes = used / (1 << 20 if sys.platform == "darwin" else 1 << 10)
             with self.subTest(form=form):
-                self.assertEqual(status, 0, result)
-                self.assertLess(megabytes, self.MOST)
+                self.assertModest("list", "--all", "--format", form, "-o", path)
                 with open(path, encoding="utf-8") as file:
                     self.assertEqual(sum(name in line for line in file), self.COUNT)
+        self.assertModest("check", "--max-p95", "9h", "--max-total-cost", "99999", "--min-count",
+                          str(self.COUNT))
+        self.assertModest("wait", "--count", str(self.COUNT))
+
+    def assertModest(self, command, *options):
+        """It works, and needs little memory."""
+        result = tools.run_command(
+            [sys.executable, "-I", "-S", "-c", self.MEASURED, sys.executable, tools.SCRIPT,
+             "traces", command, "--project", self.server.project] + list(options),
+            self.environment, timeout=600)
+        status, used = map(int, result.err.split()[-2:])
+        self.assertEqual(status, 0, result)
+        self.assertLess(used / (1 << 20 if sys.platform == "darwin" else 1 << 10), self.MOST)
 
 
 ############################################################
