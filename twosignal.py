@@ -2109,6 +2109,16 @@ class Client:
         """The wire objects of a list procedure."""
         return _rows_of(self.query(procedure, values))
 
+    def visible_rows(self, procedure, inputs) -> list:
+        """The same for several inputs, in one go; without what the account may not see."""
+        found = []
+        for answer in self.batch(procedure, inputs):
+            if not isinstance(answer, Failure):
+                found += _rows_of(answer)
+            elif answer.code not in ("NOT_FOUND", "FORBIDDEN"):
+                raise answer
+        return found
+
     def trace_pages(self, values, size):
         """Yields (traces, more) for each page: wire objects, and whether the server has more.
 
@@ -2664,8 +2674,7 @@ def _project_id(client, args, text):
         org = getattr(args, "org", None) or setting("TWOSIGNAL_ORG")
         orgs = [_org_id(client, args, org)] if org else [
             row.get("id") for row in client.rows("organization.list")]
-        return [row for each in orgs
-                for row in _visible(client, "project.list", {"organizationId": each})]
+        return client.visible_rows("project.list", [{"organizationId": each} for each in orgs])
     return text if _is_uuid(text) or client.key else _id_of(projects, text, "project")  # see Choice
 
 
@@ -2673,18 +2682,9 @@ def _listed_id(procedure, what):
     def resolve(client, args, text):
         if _is_uuid(text):
             return text
-        return _id_of(lambda: _visible(client, procedure, {"projectId": args.project}), text, what)
+        return _id_of(lambda: client.visible_rows(procedure, [{"projectId": args.project}]), text,
+                      what)
     return resolve
-
-
-def _visible(client, procedure, values) -> list:
-    """The wire objects of a list procedure; none where the account may not see them."""
-    try:
-        return client.rows(procedure, values)
-    except Failure as failure:
-        if failure.code not in ("NOT_FOUND", "FORBIDDEN"):
-            raise
-        return []
 
 
 def _id_of(rows, text, what) -> str:

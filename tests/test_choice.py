@@ -1635,12 +1635,17 @@ class Names(ChoiceCase):
         self.log_in()
         other = self.server.add_org("Second")
         self.server.add_trace(project=self.server.add_project(name="In the second", org=other))
-        for code, status in (("FORBIDDEN", 403), ("NOT_FOUND", 404)):
-            body = {"error": {"json": {"message": "no", "code": -32003, "data": {
-                "code": code, "httpStatus": status}}}}
-            self.server.fault("project.list", times=1, status=status, body=body)
-            result = self.cli("traces", "list", "--project", "In the second", "--json")
-            self.assertEqual(len(self.assertOk(result).json), 1)
+        real = self.server.world.see_org
+        for options in (NEW, OLD):
+            self.server.batching = options.get("batching", True)
+            for code in ("FORBIDDEN", "NOT_FOUND"):
+                def see_org(account, org, *roles):
+                    if org == self.server.org:
+                        raise standin.Refusal(code, "no")
+                    return real(account, org, *roles)
+                with mock.patch.object(self.server.world, "see_org", see_org):
+                    result = self.cli("traces", "list", "--project", "In the second", "--json")
+                self.assertEqual(len(self.assertOk(result).json), 1)
 
     def test_a_name_that_was_meant(self):
         self.log_in()
