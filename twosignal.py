@@ -385,12 +385,19 @@ def record(wire, kind="") -> dict:
             found.setdefault(name)
             continue
         found[name] = value if type(value) in left_alone else convert(value)
-    counts = found.get("_count")
-    if isinstance(counts, dict):
-        del found["_count"]
-        for what in counts:
-            found[snake(what).rstrip("s") + "_count"] = counts[what]
+    if isinstance(found.get("_count"), dict):
+        _spread_counts(found, found.pop("_count"))
     return found
+
+
+def _spread_counts(found, counts):
+    """Puts {"spans": 3} as span_count: 3 into a record; what does not fit there stays as it is."""
+    for what, value in counts.items():
+        name = snake(what).rstrip("s") + "_count"
+        if found.get(name) is None:
+            found[name] = value
+        elif found[name] != value:
+            found.setdefault("_count", {})[what] = value
 
 
 _rules = {}                 # kind: {key: what _rule gives}, as met so far
@@ -495,12 +502,12 @@ class Listing:
         return self.rows
 
     def json_lines(self, screen):
-        opened = False
+        held = "["          # whole lines only: between them, progress may use the last line
         for row in self.rows:
-            text = json_text(row, ascii_only=screen.ascii_only).replace("\n", "\n  ")
-            yield (",\n  " if opened else "[\n  ") + text
-            opened = True
-        yield "\n]\n" if opened else "[]\n"
+            yield held + "\n"
+            text = json_text(row, ascii_only=screen.ascii_only)
+            held = "  " + text.replace("\n", "\n  ") + ","
+        yield "[]\n" if held == "[" else held[:-1] + "\n]\n"
 
     def table_lines(self, screen):
         widths = None
@@ -609,6 +616,9 @@ def _separated_lines(result, screen, delimiter=","):
     for rows in _chunks(result.records(), 1 if result.endless else PAGE):
         if names is None:
             names = _keys(rows)
+            if result.endless:
+                names += [name for name in result.optional if name not in names + ["scores"]
+                          and "." not in name]
             writer.writerow([_cell(name) for name in names])
         result.left_out.update((key, None) for key in _keys(rows) if key not in names)
         writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
@@ -672,10 +682,9 @@ def only_fields(result, fields, complain):
     rows = _picked(result, fields, complain)
     if isinstance(result, Listing):
         return Listing(result.noun, columns, rows, result.after, result.endless)
-    rows = list(rows)
-    if len(rows) == 1:
-        return Details(rows[0], columns, after=result.after, exit_code=result.exit_code)
-    return Listing("records", columns, rows)
+    if isinstance(result.record, list):
+        return Listing("records", columns, rows)
+    return Details(next(rows), columns, after=result.after, exit_code=result.exit_code)
 
 
 def _picked(result, fields, complain):
@@ -691,9 +700,11 @@ def _picked(result, fields, complain):
 
 def _wrong_fields(fields, rows, optional):
     """A usage error for each field that none of the records can have."""
-    keys = list(dict.fromkeys(_keys(rows) + list(optional)))
+    keys = list(dict.fromkeys(_keys(rows) + [key for key in optional if "." not in key]))
     for field in fields:
         first, *rest = field.split(".")
+        if field not in optional and re.sub(r"\.\d+", "", field) in optional:
+            continue
         if field not in keys and first not in keys:
             yield wrong_usage("There is no field '%s'" % plain(field),
                               "There are %s." % ", ".join(map(plain, keys)))
@@ -716,7 +727,10 @@ def field_names(result):
     """Every path in the first records, as --fields takes them: what '--fields ?' shows."""
     rows = next(_chunks(result.records(), 1 if result.endless else PAGE), [])
     names = dict.fromkeys(name for row in rows for name in _paths(row))
-    return Listing("fields", (Column("Field", "field"),), [{"field": name} for name in names])
+    found = Listing("fields", (Column("Field", "field"),), [{"field": name} for name in names])
+    if isinstance(result, Details):     # a gate's verdict stays what it is
+        found.after, found.exit_code = result.after, result.exit_code
+    return found
 
 
 def _paths(row, before=""):
@@ -1337,6 +1351,10 @@ class Transport:
         self.tell, self.log = tell or (lambda text: None), log
         self.opener, self.asked_pause, self.until = None, None, float("inf")
 
+    def deadline(self, seconds=None) -> float:
+        """When something that begins now has to be over; seconds: by default the timeout."""
+        return min(time.monotonic() + (seconds or self.timeout), self.until)
+
     def request(self, method, url, headers=(), body=None, changes=True, matters=True,
                 retried=None) -> Answer:
         """Sends a request and returns the answer, whatever its status.
@@ -1347,8 +1365,7 @@ class Transport:
         query, RETRIED_CHANGE for a change. Follows redirects of queries within the origin.
         Raises Failure.
         """
-        deadline = min(time.monotonic() + self.timeout, self.until)
-        self.asked_pause = None
+        deadline, self.asked_pause = self.deadline(), None
         retried = retried or (RETRIED_CHANGE if changes else RETRIED)
         for attempt in range(1, TRIES + 1):
             last = attempt == TRIES
@@ -1416,7 +1433,7 @@ class Transport:
 
     def _debug(self, request, headers, outcome):
         if self.log:
-            method, url = request.get_method(), request.full_url
+            method, url = request.get_method(), _hidden(request.full_url)
             self.log("%s %s: %s" % (method, url, outcome))
             self.log(_curl(method, url, headers, request.data))
 
@@ -1433,8 +1450,19 @@ def _curl(method, url, headers, body) -> str:
         value = "***" if name in ("Cookie", "Authorization") else headers[name]
         words += ["-H", "%s: %s" % (name, value)]
     if body:
-        words += ["-d", "***" if "/api/v1/auth/" in url else body.decode("utf-8", "replace")]
+        text = _hidden(body.decode("utf-8", "replace"))
+        words += ["-d", "***" if "/api/v1/auth/" in url else text]
     return " ".join(shlex.quote(word) for word in words)
+
+
+_SECRET_KEY = r'(?i)((?:"|%22)[\w-]*(?:password|secret|token|api_?key)(?:"|%22):(?: |%20)?)'
+_JSON_STRING = r'("(?:[^"\\]|\\.)*"|%22(?:%5C%..|(?!%22).)*%22)'
+
+
+def _hidden(text) -> str:
+    """JSON, percent-encoded or not, with *** for what its keys or its look tell to be secret."""
+    text = re.sub(_SECRET_KEY + _JSON_STRING, r'\1"***"', text)
+    return re.sub(r"(%22|\b)(ts_|2s_live_)\w{8,}", r"\1\2***", text)
 
 
 def retry_after(value):
@@ -1848,7 +1876,7 @@ RESOURCES = {               # the first part of a procedure's name: what it is, 
     "apiKey": ("API key", "api-keys list"),
     "usage": ("Organization", "orgs list"),
 }
-MAYBE = "maybe"
+MAYBE = "maybe"             # beside True and False: whether there are more traces, nobody knows
 TELL_OPERATOR = "Report this to whoever runs the server."
 _NO_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 
@@ -1901,7 +1929,7 @@ class Client:
             raise Failure("Wrong email or password", "Check both and run 'twosignal login' again.",
                           "UNAUTHORIZED")
         session = self._fresh(values, {"user_email": email})
-        with Lock(time.monotonic() + self.transport.timeout), SignalsHeld():
+        with Lock(self.transport.deadline()), SignalsHeld():
             self._session = save_session(session)
         return self._session
 
@@ -1917,7 +1945,7 @@ class Client:
     def forget(self):
         """Deletes the stored session, after a refresh that is under way, if that ends soon."""
         try:
-            with Lock(time.monotonic() + self.transport.timeout):
+            with Lock(self.transport.deadline()):
                 forget_session()
         except Failure:
             forget_session()
@@ -1955,7 +1983,7 @@ class Client:
     def _renewed(self, session, rejected) -> Session:
         holds = session.access_token != rejected and session.holds(1)
         try:
-            with Lock(time.monotonic() + (1 if holds else self.transport.timeout)):
+            with Lock(self.transport.deadline(1 if holds else None)):
                 stored = self._load()       # another process may have refreshed it meanwhile
                 if stored.access_token != rejected and stored.holds(REFRESH_EARLY):
                     return stored
@@ -2127,21 +2155,24 @@ class Client:
         next page is what is not newer than the last trace. What stood on the page before, since
         traces arrived meanwhile, is left out. Raises Failure.
         """
-        cursor, more, seen, empty, before = None, True, set(), 0, set()
+        cursor, place, more, seen, empty, before = None, None, True, set(), 0, set()
         while True:
             asked = PAGE if more == MAYBE else size()
             answer = self._page(dict(values, limit=asked, **known(cursor=cursor)))
             rows = _rows_of(answer)
+            fresh = [row for row in rows if str(row.get("id")) not in before]
             if isinstance(answer, list):
-                more = MAYBE if len(rows) == asked else False
-                place = rows[-1].get("createdAt") if more else None
+                if not fresh and len(rows) >= asked:
+                    raise _endless(MAYBE)       # the same again: the server does not know endDate
+                more = MAYBE if fresh else False
+                place = rows[-1].get("createdAt") if rows else None
                 values = dict(values, endDate=place)
             else:
                 place = cursor = answer.get("nextCursor")
                 more = bool(cursor)
             if place is not None and not isinstance(place, (str, int)):
                 raise _wrong_type("createdAt" if more == MAYBE else "nextCursor")
-            yield [row for row in rows if str(row.get("id")) not in before], more
+            yield fresh, more
             if not more:
                 return
             empty = 0 if rows else empty + 1
@@ -2172,26 +2203,25 @@ class Client:
         answer = self.transport.request(method, url, headers, body, changes=method != "GET")
         return _rest_value(answer, "" if method == "GET" else "trace")
 
-    def add_scores(self, traces, project, needed=True) -> bool:
+    def add_scores(self, traces, project, needed=True, strict=True) -> bool:
         """Asks for the scores of those wire traces that come without, and puts them in.
 
         A trace that is gone meanwhile stays as it is. Raises Failure where scores cannot be had: a
         gate must not pass because they were left out. Where they are not needed and an API key
-        cannot have them, they are None, and the answer is False.
+        cannot have them, they are None, and the answer is False. strict: also where there are fewer
+        than were counted; some may be on their way.
         """
         lacking = [trace for trace in traces if _lacks_scores(trace)]
         if not self.key:
-            self._ask_scores(lacking, project)
+            self._ask_scores(lacking, project, strict)
         elif lacking and needed:
-            raise Failure("The API of a project key does not give the scores of traces",
-                          "Leave them out, or use 'twosignal login' and unset TWOSIGNAL_API_KEY.",
-                          "NOT_LOGGED_IN")
+            raise key_is_not_enough("does not give the scores of traces")
         for trace in traces:
             if not isinstance(trace.get("scores"), list):
                 trace["scores"] = None if _lacks_scores(trace) else []
         return not (lacking and self.key)
 
-    def _ask_scores(self, traces, project):
+    def _ask_scores(self, traces, project, strict):
         answers = self.batch("trace.getById", [_trace_input(trace.get("id"), project)
                                                for trace in traces])
         for trace, answer in zip(traces, answers):
@@ -2199,7 +2229,7 @@ class Client:
                 if answer.code != "NOT_FOUND":
                     raise answer
                 answer = {"scores": []}
-            elif not _has_scores(answer, trace):
+            elif not _has_scores(answer, trace if strict else {}):
                 raise bad_answer("The server does not give the scores of trace %s"
                                  % plain(trace.get("id")), TELL_OPERATOR)
             trace["scores"] = answer["scores"]
@@ -2223,7 +2253,7 @@ def _rest_value(answer, procedure):
         raise _failure(STATUS_CODES.get(answer.status), answer.status, said, procedure)
     if not 200 <= answer.status < 300:
         raise _not_protocol(answer)
-    wrapped = isinstance(found, dict) and set(found) <= {"data", "error"} and "data" in found
+    wrapped = isinstance(found, dict) and "data" in found and not {"traces", "id"} & set(found)
     return found["data"] if wrapped else found
 
 
@@ -2232,6 +2262,11 @@ def _endless(more) -> Failure:
         return Failure("This server gives only its newest traces, and no way to those before",
                        "Ask for fewer: with --limit, or with --since and --until.", "UNSUPPORTED")
     return bad_answer("The server's pages of traces do not end", TELL_OPERATOR)
+
+
+def key_is_not_enough(why) -> Failure:
+    return Failure("The API of a project key " + why, "Leave out what needs it, or use 'twosignal "
+                   "login' and unset TWOSIGNAL_API_KEY.", "NOT_LOGGED_IN")
 
 
 def not_logged_in() -> Failure:
@@ -2525,12 +2560,13 @@ class Command:
     """A command: its options, its function, and examples; the function's docstring is its help.
 
     key: it works with a project's API key instead of a session; exclusive: two flags that
-    contradict each other; endless: it goes on until Ctrl-C, which is then no failure.
+    contradict each other; endless: it goes on until Ctrl-C, which is then no failure; patient: it
+    calls args.resolve() itself, where it can wait for what passes.
     """
 
-    def __init__(self, name, function, options, examples, key, exclusive, endless):
+    def __init__(self, name, function, options, examples, key, exclusive, endless, patient):
         self.name, self.function, self.options, self.examples = name, function, options, examples
-        self.key, self.exclusive, self.endless = key, exclusive, endless
+        self.key, self.exclusive, self.endless, self.patient = key, exclusive, endless, patient
 
     @property
     def help(self):
@@ -2565,10 +2601,11 @@ class Option:
         return self.flags[0].startswith("-") and self.details.get("action") in (None, "append")
 
 
-def command(name, *options, examples=(), key=False, exclusive=(), endless=False):
+def command(name, *options, examples=(), key=False, exclusive=(), endless=False, patient=False):
     """Registers a function (client, args) -> result as a command."""
     def register(function):
-        COMMANDS[name] = Command(name, function, options, examples, key, exclusive, endless)
+        COMMANDS[name] = Command(name, function, options, examples, key, exclusive, endless,
+                                 patient)
         return function
     return register
 
@@ -2620,7 +2657,8 @@ def _milliseconds(text) -> float:
     match = re.match(r"(\d{1,9}(?:\.\d+)?)(ms|[smh])\Z", text.strip(), re.ASCII)
     if not match:
         raise ValueError("%s is not a duration like 500ms, 5s or 2m" % plain(text))
-    return float(match.group(1)) * (1 if match.group(2) == "ms" else 1000 * _UNITS[match.group(2)])
+    unit = 1 if match.group(2) == "ms" else 1000 * _UNITS[match.group(2)]
+    return round(float(match.group(1)) * unit, 6)       # 1.001s are 1001, not 1000.9999999999999
 
 
 def _patience(text) -> float:
@@ -2675,7 +2713,9 @@ def _project_id(client, args, text):
         orgs = [_org_id(client, args, org)] if org else [
             row.get("id") for row in client.rows("organization.list")]
         return client.visible_rows("project.list", [{"organizationId": each} for each in orgs])
-    return text if _is_uuid(text) or client.key else _id_of(projects, text, "project")  # see Choice
+    if _is_uuid(text) or client.key:    # a key cannot look names up: Choice compares what comes
+        return text
+    return _id_of(projects, text, "project")
 
 
 def _listed_id(procedure, what):
@@ -2695,16 +2735,67 @@ def _id_of(rows, text, what) -> str:
     rows = rows()
     if any(row.get("id") == text for row in rows):
         return text
-    found = [row.get("id") for row in rows if row.get("name") == text]
+    names = [(_composed(row["name"]), row) for row in rows if isinstance(row.get("name"), str)]
+    found = [row.get("id") for name, row in names if name == _composed(text)]
     if len(found) > 1:
         raise wrong_usage("There are %d %ss named '%s'" % (len(found), what, plain(text)),
                           "Use one of the IDs: %s." % ", ".join(map(plain, found)))
-    alike = [row["name"] for row in rows if not found and isinstance(row.get("name"), str)
-             and row["name"].casefold().strip() == text.casefold().strip()]
-    if alike:
+    alike = [name for name, _ in names
+             if name.casefold().strip() == _composed(text).casefold().strip()]
+    if alike and not found:
         raise Failure("%s not found" % what.capitalize(), "Did you mean '%s'?" % plain(alike[0]),
                       "NOT_FOUND")
     return found[0] if found and isinstance(found[0], str) else text
+
+
+def _field_list(text) -> list:
+    fields = [field.strip() for field in text.split(",") if field.strip()]
+    if not fields:
+        raise ValueError("it is empty")
+    return fields
+
+
+def _format(text) -> str:
+    if text not in FORMATS:
+        raise ValueError("%s is none of %s" % (plain(text), ", ".join(FORMATS)))
+    return text
+
+
+SHARED = (
+    Option("--json", action="store_const", const="json", dest="format",
+           help="print JSON instead of a table"),
+    Option("--format", metavar="FORMAT", type=_format, values=FORMATS, help=", ".join(FORMATS)),
+    Option("--fields", metavar="NAMES", type=_field_list,
+           help="only these, like id,name,scores.0.score; ? lists them"),
+    Option("-o", "--output", metavar="FILE", type=_given,
+           help="write to a file, whole or not at all; - is stdout"),
+    Option("--url", metavar="URL", help="the server's address, for this command"),
+    Option("--timeout", metavar="SECONDS", type=_seconds,
+           help="how long a request may take as a whole (%d)" % TIMEOUT),
+    Option("--ca-cert", metavar="FILE", help="trust the certificates in this PEM file too"),
+    Option("-q", "--quiet", action="store_true", help="no remarks on stderr, only errors"),
+    Option("--no-color", action="store_true", help="no colours"),
+    Option("--debug", action="store_true", help="show requests on stderr, secrets masked"),
+    Option("-h", "--help", action="store_true", help="show this help"),
+)
+
+
+def _everywhere(command) -> tuple:
+    """The options of a command and the shared ones, which its own go before."""
+    own = {flag for option in command.options for flag in option.flags}
+    return command.options + tuple(each for each in SHARED if not own & set(each.flags))
+
+
+def _flags(options) -> dict:
+    return {flag: option for option in options for flag in option.flags if flag.startswith("-")}
+
+
+def _composed(text) -> str:
+    """The text with one form for letters with accents, of which Unicode has two (NFC)."""
+    if not text.isprintable() or len(text) == len(text.encode("utf-8", "replace")):
+        return text
+    import unicodedata
+    return unicodedata.normalize("NFC", text)
 
 
 PROJECT = Option("--project", metavar="ID", env="TWOSIGNAL_PROJECT", needed=True, type=_given,
@@ -2937,6 +3028,9 @@ TAIL_COLUMNS = (ID, STATUS, DURATION, Column("Cost", "cost_usd", cost, least=9),
                 Column("Name", "name", optional=True))
 TRACE_KEYS = ("project_id", "start_time", "end_time", "total_tokens", "tags", "metadata",
               "session_id", "span_count", "score_count", "scores")
+SCORE_KEYS = tuple("scores." + key for key in (
+    "id", "trace_id", "span_id", "project_id", "created_at", "evaluator", "score", "label",
+    "reasoning"))
 TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", count),
                 Column("Session", "session_id"),
                 Column("Tags", lambda row: ", ".join(map(plain, row["tags"])) or "-"
@@ -2966,18 +3060,19 @@ class Choice:
 
     What the server can filter, it filters; what it cannot, or does not know, is filtered here.
     limit: how many at most, None for all; exact: look on behind the limit, until it is certain
-    whether another one matches; scores: NEEDED, IF_KNOWN, or None where they are not wanted.
+    whether another one matches; scores: NEEDED, IF_KNOWN, or None where they are not wanted;
+    strict: all that the server counts.
     looked, matched, given: how many came, matched, and were given; more: True where others that
     match exist, MAYBE where nobody knows.
     """
 
-    def __init__(self, client, args, limit, scores=None, exact=False):
+    def __init__(self, client, args, limit, scores=None, exact=False, strict=True):
         if args.error and args.status == "OK":
             raise wrong_usage("--error and --status OK cannot be used together")
         if None not in (args.since, args.until) and args.since >= args.until:
             raise wrong_usage("--since is not before --until")
         self.client, self.args, self.limit, self.exact = client, args, limit, exact
-        self.scores = scores
+        self.scores, self.strict = scores, strict
         self.status = "ERROR" if args.error else args.status
         self.conditions = self._conditions()
         self.looked = self.matched = self.given = 0
@@ -3000,8 +3095,7 @@ class Choice:
             if more and self._is_past(page):
                 more = False
             beyond = len(found) > room
-            unsure = self._filters_here() or self.exact and self.conditions
-            self.more = beyond or (MAYBE if more and unsure else more)
+            self.more = beyond or (MAYBE if more and (self.exact or self._filters_here()) else more)
             yield found[:room]
             full = self.given == self.limit and not (self.exact and self.more == MAYBE)
             if beyond or full or not more:
@@ -3011,12 +3105,15 @@ class Choice:
     def matching(self, page) -> list:
         """(trace, record) of those wire traces that match."""
         found = [(trace, record(trace, "trace")) for trace in page]
+        if self.client.key and self.args.project:
+            self._check_project(found)
         return [pair for pair in found if all(holds(pair[1]) for holds in self.conditions)]
 
     def shown(self, found) -> list:
         """The records of what matching() gave, with their scores if they are wanted."""
         if self.scores and not self.client.add_scores(
-                [trace for trace, _ in found], self.args.project, self.scores == NEEDED):
+                [trace for trace, _ in found], self.args.project, self.scores == NEEDED,
+                self.strict):
             if not self.told:
                 self.args.console.tell("Scores are null: the API of a project key does not give "
                                        "them.")
@@ -3049,9 +3146,8 @@ class Choice:
 
     def _conditions(self) -> list:
         """What has to hold for a trace: functions of its record, one for each option."""
-        args, key = self.args, self.client.key
+        args = self.args
         found = (
-            (key and args.project, self._is_of_project),
             (self.status, lambda trace: str(trace["status"]).upper() == self.status),
             (args.search,
              lambda trace: args.search.casefold() in str(trace["name"] or "").casefold()),
@@ -3064,16 +3160,15 @@ class Choice:
         )
         return [holds for given, holds in found if given]
 
-    def _is_of_project(self, trace) -> bool:
-        """With a key, which tells the project. Raises a usage error where it is another one."""
+    def _check_project(self, found):
+        """Raises a usage error where the key, which tells the project, is for another one."""
         wanted = self.args.project
-        if str(trace.get("project_id")).lower() != wanted.lower():
+        if any(str(shown.get("project_id")).lower() != wanted.lower() for _, shown in found):
             raise wrong_usage("The API key is for another project than %s" % plain(wanted)
                               if _is_uuid(wanted) else
                               "An API key tells the project by its ID only, not as '%s'"
                               % plain(wanted),
                               "Leave --project and TWOSIGNAL_PROJECT out, or use another key.")
-        return True
 
     def _is_in_time(self, trace) -> bool:
         since, until = self.args.since, self.args.until
@@ -3156,7 +3251,7 @@ def traces_list(client, args):
                           "Use --limit N or --all.", "CHECK_FAILED")
         return choice.remark()
 
-    return Listing("traces", TRACE_COLUMNS, choice, after, optional=TRACE_KEYS)
+    return Listing("traces", TRACE_COLUMNS, choice, after, optional=TRACE_KEYS + SCORE_KEYS)
 
 
 @command("traces get", _id("trace"), PROJECT, examples=("twosignal traces get ID --project ID",))
@@ -3251,21 +3346,21 @@ def _check_min_score(tally, limit):
     scores = tally.scores.get(name or None, Series())
     measured = min(scores.values) if scores.values else None
     worst = [(None, trace) for trace in scores.broken]
-    worst += [(value, trace) for value, trace in scores.worst() if value < least]
+    worst += [(value, trace) for value, trace in scores.worst() if not _within(-value, -least)]
     return measured, scores.traces, bool(scores.values) and not worst, worst
 
 
 def _check_p95(tally, limit):
     values = sorted(tally.took.values)
     measured = values[-(-len(values) * 95 // 100) - 1] if values else None     # the nearest rank
-    return measured, len(values), bool(values) and measured <= limit, tally.took.worst()
+    return measured, len(values), _within(measured, limit), tally.took.worst()
 
 
 def _check_cost(tally, limit):
     worst = tally.costs.worst()
     measured = worst[0][0] if worst else None
-    return measured, tally.costs.traces, bool(worst) and measured <= limit, [
-        each for each in worst if each[0] > limit]
+    return measured, tally.costs.traces, _within(measured, limit), [
+        each for each in worst if not _within(each[0], limit)]
 
 
 def _check_total_cost(tally, limit):
@@ -3297,15 +3392,15 @@ class Check:
     """What was measured, and the limit that it was held against.
 
     passed: None where nothing could be measured; traces: in how many it was; worst: the
-    (value, trace ID) of those that are to blame; form: how its values look.
+    (value, trace ID) of those that are to blame; form: how its values look; untold: the verdict
+    where passed is None.
     """
 
-    untold = "NOTHING TO CHECK"         # the verdict where nothing could be measured
-
-    def __init__(self, name, limit, measured, passed, form, traces=None, worst=(), worst_form=None):
+    def __init__(self, name, limit, measured, passed, form, traces=None, worst=(),
+                 worst_form=None, untold="NOTHING TO CHECK"):
         self.name, self.limit, self.measured, self.form = name, limit, measured, form
         self.passed = None if measured is None else passed
-        self.traces, self.worst_form = traces, worst_form
+        self.traces, self.worst_form, self.untold = traces, worst_form, untold
         self.worst = [] if passed else list(worst[:WORST])
 
     def record(self) -> dict:
@@ -3356,21 +3451,24 @@ def traces_check(client, args):
             "--" + option.replace("_", "-") for option, *_ in CHECKS))
     tally = Tally()
     choice = Choice(client, args, args.limit, NEEDED if args.min_score else None)
-    with Report(args.junit, "twosignal traces check", args.console) as report:
+    with Report(args, "twosignal traces check") as report:
         for trace in choice:
             tally.add(trace)
         checks = [_checked(tally, option, value) for option, value in wanted]
-        checks.append(CountCheck(tally, args.min_count or 1))
+        least = args.min_count or 1
+        enough = tally.count >= least
+        checks.append(Check("count", least, tally.count, enough or None, count, tally.count,
+                            untold="TOO FEW"))
         report.tell(checks)
-    return _verdict(checks, tally, lambda: _advice(checks, tally, choice))
+    return _verdict(checks, tally, enough, lambda: _advice(checks, tally, enough, choice))
 
 
-def _advice(checks, tally, choice) -> str:
+def _advice(checks, tally, enough, choice) -> str:
     """What stderr shows after a gate: how many were looked at, and the way on from too few."""
     told = [choice.looked_at()]
-    if checks[-1].passed is None:
+    if not enough:
         told.append("Look further back with --since, or choose less narrowly.")
-    elif any(check.passed is None and check.name.startswith("lowest score") for check in checks):
+    elif any(check.passed is None and check.worst_form is _plain_score for check in checks):
         names = sorted(name for name in tally.scores if name is not None)
         told.append("There are scores of %s." % ", ".join(map(plain, names))
                     if names else "No trace has a score.")
@@ -3389,7 +3487,7 @@ def _checked(tally, option, limit) -> Check:
     return Check(name, limit, measured, passed, form, traces, worst, worst_form)
 
 
-def _verdict(checks, tally, after) -> Details:
+def _verdict(checks, tally, enough, after) -> Details:
     verdicts = [check.passed for check in checks]
     code = EXIT_CODES["CHECK_FAILED"] if False in verdicts else (
         EXIT_CODES["NOTHING_TO_CHECK"] if None in verdicts else 0)
@@ -3401,20 +3499,10 @@ def _verdict(checks, tally, after) -> Details:
         parts.append(("Worst traces", Listing("traces", WORST_COLUMNS, worst)))
     message = {0: "Passed, %s checked.", 10: "Failed, %s checked.",
                11: "Nothing to check in %s."}[code]
-    if code == 11 and checks[-1].passed is None:
+    if code == 11 and not enough:
         message = "Too few traces: %s."
     message %= "%s trace%s" % (count(tally.count), "" if tally.count == 1 else "s")
     return Details(found, (), parts, message, after, code)
-
-
-class CountCheck(Check):
-    """Whether there are enough traces; passed is None where there are too few."""
-
-    untold = "TOO FEW"
-
-    def __init__(self, tally, least):
-        super().__init__("count", least, tally.count, tally.count >= least or None, count,
-                         tally.count)
 
 
 class Report:
@@ -3423,9 +3511,11 @@ class Report:
     The file is written whole or not at all; one that cannot be written is told at the start.
     """
 
-    def __init__(self, junit, title, console):
-        self.title, self.console = title, console
-        self.output = output_file(junit) if junit else None
+    def __init__(self, args, title):
+        if args.junit and args.junit in ("-", args.output):
+            raise wrong_usage("--junit needs a file of its own")
+        self.title, self.console = title, args.console
+        self.output = output_file(args.junit) if args.junit else None
 
     def __enter__(self):
         self.file = self.output.__enter__() if self.output else None
@@ -3506,7 +3596,7 @@ def _markdown(columns, rows) -> list:
     Option("--count", metavar="N", type=_positive, help="how many have to match (1)"),
     Option("--scored", action="store_true", help="and be scored by all enabled evaluators"),
     Option("--timeout", metavar="TIME", type=_patience, help="how long to wait, like 90s (5m)"),
-    *CHOICE, key=True,
+    *CHOICE, key=True, patient=True,
     examples=("twosignal traces wait --project ID --since 10m --count 20 --scored --timeout 5m",))
 def traces_wait(client, args):
     """Wait until traces have arrived, and are scored.
@@ -3518,6 +3608,7 @@ def traces_wait(client, args):
     for pause in _pauses(client, started + (args.timeout or 300)):
         try:
             arrivals.look()
+            args.console.news("")
         except Passing as failure:
             args.console.news("%s. Trying again." % failure.message)
         if arrivals.found >= wanted:
@@ -3563,6 +3654,7 @@ class Arrivals:
 
     def look(self):
         """Raises Failure; what was found before stays."""
+        self.args.resolve()
         if not self.args.scored:
             self.choice = Choice(self.client, self.args, self.wanted)
             self.found = sum(map(len, self.choice.pages()))
@@ -3593,9 +3685,7 @@ class Arrivals:
 
 def _enabled_evaluators(client, args) -> set:
     if client.key:
-        raise Failure("The API of a project key tells neither evaluators nor scores",
-                      "Log in with 'twosignal login' and unset TWOSIGNAL_API_KEY.",
-                      "NOT_LOGGED_IN")
+        raise key_is_not_enough("tells neither evaluators nor scores")
     rows = client.rows("evaluator.list", {"projectId": args.project})
     names = {str(row.get("name")) for row in rows if row.get("enabled") is True}
     if not names:
@@ -3614,7 +3704,8 @@ def _enabled_evaluators(client, args) -> set:
               "--format jsonl | while read -r line; do echo \"$line\"; done"))
 def traces_tail(client, args):
     """Show new traces as they come, oldest first, until Ctrl-C."""
-    return Listing("traces", TAIL_COLUMNS, _tail(client, args), endless=True, optional=TRACE_KEYS)
+    return Listing("traces", TAIL_COLUMNS, _tail(client, args), endless=True,
+                   optional=TRACE_KEYS + SCORE_KEYS)
 
 
 def _tail(client, args):
@@ -3653,12 +3744,12 @@ class Tail:
     def __init__(self, client, args):
         self.client, self.seen, self.matched = client, {}, set()
         self.start, self.timeless = None, False
-        self.choice = Choice(client, args, None, _wanted_scores(args))
+        self.choice = Choice(client, args, None, _wanted_scores(args), strict=False)
 
     def first(self, lines) -> list:
         """The newest that match, of a few pages at most."""
         matching, more = [], False
-        for looked, (page, more) in enumerate(self._pages()):
+        for looked, (page, more) in enumerate(self._pages(), 1):
             matching += self._fresh(page)
             if len(matching) >= lines or looked == FIRST_PAGES:
                 break
@@ -3672,11 +3763,11 @@ class Tail:
         """What is new: pages are read until one holds nothing new; no burst is too large."""
         fresh, seen, matched = [], dict(self.seen), set(self.matched)
         try:
-            for page, _ in self._pages():
+            for page, more in self._pages():
                 before = len(self.seen)
                 fresh += self._fresh(page)
                 new = len(self.seen) - before
-                if page and not new or self.timeless and new < len(page):
+                if page and not new or (self.timeless or more == MAYBE) and new < len(page):
                     break
             shown = self.choice.shown(fresh)[::-1]
         except BaseException:
@@ -3700,11 +3791,16 @@ class Tail:
 
     def _forget(self):
         """Keeps memory flat: of many traces, the older half lies before a new start."""
-        if len(self.seen) > 20000:
-            self.start = sorted(when or 0 for when in self.seen.values())[10000]
+        if len(self.seen) <= 20000:
+            return
+        times = sorted(when for when in self.seen.values() if when is not None)
+        if times:
+            self.start = times[len(times) // 2]
             self.seen = {name: when for name, when in self.seen.items()
-                         if when is None or when >= self.start}
-            self.matched &= set(self.seen)
+                         if when is not None and when >= self.start}
+        else:
+            self.timeless, self.seen = True, dict(list(self.seen.items())[10000:])
+        self.matched &= set(self.seen)
 
 
 @command(
@@ -3916,11 +4012,9 @@ def usage(client, args):
     result = Details(found, USAGE_FIELDS, parts)
     if args.fail_above is not None:
         checks = _usage_checks(found, args.fail_above)
-        with Report(args.junit, "twosignal usage", args.console) as report:
+        with Report(args, "twosignal usage") as report:
             report.tell(checks)
-        failed = _failed_usage(checks)
-        if failed:
-            result.exit_code, result.after = failed.exit_code, lambda: failed
+        result.after = lambda: _failed_usage(checks)
     return result
 
 
@@ -4023,6 +4117,11 @@ def _completions() -> list:
     return found
 
 
+def _known_words(between) -> str:
+    """The words that lead to a command, quoted."""
+    return between.join('"%s"' % before for before, _ in _completions()[1:])
+
+
 def _value_flags() -> dict:
     """Every flag that takes a value: its option."""
     return {flag: option for each in COMMANDS.values() for option in _everywhere(each)
@@ -4039,8 +4138,7 @@ def _completion_script(form, line, value_line) -> str:
     lines = [line % (before, " ".join(words)) for before, words in _completions()]
     values = [value_line % (flag, " ".join(option.values)) for flag, option in flags.items()
               if option.values]
-    known_words = ['"%s"' % before for before, _ in _completions()[1:]]
-    for name, text in (("KNOWN_WORDS", "|".join(known_words)), ("VALUE_LINES", "\n".join(values)),
+    for name, text in (("KNOWN_WORDS", _known_words("|")), ("VALUE_LINES", "\n".join(values)),
                        ("VALUE_FLAGS", "|".join(flags)), ("LINES", "\n".join(lines))):
         form = form.replace(name, text)
     return form
@@ -4048,13 +4146,14 @@ def _completion_script(form, line, value_line) -> str:
 
 def _bash_completion() -> str:
     return _completion_script("""_twosignal() {
-  local word before="" words="" last="${COMP_WORDS[COMP_CWORD-1]}"
+  local word before="" words="" last="${COMP_WORDS[COMP_CWORD-1]}" now="${COMP_WORDS[COMP_CWORD]}"
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     case "${before:+$before }$word" in
     KNOWN_WORDS) before="${before:+$before }$word" ;;
     esac
   done
   if [ "$last" = "=" ]; then last="${COMP_WORDS[COMP_CWORD-2]}"; fi
+  if [ "$now" = "=" ]; then now=""; fi
   case "$last" in
 VALUE_LINES
   VALUE_FLAGS) COMPREPLY=(); return ;;
@@ -4063,7 +4162,7 @@ VALUE_LINES
 LINES
     esac ;;
   esac
-  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
+  COMPREPLY=($(compgen -W "$words" -- "$now"))
 }
 complete -o default -F _twosignal twosignal
 """, '    "%s") words="%s" ;;', '  %s) words="%s" ;;')
@@ -4104,7 +4203,7 @@ def _fish_completion() -> str:
     end
     test "$before" = "$argv[1]"
 end
-complete -c twosignal -f""" % " ".join('"%s"' % before for before, _ in _completions()[1:])]
+complete -c twosignal -f""" % _known_words(" ")]
     for before, words in _completions():
         for word in words:
             how = "-l " + word[2:] if word.startswith("--") else "-a " + word
@@ -4112,6 +4211,8 @@ complete -c twosignal -f""" % " ".join('"%s"' % before for before, _ in _complet
                 how += " -x -a '%s'" % " ".join(flags[word].values)
             elif word in flags:
                 how += " -r -F" if flags[word].details["metavar"] == "FILE" else " -x"
+            if word in flags and flags[word].flags[0][:2] != "--":
+                how += " -s " + flags[word].flags[0][1:]
             lines.append("complete -c twosignal -n '__twosignal_before \"%s\"' %s" % (before, how))
     return "\n".join(lines) + "\n"
 
@@ -4120,36 +4221,6 @@ complete -c twosignal -f""" % " ".join('"%s"' % before for before, _ in _complet
 # Entry
 ############################################################
 
-def _field_list(text) -> list:
-    fields = [field.strip() for field in text.split(",") if field.strip()]
-    if not fields:
-        raise ValueError("it is empty")
-    return fields
-
-
-def _format(text) -> str:
-    if text not in FORMATS:
-        raise ValueError("%s is none of %s" % (plain(text), ", ".join(FORMATS)))
-    return text
-
-
-SHARED = (
-    Option("--json", action="store_const", const="json", dest="format",
-           help="print JSON instead of a table"),
-    Option("--format", metavar="FORMAT", type=_format, values=FORMATS, help=", ".join(FORMATS)),
-    Option("--fields", metavar="NAMES", type=_field_list,
-           help="only these, like id,name,scores.0.score; ? lists them"),
-    Option("-o", "--output", metavar="FILE", type=_given,
-           help="write to a file, whole or not at all; - is stdout"),
-    Option("--url", metavar="URL", help="the server's address, for this command"),
-    Option("--timeout", metavar="SECONDS", type=_seconds,
-           help="how long a request may take as a whole (%d)" % TIMEOUT),
-    Option("--ca-cert", metavar="FILE", help="trust the certificates in this PEM file too"),
-    Option("-q", "--quiet", action="store_true", help="no remarks on stderr, only errors"),
-    Option("--no-color", action="store_true", help="no colours"),
-    Option("--debug", action="store_true", help="show requests on stderr, secrets masked"),
-    Option("-h", "--help", action="store_true", help="show this help"),
-)
 GROUPS = {
     "orgs": "Organizations", "projects": "Projects", "traces": "Traces",
     "scores": "Scores", "evaluators": "Evaluators", "datasets": "Datasets",
@@ -4164,12 +4235,12 @@ class Console:
     """
 
     def __init__(self):
-        self.quiet = self.as_json = self.debug = False
+        self.quiet = self.as_json = self.debug = self.printed = False
         self.secrets, self.file, self.told, self.latest = set(), None, "", {}
 
     def print(self, text):
         """To stdout. Raises Failure where that fails, BrokenPipeError where nobody reads."""
-        stream = sys.stdout
+        stream, self.printed = sys.stdout, True
         if self.file is not None:
             return self.file.write(text.encode("utf-8"))
         if stream is None:
@@ -4224,6 +4295,7 @@ class Console:
 
     def _line(self, text):
         """Puts a text into the last line of the terminal, in place of the one before."""
+        text = cut(plain(masked(text, self.secrets)), _columns_of(sys.stderr) - 1)
         try:
             sys.stderr.write("\r" + text.ljust(len(self.told)) + ("" if text else "\r"))
             sys.stderr.flush()
@@ -4348,29 +4420,19 @@ def _screen() -> Screen:
     if columns.isdigit() and 0 < int(columns) < 10000:
         columns = int(columns)
     else:
-        columns = _terminal_columns() if terminal else 80
+        columns = _columns_of(sys.stdout) if terminal else 80
     colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return Screen(columns, getattr(sys.stdout, "encoding", None) or "utf-8", colour)
 
 
-def _terminal_columns() -> int:
+def _columns_of(terminal) -> int:
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+        return os.get_terminal_size(terminal.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
 
 
 # --- arguments
-
-def _everywhere(command) -> tuple:
-    """The options of a command and the shared ones, which its own go before."""
-    own = {flag for option in command.options for flag in option.flags}
-    return command.options + tuple(each for each in SHARED if not own & set(each.flags))
-
-
-def _flags(options) -> dict:
-    return {flag: option for option in options for flag in option.flags if flag.startswith("-")}
-
 
 def _words(argv):
     """(words, rest): the command's words, wherever they stand, and the other tokens."""
@@ -4582,7 +4644,7 @@ def _show(console, text) -> int:
 
 
 def _execute(command, args, console) -> int:
-    args.console = console
+    args.console, args.resolved = console, set()
     if args.output == "-":
         args.output = None
     args.format = args.format or _format_of_file(args.output) or "table"
@@ -4590,6 +4652,8 @@ def _execute(command, args, console) -> int:
     timeout = args.timeout if _flags(SHARED)["--timeout"] in _everywhere(command) else None
     client = Client(_address(command, args), Transport(
         timeout or TIMEOUT, args.ca_cert, console.tell, console.log if args.debug else None), key)
+    if args.timeout and timeout is None:    # it bounds the whole command: traces wait
+        client.transport.until = time.monotonic() + args.timeout + 1
     console.secrets = client.secrets
     if key and client.url.startswith("http:") and not is_local(client.url):
         console.tell("Warning: %s is not encrypted: others on the network can read the API key."
@@ -4604,23 +4668,45 @@ def _execute(command, args, console) -> int:
 
 def _work(command, client, args, console) -> int:
     try:
-        for option in command.options:
-            if option.resolve and getattr(args, option.name):
-                setattr(args, option.name, option.resolve(client, args, getattr(args, option.name)))
-        args.complain = lambda wrong: _complain(wrong, client, console)
-        return _show_result(command.function(client, args), args, console)
-    except KeyboardInterrupt:
+        args.resolve = lambda: _resolve(command, client, args)
+        if not command.patient:
+            args.resolve()
+        result = command.function(client, args)
+        return _show_result(_chosen(result, args, client), args, console)
+    except (KeyboardInterrupt, Terminated) as ended:
         if not command.endless:
             raise
+        if isinstance(console.file, Replacing) and not console.printed:
+            console.file.unless = lambda: True      # nothing has come: what was there stays
+        if isinstance(ended, Terminated):
+            return TERMINATED
         console.say("")
         return 0
 
 
-def _complain(wrong, client, console):
-    """Raises a usage error; only tells it after a change, whose result has to be seen."""
-    if not client.changed:
-        raise wrong
-    console.tell("%s. %s" % (wrong.message, wrong.hint))
+def _resolve(command, client, args):
+    """Puts IDs in the place of names."""
+    for option in command.options:
+        text = getattr(args, option.name)
+        if option.resolve and text and option.name not in args.resolved:
+            setattr(args, option.name, option.resolve(client, args, text))
+            args.resolved.add(option.name)
+
+
+def _chosen(result, args, client):
+    """The result with the fields that --fields asks for."""
+    def complain(wrong):
+        if not client.changed:
+            raise wrong
+        # What a change gave, a key say, has to be seen all the same.
+        args.console.tell("%s. %s" % (wrong.message, wrong.hint))
+
+    if args.fields == ["?"] and client.changed:
+        args.console.tell("--fields '?' is left out: what a change gave is shown.")
+        return result
+    if args.fields == ["?"]:
+        return field_names(result)
+    return only_fields(result, args.fields, complain) if args.fields else result
 
 
 def _format_of_file(path):
@@ -4643,10 +4729,6 @@ def _show_result(result, args, console) -> int:
     """Prints a result in the form that the options ask for; returns the exit code."""
     if result.endless and args.format == "json":
         raise wrong_usage("This never ends, so it can be no JSON document", "Use --format jsonl.")
-    if args.fields == ["?"]:
-        result = field_names(result)
-    elif args.fields:
-        result = only_fields(result, args.fields, args.complain)
     screen = _screen()
     if args.no_color or args.output:
         screen.colour = False
@@ -4663,13 +4745,13 @@ def _print_result(result, args, screen, console) -> int:
                 console.flush()
     finally:
         console.flush()
-    remark = result.after and result.after()
+    remark = result.after and result.after()    # raises where a file is to stay as it was
     if result.left_out:
         console.tell("Left out, since the first %d rows have no such field: %s. Name what you want "
                      "with --fields." % (PAGE, ", ".join(map(plain, result.left_out))))
     if isinstance(remark, Failure):
-        console.fail(remark)
-    elif remark:
+        return console.fail(remark)
+    if remark:
         console.tell(remark)
     return result.exit_code
 

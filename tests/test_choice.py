@@ -505,17 +505,36 @@ class Pages(ChoiceCase):
         with mock.patch.object(self.server.world, "page", moving):
             self.assertEqual(self.names("--all"), ["trace %d" % place for place in range(250)])
 
-    def test_progress_is_wiped_before_a_row_is_printed(self):
+    def test_progress_never_touches_a_row(self):
+        """It is wiped before a row is printed, and the cursor is at the start of a line then."""
+        self.add(250)
+        for form in ("table", "json", "jsonl", "csv"):
+            shown = []
+            real, write = twosignal.Console._line, twosignal.encodable
+            with mock.patch.object(twosignal.Console, "progress", lambda console, text, since:
+                                   console._line(text)), mock.patch.object(
+                    twosignal.Console, "_line", lambda console, text: (
+                        shown.append(text), real(console, text))), mock.patch(
+                    "twosignal.encodable", lambda text, encoding: (
+                        shown.append(("row", text)), write(text, encoding))[1]):
+                result = self.assertOk(self.list("--all", "--format", form, tty=True))
+            with self.subTest(form=form):
+                places = [at for at, told in enumerate(shown) if told == "100 traces"
+                          or told == "200 traces"]
+                self.assertEqual(len(places), 2)
+                for at in places:
+                    self.assertTrue(shown[at - 1][1].endswith("\n"), shown[at - 1])
+                    self.assertEqual(shown[at + 1], "", "a row was printed behind the progress")
+                self.assertTrue(form != "json" or len(result.json) == 250)
+
+    def test_progress_fits_a_narrow_terminal(self):
+        """What wraps could not be wiped."""
         self.add(110)
-        shown = []
-        real = twosignal.Console._line
         with mock.patch.object(twosignal.Console, "progress", lambda console, text, since:
-                               console._line(text)), mock.patch.object(
-                twosignal.Console, "_line", lambda console, text: (
-                    shown.append((text, len(sys.stdout.buffer.getvalue()))), real(console, text))):
-            self.assertOk(self.list("--all", tty=True))
-        self.assertEqual([text for text, _ in shown], ["100 traces", ""])
-        self.assertEqual(shown[0][1], shown[1][1], "a row was printed behind the progress")
+                               console._line(text)), mock.patch(
+                "twosignal._columns_of", lambda terminal: 8):
+            result = self.assertOk(self.list("--all", tty=True))
+        self.assertTrue(result.err.startswith("\r100 tr…\r"), result.err)
 
     def test_progress_on_a_terminal(self):
         self.add(110)
@@ -589,6 +608,15 @@ class BareLists(ChoiceCase):
                 result = self.list("-n", limit, "--fail-if-truncated")
                 self.assertEqual(result.code, code, result)
 
+    def test_a_server_that_gives_less_than_it_is_asked_for(self):
+        self.add(120)
+        real = self.server.world.page
+
+        def page(project, given):
+            return real(project, dict(given, limit=min(50, given["limit"])))
+        with mock.patch.object(self.server.world, "page", page):
+            self.assertEqual(self.names("--all"), ["trace %d" % place for place in range(120)])
+
     def test_a_server_that_gives_no_way_to_the_rest(self):
         self.use(known_filters=())
         self.add(250)
@@ -605,7 +633,7 @@ class Truncated(ChoiceCase):
         for given, code in (("", 10), ("-n 20", 10), ("-n 1", 10), ("-n 21", 0), ("-n 22", 0),
                             ("--all", 0), ("--search trace", 10), ("--search nowhere", 0),
                             ("--min-duration 1ms", 10), ("--min-duration 1ms --all", 0),
-                            ("--min-duration 1h", 0)):
+                            ("--min-duration 1h", 0), ("--min-duration 1.2s -n 21", 0)):
             with self.subTest(given=given):
                 result = self.list("--fail-if-truncated", "--json", *given.split())
                 self.assertEqual(result.code, code, result)
@@ -634,6 +662,13 @@ class Truncated(ChoiceCase):
             with self.subTest(given=given):
                 result = self.list("--fail-if-truncated", *given.split())
                 self.assertEqual(result.code, code, result)
+
+    def test_a_cursor_behind_which_nothing_comes(self):
+        rows = [{"id": str(place), "name": "n"} for place in range(20)]
+        for page in ({"traces": rows, "nextCursor": "c"}, {"traces": []}):
+            self.server.fault("trace.list", times=1, status=200,
+                              body={"result": {"data": {"json": page}}})
+        self.assertOk(self.list("--fail-if-truncated", "-n", "20"), err="")
 
     def test_what_is_not_known_is_said_so(self):
         self.use(known_filters=())
@@ -921,6 +956,26 @@ class Fields(ChoiceCase):
         result = self.cli("scores", "create", self.server.add_trace(), "--name", "a", "--value",
                           "1", "--fields", "score,nope", "--json", env=self.key())
         self.assertEqual((result.code, result.json), (0, {"score": 1, "nope": None}), result)
+
+    def test_question_mark_after_a_change_shows_what_it_gave(self):
+        result = self.cli("api-keys", "create", "--project", self.server.project, "-n", "CI",
+                          "--fields", "?", "--json")
+        self.assertTrue(self.assertOk(result).json["key"])
+        self.assertIn("--fields '?'", result.err)
+
+    def test_keys_of_scores_that_a_server_leaves_out(self):
+        self.add(1, scores=[{"evaluatorName": "tone", "value": 0.5}])
+        with mock.patch.object(twosignal.Client, "add_scores", lambda client, traces, *rest: [
+                trace.update(scores=[{"value": 1}]) for trace in traces]):
+            result = self.assertOk(self.list("--fields", "id,scores.0.span_id", "--json"))
+        self.assertIsNone(result.json[0]["scores.0.span_id"])
+
+    def test_lists_of_an_answer_stay_lists(self):
+        for count in range(3):
+            body = {"result": {"data": {"json": [{"id": str(i), "x": 1} for i in range(count)]}}}
+            self.server.fault("some.list", times=1, status=200, body=body)
+            result = self.assertOk(self.cli("api", "some.list", "--fields", "id", "--json"))
+            self.assertEqual(result.json, [{"id": str(i)} for i in range(count)])
 
     def test_unknown_leaves_a_file_as_it_was(self):
         self.add(2)
@@ -1646,6 +1701,14 @@ class Names(ChoiceCase):
                 with mock.patch.object(self.server.world, "see_org", see_org):
                     result = self.cli("traces", "list", "--project", "In the second", "--json")
                 self.assertEqual(len(self.assertOk(result).json), 1)
+
+    def test_letters_with_accents_in_both_forms(self):
+        self.log_in()
+        for written, asked in (("Cafe\u0301", "Caf\u00e9"), ("\u00e9t\u00e9", "e\u0301te\u0301")):
+            project = self.server.add_project(name=written)
+            self.server.add_trace(project=project)
+            self.assertEqual(len(self.assertOk(self.cli("traces", "list", "--project", asked,
+                                                        "--json")).json), 1)
 
     def test_a_name_that_was_meant(self):
         self.log_in()

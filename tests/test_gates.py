@@ -204,6 +204,27 @@ class TestCheck(GateCase):
         self.assertEqual(found, {"lowest score": 2, "lowest score of b": 0, "p95 duration": 2,
                                  "highest cost": 3, "total cost": 3, "error rate": 5, "count": 5})
 
+    def test_limits_are_the_decimals_that_were_written(self):
+        """Not what a binary fraction makes of them."""
+        self.add(1, duration_ms=1001, cost=0.1 + 0.2, scores=[
+            {"evaluatorName": "a", "value": 0.8 - 1e-16}])
+        for given in ("--max-p95 1.001s", "--max-cost 0.3", "--max-total-cost 0.3",
+                      "--min-score 0.8", "--max-p95 1s --min-duration 1.0011s --min-count 1",
+                      "--max-cost 9 --min-duration 1.001s --max-duration 1.001s"):
+            with self.subTest(given=given):
+                result = self.check(*given.split())
+                self.assertEqual(result.code, 11 if "1.0011s" in given else 0, result)
+
+    def test_fields_do_not_change_the_verdict(self):
+        self.add(1, status="ERROR")
+        for fields in ("?", "passed", "checks.0.check"):
+            self.assertEqual(self.check("--max-error-rate", "0", "--fields", fields).code, 10)
+
+    def test_junit_needs_a_file_of_its_own(self):
+        self.assertFails(self.check("--max-cost", "1", "--junit", "-"), 2, "--junit")
+        path = self.path("both")
+        self.assertFails(self.check("--max-cost", "1", "--junit", path, "-o", path), 2, "--junit")
+
     def test_what_fails_by_a_hair_is_shown_in_full(self):
         self.add(1, duration_ms=8020)
         result = self.check("--max-p95", "8s")
@@ -660,6 +681,31 @@ class TestWait(GateCase):
         self.assertEqual(result.err.split("\r")[-1], "")
         self.assertNotIn("\n", result.err)
 
+    def test_the_same_trouble_again_is_told_again(self):
+        def fail():
+            self.server.fault("trace.list", times=3, status=503)
+        fail()
+        result = self.assertOk(self.wait(steps=[nothing, nothing, fail, nothing, nothing,
+                                                lambda: self.add(1)]))
+        self.assertEqual(result.err.count("Trying again"), 2)
+
+    def test_a_project_by_its_name(self):
+        """It is looked for with the same patience."""
+        self.server.fault("organization.list", times=4, status=503)
+        self.server.fault("project.list", times=4, status=503)
+        result = self.cli("traces", "wait", "--project", "Support Agent", naps=Steps(
+            *[nothing] * 6 + [lambda: self.add(1)] * 2))
+        self.assertOk(result)
+        self.assertEqual(self.server.count("organization.list"), 4 + 2)
+        self.assertFails(self.cli("traces", "wait", "--project", "support agent", naps=Steps()), 6)
+
+    def test_a_server_that_hangs_while_the_project_is_looked_for(self):
+        fault = self.server.fault("organization.list", times=None, delay=True)
+        self.addCleanup(fault.release.set)
+        result = self.cli("traces", "wait", "--project", "Support Agent", "--timeout", "50ms",
+                          naps=False)
+        self.assertEqual(result.code, 11, result)
+
     def test_the_same_trouble_is_told_once(self):
         self.server.fault("trace.list", times=21, status=503)
         result = self.assertOk(self.wait(steps=[nothing] * 7 + [lambda: self.add(1)] * 2))
@@ -1020,6 +1066,66 @@ class TestTail(GateCase):
         self.add_named("a", created=minutes_ago(1))
         names = self.named("-n", "0", steps=(nothing, lambda: self.add_named("b"), nothing))
         self.assertEqual(names, ["b"])
+
+    def test_bare_lists_without_a_way_to_older_ones(self):
+        self.use(bare_list=True, known_filters=())
+        self.add_burst("old", 120)
+        names = self.named("-n", "1", steps=(nothing, lambda: self.add_named("a"), nothing,
+                                             lambda: self.add_burst("x", 60), nothing))
+        self.assertEqual(names, ["old 119", "a"] + ["x %d" % place for place in range(60)])
+
+    def test_scores_that_are_on_their_way(self):
+        """The list counts a score that the trace does not have yet."""
+        trace = self.server.add_trace(name="a", scores=[{"evaluatorName": "tone", "value": 1}])
+        body = {"result": {"data": {"json": {"id": trace, "scores": [], "spans": []}}}}
+        self.server.fault("trace.getById", times=1, status=200, body=body)
+        self.assertEqual(self.named(), ["a"])
+
+    def test_csv_has_a_column_for_what_comes_later(self):
+        rows = [{"id": "1", "name": "a", "createdAt": "2026-03-14T10:30:00.000Z"}]
+
+        def add():
+            rows.insert(0, {"id": "2", "name": "b", "sessionId": "s",
+                            "createdAt": "2026-03-14T10:30:01.000Z"})
+        with mock.patch.object(twosignal.Client, "_page", lambda client, values: {
+                "traces": [dict(row) for row in rows]}):
+            result = self.tail("--format", "csv", steps=(nothing, add, nothing))
+        found = list(csv.DictReader(io.StringIO(result.out)))
+        self.assertEqual([row["session_id"] for row in found], ["", "s"])
+
+    def test_a_file_is_kept_however_it_ends(self):
+        self.add_named("a")
+        path = self.write("out.jsonl", "before")
+        self.assertEqual(self.tail("-o", path).code, 0)
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual(json.loads(file.read())["name"], "a")
+
+        def end():
+            os.kill(os.getpid(), signal.SIGTERM)
+        handler = signal.signal(signal.SIGTERM, lambda *_: None)
+        self.addCleanup(signal.signal, signal.SIGTERM, handler)
+        self.add_named("b")
+        self.assertEqual(self.tail("-o", path, steps=(nothing, end)).code, 143)
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual([json.loads(line)["name"] for line in file], ["a", "b"])
+
+    def test_a_file_stays_where_nothing_came(self):
+        path = self.write("out.jsonl", "before")
+        self.assertEqual(self.tail("-o", path, steps=(nothing,)).code, 0)
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual(file.read(), "before")
+
+    def test_memory_stays_flat(self):
+        """Also where the server tells no times."""
+        for time in (None, "2026-03-14T10:30:00.000Z"):
+            args = twosignal._arguments("traces tail", twosignal.COMMANDS["traces tail"],
+                                        ["--project", "p"])
+            look = twosignal.Tail(mock.Mock(key=None), args)
+            for place in range(300):
+                look._fresh([{"id": "%d %d" % (place, number), "createdAt": time}
+                             for number in range(100)])
+                look._forget()
+            self.assertLessEqual(len(look.seen), 20000 if time is None else 30000)
 
     def test_a_cursor_that_has_expired(self):
         self.add_named("a", created=minutes_ago(5))
@@ -1523,6 +1629,18 @@ class TestDebug(GateCase):
                     self.assertEqual(found["url"].split("?")[0], self.server.url + request.path)
                     if request.method == "POST":
                         self.assertEqual(json.loads(found["body"]), request.body)
+
+    def test_what_looks_secret_is_masked(self):
+        for given in ('{"password": "hunter2hunter2", "x": 1}', '{"apiKey":"hunter2hunter2"}',
+                      '{"refreshToken": "hunter2\\"hunter2"}', '{"a": "ts_hunter2hunter2"}',
+                      '{"a": ["2s_live_hunter2hunter2"]}'):
+            for option in (["--mutation"], []):
+                with self.subTest(given=given, option=option):
+                    result, curls = self.debug("api", "some.thing", "--input", given, *option)
+                    self.assertNotIn("hunter2", result.err)
+                    self.assertIn("***", curls[0])
+        _, curls = self.debug("api", "some.thing", "--mutation", "--input", '{"promptTokens": 5}')
+        self.assertIn('"promptTokens": 5', curls[0])
 
     def test_a_line_for_a_request_without_an_answer_too(self):
         self.server.stop()

@@ -87,6 +87,13 @@ class Rule(unittest.TestCase):
             "evaluator": "helpful", "score": 0.25, "label": None, "reasoning": None, "id": "f0",
             "trace_id": "d0"})
 
+    def test_counts_under_both_spellings(self):
+        for wire in ({"_count": {"spans": 3}, "spanCount": 7},
+                     {"spanCount": 7, "_count": {"spans": 3}}):
+            self.assertEqual(twosignal.record(wire), {"span_count": 7, "_count": {"spans": 3}})
+        self.assertEqual(twosignal.record({"_count": {"spans": 3}, "spanCount": 3}),
+                         {"span_count": 3})
+
     def test_counts(self):
         wire = {"_count": {"spans": 3, "scores": 2, "items": 1}, "spanCount": None}
         found = twosignal.record(wire)
