@@ -2162,10 +2162,8 @@ class Client:
             rows = _rows_of(answer)
             fresh = [row for row in rows if str(row.get("id")) not in before]
             if isinstance(answer, list):
-                if not fresh and len(rows) >= asked:
-                    raise _endless(MAYBE)       # the same again: the server does not know endDate
-                more = MAYBE if fresh else False
                 place = rows[-1].get("createdAt") if rows else None
+                more = _more_behind(rows, fresh, asked, place)
                 values = dict(values, endDate=place)
             else:
                 place = cursor = answer.get("nextCursor")
@@ -2255,6 +2253,18 @@ def _rest_value(answer, procedure):
         raise _not_protocol(answer)
     wrapped = isinstance(found, dict) and "data" in found and not {"traces", "id"} & set(found)
     return found["data"] if wrapped else found
+
+
+def _more_behind(rows, fresh, asked, place):
+    """Whether there are more behind a bare list: False or MAYBE. Raises where they can't be had.
+
+    fresh: the rows that did not come before; place: the time of the last row, or None.
+    """
+    if len(rows) > asked:
+        return False            # a server that knows no limit has given all
+    if not fresh and len(rows) == asked:
+        raise _endless(MAYBE)   # the same again: it does not know endDate
+    return MAYBE if fresh and (place is not None or len(rows) == asked) else False
 
 
 def _endless(more) -> Failure:

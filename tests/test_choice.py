@@ -608,6 +608,31 @@ class BareLists(ChoiceCase):
                 result = self.list("-n", limit, "--fail-if-truncated")
                 self.assertEqual(result.code, code, result)
 
+    def test_lists_of_any_kind(self):
+        """(traces, with a time, how a server gives them): all come, or it is an error."""
+        def made(count, timed):
+            return [dict({"id": str(place), "name": str(place)}, **(
+                {"createdAt": "2026-03-14T10:%02d:%02d.000Z" % divmod(3599 - place, 60)}
+                if timed else {})) for place in range(count)]
+        kinds = {"all": lambda rows, values: rows,
+                 "limited": lambda rows, values: rows[:values["limit"]],
+                 "by time": lambda rows, values: [row for row in rows if row.get("createdAt", "")
+                                                  <= values.get("endDate", "9")][:values["limit"]]}
+        for count in (0, 1, 20, 99, 100, 101, 250):
+            for timed in (True, False):
+                for kind, give in kinds.items():
+                    rows = made(count, timed)
+                    cut = count >= 100 and not (kind == "all" and count > 100) \
+                        and not (timed and kind == "by time")
+                    with self.subTest(count=count, timed=timed, kind=kind), mock.patch.object(
+                            twosignal.Client, "_page", lambda client, values: [
+                                dict(row) for row in give(rows, values)]):
+                        result = self.list("--all", "--fields", "id", "--format", "csv")
+                        self.assertEqual(result.code, 8 if cut else 0, result.err)
+                        if not cut:
+                            self.assertEqual(result.lines, ["id"] + [row["id"] for row in rows])
+                        self.assertOk(self.list("-n", "20"))
+
     def test_a_server_that_gives_less_than_it_is_asked_for(self):
         self.add(120)
         real = self.server.world.page
