@@ -2776,7 +2776,7 @@ SHARED = (
            help="print JSON instead of a table"),
     Option("--format", metavar="FORMAT", type=_format, values=FORMATS, help=", ".join(FORMATS)),
     Option("--fields", metavar="NAMES", type=_field_list,
-           help="only these, like id,name,scores.0.score; ? lists them"),
+           help="only these, like id,name,scores.0.score; '?' lists them"),
     Option("-o", "--output", metavar="FILE", type=_given,
            help="write to a file, whole or not at all; - is stdout"),
     Option("--url", metavar="URL", help="the server's address, for this command"),
@@ -4662,8 +4662,6 @@ def _execute(command, args, console) -> int:
     timeout = args.timeout if _flags(SHARED)["--timeout"] in _everywhere(command) else None
     client = Client(_address(command, args), Transport(
         timeout or TIMEOUT, args.ca_cert, console.tell, console.log if args.debug else None), key)
-    if args.timeout and timeout is None:    # it bounds the whole command: traces wait
-        client.transport.until = time.monotonic() + args.timeout + 1
     console.secrets = client.secrets
     if key and client.url.startswith("http:") and not is_local(client.url):
         console.tell("Warning: %s is not encrypted: others on the network can read the API key."
