@@ -502,12 +502,12 @@ class Listing:
         return self.rows
 
     def json_lines(self, screen):
-        held = "["          # whole lines only: between them, progress may use the last line
+        held = None         # whole lines only: between them, progress may use the last line
         for row in self.rows:
-            yield held + "\n"
             text = json_text(row, ascii_only=screen.ascii_only)
-            held = "  " + text.replace("\n", "\n  ") + ","
-        yield "[]\n" if held == "[" else held[:-1] + "\n]\n"
+            yield "[\n" if held is None else held + ",\n"
+            held = "  " + text.replace("\n", "\n  ")
+        yield "[]\n" if held is None else held + "\n]\n"
 
     def table_lines(self, screen):
         widths = None

@@ -1034,7 +1034,7 @@ class SandboxTest(unittest.TestCase):
         for dialect in standin.DIALECTS:
             options, command = sandbox.read_arguments(
                 ["--dialect", dialect, "--slow", "0.01", "traces", "check", "--max-cost", "0"])
-            self.assertEqual(sandbox.run(options, command + ["--junit", os.devnull]), 10)
+            self.assertEqual(sandbox.run(options, command + ["-o", os.devnull]), 10)
             server = sandbox.open_server(options)
             self.addCleanup(server.stop)
             found[dialect] = server.page_key
