@@ -2283,7 +2283,9 @@ def not_logged_in() -> Failure:
     if has_key():
         return Failure("Not logged in, and an API key is not enough for this command",
                        "Run 'twosignal login' with an account.", "NOT_LOGGED_IN")
-    return Failure("Not logged in", "Run 'twosignal login'.", "NOT_LOGGED_IN")
+    empty = "TWOSIGNAL_API_KEY" in os.environ
+    return Failure("Not logged in", "Run 'twosignal login'." + (
+        " TWOSIGNAL_API_KEY is empty." if empty else ""), "NOT_LOGGED_IN")
 
 
 def known(**values) -> dict:
@@ -2690,6 +2692,14 @@ def _share(text) -> float:
     if value is None or not 0 <= value <= (100 if percent else 1):
         raise ValueError("%s is not a share like 2%% or 0.02" % plain(text))
     return value / 100 if percent else value
+
+
+def _percentage(text) -> float:
+    """0.9 of 90 or of 90%"""
+    try:
+        return _share(text.strip().rstrip("%") + "%")
+    except ValueError:
+        raise ValueError("%s is not a percentage from 0 to 100, like 90" % plain(text))
 
 
 def _score(text) -> float:
@@ -3478,7 +3488,7 @@ def _advice(checks, tally, enough, choice) -> str:
     told = [choice.looked_at()]
     if not enough:
         told.append("Look further back with --since, or choose less narrowly.")
-    elif any(check.passed is None and check.worst_form is _plain_score for check in checks):
+    if any(check.passed is None and check.worst_form is _plain_score for check in checks):
         names = sorted(name for name in tally.scores if name is not None)
         told.append("There are scores of %s." % ", ".join(map(plain, names))
                     if names else "No trace has a score.")
@@ -3510,7 +3520,7 @@ def _verdict(checks, tally, enough, after) -> Details:
     message = {0: "Passed, %s checked.", 10: "Failed, %s checked.",
                11: "Nothing to check in %s."}[code]
     if code == 11 and not enough:
-        message = "Too few traces: %s."
+        message = "Too few: %s."
     message %= "%s trace%s" % (count(tally.count), "" if tally.count == 1 else "s")
     return Details(found, (), parts, message, after, code)
 
@@ -3531,16 +3541,16 @@ class Report:
         self.file = self.output.__enter__() if self.output else None
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, Failure) and setting("GITHUB_ACTIONS"):
+            self.console.say(_annotation("%s. %s" % (plain(error.message), plain(error.hint))))
         if self.output:
-            self.output.__exit__(*error)
+            self.output.__exit__(kind, error, trace)
 
     def tell(self, checks):
         if self.file:
             self.file.write(_junit(checks, self.title).encode("utf-8"))
-        if setting("GITHUB_ACTIONS"):
-            _annotate(checks, self.console)
-            _summarise(checks, self.title, self.console)
+        _tell_github(checks, self.title, self.console)
 
 
 def _junit(checks, title) -> str:
@@ -3566,14 +3576,22 @@ def _measured(row) -> str:
     return "measured %s, limit %s" % (row["measured"], row["limit"])
 
 
-def _annotate(checks, console):
-    """A line for each check that failed, which GitHub Actions shows as an annotation."""
+def _tell_github(checks, title, console):
+    """In GitHub Actions: an annotation for each check that does not hold, and a summary."""
+    if not setting("GITHUB_ACTIONS"):
+        return
     for check in checks:
         if check.passed is not True:
             row, worst = check.row(), ", ".join(trace for _, trace in check.worst)
-            console.say("::error title=twosignal::" + ("%s: %s%s" % (
-                row["check"], _measured(row), worst and "; worst traces: " + worst)
-                ).replace("%", "%25"))
+            console.say(_annotation("%s: %s, %s%s" % (
+                row["check"], row["verdict"].lower(), _measured(row),
+                worst and "; worst traces: " + worst)))
+    _summarise(checks, title, console)
+
+
+def _annotation(text) -> str:
+    """text: one line"""
+    return "::error title=twosignal::" + text.replace("%", "%25")
 
 
 def _summarise(checks, title, console):
@@ -3628,6 +3646,9 @@ def traces_wait(client, args):
     waited = round(time.monotonic() - started, 1)
     found = {"found": arrivals.found, "wanted": wanted, "scored": args.scored,
              "waited_seconds": waited}
+    if arrivals.found < wanted:
+        _tell_github([Check("traces that " + what, wanted, arrivals.found, None, count,
+                            untold="TOO FEW")], "twosignal traces wait", args.console)
     return Details(found, message="%d of %d traces %s after %.0f seconds." % (
         arrivals.found, wanted, what, waited), after=arrivals.remark,
         exit_code=0 if arrivals.found >= wanted else EXIT_CODES["NOTHING_TO_CHECK"])
@@ -3690,6 +3711,8 @@ class Arrivals:
         told = [self.choice.looked_at()] if self.choice else []
         if self.lacking and self.found < self.wanted:
             told.append("Not all are scored by %s." % ", ".join(map(plain, sorted(self.lacking))))
+        if self.found < self.wanted:
+            told.append("Check --project, --since and --tag, or allow more with --timeout.")
         return " ".join(filter(None, told))
 
 
@@ -4006,7 +4029,7 @@ def _of_limit(row, what) -> str:
 
 @command(
     "usage", ORG,
-    Option("--fail-above", metavar="PERCENT", type=lambda text: _share(text.rstrip("%") + "%"),
+    Option("--fail-above", metavar="PERCENT", type=_percentage,
            help="exit 10 where more of a limit is used, like 90"),
     JUNIT,
     examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
@@ -4075,7 +4098,9 @@ def api(client, args):
     except Failure as failure:
         if failure.code == "UNSUPPORTED":
             failure.hint = "Check the procedure's name, and whether it is a --mutation."
-        if failure.code == "BAD_REQUEST" and values is None:
+        if "to mutation" in failure.message and not args.mutation:
+            failure.hint = "It changes something: add --mutation."
+        elif failure.code == "BAD_REQUEST" and values is None:
             failure.hint = "Give its input with --input JSON."
         raise
 
@@ -4306,8 +4331,9 @@ class Console:
     def _line(self, text):
         """Puts a text into the last line of the terminal, in place of the one before."""
         text = cut(plain(masked(text, self.secrets)), _columns_of(sys.stderr) - 1)
+        size = min(len(self.told) + 2, _columns_of(sys.stderr) - 1)     # 2: a terminal's ^C
         try:
-            sys.stderr.write("\r" + text.ljust(len(self.told)) + ("" if text else "\r"))
+            sys.stderr.write("\r" + text.ljust(size) + "\r" * (not text))
             sys.stderr.flush()
         except (OSError, ValueError):
             _drop(sys.stderr)

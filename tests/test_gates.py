@@ -241,7 +241,7 @@ class TestCheck(GateCase):
         self.add(1)
         result = self.check("--max-cost", "1", "--min-count", "2")
         self.assertEqual(result.code, 11)
-        self.assertIn("Too few traces: 1 trace.\n", result.out)
+        self.assertIn("Too few: 1 trace.\n", result.out)
         self.assertRegex(result.out, r"count +1 +2 +TOO FEW +1\n")
         self.assertIn("--since", result.err)
         self.assertIn("Passed, 1 trace checked.", self.check("--max-cost", "1").out)
@@ -457,6 +457,12 @@ class TestReports(GateCase):
                     self.assertEqual(len(re.findall(r"(?<!\\)\|", line)), 6, line)
                     self.assertNotIn("<b>", line)
             os.unlink(self.path("summary.md"))
+
+    def test_github_is_told_of_errors_too(self):
+        self.server.fault("trace.list", times=None, status=403)
+        result, lines = self.actions("--max-cost", "1")
+        self.assertEqual((result.code, lines), (5, []))
+        self.assertRegex(result.err, r"\A::error title=twosignal::Permission denied\. .*\nError: ")
 
     def test_github_names_the_worst_traces(self):
         worst = max(self.server.rows("traces"), key=lambda row: row["totalCost"])
@@ -730,6 +736,17 @@ class TestWait(GateCase):
             result = self.wait("--count", "2", "--timeout", "50ms", *options)
             self.assertEqual(result.code, 11, result)
             self.assertIn("2", result.out)
+
+    def test_timeout_in_github_actions(self):
+        path = self.path("summary.md")
+        result = self.wait("--tag", "v2", "--count", "3", "--timeout", "50ms", env={
+            "GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": path})
+        self.assertEqual(result.code, 11)
+        self.assertIn("::error title=twosignal::traces that have arrived: too few, measured 0, "
+                      "limit 3\n", result.err)
+        self.assertIn("--timeout", result.err)
+        with open(path, encoding="utf-8") as file:
+            self.assertIn("| traces that have arrived | 0 | 3 | TOO FEW |", file.read())
 
     def test_timeout_while_not_scored(self):
         self.add_evaluators(quality=True)
