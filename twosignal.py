@@ -617,8 +617,7 @@ def _separated_lines(result, screen, delimiter=","):
         if names is None:
             names = _keys(rows)
             if result.endless:
-                names += [name for name in result.optional if name not in names + ["scores"]
-                          and "." not in name]
+                names += [name for name in result.optional if name not in names and "." not in name]
             writer.writerow([_cell(name) for name in names])
         result.left_out.update((key, None) for key in _keys(rows) if key not in names)
         writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
@@ -703,13 +702,13 @@ def _wrong_fields(fields, rows, optional):
     keys = list(dict.fromkeys(_keys(rows) + [key for key in optional if "." not in key]))
     for field in fields:
         first, *rest = field.split(".")
-        if field not in optional and re.sub(r"\.\d+", "", field) in optional:
+        if field in keys or field not in optional and re.sub(r"\.\d+", "", field) in optional:
             continue
-        if field not in keys and first not in keys:
+        if first not in keys:
             yield wrong_usage("There is no field '%s'" % plain(field),
                               "There are %s." % ", ".join(map(plain, keys)))
-        elif field not in keys and not any(_may_hold(row.get(first), rest) for row in rows) \
-                and not set(map(snake, OWN_DATA)) & set(field.split(".")):
+        elif not any(_may_hold(row.get(first), rest) for row in rows) \
+                and not set(map(snake, OWN_DATA)) & {first, *rest}:
             yield wrong_usage("There is no field '%s'" % plain(field),
                               "See them all with --fields '?'.")
 
@@ -2812,8 +2811,6 @@ def _flags(options) -> dict:
 
 def _composed(text) -> str:
     """The text with one form for letters with accents, of which Unicode has two (NFC)."""
-    if not text.isprintable() or len(text) == len(text.encode("utf-8", "replace")):
-        return text
     import unicodedata
     return unicodedata.normalize("NFC", text)
 
@@ -2864,6 +2861,13 @@ def _file_text(path, flag):
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else reason(error)
         raise wrong_usage("Cannot read the file of %s: %s: %s" % (flag, plain(path), why),
                           "Check the path after the @.")
+
+
+def warn_of_http(url, what, console):
+    """Tells it where something secret goes to another machine in the clear."""
+    if url.startswith("http:") and not is_local(url):
+        console.tell("Warning: %s is not encrypted: others on the network can read the %s."
+                     % (url, what))
 
 
 def yes_no(value) -> str:
@@ -2943,9 +2947,7 @@ def login(client, args):
     if "password" in args.given:
         console.tell("Warning: a password on the command line is visible to other users of this "
                      "machine. Use --password-stdin or TWOSIGNAL_PASSWORD.")
-    if client.url.startswith("http:") and not is_local(client.url):
-        console.tell("Warning: %s is not encrypted: others on the network can read the password."
-                     % client.url)
+    warn_of_http(client.url, "password", console)
     email = args.email or console.ask("Email: ", "--email")
     password = console.read_line() if args.password_stdin else args.password
     if not password and not args.password_stdin:
@@ -3046,11 +3048,11 @@ TRACE_COLUMNS = (ID, STATUS, DURATION, COST, CREATED, Column("Name", "name", opt
 TAIL_COLUMNS = (ID, STATUS, DURATION, Column("Cost", "cost_usd", cost, least=9),
                 Column("Created", "created_at", clock, least=10),
                 Column("Name", "name", optional=True))
-TRACE_KEYS = ("project_id", "start_time", "end_time", "total_tokens", "tags", "metadata",
-              "session_id", "span_count", "score_count", "scores")
-SCORE_KEYS = tuple("scores." + key for key in (
-    "id", "trace_id", "span_id", "project_id", "created_at", "evaluator", "score", "label",
-    "reasoning"))
+TRACE_KEYS = (
+    "project_id", "start_time", "end_time", "total_tokens", "tags", "metadata", "session_id",
+    "span_count", "score_count", "scores") + tuple("scores." + key for key in (
+        "id", "trace_id", "span_id", "project_id", "created_at", "evaluator", "score", "label",
+        "reasoning"))
 TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", count),
                 Column("Session", "session_id"),
                 Column("Tags", lambda row: ", ".join(map(plain, row["tags"])) or "-"
@@ -3271,7 +3273,7 @@ def traces_list(client, args):
                           "Use --limit N or --all.", "CHECK_FAILED")
         return choice.remark()
 
-    return Listing("traces", TRACE_COLUMNS, choice, after, optional=TRACE_KEYS + SCORE_KEYS)
+    return Listing("traces", TRACE_COLUMNS, choice, after, optional=TRACE_KEYS)
 
 
 @command("traces get", _id("trace"), PROJECT, examples=("twosignal traces get ID --project ID",))
@@ -3737,8 +3739,7 @@ def _enabled_evaluators(client, args) -> set:
               "--format jsonl | while read -r line; do echo \"$line\"; done"))
 def traces_tail(client, args):
     """Show new traces as they come, oldest first, until Ctrl-C."""
-    return Listing("traces", TAIL_COLUMNS, _tail(client, args), endless=True,
-                   optional=TRACE_KEYS + SCORE_KEYS)
+    return Listing("traces", TAIL_COLUMNS, _tail(client, args), endless=True, optional=TRACE_KEYS)
 
 
 def _tail(client, args):
@@ -3814,11 +3815,11 @@ class Tail:
 
     def _fresh(self, page) -> list:
         """(trace, record) of those of a page that match for the first time; notes them all."""
-        after_start = [trace for trace in page if str(trace.get("id")) in self.seen
-                       or None in (_began(trace), self.start) or _began(trace) >= self.start]
-        self.seen.update((str(trace.get("id")), _began(trace)) for trace in after_start)
-        found = self.choice.matching(trace for trace in after_start
-                                     if str(trace.get("id")) not in self.matched)
+        rows = [(str(trace.get("id")), _began(trace), trace) for trace in page]
+        rows = [(name, when, trace) for name, when, trace in rows if name in self.seen
+                or None in (when, self.start) or when >= self.start]
+        self.seen.update((name, when) for name, when, _ in rows)
+        found = self.choice.matching(trace for name, _, trace in rows if name not in self.matched)
         self.matched.update(str(trace.get("id")) for trace, _ in found)
         return found
 
@@ -4689,9 +4690,8 @@ def _execute(command, args, console) -> int:
     client = Client(_address(command, args), Transport(
         timeout or TIMEOUT, args.ca_cert, console.tell, console.log if args.debug else None), key)
     console.secrets = client.secrets
-    if key and client.url.startswith("http:") and not is_local(client.url):
-        console.tell("Warning: %s is not encrypted: others on the network can read the API key."
-                     % client.url)
+    if key:
+        warn_of_http(client.url, "API key", console)
     try:
         # A file that cannot be written is told before anything is changed.
         with output_file(args.output) if args.output else Stdout() as console.file:

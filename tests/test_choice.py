@@ -1379,6 +1379,15 @@ class Keys(KeyCase):
         self.assertOk(self.cli("traces", "list", "--json", "-q", env=self.key()), err="")
         self.assertIn("scores", self.cli("traces", "list", "--fields", "?", env=self.key()).lines)
 
+    def test_a_key_in_the_clear_is_warned_about(self):
+        env = self.key()
+        with mock.patch.object(twosignal.Client, "rest", lambda client, *rest: {"traces": []}):
+            for url, warned in (("http://example.com", True), ("https://example.com", False),
+                                (self.server.url, False)):
+                result = self.assertOk(self.cli("traces", "list", env=dict(env, TWOSIGNAL_URL=url)))
+                self.assertEqual("not encrypted" in result.err, warned, url)
+                self.assertEqual(result.err.count("API key"), warned, url)
+
     def test_wrong_project(self):
         self.add(2)
         other = self.server.add_project("Other")
