@@ -29,7 +29,7 @@ import uuid
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 SCRIPT = os.path.join(os.path.dirname(TESTS), "twosignal.py")
-sys.path.insert(0, TESTS)
+sys.path.insert(0, os.path.join(TESTS, "support"))
 
 from standin import (DIALECTS, UNDEFINED, StandIn, Store, parse_time, stamp,  # noqa: E402
                      this_month)

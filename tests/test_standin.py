@@ -19,8 +19,9 @@ from unittest import mock
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(TESTS)
-if TESTS not in sys.path:
-    sys.path.insert(0, TESTS)
+for folder in (TESTS, os.path.join(TESTS, "support")):
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 import standin  # noqa: E402
 from standin import PROJECT_REF, StandIn  # noqa: E402

@@ -1,6 +1,6 @@
 """Start-up and work of this client, side by side with what bounds it from below and from above.
 
-    python3 tests/bench.py [--venv DIR] [--published DIR] [--runs 11] [--only WORDS]
+    python3 tests/support/bench.py [--venv DIR] [--published DIR] [--runs 11] [--only WORDS]
 
 Each figure is the ratio of two medians, measured in turn, with an interpreter started from a clean
 virtual environment. "installed" is a console script over a module in site-packages, compiled once;

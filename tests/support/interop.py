@@ -1,6 +1,6 @@
 """This client and the published one (twosignal 0.1.0: CLI and TUI) on one home and one server.
 
-    python3 tests/interop.py [--venv DIR]
+    python3 tests/support/interop.py [--venv DIR]
 
 The published client is installed into a virtual environment of its own: DIR, which is kept and
 used again, or a temporary one. Where that can't be done, it says so and passes. Exit code 1: a

@@ -16,10 +16,11 @@ import time
 import unittest
 from unittest import mock
 
-TESTS = os.path.dirname(os.path.abspath(__file__))
+SUPPORT = os.path.dirname(os.path.abspath(__file__))
+TESTS = os.path.dirname(SUPPORT)
 ROOT = os.path.dirname(TESTS)
 SCRIPT = os.path.join(ROOT, "twosignal.py")
-for _folder in (ROOT, TESTS):
+for _folder in (ROOT, TESTS, SUPPORT):
     if _folder not in sys.path:
         sys.path.insert(0, _folder)
 
