@@ -1,0 +1,172 @@
+"""The REST API of the stand-in server: accounts, and what a project's API key gives access to."""
+from messages import Refusal, Response
+from superjson import UNDEFINED, parse_time, stamp, to_plain
+from zod import PAGE_LIMIT, STATUSES
+
+HTML_404 = b"<!DOCTYPE html><html><body>404: This page could not be found.</body></html>"
+BATCH_LIMIT = 1000          # events per request
+
+
+class Rest:
+    """Responds to REST requests; `server` has the data, the sessions and the options."""
+
+    def __init__(self, server):
+        self.server = server
+        self.routes = {("POST", "/api/v1/auth/login"): self.log_in,
+                       ("POST", "/api/v1/auth/refresh"): self.refresh,
+                       ("POST", "/api/v1/auth/logout"): self.log_out,
+                       ("GET", "/api/v1/traces"): self.list_traces,
+                       ("POST", "/api/v1/traces"): self.ingest,
+                       ("POST", "/api/v1/scores"): self.add_score}
+
+    def respond(self, request):
+        route = self.routes.get((request.method, request.path))
+        if not route:
+            return Response(404, HTML_404, content_type="text/html")
+        return route(request)
+
+    # Accounts
+
+    def log_in(self, request):
+        email, password = texts_of(request, "Email and password are required", "email", "password")
+        with self.server.transaction():
+            for account in self.server.store.find("accounts"):
+                if account["email"] == email and account["password"] == password:
+                    return enveloped(self.server.sessions.open(account))
+        raise Refusal("INVALID_CREDENTIALS", "Invalid login credentials", 401)
+
+    def refresh(self, request):
+        token, = texts_of(request, "Refresh token is required", "refresh_token")
+        self.server.stopping.wait(self.server.refresh_delay)
+        with self.server.transaction():
+            return enveloped(self.server.sessions.refresh(token))
+
+    def log_out(self, request):
+        with self.server.transaction():
+            token = bearer_token(request)
+            if not self.server.sessions.account(token):
+                raise Refusal("UNAUTHORIZED", "Missing or invalid access token")
+            self.server.sessions.close(self.server.sessions.session_of(token))
+        return enveloped({"success": True})
+
+    # With an API key
+
+    def project_of_key(self, request):
+        """The ID of the project whose API key the request carries."""
+        key = bearer_token(request)
+        world = self.server.world
+        for row in list(world.store.find("api_keys")):
+            if key and row["key"] == key and row["revokedAt"] is None:
+                world.change("api_keys", row, {"lastUsedAt": world.now()})
+                return row["projectId"]
+        raise Refusal("UNAUTHORIZED", "Invalid API key")
+
+    def response(self, status, body):
+        return enveloped(body, status) if self.server.rest_envelope else Response(status, body)
+
+    def list_traces(self, request):
+        world = self.server.world
+        with self.server.transaction():
+            project = self.project_of_key(request)
+            rows, cursor = world.page(project, self.filters(request.query))
+            traces = [rest_trace(world.summary(row)) for row in rows]
+        return self.response(200, {"traces": traces, "nextCursor": cursor})
+
+    def filters(self, query):
+        names = self.server.known_filters + ("cursor",)
+        filters = {name: query[name] for name in names if query.get(name)}
+        limit = query.get("limit", "50")
+        if not limit.isdigit() or not 1 <= int(limit) <= PAGE_LIMIT:
+            raise invalid(f"limit must be between 1 and {PAGE_LIMIT}")
+        if filters.get("status", "OK") not in STATUSES:
+            raise invalid("status must be OK or ERROR")
+        if "tags" in filters:
+            filters["tags"] = filters["tags"].split(",")
+        for name in ("startDate", "endDate"):
+            if name in filters:
+                check_date(filters[name], name)
+        return dict(filters, limit=int(limit))
+
+    def ingest(self, request):
+        with self.server.transaction():
+            project = self.project_of_key(request)
+            events = request.body.get("batch") if isinstance(request.body, dict) else None
+            if not isinstance(events, list) or not all(is_event(event) for event in events):
+                raise invalid("batch must be a list of events")
+            if len(events) > BATCH_LIMIT:
+                raise Refusal("PAYLOAD_TOO_LARGE", f"At most {BATCH_LIMIT} events in a batch")
+            for event in events:
+                self.ingest_event(project, event)
+        return self.response(201, {"accepted": len(events)})
+
+    def ingest_event(self, project, event):
+        """Adds the span or the trace of an event; a trace that exists is replaced."""
+        body = dict(event["body"])
+        body["id"] = str(body.get("id") or event["id"])
+        started = body.get("startTime") or event.get("timestamp") or self.server.world.now()
+        body["startTime"] = stamp(str(started))
+        if event["type"] == "span-create":
+            return self.server.add_span(str(body.get("traceId")), project, body)
+        self.server.store.remove("traces", body["id"])
+        body["endTime"] = stamp(str(body["endTime"])) if body.get("endTime") else UNDEFINED
+        return self.server.add_trace(
+            project, name=body.pop("name", None), status=body.pop("status", None) or "OK",
+            duration_ms=body.pop("durationMs", None), cost=body.pop("totalCost", None),
+            tags=body.pop("tags", None) or [], created=body["startTime"], **body)
+
+    def add_score(self, request):
+        with self.server.transaction():
+            project = self.project_of_key(request)
+            trace, name = texts_of(request, "traceId and evaluatorName are required",
+                                   "traceId", "evaluatorName")
+            value = request.body.get("value")
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise invalid("value must be a number from 0 to 1")
+            if self.server.store.parent("traces", trace) != project:
+                raise Refusal("NOT_FOUND", "Trace not found")
+            score = self.server.add_score(trace, evaluator=name, value=value,
+                                          label=request.body.get("label"),
+                                          reasoning=request.body.get("reasoning"),
+                                          spanId=request.body.get("spanId"))
+            return self.response(201, to_plain(self.server.store.get("scores", score)))
+
+
+def enveloped(data, status=200):
+    return Response(status, {"data": data, "error": None})
+
+
+def invalid(message):
+    return Refusal("VALIDATION_ERROR", message, 400)
+
+
+def texts_of(request, message, *names):
+    """The values of these fields; refuses the request with `message` unless all have text."""
+    body = request.body if isinstance(request.body, dict) else {}
+    values = [body.get(name) for name in names]
+    if not all(isinstance(value, str) and value for value in values):
+        raise invalid(message)
+    return values
+
+
+def bearer_token(request):
+    scheme, _, token = (request.headers.get("Authorization") or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def check_date(text, name):
+    try:
+        parse_time(text)
+    except ValueError:
+        raise invalid(f"{name} must be a date")
+
+
+def rest_trace(trace):
+    """A trace in plain JSON, with `spanCount` and `scoreCount` in place of `_count`."""
+    counts = trace.pop("_count")
+    trace.update(spanCount=counts["spans"], scoreCount=counts["scores"])
+    return to_plain(trace)
+
+
+def is_event(event):
+    return (isinstance(event, dict) and event.get("type") in ("trace-create", "span-create")
+            and isinstance(event.get("body"), dict) and isinstance(event.get("id"), str))
