@@ -145,7 +145,7 @@ class DocumentCase(ServerCase):
         return self.bash("\n".join(read_script(name)), **kwargs)
 
 
-class TestDocument(unittest.TestCase):
+class DocumentCoverage(unittest.TestCase):
     def test_no_command_line_is_forgotten(self):
         self.assertEqual(set(single_commands()), set(PRINTED) | IN_TERMINAL)
 
@@ -164,7 +164,7 @@ class TestDocument(unittest.TestCase):
             self.assertIn(heading, lines)
 
 
-class TestCommandLines(DocumentCase):
+class DocumentedCommands(DocumentCase):
     def check(self, line):
         kwargs = {}
         if line.startswith("twosignal login --url"):
@@ -207,10 +207,10 @@ def _line_test(line):
 
 for _number, _line in enumerate(PRINTED):
     _name = re.sub(r"\W+", "_", _line.replace("$ ", "")).strip("_")
-    setattr(TestCommandLines, f"test_line_{_number:02}_{_name}", _line_test(_line))
+    setattr(DocumentedCommands, f"test_line_{_number:02}_{_name}", _line_test(_line))
 
 
-class TestScripts(DocumentCase):
+class DocumentedScripts(DocumentCase):
     def setUp(self):
         super().setUp()
         self.log_in(EMAIL)
@@ -283,7 +283,7 @@ class TestScripts(DocumentCase):
                          (1, "Usage: 92.0%\nWARNING: approaching trace limit\n", ""))
 
 
-class TestExamples(DocumentCase):
+class DocumentedExamples(DocumentCase):
     def setUp(self):
         super().setUp()
         self.log_in(EMAIL)
@@ -329,7 +329,7 @@ class TestExamples(DocumentCase):
         self.assertLessEqual({"traces_used", "traces_limit"}, set(record))
 
 
-class TestErrorTable(DocumentCase):
+class ErrorTable(DocumentCase):
     """The five documented errors: the name begins the line, the way out of it follows."""
 
     shown = {
@@ -395,7 +395,7 @@ class TestErrorTable(DocumentCase):
                    "--project", self.server.project, "-n", "x")
 
 
-class TestFiles(DocumentCase):
+class DocumentedFiles(DocumentCase):
     """Where the documentation says that the session and the configuration are."""
 
     def setUp(self):
@@ -441,7 +441,7 @@ class TestFiles(DocumentCase):
         self.assertNotEqual(self.state("session.json")["refresh_token"], session["refresh_token"])
 
 
-class TestPriorityOfAddresses(Case):
+class AddressPriority(Case):
     """--url, then TWOSIGNAL_URL, then the config file, then the default."""
 
     def setUp(self):
@@ -514,7 +514,3 @@ class TestPriorityOfAddresses(Case):
     def test_empty_variable_counts_as_unset(self):
         self.config()
         self.assertEqual(self.target(env={"TWOSIGNAL_URL": ""}), "config.example.com")
-
-
-if __name__ == "__main__":
-    unittest.main()

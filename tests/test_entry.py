@@ -1,316 +1,23 @@
-"""The section Entry: arguments wherever they stand, help, and the ways to start the program."""
+"""The section Entry: ways to start, signals, odd interpreters."""
+import errno
+import gc
 import os
-import shlex
+import random
 import shutil
+import signal
+import subprocess
 import sys
 import unittest
+import warnings
 from unittest import mock
 
 import twosignal
-from tools import ROOT, SCRIPT, Case, ServerCase, full, run_command, write_script
-
-README = os.path.join(ROOT, "README.md")
-GROUPS = sorted({name.split()[0] for name in twosignal.COMMANDS if " " in name})
-
-
-def words_of(example):
-    """The arguments of twosignal in an example, without redirections and what follows a pipe."""
-    words = shlex.split(example[example.index("twosignal "):].rstrip(")"))
-    ends = [place for place, word in enumerate(words) if word in ("<", ">", "|", ">>")]
-    return words[1:min(ends + [len(words)])]
+from servers import Scripted, certificates, hang_up
+from tools import (DEADLINE, ERROR_LINE, ROOT, SCRIPT, Case, ProcessCase, ServerCase, as_text, full,
+                   listing, pty_run, requests_of, run_command, write_script)
 
 
-class ParserCase(Case):
-    """Parses command lines and carries out none of them."""
-
-    def setUp(self):
-        super().setUp()
-        self.environment.update(TWOSIGNAL_PROJECT="p", TWOSIGNAL_ORG="o")
-
-    def parse(self, *argv, **kwargs):
-        """(name, namespace) of the command line; fails where it is not accepted."""
-        seen = []
-
-        def note(command, args, console):
-            seen.append((command.name, args))
-            return 0
-        with mock.patch("twosignal._execute", note):
-            self.assertOk(self.run_cli(*argv, **kwargs))
-        self.assertEqual(len(seen), 1, argv)
-        return seen[0]
-
-    def refused(self, *argv, **kwargs):
-        """The message with which a command line is refused, before anything was done."""
-        with mock.patch("twosignal._execute", side_effect=AssertionError("it was run")):
-            return self.assertFails(self.run_cli(*argv, **kwargs), 2).err
-
-
-class TestForms(ParserCase):
-    def test_a_value_stands_beside_or_behind_its_option(self):
-        for argv in (["--limit", "5"], ["--limit=5"], ["-n", "5"], ["-n5"], ["-L", "5"], ["-L5"],
-                     ["-qn5"], ["-qn", "5"]):
-            with self.subTest(argv=argv):
-                _, args = self.parse("traces", "list", *argv)
-                self.assertEqual(args.limit, 5)
-
-    def test_the_last_one_wins(self):
-        _, args = self.parse("traces", "list", "--limit", "5", "-n7", "--limit=9")
-        self.assertEqual(args.limit, 9)
-        _, args = self.parse("--url", "http://a", "orgs", "--url=http://b", "list")
-        self.assertEqual(args.url, "http://b")
-
-    def test_short_options_together(self):
-        _, args = self.parse("evaluators", "delete", "x", "-qy")
-        self.assertTrue(args.quiet and args.yes)
-        _, args = self.parse("-q", "evaluators", "delete", "-y", "x")
-        self.assertTrue(args.quiet and args.yes)
-
-    def test_values_that_begin_with_a_dash(self):
-        for argv in (["-n", "-draft-"], ["-n-draft-"], ["--name", "-draft-"], ["--name=-draft-"]):
-            with self.subTest(argv=argv):
-                _, args = self.parse("datasets", "create", *argv)
-                self.assertEqual(args.name, "-draft-")
-        _, args = self.parse("traces", "list", "--search=--all")
-        self.assertEqual((args.search, args.all), ("--all", False))
-        _, args = self.parse("login", "-e", "a@b.c", "-p", "-secret")
-        self.assertEqual(args.password, "-secret")
-        _, args = self.parse("login", "-e", "a@b.c", "--password=--secret")
-        self.assertEqual(args.password, "--secret")
-
-    def test_values_that_look_like_numbers_or_blanks(self):
-        for text in ("-1", "-0.5", " ", "a b", "", "=", "a=b", "@", "日本", "'", "%s", "%"):
-            with self.subTest(text=text):
-                _, args = self.parse("datasets", "create", "-n", "x", "--description=" + text)
-                self.assertEqual(args.description, text)
-
-    def test_after_two_dashes_nothing_is_an_option(self):
-        for argv in (["traces", "get", "--", "-id"], ["traces", "get", "--", "--json"],
-                     ["--json", "traces", "get", "--", "--help"],
-                     ["orgs", "create", "--", "--version"], ["orgs", "create", "--", "-h"]):
-            with self.subTest(argv=argv):
-                _, args = self.parse(*argv)
-                given = args.id if "get" in argv else args.name
-                self.assertEqual(given, argv[-1])
-                self.assertEqual(args.format, "json" if argv[0] == "--json" else None)
-
-    def test_options_before_between_and_after(self):
-        words = ["datasets", "get", "ID"]
-        for place in range(4):
-            for option, name, value in ((["--json"], "format", "json"), (["-q"], "quiet", True),
-                                        (["--url", "http://x"], "url", "http://x"),
-                                        (["--timeout=3"], "timeout", 3.0),
-                                        (["--project", "P"], "project", "P"),
-                                        (["--no-color"], "no_color", True),
-                                        (["--ca-cert", "f"], "ca_cert", "f"),
-                                        (["--debug"], "debug", True)):
-                with self.subTest(place=place, option=option):
-                    found, args = self.parse(*words[:place] + option + words[place:])
-                    self.assertEqual((found, args.id), ("datasets get", "ID"))
-                    self.assertEqual(getattr(args, name), value)
-
-    def test_a_command_as_a_value(self):
-        """A value that is spelled like a command or a group is a value."""
-        found, args = self.parse("--project", "traces", "traces", "list", "--search", "list")
-        self.assertEqual((found, args.project, args.search), ("traces list", "traces", "list"))
-        found, args = self.parse("orgs", "create", "list")
-        self.assertEqual((found, args.name), ("orgs create", "list"))
-
-    def test_the_last_format_wins(self):
-        for given, form, errors in (("--json --format csv", "csv", False),
-                                    ("--format csv --json", "json", True),
-                                    ("--format=table --format jsonl", "jsonl", True),
-                                    ("--json --format=table", "table", False)):
-            with self.subTest(given=given):
-                _, args = self.parse("orgs", "list", *given.split())
-                self.assertEqual(args.format, form)
-                self.assertEqual(twosignal._wants_json(given.split()), errors)
-
-    def test_what_was_not_given_is_false_or_none(self):
-        _, args = self.parse("traces", "list")
-        self.assertEqual((args.format, args.all, args.limit, args.status, args.url, args.timeout),
-                         (None, False, None, None, None, None))
-        self.assertEqual(args.given, set())
-
-    def test_variables_stand_in(self):
-        _, args = self.parse("traces", "list")
-        self.assertEqual(args.project, "p")
-        _, args = self.parse("traces", "list", "--project", "q")
-        self.assertEqual(args.project, "q")
-        _, args = self.parse("login", env={"TWOSIGNAL_EMAIL": "a@b.c", "TWOSIGNAL_PASSWORD": "x"})
-        self.assertEqual((args.email, args.password, args.given), ("a@b.c", "x", set()))
-
-
-class TestRefusals(ParserCase):
-    def test_mistyped_commands(self):
-        for argv, nearest in ((["trace"], "twosignal traces"), (["traces", "lst"], "traces list"),
-                              (["trace", "lst"], "traces list"), (["logn"], "twosignal login"),
-                              (["evaluator", "list"], "evaluators list"),
-                              (["api-key", "list"], "api-keys list"),
-                              (["orgs", "lsit"], "orgs list"),
-                              (["--json", "traces", "gte"], "traces get"),
-                              (["datasets", "additem"], "datasets add-item"),
-                              (["project", "list", "--org", "x"], "projects list")):
-            with self.subTest(argv=argv):
-                message = self.refused(*argv)
-                if "--json" not in argv:
-                    self.assertIn("There is no command '%s'" % " ".join(
-                        word for word in argv[:2] if argv[0] != "logn" or word == "logn"), message)
-                self.assertIn("'%s" % nearest if nearest.startswith("two")
-                              else "'twosignal %s" % nearest, message)
-
-    def test_commands_that_resemble_nothing(self):
-        for argv in (["xyzzy"], ["list"], [""], [" "], ["日本"], ["--", "traces"], ["\x1b[31m"]):
-            with self.subTest(argv=argv):
-                message = self.refused(*argv)
-                self.assertIn("twosignal", message)
-                self.assertNotIn("\x1b", message)
-
-    def test_every_refusal_names_a_way_out(self):
-        for argv in (["traces", "list", "extra"], ["traces", "list", "--limit"],
-                     ["traces", "list", "--limit", "x"], ["traces", "get"],
-                     ["traces", "list", "--nope"], ["datasets", "create"], ["--nope"],
-                     ["traces", "list", "--json=yes"], ["orgs", "create", "a", "b"],
-                     ["datasets", "create", "-n"], ["traces", "list", "-x"],
-                     ["evaluators", "create", "-n", "x"], ["traces", "--nope"],
-                     ["traces", "list", "--all", "-n", "5"],
-                     ["evaluators", "toggle", "x", "--enable", "--disable"],
-                     ["traces", "list", "--timeout", "-1"], ["traces", "list", "--status", "x"],
-                     ["traces", "list", "-V"], ["traces", "get", "-1x"],
-                     ["--debug", "--limit", "5"]):
-            with self.subTest(argv=argv):
-                result = self.assertFails(self.run_cli(*argv), 2)
-                self.assertEqual(len(result.err.splitlines()), 1, result)
-                self.assertRegex(result.err, r"\. [A-Z]", "it has no hint")
-
-    def test_an_option_that_is_meant_is_named(self):
-        for given, meant in (("--limt", "--limit"), ("--max-durations", "--max-duration"),
-                             ("--jsn", "--json"), ("--limt=3", "--limit")):
-            self.assertIn("Did you mean %s?" % meant, self.refused("traces", "list", given))
-        self.assertIn("--help", self.refused("traces", "list", "--xyzzy"))
-        self.assertIn("--help", self.refused("traces", "list", "--limit", "--limt"))
-
-    def test_an_unknown_option_is_named(self):
-        self.assertIn("--nope", self.refused("traces", "list", "--nope"))
-        self.assertIn("--nope", self.refused("--nope"))
-        self.assertIn("--nope", self.refused("traces", "--nope"))
-        self.assertIn("-x", self.refused("traces", "list", "-x"))
-
-    def test_an_option_without_its_value(self):
-        for argv in (["traces", "list", "--limit"], ["traces", "list", "--search", "--json"],
-                     ["--url"], ["orgs", "list", "--url"], ["traces", "list", "--project", "-q"],
-                     ["datasets", "create", "-n"]):
-            with self.subTest(argv=argv):
-                self.refused(*argv)
-
-    def test_options_of_other_commands(self):
-        self.assertIn("--limit", self.refused("orgs", "list", "--limit", "5"))
-        self.assertIn("--yes", self.refused("traces", "list", "--yes"))
-
-    def test_json_says_it_in_json(self):
-        for argv in (["--json", "trace"], ["traces", "lst", "--json"], ["traces", "list", "--json",
-                     "--limit", "x"], ["--json"], ["traces", "--json"]):
-            with self.subTest(argv=argv):
-                result = self.run_cli(*argv)
-                self.assertFails(result, 2)
-                self.assertEqual(result.error["code"], "USAGE")
-
-
-class TestHelp(ParserCase):
-    def shown(self, *argv, **kwargs):
-        return self.assertOk(self.run_cli(*argv, **kwargs), err="").out
-
-    def test_top(self):
-        for argv in ([], ["--help"], ["-h"], ["-q", "--help"]):
-            with self.subTest(argv=argv):
-                out = self.shown(*argv)
-                for name, command in twosignal.COMMANDS.items():
-                    self.assertIn("  %s " % name, out)
-                for option in twosignal.SHARED:
-                    for flag in option.flags:
-                        self.assertIn(flag, out)
-                self.assertIn("--version", out)
-
-    def test_groups(self):
-        for group in GROUPS:
-            for argv in ([group], [group, "--help"], ["--help", group], [group, "-h"]):
-                with self.subTest(argv=argv):
-                    out = self.shown(*argv)
-                    for name, command in twosignal.COMMANDS.items():
-                        assertion = self.assertIn if name.split()[0] == group else self.assertNotIn
-                        assertion("  %s " % name, out)
-                    self.assertIn("usage: twosignal %s " % group, out)
-
-    def test_help_comes_before_what_is_missing_or_wrong(self):
-        for argv in (["traces", "get", "--help"], ["datasets", "create", "-h"],
-                     ["traces", "list", "--limit", "x", "--help"], ["--help", "traces", "list"],
-                     ["traces", "--help", "list"], ["traces", "list", "--json", "--help"]):
-            with self.subTest(argv=argv):
-                self.assertIn("usage: twosignal ", self.shown(
-                    *argv, env={"TWOSIGNAL_PROJECT": None, "TWOSIGNAL_ORG": None}))
-
-    def test_lines_fit_a_terminal(self):
-        for argv in [["--help"]] + [[group, "--help"] for group in GROUPS]:
-            for line in self.shown(*argv).splitlines():
-                self.assertLessEqual(len(line), 80, line)
-
-    def test_version(self):
-        expected = "twosignal %s (Python %d.%d.%d)\n" % (
-            (twosignal.__version__,) + sys.version_info[:3])
-        for argv in (["--version"], ["-V"], ["--json", "--version"], ["-q", "-V"]):
-            self.assertEqual(self.shown(*argv), expected)
-
-
-class TestRegistry(ParserCase):
-    """Each command: help, an example that parses, a line in the README."""
-
-    def test_help(self):
-        for name, command in twosignal.COMMANDS.items():
-            with self.subTest(command=name):
-                self.assertTrue(command.help.endswith("."), command.help)
-                result = self.run_cli(*name.split() + ["--help"], columns=80)
-                out = self.assertOk(result, err="").out
-                self.assertIn("usage: twosignal %s " % name, out)
-                self.assertIn(" ".join(command.help.split()[:4]), " ".join(out.split()))
-                for option in command.options + twosignal.SHARED:
-                    self.assertTrue(option.details.get("help"), option.flags)
-                    for flag in option.flags:
-                        if flag.startswith("-"):
-                            self.assertIn(flag, out)
-                    if option.env:
-                        self.assertIn(option.env, out)
-
-    def test_examples(self):
-        for name, command in twosignal.COMMANDS.items():
-            self.assertTrue(command.examples, name)
-            for example in command.examples:
-                with self.subTest(example=example):
-                    self.assertIn("twosignal " + name, example)
-                    found, _ = self.parse(*words_of(example))
-                    self.assertEqual(found, name)
-                    self.assertIn(example, self.run_cli(*name.split() + ["--help"]).out)
-
-    @unittest.skipUnless(os.path.exists(README), "there is no README.md")
-    def test_readme(self):
-        with open(README, encoding="utf-8") as file:
-            text = file.read()
-        for name in twosignal.COMMANDS:
-            with self.subTest(command=name):
-                self.assertRegex(text, r"`(twosignal )?%s\b" % name)
-
-    def test_option_names(self):
-        """One name, one meaning: no flag twice in a command, no two options under one name."""
-        for name, command in twosignal.COMMANDS.items():
-            for options in (command.options, twosignal.SHARED):
-                flags = [flag for option in options for flag in option.flags]
-                self.assertEqual(len(flags), len(set(flags)), name)
-                names = [option.name for option in options if "--json" not in option.flags]
-                self.assertEqual(len(names), len(set(names)), name)     # --json is a --format
-
-    def test_groups(self):
-        self.assertEqual(sorted(twosignal.GROUPS), GROUPS)
-
-
-class TestWaysToStart(ServerCase):
+class WaysToStart(ServerCase):
     shared = True
 
     def setUp(self):
@@ -365,5 +72,264 @@ class TestWaysToStart(ServerCase):
         self.assertEqual(self.run_cli("traces", "get", "nope").code, 6)
 
 
-if __name__ == "__main__":
-    unittest.main()
+class Strike:
+    """Sends this process a signal when a command's run comes to a line for the first time.
+
+    place: (function, line); None only notes the places, in `places`. Counts from _run on, where
+    main is ready for signals.
+    """
+
+    def __init__(self, number, place):
+        self.number, self.place, self.places, self.running, self.struck = (
+            number, place, [], False, False)
+
+    def trace(self, frame, event, arg):
+        if frame.f_code.co_filename != twosignal.__file__:
+            return None
+        if frame.f_code is twosignal._run.__code__:
+            self.running = event != "return"
+        if self.running and event == "line":
+            self.come_to((frame.f_code.co_name, frame.f_lineno))
+        return self.trace
+
+    def come_to(self, place):
+        if self.place is None:
+            self.places += [] if place in self.places else [place]
+        elif place == self.place and not self.struck:
+            self.struck = True
+            os.kill(os.getpid(), self.number)
+
+
+def heed_interrupts():
+    """In a child: what started the tests may have it ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@unittest.skipIf(os.name == "nt", "signals are others there")
+class Interrupts(ProcessCase):
+    shared = False
+    CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+    def setUp(self):
+        super().setUp()
+        self.locks = []
+        # Runs may be started with SIGINT ignored; a signal outside of main must not end the tests.
+        for number, handler in ((signal.SIGINT, signal.default_int_handler),
+                                (signal.SIGTERM, lambda *_: None)):
+            self.addCleanup(signal.signal, number, signal.signal(number, handler))
+
+    def struck(self, number, place, args):
+        """(result, strike) of a run that gets a signal at that place; result None: it escaped."""
+        strike = Strike(number, place)
+        before = sys.gettrace()
+        with mock.patch("os.open", self.noted_open(os.open)), warnings.catch_warnings():
+            # The system closes what a process leaves open, a lock first of all.
+            warnings.simplefilter("ignore", ResourceWarning)
+            sys.settrace(strike.trace)
+            try:
+                return self.cli(*args), strike
+            except KeyboardInterrupt:
+                return None, strike
+            finally:
+                sys.settrace(before)
+                self.end_process()
+
+    def noted_open(self, real):
+        def noted(path, *args, **kwargs):
+            handle = real(path, *args, **kwargs)
+            self.locks += [handle] if str(path).endswith("session.lock") else []
+            return handle
+        return noted
+
+    def end_process(self):
+        """Closes what a run left open, as the system does when a process ends."""
+        gc.collect()
+        for handle in self.locks:
+            try:
+                if os.path.samestat(os.fstat(handle), os.stat(self.home + "/session.lock")):
+                    os.close(handle)
+            except OSError:
+                pass
+        del self.locks[:]
+
+    def test_anywhere(self):
+        """Rows 6, 40: a signal at any line: 130 or 143, nothing left, and the session lives."""
+        seed = random.randrange(10 ** 6)
+        dice = random.Random(seed)
+        args = ["orgs", "list", "--json"]
+        self.write("home/session.json", dict(self.log_in(), expires_at=0))
+        places = self.struck(signal.SIGINT, None, args)[1].places
+        self.assertGreater(len(places), 300)
+        strikes = [(number, place) for number in self.CODES for place in places]
+        for number, place in dice.sample(strikes, full(30, 600)):
+            with self.subTest(seed=seed, number=number, place=place):
+                self.strike_and_look(number, place, args)
+
+    def strike_and_look(self, number, place, args):
+        self.write("home/session.json", dict(self.state("session.json"), expires_at=0))
+        result, strike = self.struck(number, place, args)
+        if strike.struck:
+            self.assertIsNotNone(result, "it escaped from main")
+            self.assertEqual(result.code, self.CODES[number], result)
+            self.assertNotIn("Error: ", result.err.replace("AttributeError: ", ""), result)
+            # Python itself reports what comes up while a half-made object is destroyed.
+            self.assertEqual(result.err.count("Traceback"),
+                             result.err.count("Exception ignored in"), result)
+        self.assertNothingLeft()
+        self.assertOk(self.cli(*args))
+
+    def test_at_chosen_points(self):
+        """Row 40: while a file is written, while waiting for the lock or for the next try."""
+        def strike(number, real):
+            def struck(*args, **kwargs):
+                os.kill(os.getpid(), number)
+                return real(*args, **kwargs)
+            return struck
+
+        def busy(*args):
+            raise BlockingIOError(errno.EAGAIN, "held")
+
+        points = {"the write": ("os.fsync", os.fsync), "the replacing": ("os.replace", os.replace),
+                  "the lock": ("twosignal._take", busy)}
+        for number, code in self.CODES.items():
+            for name, (target, real) in points.items():
+                with self.subTest(number=number, at=name):
+                    self.write("home/session.json", dict(self.log_in(), expires_at=0))
+                    with mock.patch(target, strike(number, real)):
+                        result = self.cli("orgs", "list")
+                    self.assertFails_quietly(result, code)
+                    self.assertOk(self.cli("orgs", "list"))
+            with self.subTest(number=number, at="the pause before the next try"):
+                self.log_in()
+                self.server.fault("organization.list", status=503, body="")
+                with mock.patch("time.sleep", strike(number, lambda seconds: None)):
+                    self.assertFails_quietly(self.cli("orgs", "list", naps=False), code)
+
+    def assertFails_quietly(self, result, code):
+        self.assertEqual((result.code, result.out), (code, ""), result)
+        self.assertEqual(result.err.strip(), "", result)
+        self.assertNothingLeft()
+
+    def test_processes(self):
+        """Row 40: Ctrl-C and SIGTERM while waiting for an answer, as processes."""
+        for number, code in self.CODES.items():
+            for path, args in full([("trace.list", ["traces", "list"])],
+                                   [("trace.list", ["traces", "list"]),
+                                    ("dataset.create", ["datasets", "create", "-n", "x"])]):
+                with self.subTest(number=number, path=path):
+                    self.assertEqual(self.signalled(number, path, args), (code, ""))
+                    self.assertNothingLeft()
+
+    def signalled(self, number, path, args):
+        """(exit code, stderr) of a process that gets a signal while it waits for that answer."""
+        fault = self.server.fault(path, delay=True)
+        process = subprocess.Popen([sys.executable, SCRIPT] + args, env=self.environment,
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, preexec_fn=heed_interrupts)
+        with process:
+            try:
+                self.assertTrue(fault.begun.wait(DEADLINE))
+                process.send_signal(number)
+                out, err = process.communicate(timeout=DEADLINE)
+            finally:
+                fault.release.set()
+                process.kill()
+        self.assertEqual(out, b"")
+        return process.returncode, as_text(err).strip()
+
+    def test_at_prompts(self):
+        """Row 40: Ctrl-C at a prompt: 130, nothing done, and the terminal shows what is typed."""
+        evaluator = self.server.add_evaluator(name="Kept")
+        prompts = [(["login", "-e", "a@b.c"], "Password: "),
+                   (["evaluators", "delete", evaluator], "[y/N] "), (["login"], "Email: "),
+                   (["datasets", "add-item", "x", "--input", "-"], "Ctrl-D")]
+        for args, prompt in prompts[:full(2, 4)]:
+            with self.subTest(args=args):
+                output, _ = pty_run(
+                    ["/bin/sh", "-c", 'trap : INT; "$@"; echo "code $?"; stty -a', "sh",
+                     sys.executable, SCRIPT] + args, [(prompt, "\x03")], self.environment)
+                self.assertIn("code 130", output)
+                self.assertNotIn("Traceback", output)
+                self.assertRegex(output, r"[^-]echo\b")
+        self.assertEqual(requests_of(self.server, "auth/login"), [])
+        self.assertEqual(requests_of(self.server, "evaluator.delete"), [])
+        self.assertNothingLeft()
+
+
+WITHOUT_SSL = ("import runpy, sys; sys.modules.update(ssl=None, _ssl=None); "
+               "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')")
+
+
+class Interpreters(ProcessCase):
+    def flags(self):
+        always = [["-I"], ["-S"], ["-W", "error"], ["-bb"], ["-OO"]]
+        more = [["-E", "-s"], ["-B"], ["-u"], ["-q"], ["-I", "-S", "-W", "error", "-bb", "-OO"]]
+        if sys.version_info >= (3, 7):
+            more.append(["-X", "dev", "-W", "error"])
+        if sys.version_info >= (3, 10):
+            always.append(["-W", "error", "-X", "warn_default_encoding"])
+        return full([["-I", "-S"], ["-W", "error", "-bb"], ["-OO"]], always + more)
+
+    def test_flags(self):
+        """Row 41: -I, -S, -W error, -bb, -OO: it works, and says nothing else."""
+        for flags in self.flags():
+            with self.subTest(flags=flags):
+                self.write("home/session.json", dict(self.log_in(), expires_at=0))
+                result = self.run_process("traces", "list", "--json", flags=flags)
+                self.assertEqual(len(self.assertOk(result, err="").json), 5)
+
+    def test_flags_and_errors(self):
+        """Row 41: errors are the same under odd flags."""
+        flags = ["-I", "-S", "-W", "error", "-bb", "-OO"]
+        for args, code in full([(["traces", "get", "nope"], 6)],
+                               [(["traces", "get", "nope"], 6), (["traces", "lst"], 2)]):
+            result = self.run_process(*args, flags=flags)
+            self.assertFails(result, code)
+            self.assertRegex(result.err, ERROR_LINE)
+
+    def test_help_under_every_optimisation(self):
+        """Row 41: -OO takes docstrings away: help still comes."""
+        result = self.assertOk(self.run_process("traces", "list", "--help", flags=["-OO"]), err="")
+        self.assertIn("--search", result.out)
+        self.assertOk(self.run_process("--help", flags=["-OO"]), err="")
+
+    def without_ssl(self, *args):
+        return run_command([sys.executable, "-c", WITHOUT_SSL, SCRIPT] + list(args),
+                           self.environment)
+
+    def test_without_ssl(self):
+        """Row 41: Python without ssl: http works, https is one clear line."""
+        self.assertEqual(len(self.assertOk(self.without_ssl("traces", "list", "--json"),
+                                           err="").json), 5)
+        session = dict(self.log_in(), api_url="https://localhost:9")
+        self.write("home/session.json", session)
+        with Scripted([hang_up]) as listener:
+            url = "https://127.0.0.1:%d" % listener.port
+            self.write("home/session.json", dict(session, api_url=url))
+            result = self.without_ssl("orgs", "list", "--url", url)
+        self.assertFails(result, 3, "ssl", "http://")
+        self.assertRegex(result.err, ERROR_LINE)
+
+    def test_without_authorities(self):
+        """Row 41: no CA certificates on the machine: one line that says so."""
+        empty = self.path("empty")
+        os.mkdir(empty)
+        env = {"SSL_CERT_FILE": self.path("none.pem"), "SSL_CERT_DIR": empty}
+        made = certificates(self.folder)
+        server = self.serve(tls=made.good)
+        session = dict(self.log_in(), api_url=server.url)
+        self.write("home/session.json", session)
+        for directory in (empty, self.path("not-there")):
+            result = self.cli("orgs", "list", "--url", server.url,
+                              env=dict(env, SSL_CERT_DIR=directory))
+            self.assertFails(result, 3, "no CA certificates were found", "--ca-cert")
+        self.assertEqual(server.requests, [])
+
+
+class NothingLeftBehind(Case):
+    def test_starting_leaves_nothing_behind(self):
+        """Row 37: help, version and usage errors write nothing anywhere."""
+        for args in ([], ["--help"], ["--version"], ["nope"], ["traces", "list"],
+                     ["orgs", "list"], ["whoami"], ["logout"]):
+            self.run_cli(*args)
+        self.assertEqual(listing(self.folder), ["home"])

@@ -154,7 +154,7 @@ def replaced(value, path, by):
     return result
 
 
-class Canned(tools.Case):
+class CannedCase(tools.Case):
     """A logged-in home and no network: Transport.request is replaced."""
 
     def setUp(self):
@@ -184,7 +184,7 @@ class Canned(tools.Case):
         return random.Random(self.seed)
 
 
-class NotTheProtocol(Canned):
+class NotTheProtocol(CannedCase):
     def test_no_json_of_the_protocol(self):
         """Row 25: what is no JSON, or JSON of something else, is one line and exit code 8."""
         for procedure, line in COMMANDS:
@@ -761,7 +761,7 @@ class Secrets(tools.Case):
                 self.assertSecret(result)
 
 
-class Characters(Canned):
+class Characters(CannedCase):
     """Characters that act on a terminal, in each text that a server or a file can choose."""
 
     ALL = "".join(UNSAFE)
@@ -916,7 +916,3 @@ class Characters(Canned):
                 result = self.run_cli(*(args + level))
                 self.assertNotEqual(result.code, 0)
                 self.assertSafe(result.out, result.err)
-
-
-if __name__ == "__main__":
-    unittest.main()

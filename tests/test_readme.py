@@ -16,9 +16,13 @@ import sys
 import unittest
 from unittest import mock
 
-from tools import ROOT, SCRIPT, TESTS, ServerCase, executable, merged, run_command, write_script
+if not __package__:     # started as a script, not by `python3 -m unittest`
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 
-import twosignal
+from tools import (ROOT, SCRIPT, SUPPORT, TESTS, ServerCase, executable,  # noqa: E402
+                   merged, run_command, write_script)
+
+import twosignal  # noqa: E402
 
 README = os.path.join(ROOT, "README.md")
 OWN = os.path.join(TESTS, "README.md")
@@ -247,7 +251,7 @@ def call_arguments(text):
     return shlex.split(match.group().strip())
 
 
-class TestTables(unittest.TestCase):
+class ReadmeTables(unittest.TestCase):
     def column(self, heading, place=0):
         return [row[place].strip("`") for row in rows(README, heading)]
 
@@ -355,7 +359,7 @@ def texts_in(node):
     return [value for value in values if isinstance(value, str) and re.match("[A-Z_]{4,}$", value)]
 
 
-class TestPromises(unittest.TestCase):
+class Promises(unittest.TestCase):
     def test_each_promise_has_a_test(self):
         self.assertEqual([number for number in range(1, PROMISES + 1)
                           if number not in promised_tests()], [])
@@ -371,7 +375,7 @@ class TestPromises(unittest.TestCase):
                 self.assertTrue(promised_by(line), "%s: %s" % (path, line))
 
 
-class TestText(unittest.TestCase):
+class ReadmeText(unittest.TestCase):
     def test_every_command_line_parses(self):
         scripts = blocks(read(README), "sh", "bash", "console", "yaml", "cron")
         scripts += re.findall(r"`(twosignal [a-z].*?)`", read(README).replace("\\|", "|"))
@@ -413,7 +417,7 @@ class TestText(unittest.TestCase):
     def test_files_that_are_named_exist(self):
         for path in (README, OWN):
             for name in re.findall(r"\b(?:tests/)?\w+\.py\b", read(path)):
-                places = [os.path.join(folder, name) for folder in (ROOT, TESTS, os.path.join(TESTS, "support"))]
+                places = [os.path.join(folder, name) for folder in (ROOT, TESTS, SUPPORT)]
                 self.assertTrue(any(map(os.path.exists, places)), name)
 
     def test_the_two_commands_that_do_it_all(self):
@@ -426,7 +430,7 @@ class TestText(unittest.TestCase):
             self.assertNotIn("\t", read(path))
 
 
-class TestPieces(unittest.TestCase):
+class RecipeParser(unittest.TestCase):
     def test_recipes_are_read(self):
         text = "on: [push]\njobs:\n  gate:\n    steps:\n      - uses: a@v4\n      - run: b -c\n" \
                "  other:\n    script:\n      - python3 x\n"
@@ -442,7 +446,7 @@ class TestPieces(unittest.TestCase):
 
 
 @unittest.skipUnless(BASH, "no bash here")
-class TestShell(unittest.TestCase):
+class ShellSyntax(unittest.TestCase):
     def assertParses(self, script):
         result = run_command([BASH, "-n"], dict(os.environ), script)
         self.assertEqual((result.code, result.err), (0, ""), script)
@@ -488,7 +492,7 @@ def cron_command():
 
 
 @unittest.skipUnless(BASH, "no bash here")
-class TestGates(ServerCase):
+class RecipeRuns(ServerCase):
     """The recipes, run by bash against the stand-in, once passing and once failing."""
 
     def setUp(self):
@@ -575,7 +579,7 @@ class TestGates(ServerCase):
 
 
 @unittest.skipUnless(BASH, "no bash here")
-class TestInstall(ServerCase):
+class Installation(ServerCase):
     shared = True
 
     def bash(self, script):

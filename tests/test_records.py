@@ -1,26 +1,14 @@
-"""Section Records: from the wire's objects to the records that users see."""
+"""The section Records: from the wire's objects to the records that users see."""
 import copy
 import json
 import random
 import unittest
 
-import tools
 import twosignal
-
-OWN = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
-
-
-def random_json(dice, depth=3):
-    kind = dice.randrange(9 if depth else 6)
-    if kind > 6:
-        return {dice.choice(["aB", "b_c", "totalCost", "_count", "createdAt", "", "x.y"]):
-                random_json(dice, depth - 1) for _ in range(dice.randrange(4))}
-    if kind == 6:
-        return [random_json(dice, depth - 1) for _ in range(dice.randrange(4))]
-    return [None, True, dice.random(), dice.randrange(9), "2026-03-14T10:30:00.000Z", "0.5"][kind]
+from tools import LISTS, PROCEDURES, CommandCase, full, trpc_answer, wire_trace
 
 
-class Names(unittest.TestCase):
+class FieldNames(unittest.TestCase):
     def test_every_field_of_the_protocol(self):
         for wire, name in (
                 ("id", "id"), ("durationMs", "duration_ms"), ("createdAt", "created_at"),
@@ -55,7 +43,20 @@ class Names(unittest.TestCase):
             twosignal._names.update(before)
 
 
-class Rule(unittest.TestCase):
+OWN = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
+
+
+def random_json(dice, depth=3):
+    kind = dice.randrange(9 if depth else 6)
+    if kind > 6:
+        return {dice.choice(["aB", "b_c", "totalCost", "_count", "createdAt", "", "x.y"]):
+                random_json(dice, depth - 1) for _ in range(dice.randrange(4))}
+    if kind == 6:
+        return [random_json(dice, depth - 1) for _ in range(dice.randrange(4))]
+    return [None, True, dice.random(), dice.randrange(9), "2026-03-14T10:30:00.000Z", "0.5"][kind]
+
+
+class RecordRules(unittest.TestCase):
     def test_documented_order_then_the_rest(self):
         wire = {"metadata": {}, "name": "n", "createdAt": "2026-03-14T10:30:00.000Z", "tags": [],
                 "totalCost": "0.0034", "durationMs": 800, "status": "OK", "id": "d0"}
@@ -156,7 +157,7 @@ class Rule(unittest.TestCase):
         seed = random.SystemRandom().randrange(2 ** 32)
         dice = random.Random(seed)
         with self.subTest(seed=seed):
-            for _ in range(tools.full(300, 5000)):
+            for _ in range(full(300, 5000)):
                 wire = {"k%d" % number: random_json(dice) for number in range(4)}
                 kept = json.dumps(wire)
                 found = twosignal.record(wire, dice.choice(["", "trace", "span", "score"]))
@@ -164,7 +165,7 @@ class Rule(unittest.TestCase):
                 self.assertTrue(set(wire) <= set(found))
 
 
-class Usage(unittest.TestCase):
+class UsageRecords(unittest.TestCase):
     WIRE = {"month": "2026-03", "traceCount": 46000, "spanCount": 180000, "evalRunCount": 900,
             "projectBreakdown": [{"projectId": "c0", "traceCount": 46000, "spanCount": 1,
                                   "evalRunCount": 2}], "newField": 1}
@@ -193,5 +194,162 @@ class Usage(unittest.TestCase):
             self.assertIsNone(twosignal.usage_record(self.WIRE, plan)["traces_limit"])
 
 
-if __name__ == "__main__":
-    unittest.main()
+ISO = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$"
+
+
+class CommandRecords(CommandCase):
+    def test_every_command_prints_one_document(self):
+        for command in PROCEDURES:
+            with self.subTest(command=command):
+                records = self.records(command)
+                self.assertIsInstance(records, list if command in LISTS else dict)
+                self.assertTrue(records)
+                for record in records if command in LISTS else [records]:
+                    self.check_keys(record)
+
+    def check_keys(self, record):
+        for key, value in record.items():
+            self.assertRegex(key, r"^[a-z][a-z0-9_]*$")
+            if key.endswith("_at") and value is not None:
+                self.assertRegex(value, ISO)
+                self.assertNotIn(".000Z", value)
+
+    def test_records_of_traces(self):
+        scores = [{"id": "f1", "traceId": "t1", "spanId": None, "projectId": "c1",
+                   "evaluatorName": "Tone", "value": 1, "label": "pass", "reasoning": "because",
+                   "createdAt": "2026-03-14T10:30:00.250Z", "judgeModel": "m"}]
+        trace = wire_trace(metadata={"camelKey": {"innerKey": 1}, "totalCost": "x"},
+                           totalCost="0.0034", totalTokens="1250", agentVersion="v9",
+                           createdAt="2026-03-14T10:30:00.120Z", scores=scores,
+                           _count={"spans": "3", "scores": 1})
+        values = {"traces.0.totalTokens": ["bigint"], "traces.0.createdAt": ["Date"],
+                  "traces.0._count.spans": ["bigint"],
+                  "traces.0.totalCost": [["custom", "Decimal.js"]]}
+        result = self.traces_from(trace, values=values, args=["--json"])
+        record, = self.assertOk(result, err="").json
+        self.assertEqual(list(record)[:6], ["id", "status", "duration_ms", "cost_usd",
+                                            "created_at", "name"])
+        score = record["scores"][0]
+        self.assertEqual(list(score)[:4], ["evaluator", "score", "label", "reasoning"])
+        self.assertEqual(score, {
+            "evaluator": "Tone", "score": 1, "label": "pass", "reasoning": "because", "id": "f1",
+            "trace_id": "t1", "span_id": None, "project_id": "c1", "judge_model": "m",
+            "created_at": "2026-03-14T10:30:00.250Z"})
+        del record["scores"]
+        self.assertEqual(record, {
+            "id": trace["id"], "status": "OK", "duration_ms": 1200, "cost_usd": 0.0034,
+            "created_at": "2026-03-14T10:30:00.120Z", "name": "agent", "project_id": "c1",
+            "start_time": "2026-03-14T10:30:00Z", "end_time": None, "tags": [],
+            "metadata": {"camelKey": {"innerKey": 1}, "totalCost": "x"}, "total_tokens": 1250,
+            "session_id": None, "agent_version": "v9", "span_count": 3, "score_count": 1})
+        self.assertEqual(self.server.count("trace."), 1)
+
+    def test_record_of_a_trace_with_spans(self):
+        span = {"id": "s1", "traceId": "t1", "parentSpanId": None, "projectId": "c1",
+                "name": "call", "type": "LLM", "startTime": "2026-03-14T10:30:00.000Z",
+                "endTime": "2026-03-14T10:30:01.200Z", "durationMs": 1200, "model": "gpt-4o",
+                "input": {"userQuery": [{"innerKey": 1}]}, "output": None,
+                "modelParameters": {"maxTokens": 5}, "promptTokens": 1, "completionTokens": 2,
+                "totalTokens": 3, "cost": "0.25", "status": "OK", "errorMessage": None,
+                "metadata": {"aB": 1}}
+        trace = wire_trace(spans=[span], scores=[])
+        self.server.fault("trace.getById", status=200, body=trpc_answer(trace))
+        record = self.assertOk(self.cli("traces", "get", trace["id"], "--json"), err="").json
+        self.assertEqual(list(record)[:5], ["id", "status", "duration_ms", "cost_usd",
+                                            "created_at"])
+        self.assertEqual(record["scores"], [])
+        self.assertEqual(record["spans"], [{
+            "id": "s1", "trace_id": "t1", "parent_span_id": None, "project_id": "c1",
+            "name": "call", "type": "LLM", "start_time": "2026-03-14T10:30:00Z",
+            "end_time": "2026-03-14T10:30:01.200Z", "duration_ms": 1200, "model": "gpt-4o",
+            "input": {"userQuery": [{"innerKey": 1}]}, "output": None,
+            "model_parameters": {"maxTokens": 5}, "prompt_tokens": 1, "completion_tokens": 2,
+            "total_tokens": 3, "cost_usd": 0.25, "status": "OK", "error_message": None,
+            "metadata": {"aB": 1}}])
+
+    def test_record_of_a_dataset(self):
+        item = {"id": "i1", "datasetId": "ds", "input": {"promptText": 1}, "metadata": None,
+                "expectedOutput": {"camelKey": [1, {"aB": None}]},
+                "createdAt": "2026-03-14T10:30:00.000Z"}
+        wire = {"id": "ds", "projectId": "c1", "name": "Cases", "description": None,
+                "items": [item], "createdAt": "2026-03-14T10:30:00.000Z", "ownerTeam": "blue"}
+        self.server.fault("dataset.getById", status=200, body=trpc_answer(wire))
+        record = self.assertOk(self.cli("datasets", "get", "ds", "--json"), err="").json
+        self.assertEqual(record, {
+            "id": "ds", "project_id": "c1", "name": "Cases", "description": None,
+            "created_at": "2026-03-14T10:30:00Z", "owner_team": "blue",
+            "items": [{"id": "i1", "dataset_id": "ds", "input": {"promptText": 1},
+                       "metadata": None, "expected_output": {"camelKey": [1, {"aB": None}]},
+                       "created_at": "2026-03-14T10:30:00Z"}]})
+
+    def test_item_count_of_a_dataset(self):
+        dataset = self.server.add_dataset(name="Cases")
+        for number in range(3):
+            self.server.add_item(dataset, {"n": number})
+        counts = {record["id"]: record["item_count"] for record in self.records("datasets list")}
+        self.assertEqual(counts[dataset], 3)
+
+    def test_record_of_an_evaluator(self):
+        record = self.assertOk(self.cli(
+            "evaluators", "create", "-n", "Has JSON", "--type", "JSON_SCHEMA",
+            "--config", '{"schemaText": {"minItems": 1}}', "--json"), err="").json
+        self.assertEqual(record["config"], {"schemaText": {"minItems": 1}})
+        self.assertEqual((record["name"], record["type"], record["enabled"]),
+                         ("Has JSON", "JSON_SCHEMA", True))
+
+    def test_record_of_usage(self):
+        body = trpc_answer({"month": "2026-03", "traceCount": 46000, "spanCount": "180000",
+                            "evalRunCount": 900, "projectBreakdown": [
+                                {"projectId": "c1", "traceCount": 46000, "spanCount": 180000,
+                                 "evalRunCount": 900}]}, {"spanCount": ["bigint"]})
+        self.server.set_plan(self.server.org, "PRO")
+        self.server.fault("usage.getCurrentMonth", status=200, body=body)
+        record = self.records("usage")
+        self.assertEqual(list(record)[:8], ["month", "plan", "traces_used", "traces_limit",
+                                            "spans_used", "evals_used", "evals_limit",
+                                            "projects"])
+        project = record.pop("projects")[0]
+        self.assertEqual(record, {"month": "2026-03", "plan": "PRO", "traces_used": 46000,
+                                  "traces_limit": 50000, "spans_used": 180000,
+                                  "evals_used": 900, "evals_limit": 5000})
+        self.assertEqual(project["project_id"], "c1")
+        self.assertEqual(project["traces_used"], 46000)
+
+    def test_limits_come_from_the_plan(self):
+        limits = {"FREE": (10000, 500), "PRO": (50000, 5000), "GROWTH": (150000, 15000),
+                  "TEAM": (500000, 50000), "ENTERPRISE": (None, None)}
+        for plan, expected in limits.items():
+            with self.subTest(plan=plan):
+                self.server.set_plan(self.server.org, plan)
+                record = self.records("usage")
+                self.assertEqual((record["plan"], record["traces_limit"],
+                                  record["evals_limit"]), (plan,) + expected)
+                self.assertOk(self.cli("usage"))
+
+    def test_delete_and_revoke(self):
+        for command, done in (("evaluators delete", "deleted"), ("datasets delete", "deleted"),
+                              ("api-keys revoke", "revoked")):
+            argv = self.argv(command)
+            record = self.assertOk(self.cli(*argv + ["--json"]), err="").json
+            self.assertEqual(record, {"id": argv[2], done: True})
+
+    def test_key_is_shown_once(self):
+        created = self.records("api-keys create")
+        self.assertRegex(created["key"], r"^\w{16,}$")
+        for result in (self.cli("api-keys", "list"), self.cli("api-keys", "list", "--json")):
+            self.assertNotIn(created["key"], result.out)
+
+    def test_users_data_is_left_alone(self):
+        data = {"camelKey": {"innerKey": [1, 2.5, None, True]}, "snake_key": "ü", "_count": 1,
+                "createdAt": "2026-03-14T10:30:00.000Z", "": {"a.b": {}}}
+        text = json.dumps(data)
+        dataset = self.server.add_dataset(name="Cases")
+        item = self.assertOk(self.cli("datasets", "add-item", dataset, "--input", text,
+                                      "--expected", text, "--metadata", text, "--json")).json
+        got = self.assertOk(self.cli("datasets", "get", dataset, "--json")).json["items"][-1]
+        for record in (item, got):
+            self.assertEqual([record["input"], record["expected_output"], record["metadata"]],
+                             [data, data, data])
+
+    def test_wide_characters_stay_readable(self):
+        self.assertEqual(self.records("orgs list")[0]["name"], "Acme 東京")

@@ -1,10 +1,19 @@
-"""Section Rendering: a result becomes a table, or JSON, from the same definition."""
+"""The section Rendering: tables, formats and --fields, all from the same definition."""
+import csv
+import datetime
+import io
 import json
+import os
 import random
 import re
+import unicodedata
 import unittest
+from unittest import mock
 
+import standin
 import twosignal
+from tools import (DIALECTS, LISTS, PROCEDURES, CommandCase, TracesCase, minutes_ago, trpc_answer,
+                   trpc_error, wire_trace)
 from twosignal import Column, Details, Listing, Screen
 
 TRACES = [
@@ -39,7 +48,7 @@ def place_of(line, text):
     return twosignal.width(line[:line.index(text)])
 
 
-class Tables(unittest.TestCase):
+class TableLayout(unittest.TestCase):
     def test_the_look_of_the_documentation(self):
         self.assertEqual(table(listing(TRACES, TRACE_COLUMNS[:4])), (
             "ID                                    Status  Duration  Cost\n"
@@ -119,7 +128,7 @@ class Tables(unittest.TestCase):
         self.assertEqual(re.sub("\x1b\\[\\d*m", "", coloured), plain)
 
 
-class Documents(unittest.TestCase):
+class JsonDocuments(unittest.TestCase):
     def test_a_listing_is_the_list(self):
         rows = TRACES + [{"id": "東", "metadata": {"a": [1, None, {"b": "\x1b\u202e"}]}}]
         for encoding in ("utf-8", "ascii", "latin-1", "UTF-16", "cp1252"):
@@ -150,7 +159,7 @@ class Documents(unittest.TestCase):
                 next(lines)
 
 
-class Trees(unittest.TestCase):
+class SpanTrees(unittest.TestCase):
     @staticmethod
     def span(name, parent=None, second=0):
         return {"id": name, "parent_span_id": parent, "name": name,
@@ -202,7 +211,7 @@ class Trees(unittest.TestCase):
                     before = depth
 
 
-class Bars(unittest.TestCase):
+class UsageBars(unittest.TestCase):
     def test_bars(self):
         self.assertEqual(twosignal.bar(46000, 50000), "█" * 18 + "░░ 92.0%")
         self.assertEqual(twosignal.bar(0, 10), "░" * 20 + " 0.0%")
@@ -218,5 +227,535 @@ class Bars(unittest.TestCase):
             self.assertEqual("█" in shown, used >= 5)
 
 
-if __name__ == "__main__":
-    unittest.main()
+def ago(**period):
+    moment = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(**period)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + "000Z"
+
+
+def display_width(text):
+    """Columns that a terminal uses for a text."""
+    return sum(0 if unicodedata.combining(char) or unicodedata.category(char) == "Cf"
+               else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+class CommandTables(CommandCase):
+    shown = {
+        "orgs list": r"(?s)^ID .*Name.*\n─+\n\S+  .*  Acme 東京\n",
+        "orgs create": r"New Org",
+        "projects list": r"(?s)^ID .*Name.*\n─+\n\S+  .*  Support Agent\n",
+        "projects create": r"New Project",
+        "traces list": r"^ID +Status +Duration +Cost +Created",
+        "traces get": r"(?s)OK|ERROR",
+        "evaluators list": r"(?s)^ID .*Type.*Name\n─+\n\S+  .*  Has JSON\n",
+        "evaluators create": r"(?s)Has JSON.*JSON_SCHEMA",
+        "evaluators toggle": r"(?i)disabled|enabled +(no|false)",
+        "evaluators delete": r"(?i)deleted",
+        "datasets list": r"(?s)^ID .*Name.*\n─+\n\S+  ",
+        "datasets create": r"Test Cases",
+        "datasets get": r"(?i)name",
+        "datasets add-item": r"promptText",
+        "datasets delete": r"(?i)deleted",
+        "api-keys list": r"(?s)^ID .*Name.*\n─+\n\S+  ",
+        "api-keys create": r"(?s)CI Pipeline.*(ts_|2s_live_)\w{8}|(ts_|2s_live_)\w{8}",
+        "api-keys revoke": r"(?i)revoked",
+        "usage": r"(?i)traces",
+    }
+
+    def test_every_command(self):
+        self.assertEqual(set(self.shown), set(PROCEDURES))
+        for command, pattern in self.shown.items():
+            with self.subTest(command=command):
+                argv = self.argv(command)
+                result = self.assertOk(self.cli(*argv), err="")
+                self.assertRegex(result.out, pattern)
+                self.assertTrue(result.out.endswith("\n"))
+                for line in result.lines:
+                    self.assertEqual(line, line.rstrip())
+                    self.assertLessEqual(display_width(line), 120, line)
+
+    def test_lists_have_a_heading_a_rule_and_full_ids(self):
+        for command in LISTS:
+            with self.subTest(command=command):
+                records = self.records(command)
+                heading, rule, *rows = self.cli(*command.split()).lines
+                self.assertRegex(heading, r"^ID  ")
+                self.assertEqual(set(rule), {"─"})
+                self.assertEqual([row.split("  ")[0] for row in rows],
+                                 [record["id"] for record in records])
+
+    def test_a_trace_shows_spans_as_a_tree_and_its_scores(self):
+        trace = wire_trace(spans=[
+            {"id": "s3", "parentSpanId": "s1", "name": "second child", "type": "TOOL",
+             "status": "OK", "startTime": "2026-03-14T10:30:02.000Z", "durationMs": 5},
+            {"id": "s2", "parentSpanId": "s1", "name": "first child", "type": "LLM",
+             "status": "ERROR", "startTime": "2026-03-14T10:30:01.000Z", "durationMs": 800},
+            {"id": "s1", "parentSpanId": None, "name": "the root", "type": "AGENT",
+             "status": "OK", "startTime": "2026-03-14T10:30:00.000Z", "durationMs": 61000},
+            {"id": "s4", "parentSpanId": "missing", "name": "the orphan", "type": "CHAIN",
+             "status": "OK", "startTime": "2026-03-14T10:30:03.000Z", "durationMs": None},
+            {"id": "s5", "parentSpanId": "s6", "name": "cycle one", "type": "CUSTOM",
+             "status": "OK", "startTime": "2026-03-14T10:30:04.000Z", "durationMs": 1},
+            {"id": "s6", "parentSpanId": "s5", "name": "cycle two", "type": "CUSTOM",
+             "status": "OK", "startTime": "2026-03-14T10:30:05.000Z", "durationMs": 1},
+            {"id": "s7", "parentSpanId": "s7", "name": "own parent", "type": "CUSTOM",
+             "status": "OK", "startTime": "2026-03-14T10:30:06.000Z", "durationMs": 1}],
+            scores=[{"id": "f1", "evaluatorName": "Helpfulness", "value": 0.41, "label": "poor",
+                     "reasoning": "no answer"}])
+        self.server.fault("trace.getById", status=200, body=trpc_answer(trace))
+        out = self.assertOk(self.cli("traces", "get", trace["id"], columns=120), err="").out
+        names = ["the root", "first child", "second child", "the orphan", "cycle one",
+                 "cycle two", "own parent"]
+        places = [out.index(name) for name in names]
+        self.assertEqual(places[:4], sorted(places[:4]))
+        for name in names:
+            self.assertEqual(out.count(name), 1, out)
+        lines = {name: next(line for line in out.splitlines() if name in line) for name in names}
+        self.assertGreater(lines["first child"].index("first"), lines["the root"].index("the"))
+        self.assertEqual(lines["first child"].index("first"),
+                         lines["second child"].index("second"))
+        score = next(line for line in out.splitlines() if "Helpfulness" in line)
+        self.assertIn("0.41", score)
+        self.assertGreater(out.index("Helpfulness"), max(places))
+
+    def test_trace_columns(self):
+        period = {"5ms": 5, "0.8s": 800, "1.2s": 1200, "1m 01s": 61000, "1h 02m": 3720000,
+                  "-": None}
+        for shown, duration in period.items():
+            with self.subTest(duration=duration):
+                row = self.traces_from(wire_trace(durationMs=duration)).lines[2]
+                self.assertEqual(re.split(r" {2,}", row)[2], shown)
+
+    def test_cost_column(self):
+        costs = {"$0.003": 0.003, "$0.0034": "0.0034", "$12.50": 12.5, "-": None}
+        for shown, cost in costs.items():
+            with self.subTest(cost=cost):
+                row = self.traces_from(wire_trace(totalCost=cost)).lines[2]
+                self.assertEqual(re.split(r" {2,}", row)[3], shown)
+
+    def test_created_column(self):
+        ages = {"just now": ago(seconds=1), "2 min ago": ago(minutes=2, seconds=20),
+                "3 hours ago": ago(hours=3, minutes=20), "5 days ago": ago(days=5, hours=2),
+                "2026-03-14": "2026-03-14T10:30:00.000Z"}
+        ages[" just now"] = ago(hours=-1)  # a clock that is behind
+        for shown, created in ages.items():
+            with self.subTest(created=created):
+                row = self.traces_from(wire_trace(createdAt=created)).lines[2]
+                self.assertEqual(re.split(r" {2,}", row)[4], shown.strip())
+
+    def test_name_stands_last_where_there_is_room(self):
+        wide = self.assertOk(self.cli("traces", "list", columns=200))
+        narrow = self.assertOk(self.cli("traces", "list", columns=76))
+        self.assertEqual(wide.lines[0].split()[-1], "Name")
+        self.assertEqual(narrow.lines[0].split()[-1], "Created")
+        self.assertEqual([line.split("  ")[0] for line in wide.lines[2:]], self.server.traces)
+        self.assertEqual([line.split("  ")[0] for line in narrow.lines[2:]], self.server.traces)
+
+    def test_only_the_last_column_is_cut(self):
+        result = self.traces_from(wire_trace(name="長い名前" * 50), columns=110)
+        row = self.assertOk(result).lines[2]
+        self.assertTrue(row.endswith("…"), row)
+        self.assertTrue(row.startswith("d0000000-0000-4000-8000-000000000000  OK"), row)
+        for line in result.lines:
+            self.assertLessEqual(display_width(line), 110)
+        tiny = self.traces_from(wire_trace(name="x"), columns=20).lines[2]
+        self.assertTrue(tiny.startswith("d0000000-0000-4000-8000-000000000000  OK"), tiny)
+
+    def test_columns_line_up(self):
+        names = ["plain", "東京タワー", "🚀 emoji", "e\u0301le\u0300ve", "한국어", "ｆｕｌｌ", ""]
+        rows = [{"id": f"e{number}", "name": "the name", "type": name, "enabled": True,
+                 "config": {}, "createdAt": "2026-03-14T10:30:00.000Z"}
+                for number, name in enumerate(names)]
+        self.server.fault("evaluator.list", status=200, body=trpc_answer(rows))
+        heading, rule, *lines = self.assertOk(self.cli("evaluators", "list")).lines
+        column = heading.index("Name")
+        self.assertGreater(column, heading.index("Type"))
+        for line in lines:
+            self.assertEqual(display_width(line[:line.index("the name")]), column, line)
+
+    def test_ascii_stands_in_for_what_the_stream_cannot_show(self):
+        for command in PROCEDURES:
+            with self.subTest(command=command):
+                result = self.assertOk(self.cli(*self.argv(command), encoding="ascii"))
+                self.assertEqual(result.out, re.sub(r"[^\x00-\x7f]", "", result.out))
+        self.assertIn("Acme", self.cli("orgs", "list", encoding="ascii").out)
+
+
+class EmptyResults(CommandCase):
+    options = {"empty": True}
+
+    def setUp(self):
+        super().setUp()
+        if self._testMethodName.startswith("test_orgs"):
+            self.log_in("stranger@example.com")
+
+    def check_empty(self, command, words):
+        result = self.assertOk(self.cli(*command.split()), err="")
+        self.assertEqual(result.out, f"No {words} found.\n")
+        self.assertEqual(self.assertOk(self.cli(*command.split(), "--json"), err="").json, [])
+
+    def test_orgs(self):
+        self.check_empty("orgs list", "organizations")
+
+    def test_projects(self):
+        self.environment["TWOSIGNAL_ORG"] = self.assertOk(
+            self.cli("orgs", "create", "Bare", "--json")).json["id"]
+        self.check_empty("projects list", "projects")
+
+    def test_the_others(self):
+        for command, words in LISTS.items():
+            if command not in ("orgs list", "projects list"):
+                with self.subTest(command=command):
+                    self.check_empty(command, words)
+
+    def test_filters_that_match_nothing(self):
+        self.server.add_trace(project=self.server.project, status="OK", name="one")
+        for more in (["--status", "ERROR"], ["--search", "zzz"]):
+            self.assertEqual(self.cli("traces", "list", *more).out, "No traces found.\n")
+
+    def test_dataset_without_items_and_trace_without_spans(self):
+        dataset = self.server.add_dataset(name="Bare")
+        self.assertEqual(self.assertOk(self.cli("datasets", "get", dataset, "--json")
+                                       ).json["items"], [])
+        self.assertIn("Bare", self.assertOk(self.cli("datasets", "get", dataset)).out)
+        trace = self.server.add_trace(project=self.server.project, spans=[], scores=[])
+        record = self.assertOk(self.cli("traces", "get", trace, "--json")).json
+        self.assertEqual((record["spans"], record["scores"]), ([], []))
+        self.assertIn(trace, self.assertOk(self.cli("traces", "get", trace)).out)
+
+
+class AwkwardAnswers(CommandCase):
+
+    def test_text_from_the_server_is_made_safe(self):
+        hostile = "\x1b[31mred\x07\u202e\x9b\x7f\x00\u2066end\r\nnext"
+        for command in ("orgs list", "projects list", "evaluators list", "datasets list",
+                        "api-keys list"):
+            row = {"id": "i" + hostile, "name": hostile, "type": hostile, "plan": hostile,
+                   "role": hostile, "keyPrefix": hostile, "description": hostile,
+                   "createdAt": hostile, "config": {hostile: hostile}}
+            for more in ([], ["--json"]):
+                with self.subTest(command=command, more=more):
+                    self.server.fault(PROCEDURES[command], status=200, body=trpc_answer([row]))
+                    result = self.assertOk(self.cli(*command.split() + more))
+                    self.assertNotRegex(result.out, "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2066]")
+                    if more:
+                        self.assertEqual(result.json[0]["name"], hostile)
+                        self.assertIn("\\u001b[31mred", result.out)
+                    else:
+                        self.assertEqual(len(result.lines), 3)
+                        self.assertIn("\\x1b[31mred", result.out)
+
+    def test_text_in_errors_is_made_safe(self):
+        hostile = "\x1b[31mred\u202e\x9b\r\nnext"
+        self.server.fault("project.create", status=409, body=trpc_error("CONFLICT", 409, hostile))
+        result = self.assertFails(self.cli("projects", "create", "x"), 1, "\\x1b[31mred")
+        self.assertNotRegex(result.err, "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
+        self.assertEqual(len(result.err.splitlines()), 1, result)
+
+    def test_wrong_types_in_answers(self):
+        for value in (None, 1, "x", True, [1], ["x"], [None], [[]], {"traces": 1}, {},
+                      {"traces": [1]}, {"traces": None}, {"items": {}}):
+            for command in LISTS:
+                with self.subTest(value=value, command=command):
+                    self.server.fault(PROCEDURES[command], status=200, body=trpc_answer(value))
+                    result = self.cli(*command.split())
+                    self.server.clear()
+                    self.assertFails(result, 8)
+
+    def test_wrong_types_in_fields(self):
+        for value in (None, True, 1, -1, 1e400, "x", [], [1], {}, {"a": 1}):
+            row = dict.fromkeys(wire_trace(), value)
+            row["id"] = "t1"
+            row["scores"] = []
+            for more in ([], ["--json"]):
+                with self.subTest(value=value, more=more):
+                    body = json.dumps(trpc_answer({"traces": [row]})).replace("Infinity", "1e400")
+                    self.server.fault("trace.list", status=200, body=body.encode(),
+                                      headers={"Content-Type": "application/json"})
+                    result = self.cli("traces", "list", *more)
+                    self.assertIn(result.code, (0, 8), result)
+                    self.assertNotIn("Traceback", result.err)
+                    if result.code:
+                        self.assertFails(result, 8)
+
+
+HOSTILE = ("=1+1", "+1", "-1", "@SUM(A1)", "=cmd|' /C calc'!A0", "\t=1", "\r=1", "a,b",
+           'say "hi"', "a;b", "line\nbreak", "line\r\nbreak", "tab\there", "\x1b[31mred",
+           "\u202etxt.exe", "'quoted", "null", "", " ", "東京 🤖", "e\u0301", "\x00", "\u2028",
+           "x" * 3000, "</script>", "\\", "\\n")
+FORMULA = tuple("=+-@\t\r")
+
+
+def rows_of(text, delimiter=","):
+    return list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
+
+
+class OutputFormats(TracesCase):
+    def add_hostile(self):
+        for place, name in enumerate(HOSTILE):
+            self.server.add_trace(name=name, created=minutes_ago(place), tags=[name],
+                                  metadata={name: name}, sessionId=name,
+                                  scores=[{"evaluatorName": name, "value": 0.5, "label": name}])
+
+    def test_each_tells_the_same(self):
+        self.add(3, scores=[{"evaluatorName": "tone", "value": 0.25}], tags=["a", "b"])
+        expected = self.assertOk(self.list("--json")).json
+        self.assertEqual(self.list("--format", "json").json, expected)
+        lines = self.assertOk(self.list("--format", "jsonl")).lines
+        self.assertEqual([json.loads(line) for line in lines], expected)
+        for form, delimiter in (("csv", ","), ("tsv", "\t")):
+            heading, *rows = rows_of(self.assertOk(self.list("--format", form)).out, delimiter)
+            self.assertEqual(heading, list(expected[0]))
+            for row, record in zip(rows, expected):
+                found = dict(zip(heading, row))
+                self.assertEqual((found["id"], found["name"]), (record["id"], record["name"]))
+                self.assertEqual(float(found["cost_usd"]), record["cost_usd"])
+                self.assertEqual(json.loads(found["tags"]), ["a", "b"])
+                self.assertEqual(json.loads(found["scores"]), record["scores"])
+        table = self.assertOk(self.list("--format", "table")).out
+        self.assertEqual(table, self.assertOk(self.list()).out)
+        self.assertIn(expected[0]["id"], table)
+
+    def test_in_both_dialects(self):
+        found = []
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            for place in range(3):
+                self.server.add_trace(id="id-%d" % place, cost="0.0125", totalTokens=standin.Big(7),
+                                      created="2026-03-14T10:30:0%dZ" % place,
+                                      scores=[{"evaluatorName": "tone", "value": 0.25}])
+            found.append([self.assertOk(self.list(
+                "--format", form, "--fields", "id,cost_usd,total_tokens,scores.0.score,created_at"
+            )).out for form in ("table", "json", "jsonl", "csv", "tsv")])
+        self.assertEqual(found[0], found[1])
+        self.assertEqual(found[0][3].splitlines()[1],
+                         "id-2,0.0125,7,0.25,2026-03-14T10:30:02Z")
+
+    def test_separated_values_are_harmless_and_whole(self):
+        self.add_hostile()
+        for form, delimiter in (("csv", ","), ("tsv", "\t")):
+            text = self.assertOk(self.list("--all", "--format", form)).out
+            heading, *rows = rows_of(text, delimiter)
+            self.assertEqual([len(row) for row in rows], [len(heading)] * len(HOSTILE))
+            self.assertEqual(len(text.splitlines()), 1 + len(HOSTILE))
+            self.assertEqual(twosignal.plain(text.replace("\n", "").replace(delimiter, "")),
+                             text.replace("\n", "").replace(delimiter, ""))
+            for name, row in zip(HOSTILE, rows):
+                found = dict(zip(heading, row))
+                with self.subTest(form=form, name=name):
+                    shown = twosignal.plain("'" + name if name.startswith(FORMULA) else name)
+                    self.assertEqual((found["name"], found["session_id"]), (shown, shown))
+                    self.assertEqual(json.loads(found["metadata"]), {name: name})
+                    self.assertFalse([cell for cell in row if cell.startswith(FORMULA)])
+
+    def test_headings_are_no_formulas(self):
+        trace = {"id": "t", "name": "n", "=1+1": 5, "-x": -5}
+        answer = {"result": {"data": {"json": {"traces": [trace]}}}}
+        self.server.fault("trace.list", status=200, body=answer)
+        heading, row = rows_of(self.assertOk(self.list("--format", "csv")).out)
+        found = dict(zip(heading, row))
+        self.assertEqual((found["'=1+1"], found["'-x"]), ("5", "-5"))
+
+    def test_stdout_by_its_short_name(self):
+        self.add(2)
+        result = self.assertOk(self.list("--json", "-o", "-"))
+        self.assertEqual(len(result.json), 2)
+        self.assertFalse(os.path.exists("-"))
+
+    def test_full_width_formulas(self):
+        self.server.add_trace(name="\uff1d1+1")
+        found = rows_of(self.assertOk(self.list("--format", "csv", "--fields", "name")).out)
+        self.assertEqual(found[1], ["'\uff1d1+1"])
+
+    def test_numbers_stay_numbers(self):
+        self.add(1, cost=-0.5, duration_ms=-3)
+        heading, row = rows_of(self.assertOk(self.list("--format", "csv")).out)
+        found = dict(zip(heading, row))
+        self.assertEqual((found["cost_usd"], found["duration_ms"]), ("-0.5", "-3"))
+
+    def test_documents_keep_what_is_there(self):
+        self.add_hostile()
+        found = self.assertOk(self.list("--all", "--json")).json
+        self.assertEqual([row["name"] for row in found], list(HOSTILE))
+        result = self.assertOk(self.list("--all", "--format", "jsonl"))
+        self.assertEqual([json.loads(line) for line in result.out.split("\n")[:-1]], found)
+        self.assertEqual(len(result.lines), len(HOSTILE))
+
+    def test_streams_that_are_not_utf8(self):
+        self.add_hostile()
+        for form in ("json", "jsonl", "csv", "tsv", "table"):
+            for encoding in ("ascii", "latin-1"):
+                with self.subTest(form=form, encoding=encoding):
+                    result = self.assertOk(self.list("--all", "--format", form, encoding=encoding))
+                    self.assertGreaterEqual(len(result.lines), len(HOSTILE))
+        self.assertEqual([row["name"] for row in self.list(
+            "--all", "--json", encoding="ascii").json], list(HOSTILE))
+
+    def test_nothing(self):
+        heading = "id,status,duration_ms,cost_usd,created_at,name\n"
+        for form, expected in (("table", "No traces found.\n"), ("json", "[]\n"), ("jsonl", ""),
+                               ("csv", heading), ("tsv", heading.replace(",", "\t"))):
+            with self.subTest(form=form):
+                self.assertEqual(self.assertOk(self.list("--format", form)).out, expected)
+        fields = "name,scores.0.score"
+        self.assertEqual(self.assertOk(self.list("--format", "csv", "--fields", fields)).out,
+                         fields + "\n")
+
+    def test_columns_that_come_too_late_are_told(self):
+        """A server may leave a key out where there is nothing."""
+        rows = [{"id": str(place), "name": "n"} for place in range(150)]
+        rows[120]["sessionId"] = "s"
+        pages = [{"traces": rows[:100], "nextCursor": "c"}, {"traces": rows[100:]}]
+        for page in pages:
+            self.server.fault("trace.list", times=1, status=200,
+                              body={"result": {"data": {"json": page}}})
+        result = self.assertOk(self.list("--all", "--format", "csv"))
+        self.assertEqual(len(result.lines), 151)
+        self.assertRegex(result.err, r"^Left out, .*: session_id\. .*--fields")
+
+    def test_other_commands_have_them_too(self):
+        self.server.add_evaluator(name="=1+1")
+        for form in ("json", "jsonl", "csv", "tsv", "table"):
+            for args in (("orgs", "list"), ("whoami",), ("usage", "--org", self.server.org),
+                         ("evaluators", "list", "--project", self.server.project)):
+                with self.subTest(form=form, args=args):
+                    result = self.assertOk(self.cli(*args + ("--format", form)))
+                    self.assertTrue(result.out.endswith("\n"))
+                    self.assertFalse(form == "csv" and ",=1+1" in result.out)
+
+    def test_errors_are_json_where_the_output_is(self):
+        for form, is_json in (("json", True), ("jsonl", True), ("csv", False), ("table", False)):
+            for args in (("--format", form), ("--format=" + form,)):
+                self.server.fault("trace.list", status=403)
+                result = self.assertFails(self.list(*args), 5)
+                self.assertEqual(bool(result.error), is_json, args)
+
+
+class ChosenFields(TracesCase):
+    def test_paths(self):
+        self.server.add_trace(name="a", created=minutes_ago(1), metadata={"model": {"name": "gpt"}},
+                              tags=["x", "y"], scores=[{"evaluatorName": "tone", "value": 0.5},
+                                                       {"evaluatorName": "json", "value": 1}])
+        self.server.add_trace(name="b", created=minutes_ago(2))
+        fields = ("name", "scores.0.score", "scores.1.evaluator", "tags.1", "metadata.model.name",
+                  "scores.9.score", "tags.01", "metadata.nope", "metadata.model.nope.x")
+        found = self.assertOk(self.list("--json", "--fields", ",".join(fields))).json
+        first = ["a", 0.5, "json", "y", "gpt"] + [None] * 4
+        self.assertEqual([list(row.items()) for row in found],
+                         [list(zip(fields, first)), list(zip(fields, ["b"] + [None] * 8))])
+        text = self.assertOk(self.list("--format", "csv", "--fields", ",".join(fields))).out
+        rows = rows_of(text)
+        self.assertEqual(rows[:2], [list(fields), ["a", "0.5", "json", "y", "gpt"] + [""] * 4])
+        heading, _, row, _ = self.assertOk(self.list("--fields", "name,scores.0.score")).lines
+        self.assertEqual((heading.split(), row.split()), (["name", "scores.0.score"], ["a", "0.5"]))
+
+    def test_scores_are_fetched_where_they_are_asked_for(self):
+        self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}])
+        for fields, asked in (("id,name", 0), ("id,scores.0.score", 1), ("scores", 1),
+                              ("score_count", 0), ("?", 1)):
+            for form in ("table", "json", "csv"):
+                self.server.clear()
+                with self.subTest(fields=fields, form=form):
+                    self.assertOk(self.list("--fields", fields, "--format", form))
+                    self.assertEqual(self.server.count("trace.getById"), asked)
+
+    def test_unknown(self):
+        self.add(2)
+        for fields in ("nope", "id,nope", "nope.id", "ID", "Name", "?,id", ".", "id,.x",
+                       "scores[0]"):
+            for form in ("table", "json", "jsonl", "csv"):
+                with self.subTest(fields=fields, form=form):
+                    result = self.list("--fields", fields, "--format", form)
+                    self.assertFails(result, 2, "no field", "duration_ms")
+
+    def test_paths_that_lead_nowhere(self):
+        """An empty column would look like data."""
+        self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}], tags=["x"])
+        for field in ("scores.score", "scores.0.bogus", "tags.x", "tags.-1", "name.0", "id.x"):
+            with self.subTest(field=field):
+                self.assertFails(self.list("--fields", "id," + field), 2, field, "--fields '?'")
+
+    def test_what_the_first_rows_lack(self):
+        """A server may leave a key out where there is nothing."""
+        rows = [{"id": "1", "name": "n"}, {"id": "2", "name": "n", "sessionId": "s"}]
+        for place in (0, 1):
+            body = {"result": {"data": {"json": {"traces": rows[:1 + place]}}}}
+            self.server.fault("trace.list", times=1, status=200, body=body)
+            result = self.assertOk(self.list("--fields", "id,session_id", "--json"))
+            self.assertEqual(result.json[-1], {"id": "12"[place], "session_id": [None, "s"][place]})
+
+    def test_unknown_after_a_change_is_told_with_the_result(self):
+        """A key that is shown once must not be lost for a typing error."""
+        result = self.cli("api-keys", "create", "--project", self.server.project, "-n", "CI",
+                          "--fields", "key,kee", "--json")
+        self.assertEqual(result.code, 0, result)
+        self.assertTrue(result.json["key"])
+        self.assertIsNone(result.json["kee"])
+        self.assertIn("no field 'kee'", result.err)
+        result = self.cli("scores", "create", self.server.add_trace(), "--name", "a", "--value",
+                          "1", "--fields", "score,nope", "--json", env=self.key())
+        self.assertEqual((result.code, result.json), (0, {"score": 1, "nope": None}), result)
+
+    def test_question_mark_after_a_change_shows_what_it_gave(self):
+        result = self.cli("api-keys", "create", "--project", self.server.project, "-n", "CI",
+                          "--fields", "?", "--json")
+        self.assertTrue(self.assertOk(result).json["key"])
+        self.assertIn("--fields '?'", result.err)
+
+    def test_keys_of_scores_that_a_server_leaves_out(self):
+        self.add(1, scores=[{"evaluatorName": "tone", "value": 0.5}])
+        with mock.patch.object(twosignal.Client, "add_scores", lambda client, traces, *rest: [
+                trace.update(scores=[{"value": 1}]) for trace in traces]):
+            result = self.assertOk(self.list("--fields", "id,scores.0.span_id", "--json"))
+        self.assertIsNone(result.json[0]["scores.0.span_id"])
+
+    def test_lists_of_an_answer_stay_lists(self):
+        for count in range(3):
+            body = {"result": {"data": {"json": [{"id": str(i), "x": 1} for i in range(count)]}}}
+            self.server.fault("some.list", times=1, status=200, body=body)
+            result = self.assertOk(self.cli("api", "some.list", "--fields", "id", "--json"))
+            self.assertEqual(result.json, [{"id": str(i)} for i in range(count)])
+
+    def test_unknown_leaves_a_file_as_it_was(self):
+        self.add(2)
+        path = self.write("out", "before")
+        self.assertFails(self.list("--fields", "nope", "-o", path), 2)
+        with open(path) as file:
+            self.assertEqual(file.read(), "before")
+
+    def test_what_there_is(self):
+        self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}], metadata={"a": 1})
+        result = self.assertOk(self.list("--fields", "?"))
+        names = [line.strip() for line in result.lines[2:]]
+        for name in ("id", "name", "duration_ms", "cost_usd", "scores", "scores.0.score",
+                     "metadata"):
+            self.assertIn(name, names)
+        self.assertEqual(len(set(names)), len(names))
+        self.assertEqual([row["field"] for row in self.list("--fields", "?", "--json").json], names)
+        for name in names:      # each can be asked for
+            self.assertOk(self.list("--fields", name, "--json"))
+
+    def test_what_there_is_reads_one_page(self):
+        self.add(150)
+        self.server.clear()
+        self.assertOk(self.list("--fields", "?", "--all"))
+        self.assertEqual(self.server.count("trace.list"), 1)
+
+    def test_each_command(self):
+        trace = self.server.add_trace(spans=[{"name": "step"}])
+        project = ("--project", self.server.project)
+        for args, fields in ((("orgs", "list"), "name,plan"), (("whoami",), "email"),
+                             (("traces", "get", trace) + project, "id,spans.0.name"),
+                             (("traces", "check", "--max-p95", "9h") + project,
+                              "passed,checks.0.measured")):
+            with self.subTest(args=args):
+                found = self.assertOk(self.cli(*args + ("--json", "--fields", fields))).json
+                found = found[0] if isinstance(found, list) else found
+                self.assertEqual(list(found), fields.split(","))
+                self.assertNotIn(None, found.values())
+                self.assertFails(self.cli(*args + ("--fields", "nope")), 2, "nope")
+
+    def test_verdict_stays(self):
+        self.add(2)
+        result = self.cli("traces", "check", "--project", self.server.project, "--max-p95", "1ms",
+                          "--fields", "passed", "--json")
+        self.assertEqual((result.code, result.json), (10, {"passed": False}))

@@ -36,7 +36,7 @@ def fetch(url, proxy=None, ca=None, **options):
         return reply.status, reply.read()
 
 
-class ScriptedTest(unittest.TestCase):
+class ScriptedServers(unittest.TestCase):
     def test_answers_in_turn_and_then_the_last(self):
         with Scripted([answer("one"), answer({"a": 2})]) as server:
             bodies = [fetch(server.url + "/x", data=b"sent")[1] for _ in range(3)]
@@ -67,7 +67,7 @@ class ScriptedTest(unittest.TestCase):
 
 
 @needs_openssl
-class CertificatesTest(unittest.TestCase):
+class IssuedCertificates(unittest.TestCase):
     def test_each_is_what_it_says(self):
         with tempfile.TemporaryDirectory() as folder:
             made = certificates(folder)
@@ -84,7 +84,7 @@ class CertificatesTest(unittest.TestCase):
                     self.assertEqual(server.requests, [])
 
 
-class ProxyTest(unittest.TestCase):
+class ForwardProxies(unittest.TestCase):
     def test_forwards(self):
         with Scripted(answer("there")) as server, Proxy() as proxy:
             status, body = fetch(server.url + "/a?b=c", proxy.url, data=b"sent")
@@ -126,7 +126,3 @@ class ProxyTest(unittest.TestCase):
                 self.assertEqual(fetch(server.url, url, made.ca), (200, b"hello"))
                 self.assertEqual(proxy.seen[0].split()[:2],
                                  ["CONNECT", "127.0.0.1:%d" % server.port])
-
-
-if __name__ == "__main__":
-    unittest.main()

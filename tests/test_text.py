@@ -1,12 +1,12 @@
-"""Section Text: durations, costs, ages, widths; text made safe for a terminal."""
+"""The section Text: durations, costs, ages, widths; text made safe for a terminal."""
 import json
 import random
 import re
 import unicodedata
 import unittest
 
-import tools
 import twosignal
+from tools import full
 
 # Everything that could move a cursor, change a colour or turn text around, written out here once
 # more: the tests must not share the product's own list.
@@ -15,7 +15,6 @@ BIDI = list("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\
 SEPARATORS = ["\u2028", "\u2029"]
 SURROGATES = ["\udc00", "\udfff", "\ud800", "\udbff"]       # in an order in which no two make one
 UNSAFE = CONTROLS + BIDI + SEPARATORS + SURROGATES
-HUGE = 10 ** 399
 LETTERS = "abcXYZ 019é東京한😀👩ǅ\u0301\u200b\u00ad\ufe0f" + "".join(UNSAFE)
 
 
@@ -23,15 +22,7 @@ def random_text(dice, longest=30):
     return "".join(dice.choice(LETTERS) for _ in range(dice.randrange(longest)))
 
 
-def rising(dice, number):
-    """Numbers from 0 on, smaller than the one before never: all sizes that matter, mixed."""
-    found = [0, 1, 99, 99.4, 99.5, 100, 949, 950, 999, 1000, 59949, 59950, 59999, 60000, 3599499,
-             3599500, 3600000]
-    found += [dice.random() * 10 ** dice.randrange(-12, 12) for _ in range(number)]
-    return sorted(found)
-
-
-class Seeded(unittest.TestCase):
+class SeededCase(unittest.TestCase):
     """Random cases; the seed stands in the message of a failure."""
 
     def each(self, test, number):
@@ -42,7 +33,7 @@ class Seeded(unittest.TestCase):
                 test(dice)
 
 
-class Safety(Seeded):
+class EscapedText(SeededCase):
     def test_every_unsafe_character_is_escaped_in_text(self):
         """Row 35: no control, bidirectional or half a character is left in text."""
         for character in UNSAFE:
@@ -111,7 +102,7 @@ class Safety(Seeded):
                 self.assertIsInstance(twosignal.encodable("a東─\u2026", encoding), str)
 
 
-class Widths(Seeded):
+class Widths(SeededCase):
     def test_known_widths(self):
         for text, columns in (("", 0), ("abc", 3), ("東京", 4), ("é", 1), ("e\u0301", 1),
                               ("😀", 2), ("한글", 4), ("─", 1), ("ﾊ", 1), ("Ａ", 2)):
@@ -161,7 +152,15 @@ class Numbers(unittest.TestCase):
             self.assertEqual(twosignal.count(value), "-")
 
 
-class Durations(Seeded):
+def rising(dice, number):
+    """Numbers from 0 on, smaller than the one before never: all sizes that matter, mixed."""
+    found = [0, 1, 99, 99.4, 99.5, 100, 949, 950, 999, 1000, 59949, 59950, 59999, 60000, 3599499,
+             3599500, 3600000]
+    found += [dice.random() * 10 ** dice.randrange(-12, 12) for _ in range(number)]
+    return sorted(found)
+
+
+class Durations(SeededCase):
     def test_documented_forms(self):
         for value, text in ((5, "5ms"), (0, "0ms"), (99, "99ms"), (800, "0.8s"), (1200, "1.2s"),
                             (4800, "4.8s"), (61000, "1m 01s"), (3720000, "1h 02m"),
@@ -183,7 +182,7 @@ class Durations(Seeded):
         def check(dice):
             shown = [self.milliseconds(twosignal.duration(value)) for value in rising(dice, 400)]
             self.assertEqual(shown, sorted(shown))
-        self.each(check, tools.full(1, 20))
+        self.each(check, full(1, 20))
 
     def test_shown_is_near_the_truth(self):
         def check(dice):
@@ -201,7 +200,10 @@ class Durations(Seeded):
         return sum(round(float(amount) * units[unit]) for amount, unit in parts)
 
 
-class Costs(Seeded):
+HUGE = 10 ** 399
+
+
+class Costs(SeededCase):
     def test_documented_forms(self):
         for value, text in ((0.003, "$0.003"), (0.0034, "$0.0034"), (12.5, "$12.50"),
                             (0.012, "$0.012"), ("0.0034", "$0.0034"), (0, "$0.00"), (1, "$1.00"),
@@ -220,7 +222,7 @@ class Costs(Seeded):
             self.assertEqual(shown, sorted(shown))
             for value, text in zip(values, shown):
                 self.assertLessEqual(abs(text - value), max(0.0051, value * 1e-9))
-        self.each(check, tools.full(1, 20))
+        self.each(check, full(1, 20))
 
     def test_something_is_never_shown_as_nothing(self):
         def check(dice):
@@ -236,7 +238,7 @@ class Costs(Seeded):
                     self.assertRegex(form(value), r"\A[-$\d.,a-z +]+\Z")
 
 
-class Times(Seeded):
+class AgesAndTimestamps(SeededCase):
     NOW = 1773484200        # 2026-03-14T10:30:00Z
 
     def stamp(self, seconds):
@@ -277,7 +279,7 @@ class Times(Seeded):
             for age, text in zip(ages, shown):
                 self.assertLessEqual(text, age + 1)
             self.assertEqual(shown, sorted(shown))
-        self.each(check, tools.full(1, 20))
+        self.each(check, full(1, 20))
 
     def test_timestamps(self):
         for wire, shown in (
@@ -323,7 +325,3 @@ class Times(Seeded):
     def test_iso_of_anything(self):
         for value in (HUGE, -HUGE, 1e300, float("nan"), None, "x"):
             self.assertIsInstance(twosignal.iso(value), str)
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -1,22 +1,95 @@
-"""The section Transport against servers that keep connections, send elsewhere, or play tricks."""
+"""The section Transport: what is sent, what is sent again, and what every failure means."""
+import io
+import itertools
 import json
 import os
+import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import threading
+import time
 import unittest
 from unittest import mock
 
-import tools
 import twosignal
-from servers import (PATIENCE, Listener, Proxy, Scripted, answer, certificates, drip, header,
-                     needs_openssl, read_request, reset, target)
-from tools import Case, ServerCase, full
+from servers import (PATIENCE, Listener, Proxy, Scripted, answer, certificates, drip, hang_up,
+                     header, needs_openssl, read_request, reset, silence, target)
+from standin import StandIn
+from tools import ROOT, Case, ServerCase, full, replaced_environment, run_command
+
+try:
+    import ssl
+except ImportError:     # the tests that need it are left out then
+    ssl = None
+
+
+class TransportCase(Case):
+    """Requests straight through a Transport, with short pauses and no proxy of the machine."""
+
+    def setUp(self):
+        super().setUp()
+        self.shorten_pauses()
+        self.enter(mock.patch.object(twosignal, "TOLD_WAIT", 2.0))
+        self.enter(replaced_environment(self.environment))
+        self.told = []
+
+    def transport(self, timeout=30.0, **options):
+        made = twosignal.Transport(timeout, tell=self.told.append, **options)
+        self.addCleanup(made.close)
+        return made
+
+    def get(self, url, headers=(), **options):
+        return self.transport(**options).request("GET", url, headers, changes=False)
+
+    def post(self, url, **options):
+        return self.transport(**options).request("POST", url, {}, b"{}")
+
+    def failure(self, ask, *args, **options):
+        with self.assertRaises(twosignal.Failure) as caught:
+            ask(*args, **options)
+        self.assertNotIn("\n", caught.exception.message + caught.exception.hint)
+        return caught.exception
+
+
+class Timeouts(TransportCase):
+    def test_dripping_servers(self):
+        """Row 18: a byte now and then does not hold a request, wherever the bytes are."""
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+        places = {
+            "status line": drip(itertools.repeat(ord("H")), 0.02),
+            "headers": drip(itertools.cycle(b"X-A: 1\r\n"), 0.02, head),
+            "body": drip(itertools.repeat(32), 0.02, head + b"Content-Length: 100000\r\n\r\n"),
+            "chunks": drip(itertools.cycle(b"1\r\n \r\n"), 0.02,
+                           head + b"Transfer-Encoding: chunked\r\n\r\n"),
+            "continue": drip(itertools.cycle(b"HTTP/1.1 100 Continue\r\n\r\n"), 0.02),
+            "nothing": silence,
+        }
+        for place, script in places.items():
+            with self.subTest(place=place), Scripted([script]) as server:
+                failure = self.failure(self.get, server.url, timeout=0.15)
+                self.assertEqual((failure.code, failure.exit_code), ("TIMED_OUT", 3))
+                self.assertEqual(server.connections, 1)
+
+    def test_option(self):
+        """Row 18: --timeout is that limit."""
+        with Scripted([silence]) as server:
+            result = self.run_cli("login", "-e", "a@b.c", "--password-stdin", "--timeout", "0.2",
+                                  "--url", server.url, stdin="secret\n")
+        self.assertFails(result, 3, "in time", "--timeout")
+
+    def test_handshake(self):
+        """Row 18: a TLS server that never answers the hello."""
+        with Scripted([silence]) as server:
+            url = server.url.replace("http:", "https:")
+            failure = self.failure(self.get, url, timeout=0.15)
+        self.assertEqual(failure.code, "TIMED_OUT")
+
 
 LIST = {"result": {"data": {"json": []}}}
 BODY = json.dumps(LIST).encode()
 OK = b"HTTP/1.1 200 OK\r\n"
-STATUSES = (301, 302, 303, 307, 308)
 
 
 def alive(body=BODY, extra=b"", status=b"200 OK"):
@@ -29,6 +102,506 @@ def in_chunks(body, size=7, trailer=b""):
     parts = [body[start:start + size] for start in range(0, len(body), size)]
     chunks = b"".join(b"%x;a=b\r\n%s\r\n" % (len(part), part) for part in parts)
     return OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailer + b"\r\n"
+
+
+class SlowAnswers(TransportCase):
+    def test_an_answer_that_comes_too_slowly(self):
+        """Row 18: it would be whole in the end, but the limit is over long before."""
+        wide = b" " * 200
+        drips = {
+            "status line": drip(b"HTTP/1.1 200 " + b"x" * 200 + b"\r\n" + alive()[len(OK):], 0.01),
+            "headers": drip(b"X: " + wide + b"\r\n" + alive()[len(OK):], 0.01, OK),
+            "body": drip(wide, 0.01, OK + b"Content-Length: 200\r\n\r\n"),
+            "chunks": drip(in_chunks(wide, 10)[len(OK):], 0.01, OK),
+        }
+        for place, send in drips.items():
+            with self.subTest(place=place), Scripted(send) as server:
+                failure = self.failure(self.get, server.url, timeout=0.15)
+                self.assertEqual((failure.code, server.connections), ("TIMED_OUT", 1))
+
+    def test_a_slow_proxy(self):
+        """Row 18: the answer to CONNECT counts too."""
+        line = b"HTTP/1.1 502 " + b"x" * 200 + b"\r\n\r\n"
+        with Scripted(drip(line, 0.01)) as proxy:
+            os.environ.update(https_proxy=proxy.url, NO_PROXY="")
+            failure = self.failure(self.get, "https://example.com", timeout=0.3)
+        self.assertEqual((failure.code, proxy.connections), ("TIMED_OUT", 1))
+
+
+class CutAnswers(TransportCase):
+    BODY = json.dumps({"result": {"data": {"json": [1, 2, 3]}}}).encode()
+
+    def cuts(self, whole, step):
+        start = whole.index(b"\r\n\r\n") + 4
+        return sorted(set(range(0, len(whole), step)) | {start, start + 1, len(whole) - 1})
+
+    def assertCutFound(self, whole):
+        for size in self.cuts(whole, full(9, 1)):
+            with self.subTest(size=size), Scripted([whole[:size]]) as server:
+                failure = self.failure(self.get, server.url)
+                self.assertIn(failure.exit_code, (3, 8))
+
+    def test_content_length(self):
+        """Row 19: cut at every byte, with Content-Length."""
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(self.BODY)
+        self.assertCutFound(head + self.BODY)
+
+    def test_chunked(self):
+        """Row 19: cut at every byte, in chunks."""
+        half = len(self.BODY) // 2
+        parts = [self.BODY[:half], self.BODY[half:]]
+        chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+        whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+        self.assertCutFound(whole)
+        with Scripted([whole]) as server:
+            self.assertEqual(self.get(server.url).body, self.BODY)
+
+    def test_without_a_length(self):
+        """Row 19: an answer that only the end of the connection ends is no JSON when it is cut."""
+        with StandIn() as server:
+            self.log_in_at(server)
+            server.fault("organization.list", times=None,
+                         raw=b"HTTP/1.0 200 OK\r\n\r\n" + self.BODY[:-3])
+            self.assertFails(self.run_cli("orgs", "list"), 8)
+
+    def log_in_at(self, server):
+        session = dict(server.tokens("owner@example.com"), api_url=server.url)
+        self.write(os.path.join(self.home, "session.json"), json.dumps(session))
+        self.write(os.path.join(self.home, "config.json"), json.dumps({"api_url": server.url}))
+
+
+class MemoryBounds(TransportCase):
+    def endless(self, block, head):
+        def send(connection, request):
+            connection.sendall(head)
+            try:
+                while True:
+                    connection.sendall(block)
+            except OSError:
+                pass
+        return send
+
+    def test_memory(self):
+        """Row 20: a huge length, endless chunks and endless headers end with a clear error."""
+        ok = b"HTTP/1.1 200 OK\r\n"
+        block = b"10000\r\n" + b" " * 65536 + b"\r\n"
+        scripts = {
+            "length": ok + b"Content-Length: 100000000000000\r\n\r\n",
+            "chunks": self.endless(block, ok + b"Transfer-Encoding: chunked\r\n\r\n"),
+            "no length": self.endless(b" " * 65536, ok + b"\r\n"),
+            "headers": self.endless(b"X-A: 1\r\n" * 1000, ok),
+            "header line": self.endless(b"x" * 65536, ok + b"X-A: "),
+            "status line": self.endless(b"x" * 65536, b""),
+            "continue": self.endless(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, b""),
+        }
+        with mock.patch.object(twosignal, "LARGEST_ANSWER", full(1 << 20, 32 << 20)):
+            for name, script in scripts.items():
+                with self.subTest(name=name), Scripted([script]) as server:
+                    failure = self.failure(self.get, server.url)
+                    self.assertEqual(failure.exit_code, 8, failure)
+                    self.assertEqual(server.connections, 1)
+
+    @unittest.skipUnless(hasattr(os, "wait4"), "no wait4")
+    def test_peak(self):
+        """Row 20: less than 200 MB for an answer without an end."""
+        script = self.endless(b"8000\r\n" + b" " * 32768 + b"\r\n",
+                              b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with Scripted([script]) as server:
+            code = ("import sys, resource; sys.path.insert(0, %r); import twosignal\n"
+                    "try: twosignal.Transport(50).request('GET', %r, changes=False)\n"
+                    "except twosignal.Failure as failure: print(failure.code)\n"
+                    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+                    % (ROOT, server.url))
+            result = run_command([sys.executable, "-c", code], self.environment)
+        code, peak = result.out.split()
+        self.assertEqual(code, "BAD_ANSWER")
+        self.assertLess(int(peak) / (1 << 20 if sys.platform == "darwin" else 1 << 10), 200)
+
+
+class WireLimits(TransportCase):
+    def test_a_wire_reads_no_more_than_it_may(self):
+        near, far = socket.socketpair()
+        self.addCleanup(near.close)
+        self.addCleanup(far.close)
+        wire = twosignal.Wire(near)
+        with mock.patch.object(twosignal, "LARGEST_ANSWER", 10):
+            wire.begin(time.monotonic() + 20)
+        far.sendall(b"x" * 20)
+        with self.assertRaises(twosignal.TooLarge):
+            io.BufferedReader(twosignal._Reader(wire)).read(20)
+
+    def test_no_time_left(self):
+        with self.assertRaises(socket.timeout):
+            twosignal._left(time.monotonic() - 1)
+
+    def test_host_and_port(self):
+        for text, expected in (("a", ("a", None)), ("a:1", ("a", 1)), ("[::1]", ("::1", None)),
+                               ("[::1]:8", ("::1", 8)), ("127.0.0.1:80", ("127.0.0.1", 80))):
+            self.assertEqual(twosignal._host_and_port(text), expected)
+
+
+class Retries(ServerCase):
+    STATUSES = (400, 401, 403, 404, 408, 409, 413, 429, 500, 501, 502, 503, 504, 505)
+
+    def setUp(self):
+        super().setUp()
+        self.shorten_pauses()
+        self.log_in()
+
+    def test_queries(self):
+        """Row 21: at most 3 tries, and only where another one may help."""
+        for status in self.STATUSES:
+            with self.subTest(status=status):
+                self.server.clear()
+                self.server.fault("organization.list", times=None, status=status)
+                self.assertNotEqual(self.cli("orgs", "list").code, 0)
+                tries = 3 if status in twosignal.RETRIED else 2 if status == 401 else 1
+                self.assertEqual(self.server.count("organization.list"), tries)
+
+    def test_it_works_in_the_end(self):
+        """Row 21: a query that works at the third try works."""
+        for fault in ({"status": 503}, {"reset": True}, {"cut": 5}, {"status": 429}):
+            with self.subTest(fault=fault):
+                self.server.clear()
+                self.server.fault("organization.list", times=2, **fault)
+                self.assertOk(self.cli("orgs", "list"))
+                self.assertEqual(self.server.count("organization.list"), 3)
+
+    def test_changes(self):
+        """Row 22: sent again after 429 alone: with any other status something may have changed."""
+        for status in self.STATUSES:
+            with self.subTest(status=status):
+                self.server.clear()
+                self.server.fault("organization.create", times=None, status=status)
+                self.assertNotEqual(self.cli("orgs", "create", "X").code, 0)
+                tries = 3 if status == 429 else 2 if status == 401 else 1
+                self.assertEqual(self.server.count("organization.create"), tries)
+
+    def test_change_that_was_made(self):
+        """Row 22: the server commits, then the answer is lost: one row, exit 9, what to do."""
+        for fault in ({"reset": True}, {"cut": 3}):
+            with self.subTest(fault=fault):
+                before = len(self.server.rows("datasets"))
+                self.server.fault("dataset.create", times=1, after=True, **fault)
+                result = self.cli("datasets", "create", "--project", self.server.project, "-n", "X")
+                self.assertFails(result, 9, "unknown", "'twosignal datasets list'")
+                self.assertEqual(len(self.server.rows("datasets")), before + 1)
+
+    def test_timeout_of_a_change(self):
+        """Row 22: no answer in time to a change is an unknown outcome; to a query it is not."""
+        fault = self.server.fault("dataset.create", times=1, delay=True)
+        result = self.cli("datasets", "create", "--project", self.server.project, "-n", "X",
+                          "--timeout", "0.3")
+        fault.release.set()
+        self.assertFails(result, 9, "unknown")
+
+    def test_change_that_did_not_arrive(self):
+        """Row 22: refused connections are tried again, and are no unknown outcome."""
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            url = "http://127.0.0.1:%d" % unused.getsockname()[1]
+        transport = twosignal.Transport(5.0)
+        tried = []
+        real = twosignal._connect
+        with mock.patch.object(twosignal, "_connect",
+                               lambda *args: tried.append(args) or real(*args)):
+            with self.assertRaises(twosignal.Failure) as caught:
+                transport.request("POST", url, {}, b"{}")
+        self.assertEqual((caught.exception.code, len(tried)), ("CONNECTION_REFUSED", 3))
+
+    def test_deadline_covers_all_tries(self):
+        """Row 21: a pause that reaches beyond --timeout is not made."""
+        self.server.fault("organization.list", times=None, status=429,
+                          headers={"Retry-After": "30"})
+        self.assertFails(self.cli("orgs", "list", "--timeout", "5"), 7, "Rate limited")
+        self.assertEqual(self.server.count("organization.list"), 1)
+
+
+class RetryAfter(TransportCase):
+    def test_values(self):
+        """Row 23: seconds and dates; what is bad, negative or huge says nothing."""
+        now = 1800000000.0
+        values = {
+            "0": 0.0, "1": 1.0, " 7 ": 7.0, "120": 120.0,
+            "Fri, 15 Jan 2027 08:00:10 GMT": 10.0, "Fri, 15 Jan 2027 07:00:00 GMT": 0.0,
+            "-5": None, "1.5": None, "soon": None, "": None, None: None, "1e3": None,
+            "99999999999999999999": None, "\u0661": None, "Fri, 99 Jan 2027": None, "NaN": None,
+            "Mon, 01 Jan 99999 00:00:00 GMT": None,
+        }
+        with mock.patch.object(twosignal.time, "time", lambda: now):
+            for value, seconds in values.items():
+                with self.subTest(value=value):
+                    self.assertEqual(twosignal.retry_after(value), seconds)
+
+    def waits(self, value, timeout=100.0):
+        slept = []
+        refusal = answer({}, 429, [("Retry-After", value)])
+        with Scripted([refusal, answer(LIST)]) as server:
+            with mock.patch.object(twosignal.time, "sleep", slept.append):
+                status = self.get(server.url, timeout=timeout).status
+        return status, slept
+
+    def test_it_is_waited_for(self):
+        """Row 23: as long as the server asks for; more than 2 seconds are told."""
+        self.assertEqual(self.waits("1"), (200, [1.0]))
+        self.assertEqual(self.told, [])
+        self.assertEqual(self.waits("7"), (200, [7.0]))
+        self.assertEqual(len(self.told), 1)
+        self.assertIn("7 seconds", self.told[0])
+
+    def test_never_past_the_deadline(self):
+        """Row 23: rather the error at once."""
+        self.assertEqual(self.waits("7", timeout=5.0), (429, []))
+
+    def test_nonsense_is_a_short_pause(self):
+        """Row 23: as if it were not there."""
+        status, slept = self.waits("-1")
+        self.assertEqual((status, len(slept)), (200, 1))
+        self.assertLess(slept[0], 1)
+
+    def test_pauses_differ(self):
+        """Row 21: with jitter, so that many clients do not come back together."""
+        pauses = set()
+        for _ in range(5):
+            slept = []
+            with Scripted([answer({}, 503), answer({}, 503), answer(LIST)]) as server:
+                with mock.patch.object(twosignal.time, "sleep", slept.append):
+                    self.get(server.url)
+            self.assertEqual(len(slept), 2)
+            pauses.update(slept)
+        self.assertGreater(len(pauses), 5)
+
+
+class RetryTable(TransportCase):
+    QUERIES = {408: 3, 429: 3, 500: 3, 502: 3, 503: 3, 504: 3}      # tries; of all others one
+    CHANGES = {429: 3}
+
+    def test_table(self):
+        """Rows 21, 22: how often each status is asked for, counted at the server."""
+        for status in (200, 201, 204, 207, 400, 401, 403, 404, 408, 409, 413, 418, 425, 429, 451,
+                       500, 501, 502, 503, 504, 505, 507, 511):
+            for ask, tries in ((self.get, self.QUERIES), (self.post, self.CHANGES)):
+                with self.subTest(status=status, tries=tries):
+                    with Scripted(answer(b"", status)) as server:
+                        self.assertEqual(ask(server.url).status, status)
+                        self.assertEqual(len(server.requests), tries.get(status, 1))
+
+    def test_broken_connections(self):
+        """Rows 21, 22: a query is sent three times, a change that may have arrived once."""
+        for script in (reset, None, alive()[:20], alive()[:-1]):
+            for ask, tries in ((self.get, 3), (self.post, 1)):
+                with self.subTest(script=script, tries=tries), Scripted([script]) as server:
+                    self.failure(ask, server.url)
+                    self.assertEqual(len(server.requests), tries)
+
+
+class CutChanges(TransportCase):
+    def test_answer_of_a_change(self):
+        """Rows 19, 22: the answer to a change, cut at every byte, is an unknown outcome."""
+        for whole in (alive(), in_chunks(BODY, 20)):
+            for size in range(0, len(whole), full(5, 1)):
+                with self.subTest(size=size), Scripted([whole[:size]]) as server:
+                    failure = self.failure(self.post, server.url)
+                    self.assertEqual((failure.code, server.connections), ("UNKNOWN_OUTCOME", 1))
+
+    def test_without_a_length(self):
+        """Row 19: an answer that only the end of the connection ends, cut at every byte."""
+        session = {"access_token": "a.b.c", "refresh_token": "r", "expires_at": 4000000000,
+                   "user_id": "u", "user_email": "e@example.com", "project_ref": "ref"}
+        whole = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + BODY
+        for size in range(0, len(whole), full(7, 1)):
+            with self.subTest(size=size), Scripted([whole[:size]]) as server:
+                self.write("home/session.json", dict(session, api_url=server.url))
+                result = self.run_cli("orgs", "list", "--url", server.url)
+                self.assertIn(result.code, (3, 8), result)
+                self.assertEqual(result.out, "")
+
+
+class ChangesThatDidNotArrive(ServerCase):
+    """Row 22: what surely did not arrive is sent again, and made once."""
+
+    def setUp(self):
+        super().setUp()
+        self.shorten_pauses()
+        self.log_in()
+
+    def create(self):
+        before = len(self.server.rows("datasets"))
+        result = self.cli("datasets", "create", "--project", self.server.project, "-n", "X")
+        self.assertOk(result)
+        self.assertEqual(len(self.server.rows("datasets")), before + 1)
+
+    def test_limited(self):
+        """Row 22: 429 twice, then it is made."""
+        self.server.fault("dataset.create", times=2, status=429)
+        self.create()
+        self.assertEqual(self.server.count("dataset.create"), 3)
+
+    def test_refused_or_not_found(self):
+        """Row 22: the connection was refused, or the name not resolved, at first."""
+        real = socket.getaddrinfo
+        for error in (ConnectionRefusedError(111, "refused"), socket.gaierror(-3, "try again")):
+            outcomes = [error, error]
+
+            def sometimes(*args, **options):
+                if outcomes:
+                    raise outcomes.pop()
+                return real(*args, **options)
+            with self.subTest(error=error), mock.patch("socket.getaddrinfo", sometimes):
+                self.create()
+            self.assertEqual(outcomes, [])
+
+    def test_only_so_often(self):
+        """Row 22: a change that is limited for ever is sent three times."""
+        self.server.fault("dataset.create", times=None, status=429)
+        result = self.cli("datasets", "create", "--project", self.server.project, "-n", "X")
+        self.assertFails(result, 7, "Rate limited")
+        self.assertEqual(self.server.count("dataset.create"), 3)
+
+
+class TransportFailures(TransportCase):
+    """Row 24: whatever the standard library raises is one line and a documented code."""
+
+    ANSWERS = [
+        b"", b"\r\n", b"\r\n\r\n", b"HTTP/1.1", b"HTTP/1.1 \r\n\r\n", b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 99 Low\r\n\r\n", b"HTTP/1.1 1000 High\r\n\r\n", b"HTTP/9.9 200 OK\r\n\r\n",
+        b"HTTP/1.1 200", b"ICY 200 OK\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", b"220 ftp ready\r\n",
+        b"\x15\x03\x01\x00\x02\x02\x46", b"\x00" * 100, b"\xff" * 100, b"{}", b"<html></html>",
+        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n\x1f\x8b\x08",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n{}",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70000 + b"\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\n: empty\r\n\r\n{}", b"HTTP/1.1 200 OK\r\n folded\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nX: \xff\xfe\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 304 Not Modified\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 101 Switching\r\n\r\n",
+        b"HTTP/1.1 301 Moved\r\n\r\n", b"HTTP/1.1 302 Found\r\nLocation: \r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: \xff\xfe://\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: //\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://a:99999/\r\n\r\n",
+        b"HTTP/1.1 407 Proxy\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 511 Portal\r\nContent-Length: 0\r\n\r\n", reset, hang_up,
+    ]
+
+    def test_scripted_answers(self):
+        """Row 24: 48 answers on a raw socket, to a query and to a change: no traceback."""
+        self.assertGreaterEqual(len(self.ANSWERS), 40)
+        session = {"access_token": "a.b.c", "refresh_token": "v1.r", "expires_at": 4000000000,
+                   "user_id": "u", "user_email": "e@example.com", "project_ref": "ref"}
+        for script in self.ANSWERS:
+            for line in (["orgs", "list"], ["orgs", "create", "X"]):
+                with self.subTest(script=script, line=line), Scripted([script]) as server:
+                    self.write(os.path.join(self.home, "session.json"),
+                               json.dumps(dict(session, api_url=server.url)))
+                    result = self.run_cli(*line, "--url", server.url)
+                    self.assertIn(result.code, (3, 8, 9), result)
+                    self.assertEqual(len(result.err.splitlines()), 1, result)
+                    self.assertNotIn("should not have happened", result.err)
+                    self.assertEqual(result.out, "")
+
+    def test_codes(self):
+        """Row 24: refused, not found, unreachable."""
+        def code(error):
+            with mock.patch.object(twosignal, "_connect", side_effect=error):
+                return self.failure(self.get, "http://example.invalid").code
+        self.assertEqual(code(ConnectionRefusedError(111, "refused")), "CONNECTION_REFUSED")
+        for error in (socket.gaierror(-2, "Name or service not known"),
+                      OSError(113, "No route to host"), OSError(101, "Network is unreachable"),
+                      ConnectionResetError(104, "reset"), BrokenPipeError(32, "pipe"),
+                      PermissionError(13, "denied"), UnicodeError("label too long")):
+            with self.subTest(error=error):
+                self.assertEqual(code(error), "CONNECTION_FAILED")
+        self.assertEqual(code(socket.timeout("timed out")), "TIMED_OUT")
+
+    def test_bugs_are_not_hidden(self):
+        with mock.patch.object(twosignal, "_connect", side_effect=TypeError("a bug")):
+            with self.assertRaises(TypeError):
+                self.get("http://example.invalid")
+
+    def test_refused_names_the_way_out(self):
+        """Row 24: the documented words."""
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            url = "http://127.0.0.1:%d" % unused.getsockname()[1]
+        failure = self.failure(self.get, url)
+        self.assertIn("Connection refused", failure.message)
+        self.assertIn("--url or TWOSIGNAL_URL", failure.hint)
+
+
+class ReusedConnections(ServerCase):
+    def setUp(self):
+        super().setUp()
+        self.log_in()
+
+    def test_one_for_all_pages(self):
+        for number in range(40):
+            self.server.add_trace(name="t%d" % number, scores=[])
+        before = self.server.connections
+        with mock.patch.object(twosignal, "PAGE", 10):
+            self.assertOk(self.cli("traces", "list", "--project", self.server.project, "--all",
+                                   "--json"))
+        self.assertGreater(len(self.server.requests), 4)
+        self.assertEqual(self.server.connections, before + 1)
+
+    def test_a_dead_one_is_replaced(self):
+        """A connection that ended since its last use is opened anew, without a try being lost."""
+        alive = answer(LIST).replace(b"Connection: close", b"Connection: keep-alive")
+        with Scripted([alive]) as server:       # it ends each connection after one answer
+            transport = twosignal.Transport(20.0)
+            self.addCleanup(transport.close)
+            for _ in range(4):
+                with mock.patch.object(transport, "_pause", side_effect=AssertionError("a pause")):
+                    self.assertEqual(transport.request("GET", server.url, changes=False).status,
+                                     200)
+            self.assertEqual(server.connections, 4)
+
+    def test_a_change_takes_a_new_one(self):
+        transport = twosignal.Transport(20.0)
+        self.addCleanup(transport.close)
+        url = self.server.url + "/api/v1/nope"
+        transport.request("GET", url, changes=False)
+        before = self.server.connections
+        transport.request("POST", url, {}, b"{}")
+        transport.request("POST", url, {}, b"{}")
+        self.assertEqual(self.server.connections, before + 2)
+        transport.request("GET", url, changes=False)
+        self.assertEqual(self.server.connections, before + 2)
+
+    def test_sockets_are_closed(self):
+        made = []
+        real = twosignal._connect
+        with mock.patch.object(twosignal, "_connect",
+                               lambda *args: made.append(real(*args)) or made[-1]):
+            self.assertOk(self.cli("orgs", "list"))
+            self.assertFails(self.cli("traces", "list", "--project", "nope"), 6)
+        self.assertTrue(made)
+        self.assertEqual([sock.fileno() for sock in made], [-1] * len(made))
+
+
+class OneConnectionPerCommand(ServerCase):
+    def test_batches_and_pages(self):
+        self.log_in()
+        for number in range(12):
+            self.server.add_trace(name="t%d" % number,
+                                  scores=[{"evaluatorName": "quality", "value": 0.9}])
+        before = self.server.connections
+        with mock.patch.object(twosignal, "PAGE", 5):
+            result = self.assertOk(self.cli("traces", "list", "--project", self.server.project,
+                                            "--all", "--json"))
+        self.assertEqual(len(result.json), 17)
+        self.assertGreater(len(self.server.requests), 6)
+        self.assertEqual(self.server.connections, before + 1)
 
 
 class Keeping(Listener):
@@ -69,37 +642,7 @@ def then_end(data):
     return send
 
 
-class Direct(Case):
-    """Requests straight through one Transport, with short pauses and no proxy of the machine."""
-
-    def setUp(self):
-        super().setUp()
-        patch = mock.patch.object(twosignal, "PAUSE", 0.001)
-        patch.start()
-        self.addCleanup(patch.stop)
-        around = tools.replaced_environment(self.environment)
-        around.__enter__()
-        self.addCleanup(around.__exit__, None, None, None)
-
-    def transport(self, timeout=30.0, **options):
-        made = twosignal.Transport(timeout, **options)
-        self.addCleanup(made.close)
-        return made
-
-    def get(self, url, headers=(), **options):
-        return self.transport(**options).request("GET", url, headers, changes=False)
-
-    def post(self, url, **options):
-        return self.transport(**options).request("POST", url, {}, b"{}")
-
-    def failure(self, ask, *args, **options):
-        with self.assertRaises(twosignal.Failure) as caught:
-            ask(*args, **options)
-        self.assertNotIn("\n", caught.exception.message + caught.exception.hint)
-        return caught.exception
-
-
-class KeepingConnections(Direct):
+class KeepAlive(TransportCase):
     def bodies(self, server, count=3):
         transport = self.transport()
         return [transport.request("GET", "%s/%d" % (server.url, number), changes=False).body
@@ -221,177 +764,81 @@ class KeepingConnections(Direct):
             self.assertEqual((failure.code, server.connections), ("TIMED_OUT", 1))
 
 
-class OneForACommand(ServerCase):
-    def test_batches_and_pages(self):
-        self.log_in()
-        for number in range(12):
-            self.server.add_trace(name="t%d" % number,
-                                  scores=[{"evaluatorName": "quality", "value": 0.9}])
-        before = self.server.connections
-        with mock.patch.object(twosignal, "PAGE", 5):
-            result = self.assertOk(self.cli("traces", "list", "--project", self.server.project,
-                                            "--all", "--json"))
-        self.assertEqual(len(result.json), 17)
-        self.assertGreater(len(self.server.requests), 6)
-        self.assertEqual(self.server.connections, before + 1)
+class Redirects(TransportCase):
+    STATUSES = (301, 302, 303, 307, 308)
+
+    def redirect(self, location, status=302):
+        return answer(b"", status, [("Location", location)])
+
+    def test_no_credential_leaves_the_origin(self):
+        """Row 29: each status, each change of origin, GET and POST: nothing arrives there."""
+        for status in self.STATUSES:
+            with Scripted([answer(LIST)]) as other:
+                changes = {
+                    "port": other.url + "/x", "host": other.url.replace("127.0.0.1", "localhost"),
+                    "scheme": other.url.replace("http:", "https:"), "relative": other.url[5:],
+                }
+                for name, location in changes.items():
+                    for method, body in (("GET", None), ("POST", b"{}")):
+                        with self.subTest(status=status, change=name, method=method):
+                            with Scripted([self.redirect(location, status)]) as server:
+                                transport = self.transport()
+                                failure = self.failure(
+                                    transport.request, method, server.url + "/a",
+                                    {"Cookie": "canary", "Authorization": "Bearer canary"}, body,
+                                    changes=method == "POST")
+                            self.assertEqual(failure.exit_code, 8)
+                            self.assertEqual(len(server.requests), 1)
+                self.assertEqual(other.connections, 0)
+
+    def test_same_origin(self):
+        """Row 29: a redirect of a GET within the origin is followed, with its cookie."""
+        for status in self.STATUSES:
+            for location in ("/b?x=1", "b?x=1", None):
+                with self.subTest(status=status, location=location):
+                    places = {}
+
+                    def first(connection, request):
+                        connection.sendall(self.redirect(location or places["url"], status))
+
+                    with Scripted([first, answer(LIST)]) as server:
+                        places["url"] = server.url + "/b?x=1"
+                        transport = self.transport()
+                        got = transport.request("GET", server.url + "/a", {"Cookie": "c=1"},
+                                                changes=False)
+                    self.assertEqual(got.status, 200)
+                    self.assertEqual(target(server.requests[1]), "/b?x=1")
+                    self.assertEqual(header(server.requests[1], "Cookie"), "c=1")
+
+    def test_a_change_is_never_redirected(self):
+        """Row 29: not even within the origin, and it never turns into a GET."""
+        for status in self.STATUSES:
+            with self.subTest(status=status), Scripted([self.redirect("/b", status)]) as server:
+                self.failure(self.post, server.url + "/a")
+                self.assertEqual([request[:4] for request in server.requests], [b"POST"])
+
+    def test_at_most_five(self):
+        """Row 29: then it is a circle."""
+        with Scripted([self.redirect("/a")]) as server:
+            failure = self.failure(self.get, server.url + "/a")
+        self.assertEqual(len(server.requests), 1 + twosignal.REDIRECTS)
+        self.assertIn("circles", failure.message)
+        self.assertEqual(twosignal.REDIRECTS, 5)
+
+    def test_password_of_a_login(self):
+        """Row 29: a login that is redirected sends its password nowhere else."""
+        with Scripted([answer({})]) as other:
+            with Scripted([self.redirect(other.url + "/api/v1/auth/login", 307)]) as server:
+                result = self.run_cli("login", "-e", "a@b.c", "--password-stdin", "--url",
+                                      server.url, stdin="secret-canary\n")
+            self.assertFails(result, 8, "redirects", other.url)
+            self.assertEqual(other.connections, 0)
 
 
-class Deadlines(Direct):
-    def test_an_answer_that_comes_too_slowly(self):
-        """Row 18: it would be whole in the end, but the limit is over long before."""
-        wide = b" " * 200
-        drips = {
-            "status line": drip(b"HTTP/1.1 200 " + b"x" * 200 + b"\r\n" + alive()[len(OK):], 0.01),
-            "headers": drip(b"X: " + wide + b"\r\n" + alive()[len(OK):], 0.01, OK),
-            "body": drip(wide, 0.01, OK + b"Content-Length: 200\r\n\r\n"),
-            "chunks": drip(in_chunks(wide, 10)[len(OK):], 0.01, OK),
-        }
-        for place, send in drips.items():
-            with self.subTest(place=place), Scripted(send) as server:
-                failure = self.failure(self.get, server.url, timeout=0.15)
-                self.assertEqual((failure.code, server.connections), ("TIMED_OUT", 1))
-
-    def test_a_slow_proxy(self):
-        """Row 18: the answer to CONNECT counts too."""
-        line = b"HTTP/1.1 502 " + b"x" * 200 + b"\r\n\r\n"
-        with Scripted(drip(line, 0.01)) as proxy:
-            os.environ.update(https_proxy=proxy.url, NO_PROXY="")
-            failure = self.failure(self.get, "https://example.com", timeout=0.3)
-        self.assertEqual((failure.code, proxy.connections), ("TIMED_OUT", 1))
+STATUSES = (301, 302, 303, 307, 308)
 
 
-class Tries(Direct):
-    QUERIES = {408: 3, 429: 3, 500: 3, 502: 3, 503: 3, 504: 3}      # tries; of all others one
-    CHANGES = {429: 3}
-
-    def test_table(self):
-        """Rows 21, 22: how often each status is asked for, counted at the server."""
-        for status in (200, 201, 204, 207, 400, 401, 403, 404, 408, 409, 413, 418, 425, 429, 451,
-                       500, 501, 502, 503, 504, 505, 507, 511):
-            for ask, tries in ((self.get, self.QUERIES), (self.post, self.CHANGES)):
-                with self.subTest(status=status, tries=tries):
-                    with Scripted(answer(b"", status)) as server:
-                        self.assertEqual(ask(server.url).status, status)
-                        self.assertEqual(len(server.requests), tries.get(status, 1))
-
-    def test_broken_connections(self):
-        """Rows 21, 22: a query is sent three times, a change that may have arrived once."""
-        for script in (reset, None, alive()[:20], alive()[:-1]):
-            for ask, tries in ((self.get, 3), (self.post, 1)):
-                with self.subTest(script=script, tries=tries), Scripted([script]) as server:
-                    self.failure(ask, server.url)
-                    self.assertEqual(len(server.requests), tries)
-
-
-class CutChanges(Direct):
-    def test_answer_of_a_change(self):
-        """Rows 19, 22: the answer to a change, cut at every byte, is an unknown outcome."""
-        for whole in (alive(), in_chunks(BODY, 20)):
-            for size in range(0, len(whole), full(5, 1)):
-                with self.subTest(size=size), Scripted([whole[:size]]) as server:
-                    failure = self.failure(self.post, server.url)
-                    self.assertEqual((failure.code, server.connections), ("UNKNOWN_OUTCOME", 1))
-
-    def test_without_a_length(self):
-        """Row 19: an answer that only the end of the connection ends, cut at every byte."""
-        session = {"access_token": "a.b.c", "refresh_token": "r", "expires_at": 4000000000,
-                   "user_id": "u", "user_email": "e@example.com", "project_ref": "ref"}
-        whole = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + BODY
-        for size in range(0, len(whole), full(7, 1)):
-            with self.subTest(size=size), Scripted([whole[:size]]) as server:
-                self.write("home/session.json", dict(session, api_url=server.url))
-                result = self.run_cli("orgs", "list", "--url", server.url)
-                self.assertIn(result.code, (3, 8), result)
-                self.assertEqual(result.out, "")
-
-
-class ChangesThatDidNotArrive(ServerCase):
-    """Row 22: what surely did not arrive is sent again, and made once."""
-
-    def setUp(self):
-        super().setUp()
-        patch = mock.patch.object(twosignal, "PAUSE", 0.001)
-        patch.start()
-        self.addCleanup(patch.stop)
-        self.log_in()
-
-    def create(self):
-        before = len(self.server.rows("datasets"))
-        result = self.cli("datasets", "create", "--project", self.server.project, "-n", "X")
-        self.assertOk(result)
-        self.assertEqual(len(self.server.rows("datasets")), before + 1)
-
-    def test_limited(self):
-        """Row 22: 429 twice, then it is made."""
-        self.server.fault("dataset.create", times=2, status=429)
-        self.create()
-        self.assertEqual(self.server.count("dataset.create"), 3)
-
-    def test_refused_or_not_found(self):
-        """Row 22: the connection was refused, or the name not resolved, at first."""
-        real = socket.getaddrinfo
-        for error in (ConnectionRefusedError(111, "refused"), socket.gaierror(-3, "try again")):
-            outcomes = [error, error]
-
-            def sometimes(*args, **options):
-                if outcomes:
-                    raise outcomes.pop()
-                return real(*args, **options)
-            with self.subTest(error=error), mock.patch("socket.getaddrinfo", sometimes):
-                self.create()
-            self.assertEqual(outcomes, [])
-
-    def test_only_so_often(self):
-        """Row 22: a change that is limited for ever is sent three times."""
-        self.server.fault("dataset.create", times=None, status=429)
-        result = self.cli("datasets", "create", "--project", self.server.project, "-n", "X")
-        self.assertFails(result, 7, "Rate limited")
-        self.assertEqual(self.server.count("dataset.create"), 3)
-
-
-@needs_openssl
-class BrokenHandshake(Direct):
-    def test_tls_that_fails_at_first(self):
-        """Row 22: nothing of a change is sent before the handshake is over: it is tried again."""
-        made = certificates(self.folder)
-
-        class Hesitant(Scripted):
-            def _wrap(self, connection):
-                if self.connections < 3:
-                    connection.recv(65536)      # the client's hello
-                    reset(connection, b"")
-                    raise ConnectionResetError()
-                return super()._wrap(connection)
-
-        with Hesitant(alive(), tls=made.good) as server:
-            answered = self.post(server.url, ca_cert=made.ca)
-            self.assertEqual((answered.status, len(server.requests)), (200, 1))
-            self.assertEqual(server.connections, 3)
-
-    def test_connection_that_ends_before_tls(self):
-        """Row 22: `ssl` silently makes no handshake then; nothing is sent without one."""
-        made = certificates(self.folder)
-        real, dead = twosignal._connect, [socket.socket(), socket.socket()]
-        for each in dead:
-            self.addCleanup(each.close)
-
-        def connect(*args):
-            return dead.pop() if dead else real(*args)
-
-        with Scripted(alive(), tls=made.good) as server:
-            with mock.patch.object(twosignal, "_connect", connect):
-                answered = self.post(server.url, ca_cert=made.ca)
-            self.assertEqual((answered.status, len(server.requests), dead), (200, 1, []))
-
-    def test_a_wrong_certificate_is_not_tried_again(self):
-        """Rows 22, 28: it does not get better; and a change was not made."""
-        made = certificates(self.folder)
-        with Scripted(alive(), tls=made.self_signed) as server:
-            self.assertEqual(self.failure(self.post, server.url).code, "CONNECTION_FAILED")
-            self.assertEqual((server.requests, server.connections), ([], 1))
-
-
-class OtherOrigins(Direct):
+class OtherOrigins(TransportCase):
     def test_each_part_of_the_origin(self):
         """Row 29: scheme, host or port alone makes another origin; nobody there is asked."""
         def places(port, other):
@@ -455,7 +902,190 @@ class OtherOrigins(Direct):
                     self.assertEqual(server.connections, 1)
 
 
-class ChoiceOfProxy(Direct):
+class RequestShapes(TransportCase):
+    def test_nothing_in_an_id_changes_the_request(self):
+        """Row 33: CR, LF, NUL and blanks are percent-encoded."""
+        with StandIn() as server:
+            session = dict(server.tokens("owner@example.com"), api_url=server.url)
+            self.write(os.path.join(self.home, "session.json"), json.dumps(session))
+            for text in ("a\r\nX-Evil: 1", "a b", "a\nGET / HTTP/1.1\r\n\r\n", "a#b?c&d", "\x7f",
+                         "a/../b", "%0d%0a"):
+                with self.subTest(text=text):
+                    server.clear()
+                    result = self.run_cli("traces", "get", text, "--project", server.project,
+                                          "--url", server.url)
+                    self.assertFails(result, 6)
+                    self.assertIsNone(server.requests[-1].headers.get("X-Evil"))
+                    self.assertTrue(all(request.path == "/api/trpc/trace.getById"
+                                        for request in server.requests))
+
+    def test_tokens_that_would_change_a_header(self):
+        """Row 33: a session with such a token is damaged; nothing is sent."""
+        with Scripted([answer(LIST)]) as server:
+            for token in ("a\r\nX-Evil: 1", "a b", "a\x00b", "a\nb", ""):
+                session = {"access_token": token, "refresh_token": "r", "expires_at": 4000000000,
+                           "user_id": "u", "user_email": "e", "project_ref": "ref",
+                           "api_url": server.url}
+                self.write(os.path.join(self.home, "session.json"), json.dumps(session))
+                self.assertFails(self.run_cli("orgs", "list", "--url", server.url), 1, "damaged")
+            self.assertEqual(server.connections, 0)
+
+    def test_addresses_that_would_change_a_request(self):
+        """Row 33: refused before anything is connected."""
+        with mock.patch.object(twosignal, "_connect", side_effect=AssertionError("connected")):
+            for url in ("http://a b", "http://a\r\nb", "http://a/\x00", "http://a/\tb", "http://a?b",
+                        "http://a#b", "http://u:p@a", "http://a\\b"):
+                with self.subTest(url=url):
+                    self.assertFails(self.run_cli("orgs", "list", "--url", url), 2, "--url")
+
+    def test_host_header(self):
+        with Scripted([answer(LIST)]) as server:
+            self.get(server.url + "/x")
+        self.assertEqual(header(server.requests[0], "Host"), server.url[7:])
+        self.assertEqual(header(server.requests[0], "Accept-Encoding"), "identity")
+
+    @unittest.skipUnless(socket.has_ipv6, "no IPv6")
+    def test_ipv6(self):
+        listener = socket.socket(socket.AF_INET6)
+        self.addCleanup(listener.close)
+        try:
+            listener.bind(("::1", 0))
+        except OSError:
+            self.skipTest("no ::1 here")
+        listener.listen(1)
+
+        def serve():
+            connection, _ = listener.accept()
+            connection.recv(65536)
+            connection.sendall(answer(LIST))
+            connection.close()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        self.assertEqual(self.get("http://[::1]:%d/x" % listener.getsockname()[1]).status, 200)
+        thread.join()
+
+
+class HostAddresses(TransportCase):
+    def test_ipv6_through_the_command(self):
+        """An address like http://[::1]:8080 works, and its Host header keeps the brackets."""
+        with socket.socket(socket.AF_INET6) as listener:
+            try:
+                listener.bind(("::1", 0))
+            except OSError:
+                self.skipTest("no ::1 here")
+            listener.listen(1)
+            got = []
+
+            def serve():
+                connection, _ = listener.accept()
+                with connection:
+                    got.append(read_request(connection))
+                    connection.sendall(answer({}, 418))
+            thread = threading.Thread(target=serve, daemon=True)
+            thread.start()
+            url = "http://[::1]:%d" % listener.getsockname()[1]
+            self.assertEqual(self.get(url + "/x").status, 418)
+            thread.join(PATIENCE)
+        self.assertEqual(header(got[0], "Host"), url[7:])
+
+    def test_every_address_of_a_host_is_tried(self):
+        with Scripted([alive()]) as server, socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            ports = [unused.getsockname()[1], server.port]
+            found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+                     for port in ports]
+            with mock.patch("socket.getaddrinfo", return_value=found):
+                self.assertEqual(self.post("http://example.test/x").status, 200)
+
+
+class Proxies(TransportCase):
+    """Row 27: proxies as curl."""
+
+    def through(self, proxy, url, **env):
+        with mock.patch.dict(os.environ, dict({"http_proxy": proxy, "https_proxy": proxy}, **env)):
+            return self.get(url)
+
+    def setUp(self):
+        super().setUp()
+        names = [name for name in os.environ if name.lower().endswith("_proxy")]
+        self.enter(mock.patch.dict(os.environ))
+        for name in names:
+            del os.environ[name]
+
+    def test_forward(self):
+        """Row 27: http_proxy."""
+        with Scripted([answer(LIST)]) as server, Proxy() as proxy:
+            self.assertEqual(self.through(proxy.url, server.url + "/x").status, 200)
+        self.assertEqual(len(proxy.seen), 1)
+        self.assertIn(server.url + "/x", str(proxy.seen[0]))
+        self.assertEqual(len(server.requests), 1)
+
+    def test_password(self):
+        """Row 27: with user and password, percent-encoded; without them, 407 is told."""
+        with Scripted([answer(LIST)]) as server, Proxy("user", "se:cr@t") as proxy:
+            place = proxy.url.replace("http://", "")
+            self.assertEqual(
+                self.through("http://user:se%%3Acr%%40t@%s" % place, server.url).status, 200)
+            self.assertEqual(self.through(proxy.url, server.url).status, 407)
+            result = self.run_cli("login", "-e", "a@b.c", "--password-stdin", "--url",
+                                  server.url, stdin="x\n",
+                                  env={"http_proxy": proxy.url, "no_proxy": ""})
+            self.assertFails(result, 3, "proxy")
+
+    def test_no_proxy(self):
+        """Row 27: what no_proxy names goes straight there."""
+        with Scripted([answer(LIST)]) as server, Proxy() as proxy:
+            for value in ("127.0.0.1", "*", "example.com,127.0.0.1"):
+                self.assertEqual(self.through(proxy.url, server.url, no_proxy=value).status, 200)
+        self.assertEqual(proxy.seen, [])
+
+    @needs_openssl
+    def test_connect(self):
+        """Row 27: https goes through a tunnel, with the password, verified to the end."""
+        made = certificates(self.folder)
+        with Scripted([answer(LIST)], tls=made.good) as server, Proxy("u", "p") as proxy:
+            place = "http://u:p@" + proxy.url[7:]
+            with mock.patch.dict(os.environ, {"https_proxy": place}):
+                url = "https://127.0.0.1:%d/x" % server.port
+                self.assertEqual(self.get(url, ca_cert=made.ca).status, 200)
+                self.assertIsNone(header(server.requests[0], "Proxy-Authorization"))
+                failure = self.failure(self.get, url)
+                self.assertIn("certificate", failure.message)
+            with mock.patch.dict(os.environ, {"https_proxy": proxy.url}):
+                failure = self.failure(self.get, url, ca_cert=made.ca)
+                self.assertIn("407", failure.message)
+                self.assertEqual(failure.exit_code, 3)
+        self.assertIn("CONNECT 127.0.0.1:%d" % server.port, str(proxy.seen[0]))
+
+    def test_proxies_that_cannot_be_used(self):
+        """Row 27: socks and nonsense are refused in one line, their passwords left out."""
+        for proxy in ("socks5://user:canary@127.0.0.1:1", "http://", "ftp://127.0.0.1:1",
+                      "http://user:canary@127.0.0.1:99999"):
+            with self.subTest(proxy=proxy):
+                failure = self.failure(self.through, proxy, "http://127.0.0.1:9")
+                self.assertIn("proxy", failure.message)
+                self.assertNotIn("canary", failure.message + failure.hint)
+
+    def test_proxy_that_is_not_there(self):
+        """Row 27: the error names the proxy, not the server."""
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            place = "127.0.0.1:%d" % unused.getsockname()[1]
+        failure = self.failure(self.through, "http://user:canary@" + place, "http://example.com")
+        self.assertIn("Connection refused", failure.message)
+        self.assertIn(place, failure.message)
+        self.assertNotIn("canary", failure.message + failure.hint)
+
+    def test_garbage_of_a_proxy(self):
+        """Row 27: whatever answers CONNECT is one line."""
+        for script in (b"", b"SSH-2.0\r\n", b"HTTP/1.1 502 Bad\r\n\r\n", b"HTTP/1.1\r\n\r\n",
+                       reset):
+            with self.subTest(script=script), Scripted([script]) as server:
+                failure = self.failure(self.through, server.url, "https://example.com")
+                self.assertEqual(failure.exit_code, 3)
+
+
+class ProxyChoice(TransportCase):
     """Row 27: which requests go through which proxy, as curl decides it."""
 
     def seen(self, url="http://example.test/x", **variables):
@@ -532,7 +1162,86 @@ class ChoiceOfProxy(Direct):
 
 
 @needs_openssl
-class Trust(Direct):
+class Certificates(TransportCase):
+    """Row 28: always verified, and the cause is named."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folder_of_certificates = tempfile.mkdtemp()
+        cls.made = certificates(cls.folder_of_certificates)
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.folder_of_certificates, ignore_errors=True)
+        super().tearDownClass()
+
+    def ask(self, pair, ca_cert=None):
+        with Scripted([answer(LIST)], tls=pair) as server:
+            url = "https://127.0.0.1:%d" % server.port
+            try:
+                return self.get(url, ca_cert=ca_cert).status
+            except twosignal.Failure as failure:
+                self.assertEqual(failure.exit_code, 3)
+                self.assertEqual(server.requests, [])
+                return failure.message + ". " + failure.hint
+
+    def test_good(self):
+        """Row 28: --ca-cert and SSL_CERT_FILE."""
+        self.assertEqual(self.ask(self.made.good, self.made.ca), 200)
+        with mock.patch.dict(os.environ, {"SSL_CERT_FILE": self.made.ca}):
+            self.assertEqual(self.ask(self.made.good), 200)
+
+    def test_never_unverified(self):
+        """Row 28: each wrong certificate is refused, before anything is sent."""
+        for pair in (self.made.good, self.made.self_signed):
+            self.assertIn("No secure connection", self.ask(pair))
+        for pair in (self.made.expired, self.made.wrong_host, self.made.self_signed):
+            self.assertIn("No secure connection", self.ask(pair, self.made.ca))
+
+    @unittest.skipIf(sys.version_info < (3, 7), "Python 3.6 does not tell the cause")
+    def test_causes(self):
+        """Row 28: self-signed, expired, wrong host, unknown authority, and the way out."""
+        self.assertIn("expired", self.ask(self.made.expired, self.made.ca))
+        self.assertIn("another host", self.ask(self.made.wrong_host, self.made.ca))
+        self.assertRegex(self.ask(self.made.self_signed), "self-signed.*--ca-cert")
+        self.assertRegex(self.ask(self.made.good), "authority|no CA")
+
+    @unittest.skipIf(sys.version_info < (3, 7), "Python 3.6 does not tell the cause")
+    def test_no_authorities(self):
+        """Row 28: a machine without any is told so."""
+        paths = mock.Mock(cafile=None, capath=None)
+        with mock.patch.object(ssl, "get_default_verify_paths", return_value=paths):
+            self.assertRegex(self.ask(self.made.good), "no CA certificates.*SSL_CERT_FILE")
+
+    def test_ca_cert_that_is_none(self):
+        """Row 28: a missing file, a directory, no certificates: a usage error that names it."""
+        garbage = self.write(os.path.join(self.folder, "garbage.pem"), "not a certificate") or (
+            os.path.join(self.folder, "garbage.pem"))
+        for path in (os.path.join(self.folder, "missing.pem"), self.folder, garbage):
+            with self.subTest(path=path), Scripted([answer(LIST)], tls=self.made.good) as server:
+                failure = self.failure(self.get, "https://127.0.0.1:%d" % server.port,
+                                       ca_cert=path)
+                self.assertEqual(failure.exit_code, 2)
+                self.assertIn("--ca-cert", failure.message)
+
+    def test_plain_server(self):
+        """Row 28: a server that speaks no TLS."""
+        with StandIn() as server:
+            failure = self.failure(self.get, server.url.replace("http:", "https:"))
+        self.assertEqual(failure.exit_code, 3)
+
+    def test_no_insecure_switch(self):
+        """Row 28: no option, no variable."""
+        flags = {flag for option in twosignal.SHARED for flag in option.flags}
+        self.assertFalse([flag for flag in flags if "insecure" in flag or "verify" in flag])
+        context = twosignal.tls_context()
+        self.assertEqual(context.verify_mode, ssl.CERT_REQUIRED)
+        self.assertTrue(context.check_hostname)
+
+
+@needs_openssl
+class TrustedAuthorities(TransportCase):
     """Row 28, through the command line and the environment."""
 
     def setUp(self):
@@ -600,77 +1309,43 @@ class Trust(Direct):
         self.assertIn("No secure connection", failure.message)
 
 
-class Addresses(Direct):
-    def test_ipv6_through_the_command(self):
-        """An address like http://[::1]:8080 works, and its Host header keeps the brackets."""
-        with socket.socket(socket.AF_INET6) as listener:
-            try:
-                listener.bind(("::1", 0))
-            except OSError:
-                self.skipTest("no ::1 here")
-            listener.listen(1)
-            got = []
+@needs_openssl
+class BrokenHandshakes(TransportCase):
+    def test_tls_that_fails_at_first(self):
+        """Row 22: nothing of a change is sent before the handshake is over: it is tried again."""
+        made = certificates(self.folder)
 
-            def serve():
-                connection, _ = listener.accept()
-                with connection:
-                    got.append(read_request(connection))
-                    connection.sendall(answer({}, 418))
-            thread = threading.Thread(target=serve, daemon=True)
-            thread.start()
-            url = "http://[::1]:%d" % listener.getsockname()[1]
-            self.assertEqual(self.get(url + "/x").status, 418)
-            thread.join(PATIENCE)
-        self.assertEqual(header(got[0], "Host"), url[7:])
+        class Hesitant(Scripted):
+            def _wrap(self, connection):
+                if self.connections < 3:
+                    connection.recv(65536)      # the client's hello
+                    reset(connection, b"")
+                    raise ConnectionResetError()
+                return super()._wrap(connection)
 
-    def test_every_address_of_a_host_is_tried(self):
-        with Scripted([alive()]) as server, socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))
-            ports = [unused.getsockname()[1], server.port]
-            found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
-                     for port in ports]
-            with mock.patch("socket.getaddrinfo", return_value=found):
-                self.assertEqual(self.post("http://example.test/x").status, 200)
+        with Hesitant(alive(), tls=made.good) as server:
+            answered = self.post(server.url, ca_cert=made.ca)
+            self.assertEqual((answered.status, len(server.requests)), (200, 1))
+            self.assertEqual(server.connections, 3)
 
+    def test_connection_that_ends_before_tls(self):
+        """Row 22: `ssl` silently makes no handshake then; nothing is sent without one."""
+        made = certificates(self.folder)
+        real, dead = twosignal._connect, [socket.socket(), socket.socket()]
+        for each in dead:
+            self.addCleanup(each.close)
 
-class RequestLines(ServerCase):
-    """Row 33: what users type never changes the shape of a request."""
+        def connect(*args):
+            return dead.pop() if dead else real(*args)
 
-    shared = True
-    HOSTILE = ("a\r\nX-Evil: 1", "a\nb", "a b", "\x00", "a\x00b", "\x7f", "\u2028", "%0d%0a",
-               "a HTTP/1.1\r\nX-Evil: 1\r\n\r\n", "&batch=1", "?#", "\ud800")
+        with Scripted(alive(), tls=made.good) as server:
+            with mock.patch.object(twosignal, "_connect", connect):
+                answered = self.post(server.url, ca_cert=made.ca)
+            self.assertEqual((answered.status, len(server.requests), dead), (200, 1, []))
 
-    def test_values(self):
-        """Row 33: IDs, names and searches are percent-encoded, or refused before connecting."""
-        self.log_in()
-        project = self.server.project
-        for text in self.HOSTILE:
-            lines = (["traces", "get", text, "--project", project],
-                     ["traces", "list", "--project", text],
-                     ["traces", "list", "--project", project, "--search", text],
-                     ["datasets", "get", text, "--project", project])
-            for line in lines:
-                with self.subTest(line=line):
-                    self.server.clear()
-                    result = self.cli(*line)
-                    self.assertIn(result.code, (0, 1, 2, 6), result)
-                    self.assertNotIn("should not have happened", result.err)
-                    for request in self.server.requests:
-                        self.assertIsNone(request.headers.get("X-Evil"))
-                        self.assertRegex(request.path, r"\A/api/trpc/[a-zA-Z.,]+\Z")
-                        self.assertNotIn("batch", request.query)
-
-    def test_api_key(self):
-        """Row 33: a key that would end its header is refused before connecting."""
-        self.log_in()
-        for key in ("ts_a\r\nX-Evil: 1", "ts a", "ts_\u00e4", "a\nb"):
-            with self.subTest(key=key):
-                result = self.cli("traces", "list", "--project", self.server.project,
-                                  env={"TWOSIGNAL_API_KEY": key})
-                self.assertFails(result, 2, "API key")
-                self.assertNotIn(key, result.err)
-        self.assertEqual(self.server.requests, [])
-
-
-if __name__ == "__main__":
-    unittest.main()
+    def test_a_wrong_certificate_is_not_tried_again(self):
+        """Rows 22, 28: it does not get better; and a change was not made."""
+        made = certificates(self.folder)
+        with Scripted(alive(), tls=made.self_signed) as server:
+            self.assertEqual(self.failure(self.post, server.url).code, "CONNECTION_FAILED")
+            self.assertEqual((server.requests, server.connections), ([], 1))

@@ -1,5 +1,7 @@
 """What the tests share: running the command, in-process or as a process, and asserting on it."""
 import contextlib
+import datetime
+import http.client
 import io
 import json
 import os
@@ -15,6 +17,7 @@ import threading
 import time
 import unittest
 from unittest import mock
+from urllib.parse import parse_qs, unquote, urlsplit
 
 SUPPORT = os.path.dirname(os.path.abspath(__file__))
 TESTS = os.path.dirname(SUPPORT)
@@ -24,6 +27,9 @@ for _folder in (ROOT, TESTS, SUPPORT):
     if _folder not in sys.path:
         sys.path.insert(0, _folder)
 
+import standin  # noqa: E402
+import twosignal  # noqa: E402
+
 FULL = os.environ.get("TWOSIGNAL_TEST_FULL") == "1"
 DEADLINE = 60  # seconds; generous, since it only ends a test that would otherwise hang
 KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "PATHEXT", "COMSPEC", "TEMP", "TMP",
@@ -31,6 +37,37 @@ KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "PATHEXT", "COMSPEC"
 # Makes the terminal on stdin the controlling one, so that /dev/tty is that terminal too.
 IN_TERMINAL = ("import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
                "os.execv(sys.argv[1], sys.argv[1:])")
+DIALECTS = tuple(standin.DIALECTS.items())
+OLD, NEW = standin.DIALECTS["old"], standin.DIALECTS["new"]
+OWNER = "owner@example.com"
+PASSWORD = "owner-pass"
+# What each procedure is called in the newest servers.
+PROCEDURES = {
+    "orgs list": "organization.list", "orgs create": "organization.create",
+    "projects list": "project.list", "projects create": "project.create",
+    "traces list": "trace.list", "traces get": "trace.getById",
+    "evaluators list": "evaluator.list", "evaluators create": "evaluator.create",
+    "evaluators toggle": "evaluator.update", "evaluators delete": "evaluator.delete",
+    "datasets list": "dataset.list", "datasets create": "dataset.create",
+    "datasets get": "dataset.getById", "datasets add-item": "dataset.addItem",
+    "datasets delete": "dataset.delete", "api-keys list": "apiKey.list",
+    "api-keys create": "apiKey.create", "api-keys revoke": "apiKey.revoke",
+    "usage": "usage.getCurrentMonth",
+}
+LISTS = {"orgs list": "organizations", "projects list": "projects", "traces list": "traces",
+         "evaluators list": "evaluators", "datasets list": "datasets", "api-keys list": "API keys"}
+SESSION = {"access_token": "access.token.one", "refresh_token": "refresh-one",
+           "expires_at": 1893456000, "user_id": "user-1", "user_email": "owner@example.com",
+           "project_ref": "abcdefghijklmnop"}
+EXAMPLE_URL = "https://example.com"
+TOKENS = {"access_token": "a.b.c", "refresh_token": "v1.r",
+          "expires_at": int(time.time()) + 10 ** 6, "user_id": "u0",
+          "user_email": "you@example.com", "project_ref": "ref", "api_url": EXAMPLE_URL}
+FULL_DISK = "/dev/full"
+ERROR_LINE = re.compile(r"Error: [^\n]+\n\Z")
+# Redirections of a shell, as $1; the rest of its arguments is the command.
+IN_SHELL = 'redirections=$1; shift; eval "exec \\"\\$@\\" $redirections"'
+posix = unittest.skipIf(os.name == "nt", "this system has no such thing")
 
 
 def full(short, long):
@@ -144,7 +181,6 @@ def shortened_sleep(naps):
 
 def run_main(argv, environment, stdin=None, tty=False, encoding="utf-8", naps=None):
     """Run main(argv) in this process; waits of its own are cut short unless naps is False."""
-    import twosignal
     raws = [Raw(as_bytes(stdin, encoding), tty), Raw(tty=tty), Raw(tty=tty)]
     streams = [io.TextIOWrapper(raws[0], encoding, "surrogateescape"),
                io.TextIOWrapper(raws[1], encoding, "strict", "\n"),
@@ -279,6 +315,16 @@ class Case(unittest.TestCase):
                                 TWOSIGNAL_HOME=self.home, PYTHONIOENCODING="utf-8",
                                 NO_PROXY="127.0.0.1,localhost")
 
+    def enter(self, manager):
+        """Enter a context manager, which is left at the end of the test; return what it gives."""
+        value = manager.__enter__()
+        self.addCleanup(manager.__exit__, None, None, None)
+        return value
+
+    def shorten_pauses(self):
+        """Requests are tried again almost at once."""
+        self.enter(mock.patch.object(twosignal, "PAUSE", 0.001))
+
     def path(self, *parts):
         return os.path.join(self.folder, *parts)
 
@@ -370,8 +416,7 @@ class ServerCase(Case):
 
     @classmethod
     def new_server(cls, **options):
-        from standin import StandIn
-        server = StandIn(**dict(cls.options, **options))
+        server = standin.StandIn(**dict(cls.options, **options))
         server.start()
         return server
 
@@ -424,3 +469,315 @@ def procedure_inputs(server, procedure):
             given = [given]
         inputs += [(item or {}).get("json") for item in given]
     return inputs
+
+
+def minutes_ago(minutes):
+    return datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=minutes)
+
+
+def first_look(client, args):
+    return iter(twosignal.Tail(client, args).first(100))
+
+
+def listing(folder):
+    """Every path below a folder."""
+    return sorted(os.path.relpath(os.path.join(place, name), folder)
+                  for place, folders, files in os.walk(folder) for name in folders + files)
+
+
+def file_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def json_page(cursor):
+    """A page of 100 long traces that says that more exist."""
+    return {"result": {"data": {"json": {"nextCursor": cursor, "traces": [
+        {"id": "%s-%d" % (cursor, i), "name": "x" * 500, "scores": []} for i in range(100)]}}}}
+
+
+def trpc_answer(data, values=None):
+    """A tRPC answer with superjson, as the servers give it."""
+    envelope = {"json": data}
+    if values:
+        envelope["meta"] = {"values": values}
+    return {"result": {"data": envelope}}
+
+
+def trpc_error(code, status, message="m", path="x.y", bare=False):
+    """The body of a refusal; `bare` as servers without superjson write it."""
+    error = {"message": message, "code": -32000,
+             "data": {"code": code, "httpStatus": status, "path": path}}
+    return {"error": error if bare else {"json": error}}
+
+
+def wire_trace(**fields):
+    """A trace as `trace.list` gives it; fields replace or add to those of the example."""
+    trace = {"id": "d0000000-0000-4000-8000-000000000000", "projectId": "c1", "name": "agent",
+             "startTime": "2026-03-14T10:30:00.000Z", "endTime": None, "metadata": None,
+             "tags": [], "totalCost": 0.003, "totalTokens": 12, "status": "OK",
+             "durationMs": 1200, "createdAt": "2026-03-14T10:30:00.000Z", "sessionId": None,
+             "_count": {"spans": 0, "scores": 0}}
+    trace.update(fields)
+    return trace
+
+
+def nothing():
+    """A step in which nothing happens."""
+
+
+def canned(body, status=200, kind="application/json"):
+    headers = http.client.HTTPMessage()
+    headers["Content-Type"] = kind
+    return twosignal.Answer(status, headers, json.dumps(body).encode("ascii")
+                            if not isinstance(body, bytes) else body)
+
+
+class Steps(list):
+    """Notes waits in place of `naps`; each long one runs the next step, after the last: Ctrl-C."""
+
+    def __init__(self, *steps):
+        super().__init__()
+        self.steps = list(steps)
+
+    def append(self, seconds):
+        super().append(seconds)
+        if seconds < 0.5:       # between two tries of one request
+            return
+        if not self.steps:
+            raise KeyboardInterrupt
+        self.steps.pop(0)()
+
+    def long(self):
+        return [seconds for seconds in self if seconds >= 0.5]
+
+
+class fails_from:
+    """Within the block the server fails from its n-th page of traces on, as told."""
+
+    def __init__(self, server, number, **what):
+        self.server, self.left, self.what = server, number, what
+
+    def __enter__(self):
+        self.take = self.server.take_fault
+        self.server.take_fault = self.taken
+
+    def __exit__(self, *exception):
+        self.server.take_fault = self.take
+
+    def taken(self, request):
+        if "trace.list" in request.path or request.path == "/api/v1/traces":
+            self.left -= 1
+            if self.left < 1:
+                return standin.Fault("", None, **self.what)
+        return self.take(request)
+
+
+class ScriptedTransport:
+    """A transport that answers from a function of the procedures and their inputs."""
+
+    timeout = 5
+
+    def __init__(self, answer):
+        self.answer, self.asked = answer, []
+
+    def request(self, method, url, headers=(), body=None, changes=True, retried=None):
+        parts = urlsplit(url)
+        query = parse_qs(parts.query)
+        names = unquote(parts.path).rpartition("/")[2].split(",")
+        given = json.loads(query["input"][0]) if "input" in query else None
+        given = json.loads(body.decode("ascii")) if body else given
+        self.url, self.method, self.headers, self.changes = url, method, headers, changes
+        self.asked.append((names, given))
+        if "batch" in query:
+            return self.answer(names, [given[str(i)]["json"] for i in range(len(names))])
+        return self.answer(names[0], (given or {}).get("json"))
+
+    def close(self):
+        pass
+
+
+class TracesCase(ServerCase):
+    """A logged-in account and a project without traces."""
+
+    options = {"empty": True}
+
+    def setUp(self):
+        super().setUp()
+        self.log_in()
+        self.shorten_pauses()
+
+    def use(self, **options):
+        """Take another server in place of the one of the test."""
+        self.server.stop()
+        self.server = self.serve(**dict(self.options, **options))
+        self.log_in()
+
+    def key(self):
+        return {"TWOSIGNAL_API_KEY": self.server.secret(self.server.add_key())}
+
+    def add(self, count=1, **fields):
+        """Traces a minute apart, named by their place, newest first, unless fields say other."""
+        return [self.server.add_trace(**dict({"name": "trace %d" % place,
+                                              "created": minutes_ago(place)}, **fields))
+                for place in range(count)]
+
+    def traces(self, command, *args, **kwargs):
+        project = () if "TWOSIGNAL_API_KEY" in (kwargs.get("env") or {}) \
+            else ("--project", self.server.project)
+        return self.cli("traces", command, *(project + args), **kwargs)
+
+    def list(self, *args, **kwargs):
+        return self.traces("list", *args, **kwargs)
+
+    def names(self, *args, **kwargs):
+        result = self.assertOk(self.list("--fields", "name", "--json", *args, **kwargs))
+        return [row["name"] for row in result.json]
+
+    def check(self, *args, **kwargs):
+        return self.traces("check", *args, **kwargs)
+
+
+class ClientCase(Case):
+    def client(self, answer):
+        self.enter(replaced_environment(dict(self.environment)))
+        self.write("home/session.json", TOKENS)
+        client = twosignal.Client(EXAMPLE_URL, ScriptedTransport(answer))
+        self.asked = client.transport.asked
+        return client
+
+    def assertRaisesCode(self, code, work, *args):
+        with self.assertRaises(twosignal.Failure) as caught:
+            work(*args)
+        self.assertEqual(caught.exception.code, code)
+        return caught.exception
+
+
+class StateCase(Case):
+    """A test that calls the section's functions in the environment of a run."""
+
+    def setUp(self):
+        super().setUp()
+        self.enter(replaced_environment(self.environment))
+        self.enter(mock.patch("time.sleep", shortened_sleep(self.naps)))
+        self.file = os.path.join(self.home, "session.json")
+
+    def child(self, script, *args):
+        """A process with its stdin and stdout as pipes; killed at the end of the test."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, ROOT] + list(args), env=self.environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, universal_newlines=True)
+        self.addCleanup(self.end, process)
+        return process
+
+    @staticmethod
+    def end(process):
+        process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        process.stdout.close()
+        process.wait()
+
+    def assertRefused(self, call, *parts, code="FAILED"):
+        """It raises a Failure with that code whose message and hint hold the parts."""
+        with self.assertRaises(twosignal.Failure) as caught:
+            call()
+        failure = caught.exception
+        self.assertEqual(failure.code, code, failure.message)
+        for part in parts:
+            self.assertIn(part, failure.message + " " + failure.hint)
+        return failure
+
+    def leftovers(self, folder=None):
+        """What stands in the home beside the files that belong there."""
+        known = {"session.json", "config.json", "session.lock"}
+        return sorted(set(os.listdir(folder or self.home)) - known)
+
+
+class ProcessCase(ServerCase):
+    """Logged in, with the small world's defaults; commands run as processes of their own."""
+
+    shared = True
+
+    def setUp(self):
+        super().setUp()
+        self.log_in()
+        self.environment.update(TWOSIGNAL_PROJECT=self.server.project,
+                                TWOSIGNAL_ORG=self.server.org)
+        self.environment.pop("PYTHONUNBUFFERED", None)
+
+    def in_shell(self, redirections, *args, env=None, stdin=None):
+        """Run a command as a shell does with these redirections."""
+        return run_command(["sh", "-c", IN_SHELL, "sh", redirections, sys.executable, SCRIPT]
+                           + list(args), merged(self.environment, env), stdin)
+
+    def assertNothingLeft(self):
+        """No temporary file is left behind in the home."""
+        left = set(os.listdir(self.home)) - {"session.json", "config.json", "session.lock"}
+        for name in left:
+            os.remove(os.path.join(self.home, name))
+        self.assertEqual(left, set())
+
+
+class CommandCase(ServerCase):
+    """Logged in as the owner, with the fixed small world and its project as the default."""
+
+    def setUp(self):
+        super().setUp()
+        self.log_in()
+        self.environment.update(TWOSIGNAL_PROJECT=self.server.project,
+                                TWOSIGNAL_ORG=self.server.org)
+
+    def argv(self, command):
+        """A complete command line for a command, on resources that exist."""
+        server = self.server
+        more = {
+            "orgs create": ["New Org"],
+            "projects create": ["New Project"],
+            "traces get": [server.traces[0]],
+            "evaluators create": ["-n", "Has JSON", "--type", "JSON_SCHEMA"],
+            "evaluators toggle": ["EVALUATOR", "--disable"],
+            "evaluators delete": ["EVALUATOR", "-y"],
+            "datasets create": ["-n", "Test Cases"],
+            "datasets get": ["DATASET"],
+            "datasets add-item": ["DATASET", "--input", '{"promptText": "Hi"}'],
+            "datasets delete": ["DATASET", "-y"],
+            "api-keys create": ["-n", "CI Pipeline"],
+            "api-keys revoke": ["KEY", "-y"],
+        }.get(command, [])
+        made = {"EVALUATOR": server.add_evaluator, "DATASET": server.add_dataset,
+                "KEY": server.add_key}
+        return command.split() + [made[word](name="Made") if word in made else word
+                                  for word in more]
+
+    def records(self, command):
+        return self.assertOk(self.cli(*self.argv(command) + ["--json"]), err="").json
+
+    def traces_from(self, *traces, **kwargs):
+        """The result of `traces list` where the server gives just these wire traces."""
+        values = kwargs.pop("values", None)
+        page = {"traces": list(traces), "nextCursor": None}
+        self.server.fault("trace.list", status=200, body=trpc_answer(page, values))
+        return self.cli("traces", "list", *kwargs.pop("args", ()), **kwargs)
+
+
+class KeyCase(TracesCase):
+    """Nobody is logged in."""
+
+    def setUp(self):
+        super().setUp()
+        os.unlink(os.path.join(self.home, "session.json"))
+        self.environment["TWOSIGNAL_URL"] = self.server.url
+
+    def use(self, **options):
+        super().use(**options)
+        os.unlink(os.path.join(self.home, "session.json"))
+        self.environment["TWOSIGNAL_URL"] = self.server.url
+
+    def key_file(self, content):
+        name = "secret %d" % len(os.listdir(self.folder))
+        return {"TWOSIGNAL_API_KEY_FILE": self.write(name, content)}
+
+    def tree(self):
+        return sorted(os.path.join(folder, name) for folder, folders, files in os.walk(self.folder)
+                      for name in folders + files)

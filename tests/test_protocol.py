@@ -1,18 +1,213 @@
-"""Each recorded answer of a real server, through the client: request, and record or error."""
+"""The section Protocol: errors of servers, the cookie, and the recorded answers of real servers."""
+import base64
 import json
 import os
+import random
+import re
 import time
 import unittest
 from unittest import mock
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-import tools
 import twosignal
 from servers import Scripted, answer, header, target
+from tools import (DEADLINE, TESTS, TOKENS, Case, ClientCase, canned, full, replaced_environment,
+                   shortened_sleep, trpc_error)
 
-with open(os.path.join(tools.TESTS, "wire", "recordings.json"), encoding="utf-8") as _file:
+
+class ServerErrors(ClientCase):
+    CODES = (("UNAUTHORIZED", 401, 4, "Authentication expired"),
+             ("FORBIDDEN", 403, 5, "Permission denied"),
+             ("NOT_FOUND", 404, 6, "Project not found"),
+             ("TOO_MANY_REQUESTS", 429, 7, "Rate limited"),
+             ("INTERNAL_SERVER_ERROR", 500, 8, "The server failed"), ("TIMEOUT", 408, 8, "failed"),
+             ("BAD_REQUEST", 400, 1, "refused"), ("CONFLICT", 409, 1, "refused"),
+             ("PAYLOAD_TOO_LARGE", 413, 1, "does not take that much"))
+
+    def failure(self, body, status, procedure="project.get"):
+        answer = canned(body, status)
+        with self.assertRaises(twosignal.Failure) as caught:
+            twosignal._result(twosignal._parsed(answer), answer, procedure)
+        return caught.exception
+
+    def test_documented_errors(self):
+        for code, status, exit_code, text in self.CODES:
+            for bare in (False, True):
+                for outer in (status, 207):
+                    found = self.failure(trpc_error(code, status, bare=bare, message=""), outer)
+                    with self.subTest(code=code, bare=bare, outer=outer):
+                        self.assertIn(text, found.message)
+                        self.assertEqual(found.exit_code, exit_code)
+
+    def test_the_status_stands_in_for_a_code(self):
+        for code, status, exit_code, text in self.CODES:
+            found = self.failure({"error": {"json": {"message": "", "data": {}}}}, status)
+            self.assertIn(text, found.message)
+            self.assertEqual(found.exit_code, exit_code)
+
+    def test_the_named_resource(self):
+        for said, procedure, message in (
+                ("Trace not found", "trace.getById", "Trace not found"),
+                ("Project not found", "trace.list", "Project not found"),
+                ("Organization not found", "project.list", "Organization not found"),
+                ("", "apiKey.revoke", "API key not found"),
+                ("", "something.else", "Resource not found")):
+            found = self.failure(trpc_error("NOT_FOUND", 404, said), 404, procedure)
+            self.assertEqual((found.message, found.exit_code), (message, 6))
+
+    def test_problems_of_both_zods(self):
+        for problem, line in (
+                ({"path": ["limit"], "message": "Too big"}, "limit: Too big"),
+                ({"path": ["rules", 0, "if"], "message": "Required"}, "rules.0.if: Required"),
+                ({"path": [], "message": "Bad"}, "Bad"), ({"message": "Bad"}, "Bad"),
+                ({"path": ["type"], "message": "Invalid", "options": ["A", "B"]},
+                 "type: Invalid (one of A, B)"),
+                ({"path": ["type"], "message": "Invalid", "values": ["A", "B"]},
+                 "type: Invalid (one of A, B)"),
+                ({"path": ["type"], "message": 'Expected "A" | "B"', "options": ["A", "B"]},
+                 'type: Expected "A" | "B"')):
+            found = self.failure(trpc_error("BAD_REQUEST", 400, json.dumps([problem])), 400)
+            self.assertEqual((found.problems, found.exit_code), ([line], 1))
+
+    def test_messages_that_only_look_like_problems(self):
+        for text in ("[1]", "{}", "null", "[", "5", '"x"', "[]"):
+            found = self.failure(trpc_error("BAD_REQUEST", 400, text), 400)
+            self.assertEqual(found.problems, [])
+            self.assertIn(text, found.message)
+
+
+class CookieChunks(unittest.TestCase):
+    def cookie(self, length, **values):
+        return twosignal.cookie(twosignal.Session(dict(
+            TOKENS, access_token="é".encode("ascii", "ignore").decode() + "a" * length, **values)))
+
+    def test_short_and_long(self):
+        for length in list(range(1, 60)) + list(range(2700, 3300)) + [9000, 20000]:
+            parts = [part.partition("=") for part in self.cookie(length).split("; ")]
+            with self.subTest(length=length):
+                self.assertEqual(json.loads(unquote("".join(value for _, _, value in parts)))
+                                 ["access_token"], "a" * length)
+                self.assertTrue(all(len(value) <= 3180 for _, _, value in parts))
+                names = [name for name, _, _ in parts]
+                self.assertEqual(names, ["sb-ref-auth-token"] if len(parts) == 1 else [
+                    "sb-ref-auth-token.%d" % number for number in range(len(parts))])
+
+    def test_never_cut_inside_an_escape(self):
+        for length in range(full(120, 700)):
+            text = self.cookie(2500 + length, user_email="é\"%" * 400)
+            values = [part.partition("=")[2] for part in text.split("; ")]
+            self.assertGreater(len(values), 1)
+            for value in values:
+                self.assertNotRegex(value, r"%[0-9A-F]?\Z")
+                self.assertNotRegex(value, r"\A[0-9A-F]?[^%]*%[^0-9A-F]")
+            self.assertEqual(json.loads(unquote("".join(values)))["user"]["email"], "é\"%" * 400)
+
+    def test_the_project_of_a_token(self):
+        def token(claims):
+            payload = base64.urlsafe_b64encode(json.dumps(claims).encode("utf-8"))
+            return "h.%s.s" % payload.decode("ascii").rstrip("=")
+        for issuer in ("https://abc.supabase.co/auth/v1", "https://abc:8000/auth"):
+            self.assertEqual(twosignal._issuer(token({"iss": issuer})), "abc")
+        for value in (None, 5, "", "a", "a.b", "a.%%%.c", "a.é.c", token({}), token([]), token("x"),
+                      token({"iss": 5}), token({"iss": "x"}), token(None), "..", "a." + "W" * 9999):
+            self.assertIsNone(twosignal._issuer(value))
+
+
+class CookieValue(unittest.TestCase):
+    def session(self, **values):
+        return twosignal.Session(dict({
+            "access_token": "a.b.c", "refresh_token": "r", "expires_at": 1893456000.0,
+            "user_id": "u", "user_email": "owner@example.com", "project_ref": "ref"}, **values))
+
+    def parts(self, session):
+        """The (name, value) pairs of the cookie."""
+        return [tuple(part.split("=", 1)) for part in twosignal.cookie(session).split("; ")]
+
+    def assertWhole(self, session):
+        """Chunks in order, none too long, none that begins or ends inside %XX."""
+        parts = self.parts(session)
+        name = "sb-ref-auth-token"
+        text = "".join(value for _, value in parts)
+        if len(text) <= 3180:
+            self.assertEqual([key for key, _ in parts], [name])
+        else:
+            self.assertEqual([key for key, _ in parts],
+                             ["%s.%d" % (name, place) for place in range(len(parts))])
+        for _, value in parts:
+            self.assertTrue(0 < len(value) <= 3180)
+            self.assertRegex(value, r"\A([A-Za-z0-9_.~-]|%[0-9A-F]{2})+\Z")
+            self.assertNotIn(b"%", re.sub(rb"%[0-9A-F]{2}", b"", value.encode("ascii")))
+        self.assertLess(len(text) // 3180, len(parts) + 1)
+        return json.loads(unquote(text))
+
+    def test_value(self):
+        self.assertEqual(self.assertWhole(self.session()), {
+            "access_token": "a.b.c", "refresh_token": "r", "expires_at": 1893456000,
+            "token_type": "bearer", "user": {"id": "u", "email": "owner@example.com"}})
+        values = self.parts(self.session())
+        self.assertEqual(values[0][1], quote(unquote(values[0][1]), safe=""))
+        self.assertNotIn(".0,", unquote(values[0][1]))
+
+    def test_length_around_the_limit(self):
+        short = len(self.parts(self.session())[0][1]) - len("a.b.c")
+        for size in range(3170, 3192):
+            session = self.session(access_token="x" * (size - short))
+            self.assertEqual(len(self.parts(session)), 1 if size <= 3180 else 2)
+            self.assertWhole(session)
+
+    def test_never_cut_inside_an_escape(self):
+        """Escapes at each distance from the border of a chunk."""
+        for size in range(3000, 3200):
+            email = "%" * 40 + "é" * 10
+            session = self.session(access_token="x" * size + "%+/=" * 300, user_email=email)
+            found = self.assertWhole(session)
+            self.assertEqual(found["access_token"], session.access_token)
+            self.assertEqual(found["user"]["email"], email)
+
+    def test_random_tokens(self):
+        """Row 33: whatever a token or an e-mail address holds, the cookie is one header line."""
+        seed = random.SystemRandom().randrange(2 ** 32)
+        dice = random.Random(seed)
+        with self.subTest(seed=seed):
+            for _ in range(full(40, 2000)):
+                letters = "".join(map(chr, range(0x21, 0x7f)))
+                access = "".join(dice.choice(letters) for _ in range(dice.randrange(1, 12000)))
+                email = "".join(chr(dice.choice([10, 13, 0, 32, 59, 0x7f, 0xe9, 0x6771, 0xd800]))
+                                for _ in range(dice.randrange(20)))
+                session = self.session(access_token=access, user_email=email)
+                found = self.assertWhole(session)
+                self.assertEqual((found["access_token"], found["user"]["email"]), (access, email))
+
+
+def token(claims):
+    """A JWT with these claims, signed by nobody."""
+    import base64
+    text = claims if isinstance(claims, bytes) else json.dumps(claims).encode("utf-8")
+    return "e30.%s.c2ln" % base64.urlsafe_b64encode(text).rstrip(b"=").decode("ascii")
+
+
+class TokenIssuers(unittest.TestCase):
+    def test_first_label_of_the_host(self):
+        for issuer, expected in (("https://abcdefgh.supabase.co/auth/v1", "abcdefgh"),
+                                 ("https://abcdefgh.supabase.co", "abcdefgh"),
+                                 ("http://localhost:54321/auth/v1", "localhost"),
+                                 ("https://ref.eu.example.com:8443/auth/v1", "ref")):
+            for filler in ("", "x", "xx", "東京"):
+                claims = {"iss": issuer, "email": filler}
+                self.assertEqual(twosignal._issuer(token(claims)), expected)
+
+    def test_what_has_none(self):
+        """Row 25: nothing that a token holds is trusted."""
+        wrong = [None, 5, [], {}, "", ".", "..", "a.b", "a.b.c", "a.=.c", "a.é.c", "a.!!!!.c"]
+        wrong += [token(claims) for claims in (
+            {}, [], "x", 5, None, {"iss": None}, {"iss": 5}, {"iss": ["https://x.y"]}, {"iss": ""},
+            {"iss": "supabase"}, {"iss": "https:"}, b"\xff\xfe", b"{", b"[" * 100000)]
+        for value in wrong:
+            self.assertIsNone(twosignal._issuer(value) or None, str(value)[:80])
+
+
+with open(os.path.join(TESTS, "wire", "recordings.json"), encoding="utf-8") as _file:
     RECORDINGS = json.load(_file)["recordings"]
-
 TRACE = "d0000000-0000-4000-8000-000000000000"
 FAILURES = {        # name of the recording: (message, exit code, problems)
     "login-refused": ("Wrong email or password", 4, []),
@@ -49,20 +244,16 @@ def scripted(*recordings):
     return Scripted(replies)
 
 
-class Wire(tools.Case):
+class Recordings(Case):
     def client(self, server, lasts=10 ** 6):
         """A client of that server with a stored session."""
-        environment = tools.replaced_environment(dict(self.environment))
-        environment.__enter__()
-        self.addCleanup(environment.__exit__, None, None, None)
-        short = mock.patch("time.sleep", tools.shortened_sleep([]))
-        short.start()
-        self.addCleanup(short.stop)
+        self.enter(replaced_environment(dict(self.environment)))
+        self.enter(mock.patch("time.sleep", shortened_sleep([])))
         self.write("home/session.json", {
             "access_token": "old.access.token", "refresh_token": "v1.old", "project_ref": "ref",
             "expires_at": int(time.time()) + lasts, "user_id": "u0", "user_email": "you@b.c",
             "api_url": server.url})
-        client = twosignal.Client(server.url, twosignal.Transport(tools.DEADLINE))
+        client = twosignal.Client(server.url, twosignal.Transport(DEADLINE))
         self.addCleanup(client.close)
         return client
 
@@ -276,7 +467,3 @@ class Wire(tools.Case):
             self.assertEqual(found[1][0]["name"], "Acme 東京")
             self.assertEqual((found[2].message, found[2].exit_code),
                              ("Organization not found", 6))
-
-
-if __name__ == "__main__":
-    unittest.main()

@@ -1,0 +1,590 @@
+"""The section Arguments: options wherever they stand, values, help, usage errors."""
+import json
+import os
+import shlex
+import sys
+import unittest
+from unittest import mock
+
+import twosignal
+from tools import LISTS, PROCEDURES, ROOT, Case, CommandCase, procedure_inputs, requests_of
+
+
+class ParserCase(Case):
+    """Parses command lines and carries out none of them."""
+
+    def setUp(self):
+        super().setUp()
+        self.environment.update(TWOSIGNAL_PROJECT="p", TWOSIGNAL_ORG="o")
+
+    def parse(self, *argv, **kwargs):
+        """(name, namespace) of the command line; fails where it is not accepted."""
+        seen = []
+
+        def note(command, args, console):
+            seen.append((command.name, args))
+            return 0
+        with mock.patch("twosignal._execute", note):
+            self.assertOk(self.run_cli(*argv, **kwargs))
+        self.assertEqual(len(seen), 1, argv)
+        return seen[0]
+
+    def refused(self, *argv, **kwargs):
+        """The message with which a command line is refused, before anything was done."""
+        with mock.patch("twosignal._execute", side_effect=AssertionError("it was run")):
+            return self.assertFails(self.run_cli(*argv, **kwargs), 2).err
+
+
+class ArgumentForms(ParserCase):
+    def test_a_value_stands_beside_or_behind_its_option(self):
+        for argv in (["--limit", "5"], ["--limit=5"], ["-n", "5"], ["-n5"], ["-L", "5"], ["-L5"],
+                     ["-qn5"], ["-qn", "5"]):
+            with self.subTest(argv=argv):
+                _, args = self.parse("traces", "list", *argv)
+                self.assertEqual(args.limit, 5)
+
+    def test_the_last_one_wins(self):
+        _, args = self.parse("traces", "list", "--limit", "5", "-n7", "--limit=9")
+        self.assertEqual(args.limit, 9)
+        _, args = self.parse("--url", "http://a", "orgs", "--url=http://b", "list")
+        self.assertEqual(args.url, "http://b")
+
+    def test_short_options_together(self):
+        _, args = self.parse("evaluators", "delete", "x", "-qy")
+        self.assertTrue(args.quiet and args.yes)
+        _, args = self.parse("-q", "evaluators", "delete", "-y", "x")
+        self.assertTrue(args.quiet and args.yes)
+
+    def test_values_that_begin_with_a_dash(self):
+        for argv in (["-n", "-draft-"], ["-n-draft-"], ["--name", "-draft-"], ["--name=-draft-"]):
+            with self.subTest(argv=argv):
+                _, args = self.parse("datasets", "create", *argv)
+                self.assertEqual(args.name, "-draft-")
+        _, args = self.parse("traces", "list", "--search=--all")
+        self.assertEqual((args.search, args.all), ("--all", False))
+        _, args = self.parse("login", "-e", "a@b.c", "-p", "-secret")
+        self.assertEqual(args.password, "-secret")
+        _, args = self.parse("login", "-e", "a@b.c", "--password=--secret")
+        self.assertEqual(args.password, "--secret")
+
+    def test_values_that_look_like_numbers_or_blanks(self):
+        for text in ("-1", "-0.5", " ", "a b", "", "=", "a=b", "@", "日本", "'", "%s", "%"):
+            with self.subTest(text=text):
+                _, args = self.parse("datasets", "create", "-n", "x", "--description=" + text)
+                self.assertEqual(args.description, text)
+
+    def test_after_two_dashes_nothing_is_an_option(self):
+        for argv in (["traces", "get", "--", "-id"], ["traces", "get", "--", "--json"],
+                     ["--json", "traces", "get", "--", "--help"],
+                     ["orgs", "create", "--", "--version"], ["orgs", "create", "--", "-h"]):
+            with self.subTest(argv=argv):
+                _, args = self.parse(*argv)
+                given = args.id if "get" in argv else args.name
+                self.assertEqual(given, argv[-1])
+                self.assertEqual(args.format, "json" if argv[0] == "--json" else None)
+
+    def test_options_before_between_and_after(self):
+        words = ["datasets", "get", "ID"]
+        for place in range(4):
+            for option, name, value in ((["--json"], "format", "json"), (["-q"], "quiet", True),
+                                        (["--url", "http://x"], "url", "http://x"),
+                                        (["--timeout=3"], "timeout", 3.0),
+                                        (["--project", "P"], "project", "P"),
+                                        (["--no-color"], "no_color", True),
+                                        (["--ca-cert", "f"], "ca_cert", "f"),
+                                        (["--debug"], "debug", True)):
+                with self.subTest(place=place, option=option):
+                    found, args = self.parse(*words[:place] + option + words[place:])
+                    self.assertEqual((found, args.id), ("datasets get", "ID"))
+                    self.assertEqual(getattr(args, name), value)
+
+    def test_a_command_as_a_value(self):
+        """A value that is spelled like a command or a group is a value."""
+        found, args = self.parse("--project", "traces", "traces", "list", "--search", "list")
+        self.assertEqual((found, args.project, args.search), ("traces list", "traces", "list"))
+        found, args = self.parse("orgs", "create", "list")
+        self.assertEqual((found, args.name), ("orgs create", "list"))
+
+    def test_the_last_format_wins(self):
+        for given, form, errors in (("--json --format csv", "csv", False),
+                                    ("--format csv --json", "json", True),
+                                    ("--format=table --format jsonl", "jsonl", True),
+                                    ("--json --format=table", "table", False)):
+            with self.subTest(given=given):
+                _, args = self.parse("orgs", "list", *given.split())
+                self.assertEqual(args.format, form)
+                self.assertEqual(twosignal._wants_json(given.split()), errors)
+
+    def test_what_was_not_given_is_false_or_none(self):
+        _, args = self.parse("traces", "list")
+        self.assertEqual((args.format, args.all, args.limit, args.status, args.url, args.timeout),
+                         (None, False, None, None, None, None))
+        self.assertEqual(args.given, set())
+
+    def test_variables_stand_in(self):
+        _, args = self.parse("traces", "list")
+        self.assertEqual(args.project, "p")
+        _, args = self.parse("traces", "list", "--project", "q")
+        self.assertEqual(args.project, "q")
+        _, args = self.parse("login", env={"TWOSIGNAL_EMAIL": "a@b.c", "TWOSIGNAL_PASSWORD": "x"})
+        self.assertEqual((args.email, args.password, args.given), ("a@b.c", "x", set()))
+
+
+class RefusedArguments(ParserCase):
+    def test_mistyped_commands(self):
+        for argv, nearest in ((["trace"], "twosignal traces"), (["traces", "lst"], "traces list"),
+                              (["trace", "lst"], "traces list"), (["logn"], "twosignal login"),
+                              (["evaluator", "list"], "evaluators list"),
+                              (["api-key", "list"], "api-keys list"),
+                              (["orgs", "lsit"], "orgs list"),
+                              (["--json", "traces", "gte"], "traces get"),
+                              (["datasets", "additem"], "datasets add-item"),
+                              (["project", "list", "--org", "x"], "projects list")):
+            with self.subTest(argv=argv):
+                message = self.refused(*argv)
+                if "--json" not in argv:
+                    self.assertIn("There is no command '%s'" % " ".join(
+                        word for word in argv[:2] if argv[0] != "logn" or word == "logn"), message)
+                self.assertIn("'%s" % nearest if nearest.startswith("two")
+                              else "'twosignal %s" % nearest, message)
+
+    def test_commands_that_resemble_nothing(self):
+        for argv in (["xyzzy"], ["list"], [""], [" "], ["日本"], ["--", "traces"], ["\x1b[31m"]):
+            with self.subTest(argv=argv):
+                message = self.refused(*argv)
+                self.assertIn("twosignal", message)
+                self.assertNotIn("\x1b", message)
+
+    def test_every_refusal_names_a_way_out(self):
+        for argv in (["traces", "list", "extra"], ["traces", "list", "--limit"],
+                     ["traces", "list", "--limit", "x"], ["traces", "get"],
+                     ["traces", "list", "--nope"], ["datasets", "create"], ["--nope"],
+                     ["traces", "list", "--json=yes"], ["orgs", "create", "a", "b"],
+                     ["datasets", "create", "-n"], ["traces", "list", "-x"],
+                     ["evaluators", "create", "-n", "x"], ["traces", "--nope"],
+                     ["traces", "list", "--all", "-n", "5"],
+                     ["evaluators", "toggle", "x", "--enable", "--disable"],
+                     ["traces", "list", "--timeout", "-1"], ["traces", "list", "--status", "x"],
+                     ["traces", "list", "-V"], ["traces", "get", "-1x"],
+                     ["--debug", "--limit", "5"]):
+            with self.subTest(argv=argv):
+                result = self.assertFails(self.run_cli(*argv), 2)
+                self.assertEqual(len(result.err.splitlines()), 1, result)
+                self.assertRegex(result.err, r"\. [A-Z]", "it has no hint")
+
+    def test_an_option_that_is_meant_is_named(self):
+        for given, meant in (("--limt", "--limit"), ("--max-durations", "--max-duration"),
+                             ("--jsn", "--json"), ("--limt=3", "--limit")):
+            self.assertIn("Did you mean %s?" % meant, self.refused("traces", "list", given))
+        self.assertIn("--help", self.refused("traces", "list", "--xyzzy"))
+        self.assertIn("--help", self.refused("traces", "list", "--limit", "--limt"))
+
+    def test_an_unknown_option_is_named(self):
+        self.assertIn("--nope", self.refused("traces", "list", "--nope"))
+        self.assertIn("--nope", self.refused("--nope"))
+        self.assertIn("--nope", self.refused("traces", "--nope"))
+        self.assertIn("-x", self.refused("traces", "list", "-x"))
+
+    def test_an_option_without_its_value(self):
+        for argv in (["traces", "list", "--limit"], ["traces", "list", "--search", "--json"],
+                     ["--url"], ["orgs", "list", "--url"], ["traces", "list", "--project", "-q"],
+                     ["datasets", "create", "-n"]):
+            with self.subTest(argv=argv):
+                self.refused(*argv)
+
+    def test_options_of_other_commands(self):
+        self.assertIn("--limit", self.refused("orgs", "list", "--limit", "5"))
+        self.assertIn("--yes", self.refused("traces", "list", "--yes"))
+
+    def test_json_says_it_in_json(self):
+        for argv in (["--json", "trace"], ["traces", "lst", "--json"], ["traces", "list", "--json",
+                     "--limit", "x"], ["--json"], ["traces", "--json"]):
+            with self.subTest(argv=argv):
+                result = self.run_cli(*argv)
+                self.assertFails(result, 2)
+                self.assertEqual(result.error["code"], "USAGE")
+
+
+GROUPS = sorted({name.split()[0] for name in twosignal.COMMANDS if " " in name})
+
+
+class HelpTexts(ParserCase):
+    def shown(self, *argv, **kwargs):
+        return self.assertOk(self.run_cli(*argv, **kwargs), err="").out
+
+    def test_top(self):
+        for argv in ([], ["--help"], ["-h"], ["-q", "--help"]):
+            with self.subTest(argv=argv):
+                out = self.shown(*argv)
+                for name, command in twosignal.COMMANDS.items():
+                    self.assertIn("  %s " % name, out)
+                for option in twosignal.SHARED:
+                    for flag in option.flags:
+                        self.assertIn(flag, out)
+                self.assertIn("--version", out)
+
+    def test_groups(self):
+        for group in GROUPS:
+            for argv in ([group], [group, "--help"], ["--help", group], [group, "-h"]):
+                with self.subTest(argv=argv):
+                    out = self.shown(*argv)
+                    for name, command in twosignal.COMMANDS.items():
+                        assertion = self.assertIn if name.split()[0] == group else self.assertNotIn
+                        assertion("  %s " % name, out)
+                    self.assertIn("usage: twosignal %s " % group, out)
+
+    def test_help_comes_before_what_is_missing_or_wrong(self):
+        for argv in (["traces", "get", "--help"], ["datasets", "create", "-h"],
+                     ["traces", "list", "--limit", "x", "--help"], ["--help", "traces", "list"],
+                     ["traces", "--help", "list"], ["traces", "list", "--json", "--help"]):
+            with self.subTest(argv=argv):
+                self.assertIn("usage: twosignal ", self.shown(
+                    *argv, env={"TWOSIGNAL_PROJECT": None, "TWOSIGNAL_ORG": None}))
+
+    def test_lines_fit_a_terminal(self):
+        for argv in [["--help"]] + [[group, "--help"] for group in GROUPS]:
+            for line in self.shown(*argv).splitlines():
+                self.assertLessEqual(len(line), 80, line)
+
+    def test_version(self):
+        expected = "twosignal %s (Python %d.%d.%d)\n" % (
+            (twosignal.__version__,) + sys.version_info[:3])
+        for argv in (["--version"], ["-V"], ["--json", "--version"], ["-q", "-V"]):
+            self.assertEqual(self.shown(*argv), expected)
+
+
+README = os.path.join(ROOT, "README.md")
+
+
+def words_of(example):
+    """The arguments of twosignal in an example, without redirections and what follows a pipe."""
+    words = shlex.split(example[example.index("twosignal "):].rstrip(")"))
+    ends = [place for place, word in enumerate(words) if word in ("<", ">", "|", ">>")]
+    return words[1:min(ends + [len(words)])]
+
+
+class CommandDeclarations(ParserCase):
+    """Each command: help, an example that parses, a line in the README."""
+
+    def test_help(self):
+        for name, command in twosignal.COMMANDS.items():
+            with self.subTest(command=name):
+                self.assertTrue(command.help.endswith("."), command.help)
+                result = self.run_cli(*name.split() + ["--help"], columns=80)
+                out = self.assertOk(result, err="").out
+                self.assertIn("usage: twosignal %s " % name, out)
+                self.assertIn(" ".join(command.help.split()[:4]), " ".join(out.split()))
+                for option in command.options + twosignal.SHARED:
+                    self.assertTrue(option.details.get("help"), option.flags)
+                    for flag in option.flags:
+                        if flag.startswith("-"):
+                            self.assertIn(flag, out)
+                    if option.env:
+                        self.assertIn(option.env, out)
+
+    def test_examples(self):
+        for name, command in twosignal.COMMANDS.items():
+            self.assertTrue(command.examples, name)
+            for example in command.examples:
+                with self.subTest(example=example):
+                    self.assertIn("twosignal " + name, example)
+                    found, _ = self.parse(*words_of(example))
+                    self.assertEqual(found, name)
+                    self.assertIn(example, self.run_cli(*name.split() + ["--help"]).out)
+
+    @unittest.skipUnless(os.path.exists(README), "there is no README.md")
+    def test_readme(self):
+        with open(README, encoding="utf-8") as file:
+            text = file.read()
+        for name in twosignal.COMMANDS:
+            with self.subTest(command=name):
+                self.assertRegex(text, r"`(twosignal )?%s\b" % name)
+
+    def test_option_names(self):
+        """One name, one meaning: no flag twice in a command, no two options under one name."""
+        for name, command in twosignal.COMMANDS.items():
+            for options in (command.options, twosignal.SHARED):
+                flags = [flag for option in options for flag in option.flags]
+                self.assertEqual(len(flags), len(set(flags)), name)
+                names = [option.name for option in options if "--json" not in option.flags]
+                self.assertEqual(len(names), len(set(names)), name)     # --json is a --format
+
+    def test_groups(self):
+        self.assertEqual(sorted(twosignal.GROUPS), GROUPS)
+
+
+class HelpWithoutSettings(Case):
+    def test_help_and_version_need_nothing(self):
+        for argv in (["--help"], ["-h"], ["--version"], ["traces", "--help"]):
+            env = {"TWOSIGNAL_HOME": None, "HOME": None}
+            self.assertEqual(self.run_cli(*argv, env=env).code, 0)
+
+
+class GlobalOptions(CommandCase):
+    def positions(self, command, *option):
+        """The command line with the option in each of its places."""
+        words = len(command.split())
+        for place in sorted({0, words - 1, words, len(self.argv(command))}):
+            argv = self.argv(command)
+            yield argv[:place] + list(option) + argv[place:]
+
+    def test_json(self):
+        for command in PROCEDURES:
+            for argv in self.positions(command, "--json"):
+                with self.subTest(argv=argv):
+                    self.assertIsNotNone(self.assertOk(self.cli(*argv), err="").json)
+
+    def test_other_options(self):
+        for option in (["--timeout", "30"], ["--timeout=30"], ["-q"], ["--quiet"], ["--no-color"],
+                       ["--url", self.server.url], ["--url=" + self.server.url]):
+            for command in ("orgs list", "traces get", "usage"):
+                for argv in self.positions(command, *option):
+                    with self.subTest(argv=argv):
+                        self.assertOk(self.cli(*argv), err="")
+
+    def test_help(self):
+        for command in ["login", "whoami", "logout"] + list(PROCEDURES):
+            words = command.split()
+            for place in range(len(words) + 1):
+                result = self.assertOk(self.cli(*words[:place] + ["--help"] + words[place:]))
+                self.assertIn("usage: twosignal", result.out)
+        self.assertEqual(self.server.requests, [])
+
+    def test_debug_shows_requests_and_masks_secrets(self):
+        session = self.state("session.json")
+        for argv in self.positions("traces list", "--debug"):
+            result = self.assertOk(self.cli(*argv + ["--json"]))
+            self.assertEqual(len(result.json), 5)
+            self.assertIn("trace.list", result.err)
+            for secret in (session["access_token"], session["refresh_token"]):
+                self.assertNotIn(secret, result.err)
+                self.assertNotIn(secret[-12:], result.err)
+
+    def test_the_last_url_wins(self):
+        good, bad = self.server.url, "http://127.0.0.1:1"
+        self.assertOk(self.cli("--url", bad, "orgs", "--url", bad, "list", "--url", good))
+        self.assertOk(self.cli("--url", bad, "orgs", "--url", good, "list"))
+        self.assertFails(self.cli("--url", good, "orgs", "--url", good, "list", "--url", bad), 4)
+        self.assertFails(self.cli("orgs", "--url", good, "--url", bad, "list"), 4)
+
+    def test_the_last_timeout_wins(self):
+        self.assertOk(self.cli("--timeout", "0.0001", "orgs", "list", "--timeout", "60"))
+        fault = self.server.fault("organization.list", times=None, delay=True)
+        self.addCleanup(fault.release.set)
+        result = self.cli("--timeout", "60", "orgs", "--timeout", "50", "list",
+                          "--timeout", "0.2")
+        self.assertFails(result, 3, "--timeout")
+
+    def test_bad_timeouts(self):
+        for value in ("abc", "", "-1", "0", "nan"):
+            with self.subTest(value=value):
+                self.assertFails(self.cli("orgs", "list", "--timeout", value), 2, "--timeout")
+        self.assertEqual(self.server.requests, [])
+
+    def test_quiet_leaves_out_notices(self):
+        for number in range(21):
+            self.server.add_trace(project=self.server.project, scores=[], spans=[])
+        for argv in (["-q", "traces", "list"], ["traces", "-q", "list"],
+                     ["traces", "list", "-q"]):
+            result = self.assertOk(self.cli(*argv), err="")
+            self.assertEqual(len(result.lines), 22)
+
+    def test_version(self):
+        for option in ("-V", "--version"):
+            result = self.assertOk(self.cli(option), err="")
+            self.assertRegex(result.out, r"^twosignal \d+\.\d+\.\d+ \(Python 3\.\d+\.\d+.*\)\n$")
+
+
+class JsonArguments(CommandCase):
+    def add_item(self, *args, **kwargs):
+        dataset = self.server.add_dataset(name="Cases")
+        return self.cli("datasets", "add-item", dataset, "--json", *args, **kwargs)
+
+    def test_literal_file_and_stdin(self):
+        for value in ({"promptText": "Hi"}, [1, 2], "text", 12.5, True, None, "日本 🚀", []):
+            text = json.dumps(value, ensure_ascii=False)
+            path = self.write("input.json", text)
+            for args, stdin in (([text], None), (["@" + path], None), (["-"], text)):
+                with self.subTest(value=value, args=args):
+                    record = self.assertOk(self.add_item("--input", *args, stdin=stdin)).json
+                    self.assertEqual(record["input"], value)
+
+    def test_every_json_option(self):
+        path = self.write("data.json", {"aB": 1})
+        record = self.assertOk(self.add_item("--input", "1", "--expected", "@" + path,
+                                             "--metadata", "-", stdin='{"cD": 2}')).json
+        self.assertEqual((record["expected_output"], record["metadata"]), ({"aB": 1}, {"cD": 2}))
+        record = self.assertOk(self.cli("evaluators", "create", "-n", "x", "--type", "CUSTOM",
+                                        "--config", "@" + path, "--json")).json
+        self.assertEqual(record["config"], {"aB": 1})
+
+    def test_byte_order_mark_is_accepted(self):
+        path = self.write("bom.json", b'\xef\xbb\xbf{"a": 1}')
+        self.assertEqual(self.assertOk(self.add_item("--input", "@" + path)).json["input"],
+                         {"a": 1})
+
+    def test_what_is_not_json(self):
+        broken = '{\n  "prompt": tru\n}'
+        path = self.write("broken.json", broken)
+        self.server.clear()
+        for args, stdin in (([broken], None), (["@" + path], None), (["-"], broken)):
+            with self.subTest(args=args):
+                result = self.assertFails(self.add_item("--input", *args, stdin=stdin), 2,
+                                          "--input", "line 2", "column 13")
+                self.assertEqual(result.error["exit_code"], 2)
+        for text in ("", " ", "{", "{'a': 1}", "NaN", "Infinity", "1 2", "nul", "[" * 100000):
+            with self.subTest(text=text[:10]):
+                self.assertFails(self.add_item("--input", "-", stdin=text), 2, "--input")
+        self.assertEqual(self.server.requests, [])
+
+    def test_files_that_cannot_be_read(self):
+        for path in (self.path("missing.json"), self.folder, "", self.path("a\0b")):
+            with self.subTest(path=path):
+                result = self.add_item("--input", "@" + path)
+                self.assertIn(result.code, (1, 2))
+                self.assertFails(result, result.code)
+        self.assertIn("missing.json", self.add_item("--input", "@missing.json").err)
+        self.assertEqual(self.server.requests, [])
+
+    def test_what_is_not_utf8(self):
+        for data in ('"é"'.encode("latin-1"), '"\ud800"'.encode("utf-8", "surrogatepass")):
+            path = self.write("other.json", data)
+            result = self.assertFails(self.add_item("--input", "@" + path), 2, "other.json")
+            self.assertRegex(result.err, "(?i)utf-8")
+            result = self.assertFails(self.add_item("--input", "-", stdin=data), 2, "stdin")
+            self.assertRegex(result.err, "(?i)utf-8")
+
+    def test_stdin_serves_one_option(self):
+        result = self.add_item("--input", "-", "--expected", "-", stdin="1")
+        self.assertFails(result, 2)
+        self.assertEqual(self.server.requests, [])
+
+
+AWKWARD_IDS = ["a/b", "../../etc", "a b", "?x=1", "#top", "100%", "%2e%2e", "a&b=c", "日本",
+               "\"q\"", "line\nbreak", "tab\there", "cr\rlf", "é", "x" * 2000]
+
+
+class AwkwardArguments(CommandCase):
+    def test_ids_arrive_as_they_are(self):
+        commands = {"traces get": "trace.getById", "datasets get": "dataset.getById",
+                    "evaluators delete": "evaluator.delete", "api-keys revoke": "apiKey.revoke"}
+        for command, procedure in commands.items():
+            yes = ["-y"] if procedure.split(".")[1] in ("delete", "revoke") else []
+            for one in AWKWARD_IDS:
+                with self.subTest(command=command, id=one[:20]):
+                    self.server.clear()
+                    self.assertFails(self.cli(*command.split() + [one] + yes), 6, "not found")
+                    request = requests_of(self.server, procedure)[0]
+                    self.assertEqual(request.path, "/api/trpc/" + procedure)
+                    self.assertEqual(procedure_inputs(self.server, procedure)[0]["id"], one)
+
+    def test_project_and_organization_arrive_as_they_are(self):
+        for one in AWKWARD_IDS:
+            with self.subTest(id=one[:20]):
+                self.server.clear()
+                self.assertFails(self.cli("traces", "list", "--project", one), 6)
+                self.assertFails(self.cli("projects", "list", "--org", one), 6)
+                self.assertEqual(procedure_inputs(self.server, "trace.list")[-1]["projectId"], one)
+                self.assertEqual(
+                    procedure_inputs(self.server, "project.list")[-1]["organizationId"], one)
+
+    def test_ids_that_begin_with_a_dash(self):
+        self.assertFails(self.cli("traces", "get", "--", "-x"), 6)
+        self.assertEqual(procedure_inputs(self.server, "trace.getById")[0]["id"], "-x")
+
+    def test_empty_ids_are_a_usage_error(self):
+        for argv in (["traces", "get", ""], ["datasets", "delete", "", "-y"],
+                     ["traces", "list", "--project", ""], ["traces", "get", "  "]):
+            with self.subTest(argv=argv):
+                self.assertFails(self.cli(*argv, env={"TWOSIGNAL_PROJECT": None}), 2)
+
+    def test_empty_names(self):
+        for argv in (["orgs", "create", ""], ["projects", "create", ""],
+                     ["datasets", "create", "-n", ""], ["api-keys", "create", "-n", ""],
+                     ["evaluators", "create", "-n", "", "--type", "CUSTOM"]):
+            with self.subTest(argv=argv):
+                result = self.cli(*argv)
+                self.assertIn(result.code, (1, 2), result)
+                self.assertFails(result, result.code, "name")
+
+    def test_names_of_ten_thousand_characters(self):
+        name = "名" * 10000
+        for argv in (["orgs", "create", name], ["projects", "create", name],
+                     ["datasets", "create", "-n", name], ["api-keys", "create", "-n", name],
+                     ["evaluators", "create", "-n", name, "--type", "CUSTOM"]):
+            with self.subTest(argv=argv[:2]):
+                result = self.cli(*argv, "--json")
+                if result.code == 0:
+                    self.assertEqual(result.json["name"], name)
+                else:
+                    self.assertFails(result, 1)
+        for command in LISTS:
+            with self.subTest(command=command):
+                self.assertOk(self.cli(*command.split()))
+
+
+class UsageErrors(CommandCase):
+    def test_mistyped_commands(self):
+        for argv in (["trace", "list"], ["traces", "lst"], ["traces", "list", "--jsn"],
+                     ["traces", "get"], ["orgs", "create"], ["traces", "list", "extra"],
+                     ["evaluators", "toggle"], ["evaluators", "create", "-n", "x"],
+                     ["evaluators", "create", "--type", "CUSTOM"], ["api-keys", "create"],
+                     ["datasets", "create"], ["datasets", "add-item", "x"], ["--nope"],
+                     ["traces", "list", "--limit"], ["evaluators", "toggle", "x", "--enable",
+                                                     "--disable"]):
+            with self.subTest(argv=argv):
+                result = self.assertFails(self.cli(*argv), 2)
+                self.assertEqual(len(result.err.splitlines()), 1, result)
+                result = self.assertFails(self.cli("--json", *argv), 2)
+                self.assertIsNotNone(result.error, result)
+        self.assertEqual(self.server.requests, [])
+
+    def test_options_are_not_abbreviated(self):
+        self.assertFails(self.cli("traces", "list", "--stat", "OK"), 2, "--stat")
+
+    def test_suggestions(self):
+        self.assertFails(self.cli("trace", "list"), 2, "traces")
+        self.assertFails(self.cli("traces", "lst"), 2, "list")
+        self.assertFails(self.cli("evaluators", "togle", "x"), 2, "evaluators toggle")
+
+    def test_nothing_given_shows_what_there_is(self):
+        for argv in ([], ["traces"]):
+            result = self.cli(*argv)
+            self.assertIn(result.code, (0, 2), result)
+            self.assertIn("list" if argv else "traces", result.out + result.err)
+
+    def test_no_project(self):
+        for command in PROCEDURES:
+            if command.split()[0] in ("orgs", "projects", "usage"):
+                continue
+            for value in (None, ""):
+                with self.subTest(command=command, value=value):
+                    result = self.cli(*self.argv(command), env={"TWOSIGNAL_PROJECT": value})
+                    self.assertFails(result, 2, "--project", "TWOSIGNAL_PROJECT")
+        self.assertEqual(self.server.requests, [])
+
+    def test_no_organization(self):
+        for command in ("projects list", "projects create", "usage"):
+            for value in (None, ""):
+                with self.subTest(command=command, value=value):
+                    result = self.cli(*self.argv(command), env={"TWOSIGNAL_ORG": value})
+                    self.assertFails(result, 2, "--org", "TWOSIGNAL_ORG")
+        self.assertEqual(self.server.requests, [])
+
+    def test_options_win_over_variables(self):
+        env = {"TWOSIGNAL_PROJECT": "nope", "TWOSIGNAL_ORG": "nope"}
+        self.assertOk(self.cli("traces", "list", "--project", self.server.project, env=env))
+        self.assertOk(self.cli("usage", "--org", self.server.org, env=env))
+
+    def test_damaged_state_files(self):
+        for name in ("session.json", "config.json"):
+            for content in (b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"api_url": 5}',
+                            b'{"access_token": []}', b"1"):
+                with self.subTest(name=name, content=content):
+                    self.log_in()
+                    self.write("home/" + name, content)
+                    result = self.cli("orgs", "list")
+                    self.assertNotIn("Traceback", result.err)
+                    if result.code:
+                        self.assertFails(result, result.code)
+                        self.assertIn(result.code, (1, 2, 4))

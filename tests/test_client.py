@@ -1,0 +1,948 @@
+"""The section Client: query, mutate, batches, pages, scores, REST with an API key."""
+import datetime
+import json
+import os
+import random
+import re
+import sys
+import unittest
+from unittest import mock
+from urllib.parse import unquote
+
+import twosignal
+from tools import (EXAMPLE_URL, FULL, PROCEDURES, SCRIPT, TOKENS, ClientCase, CommandCase, KeyCase,
+                   ScriptedTransport, ServerCase, TracesCase, canned, first_look, minutes_ago,
+                   procedure_inputs, requests_of, run_command, trpc_answer, trpc_error, wire_trace)
+
+
+def result(value, **meta):
+    return {"result": {"data": dict({"json": value}, **meta)}}
+
+
+class ProcedureCalls(ClientCase):
+    def test_a_query(self):
+        client = self.client(lambda name, given: canned(result([1])))
+        self.assertEqual(client.query("x.list", {"a": "é&=#"}), [1])
+        self.assertEqual(self.asked, [(["x.list"], {"json": {"a": "é&=#"}})])
+        self.assertEqual((client.transport.method, client.transport.changes), ("GET", False))
+        client.query("x.list")
+        self.assertEqual(client.transport.url, EXAMPLE_URL + "/api/trpc/x.list")
+
+    def test_a_change(self):
+        client = self.client(lambda name, given: canned(result({"id": 1})))
+        self.assertEqual(client.mutate("x.create", {"a": 1}), {"id": 1})
+        self.assertEqual(self.asked, [(["x.create"], {"json": {"a": 1}})])
+        self.assertEqual((client.transport.method, client.transport.changes), ("POST", True))
+        self.assertEqual(client.transport.headers["Content-Type"], "application/json")
+
+    def test_an_answer_without_a_value(self):
+        for body in ({"result": {}}, result(None)):
+            client = self.client(lambda name, given: canned(body))
+            self.assertIsNone(client.mutate("x.delete", {"id": 1}))
+
+    def test_the_cookie_and_nothing_else_carries_the_session(self):
+        client = self.client(lambda name, given: canned(result([])))
+        client.query("x.list")
+        headers = client.transport.headers
+        name, _, value = headers["Cookie"].partition("=")
+        self.assertEqual(name, "sb-ref-auth-token")
+        self.assertEqual(json.loads(unquote(value)), {
+            "access_token": "a.b.c", "refresh_token": "v1.r", "expires_at": TOKENS["expires_at"],
+            "token_type": "bearer", "user": {"id": "u0", "email": "you@example.com"}})
+        self.assertNotIn("Authorization", headers)
+        self.assertNotIn("a.b.c", client.transport.url)
+
+    def test_inputs_survive_the_address(self):
+        seed = random.SystemRandom().randrange(2 ** 32)
+        dice = random.Random(seed)
+        client = self.client(lambda name, given: canned(result(given)))
+        with self.subTest(seed=seed):
+            for _ in range(200):
+                text = "".join(chr(dice.choice((dice.randrange(128), dice.randrange(0xd800),
+                                                dice.randrange(0x10000, 0x110000))))
+                               for _ in range(20))
+                self.assertEqual(client.query("x.get", {"id": text}), {"id": text})
+                self.assertRegex(client.transport.url, r"\A[!-~]+\Z")
+
+
+class ProcedureNames(ClientCase):
+    def test_the_other_name_is_asked_for_once(self):
+        for said in ('No procedure found on path "%s"', 'No "query"-procedure on path "%s"'):
+            for first, other in twosignal.ALIASES.items():
+                def answer(name, given):
+                    if name == first:
+                        return canned(trpc_error("NOT_FOUND", 404, said % name), 404)
+                    return canned(result(name))
+                client = self.client(answer)
+                for _ in range(3):
+                    self.assertEqual(client.query(first, {"id": 1}), other)
+                self.assertEqual([names[0] for names, _ in self.asked],
+                                 [first, other, other, other])
+
+    def test_the_documented_pairs(self):
+        self.assertEqual(twosignal.ALIASES, {
+            "trace.getById": "trace.byId", "dataset.getById": "dataset.byId",
+            "usage.getCurrentMonth": "usage.currentMonth"})
+
+    def test_a_missing_resource_is_not_a_missing_procedure(self):
+        client = self.client(
+            lambda name, given: canned(trpc_error("NOT_FOUND", 404, "Trace not found"), 404))
+        failure = self.assertRaisesCode("NOT_FOUND", client.query, "trace.getById", {"id": 1})
+        self.assertEqual(failure.message, "Trace not found")
+        self.assertEqual(len(self.asked), 1)
+
+    def test_neither_name(self):
+        client = self.client(lambda name, given: canned(
+            trpc_error("NOT_FOUND", 404, 'No procedure found on path "%s"' % name), 404))
+        self.assertRaisesCode("UNSUPPORTED", client.query, "trace.getById")
+        self.assertEqual(len(self.asked), 2)
+        self.assertRaisesCode("UNSUPPORTED", client.query, "x.list")
+        self.assertEqual(len(self.asked), 3)
+
+
+class Batches(ClientCase):
+    def test_answers_in_order(self):
+        client = self.client(lambda names, given: canned(
+            [result(each["id"]) if each["id"] % 2 else trpc_error("NOT_FOUND", 404)
+             for each in given], 207))
+        found = client.batch("x.get", [{"id": number} for number in range(4)])
+        self.assertEqual((found[1], found[3]), (1, 3))
+        self.assertEqual([found[0].code, found[2].code], ["NOT_FOUND", "NOT_FOUND"])
+        self.assertEqual(len(self.asked), 1)
+
+    def test_no_address_is_longer_than_proxies_take(self):
+        lengths = []
+
+        def answer(names, given):
+            lengths.append(len(client.transport.url))
+            given = given if isinstance(given, list) else [given]
+            values = [result(each["id"]) for each in given]
+            return canned(values if isinstance(names, list) else values[0])
+        client = self.client(answer)
+        ids = ["%d-東&%%%s" % (number, "x" * (number % 90)) for number in range(150)]
+        self.assertEqual(client.batch("trace.getById", [{"id": each} for each in ids]), ids)
+        self.assertLess(max(lengths), 4000)
+        self.assertLess(len(lengths), 40)
+
+    def test_a_server_without_batches(self):
+        for status in (400, 404, 405, 414):
+            def answer(names, given):
+                if isinstance(names, list):
+                    body = trpc_error("BAD_REQUEST", status, "Batching is not enabled")
+                    return canned(body, status)
+                return canned(result(given["id"]))
+            client = self.client(answer)
+            self.assertEqual(client.batch("x.get", [{"id": 1}, {"id": 2}]), [1, 2])
+            self.assertEqual(client.batch("x.get", [{"id": 3}, {"id": 4}]), [3, 4])
+            self.assertEqual(len(self.asked), 5)
+
+    def test_the_other_name_in_a_batch(self):
+        def answer(names, given):
+            each = [trpc_error("NOT_FOUND", 404, 'No procedure found on path "%s"' % name)
+                    if name == "trace.getById" else result(name) for name in names]
+            return canned(each, 404 if names[0] == "trace.getById" else 200)
+        client = self.client(answer)
+        self.assertEqual(client.batch("trace.getById", [{"id": 1}, {"id": 2}]),
+                         ["trace.byId", "trace.byId"])
+
+    def test_nothing_to_ask(self):
+        client = self.client(None)
+        self.assertEqual(client.batch("x.get", []), [])
+        self.assertEqual(self.asked, [])
+
+
+class PagesOfTraces(ClientCase):
+    def rows(self, client, size=100):
+        return [row["id"] for rows, _ in client.trace_pages({"projectId": "c"}, lambda: size)
+                for row in rows]
+
+    def listed(self, answer, *args):
+        """The IDs that `traces list` prints, and what stands on stderr."""
+        self.write("home/session.json", TOKENS)
+        self.write("home/config.json", {"api_url": EXAMPLE_URL})
+        script = ScriptedTransport(answer)
+        self.asked = script.asked
+        with mock.patch.object(twosignal.Transport, "request",
+                               lambda transport, *given, **named: script.request(*given, **named)):
+            project = "c0000000-0000-4000-8000-000000000001"
+            found = self.run_cli("traces", "list", "--project", project, "--json", *args)
+        return [row["id"] for row in self.assertOk(found).json], found.err
+
+    def pages(self, total, key="traces"):
+        def answer(name, given):
+            start = int(given.get("cursor") or 0)
+            stop = min(total, start + given["limit"])
+            found = {key: [{"id": number, "scores": []} for number in range(start, stop)]}
+            if stop < total:
+                found["nextCursor"] = str(stop)
+            return canned(result(found))
+        return answer
+
+    def test_limits(self):
+        for key in ("traces", "items"):
+            for total, limit, requests in ((250, 250, 3), (250, 20, 1), (250, None, 3), (5, 20, 1),
+                                           (0, 20, 1), (100, 100, 1), (101, 101, 2)):
+                arguments = ["--limit", limit] if limit else ["--all"]
+                expected = min(total, limit or total)
+                with self.subTest(total=total, limit=limit, key=key):
+                    found, said = self.listed(self.pages(total, key), *arguments)
+                    self.assertEqual(found, list(range(expected)))
+                    self.assertEqual("more exist" in said, expected < total)
+                    self.assertEqual(len(self.asked), requests)
+                    self.assertLessEqual(max(given["json"]["limit"] for _, given in self.asked),
+                                         100)
+
+    def test_a_bare_list(self):
+        rows = [{"id": number, "scores": []} for number in range(30)]
+        found, said = self.listed(lambda name, given: canned(result(rows)))
+        self.assertEqual(found, list(range(20)))
+        self.assertIn("more exist", said)
+
+    def test_a_cursor_that_does_not_move(self):
+        client = self.client(lambda name, given: canned(
+            result({"traces": [{"id": 1}], "nextCursor": "same"})))
+        self.assertRaisesCode("BAD_ANSWER", self.rows, client)
+        self.assertLess(len(self.asked), 5)
+
+    def test_pages_that_stay_empty(self):
+        client = self.client(lambda name, given: canned(
+            result({"traces": [], "nextCursor": str(len(self.asked))})))
+        with mock.patch.object(twosignal, "EMPTY_PAGES", 20):
+            self.assertRaisesCode("BAD_ANSWER", self.rows, client)
+        self.assertLess(len(self.asked), 30)
+
+    def test_cursors_of_the_wrong_type(self):
+        for cursor in ([], {}, ["x"], {"a": 1}, 1.5):
+            client = self.client(lambda name, given: canned(
+                result({"traces": [], "nextCursor": cursor})))
+            self.assertRaisesCode("BAD_ANSWER", self.rows, client)
+
+
+class ScoresOfTraces(ClientCase):
+    def test_asked_for_where_they_lack(self):
+        def answer(names, given):
+            each = [result({"scores": [{"value": one["id"]}]})
+                    for one in (given if isinstance(given, list) else [given])]
+            return canned(each if isinstance(names, list) else each[0])
+        client = self.client(answer)
+        traces = [{"id": 1, "_count": {"scores": 1}}, {"id": 2, "_count": {"scores": 0}},
+                  {"id": 3, "scores": [{"value": 9}]}, {"id": 4}, {"id": 5, "scoreCount": 1}]
+        client.add_scores(traces, "c")
+        self.assertEqual([[score["value"] for score in trace["scores"]] for trace in traces],
+                         [[1], [], [9], [4], [5]])
+        self.assertEqual(len(self.asked), 1)
+
+    def test_a_gate_does_not_pass_because_they_were_left_out(self):
+        for reply in (result({}), result({"scores": None}), result({"scores": []}),
+                      trpc_error("FORBIDDEN", 403), trpc_error("INTERNAL_SERVER_ERROR", 500)):
+            client = self.client(lambda names, given: canned(reply))
+            with self.assertRaises(twosignal.Failure):
+                client.add_scores([{"id": 1, "_count": {"scores": 2}}], "c")
+
+    def test_a_trace_that_is_gone_meanwhile(self):
+        client = self.client(lambda names, given: canned(trpc_error("NOT_FOUND", 404), 404))
+        trace = {"id": 1, "_count": {"scores": 2}}
+        client.add_scores([trace], "c")
+        self.assertEqual(trace["scores"], [])
+
+
+class RejectedSessions(ClientCase):
+    def test_a_401_that_is_not_of_the_api_ends_no_session(self):
+        for body, kind in ((b"<html>", "text/html"), (b'{"a": 1}', "application/json")):
+            client = self.client(lambda name, given: canned(body, 401, kind))
+            self.assertRaisesCode("BAD_ANSWER", client.query, "x.list")
+            self.assertEqual(len(self.asked), 1)
+
+    def test_a_401_of_the_api_is_tried_once_more(self):
+        client = self.client(lambda name, given: canned(trpc_error("UNAUTHORIZED", 401), 401))
+        session = twosignal.Session(dict(TOKENS, access_token="n.e.w"))
+        with mock.patch.object(twosignal.Client, "_renewed", return_value=session) as renewed:
+            self.assertRaisesCode("UNAUTHORIZED", client.query, "x.list")
+        self.assertEqual((renewed.call_count, len(self.asked)), (1, 2))
+        self.assertIn("n.e.w", client.transport.headers["Cookie"])
+
+
+class Dialects(CommandCase):
+    """Every command against servers that speak differently: the same records come out."""
+
+    dialects = [
+        {"names": "old", "errors": 10, "page_key": "items"},
+        {"names": "both", "page_key": "items"},
+        {"bare_list": True},
+        {"batching": False},
+        {"names": "old", "errors": 10, "batching": False},
+        {"list_scores": True},
+        {"counts": "bigint", "costs": "decimal"},
+        {"require_project": True},
+        {"project_ref": False},
+        {"padding": 4000},
+    ]
+
+    def shapes(self):
+        return {command: self.shape(self.records(command)) for command in PROCEDURES}
+
+    def shape(self, value):
+        if isinstance(value, dict):
+            return {key: self.shape(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.shape(item) for item in value]
+        return type(value).__name__ if not isinstance(value, float) else "int"
+
+    def test_every_command(self):
+        self.server.set_plan(self.server.org, "PRO")
+        expected = self.shapes()
+        for options in self.dialects:
+            with self.subTest(**options):
+                self.server = self.serve(**options)
+                self.log_in()
+                self.environment.update(TWOSIGNAL_PROJECT=self.server.project,
+                                        TWOSIGNAL_ORG=self.server.org)
+                self.assertEqual(self.shapes(), expected)
+
+    def test_errors(self):
+        for options in ({"errors": 10, "names": "old"}, {"bare_errors": True},
+                        {"bare_errors": True, "errors": 10, "names": "old"}, {"zod": 4}):
+            with self.subTest(**options):
+                self.server = self.serve(**options)
+                self.log_in()
+                project = ("--project", self.server.project)
+                self.assertFails(self.cli("traces", "get", "nope", *project), 6, "not found")
+                self.assertFails(self.cli("traces", "list", "--project", "nope"), 6,
+                                 "Project not found")
+                self.log_in("viewer@example.com")
+                self.assertFails(self.cli("datasets", "create", "-n", "x", *project), 5,
+                                 "Permission denied")
+                self.server.revoke("viewer@example.com")
+                self.assertFails(self.cli("orgs", "list"), 4, "Authentication expired")
+
+    def test_rejections(self):
+        for version in (3, 4):
+            with self.subTest(zod=version):
+                self.server = self.serve(zod=version)
+                self.log_in()
+                result = self.cli("evaluators", "create", "-n", "x", "--type", "",
+                                  "--project", self.server.project)
+                self.assertIn(result.code, (1, 2))
+                self.assertFails(result, result.code, "type")
+
+    def test_costs_and_counts_are_numbers(self):
+        self.server = self.serve(counts="bigint", costs="decimal")
+        self.log_in()
+        project = self.server.add_project(name="Exact")
+        self.server.add_trace(project=project, cost=0.0034, scores=[], spans=[])
+        record, = self.assertOk(self.cli("traces", "list", "--project", project, "--json")).json
+        self.assertEqual(record["cost_usd"], 0.0034)
+        self.assertIs(type(record["span_count"]), int)
+        self.assertIs(type(record["total_tokens"] or 0), int)
+
+    def test_a_missing_name_is_asked_for_once(self):
+        self.server = self.serve(names="old", errors=10)
+        self.log_in()
+        self.assertOk(self.cli("traces", "get", self.server.traces[0],
+                               "--project", self.server.project))
+        self.assertEqual([request.procedures for request in self.server.requests],
+                         [["trace.getById"], ["trace.byId"]])
+
+
+class ListLimits(CommandCase):
+    options = {"empty": True}
+
+    def add(self, count, **fields):
+        fields = dict({"scores": [], "spans": []}, **fields)
+        now = datetime.datetime.now(datetime.timezone.utc)
+        ids = [self.server.add_trace(project=self.server.project, name=f"trace {number}",
+                                     created=now - datetime.timedelta(minutes=number), **fields)
+               for number in range(count)]
+        self.server.clear()
+        return ids
+
+    def shown(self, *args, err=None):
+        result = self.assertOk(self.cli("traces", "list", "--json", *args), err=err)
+        return [record["id"] for record in result.json]
+
+    def test_limits(self):
+        ids = self.add(260)
+        notice = "Showing {} traces; more exist. Use --limit N or --all.\n"
+        for args, count, requests in (
+                ([], 20, 1), (["-n", "1"], 1, 1), (["-L", "20"], 20, 1),
+                (["--limit", "100"], 100, 1), (["--limit", "101"], 101, 2),
+                (["--limit", "250"], 250, 3)):
+            with self.subTest(args=args):
+                self.server.clear()
+                self.assertEqual(self.shown(*args, err=notice.format(count)
+                                            if count > 1 else None), ids[:count])
+                self.assertEqual(self.server.count("trace.list"), requests)
+        for args in (["--limit", "260"], ["--limit", "1000"], ["--all"]):
+            with self.subTest(args=args):
+                self.server.clear()
+                self.assertEqual(self.shown(*args, err=""), ids)
+                self.assertEqual(self.server.count("trace.list"), 3)
+        for given in procedure_inputs(self.server, "trace.list"):
+            self.assertLessEqual(given["limit"], 100)
+
+    def test_tables_page_too(self):
+        ids = self.add(205)
+        result = self.assertOk(self.cli("traces", "list", "--all"), err="")
+        self.assertEqual([line.split("  ")[0] for line in result.lines[2:]], ids)
+
+    def test_columns_line_up_over_all_pages(self):
+        self.add(101)
+        old = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=20)
+        self.server.add_trace(project=self.server.project, duration_ms=3720000, cost=1234.5678,
+                              created=old, name="trace 101")
+        result = self.assertOk(self.cli("traces", "list", "--all", columns=120))
+        heading, rule, *rows = result.lines
+        self.assertEqual({row.index("trace ") for row in rows}, {heading.index("Name")})
+
+    def test_no_notice_without_more(self):
+        self.add(20)
+        self.assertEqual(len(self.shown(err="")), 20)
+
+    def test_notice_with_a_table(self):
+        self.add(21)
+        self.assertOk(self.cli("traces", "list"),
+                      err="Showing 20 traces; more exist. Use --limit N or --all.\n")
+
+    def test_bare_list_has_no_more(self):
+        self.server = self.serve(empty=True, bare_list=True)
+        self.log_in()
+        self.environment["TWOSIGNAL_PROJECT"] = self.server.project
+        ids = self.add(30)
+        self.assertEqual(self.shown("--limit", "100", err=""), ids)
+
+    def test_a_cursor_that_does_not_move_ends(self):
+        page = trpc_answer({"traces": [wire_trace()], "nextCursor": "same"})
+        self.server.fault("trace.list", times=None, status=200, body=page)
+        result = self.cli("traces", "list", "--all", "--json")
+        self.assertIn(result.code, (0, 8))
+        self.assertLess(self.server.count("trace.list"), 10)
+
+    def test_filters_go_to_the_server(self):
+        self.add(3)
+        self.server.add_trace(project=self.server.project, name="Checkout agent",
+                              status="ERROR")
+        for status in ("ERROR", "error", "Error"):
+            self.assertEqual(len(self.shown("--status", status)), 1)
+        self.assertEqual(len(self.shown("--status", "ok")), 3)
+        self.assertEqual(len(self.shown("--search", "Checkout")), 1)
+        self.assertEqual(len(self.shown("--search", "trace", "--status", "OK")), 3)
+        given = procedure_inputs(self.server, "trace.list")
+        self.assertEqual([one.get("status") for one in given[:4]],
+                         ["ERROR", "ERROR", "ERROR", "OK"])
+        self.assertEqual((given[4]["search"], given[4]["name"]), ("Checkout", "Checkout"))
+        self.assertFails(self.cli("traces", "list", "--status", "WRONG"), 2, "--status", "OK",
+                         "ERROR")
+
+    def test_limits_that_are_none(self):
+        for value in ("0", "-1", "abc", "", "1.5", "1e3", "0x10"):
+            for option in ("--limit=", "-n"):
+                with self.subTest(value=value, option=option):
+                    self.assertFails(self.cli("traces", "list", option + value), 2, "--limit")
+        self.assertEqual(self.server.requests, [])
+
+    def test_enormous_limit(self):
+        ids = self.add(3)
+        result = self.cli("traces", "list", "--json", "--limit", str(10 ** 30))
+        if result.code:
+            self.assertFails(result, 2, "--limit")
+        else:
+            self.assertEqual([record["id"] for record in result.json], ids)
+
+
+class CountedScores(CommandCase):
+    options = {"empty": True}
+
+    def add(self, count, scored=True):
+        score = {"evaluatorName": "Tone", "value": 0.9, "label": None, "reasoning": None}
+        ids = [self.server.add_trace(project=self.server.project, spans=[],
+                                     scores=[score] if scored else [])
+               for _ in range(count)]
+        return ids
+
+    def records_of(self, *args):
+        self.server.clear()
+        return self.assertOk(self.cli("traces", "list", "--json", *args), err="").json
+
+    def asked(self):
+        return [given["traceId"] for given in procedure_inputs(self.server, "trace.getById")]
+
+    def test_only_counted_scores_are_asked_for_in_batches(self):
+        scored, others = self.add(30), self.add(10, scored=False)
+        records = self.records_of("--all")
+        self.assertEqual({record["id"]: [score["score"] for score in record["scores"]]
+                          for record in records},
+                         dict({one: [0.9] for one in scored}, **{one: [] for one in others}))
+        self.assertEqual(sorted(self.asked()), sorted(scored))
+        batches = requests_of(self.server, "trace.getById")
+        self.assertLess(len(batches), 8)
+        for request in batches:
+            self.assertLess(len(self.server.url + request.target), 4000)
+
+    def test_without_batches_each_is_asked_for(self):
+        self.server = self.serve(empty=True, batching=False)
+        self.log_in()
+        self.environment["TWOSIGNAL_PROJECT"] = self.server.project
+        ids = self.add(7)
+        records = self.records_of()
+        self.assertEqual([len(record["scores"]) for record in records], [1] * 7)
+        singles = [request for request in requests_of(self.server, "trace.getById")
+                   if not request.query.get("batch")]
+        self.assertEqual(len(singles), len(ids))
+
+    def test_scores_in_the_list_need_no_question(self):
+        self.server = self.serve(empty=True, list_scores=True)
+        self.log_in()
+        self.environment["TWOSIGNAL_PROJECT"] = self.server.project
+        self.add(5)
+        self.assertEqual([len(record["scores"]) for record in self.records_of()], [1] * 5)
+        self.assertEqual(len(self.server.requests), 1)
+
+    def test_a_table_does_not_ask(self):
+        self.add(3)
+        self.server.clear()
+        self.assertOk(self.cli("traces", "list"))
+        self.assertEqual(len(self.server.requests), 1)
+
+    def test_scores_that_cannot_be_had_are_an_error(self):
+        self.add(3)
+        self.server.clear()
+        self.server.fault("trace.getById", times=None, status=500,
+                          body=trpc_error("INTERNAL_SERVER_ERROR", 500, "Boom"))
+        self.assertFails(self.cli("traces", "list", "--json"), 8)
+
+    def test_long_ids_stay_below_the_length(self):
+        ids = ["t{:03}-{}".format(number, "日本/?" * 30) for number in range(12)]
+        score = {"evaluatorName": "Tone", "value": 0.9, "label": None, "reasoning": None}
+        for one in ids:
+            self.server.add_trace(project=self.server.project, id=one, scores=[score])
+        self.assertEqual(sum(len(record["scores"]) for record in self.records_of()), 12)
+        for request in requests_of(self.server, "trace.getById"):
+            self.assertLess(len(self.server.url + request.target), 4000)
+
+
+class BareLists(TracesCase):
+    """A server that answers with a list has no cursors: at most a page of it comes at once."""
+
+    options = {"empty": True, "bare_list": True}
+
+    def test_all_of_them(self):
+        self.add(250)
+        expected = ["trace %d" % place for place in range(250)]
+        for given, count in (("--all", 250), ("-n 249", 249), ("-n 250", 250), ("-n 300", 250)):
+            with self.subTest(given=given):
+                self.assertEqual(self.names(*given.split()), expected[:count])
+
+    def test_all_of_them_without_a_page_more(self):
+        self.add(100)
+        self.assertEqual(len(self.names("--all")), 100)
+
+    def test_a_gate_sees_them_all(self):
+        self.add(250)
+        self.server.add_trace(status="ERROR", created=minutes_ago(900))
+        result = self.cli("traces", "check", "--project", self.server.project, "--json",
+                          "--max-error-rate", "0%")
+        self.assertEqual((result.code, result.json["traces"]), (10, 251))
+
+    def test_whether_there_are_more(self):
+        self.add(21)
+        self.assertEqual(self.list().err,
+                         "Showing 20 traces; more may exist. Use --limit N or --all.\n")
+        self.assertEqual(self.list("-n", "22").err, "")
+        for limit, code in ((20, 10), (21, 0), (22, 0)):
+            with self.subTest(limit=limit):
+                result = self.list("-n", limit, "--fail-if-truncated")
+                self.assertEqual(result.code, code, result)
+
+    def test_lists_of_any_kind(self):
+        """(traces, with a time, how a server gives them): all come, or it is an error."""
+        def made(count, timed):
+            return [dict({"id": str(place), "name": str(place)}, **(
+                {"createdAt": "2026-03-14T10:%02d:%02d.000Z" % divmod(3599 - place, 60)}
+                if timed else {})) for place in range(count)]
+        kinds = {"all": lambda rows, values: rows,
+                 "limited": lambda rows, values: rows[:values["limit"]],
+                 "by time": lambda rows, values: [row for row in rows if row.get("createdAt", "")
+                                                  <= values.get("endDate", "9")][:values["limit"]]}
+        for count in (0, 1, 20, 99, 100, 101, 250):
+            for timed in (True, False):
+                for kind, give in kinds.items():
+                    rows = made(count, timed)
+                    cut = count >= 100 and not (kind == "all" and count > 100) \
+                        and not (timed and kind == "by time")
+                    with self.subTest(count=count, timed=timed, kind=kind), mock.patch.object(
+                            twosignal.Client, "_page", lambda client, values: [
+                                dict(row) for row in give(rows, values)]):
+                        result = self.list("--all", "--fields", "id", "--format", "csv")
+                        self.assertEqual(result.code, 8 if cut else 0, result.err)
+                        if not cut:
+                            self.assertEqual(result.lines, ["id"] + [row["id"] for row in rows])
+                        self.assertOk(self.list("-n", "20"))
+
+    def test_a_server_that_gives_less_than_it_is_asked_for(self):
+        self.add(120)
+        real = self.server.world.page
+
+        def page(project, given):
+            return real(project, dict(given, limit=min(50, given["limit"])))
+        with mock.patch.object(self.server.world, "page", page):
+            self.assertEqual(self.names("--all"), ["trace %d" % place for place in range(120)])
+
+    def test_a_server_that_gives_no_way_to_the_rest(self):
+        self.use(known_filters=())
+        self.add(250)
+        result = self.list("--all", "--fields", "name", "--format", "jsonl")
+        self.assertEqual((result.code, len(result.lines)), (8, 100), result)
+        self.assertIn("--since", result.err)
+        self.assertEqual(self.cli("traces", "check", "--project", self.server.project,
+                                  "--max-cost", "9").code, 8)
+
+
+@unittest.skipUnless(FULL and hasattr(os, "wait4"), "needs TWOSIGNAL_TEST_FULL=1 and wait4")
+class MemoryOfLongLists(TracesCase):
+    # A small process stands between: what the tests have in memory would count for their child.
+    MEASURED = ("import os, sys; child = os.spawnv(os.P_NOWAIT, sys.argv[1], sys.argv[1:]); "
+                "_, status, used = os.wait4(child, 0); "
+                "print(status, used.ru_maxrss, file=sys.stderr)")
+    COUNT, MOST = 20000, 60     # traces, MB
+
+    def test_all_of_many_traces(self):
+        when = datetime.datetime(2026, 3, 14, tzinfo=datetime.timezone.utc)
+        with self.server.transaction():
+            for place in range(self.COUNT):
+                self.server.add_trace(name="trace %d" % place, metadata={"note": "x" * 100},
+                                      created=when + datetime.timedelta(seconds=place))
+        for form, name in (("jsonl", '"trace '), ("csv", ",trace "), ("table", "  OK  "),
+                           ("json", '"name": "trace ')):
+            path = self.path("out")
+            with self.subTest(form=form):
+                self.assertModest("list", "--all", "--format", form, "-o", path)
+                with open(path, encoding="utf-8") as file:
+                    self.assertEqual(sum(name in line for line in file), self.COUNT)
+        self.assertModest("check", "--max-p95", "9h", "--max-total-cost", "99999", "--min-count",
+                          str(self.COUNT))
+        self.assertModest("wait", "--count", str(self.COUNT))
+
+    def assertModest(self, command, *options):
+        """It works, and needs little memory."""
+        result = run_command(
+            [sys.executable, "-I", "-S", "-c", self.MEASURED, sys.executable, SCRIPT,
+             "traces", command, "--project", self.server.project] + list(options),
+            self.environment, timeout=600)
+        status, used = map(int, result.err.split()[-2:])
+        self.assertEqual(status, 0, result)
+        self.assertLess(used / (1 << 20 if sys.platform == "darwin" else 1 << 10), self.MOST)
+
+
+NO_ACCOUNT = {"HOME": None, "USERPROFILE": None, "TWOSIGNAL_HOME": None}
+NEEDS_ACCOUNT = (           # command lines of what needs an account
+    "orgs list", "orgs create X", "projects list --org X", "projects create X --org X",
+    "traces get X --project X", "evaluators list --project X",
+    "evaluators create --project X -n X --type COST", "evaluators toggle X --project X --enable",
+    "evaluators delete X --project X -y", "datasets list --project X",
+    "datasets create --project X -n X", "datasets get X --project X",
+    "datasets add-item X --project X --input 1", "datasets delete X --project X -y",
+    "api-keys list --project X", "api-keys create --project X -n X",
+    "api-keys revoke X --project X -y", "usage --org X", "api organization.list")
+SESSIONLESS = {"login", "logout", "completion"}
+
+
+class ApiKeys(KeyCase):
+
+    def test_commands_that_take_one(self):
+        self.add(3)
+        trace = self.server.traces and self.server.traces[0] or self.server.add_trace()
+        env = dict(self.key(), TWOSIGNAL_PROJECT=None)
+        with mock.patch("twosignal._tail", first_look):
+            for line in ("traces list", "traces check --max-p95 9h", "traces wait", "whoami",
+                         "traces tail", "scores create %s --name x --value 1" % trace):
+                with self.subTest(line=line):
+                    self.assertOk(self.cli(*line.split(), env=env))
+        self.assertEqual(self.server.count("/api/trpc/"), 0)
+        self.assertEqual(self.server.count("/auth/"), 0)
+        for request in self.server.requests:
+            self.assertEqual(request.headers.get("Authorization"),
+                             "Bearer " + env["TWOSIGNAL_API_KEY"])
+            self.assertIsNone(request.headers.get("Cookie"))
+
+    def test_no_home_and_nothing_written(self):
+        self.add(3)
+        env = self.key()
+        os.unlink(os.path.join(self.home, "config.json"))
+        os.rmdir(self.home)
+        before = self.tree()
+        with mock.patch("twosignal._tail", first_look):
+            for line in ("traces list", "traces check --max-p95 9h", "traces wait", "whoami",
+                         "traces tail", "traces list --json --url " + self.server.url):
+                with self.subTest(line=line):
+                    self.assertOk(self.run_cli(*line.split(), env=env))
+                with self.subTest(line=line, home=None):
+                    with mock.patch("os.path.expanduser", lambda path: path):
+                        self.assertOk(self.run_cli(*line.split(), env=dict(env, **NO_ACCOUNT)))
+        self.assertEqual(self.tree(), before)
+
+    def test_a_process_without_an_environment(self):
+        self.add(3)
+        result = self.run_process("traces", "check", "--max-p95", "9h", "--json", env=dict(
+            self.key(), TWOSIGNAL_HOME=self.path("none"), HOME=None, USERPROFILE=None))
+        self.assertEqual(self.assertOk(result).json["traces"], 3)
+        self.assertFalse(os.path.exists(self.path("none")))
+
+    def test_goes_before_a_session(self):
+        self.log_in()
+        self.add(1)
+        self.assertOk(self.cli("traces", "list", env=self.key()))
+        self.write(os.path.join("home", "session.json"), "damaged")
+        self.assertOk(self.cli("traces", "list", env=self.key()))
+        self.assertEqual(self.server.count("/api/trpc/"), 0)
+
+    def test_commands_that_need_an_account_say_so(self):
+        names = {" ".join(line.split()[:size]) for line in NEEDS_ACCOUNT for size in (1, 2)}
+        for name, command in twosignal.COMMANDS.items():
+            self.assertTrue(name in names or command.key or name in SESSIONLESS, name)
+        env = self.key()
+        for line in NEEDS_ACCOUNT:
+            with self.subTest(line=line):
+                self.assertFails(self.cli(*line.split(), env=env), 4, "login", "account")
+        for line in ("traces get ID", "usage", "projects list", "datasets list"):
+            self.assertFails(self.cli(*line.split(), env=env), 4, "account")
+        self.assertEqual(self.server.requests, [])
+
+    def test_the_same_without_a_home(self):
+        with mock.patch("os.path.expanduser", lambda path: path):
+            for line in NEEDS_ACCOUNT[::5]:
+                with self.subTest(line=line):
+                    result = self.cli(*line.split(), env=dict(self.key(), **NO_ACCOUNT))
+                    self.assertFails(result, 4, "account")
+
+    def test_an_account_serves_what_a_key_does_not(self):
+        self.log_in()
+        trace = self.server.add_trace()
+        self.assertOk(self.cli("traces", "get", trace, "--project", self.server.project,
+                               env=self.key()))
+
+    def test_scores_are_never_left_out_silently(self):
+        self.add(2, scores=[{"evaluatorName": "tone", "value": 0.1}])
+        env = self.key()
+        for line in ("traces check --min-score 0.5", "traces check --min-score tone=0.5",
+                     "traces wait --scored", "traces list --fields id,scores.0.score"):
+            with self.subTest(line=line):
+                self.assertFails(self.cli(*line.split(), env=env), 4, "login", "scores")
+        for form in ("json", "jsonl", "csv"):
+            result = self.assertOk(self.cli("traces", "list", "--format", form, env=env))
+            self.assertEqual(result.err, "Scores are null: the API of a project key does not give "
+                                         "them.\n")
+            self.assertNotIn("[]", re.sub(r'"tags": \[\]|,\[\]', "", result.out))
+            self.assertEqual(len(self.assertOk(self.cli(
+                "traces", "list", "--format", form, "--fields", "id,name", env=env)).out
+                .replace("[\n", "").splitlines()) >= 2, True)
+
+    def test_scores_that_a_key_cannot_have_are_null(self):
+        """So that the documented script fails in its loop over them, and does not pass."""
+        self.add(1, scores=[{"evaluatorName": "tone", "value": 0.1}])
+        self.server.add_trace(created=minutes_ago(5), scores=[])
+        for envelope in (False, True):
+            self.server.rest_envelope = envelope
+            found = self.assertOk(self.cli("traces", "list", "--json", env=self.key())).json
+            self.assertEqual([row["scores"] for row in found], [None, []])
+        self.assertOk(self.cli("traces", "list", "--json", "-q", env=self.key()), err="")
+        self.assertIn("scores", self.cli("traces", "list", "--fields", "?", env=self.key()).lines)
+
+    def test_a_key_in_the_clear_is_warned_about(self):
+        env = self.key()
+        with mock.patch.object(twosignal.Client, "rest", lambda client, *rest: {"traces": []}):
+            for url, warned in (("http://example.com", True), ("https://example.com", False),
+                                (self.server.url, False)):
+                result = self.assertOk(self.cli("traces", "list", env=dict(env, TWOSIGNAL_URL=url)))
+                self.assertEqual("not encrypted" in result.err, warned, url)
+                self.assertEqual(result.err.count("API key"), warned, url)
+
+    def test_wrong_project(self):
+        self.add(2)
+        other = self.server.add_project("Other")
+        env = self.key()
+        for command in ("list", "check --max-p95 9h", "wait"):
+            line = ["traces"] + command.split()
+            with self.subTest(command=command):
+                self.assertFails(self.cli(*line + ["--project", other], env=env), 2, other, "key")
+                self.assertFails(self.cli(*line, env=dict(env, TWOSIGNAL_PROJECT=other)), 2,
+                                 "TWOSIGNAL_PROJECT")
+                self.assertOk(self.cli(*line + ["--project", self.server.project], env=env))
+        key = self.server.secret(self.server.add_key(other))
+        self.assertEqual(self.cli("traces", "list", "--json", env={"TWOSIGNAL_API_KEY": key}).json,
+                         [])
+
+    def revoking(self, key_id, page=1):
+        """A server that revokes the key once it has answered with so many pages."""
+        world, left = self.server.world, [page]
+        true = world.page
+
+        def answered(project, given):
+            left[0] -= 1
+            if left[0] == 0:
+                world.change("api_keys", world.store.get("api_keys", key_id),
+                             {"revokedAt": world.now()})
+            return true(project, given)
+        return mock.patch.object(world, "page", answered)
+
+    def test_revoked_half_way(self):
+        self.add(250)
+        path = self.write("out", "before")
+        for line, shown in (("traces list --all --format jsonl", 100),
+                            ("traces list --all --json -o " + path, 0),
+                            ("traces check --max-p95 9h --json", 0),
+                            ("traces check --max-p95 9h", 0), ("traces wait --count 240", 0)):
+            key_id = self.server.add_key()
+            env = {"TWOSIGNAL_API_KEY": self.server.secret(key_id)}
+            with self.subTest(line=line), self.revoking(key_id):
+                result = self.cli(*line.split(), env=env)
+                self.assertEqual(result.code, 4, result)
+                self.assertEqual(len(result.lines), shown)
+                self.assertIn("key", result.err)
+                self.assertNotIn(env["TWOSIGNAL_API_KEY"], result.err)
+                self.assertEqual(len(result.err.splitlines()), 1, result)
+        with open(path) as file:
+            self.assertEqual(file.read(), "before")
+
+    def test_revoked_while_waiting_or_following(self):
+        self.add(1)
+        for line in ("traces wait --count 9", "traces tail --format jsonl"):
+            key_id = self.server.add_key()
+            env = {"TWOSIGNAL_API_KEY": self.server.secret(key_id)}
+            with self.subTest(line=line), self.revoking(key_id, 2):
+                result = self.cli(*line.split(), env=env)
+                self.assertEqual(result.code, 4, result)
+                self.assertIn("key is not accepted", result.err)
+
+    def test_refusals(self):
+        self.add(1)
+        env = self.key()
+        for what, code in ((dict(status=401), 4), (dict(status=403), 5), (dict(status=404), 8),
+                           (dict(status=429), 7), (dict(status=500), 8), (dict(reset=True), 3),
+                           (dict(status=503, body="<html>"), 8), (dict(garbage=b"[]]"), 8),
+                           (dict(status=200, body=b'"x"'), 8), (dict(status=404, body="<p>"), 8)):
+            self.server.clear()
+            self.server.fault("/api/v1/traces", times=None, **what)
+            with self.subTest(what=what):
+                result = self.cli("traces", "list", env=env)
+                self.assertIn(result.code, (code, 6) if what.get("status") == 404 else (code,))
+                self.assertFails(result, result.code)
+                self.assertNotIn(env["TWOSIGNAL_API_KEY"], result.err)
+
+    def test_whoami(self):
+        env = self.key()
+        result = self.assertOk(self.cli("whoami", env=env))
+        self.assertIn("API key", result.out)
+        self.assertNotIn(env["TWOSIGNAL_API_KEY"], result.out + result.err)
+        found = self.assertOk(self.cli("whoami", "--json", env=env)).json
+        self.assertEqual((found["email"], found["api_url"]), (None, self.server.url))
+        self.assertFails(self.cli("whoami", env={"TWOSIGNAL_API_KEY": "ts_wrong"}), 4, "key")
+        self.log_in()
+        self.assertNotIn("API key", self.assertOk(self.cli("whoami")).out)
+
+
+class NewScores(KeyCase):
+    def setUp(self):
+        super().setUp()
+        self.trace = self.server.add_trace()
+        self.env = self.key()
+
+    def create(self, *args, trace=None, env=None):
+        return self.cli("scores", "create", trace or self.trace, *args, env=env or self.env)
+
+    def bodies(self):
+        return [request.body for request in requests_of(self.server, "/api/v1/scores")]
+
+    def test_posts_what_was_given_in_both_dialects(self):
+        for envelope in (False, True):
+            self.use(rest_envelope=envelope)
+            self.trace, self.env = self.server.add_trace(), self.key()
+            found = self.assertOk(self.create("--name", "accuracy", "--value", "0.92", "--json"))
+            self.assertEqual((found.json["score"], found.json["evaluator"]), (0.92, "accuracy"))
+            self.assertOk(self.create("--name", "a b", "--value", "1", "--label", "pass",
+                                      "--reasoning", "東京\n-x", "--span", "s-1"))
+            self.assertEqual(self.bodies(), [
+                {"traceId": self.trace, "evaluatorName": "accuracy", "value": 0.92},
+                {"traceId": self.trace, "evaluatorName": "a b", "value": 1, "label": "pass",
+                 "reasoning": "東京\n-x", "spanId": "s-1"}])
+            self.assertEqual([row["value"] for row in self.server.rows("scores")], [0.92, 1])
+
+    def test_bounds(self):
+        for value in ("0", "1", "0.0", "1.0", "1e-3", ".5"):
+            with self.subTest(value=value):
+                self.assertOk(self.create("--name", "x", "--value", value))
+        self.server.clear()
+        for value in ("1.7", "-0.1", "1.0000001", "nan", "inf", "", "50%", "x=0.5", "a"):
+            with self.subTest(value=value):
+                self.assertFails(self.create("--name", "x", "--value=" + value), 2, "--value")
+        for args in (("--name", "x"), ("--value", "1"), ("--name", "", "--value", "1")):
+            with self.subTest(args=args):
+                self.assertFails(self.create(*args), 2)
+        self.assertEqual(self.server.requests, [])
+
+    def test_without_a_key(self):
+        for logged_in in (False, True):
+            if logged_in:
+                self.log_in()
+            result = self.cli("scores", "create", self.trace, "--name", "x", "--value", "1")
+            self.assertFails(result, 4, "TWOSIGNAL_API_KEY")
+        self.assertEqual(self.server.requests, [])
+
+    def test_traces_that_are_not_there(self):
+        other = self.server.add_trace(project=self.server.hidden)
+        for trace in ("nowhere", other):
+            self.assertFails(self.create("--name", "x", "--value", "1", trace=trace), 6)
+        self.assertEqual(self.server.rows("scores"), [])
+
+    def test_a_key_that_is_revoked(self):
+        self.assertFails(self.create("--name", "x", "--value", "1",
+                                     env={"TWOSIGNAL_API_KEY": "ts_wrong"}), 4, "key")
+
+    def test_is_never_posted_twice(self):
+        for what, code, posts in ((dict(reset=True, after=True), 9, 1), (dict(cut=5), 9, 1),
+                                  (dict(status=500), 8, 1), (dict(status=503), 8, 1),
+                                  (dict(status=400), 1, 1), (dict(status=429), 0, 2)):
+            self.server.clear()
+            self.server.fault("/api/v1/scores", **what)
+            with self.subTest(what=what):
+                result = self.create("--name", "x", "--value", "1")
+                self.assertEqual((result.code, len(self.bodies())), (code, posts), result)
+                self.assertNotIn(self.env["TWOSIGNAL_API_KEY"], result.err)
+
+
+class RequestLines(ServerCase):
+    """Row 33: what users type never changes the shape of a request."""
+
+    shared = True
+    HOSTILE = ("a\r\nX-Evil: 1", "a\nb", "a b", "\x00", "a\x00b", "\x7f", "\u2028", "%0d%0a",
+               "a HTTP/1.1\r\nX-Evil: 1\r\n\r\n", "&batch=1", "?#", "\ud800")
+
+    def test_values(self):
+        """Row 33: IDs, names and searches are percent-encoded, or refused before connecting."""
+        self.log_in()
+        project = self.server.project
+        for text in self.HOSTILE:
+            lines = (["traces", "get", text, "--project", project],
+                     ["traces", "list", "--project", text],
+                     ["traces", "list", "--project", project, "--search", text],
+                     ["datasets", "get", text, "--project", project])
+            for line in lines:
+                with self.subTest(line=line):
+                    self.server.clear()
+                    result = self.cli(*line)
+                    self.assertIn(result.code, (0, 1, 2, 6), result)
+                    self.assertNotIn("should not have happened", result.err)
+                    for request in self.server.requests:
+                        self.assertIsNone(request.headers.get("X-Evil"))
+                        self.assertRegex(request.path, r"\A/api/trpc/[a-zA-Z.,]+\Z")
+                        self.assertNotIn("batch", request.query)
+
+    def test_api_key(self):
+        """Row 33: a key that would end its header is refused before connecting."""
+        self.log_in()
+        for key in ("ts_a\r\nX-Evil: 1", "ts a", "ts_\u00e4", "a\nb"):
+            with self.subTest(key=key):
+                result = self.cli("traces", "list", "--project", self.server.project,
+                                  env={"TWOSIGNAL_API_KEY": key})
+                self.assertFails(result, 2, "API key")
+                self.assertNotIn(key, result.err)
+        self.assertEqual(self.server.requests, [])

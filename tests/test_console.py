@@ -1,0 +1,500 @@
+"""The section Console: encodings, streams, progress, questions, --debug and --quiet."""
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import unittest
+import urllib.error
+import urllib.request
+from unittest import mock
+
+import twosignal
+from tools import (DEADLINE, ERROR_LINE, FULL_DISK, NEW, OLD, SCRIPT, CommandCase, ProcessCase,
+                   ServerCase, Steps, TracesCase, as_text, full, json_page, merged, nothing,
+                   run_command)
+
+
+class Encodings(ProcessCase):
+    ENCODINGS = ("ascii", "latin-1", "cp1252", "koi8-r", "euc-jp", "utf-16", "ascii:strict",
+                 "utf-8:strict")
+
+    def test_exit_codes_do_not_depend_on_the_encoding(self):
+        """Row 38: streams of any encoding: the exit code is the same, and no traceback."""
+        self.server.add_project(name="Größe 東京 🚀 \u202e\x1b[31m")
+        for encoding in self.ENCODINGS:
+            codec = encoding.partition(":")[0]
+            for args, code in ((["orgs", "list"], 0), (["projects", "list"], 0),
+                               (["projects", "list", "--json"], 0),
+                               (["orgs", "lïst 東京"], 2), (["traces", "get", "東京"], 6),
+                               (["traces", "get", "東京", "--json"], 6)):
+                with self.subTest(encoding=encoding, args=args):
+                    result = self.cli(*args, encoding=codec)
+                    self.assertEqual(result.code, code, result)
+                    self.assertNotIn("Traceback", result.err)
+                    if code == 0 and "--json" in args:
+                        self.assertIn("Größe 東京 🚀", str(result.json))
+
+    def environments(self):
+        """Environments in which Python takes its streams for something else than UTF-8."""
+        bare = {"PYTHONIOENCODING": None, "LANG": None, "LC_CTYPE": None, "LC_ALL": "C"}
+        old = dict(bare, PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+        latin = dict(bare, PYTHONIOENCODING="latin-1")
+        ascii_only = dict(bare, PYTHONIOENCODING="ascii")
+        return full([old, ascii_only], [bare, old, latin, ascii_only,
+                                        dict(bare, PYTHONIOENCODING="ascii:strict")])
+
+    def test_processes(self):
+        """Row 38: LC_ALL=C, PYTHONIOENCODING=ascii and latin-1, as processes."""
+        for env in self.environments():
+            with self.subTest(env=env):
+                result = self.assertOk(self.run_process("orgs", "list", env=env), err="")
+                self.assertIn("Acme", result.out)
+                result = self.run_process("traces", "get", "東京", env=env)
+                self.assertFails(result, 6, "Trace not found")
+
+    def test_arguments_arrive_whatever_the_locale(self):
+        """Row 38: UTF-8 arguments under LC_ALL=C (a cron job's environment)."""
+        env = self.environments()[0]
+        made = self.run_process("datasets", "create", "-n", "Größe 東京", "--json", env=env)
+        self.assertEqual(self.assertOk(made, err="").json["name"], "Größe 東京")
+
+    def test_arguments_that_are_no_text(self):
+        """Row 38: bytes that are not UTF-8 are a usage error."""
+        result = run_command([sys.executable, SCRIPT, "traces", "get", b"\xff\xfe"],
+                             self.environment)
+        self.assertFails(result, 2)
+        self.assertEqual(self.server.requests, [])
+
+
+@unittest.skipIf(os.name == "nt", "needs a POSIX shell")
+class Streams(ProcessCase):
+    ARGS = ((("orgs", "list"), 0), (("traces", "get", "nope"), 6), (("orgs", "lst"), 2),
+            (("--version",), 0))
+
+    def test_closed(self):
+        """Row 38: closed streams: the exit code is the same, and no traceback."""
+        closed = full([">&-", "<&- >&- 2>&-"],
+                      ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+        for redirections in closed:
+            for args, code in full(self.ARGS[:2], self.ARGS):
+                with self.subTest(redirections=redirections, args=args):
+                    result = self.in_shell(redirections, *args)
+                    self.assertEqual(result.code, code, result)
+                    self.assertNotIn("Traceback", result.err)
+                    if "2>&-" not in redirections and code:
+                        self.assertRegex(result.err, ERROR_LINE)
+        self.assertNothingLeft()
+
+    def test_a_session_is_refreshed_with_closed_streams(self):
+        """Row 38: files that get the numbers of closed streams are not written into."""
+        session = dict(self.log_in(), expires_at=0)
+        self.write("home/session.json", session)
+        result = self.in_shell("<&- >&- 2>&-", "orgs", "list", "--debug")
+        self.assertEqual(result.code, 0, result)
+        self.assertGreater(self.state("session.json")["expires_at"], 0)
+        with open(os.path.join(self.home, "session.lock")) as file:
+            self.assertEqual(file.read(), "")
+        self.assertNothingLeft()
+
+    def test_closed_stdin(self):
+        """Row 38: what reads a closed or unreadable stdin says what is missing."""
+        for redirections in full(["<&-"], ["<&-", "</dev/null"]):
+            with self.subTest(redirections=redirections):
+                result = self.in_shell(redirections, "login", "-e", "x@y.z", "--password-stdin")
+                self.assertFails(result, 2, "password")
+                result = self.in_shell(redirections, "evaluators", "delete", "x")
+                self.assertFails(result, 2, "--yes")
+
+    def test_no_terminal(self):
+        """Row 38: without a terminal nothing is asked."""
+        for args, flag in ((["login"], "--email"), (["login", "-e", "a@b.c"], "--password-stdin"),
+                           (["api-keys", "revoke", "x"], "--yes")):
+            with self.subTest(args=args):
+                self.assertFails(self.cli(*args), 2, flag)
+
+    def reader_gone(self, redirect_errors, args, env=None):
+        """Run a command whose stdout (and stderr, if said so) nobody reads any more."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, SCRIPT] + list(args), env=merged(self.environment, env),
+                stdin=subprocess.DEVNULL, stdout=writing,
+                stderr=writing if redirect_errors else subprocess.PIPE)
+        finally:
+            os.close(writing)
+        with process:
+            try:
+                err = process.communicate(timeout=DEADLINE)[1]
+            except BaseException:
+                process.kill()
+                raise
+        return process.returncode, as_text(err or b"")
+
+    def test_reader_went_away(self):
+        """Row 39: `| head` ends quietly with 141, buffered or not."""
+        cases = [(args, env) for args in (["orgs", "list"], ["traces", "list", "--json"],
+                                          ["--help"], ["--version"], ["logout", "--json"])
+                 for env in ({}, {"PYTHONUNBUFFERED": "1"})]
+        for args, env in full([cases[2], cases[5]], cases):
+            with self.subTest(args=args, env=env):
+                self.log_in()
+                self.assertEqual(self.reader_gone(False, args, env), (141, ""))
+        self.log_in()
+        self.assertEqual(self.reader_gone(True, ["orgs", "list"])[0], 141)
+        self.assertEqual(self.reader_gone(True, ["traces", "get", "nope"])[0], 6)
+
+    def test_reader_of_a_long_list(self):
+        """Row 39: a reader that leaves in the middle of a list that is streamed."""
+        for number in range(3):
+            self.server.fault("trace.list", status=200, body=json_page("c%d" % number))
+        last = self.server.fault("trace.list", status=200, body=json_page("last"), delay=True)
+        process = subprocess.Popen([sys.executable, SCRIPT, "traces", "list", "--all", "--json"],
+                                   env=self.environment, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        drained = threading.Thread(target=lambda: process.stdout.read(150000))
+        with process:
+            drained.start()
+            try:
+                self.assertTrue(last.begun.wait(DEADLINE))
+                drained.join(DEADLINE)
+                process.stdout.close()
+                last.release.set()
+                err = as_text(process.stderr.read())
+                self.assertEqual(process.wait(DEADLINE), 141, err)
+            finally:
+                last.release.set()
+                process.kill()
+        self.assertEqual(err, "")
+
+    @unittest.skipUnless(os.path.exists(FULL_DISK), "needs /dev/full")
+    def test_full_disk(self):
+        """Row 39: /dev/full is an error of one line, and Python's own 120 never comes."""
+        cases = [(args, env) for args in (["orgs", "list"], ["traces", "list", "--json"],
+                                          ["--version"], ["--help"], ["logout"])
+                 for env in ({}, {"PYTHONUNBUFFERED": "1"})]
+        for args, env in full([cases[0], cases[3], cases[4]], cases):
+            with self.subTest(args=args, env=env):
+                self.log_in()
+                result = self.in_shell(">/dev/full", *args, env=env)
+                self.assertFails(result, 1, "Cannot write the output")
+                self.assertEqual(len(result.err.splitlines()), 1, result)
+        self.log_in()
+        for redirections, args, code in ((">/dev/full 2>&1", ["orgs", "list"], 1),
+                                         ("2>/dev/full", ["orgs", "list"], 0),
+                                         ("2>/dev/full", ["orgs", "lst"], 2)):
+            with self.subTest(redirections=redirections, args=args):
+                self.assertEqual(self.in_shell(redirections, *args).code, code)
+
+    @unittest.skipUnless(os.path.exists(FULL_DISK), "needs /dev/full")
+    def test_what_was_done_stays_done(self):
+        """Row 39: a key that could not be shown is told about; the exit code is not 0."""
+        result = self.in_shell(">/dev/full", "api-keys", "create", "-n", "CI")
+        self.assertFails(result, 1, "Cannot write the output")
+
+
+class Progress(TracesCase):
+
+    def test_progress_never_touches_a_row(self):
+        """It is wiped before a row is printed, and the cursor is at the start of a line then."""
+        self.add(250)
+        for form in ("table", "json", "jsonl", "csv"):
+            shown = []
+            real, write = twosignal.Console._line, twosignal.encodable
+            with mock.patch.object(twosignal.Console, "progress", lambda console, text, since:
+                                   console._line(text)), mock.patch.object(
+                    twosignal.Console, "_line", lambda console, text: (
+                        shown.append(text), real(console, text))), mock.patch(
+                    "twosignal.encodable", lambda text, encoding: (
+                        shown.append(("row", text)), write(text, encoding))[1]):
+                result = self.assertOk(self.list("--all", "--format", form, tty=True))
+            with self.subTest(form=form):
+                places = [at for at, told in enumerate(shown) if told == "100 traces"
+                          or told == "200 traces"]
+                self.assertEqual(len(places), 2)
+                for at in places:
+                    self.assertTrue(shown[at - 1][1].endswith("\n"), shown[at - 1])
+                    self.assertEqual(shown[at + 1], "", "a row was printed behind the progress")
+                self.assertTrue(form != "json" or len(result.json) == 250)
+
+    def test_progress_fits_a_narrow_terminal(self):
+        """What wraps could not be wiped."""
+        self.add(110)
+        with mock.patch.object(twosignal.Console, "progress", lambda console, text, since:
+                               console._line(text)), mock.patch(
+                "twosignal._columns_of", lambda terminal: 8):
+            result = self.assertOk(self.list("--all", tty=True))
+        self.assertTrue(result.err.startswith("\r100 tr…\r"), result.err)
+
+    def test_progress_on_a_terminal(self):
+        self.add(110)
+        true, path = twosignal.Console.progress, self.path("out")
+        for given, tty, seconds, shown in (
+                (("-o", path), True, 3600, True), ((), True, 3600, True),
+                (("-o", path), False, 3600, False), (("-o", path, "-q"), True, 3600, False),
+                (("-o", path), True, -3600, False)):
+            def progress(console, text, since):
+                return true(console, text, since - seconds)
+
+            with self.subTest(given=given, tty=tty, seconds=seconds), mock.patch.object(
+                    twosignal.Console, "progress", progress):
+                result = self.assertOk(self.list("--all", *given, tty=tty))
+                self.assertEqual("100 traces" in result.err, shown)
+                if shown:       # nothing of it is left in the line
+                    self.assertEqual(result.err.replace("\n", "\r").split("\r")[-1].strip(), "")
+
+
+class Confirmations(CommandCase):
+    commands = {"evaluators delete": ("evaluators", "Delete evaluator"),
+                "datasets delete": ("datasets", "Delete dataset"),
+                "api-keys revoke": ("api_keys", "Revoke API key")}
+
+    def unconfirmed(self, command):
+        return self.argv(command)[:3]
+
+    def state_of(self, table):
+        return self.server.rows(table)
+
+    def test_without_a_terminal_nothing_is_asked_or_done(self):
+        for command, (table, _) in self.commands.items():
+            for more, stdin in (([], None), ([], "y\n"), (["--json"], None)):
+                with self.subTest(command=command, more=more, stdin=stdin):
+                    argv = self.unconfirmed(command)
+                    before = self.state_of(table)
+                    self.assertFails(self.cli(*argv + more, stdin=stdin), 2, "--yes")
+                    self.assertEqual(self.state_of(table), before)
+
+    def test_yes_in_both_spellings(self):
+        for command, (table, _) in self.commands.items():
+            for yes in ("-y", "--yes"):
+                argv = self.unconfirmed(command)
+                before = self.state_of(table)
+                self.assertOk(self.cli(*argv, yes), err="")
+                self.assertNotEqual(self.state_of(table), before)
+
+    def test_answers_in_a_terminal(self):
+        name = 'Has "JSON" 東京'
+        for command, (table, words) in self.commands.items():
+            for reply, done in (("y\n", True), ("n\n", False), ("\n", False)):
+                if (command, reply) in (("datasets delete", "\n"), ("api-keys revoke", "\n")):
+                    continue
+                with self.subTest(command=command, reply=reply):
+                    self.check_answer(command, table, words, name, reply, done)
+
+    def check_answer(self, command, table, words, name, reply, done):
+        add = {"evaluators": self.server.add_evaluator, "datasets": self.server.add_dataset,
+               "api_keys": self.server.add_key}[table]
+        row = add(name=name)
+        before = self.state_of(table)
+        question = f'{words} "{name}" ({row})? [y/N]'
+        output, code = self.run_terminal(*command.split() + [row], script=[(question, reply)],
+                                         columns=200)
+        self.assertEqual(self.state_of(table) != before, done, output)
+        self.assertEqual(code, 0 if done else 1, output)
+
+    def test_control_characters_do_not_reach_the_terminal(self):
+        row = self.server.add_evaluator(name="\x1b[31mred\u202e")
+        output, code = self.run_terminal("evaluators", "delete", row,
+                                         script=[("? [y/N]", "n\n")], columns=200)
+        self.assertNotIn("\x1b[31m", output)
+        self.assertNotIn("\u202e", output)
+        self.assertIn("\\x1b[31mred", output)
+
+
+COMMAND_LINES = (           # each kind of request
+    ("traces", "list", "--json", "--search", "it's [a] {b} $HOME `c` \"d\""),
+    ("traces", "check", "--min-score", "0.1"),
+    ("evaluators", "create", "-n", "O'Brien \\ é", "--type", "CUSTOM"),
+    ("datasets", "create", "-n", "$(touch planted); 'x'"),
+    ("api-keys", "create", "-n", "Key"))
+
+
+class DebugLines(TracesCase):
+    options = {}
+
+    def debug(self, *args, **kwargs):
+        """(result, the curl lines)"""
+        env = dict({"TWOSIGNAL_PROJECT": self.server.project}, **kwargs.pop("env", {}))
+        result = self.cli("--debug", *args, env=env, **kwargs)
+        lines = [re.sub(r"\Adebug: ", "", line) for line in result.err.splitlines()]
+        return result, [line for line in lines if re.match("'?curl'? ", line)]
+
+    def curl_words(self, line):
+        words = shlex.split(line)
+        self.assertEqual(words.pop(0), "curl")
+        found = {"headers": [], "url": None, "method": "GET", "body": None}
+        while words:
+            word = words.pop(0)
+            if word in ("-H", "--header"):
+                found["headers"].append(words.pop(0).split(": ", 1))
+            elif word in ("-X", "--request"):
+                found["method"] = words.pop(0)
+            elif word in ("-d", "--data", "--data-raw", "--data-binary"):
+                found["body"] = words.pop(0)
+            elif not word.startswith("-"):
+                found["url"] = word
+        return found
+
+    def test_a_line_for_each_request(self):
+        for line in COMMAND_LINES:
+            self.server.clear()
+            with self.subTest(line=line):
+                result, curls = self.debug(*line)
+                self.assertIn(result.code, (0, 10), result)
+                self.assertEqual(len(curls), len(self.server.requests))
+                for curl, request in zip(curls, self.server.requests):
+                    found = self.curl_words(curl)
+                    self.assertEqual(found["method"], request.method)
+                    self.assertEqual(found["url"].split("?")[0], self.server.url + request.path)
+                    if request.method == "POST":
+                        self.assertEqual(json.loads(found["body"]), request.body)
+
+    def test_what_looks_secret_is_masked(self):
+        for given in ('{"password": "hunter2hunter2", "x": 1}', '{"apiKey":"hunter2hunter2"}',
+                      '{"refreshToken": "hunter2\\"hunter2"}', '{"a": "ts_hunter2hunter2"}',
+                      '{"a": ["2s_live_hunter2hunter2"]}'):
+            for option in (["--mutation"], []):
+                with self.subTest(given=given, option=option):
+                    result, curls = self.debug("api", "some.thing", "--input", given, *option)
+                    self.assertNotIn("hunter2", result.err)
+                    self.assertIn("***", curls[0])
+        _, curls = self.debug("api", "some.thing", "--mutation", "--input", '{"promptTokens": 5}')
+        self.assertIn('"promptTokens": 5', curls[0])
+
+    def test_a_line_for_a_request_without_an_answer_too(self):
+        self.server.stop()
+        _, curls = self.debug("orgs", "list")
+        self.assertGreaterEqual(len(curls), 1)
+        self.assertIn("organization.list", curls[0])
+
+    def secrets(self):
+        session = self.state("session.json")
+        return [session["access_token"], session["refresh_token"]]
+
+    def test_no_secrets(self):
+        key = self.key()
+        for padding in (0, 9000):
+            self.use(padding=padding)
+            runs = [self.debug(*line)[0] for line in COMMAND_LINES]
+            for result in runs:
+                for secret in self.secrets():
+                    self.assertNotIn(secret, result.err)
+                    self.assertNotIn(secret[:40], result.err)
+        result, _ = self.debug("login", "-e", "owner@example.com", "--password-stdin",
+                               stdin="owner-pass\n")
+        self.assertOk(result)
+        self.assertNotIn("owner-pass", result.err)
+        self.server.expire("owner@example.com")
+        before = self.secrets()
+        result, _ = self.debug("orgs", "list")
+        self.assertEqual(self.server.count("auth/refresh"), 1)
+        for secret in before + self.secrets():
+            self.assertNotIn(secret, result.err)
+        result, _ = self.debug("traces", "list", env=key)
+        self.assertNotIn(key["TWOSIGNAL_API_KEY"], result.err)
+        result, _ = self.debug("api-keys", "create", "-n", "new")
+        self.assertNotIn(self.server.rows("api_keys")[-1]["key"], result.err)
+
+    def filled(self, curl, request):
+        """The words of a curl line, its masked header filled in with the session's cookie."""
+        words = shlex.split(curl)
+        places = [place for place, word in enumerate(words) if word.startswith("Cookie: ")]
+        self.assertEqual(len(places), 1, curl)
+        self.assertIn("***", words[places[0]])
+        words[places[0]] = "Cookie: " + request.headers.get("Cookie")
+        return words
+
+    def answered(self, words):
+        """(status, JSON) of the request that the words of a curl line describe."""
+        found = self.curl_words(" ".join(map(shlex.quote, words)))
+        body = found["body"] and found["body"].encode("utf-8")
+        request = urllib.request.Request(found["url"], body, dict(found["headers"]),
+                                         method=found["method"])
+        try:
+            with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+                return answer.status, json.loads(answer.read().decode("utf-8"))
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read().decode("utf-8"))
+
+    def test_lines_can_be_run(self):
+        for options in (NEW, OLD, {"padding": 9000}):
+            self.use(**options)
+            for line in COMMAND_LINES[:4]:
+                self.server.clear()
+                _, curls = self.debug(*line)
+                answers = [self.answered(self.filled(curl, request)) for curl, request
+                           in zip(curls, list(self.server.requests))]
+                with self.subTest(options=options, line=line):
+                    # What an old server lacks it refuses again, but not the one who asks.
+                    self.assertNotIn(401, [status for status, _ in answers])
+                    self.assertIn(answers[-1][0], (200, 207), answers)
+
+    def test_lines_can_be_run_by_curl(self):
+        curl = shutil.which("curl")
+        if not curl:
+            self.skipTest("there is no curl here")
+        for line in COMMAND_LINES[:full(3, 4)]:
+            self.server.clear()
+            _, curls = self.debug(*line)
+            request = self.server.requests[0]
+            script = " ".join(map(shlex.quote, self.filled(curls[0], request)))
+            # In a shell, as somebody does it who pastes the line there.
+            result = run_command(["/bin/sh", "-c", script + " -sS -m 60 -q"],
+                                       self.environment, cwd=self.folder)
+            with self.subTest(line=line):
+                self.assertEqual(result.code, 0, result)
+                self.assertIn("result", json.loads(result.out))
+        self.assertNotIn("planted", os.listdir(self.folder))
+
+    def test_stdout_is_the_same(self):
+        for line in (("traces", "list"), ("traces", "list", "--json"), ("orgs", "list")):
+            plain = self.cli(*line, env={"TWOSIGNAL_PROJECT": self.server.project})
+            self.assertEqual(self.debug(*line)[0].out, plain.out)
+            self.assertEqual(plain.err.count("debug"), 0)
+
+
+class DebugMasking(ServerCase):
+    def test_requests_are_shown_without_secrets(self):
+        """Row 34: --debug shows requests, and neither cookies nor tokens."""
+        self.log_in()
+        session = json.loads(self.state("session.json")) if isinstance(
+            self.state("session.json"), str) else self.state("session.json")
+        result = self.cli("orgs", "list", "--debug")
+        self.assertOk(result)
+        self.assertIn("organization.list", result.err)
+        for key in ("access_token", "refresh_token"):
+            self.assertNotIn(session[key], result.err)
+
+
+class Quiet(TracesCase):
+    options = {}
+
+    def quiet(self, *args, **kwargs):
+        for place in (("-q",) + args, args + ("--quiet",)):
+            result = self.cli(*place, env={"TWOSIGNAL_PROJECT": self.server.project}, **kwargs)
+        return result
+
+    def test_no_remarks(self):
+        self.assertOk(self.quiet("traces", "list", "-n", "2"), err="")
+        self.assertOk(self.quiet("traces", "list", "--min-duration", "3s"), err="")
+        result = self.cli("traces", "list", "-n", "2", "--project", self.server.project)
+        self.assertNotEqual(result.err, "")
+
+    def test_output_and_exit_code_stay(self):
+        result = self.quiet("traces", "check", "--max-p95", "1ms")
+        self.assertEqual((result.code, result.err), (10, ""))
+        self.assertIn("FAILED", result.out)
+
+    def test_errors_stay(self):
+        self.assertFails(self.quiet("traces", "list", "--fail-if-truncated", "-n", "x"), 2)
+        self.assertFails(self.quiet("api", "no.such"), 8)
+
+    def test_wait_and_tail(self):
+        self.server.fault("trace.list", times=4, status=503)
+        result = self.quiet("traces", "wait", "--count", "1", naps=Steps(*[nothing] * 5))
+        self.assertOk(result, err="")

@@ -1,0 +1,797 @@
+"""The section Files: atomic writes, -o FILE and devices, the lock, signals held back."""
+import contextlib
+import errno
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import types
+import unittest
+from unittest import mock
+
+import twosignal
+from tools import (DEADLINE, FULL_DISK, SCRIPT, SESSION, ProcessCase, StateCase, TracesCase,
+                   fails_from, file_bytes, full, json_page, kept_signals, posix,
+                   replaced_environment, requests_of, run_command, shortened_sleep)
+
+
+class AtomicWrites(StateCase):
+    def test_reader_never_sees_a_torn_file(self):
+        """Row 11: while a file is written again and again, each read finds one whole text."""
+        texts = [json.dumps(dict(SESSION, access_token=letter * size))
+                 for letter, size in (("a", 10), ("b", 9000), ("c", 300))]
+        twosignal.write_text(self.file, texts[0])
+        torn, reads, done, seen = [], [0], threading.Event(), threading.Event()
+
+        def read():
+            while not done.is_set():
+                found = file_bytes(self.file).decode("utf-8")
+                reads[0] += 1
+                if found not in texts:
+                    torn.append(found)
+                seen.set()
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            self.assertTrue(seen.wait(DEADLINE))
+            for turn in range(full(300, 20000)):
+                twosignal.write_text(self.file, texts[turn % 3])
+        finally:
+            done.set()
+            reader.join(DEADLINE)
+        self.assertEqual(torn, [])
+        self.assertGreater(reads[0], 1)
+        self.assertEqual(self.leftovers(), [])
+
+    def test_content_is_on_disk_before_it_replaces_the_old_one(self):
+        """Row 11: a temporary file beside it, fsync, then rename."""
+        twosignal.write_text(self.file, "old")
+        steps, fsync, replace = [], os.fsync, os.replace
+
+        def synced(handle):
+            steps.append(("fsync", os.fstat(handle).st_size, file_bytes(self.file)))
+            fsync(handle)
+
+        def replaced(source, target):
+            steps.append(("replace", os.path.dirname(source), file_bytes(source)))
+            replace(source, target)
+        with mock.patch("os.fsync", synced), mock.patch("os.replace", replaced):
+            twosignal.write_text(self.file, "newer")
+        self.assertEqual(steps, [("fsync", 5, b"old"), ("replace", self.home, b"newer")])
+
+    def test_failed_write_leaves_the_old_file(self):
+        """Rows 11, 12: whatever step fails, the old file is intact and nothing else is there."""
+        twosignal.write_text(self.file, "old")
+        for function in ("tempfile.mkstemp", "os.fsync", "os.replace"):
+            for number in (errno.EROFS, errno.ENOSPC, errno.EACCES, errno.EDQUOT, errno.EIO):
+                with self.subTest(function=function, error=errno.errorcode[number]):
+                    error = OSError(number, os.strerror(number))
+                    with mock.patch(function, side_effect=error):
+                        self.assertRefused(lambda: twosignal.write_text(self.file, "new"),
+                                           self.file, os.strerror(number))
+                    self.assertEqual(file_bytes(self.file), b"old")
+                    self.assertEqual(self.leftovers(), [])
+
+    def test_interrupted_write_leaves_the_old_file(self):
+        """Row 11: Ctrl-C while it is written leaves nothing beside the old file."""
+        twosignal.write_text(self.file, "old")
+        for function in ("os.fsync", "os.replace"):
+            with mock.patch(function, side_effect=KeyboardInterrupt):
+                with self.assertRaises(KeyboardInterrupt):
+                    twosignal.write_text(self.file, "new")
+            self.assertEqual(file_bytes(self.file), b"old")
+            self.assertEqual(self.leftovers(), [])
+
+    def test_unless_decides_last(self):
+        twosignal.write_text(self.file, "old")
+        twosignal.write_text(self.file, "new", unless=lambda: True)
+        self.assertEqual(file_bytes(self.file), b"old")
+        twosignal.write_text(self.file, "new", unless=lambda: False)
+        self.assertEqual(file_bytes(self.file), b"new")
+        self.assertEqual(self.leftovers(), [])
+
+    def test_text_is_utf8_whatever_the_locale(self):
+        twosignal.write_text(self.file, "東京")
+        self.assertEqual(file_bytes(self.file).decode("utf-8"), "東京")
+        self.assertEqual(twosignal.read_text(self.file), "東京")
+
+
+def mode(path):
+    return stat.S_IMODE(os.lstat(path).st_mode)
+
+
+class LinkedFiles(StateCase):
+    def setUp(self):
+        super().setUp()
+        self.elsewhere = self.path("elsewhere")
+        os.mkdir(self.elsewhere)
+
+    def linked(self, target, name="session.json"):
+        link = os.path.join(self.home, name)
+        os.symlink(target, link)
+        return link
+
+    @posix
+    def test_link_stays_and_its_target_is_replaced(self):
+        """Row 15: absolute, relative, to another link, and to a file that does not exist yet."""
+        target = os.path.join(self.elsewhere, "real.json")
+        chain = os.path.join(self.elsewhere, "chain")
+        os.symlink("real.json", chain)
+        for aim in (target, os.path.join("..", "elsewhere", "real.json"), chain):
+            for old in (b"old", None):
+                with self.subTest(aim=aim, old=old):
+                    link = self.linked(aim)
+                    if old:
+                        self.write("elsewhere/real.json", old)
+                    twosignal.write_text(link, "new")
+                    self.assertEqual(os.readlink(link), aim)
+                    self.assertFalse(os.path.islink(target))
+                    self.assertEqual(file_bytes(target), b"new")
+                    self.assertEqual(mode(target), 0o600)
+                    self.assertEqual(sorted(os.listdir(self.elsewhere)), ["chain", "real.json"])
+                    os.unlink(link)
+                    os.unlink(target)
+
+    @posix
+    def test_linked_config_stays_a_link(self):
+        """Row 15: save_config updates the file that config.json links to."""
+        target = self.write("elsewhere/config.json", {"theme": "dark"})
+        link = self.linked(target, "config.json")
+        twosignal.save_config("https://one.example.com")
+        self.assertTrue(os.path.islink(link))
+        self.assertEqual(json.loads(file_bytes(target).decode()),
+                         {"theme": "dark", "api_url": "https://one.example.com"})
+
+    @posix
+    def test_forgetting_a_linked_session_leaves_no_tokens(self):
+        """Row 15: the tokens are gone from the file behind the link, too."""
+        target = self.write("elsewhere/real.json", SESSION)
+        self.linked(target)
+        twosignal.forget_session()
+        self.assertIsNone(twosignal.load_session())
+        left = file_bytes(target) if os.path.exists(target) else b""
+        self.assertNotIn(SESSION["refresh_token"].encode(), left)
+
+    @posix
+    def test_planted_link_in_place_of_the_lock_is_not_followed(self):
+        """Row 15: neither opened, nor created, nor given other permissions."""
+        victim = self.write("victim", b"precious")
+        os.chmod(victim, 0o644)
+        missing = self.path("missing")
+        for aim in (victim, missing):
+            with self.subTest(aim=aim):
+                link = self.linked(aim, "session.lock")
+                lock = twosignal.Lock(time.monotonic() + 5)
+                self.assertRefused(lock.__enter__, link)
+                os.unlink(link)
+        self.assertEqual((file_bytes(victim), mode(victim)), (b"precious", 0o644))
+        self.assertFalse(os.path.exists(missing))
+
+    @posix
+    def test_planted_link_in_place_of_the_temporary_file_is_not_followed(self):
+        """Row 15: its name can't be foreseen; one that is met all the same is left alone."""
+        victim = self.write("victim", b"precious")
+        missing = self.path("missing")
+        planted = [os.path.join(self.home, ".twosignal-" + name) for name in ("one", "two")]
+        os.symlink(victim, planted[0])
+        os.symlink(missing, planted[1])
+        names = iter(["one", "two", "three"])
+        with mock.patch("tempfile._get_candidate_names", lambda: names):
+            twosignal.write_text(self.file, "new")
+        self.assertEqual(list(names), [])
+        self.assertEqual(file_bytes(self.file), b"new")
+        self.assertEqual(file_bytes(victim), b"precious")
+        self.assertFalse(os.path.exists(missing))
+        self.assertFalse(os.path.islink(self.file))
+
+    def test_names_of_temporary_files_differ(self):
+        """Row 15: no two writes use the same name."""
+        names, make = [], tempfile.mkstemp
+
+        def noted(*args, **kwargs):
+            handle, path = make(*args, **kwargs)
+            names.append(path)
+            return handle, path
+        with mock.patch("tempfile.mkstemp", noted):
+            for _ in range(5):
+                twosignal.write_text(self.file, "x")
+        self.assertEqual(len(set(names)), 5)
+
+
+@contextlib.contextmanager
+def umask(value):
+    before = os.umask(value)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+class PrivateFiles(StateCase):
+    UMASKS = (0o000, 0o022, 0o077, 0o777)
+
+    def store(self):
+        with twosignal.Lock(time.monotonic() + 5):
+            twosignal.save_session(twosignal.Session(dict(SESSION)))
+        twosignal.save_config("https://one.example.com")
+
+    def assertPrivate(self):
+        self.assertEqual(oct(mode(self.home)), oct(0o700))
+        for name in ("session.json", "config.json", "session.lock"):
+            self.assertEqual((name, oct(mode(os.path.join(self.home, name)))), (name, oct(0o600)))
+
+    @posix
+    def test_new_files_are_private(self):
+        """Row 16: directory 0700, files 0600, whatever the umask."""
+        for value in self.UMASKS:
+            with self.subTest(umask=oct(value)):
+                os.rmdir(self.home)
+                with umask(value):
+                    self.store()
+                self.assertPrivate()
+                for name in os.listdir(self.home):
+                    os.unlink(os.path.join(self.home, name))
+
+    @posix
+    def test_files_that_were_there_become_private(self):
+        """Row 16: whatever was there before, and whatever the umask."""
+        for value in self.UMASKS:
+            with self.subTest(umask=oct(value)):
+                for name, text in (("session.json", json.dumps(SESSION)), ("config.json", "{}"),
+                                   ("session.lock", "")):
+                    os.chmod(self.write("home/" + name, text), 0o666)
+                os.chmod(self.home, 0o777)
+                with umask(value):
+                    self.store()
+                self.assertPrivate()
+
+    @posix
+    def test_shared_directories_keep_their_permissions(self):
+        """Row 16: one with the sticky bit, such as /tmp, and the user's own HOME are left alone."""
+        os.chmod(self.home, 0o1777)
+        twosignal.make_home()
+        self.assertEqual(mode(self.home), 0o1777)
+        os.chmod(self.home, 0o755)
+        with replaced_environment(dict(self.environment, HOME=self.home)):
+            twosignal.make_home()
+        self.assertEqual(mode(self.home), 0o755)
+
+    @posix
+    def test_target_of_a_link_is_private(self):
+        """Rows 15, 16: the file behind a link becomes 0600."""
+        target = self.write("real.json", SESSION)
+        os.chmod(target, 0o644)
+        os.symlink(target, self.file)
+        twosignal.save_session(twosignal.Session(dict(SESSION)))
+        self.assertEqual(mode(target), 0o600)
+
+    @posix
+    def test_temporary_file_is_never_readable_for_others(self):
+        """Row 16: from its first byte on."""
+        modes = []
+        fsync = os.fsync
+
+        def noted(handle):
+            modes.append(stat.S_IMODE(os.fstat(handle).st_mode))
+            fsync(handle)
+        with umask(0), mock.patch("os.fsync", noted):
+            twosignal.write_text(self.file, "x")
+        self.assertEqual(modes, [0o600])
+
+
+@contextlib.contextmanager
+def lacking(module, *names):
+    """The module without these names, as on another system."""
+    kept = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    for name in kept:
+        delattr(module, name)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(module, name, value)
+
+
+class WindowsFiles(StateCase):
+    """What only Windows does, with stand-ins for its functions."""
+
+    def replace(self, failures):
+        """os.replace that a reader blocks so many times."""
+        blocked = [PermissionError(13, "Access is denied")] * failures
+        return mock.patch("os.replace", side_effect=blocked + [None])
+
+    def on(self, name):
+        return mock.patch.object(os, "name", name)
+
+    def test_blocked_replace_is_tried_again(self):
+        """Row 17: for a moment, with pauses."""
+        for failures in range(5):
+            with self.on("nt"), self.replace(failures) as replace:
+                twosignal._replace("from", "to")
+            self.assertEqual(replace.call_args_list, [mock.call("from", "to")] * (failures + 1))
+            self.assertEqual(len(self.naps), failures)
+            del self.naps[:]
+
+    def test_replace_that_stays_blocked_fails(self):
+        """Row 17: after at most two seconds."""
+        with self.on("nt"), self.replace(1000) as replace:
+            with self.assertRaises(PermissionError):
+                twosignal._replace("from", "to")
+        self.assertGreater(replace.call_count, 3)
+        self.assertGreater(sum(self.naps), 0.3)
+        self.assertLess(sum(self.naps), 2)
+
+    def test_blocked_for_ever_is_a_clear_failure(self):
+        """Row 17: the old file stays, no temporary one is left."""
+        twosignal.write_text(self.file, "old")
+        with self.replace(1000):
+            self.assertRefused(lambda: twosignal.write_text(self.file, "new"), self.file)
+        self.assertEqual((file_bytes(self.file), self.leftovers()), (b"old", []))
+
+    def test_elsewhere_it_is_an_error_at_once(self):
+        """Row 17: on other systems nothing blocks for a moment."""
+        with self.on("posix"), self.replace(1) as replace:
+            with self.assertRaises(PermissionError):
+                twosignal._replace("from", "to")
+        self.assertEqual(replace.call_count, 1)
+
+    def test_other_errors_are_not_tried_again(self):
+        """Row 17: only a blocked file is."""
+        with self.on("nt"), mock.patch("os.replace", side_effect=OSError(28, "full")) as replace:
+            with self.assertRaises(OSError):
+                twosignal._replace("from", "to")
+        self.assertEqual(replace.call_count, 1)
+
+    def locking(self, taken, calls, error=errno.EACCES):
+        """A module like msvcrt: a byte is locked by one handle, until that one is closed."""
+        def lock(handle, kind, size):
+            position = os.lseek(handle, 0, os.SEEK_CUR)
+            calls.append((kind, position, size))
+            file = os.fstat(handle)
+            if taken.get((file.st_ino, position), handle) != handle:
+                raise OSError(error, "Permission denied")
+            taken[(file.st_ino, position)] = handle
+        module = types.ModuleType("msvcrt")
+        module.LK_NBLCK, module.LK_UNLCK, module.locking = 2, 0, lock
+        return mock.patch.dict(sys.modules, {"fcntl": None, "msvcrt": module})
+
+    def test_lock_works_there(self):
+        """Row 17: with msvcrt.locking on the first byte, without fcntl, fchmod and O_NOFOLLOW."""
+        taken, calls = {}, []
+        with self.locking(taken, calls), lacking(os, "fchmod", "O_NOFOLLOW", "getuid"):
+            with twosignal.Lock(time.monotonic() + 60):
+                self.assertEqual(calls, [(2, 0, 1)])
+                waiting = twosignal.Lock(time.monotonic())
+                self.assertRefused(waiting.__enter__, "session.lock", code="LOCKED")
+            taken.clear()               # the system does so when the handle is closed
+            with twosignal.Lock(time.monotonic() + 60):
+                pass
+
+    def test_lock_waits_there(self):
+        """Row 17: EACCES and EDEADLK mean that another process holds it."""
+        for error in (errno.EACCES, errno.EDEADLK):
+            taken = {}
+            with self.locking(taken, [], error):
+                with twosignal.Lock(time.monotonic() + 60):
+                    freed = type("Naps", (list,), {"append": lambda _, nap: taken.clear()})()
+                    with mock.patch("time.sleep", shortened_sleep(freed)):
+                        with twosignal.Lock(time.monotonic() + 60):
+                            self.assertEqual(len(taken), 1)
+
+
+# Takes the lock, says so, and holds it until its stdin ends.
+HOLD = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import twosignal
+with twosignal.Lock(time.monotonic() + 60):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+# Counts up in a file, each step under the lock; starts at a line on stdin.
+COUNT = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import twosignal
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(int(sys.argv[3])):
+    with twosignal.Lock(time.monotonic() + 300):
+        with open(sys.argv[2]) as file:
+            number = int(file.read())
+        with open(sys.argv[2], "w") as file:
+            file.write(str(number + 1))
+"""
+
+
+class Locking(StateCase):
+    def test_increments_are_not_lost(self):
+        """Row 2: processes that count under the lock miss no step."""
+        processes, times = full((4, 100), (8, 500))
+        path = self.write("count", b"0")
+        children = [self.child(COUNT, path, str(times)) for _ in range(processes)]
+        for child in children:
+            self.assertEqual(child.stdout.readline(), "ready\n")
+        for child in children:
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        for child in children:
+            self.assertEqual(child.wait(600), 0)
+        self.assertEqual(file_bytes(path), b"%d" % (processes * times))
+
+    def test_lock_file_is_never_replaced_or_deleted(self):
+        """Row 2: it is a file of its own; saving, refreshing and forgetting leave it alone."""
+        deadline = time.monotonic() + 60
+        with twosignal.Lock(deadline):
+            path = os.path.join(self.home, "session.lock")
+            first = os.stat(path)
+            session = twosignal.Session(dict(SESSION))
+            twosignal.save_session(session)
+            twosignal.prove_writable(session)
+            twosignal.save_config("https://one.example.com")
+            twosignal.forget_session()
+        with twosignal.Lock(deadline):
+            pass
+        self.assertEqual(os.stat(path).st_ino, first.st_ino)
+
+    def test_waits_until_it_is_free(self):
+        """Row 2: also between threads of one process."""
+        order, inside = [], threading.Event()
+
+        def second():
+            with twosignal.Lock(time.monotonic() + 60):
+                order.append("second")
+        thread = threading.Thread(target=second, daemon=True)
+        with twosignal.Lock(time.monotonic() + 60):
+            take = twosignal._take
+
+            def noted(handle):
+                inside.set()
+                return take(handle)
+            with mock.patch("twosignal._take", noted):
+                thread.start()
+                self.assertTrue(inside.wait(DEADLINE))
+            order.append("first")
+        thread.join(DEADLINE)
+        self.assertEqual(order, ["first", "second"])
+
+    def test_waiting_ends(self):
+        """Row 4: at the deadline, with a hint."""
+        child = self.child(HOLD)
+        self.assertEqual(child.stdout.readline(), "held\n")
+        lock = twosignal.Lock(time.monotonic() + 0.2)
+        failure = self.assertRefused(lock.__enter__, "session.lock", code="LOCKED")
+        self.assertEqual(failure.exit_code, 3)
+        self.assertTrue(failure.hint)
+        self.assertTrue(self.naps)
+
+    def test_dead_holder_blocks_nobody(self):
+        """Row 5: a process that was killed while it held the lock has freed it."""
+        child = self.child(HOLD)
+        self.assertEqual(child.stdout.readline(), "held\n")
+        child.kill()
+        child.wait()
+        with twosignal.Lock(time.monotonic()):
+            self.assertEqual(self.naps, [])
+
+    def test_free_after_an_exception(self):
+        """Row 5: whatever ends the block, the lock is free."""
+        with self.assertRaises(KeyboardInterrupt):
+            with twosignal.Lock(time.monotonic() + 60):
+                raise KeyboardInterrupt
+        lock = twosignal.Lock(time.monotonic() + 60)
+        with mock.patch("twosignal._take", side_effect=KeyboardInterrupt):
+            self.assertRaises(KeyboardInterrupt, lock.__enter__)
+        self.assertRaises(OSError, os.fstat, lock.handle)       # closed
+        with twosignal.Lock(time.monotonic()):
+            self.assertEqual(self.naps, [])
+
+    def test_no_lock_to_be_had(self):
+        """Row 12: a system that cannot lock, and a place where no file can be: clear failures."""
+        for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            with mock.patch("twosignal._take", side_effect=OSError(number, os.strerror(number))):
+                self.assertRefused(twosignal.Lock(time.monotonic()).__enter__, "session.lock",
+                                   "TWOSIGNAL_HOME")
+        path = os.path.join(self.home, "session.lock")
+        os.unlink(path)
+        os.mkdir(path)
+        self.assertRefused(twosignal.Lock(time.monotonic()).__enter__, path)
+
+
+class DeferredSignals(StateCase):
+    NAMES = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+    @posix
+    def test_signal_waits_for_the_end_of_the_block(self):
+        """Row 6: it comes when the block is left, neither earlier nor never."""
+        for name in self.NAMES:
+            number, came = getattr(signal, name), []
+            before = signal.signal(number, lambda *_: came.append(number))
+            try:
+                with twosignal.SignalsHeld():
+                    os.kill(os.getpid(), number)
+                    self.assertEqual(came, [])
+                self.assertEqual(came, [number])
+                os.kill(os.getpid(), number)
+                self.assertEqual(len(came), 2)
+            finally:
+                signal.signal(number, before)
+
+    @posix
+    def test_interrupt_is_raised_afterwards(self):
+        """Row 6: also where the block fails by itself."""
+        with kept_signals():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for error in (None, ValueError):
+                with self.assertRaises(KeyboardInterrupt):
+                    with twosignal.SignalsHeld():
+                        os.kill(os.getpid(), signal.SIGINT)
+                        if error:
+                            raise error
+
+    @posix
+    def test_ignored_signals_stay_ignored(self):
+        """Row 6: as under nohup."""
+        with kept_signals():
+            for name in self.NAMES:
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+            with twosignal.SignalsHeld():
+                for name in self.NAMES:
+                    os.kill(os.getpid(), getattr(signal, name))
+            for name in self.NAMES:
+                self.assertIs(signal.getsignal(getattr(signal, name)), signal.SIG_IGN)
+
+    def test_other_threads_can_use_it(self):
+        """Row 6: handlers belong to the main thread; elsewhere the block just runs."""
+        done = []
+
+        def work():
+            with twosignal.SignalsHeld():
+                done.append(True)
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(DEADLINE)
+        self.assertEqual(done, [True])
+
+
+class OutputFiles(TracesCase):
+    def content(self, path):
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8")
+
+    def left(self):
+        """The names of all there is in the temporary directory, the home left out."""
+        return sorted(set(os.listdir(self.folder)) - {"home"})
+
+    def test_holds_what_stdout_would(self):
+        self.add(105, tags=["東京"])
+        path = self.path("out")
+        for form in ("table", "json", "jsonl", "csv", "tsv"):
+            expected = self.assertOk(self.list("--format", form, "--all")).out
+            for flags in (("-o", path), ("--output=" + path,)):
+                with self.subTest(form=form, flags=flags):
+                    result = self.assertOk(self.list("--format", form, "--all", *flags))
+                    self.assertEqual((result.out, self.content(path)), ("", expected))
+        self.assertEqual(self.left(), ["out"])
+
+    def test_is_utf8_whatever_the_stream(self):
+        self.server.add_trace(name="東京 🤖")
+        self.assertOk(self.list("--json", "-o", self.path("out"), encoding="ascii"))
+        self.assertIn('"東京 🤖"', self.content(self.path("out")))
+
+    def test_failure_in_the_middle_leaves_all_as_it_was(self):
+        self.add(120)
+        path, forms = self.path("out"), ("jsonl", "table", "json", "csv")
+        kinds = ((dict(status=403), 5), (dict(status=401), 4), (dict(status=500), 8),
+                 (dict(cut=100), 3), (dict(garbage=b"{"), 8), (dict(reset=True), 3))
+        for place, (what, code) in enumerate(kinds):
+            for form in full((forms[place % len(forms)],), forms):
+                for before in (None, "before"):
+                    if before:
+                        self.write("out", before)
+                    with self.subTest(form=form, before=before, **what):
+                        with fails_from(self.server, 2, **what):
+                            result = self.list("--all", "--format", form, "-o", path)
+                        self.assertFails(result, code)
+                        self.assertEqual(self.left(), ["out"] if before else [])
+                        self.assertEqual(before and self.content(path), before)
+                os.unlink(path)
+
+    def test_failure_at_the_start(self):
+        path = self.write("out", "before")
+        self.server.fault("trace.list", status=403)
+        self.assertFails(self.list("-o", path), 5)
+        self.assertEqual((self.left(), self.content(path)), (["out"], "before"))
+
+    def test_ctrl_c_in_the_middle(self):
+        self.add(250)
+        path = self.write("out", "before")
+        wait = twosignal.Client._page
+
+        def page(client, values):
+            if "cursor" in values:
+                raise KeyboardInterrupt
+            return wait(client, values)
+
+        with mock.patch.object(twosignal.Client, "_page", page):
+            result = self.list("--all", "--format", "jsonl", "-o", path)
+        self.assertEqual((result.code, result.out), (130, ""))
+        self.assertEqual((self.left(), self.content(path)), (["out"], "before"))
+
+    def test_full_disk(self):
+        self.add(3)
+        path = self.write("out", "before")
+        with mock.patch("os.fsync", side_effect=OSError(28, "No space left on device")):
+            self.assertFails(self.list("-o", path), 1, path, "No space left on device")
+        self.assertEqual((self.left(), self.content(path)), (["out"], "before"))
+
+    def test_places_where_nothing_can_be_written(self):
+        self.add(1)
+        self.write("file", "before")
+        os.mkdir(self.path("folder"))
+        self.write(os.path.join("folder", "inside"), "before")
+        self.server.clear()
+        for name in ("missing/out", "file/out", "folder", "folder/", "missing/"):
+            with self.subTest(name=name):
+                path = self.path(*name.split("/"))
+                self.assertFails(self.list("-o", path), 1, path)
+                self.assertEqual(self.left(), ["file", "folder"])
+        self.assertEqual(os.listdir(self.path("folder")), ["inside"])
+
+    @unittest.skipUnless(hasattr(os, "geteuid") and os.geteuid(), "root may write everywhere")
+    def test_folder_that_is_not_ours(self):
+        os.mkdir(self.path("folder"), 0o500)
+        self.assertFails(self.list("-o", self.path("folder", "out")), 1, "Permission denied")
+
+    @unittest.skipIf(os.name == "nt", "modes and links of POSIX")
+    def test_modes(self):
+        self.add(1)
+        path, before = self.path("out"), os.umask(0o027)
+        try:
+            self.assertOk(self.list("-o", path))
+            self.assertEqual(os.stat(path).st_mode & 0o777, 0o640)
+            for mode in (0o600, 0o644, 0o666, 0o755, 0o444):
+                os.chmod(path, mode)
+                with self.subTest(mode=oct(mode)):
+                    self.assertOk(self.list("-o", path))
+                    self.assertEqual(os.stat(path).st_mode & 0o777, mode)
+        finally:
+            os.umask(before)
+
+    @unittest.skipIf(os.name == "nt", "modes and links of POSIX")
+    def test_links(self):
+        self.add(1)
+        os.mkdir(self.path("folder"))
+        target = self.write(os.path.join("folder", "target"), "before")
+        for place in (target, os.path.join("folder", "target"), self.path("folder", "new")):
+            link = self.path("link")
+            os.symlink(place, link)
+            with self.subTest(place=place):
+                self.assertOk(self.list("--json", "-o", link))
+                self.assertEqual(os.readlink(link), place)
+                self.assertEqual(len(json.loads(self.content(link))), 1)
+            os.unlink(link)
+        self.assertEqual(sorted(os.listdir(self.path("folder"))), ["new", "target"])
+
+    @unittest.skipUnless(os.path.exists("/dev/null"), "needs /dev/null")
+    def test_devices_stay_devices(self):
+        self.add(3)
+        self.assertEqual(self.assertOk(self.list("-o", "/dev/null")).out, "")
+        self.assertFalse(os.path.isfile("/dev/null"))
+        self.assertOk(self.list("--format", "csv", "--all", "-o", "/dev/null"))
+
+    @unittest.skipUnless(os.path.exists("/dev/full"), "needs /dev/full")
+    def test_device_that_is_full(self):
+        self.add(3)
+        self.assertFails(self.list("-o", "/dev/full"), 1, "/dev/full", "No space left on device")
+
+    @unittest.skipUnless(hasattr(os, "mkfifo"), "needs pipes with a name")
+    def test_pipe_with_a_name(self):
+        self.add(150)
+        path = self.path("pipe")
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(reader, "rb") as pipe:
+            self.assertOk(self.list("--all", "--fields", "name", "--format", "jsonl", "-o", path))
+            self.assertEqual(len(pipe.read().splitlines()), 150)
+        self.assertEqual(self.left(), ["pipe"])
+
+    def test_relative_path_and_odd_names(self):
+        self.add(1)
+        before = os.getcwd()
+        os.chdir(self.folder)
+        try:
+            for name in ("out", "-x", "東 京.json", "a\nb"):
+                with self.subTest(name=name):
+                    self.assertOk(self.list("--json", "-o", name))
+                    self.assertEqual(len(json.loads(self.content(self.path(name)))), 1)
+        finally:
+            os.chdir(before)
+
+    def test_other_commands(self):
+        path = self.path("out")
+        self.assertOk(self.cli("orgs", "list", "--json", "-o", path))
+        self.assertEqual(json.loads(self.content(path))[0]["id"], self.server.org)
+        result = self.cli("traces", "check", "--max-p95", "1s", "--project", self.server.project,
+                          "--json", "-o", path)
+        self.assertEqual((result.code, json.loads(self.content(path))["passed"]), (11, False))
+
+
+@unittest.skipIf(os.name == "nt", "signals and devices are others there")
+class OutputDevices(ProcessCase):
+    def test_a_change_waits_for_the_file(self):
+        """Row 12: with -o, that the file can be written is known before a change is made."""
+        for path in (self.path("nowhere", "x"), self.folder, self.path("x" * 300)):
+            with self.subTest(path=path):
+                result = self.cli("api-keys", "create", "-n", "CI", "-o", path)
+                self.assertFails(result, 1, "Cannot write", path)
+        self.assertEqual(requests_of(self.server, "apiKey.create"), [])
+
+    @unittest.skipUnless(os.path.exists(FULL_DISK), "needs /dev/full")
+    def test_full_device(self):
+        """Row 39: -o /dev/full is an error of one line."""
+        for args in (["orgs", "list"], ["traces", "list", "--json"]):
+            result = self.cli(*args + ["-o", FULL_DISK])
+            self.assertFails(result, 1, "Cannot write", FULL_DISK)
+
+    @unittest.skipUnless(os.path.exists("/dev/stdout"), "needs /dev/stdout")
+    def test_names_of_open_files(self):
+        """-o /dev/stdout goes behind what a redirected file holds already."""
+        for name in ("/dev/stdout", "/dev/fd/1", "/dev/stderr"):
+            path = self.write("log", "before\n")
+            with open(path, "ab") as log:
+                subprocess.check_call([sys.executable, SCRIPT, "orgs", "list", "-o", name],
+                                      stdout=log, stderr=log, env=self.environment)
+            with open(path, encoding="utf-8") as log:
+                text = log.read()
+            with self.subTest(name=name):
+                self.assertTrue(text.startswith("before\nID "), text)
+        self.assertFails(self.cli("orgs", "list", "-o", "/dev/fd/999"), 1, "/dev/fd/999")
+
+    @unittest.skipIf(os.name == "nt", "a working directory cannot be deleted there")
+    def test_working_directory_that_is_gone(self):
+        script = "mkdir gone && cd gone && rmdir ../gone && exec \"$@\""
+        for option in ("-o", "--junit"):
+            result = run_command(["/bin/sh", "-c", script, "sh", sys.executable, SCRIPT, "traces",
+                                  "check", "--max-cost", "9", option, "out"],
+                                 self.environment, cwd=self.folder)
+            self.assertFails(result, 1, "Cannot write out")
+
+    def test_format_by_the_ending(self):
+        for name, options, start in (
+                ("a.csv", (), "id,"), ("a.tsv", (), "id\t"), ("a.json", (), "[\n"),
+                ("a.jsonl", (), '{"id"'), ("a.CSV", (), "id,"), ("a.txt", (), "ID  "),
+                ("csv", (), "ID  "), ("a.csv", ("--json",), "[\n"),
+                ("a.json", ("--format", "table"), "ID  ")):
+            with self.subTest(name=name, options=options):
+                self.assertOk(self.cli("orgs", "list", "-o", self.path(name), *options))
+                with open(self.path(name), encoding="utf-8") as file:
+                    self.assertTrue(file.read().startswith(start))
+
+    def test_interrupted(self):
+        """Row 40: Ctrl-C, SIGTERM and SIGHUP while a file is written: no file, no part of it."""
+        def strike(number):
+            def struck(*_):
+                os.kill(os.getpid(), number)
+                raise AssertionError("the signal did not come through")
+            return struck
+        codes = {signal.SIGINT: 130, signal.SIGTERM: 143}
+        if hasattr(signal, "SIGHUP"):
+            codes[signal.SIGHUP] = 143
+        for number, code in codes.items():
+            before = signal.signal(number, signal.default_int_handler)
+            try:
+                self.server.fault("trace.list", status=200, body=json_page("more"))
+                with mock.patch("twosignal.Client.add_scores", strike(number)):
+                    result = self.cli("traces", "list", "--all", "--format", "jsonl", "-o",
+                                      self.path("out"))
+            finally:
+                signal.signal(number, before)
+            self.assertEqual((result.code, result.err.strip()), (code, ""), result)
+            self.assertEqual([name for name in os.listdir(self.folder) if name != "home"], [])

@@ -1,0 +1,381 @@
+"""The section Settings: homes, the config file, the server's address, API keys."""
+import contextlib
+import errno
+import os
+import random
+import unittest
+from unittest import mock
+
+import twosignal
+from tools import (OWNER, PASSWORD, CommandCase, KeyCase, ServerCase, StateCase, full, listing,
+                   merged, requests_of)
+
+
+@contextlib.contextmanager
+def working_directory(path):
+    before = os.getcwd()
+    os.chdir(path)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@unittest.skipIf(os.name == "nt", "homes are found in another way there")
+class Homes(ServerCase):
+    """Row 37: nothing lands in the working directory or in `/`."""
+
+    shared = True
+    UNKNOWN = KeyError("getpwuid(): uid not found")
+
+    def setUp(self):
+        super().setUp()
+        self.stood = os.path.join(self.folder, "stood")
+        os.mkdir(self.stood)
+        self.root = sorted(os.listdir("/"))
+
+    def run_at(self, home, *args, **kwargs):
+        """Run a command with that HOME (None: unset), where the machine knows no user.
+
+        user: the home directory that the machine knows; env: further changes.
+        """
+        env = merged({"TWOSIGNAL_HOME": None, "HOME": home}, kwargs.pop("env", {}))
+        env.update(TWOSIGNAL_HOME=kwargs.pop("twosignal_home", None), HOME=home)
+        known = kwargs.pop("user", None)
+        user = mock.patch("pwd.getpwuid", side_effect=self.UNKNOWN) if known is None else (
+            mock.patch("pwd.getpwuid", return_value=mock.Mock(pw_dir=known)))
+        with user, working_directory(self.stood):
+            return self.run_cli(*args, env=env, **kwargs)
+
+    def log_in_at(self, home, **kwargs):
+        return self.run_at(home, "login", "--url", self.server.url, "-e", "owner@example.com",
+                           "--password-stdin", stdin="owner-pass\n", **kwargs)
+
+    def assertNothingLanded(self):
+        self.assertEqual(listing(self.stood), [])
+        self.assertFalse({".twosignal", "session.json", "config.json", "session.lock"}
+                         & (set(os.listdir("/")) - set(self.root)))
+
+    def assertNoHome(self, home, **kwargs):
+        """Whatever needs the home says so in one line; no request was made."""
+        for result in (self.log_in_at(home, **kwargs),
+                       self.run_at(home, "orgs", "list", **kwargs),
+                       self.run_at(home, "whoami", **kwargs)):
+            self.assertFails(result, 1, "HOME")
+        self.assertOk(self.run_at(home, "--version", **kwargs))
+        self.assertOk(self.run_at(home, "traces", "list", "--help", **kwargs))
+        self.assertEqual(self.server.requests, [])
+        self.assertNothingLanded()
+
+    def test_unset_and_the_machine_knows_the_user(self):
+        """Row 37: HOME unset: the directory that the machine has for the user."""
+        self.assertOk(self.log_in_at(None, user=self.path("known")))
+        self.assertOk(self.run_at(None, "whoami", user=self.path("known")))
+        self.assertIn("session.json", os.listdir(self.path("known", ".twosignal")))
+        self.assertNothingLanded()
+
+    def test_empty(self):
+        """Row 37: an empty HOME is an unset one, and not `/`."""
+        self.assertOk(self.log_in_at("", user=self.path("known")))
+        self.assertIn("session.json", os.listdir(self.path("known", ".twosignal")))
+        self.assertNoHomeAfterClear("")
+
+    def assertNoHomeAfterClear(self, home):
+        self.server.clear()
+        self.assertNoHome(home)
+
+    def test_unknown_user(self):
+        """Row 37: HOME unset and a user that the machine does not know: one clear line."""
+        self.assertNoHome(None)
+
+    def test_relative(self):
+        """Row 37: a HOME that is no absolute path is none."""
+        for home in ("here", ".", "./here", "~nobody-has-this-name"):
+            with self.subTest(home=home):
+                self.assertNoHome(home)
+
+    def test_home_of_the_product_with_an_unknown_user(self):
+        """Row 37: TWOSIGNAL_HOME that begins with ~ where there is no such home."""
+        unknown = mock.patch("pwd.getpwnam", side_effect=KeyError("name not found"))
+        with unknown:
+            for given in ("~/state", "~nobody-has-this-name/state"):
+                with self.subTest(given=given):
+                    self.assertNoHome(None, twosignal_home=given)
+
+    def test_home_of_the_product_needs_no_other(self):
+        """Row 37: with TWOSIGNAL_HOME no HOME is needed."""
+        state = self.path("state")
+        self.assertOk(self.log_in_at(None, twosignal_home=state))
+        self.assertIn("session.json", os.listdir(state))
+        self.assertNothingLanded()
+
+    def test_read_only(self):
+        """Row 37: a home that can't be written: said before the password is sent."""
+        folder = self.path("locked")
+        os.mkdir(folder)
+        refuse = mock.patch("os.makedirs", side_effect=PermissionError(errno.EACCES, "read-only"))
+        with refuse:
+            self.assertFails(self.log_in_at(folder), 1, os.path.join(folder, ".twosignal"))
+        self.assertEqual(requests_of(self.server, "auth"), [])
+        self.assertFails(self.run_at(folder, "orgs", "list"), 4, "twosignal login")
+        self.assertEqual(listing(folder), [])
+        self.assertNothingLanded()
+
+    @unittest.skipUnless(os.path.isdir("/proc/self"), "needs a directory where nothing can be made")
+    def test_no_directory_can_be_made(self):
+        """Row 37: the same with a file system that refuses everybody, root too."""
+        self.assertFails(self.log_in_at("/proc/self"), 1, "/proc/self/.twosignal")
+        self.assertEqual(requests_of(self.server, "auth"), [])
+        self.assertNothingLanded()
+
+    def test_a_file(self):
+        """Row 37: HOME is a file."""
+        path = self.write("file", "mine")
+        self.assertFails(self.log_in_at(path), 1, os.path.join(path, ".twosignal"))
+        self.assertFails(self.run_at(path, "orgs", "list"), 4, "twosignal login")
+        self.assertOk(self.run_at(path, "logout"))
+        self.assertEqual(requests_of(self.server, "auth"), [])
+        with open(path) as file:
+            self.assertEqual(file.read(), "mine")
+        self.assertNothingLanded()
+
+
+class ConfigFile(StateCase):
+    def test_unknown_keys_stay(self):
+        """Row 13: the address changes, the rest of the file does not."""
+        self.write("home/config.json", {"theme": "dark", "api_url": "https://a.example.com",
+                                        "more": {"x": [1]}})
+        twosignal.save_config("https://b.example.com")
+        self.assertEqual(self.state("config.json"), {
+            "theme": "dark", "api_url": "https://b.example.com", "more": {"x": [1]}})
+
+    def test_damaged_file_is_named(self):
+        """Row 14: cut at every byte, and wrong shapes."""
+        path = os.path.join(self.home, "config.json")
+        text = b'{"api_url": "https://a.example.com"}'
+        shapes = [b"[]", b'"x"', b"1", b"null", b'{"api_url": 5}', b'{"api_url": null}', b"\xff",
+                  b'{"api_url": ["x"]}', b"[" * 100000, b"\x00", b" " * (2 << 20)]
+        for wrong in shapes + [text[:size] for size in range(len(text))]:
+            self.write("home/config.json", wrong)
+            self.assertRefused(twosignal.load_config, path, "api_url")
+
+    def test_damaged_file_is_replaced_by_a_save(self):
+        """Row 14: a login that works mends it."""
+        for wrong in (b"", b"[]", b'{"api_u', b'{"api_url": 5}'):
+            self.write("home/config.json", wrong)
+            twosignal.save_config("https://b.example.com")
+            self.assertEqual(self.state("config.json"), {"api_url": "https://b.example.com"})
+
+    def test_order_of_addresses(self):
+        flag, variable, kept = ["https://%s.example.com" % name for name in ("f", "v", "k")]
+        self.assertEqual(twosignal.configured_url(), twosignal.DEFAULT_URL)
+        self.write("home/config.json", {"api_url": kept})
+        self.assertEqual(twosignal.configured_url(), kept)
+        for empty in ("", "  "):
+            os.environ["TWOSIGNAL_URL"] = empty
+            self.assertEqual(twosignal.configured_url(), kept)
+        os.environ["TWOSIGNAL_URL"] = variable
+        self.assertEqual(twosignal.configured_url(), variable)
+        self.assertEqual(twosignal.configured_url(flag), flag)
+
+    def test_file_is_not_read_where_something_else_decides(self):
+        self.write("home/config.json", b"{")
+        self.assertEqual(twosignal.configured_url("a.example.com"), "https://a.example.com")
+        os.environ["TWOSIGNAL_URL"] = "b.example.com"
+        self.assertEqual(twosignal.configured_url(), "https://b.example.com")
+
+    def test_empty_address_in_the_file_counts_as_none(self):
+        self.write("home/config.json", {"api_url": ""})
+        self.assertEqual(twosignal.configured_url(), twosignal.DEFAULT_URL)
+
+    def test_error_names_where_the_address_stands(self):
+        """Row 32: the flag, the variable, or the file."""
+        self.assertRefused(lambda: twosignal.configured_url("ftp://x"), "--url", code="USAGE")
+        self.write("home/config.json", {"api_url": "ftp://x"})
+        self.assertRefused(twosignal.configured_url, "config.json", code="USAGE")
+        os.environ["TWOSIGNAL_URL"] = "ftp://x"
+        self.assertRefused(twosignal.configured_url, "TWOSIGNAL_URL", code="USAGE")
+
+
+WRONG_ADDRESSES = (
+    "", " ", "/", "//", "//host", "///host", ":", "://", "://host", "?", "#", "@", ".", "..", "-",
+    "*", "http:", "http:/", "http://", "https://", "http:///", "http:///path", "http://:80",
+    "https://:", "http://?x", "http://#x", "http:host", "http:/host", "http//host", "http://http://host",
+    "file:", "file:/etc/passwd", "file:///etc/passwd", "file://host/etc/passwd", "FILE:///etc/passwd",
+    "ftp:", "ftp://host", "ftp://host/file", "ftps://host", "data:", "data:,x", "data:text/html,x",
+    "data://text/plain,x", "javascript:alert(1)", "javascript://host", "mailto:a@example.com",
+    "ws://host", "unix:///var/run/x.sock", "gopher://host", "about:blank", "urn:x", "local_file://x",
+    "url:http://host", "http+unix://host", "ht tp://host", "\u017fttp://host",
+    "http://user@host", "http://user:word@host", "user:word@host", "http://host@evil.example.com",
+    "http://host:", "http://host:x", "http://host:-1", "http://host:0", "http://host:65536",
+    "http://host:99999", "http://host:1:2", "http://host:8 0", "http://host:\u0661",
+    "http://[::1", "http://::1", "http://[::1]x", "http://[]", "http://[x]", "http://[::1]:x",
+    "http://[::1%25eth0]", "http://-host", "http://host-", "http://.host", "http://ho*st",
+    "http://host\\evil", "http://host\\@evil.example.com", "http://ho'st", 'http://ho"st',
+    "http://host/path?query", "http://host?query", "http://host#part", "http://host/#part",
+    "http://host/<x>", 'http://host/"', "http://host/{x}", "http://host/\\x", "http://host/\u00e9",
+    # What a careless IDNA step turns into a slash, an @ or a colon.
+    "http://host\uff0fevil", "http://host\uff20evil", "http://host\uff1a80", "http://\u2100.example",
+    "http://host\uff1fx", "http://\u00ad", "http://" + "\u00e9" * 70)
+RIGHT_ADDRESSES = (
+    ("example.com", "https://example.com"),
+    ("example.com:8443", "https://example.com:8443"),
+    ("  https://example.com  ", "https://example.com"),
+    ("HTTPS://Example.COM", "https://example.com"),
+    ("http://example.com", "http://example.com"),
+    ("https://example.com:443", "https://example.com"),
+    ("http://example.com:80", "http://example.com"),
+    ("http://example.com:443", "http://example.com:443"),
+    ("localhost", "http://localhost"),
+    ("localhost:3000", "http://localhost:3000"),
+    ("LOCALHOST:3000/", "http://localhost:3000"),
+    ("https://localhost:3000", "https://localhost:3000"),
+    ("app.localhost", "http://app.localhost"),
+    ("127.0.0.1:3000", "http://127.0.0.1:3000"),
+    ("[::1]:3000", "http://[::1]:3000"),
+    ("http://[2001:db8::1]:8080", "http://[2001:db8::1]:8080"),
+    ("192.168.1.5", "https://192.168.1.5"),
+    ("0:443", "https://0"),             # digits alone are a name, not a port
+    ("http://99999", "http://99999"),
+    ("my_host", "https://my_host"),
+    ("localhost.example.com", "https://localhost.example.com"),
+    ("127.0.0.1.example.com", "https://127.0.0.1.example.com"),
+    ("https://example.com/", "https://example.com"),
+    ("https://example.com/api", "https://example.com"),
+    ("https://example.com/api/", "https://example.com"),
+    ("https://example.com/api/v1", "https://example.com"),
+    ("https://example.com/api/v1/", "https://example.com"),
+    ("https://example.com/api/trpc", "https://example.com"),
+    ("https://example.com/signal", "https://example.com/signal"),
+    ("https://example.com/signal/", "https://example.com/signal"),
+    ("https://example.com/signal/api/v1", "https://example.com/signal"),
+    ("https://example.com/signal//api", "https://example.com/signal"),
+    ("https://example.com/signal/api//", "https://example.com/signal"),
+    ("https://example.com/myapi", "https://example.com/myapi"),
+    ("https://example.com/api/v2", "https://example.com/api/v2"),
+    ("https://example.com/a%20b~c_d.e-f", "https://example.com/a%20b~c_d.e-f"),
+    ("https://b\u00fccher.example", "https://xn--bcher-kva.example"))
+
+
+class ServerAddresses(StateCase):
+    def test_right_addresses(self):
+        for text, expected in RIGHT_ADDRESSES:
+            with self.subTest(text=text):
+                self.assertEqual(twosignal.normal_url(text), expected)
+                self.assertEqual(twosignal.normal_url(expected), expected)
+
+    def test_stored_address_is_the_same_when_read_again(self):
+        """Row 30: otherwise a session would not belong to the server of its own login."""
+        for path in ("", "/", "/api", "/api/", "/api/v1", "/api/api", "/api/v1/api/trpc", "/x//api",
+                     "/x/api/v1/", "/x//", "/:/", "/api/v1/v1", "/" * 50 + "x"):
+            try:
+                found = twosignal.normal_url("https://example.com" + path)
+            except twosignal.Failure:
+                continue
+            self.assertEqual(twosignal.normal_url(found), found, path)
+
+    def test_only_http_and_https(self):
+        """Row 32: anything else is a usage error."""
+        for text in WRONG_ADDRESSES:
+            with self.subTest(text=text):
+                self.assertRefused(lambda: twosignal.normal_url(text), "--url", code="USAGE")
+
+    def test_nothing_in_an_address_changes_a_request(self):
+        """Row 33: controls and blanks within an address are refused, those around it taken off."""
+        for number in list(range(0x21)) + list(range(0x7f, 0xa1)) + [0x2028, 0x202e, 0x3000]:
+            character = chr(number)
+            for form in ("http://ho%sst", "http://host%s:80", "http://host:8%s0", "http://host/a%sb",
+                         "ht%stp://host", "http:%s//host", "http:/%s/host", "http://host/a%s/b",
+                         "http://host%s/b", "http://host/%sb"):
+                text = form % character
+                with self.subTest(text=text):
+                    self.assertRefused(lambda: twosignal.normal_url(text), code="USAGE")
+
+    def test_random_addresses(self):
+        """Rows 32, 33: what is accepted is an origin and a path, and stays what it is."""
+        seed = random.SystemRandom().randrange(2 ** 32)
+        dice = random.Random(seed)
+        parts = ["http", "https", "ftp", "file", ":", "/", "//", "://", "host", "example.com", "@",
+                 "?", "#", "%0d%0a", "%", "\r\n", "\x00", " ", ".", "-", "80", "443", "0", "[", "]",
+                 "::1", "\\", "\u00e9", "\uff0f", "\u2100", "api", "v1", "trpc", "localhost", "~"]
+        pattern = r"\Ahttps?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[!-~]*)?\Z"
+        with self.subTest(seed=seed):
+            for _ in range(full(1500, 50000)):
+                text = "".join(dice.choice(parts) for _ in range(dice.randrange(1, 9)))
+                if dice.random() < 0.5:
+                    text = "http://host" + text
+                try:
+                    found = twosignal.normal_url(text)
+                except twosignal.Failure as failure:
+                    self.assertEqual(failure.code, "USAGE", text)
+                    continue
+                self.assertRegex(found, pattern, text)
+                for character in "?#@\\":
+                    self.assertNotIn(character, found.split("/")[2], text)
+                self.assertEqual(twosignal.normal_url(found), found, text)
+
+    def test_this_machine(self):
+        """Row 31: what counts as this machine."""
+        for host in ("localhost", "localhost:3000", "app.localhost", "127.0.0.1", "127.1.2.3:80",
+                     "[::1]", "[::1]:3000"):
+            self.assertTrue(twosignal.is_local("http://" + host), host)
+        for host in ("example.com", "localhost.example.com", "127.0.0.1.example.com", "10.0.0.1",
+                     "notlocalhost", "[::2]", "[2001:db8::1]", "0.0.0.0", "128.0.0.1",
+                     "12.0.0.127"):
+            self.assertFalse(twosignal.is_local("http://" + host), host)
+
+
+class AddressOption(CommandCase):
+
+    def test_addresses_are_completed(self):
+        host = self.server.url.split("//")[1]
+        for suffix in ("/", "/api", "/api/", "/api/v1", "/api/v1/", "/api/trpc", "/api/trpc/"):
+            with self.subTest(suffix=suffix):
+                self.assertOk(self.cli("orgs", "list", "--url", self.server.url + suffix))
+        port = host.split(":")[1]
+        result = self.cli("login", "-e", OWNER, "--password-stdin", "--url",
+                          "localhost:" + port, stdin=PASSWORD + "\n")
+        self.assertOk(result)
+        self.assertEqual(self.state("session.json")["api_url"], "http://localhost:" + port)
+
+    def test_addresses_that_are_none(self):
+        for address in ("file:///etc/passwd", "ftp://example.com", "javascript:alert(1)",
+                        "data:text/plain,x", "//example.com", "http://", "https://:443",
+                        "http:///x",
+                        "http://exa mple.com", "http://example.com\r\nX: y", "http://host:abc",
+                        "http://host:99999999"):
+            for where in (["--url", address], None):
+                with self.subTest(address=address, where=where):
+                    env = None if where else {"TWOSIGNAL_URL": address}
+                    result = self.cli("orgs", "list", *(where or ()), env=env)
+                    self.assertFails(result, 2)
+        self.assertFails(self.cli("orgs", "list", "--url", ""), 2)
+        self.assertEqual(self.server.requests, [])
+
+
+class ApiKeyLocations(KeyCase):
+    def test_key_or_file_with_one(self):
+        self.add(3)
+        key = self.key()["TWOSIGNAL_API_KEY"]
+        wrong = {"TWOSIGNAL_API_KEY": "ts_wrong"}
+        for env in ({"TWOSIGNAL_API_KEY": key}, {"TWOSIGNAL_API_KEY": " %s\n" % key},
+                    self.key_file(key), dict(self.key_file(key), TWOSIGNAL_API_KEY=""),
+                    dict(self.key_file("ts_wrong"), TWOSIGNAL_API_KEY=key)):
+            with self.subTest(env=env):
+                self.assertEqual(len(self.assertOk(self.cli("traces", "list", env=env)).lines), 5)
+        for content in (key + "\n", "\n %s \r\n" % key, "\ufeff" + key):
+            with self.subTest(content=content):
+                self.assertOk(self.cli("traces", "list", env=self.key_file(content)))
+        self.assertFails(self.cli("traces", "list", env=dict(self.key_file(key), **wrong)), 4)
+
+    def test_keys_that_are_none(self):
+        for env in (self.key_file(""), self.key_file(" \n"), {"TWOSIGNAL_API_KEY": "a b"},
+                    {"TWOSIGNAL_API_KEY": "ключ"}, {"TWOSIGNAL_API_KEY": "a\r\nX: y"},
+                    {"TWOSIGNAL_API_KEY_FILE": self.path("missing")}, self.key_file("a\nb"),
+                    self.key_file(b"\xff\xfe"), {"TWOSIGNAL_API_KEY_FILE": self.folder}):
+            with self.subTest(env=env):
+                result = self.cli("traces", "list", env=env)
+                code = 1 if self.folder in env.values() else 2
+                self.assertFails(result, code)
+                self.assertTrue("key" in result.err or self.folder in result.err, result)
+        self.assertEqual(self.server.requests, [])

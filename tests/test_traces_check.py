@@ -1,0 +1,427 @@
+"""The section Traces: `traces check`, its thresholds and its reports."""
+import json
+import os
+import re
+import stat
+import unittest
+import xml.etree.ElementTree
+from unittest import mock
+
+from tools import DIALECTS, TracesCase, full, minutes_ago
+
+
+def fill_four(server):
+    """Four traces: 1 to 4 s, $0.01 to $0.04, one error, two evaluators."""
+    scores = ([("faithfulness", 0.8), ("helpfulness", 0.5)], [("faithfulness", 0.9)],
+              [("helpfulness", 0.7)], [("faithfulness", 1), ("a=b", 0.6)])
+    for place, given in enumerate(scores, 1):
+        server.add_trace(name="agent %d" % place, duration_ms=1000 * place, cost=place / 100,
+                         status="ERROR" if place == 2 else "OK", created=minutes_ago(place),
+                         scores=[{"evaluatorName": name, "value": value}
+                                 for name, value in given])
+
+
+LIMITS = (                  # options, exit code; each limit at its boundary and just beyond
+    ("--max-error-rate 25%", 0), ("--max-error-rate 0.25", 0), ("--max-error-rate 24.9%", 10),
+    ("--max-error-rate 0%", 10), ("--max-error-rate 100%", 0), ("--max-error-rate 1", 0),
+    ("--max-p95 4s", 0), ("--max-p95 4000ms", 0), ("--max-p95 3999ms", 10), ("--max-p95 1m", 0),
+    ("--max-cost 0.04", 0), ("--max-cost $0.04", 0), ("--max-cost 0.0399", 10),
+    ("--max-total-cost 0.1", 0), ("--max-total-cost 0.099", 10),
+    ("--min-count 4", 0), ("--min-count 5", 11),
+    ("--max-p95 4s --max-cost 0.04 --max-error-rate 25%", 0),
+    ("--max-p95 4s --max-cost 0.03 --max-error-rate 25%", 10),
+    ("--status OK --max-error-rate 0", 0), ("--error --max-p95 2s", 0),
+    ("--search nowhere --max-p95 8s", 11), ("--limit 1 --max-cost 0.01", 0),
+    ("--min-duration 3s --max-p95 3s", 10))
+SCORE_LIMITS = (
+    ("--min-score 0.5", 0), ("--min-score 0.51", 10), ("--min-score 0", 0), ("--min-score 1", 10),
+    ("--min-score faithfulness=0.8", 0), ("--min-score faithfulness=0.81", 10),
+    ("--min-score a=b=0.6", 0), ("--min-score a=b=0.61", 10), ("--min-score nobody=0.1", 11),
+    ("--min-score 0.5 --min-score faithfulness=0.8", 0),
+    ("--min-score 0.5 --min-score faithfulness=0.9", 10),
+    ("--min-score faithfulness=0.8 --min-score nobody=0.1", 11))
+
+
+class Thresholds(TracesCase):
+    def test_each_limit_in_both_dialects(self):
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            fill_four(self.server)
+            for given, code in LIMITS + SCORE_LIMITS:
+                with self.subTest(dialect=dialect, given=given):
+                    result = self.check("--json", *given.split())
+                    self.assertEqual(result.code, code, result)
+                    self.assertEqual(result.json["passed"], code == 0)
+
+    def test_each_limit_with_a_key(self):
+        fill_four(self.server)
+        key = self.key()
+        for given, code in LIMITS:
+            with self.subTest(given=given):
+                self.assertEqual(self.check(*given.split(), env=key).code, code)
+        self.assertEqual(self.server.count("/api/trpc/"), 0)
+
+    def test_scores_that_a_key_cannot_see_are_an_error(self):
+        fill_four(self.server)
+        for given, _ in SCORE_LIMITS:
+            with self.subTest(given=given):
+                self.assertFails(self.check(*given.split(), env=self.key()), 4, "scores", "login")
+
+    def test_error_rate_at_its_boundary_as_a_decimal(self):
+        self.add(7, status="ERROR")
+        self.add(118)
+        self.assertEqual(self.check("--max-error-rate", "0.056").code, 0)
+        self.assertEqual(self.check("--max-error-rate", "5.6%").code, 0)
+        self.assertEqual(self.check("--max-error-rate", "5.5%").code, 10)
+
+    def test_total_cost_at_its_boundary_as_a_decimal(self):
+        self.add(3, cost=0.1)
+        self.assertEqual(self.check("--max-total-cost", "0.3").code, 0)
+        self.assertEqual(self.check("--max-total-cost", "0.29").code, 10)
+
+    def test_p95_is_the_nearest_rank(self):
+        self.add(19, duration_ms=1000)
+        self.add(1, duration_ms=60000)
+        self.assertEqual(self.check("--max-p95", "1s").code, 0)
+        self.add(1, duration_ms=60000)
+        self.assertEqual(self.check("--max-p95", "1s").code, 10)
+
+    def test_worst_traces_with_their_ids(self):
+        fill_four(self.server)
+        by_name = {row["name"]: row["id"] for row in self.server.rows("traces")}
+        worst = {"--max-error-rate 0": "agent 2", "--min-score 0.6": "agent 1",
+                 "--max-cost 0.035": "agent 4", "--max-p95 3s": "agent 4",
+                 "--min-score helpfulness=0.6": "agent 1"}
+        for given, name in worst.items():
+            with self.subTest(given=given):
+                found = self.check("--json", *given.split()).json["checks"][0]["worst"]
+                self.assertEqual(found[0]["trace_id"], by_name[name])
+                self.assertIn(by_name[name], self.check(*given.split()).out)
+
+    def test_table_shows_measured_limit_and_verdict(self):
+        fill_four(self.server)
+        result = self.check("--max-error-rate", "2%", "--max-p95", "8s", "--min-score",
+                            "nobody=0.5")
+        self.assertEqual(result.code, 10, result)
+        rows = [re.split(r" {2,}", line.strip()) for line in result.lines]
+        self.assertIn(["Check", "Measured", "Limit", "Verdict", "Traces"], rows)
+        self.assertIn(["error rate", "25%", "2%", "FAILED", "4"], rows)
+        self.assertIn(["p95 duration", "4.0s", "8.0s", "OK", "4"], rows)
+        self.assertIn(["lowest score of nobody", "-", "0.5", "NOTHING TO CHECK", "0"], rows)
+        self.assertTrue(result.err.startswith("There are scores of "), result)
+
+    def test_tells_in_how_many_traces_it_was_measured(self):
+        self.add(3, duration_ms=None, scores=[])
+        self.add(2, cost=None, scores=[{"evaluatorName": "a", "value": 1},
+                                       {"evaluatorName": "a", "value": 0.5}])
+        result = self.check("--json", "--min-score", "0.5", "--min-score", "b=0", "--max-p95", "8s",
+                            "--max-cost", "1", "--max-total-cost", "1", "--max-error-rate", "0")
+        found = {check["check"]: check["traces"] for check in result.json["checks"]}
+        self.assertEqual(found, {"lowest score": 2, "lowest score of b": 0, "p95 duration": 2,
+                                 "highest cost": 3, "total cost": 3, "error rate": 5, "count": 5})
+
+    def test_limits_are_the_decimals_that_were_written(self):
+        """Not what a binary fraction makes of them."""
+        self.add(1, duration_ms=1001, cost=0.1 + 0.2, scores=[
+            {"evaluatorName": "a", "value": 0.8 - 1e-16}])
+        for given in ("--max-p95 1.001s", "--max-cost 0.3", "--max-total-cost 0.3",
+                      "--min-score 0.8", "--max-p95 1s --min-duration 1.0011s --min-count 1",
+                      "--max-cost 9 --min-duration 1.001s --max-duration 1.001s"):
+            with self.subTest(given=given):
+                result = self.check(*given.split())
+                self.assertEqual(result.code, 11 if "1.0011s" in given else 0, result)
+
+    def test_fields_do_not_change_the_verdict(self):
+        self.add(1, status="ERROR")
+        for fields in ("?", "passed", "checks.0.check"):
+            self.assertEqual(self.check("--max-error-rate", "0", "--fields", fields).code, 10)
+
+    def test_junit_needs_a_file_of_its_own(self):
+        self.assertFails(self.check("--max-cost", "1", "--junit", "-"), 2, "--junit")
+        path = self.path("both")
+        self.assertFails(self.check("--max-cost", "1", "--junit", path, "-o", path), 2, "--junit")
+
+    def test_what_fails_by_a_hair_is_shown_in_full(self):
+        self.add(1, duration_ms=8020)
+        result = self.check("--max-p95", "8s")
+        self.assertEqual(result.code, 10)
+        self.assertIn("8020      8000", result.out)
+
+    def test_says_how_many_were_looked_at(self):
+        self.add(3)
+        result = self.check("--max-cost", "1", "--min-duration", "1h")
+        self.assertEqual((result.code, result.err), (11, "0 of the 3 traces looked at match. Look "
+                         "further back with --since, or choose less narrowly.\n"))
+
+    def test_too_few(self):
+        self.add(1)
+        result = self.check("--max-cost", "1", "--min-count", "2")
+        self.assertEqual(result.code, 11)
+        self.assertIn("Too few: 1 trace.\n", result.out)
+        self.assertRegex(result.out, r"count +1 +2 +TOO FEW +1\n")
+        self.assertIn("--since", result.err)
+        self.assertIn("Passed, 1 trace checked.", self.check("--max-cost", "1").out)
+
+    def test_says_what_scores_there_are(self):
+        self.add(1, scores=[{"evaluatorName": "tone", "value": 1}])
+        result = self.check("--min-score", "tune=0.5")
+        self.assertEqual((result.code, result.err), (11, "There are scores of tone.\n"))
+
+    def test_no_traces_never_pass(self):
+        for given in LIMITS + SCORE_LIMITS:
+            option = given[0]
+            with self.subTest(option=option):
+                result = self.check("--json", *option.split())
+                self.assertEqual(result.code, 11, result)
+                self.assertIs(result.json["passed"], False)
+
+    def test_traces_that_tell_nothing_never_pass(self):
+        self.add(3, duration_ms=None, cost=None, status="RUNNING")
+        for option in ("--max-p95 8s", "--max-cost 1", "--max-total-cost 1", "--min-score 0"):
+            with self.subTest(option=option):
+                result = self.check("--json", *option.split())
+                self.assertEqual(result.code, 11, result)
+                self.assertIsNone(result.json["checks"][0]["measured"])
+                self.assertIsNone(result.json["checks"][0]["passed"])
+
+    def test_scores_that_are_no_numbers_never_pass(self):
+        for value in (float("nan"), None):
+            self.use()
+            self.add(scores=[{"evaluatorName": "helpfulness", "value": value}])
+            with self.subTest(value=value):
+                self.assertEqual(self.check("--min-score", "0.5").code, 11)
+
+    def test_a_score_that_is_no_number_does_not_hold(self):
+        self.add(scores=[{"evaluatorName": "a", "value": float("nan")}])
+        self.add(scores=[{"evaluatorName": "a", "value": 0.9}])
+        for option in ("0.5", "a=0.5", "a=0"):
+            result = self.check("--min-score", option)
+            self.assertEqual(result.code, 10, result)
+            self.assertIn("no number", result.out)
+        result = self.check("--json", "--min-score", "0.5")
+        self.assertEqual(result.json["checks"][0]["worst"][0]["value"], None)
+
+    def test_scores_that_cannot_be_had_are_an_error(self):
+        fill_four(self.server)
+        self.server.fault("trace.getById", times=None, status=500)
+        self.assertFails(self.check("--min-score", "0.1"), 8)
+
+    def test_failed_check_wins_over_one_with_nothing_to_measure(self):
+        fill_four(self.server)
+        result = self.check("--max-p95", "1s", "--min-score", "nobody=0.5")
+        self.assertEqual(result.code, 10)
+
+    def test_bad_input(self):
+        for given in ("--min-score =0.5", "--min-score 1.7", "--min-score -0.1", "--min-score good",
+                      "--min-score a=",
+                      "--min-score NaN", "--max-error-rate 2", "--max-error-rate 101%",
+                      "--max-error-rate -1%", "--max-error-rate few", "--max-p95 8",
+                      "--max-p95 soon", "--max-p95 -1s", "--max-cost -1", "--max-cost much",
+                      "--max-cost NaN", "--max-total-cost Infinity", "--min-count 0",
+                      "--min-count -3", "--min-count 1.5", "--min-count many", "", "--since 1h",
+                      "--max-cost 1 --since yesterday-ish", "--max-cost 1 --status GOOD",
+                      "--max-cost 1 --error --status OK", "--max-cost 1 extra"):
+            with self.subTest(given=given):
+                self.assertFails(self.check(*given.split()), 2)
+        self.assertEqual(self.server.requests, [])
+
+    def test_many_pages(self):
+        count = full(230, 2300)
+        self.add(count - 1, cost=0.01)
+        self.add(1, cost=5, created=minutes_ago(600))
+        result = self.check("--json", "--max-cost", "1", "--min-count", str(count))
+        self.assertEqual((result.code, result.json["traces"]), (10, count))
+        self.assertEqual(self.server.connections, 1)
+
+
+HOSTILE_NAMES = ("<b> & \"c\" 'd'", "]]>", "a\x1b[31mred", "\u202etxt.exe", "line\nbreak",
+                 "tab\there", "a|b", "100%", "%s%d", "\uffff\ufffe", "東京 🤖", "x" * 3000,
+                 "`code`", "{{x}}")
+
+
+class Reports(TracesCase):
+    def setUp(self):
+        super().setUp()
+        fill_four(self.server)
+        self.report = self.path("report.xml")
+
+    def parsed(self):
+        return xml.etree.ElementTree.parse(self.report).getroot()
+
+    def test_junit(self):
+        for options, code, failures in ((("--max-p95", "4s"), 0, 0), (("--max-p95", "1s"), 10, 1),
+                                        (("--min-score", "nobody=1"), 11, 1)):
+            result = self.check("--junit", self.report, *options)
+            self.assertEqual(result.code, code, result)
+            suite = self.parsed().find("testsuite")
+            cases = suite.findall("testcase")
+            self.assertEqual(suite.get("tests"), str(len(cases)))
+            self.assertEqual(suite.get("failures"), str(failures))
+            self.assertEqual(len(suite.findall("testcase/failure")), failures)
+            self.assertEqual(os.listdir(self.folder).count("report.xml"), 1)
+
+    def test_junit_names_the_worst_traces(self):
+        self.check("--junit", self.report, "--max-cost", "0.035")
+        failure = self.parsed().find("testsuite/testcase/failure")
+        worst = max(self.server.rows("traces"), key=lambda row: row["totalCost"])
+        self.assertIn(worst["id"], failure.text)
+        self.assertIn("$0.04", failure.get("message"))
+        self.assertIn("$0.035", failure.get("message"))
+
+    def test_junit_with_hostile_names(self):
+        for place, name in enumerate(HOSTILE_NAMES):
+            with self.subTest(name=name[:20]):
+                self.check("--junit", self.report, "--min-score", name + "=0.5",
+                           "--max-p95", "1s")
+                cases = self.parsed().findall("testsuite/testcase")
+                self.assertEqual(len(cases), 3)
+                if name.isprintable():
+                    self.assertIn(name, [case.get("name")[-len(name):] for case in cases])
+
+    def test_junit_with_hostile_trace_ids(self):
+        for name in HOSTILE_NAMES:
+            self.server.add_trace(id="id " + name, cost=99)
+            with self.subTest(name=name[:20]):
+                result = self.check("--junit", self.report, "--max-cost", "1")
+                self.assertEqual(result.code, 10, result)
+                self.assertTrue(self.parsed().find("testsuite/testcase/failure").text)
+            self.server.store.remove("traces", "id " + name)
+
+    def test_junit_that_cannot_be_written(self):
+        folder = self.path("folder")
+        os.mkdir(folder)
+        self.write("file", "kept")
+        before = sorted(os.listdir(self.folder))
+        for path in (self.path("missing", "report.xml"), folder, self.path("file", "report.xml"),
+                     self.path("x" * 300)):
+            with self.subTest(path=path[-30:]):
+                self.assertFails(self.check("--max-cost", "1", "--junit", path), 1)
+        self.assertEqual(sorted(os.listdir(self.folder)), before)
+        self.assertEqual(os.listdir(folder), [])
+
+    def test_junit_stays_as_it_was_if_the_server_fails_half_way(self):
+        self.add(250)
+        self.write("report.xml", "before")
+        pages = iter(range(9))
+        real = self.server.world.page
+
+        def page(*args):
+            if next(pages) > 0:
+                self.server.fault("trace.list", times=None, status=500)
+            return real(*args)
+        before = sorted(os.listdir(self.folder))
+        with mock.patch.object(self.server.world, "page", page):
+            self.assertFails(self.check("--max-cost", "1", "--junit", self.report), 8)
+        with open(self.report) as file:
+            self.assertEqual(file.read(), "before")
+        self.assertEqual(sorted(os.listdir(self.folder)), before)
+
+    @unittest.skipIf(os.name == "nt", "permissions and links of POSIX")
+    def test_junit_keeps_mode_and_link(self):
+        target = self.write("target.xml", "before")
+        os.chmod(target, 0o640)
+        os.symlink(target, self.report)
+        self.check("--max-cost", "1", "--junit", self.report)
+        self.assertTrue(os.path.islink(self.report))
+        self.assertEqual(stat.S_IMODE(os.stat(target).st_mode), 0o640)
+        self.parsed()
+
+    @unittest.skipUnless(hasattr(os, "mkfifo"), "no named pipes")
+    def test_junit_into_a_pipe_or_device_is_written_there(self):
+        os.mkfifo(self.report)
+        reader = os.open(self.report, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        self.assertEqual(self.check("--max-cost", "1", "--junit", self.report).code, 0)
+        self.assertTrue(stat.S_ISFIFO(os.stat(self.report).st_mode), "the pipe was replaced")
+        self.assertIn(b"<testsuites>", os.read(reader, 65536))
+
+    def actions(self, *options, summary=True):
+        """Run a check as in GitHub Actions; return (result, lines of the summary)."""
+        path = self.path("summary.md")
+        env = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": path if summary else None}
+        result = self.check(*options, env=env)
+        if not os.path.exists(path):
+            return result, []
+        with open(path, encoding="utf-8") as file:
+            return result, file.read().splitlines()
+
+    def test_github_annotations(self):
+        result, _ = self.actions("--max-p95", "1s", "--max-cost", "1", "--max-error-rate", "2%")
+        self.assertEqual(result.code, 10)
+        lines = result.err.splitlines()
+        self.assertEqual(len(lines), 2, result)
+        for line in lines:
+            self.assertRegex(line, r"^::error [^:]*::\S")
+        self.assertIn("25%25", result.err)
+        self.assertNotRegex(result.err, "%(?!25)")
+
+    def test_github_annotations_of_a_pass_and_of_nothing(self):
+        result, _ = self.actions("--max-cost", "1")
+        self.assertNotIn("::", result.err + result.out)
+        result, _ = self.actions("--min-score", "nobody=0.5", "--quiet")
+        self.assertEqual((result.code, result.err.count("::error ")), (11, 1))
+
+    def test_github_commands_cannot_be_planted(self):
+        for name in HOSTILE_NAMES + ("x\n::stop-commands::y", "x\r::set-output name=a::b"):
+            with self.subTest(name=name[:20]):
+                result, _ = self.actions("--min-score", name + "=0.5", summary=False)
+                lines = re.split("[\r\n]+", result.err.strip())
+                self.assertEqual([line[:8] for line in lines], ["::error ", "There ar"], result)
+
+    def test_github_summary_is_a_table(self):
+        for name in HOSTILE_NAMES:
+            _, lines = self.actions("--min-score", name + "=0.5", "--max-p95", "8s")
+            table = [line for line in lines if line.startswith("|")]
+            with self.subTest(name=name[:20]):
+                self.assertEqual(len(table), 5)         # all holds, or there is nothing
+                for line in table:
+                    self.assertEqual(len(re.findall(r"(?<!\\)\|", line)), 6, line)
+                    self.assertNotIn("<b>", line)
+            os.unlink(self.path("summary.md"))
+
+    def test_github_is_told_of_errors_too(self):
+        self.server.fault("trace.list", times=None, status=403)
+        result, lines = self.actions("--max-cost", "1")
+        self.assertEqual((result.code, lines), (5, []))
+        self.assertRegex(result.err, r"\A::error title=twosignal::Permission denied\. .*\nError: ")
+
+    def test_github_names_the_worst_traces(self):
+        worst = max(self.server.rows("traces"), key=lambda row: row["totalCost"])
+        result, lines = self.actions("--max-cost", "0.035", "--max-p95", "9h")
+        self.assertEqual(result.code, 10)
+        annotations = [line for line in result.err.splitlines() if line.startswith("::error ")]
+        self.assertEqual(len(annotations), 1)
+        self.assertIn(worst["id"], annotations[0])
+        self.assertIn("| %s | $0.04 | highest cost |" % worst["id"], lines)
+
+    def test_github_summary_is_added_to_what_is_there(self):
+        self.write("summary.md", "# Before\n")
+        _, lines = self.actions("--max-cost", "1")
+        self.assertEqual(lines[0], "# Before")
+        again = self.actions("--max-cost", "1")[1]
+        self.assertEqual(again[:len(lines)], lines)
+        self.assertGreater(len(again), len(lines))
+
+    def test_github_summary_that_cannot_be_written_changes_no_verdict(self):
+        env = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": self.folder}
+        for option, code in (("4s", 0), ("1s", 10)):
+            result = self.check("--max-p95", option, env=env)
+            self.assertEqual(result.code, code, result)
+            self.assertIn("GITHUB_STEP_SUMMARY", result.err)
+
+    def test_elsewhere_nothing_of_github(self):
+        result = self.check("--max-p95", "1s",
+                            env={"GITHUB_STEP_SUMMARY": self.path("summary.md")})
+        self.assertEqual((result.code, result.err), (10, ""))
+        self.assertFalse(os.path.exists(self.path("summary.md")))
+
+    def test_stdout_stays_one_json_document(self):
+        result, _ = self.actions("--json", "--max-p95", "1s", "--junit", self.report)
+        self.assertEqual((result.code, result.json["passed"]), (10, False))
+
+    def test_output_file_holds_a_failed_verdict_too(self):
+        path = self.path("verdict.json")
+        result = self.check("--json", "--max-p95", "1s", "-o", path)
+        self.assertEqual((result.code, result.out), (10, ""))
+        with open(path, encoding="utf-8") as file:
+            self.assertIs(json.load(file)["passed"], False)

@@ -1,0 +1,507 @@
+"""The section Traces: filters, times, pages, and lists that were cut short."""
+import datetime
+import json
+from unittest import mock
+
+import twosignal
+from tools import (DIALECTS, TracesCase, fails_from, first_look, full, minutes_ago,
+                   procedure_inputs, requests_of)
+
+FILTERS = ("status", "name", "search", "tags", "startDate", "endDate")
+
+
+class Row:
+    """A trace of the little world that the filters are tried on."""
+
+    def __init__(self, name, minutes, status="OK", duration=1000, cost=0.01, tags=()):
+        self.name, self.minutes, self.status = name, minutes, status
+        self.duration, self.cost, self.tags = duration, cost, set(tags)
+
+
+WORLD = (
+    Row("Checkout agent", 1, cost=None),
+    Row("checkout", 5, "ERROR", 500, 0.05, ["production"]),
+    Row("refund 支払い", 20, "OK", 5000, 0.05, ["production", "v2"]),
+    Row("refund", 29, "ERROR", None, 0.0499, ["v2", "a,b"]),
+    Row("Émile's CHECKOUT", 31, "OK", 499, 0, ["produktion"]),
+    Row("slow", 59, "ERROR", 61000, 1.5, ["v2", "production", "x y"]),
+    Row("100% _", 61, "OK", 0, 0.05, ["V2"]),
+    Row("yesterday", 1500, "OK", 5001, 0.05, ["production"]),
+    Row("last week", 10000, "ERROR", 4999, 0.04, []),
+    Row("last month", 40000, "OK", 120000, 2, ["v2"]),
+)
+CHOICES = (                 # options, and which rows of WORLD they ask for
+    ("--status OK", lambda row: row.status == "OK"),
+    ("--status error", lambda row: row.status == "ERROR"),
+    ("--error", lambda row: row.status == "ERROR"),
+    ("--error --status ERROR", lambda row: row.status == "ERROR"),
+    ("--search checkout", lambda row: "checkout" in row.name.lower()),
+    ("--search CHECKOUT", lambda row: "checkout" in row.name.lower()),
+    ("--search 支払", lambda row: "支払" in row.name),
+    ("--search %", lambda row: "%" in row.name),
+    ("--search _", lambda row: "_" in row.name),
+    ("--search nowhere", lambda row: False),
+    ("--tag production", lambda row: "production" in row.tags),
+    ("--tag v2", lambda row: "v2" in row.tags),
+    ("--tag v2 --tag production", lambda row: row.tags >= {"v2", "production"}),
+    ("--tag a,b", lambda row: "a,b" in row.tags),
+    ("--tag a,b --tag v2", lambda row: "a,b" in row.tags),
+    ("--tag a", lambda row: False),
+    ("--tag nowhere --tag v2", lambda row: False),
+    ("--since 30m", lambda row: row.minutes < 30),
+    ("--since 1h", lambda row: row.minutes < 60),
+    ("--since 3600s", lambda row: row.minutes < 60),
+    ("--since 24h", lambda row: row.minutes < 1440),
+    ("--since 7d", lambda row: row.minutes < 10080),
+    ("--since 1w", lambda row: row.minutes < 10080),
+    ("--until 30m", lambda row: row.minutes > 30),
+    ("--until 7d", lambda row: row.minutes > 10080),
+    ("--since 24h --until 30m", lambda row: 30 < row.minutes < 1440),
+    ("--since 30m --since 1h", lambda row: row.minutes < 60),
+    ("--min-duration 500ms", lambda row: (row.duration or 0) >= 500),
+    ("--min-duration 5s", lambda row: (row.duration or 0) >= 5000),
+    ("--min-duration 0.5s", lambda row: (row.duration or 0) >= 500),
+    ("--min-duration 1m", lambda row: (row.duration or 0) >= 60000),
+    ("--min-duration 0ms", lambda row: row.duration is not None),
+    ("--max-duration 5s", lambda row: row.duration is not None and row.duration <= 5000),
+    ("--min-duration 500ms --max-duration 5s", lambda row: 500 <= (row.duration or 0) <= 5000),
+    ("--min-cost 0.05", lambda row: (row.cost or 0) >= 0.05),
+    ("--min-cost $0.05", lambda row: (row.cost or 0) >= 0.05),
+    ("--min-cost 0", lambda row: row.cost is not None),
+    ("--error --tag v2 --since 1h --min-duration 1s",
+     lambda row: row.status == "ERROR" and "v2" in row.tags and row.minutes < 60
+     and (row.duration or 0) >= 1000),
+    ("--search refund --min-cost 0.05 --status OK --until 10m",
+     lambda row: "refund" in row.name and (row.cost or 0) >= 0.05 and row.status == "OK"),
+)
+
+
+def fill_world(server):
+    for row in WORLD:
+        server.add_trace(name=row.name, status=row.status, duration_ms=row.duration,
+                         cost=row.cost, tags=sorted(row.tags), created=minutes_ago(row.minutes))
+
+
+def relevant(given, unknown):
+    """Whether a choice is about a filter that a server does not know."""
+    words = {"status": ("--status", "--error"), "name": ("--search",), "search": ("--search",),
+             "tags": ("--tag",), "startDate": ("--since",), "endDate": ("--until",)}
+    return unknown is FILTERS or any(word in given for word in words[unknown])
+
+
+class TraceFilters(TracesCase):
+    def assert_choices(self, env=None, choices=CHOICES, **told):
+        for given, wanted in choices:
+            with self.subTest(given=given, **told):
+                self.assertEqual(self.names(*given.split(), env=env),
+                                 [row.name for row in WORLD if wanted(row)])
+
+    def test_values_of_no_use(self):
+        """Traces without a name, tags or times, and a status in small letters."""
+        self.use(known_filters=())
+        rows = [{"id": "1", "name": None, "tags": "production", "status": "error"},
+                {"id": "2", "name": 5, "tags": 5}]
+        body = {"result": {"data": {"json": {"traces": rows}}}}
+        self.server.fault("trace.list", times=None, status=200, body=body)
+        for given, ids in (("--search none", []), ("--search 5", ["2"]), ("--tag production", []),
+                           ("--since 1h", []), ("--until 2020-01-01", []), ("--error", ["1"])):
+            with self.subTest(given=given):
+                result = self.assertOk(self.list("--json", *given.split()))
+                self.assertEqual([row["id"] for row in result.json], ids)
+
+    def test_in_both_dialects(self):
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            fill_world(self.server)
+            self.assert_choices(dialect=dialect)
+
+    def test_with_a_key(self):
+        for envelope in (False, True):
+            self.use(rest_envelope=envelope)
+            fill_world(self.server)
+            self.assert_choices(self.key(), envelope=envelope)
+            self.assertEqual(self.server.count("/api/trpc/"), 0)
+
+    def test_servers_that_do_not_know_one_of_them(self):
+        for unknown in FILTERS + (FILTERS,):
+            self.use(known_filters=tuple(name for name in FILTERS if name not in unknown
+                                         and name != unknown))
+            fill_world(self.server)
+            step = 1 if unknown is FILTERS else full(3, 1)
+            choices = [choice for choice in CHOICES if relevant(choice[0], unknown)][::step]
+            self.assert_choices(unknown=unknown, choices=choices)
+            self.assert_choices(self.key(), choices[::full(3, 1)], unknown=unknown, key=True)
+
+    def test_bare_list_of_a_server_that_knows_none(self):
+        self.use(bare_list=True, known_filters=())
+        fill_world(self.server)
+        self.assert_choices(choices=CHOICES[::4])
+
+    def test_the_server_is_asked_for_what_it_may_know(self):
+        self.list("--error", "--search", "x", "--tag", "a", "--tag", "b",
+                  "--since", "2026-03-14T10:30:00.25+02:00", "--until", "2026-03-15")
+        self.assertEqual(procedure_inputs(self.server, "trace.list"), [{
+            "projectId": self.server.project, "limit": 20, "status": "ERROR", "search": "x",
+            "name": "x", "tags": ["a", "b"], "startDate": "2026-03-14T08:30:00.250Z",
+            "endDate": "2026-03-15T00:00:00.000Z"}])
+
+    def test_the_rest_api_is_asked_for_what_it_may_know(self):
+        self.list("--status", "ok", "--search", "x & y", "--tag", "a", "--tag", "b", "--tag",
+                  "c,d", "--since", "2026-03-14", env=self.key())
+        request, = requests_of(self.server, "/api/v1/traces")
+        self.assertEqual(request.query, {"limit": "20", "status": "OK", "name": "x & y",
+                                         "tags": "a,b", "startDate": "2026-03-14T00:00:00.000Z"})
+
+    def test_check_wait_and_tail_choose_alike(self):
+        self.use(known_filters=())
+        fill_world(self.server)
+        project = ("--project", self.server.project)
+        for given, wanted in CHOICES[::5]:
+            expected = [row.name for row in WORLD if wanted(row)]
+            options = project + tuple(given.split())
+            with self.subTest(given=given):
+                found = self.cli("traces", "check", "--json", "--max-p95", "9h", *options).json
+                self.assertEqual(found["traces"], len(expected))
+                found = self.cli("traces", "wait", "--json", "--count", "99", "--timeout", "0.01s",
+                                 *options).json
+                self.assertEqual(found["found"], len(expected))
+                with mock.patch("twosignal._tail", first_look):
+                    found = self.cli("traces", "tail", "--format", "jsonl", *options).lines
+                self.assertEqual([json.loads(line)["name"] for line in found], expected[::-1])
+
+
+class FilterTimes(TracesCase):
+    def test_forms_of_a_time(self):
+        base = datetime.datetime(2026, 3, 14, 10, 30, tzinfo=datetime.timezone.utc)
+        for place in range(-2, 3):
+            self.server.add_trace(name=str(place), created=base + datetime.timedelta(hours=place))
+        self.server.add_trace(name="midnight", created=base.replace(hour=0, minute=0))
+        for given, expected in (
+                ("2026-03-14T10:30:00Z", ["2", "1", "0"]),
+                ("2026-03-14T10:30:00.000Z", ["2", "1", "0"]),
+                ("2026-03-14T10:30:01Z", ["2", "1"]), ("2026-03-14 10:30:00", ["2", "1", "0"]),
+                ("2026-03-14T12:30:00+02:00", ["2", "1", "0"]),
+                ("2026-03-14T12:30:00+0200", ["2", "1", "0"]),
+                ("2026-03-14T05:00:00-05:30", ["2", "1", "0"]),
+                ("2026-03-14T10:30", ["2", "1", "0"]), ("2026-03-14 10:30Z", ["2", "1", "0"]),
+                ("2026-03-14T12:30+02:00", ["2", "1", "0"]),
+                ("2026-03-14", ["2", "1", "0", "-1", "-2", "midnight"]),
+                ("2026-03-15", [])):
+            for known in (FILTERS, ()):
+                self.server.known_filters = known
+                with self.subTest(given=given, known=known):
+                    self.assertEqual(self.names("--since", given), expected)
+        for known in (FILTERS, ()):
+            self.server.known_filters = known
+            self.assertEqual(self.names("--until", "2026-03-14T10:30:00Z"),
+                             ["0", "-1", "-2", "midnight"])
+            self.assertEqual(self.names("--until", "2026-03-14"), ["midnight"])
+
+    def test_milliseconds_are_exact(self):
+        for place in (0, 1, 2, 249, 999):
+            self.server.add_trace(name=str(place), created="2026-03-14T10:30:00.%03dZ" % place)
+        for known in (FILTERS, ()):
+            self.server.known_filters = known
+            for edge in (1, 2, 249, 999):
+                given = "2026-03-14T10:30:00.%03dZ" % edge
+                with self.subTest(given=given, known=known):
+                    self.assertEqual(self.names("--since", given), [
+                        name for name in ("999", "249", "2", "1", "0") if int(name) >= edge])
+                    self.assertEqual(self.names("--until", given), [
+                        name for name in ("999", "249", "2", "1", "0") if int(name) <= edge])
+
+    def test_far_away_times(self):
+        self.server.add_trace(name="now")
+        for given in ("99999w", "9999w", "1900-01-01", "1970-01-01", "0001-01-01"):
+            with self.subTest(since=given):
+                self.assertEqual(self.names("--since", given), ["now"])
+            with self.subTest(until=given):
+                self.assertEqual(self.names("--until", given), [])
+        for given in ("2100-01-01", "9999-12-31"):
+            with self.subTest(given=given):
+                self.assertEqual(self.names("--since", given), [])
+                self.assertEqual(self.names("--until", given), ["now"])
+
+    def test_a_time_beyond_the_calendar_is_all_or_refused(self):
+        self.server.add_trace(name="now")
+        result = self.list("--since", "999999999w", "--json")
+        if result.code:
+            self.assertFails(result, 2, "--since")
+        else:
+            self.assertEqual(len(result.json), 1)
+
+    def test_a_server_without_the_filter_is_not_asked_for_all_the_past(self):
+        self.use(known_filters=())
+        self.add(10)
+        for place in range(500):
+            self.server.add_trace(created=minutes_ago(3000 + place))
+        self.server.clear()
+        self.assertEqual(len(self.names("--since", "1h", "--all")), 10)
+        self.assertLessEqual(self.server.count("trace.list"), 3)
+
+
+BAD = (
+    ("--since", "yesterday-ish"), ("--since", "30"), ("--since", "30x"), ("--since", "-30m"),
+    ("--since", "1.5h"), ("--since", ""), ("--since", "2026-02-30"), ("--since", "2026-3-4"),
+    ("--since", "2026-13-01"), ("--since", "14.03.2026"), ("--since", "2026-03-14T25:00:00Z"),
+    ("--since", "2026-03-14T10:30:00+99:00"), ("--since", "٣٠m"), ("--since", "30m ago"),
+    ("--since", "99999999999999999999d"), ("--until", "tomorrow"), ("--until", "m"),
+    ("--status", "WARN"), ("--status", ""), ("--status", "O K"), ("--status", "OK,ERROR"),
+    ("--min-duration", "5"), ("--min-duration", "5 s s"), ("--min-duration", "-5s"),
+    ("--min-duration", "s"), ("--min-duration", "nan"), ("--min-duration", "5d"),
+    ("--min-duration", "5ms5s"), ("--min-duration", "1e3ms"), ("--max-duration", "long"),
+    ("--max-duration", "infs"), ("--min-cost", "free"), ("--min-cost", "-1"),
+    ("--min-cost", "nan"), ("--min-cost", "inf"), ("--min-cost", "0.05€"), ("--min-cost", ""),
+    ("--min-cost", "1_000"), ("--format", "xml"), ("--format", ""), ("--format", "JSON "),
+    ("--fields", ""), ("--fields", ","), ("-o", ""), ("--limit", "all"))
+
+
+class BadFilters(TracesCase):
+    options = {"empty": True}
+    shared = True
+
+    def test_each_is_one_line_without_a_request(self):
+        for option, value in BAD:
+            with self.subTest(option=option, value=value):
+                flag = {"-o": "--output"}.get(option, option)
+                self.assertFails(self.list(option, value), 2, flag)
+                self.assertEqual(self.server.requests, [])
+
+    def test_the_same_for_all_that_choose(self):
+        for command in ("check", "wait", "tail"):
+            for option, value in BAD[:32:5]:
+                with self.subTest(command=command, option=option, value=value):
+                    self.assertFails(self.cli("traces", command, "--project", "x", option, value),
+                                     2, option)
+        self.assertEqual(self.server.requests, [])
+
+    def test_as_json(self):
+        result = self.list("--since", "yesterday-ish", "--json")
+        self.assertFails(result, 2, "--since", "yesterday-ish", "7d")
+        self.assertEqual(result.error["code"], "USAGE")
+
+    def test_what_cannot_go_together(self):
+        for given, parts in (
+                ("--error --status OK", ("--error", "--status")),
+                ("--since 1h --until 2h", ("--since", "--until")),
+                ("--since 2026-03-15 --until 2026-03-14", ("--since", "--until")),
+                ("--since 2026-03-15 --until 2026-03-15", ("--since", "--until")),
+                ("--all --limit 5", ("--all", "--limit"))):
+            with self.subTest(given=given):
+                self.assertFails(self.list(*given.split()), 2, *parts)
+        self.assertEqual(self.server.requests, [])
+
+    def test_hostile_values_are_shown_harmlessly(self):
+        for value in ("\x1b[31m", "\u202e", "a\nError: b"):
+            with self.subTest(value=value):
+                result = self.assertFails(self.list("--since", value), 2)
+                self.assertNotIn(value, result.err)
+                self.assertEqual(len(result.err.splitlines()), 1)
+
+
+class FilteredPages(TracesCase):
+
+    def add_some_slow(self, count, every):
+        """Traces of which one in `every` took a minute; the names of those, newest first."""
+        with self.server.transaction():
+            for place in range(count):
+                slow = place % every == every - 1
+                self.server.add_trace(name="trace %d" % place, created=minutes_ago(place),
+                                      duration_ms=60000 if slow else 100)
+        self.server.clear()
+        return ["trace %d" % place for place in range(every - 1, count, every)]
+
+    def test_local_filters_over_pages(self):
+        slow = self.add_some_slow(250, 50)
+        for limit, requests in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3), (1000, 3)):
+            self.server.clear()
+            with self.subTest(limit=limit):
+                self.assertEqual(self.names("--min-duration", "5s", "--limit", limit),
+                                 slow[:limit])
+                self.assertEqual(self.server.count("trace.list"), requests)
+        self.assertEqual(self.names("--min-duration", "5s", "--all"), slow)
+
+    def test_how_many_were_looked_at(self):
+        self.add_some_slow(250, 50)
+        result = self.assertOk(self.list("--min-duration", "5s", "--all"))
+        self.assertEqual(result.err, "5 of the 250 traces looked at match.\n")
+        result = self.assertOk(self.list("--min-duration", "1h", "--all"))
+        self.assertEqual(result.out, "No traces found.\n")
+        self.assertIn("0 of the 250", result.err)
+        self.assertOk(self.list("--max-duration", "1h", "--all"),
+                      err="250 of the 250 traces looked at match.\n")
+        self.assertOk(self.list("--status", "OK", "--all"), err="")
+
+    def test_how_many_were_looked_at_until_the_limit(self):
+        self.add_some_slow(250, 50)
+        result = self.assertOk(self.list("--min-duration", "5s", "--limit", "3"))
+        self.assertIn("Showing 3 traces; more", result.err)
+        self.assertIn("looked at", result.err)
+        self.assertIn("200", result.err)
+
+    def test_servers_that_ignore_a_filter_are_told_too(self):
+        self.use(known_filters=())
+        for place in range(250):
+            self.server.add_trace(status="ERROR" if place == 120 else "OK")
+        result = self.assertOk(self.list("--error", "--json"))
+        self.assertEqual(len(result.json), 1)
+        self.assertEqual(result.err, "1 of the 250 traces looked at match.\n")
+
+    def test_quiet(self):
+        self.add_some_slow(200, 90)
+        self.assertOk(self.list("--min-duration", "5s", "-q", "--limit", "1"), err="")
+
+    def test_all_in_both_dialects_and_with_a_key(self):
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            self.add(230)
+            expected = ["trace %d" % place for place in range(230)]
+            for env in (None, self.key()):
+                with self.subTest(dialect=dialect, key=bool(env)):
+                    self.assertEqual(self.names("--all", env=env), expected)
+                    self.assertEqual(self.names("-n", "101", env=env), expected[:101])
+
+    def test_one_connection_for_all_pages(self):
+        self.add(230)
+        self.server.connections = 0
+        self.assertEqual(len(self.names("--all")), 230)
+        self.assertEqual((self.server.connections, self.server.count("trace.list")), (1, 3))
+        self.server.connections = 0
+        self.assertEqual(len(self.names("--all", env=self.key())), 230)
+        self.assertEqual(self.server.connections, 1)
+        self.server.connections = 0
+        self.cli("traces", "list", "--project", "Support Agent", "--all", "--json",
+                 "--min-duration", "1ms")
+        self.assertEqual(self.server.connections, 1)
+
+    def test_scores_need_no_further_connection(self):
+        self.add(120, scores=[{"evaluatorName": "tone", "value": 0.5}])
+        self.server.connections = 0
+        result = self.assertOk(self.list("--all", "--json"))
+        self.assertEqual({len(row["scores"]) for row in result.json}, {1})
+        self.assertEqual(self.server.connections, 1)
+
+    def test_pages_are_printed_as_they_are_fetched(self):
+        ids = self.add(250)
+        seen, write = [], twosignal.Console.print
+
+        def noted(console, text):
+            seen.append((self.server.count("trace.list"), text))
+            return write(console, text)
+
+        for form in ("table", "json", "jsonl", "csv", "tsv"):
+            del seen[:]
+            self.server.clear()
+            with mock.patch.object(twosignal.Console, "print", noted):
+                self.assertOk(self.list("--all", "--format", form))
+            first = next(count for count, text in seen if ids[0] in text)
+            last = next(count for count, text in seen if ids[249] in text)
+            self.assertEqual((first <= 2, last), (True, 3), form)
+
+    def test_a_page_that_fails_half_way(self):
+        self.add(250)
+        for form in ("jsonl", "json", "csv", "table"):
+            self.server.clear()
+            with self.subTest(form=form), fails_from(self.server, 2, status=403):
+                result = self.list("--all", "--format", form)
+                self.assertEqual(result.code, 5, result)
+                self.assertNotIn("Traceback", result.err)
+                self.assertNotIn("looked at", result.err)
+
+    def test_pages_by_number_while_traces_arrive(self):
+        """Where the cursor is a number, what arrives pushes traces onto the next page again."""
+        traces = ["trace %d" % place for place in range(250)]
+        pages = []
+        for place in (0, 100, 200):
+            start = max(0, place - 30)      # 30 arrived since the first page
+            rows = [{"id": name, "name": name} for name in traces[start:start + 100]]
+            pages.append({"traces": rows, "nextCursor": place + 100 if place < 200 else None})
+        for page in pages:
+            self.server.fault("trace.list", times=1, status=200,
+                              body={"result": {"data": {"json": page}}})
+        self.assertEqual(self.names("--all"), traces)
+
+    def test_traces_that_arrive_between_two_pages_are_no_trouble(self):
+        self.add(250)
+        page = self.server.world.page
+
+        def moving(project, given):
+            found = page(project, given)
+            self.server.add_trace(name="new")
+            return found
+
+        with mock.patch.object(self.server.world, "page", moving):
+            self.assertEqual(self.names("--all"), ["trace %d" % place for place in range(250)])
+
+
+class TruncatedLists(TracesCase):
+    def test_exit_code(self):
+        self.add(21)
+        for given, code in (("", 10), ("-n 20", 10), ("-n 1", 10), ("-n 21", 0), ("-n 22", 0),
+                            ("--all", 0), ("--search trace", 10), ("--search nowhere", 0),
+                            ("--min-duration 1ms", 10), ("--min-duration 1ms --all", 0),
+                            ("--min-duration 1h", 0), ("--min-duration 1.2s -n 21", 0)):
+            with self.subTest(given=given):
+                result = self.list("--fail-if-truncated", "--json", *given.split())
+                self.assertEqual(result.code, code, result)
+                self.assertIsInstance(result.json, list)
+                self.assertEqual("more exist" in result.err, False)
+                self.assertEqual(result.error and result.error["code"],
+                                 "CHECK_FAILED" if code else None)
+
+    def test_says_what_helps(self):
+        self.add(21)
+        result = self.list("--fail-if-truncated")
+        self.assertEqual(len(result.lines), 22)
+        errors = [line for line in result.err.splitlines() if line.startswith("Error: ")]
+        self.assertEqual(len(errors), 1)
+        for part in ("20 traces", "--limit", "--all"):
+            self.assertIn(part, errors[0])
+
+    def test_several_pages_and_servers_that_ignore_filters(self):
+        self.use(known_filters=())
+        self.add(150)
+        self.server.add_trace(name="needle", created=minutes_ago(500))
+        for given, code in (("--search needle", 0), ("--search trace -n 149", 10),
+                            ("--search trace -n 151", 0), ("--search needle -n 1", 0),
+                            ("--search trace -n 150", 0), ("--min-cost 0 -n 150", 10),
+                            ("--min-cost 0 -n 151", 0), ("--search trace -n 1", 10)):
+            with self.subTest(given=given):
+                result = self.list("--fail-if-truncated", *given.split())
+                self.assertEqual(result.code, code, result)
+
+    def test_a_cursor_behind_which_nothing_comes(self):
+        rows = [{"id": str(place), "name": "n"} for place in range(20)]
+        for page in ({"traces": rows, "nextCursor": "c"}, {"traces": []}):
+            self.server.fault("trace.list", times=1, status=200,
+                              body={"result": {"data": {"json": page}}})
+        self.assertOk(self.list("--fail-if-truncated", "-n", "20"), err="")
+
+    def test_what_is_not_known_is_said_so(self):
+        self.use(known_filters=())
+        for place in range(150):
+            self.server.add_trace(name="needle" if place == 149 else "hay",
+                                  created=minutes_ago(place))
+        result = self.assertOk(self.list("--search", "hay", "-n", "100"))
+        self.assertEqual(result.err, "Showing 100 traces; more exist. Use --limit N or --all.\n")
+        result = self.assertOk(self.list("--search", "needle", "-n", "1"))
+        self.assertEqual(result.err, "150 traces were looked at.\n")
+        for name in ("needle", "hay"):
+            self.server.add_trace(name=name)
+        result = self.assertOk(self.list("--search", "needle", "-n", "1"))
+        self.assertIn("Showing 1 trace; more may exist.", result.err)
+
+    def test_with_a_key(self):
+        self.add(21)
+        self.assertEqual(self.list("--fail-if-truncated", env=self.key()).code, 10)
+        self.assertEqual(self.list("--fail-if-truncated", "--all", env=self.key()).code, 0)
+
+    def test_a_file_is_not_half_of_them(self):
+        self.add(21)
+        path = self.write("out.json", "before")
+        self.assertFails(self.list("--fail-if-truncated", "-o", path), 10)
+        with open(path) as file:
+            self.assertEqual(file.read(), "before")
+        self.assertOk(self.list("--fail-if-truncated", "--all", "--json", "-o", path))
+        with open(path) as file:
+            self.assertEqual(len(json.load(file)), 21)

@@ -1,0 +1,474 @@
+"""The section Traces: `traces tail`."""
+import csv
+import datetime
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import unittest
+from unittest import mock
+
+import standin
+import twosignal
+from tools import DEADLINE, DIALECTS, SCRIPT, Steps, TracesCase, full, merged, minutes_ago, nothing
+
+
+def interrupted(procedure):
+    """A Transport.request in which Ctrl-C comes before that procedure is asked for."""
+    real = twosignal.Transport.request
+
+    def request(transport, method, url, *args, **kwargs):
+        if procedure in url:
+            raise KeyboardInterrupt
+        return real(transport, method, url, *args, **kwargs)
+    return request
+
+
+class Tailing(TracesCase):
+    def tail(self, *args, steps=(), **kwargs):
+        result = self.traces("tail", *args, naps=Steps(*steps), **kwargs)
+        self.assertNotIn("Traceback", result.err)
+        return result
+
+    def named(self, *args, **kwargs):
+        """The names that tail shows, in their order."""
+        result = self.tail("--format", "jsonl", *args, **kwargs)
+        self.assertEqual(result.code, 0, result)
+        return [json.loads(line)["name"] for line in result.lines]
+
+    def add_named(self, *names, **fields):
+        for name in names:
+            self.server.add_trace(name=name, **fields)
+
+    def add_burst(self, prefix, count):
+        """As many traces, a millisecond apart, the last one now."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        for place in range(count):
+            created = now - datetime.timedelta(milliseconds=count - 1 - place)
+            self.server.add_trace(name="%s %d" % (prefix, place), created=created)
+
+    def test_new_traces_oldest_first_in_both_dialects(self):
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            self.add_named("a", created=minutes_ago(9))
+            self.add_named("b", created=minutes_ago(8))
+            with self.subTest(dialect=dialect):
+                names = self.named(steps=(lambda: self.add_named("c"), nothing,
+                                          lambda: self.add_named("d", "e"), nothing))
+                self.assertEqual(names, list("abcde"))
+
+    def test_with_a_key(self):
+        self.add_named("a")
+        names = self.named(env=self.key(), steps=(lambda: self.add_named("b"), nothing))
+        self.assertEqual(names, ["a", "b"])
+        self.assertEqual(self.server.count("/api/trpc/"), 0)
+
+    def test_begins_with_the_newest(self):
+        for number in range(20):
+            self.add_named("t%02d" % number, created=minutes_ago(60 - number))
+        self.assertEqual(self.named(), ["t%02d" % number for number in range(10, 20)])
+        self.assertEqual(self.named("-n", "2"), ["t18", "t19"])
+
+    def test_begins_with_as_many_as_were_asked_for(self):
+        self.add_burst("x", 230)
+        self.add(1, name="slow", duration_ms=90000, created=minutes_ago(60))
+        self.assertEqual(self.named("-n", "150"), ["x %d" % place for place in range(80, 230)])
+        self.assertEqual(self.named("--min-duration", "1m"), ["slow"])
+
+    def test_empty_project(self):
+        names = self.named(steps=(nothing, lambda: self.add_named("a"), nothing))
+        self.assertEqual(names, ["a"])
+
+    def test_a_burst_between_two_looks(self):
+        self.add_named("first", created=minutes_ago(5))
+        count = full(250, 2500)
+        names = self.named(steps=(lambda: self.add_burst("x", count), nothing,
+                                  lambda: self.add_burst("y", 101), nothing))
+        expected = ["first"] + ["x %d" % place for place in range(count)] \
+            + ["y %d" % place for place in range(101)]
+        self.assertEqual(names, expected)
+
+    def test_a_burst_into_an_empty_project(self):
+        names = self.named(steps=(lambda: self.add_burst("x", 250), nothing))
+        self.assertEqual(names, ["x %d" % place for place in range(250)])
+
+    def test_a_trace_that_arrives_after_one_that_began_later(self):
+        self.add_named("old", created=minutes_ago(30))
+        self.add_named("long", created=minutes_ago(20))
+        self.add_named("short", created=minutes_ago(1))
+        names = self.named(steps=(lambda: self.add_named("late", created=minutes_ago(2)), nothing))
+        self.assertEqual(names, ["old", "long", "short", "late"])
+
+    def test_a_clock_that_is_ahead_of_the_server_loses_nothing(self):
+        names = self.named(steps=(lambda: self.add_named("a", created=minutes_ago(10)), nothing))
+        self.assertEqual(names, ["a"])
+
+    def test_equal_times_are_shown_once_each(self):
+        moment = minutes_ago(1)
+        self.add_named("a", created=moment)
+        names = self.named(steps=(lambda: self.add_named("b", created=moment), nothing,
+                                  lambda: self.add_named("c", created=moment), nothing))
+        self.assertEqual(names, ["a", "b", "c"])
+
+    def test_only_what_matches(self):
+        self.add_named("a", "b")
+        names = self.named("--error", "--search", "x", steps=(
+            lambda: self.add_named("x1", status="ERROR"), lambda: self.add_named("x2"),
+            lambda: self.add_named("y", status="ERROR"),
+            lambda: self.add_named("x3", status="ERROR"), nothing))
+        self.assertEqual(names, ["x1", "x3"])
+
+    def test_a_server_that_ignores_filters(self):
+        self.use(known_filters=())
+        self.add_named("a", created=minutes_ago(2))
+        names = self.named("--error", steps=(
+            lambda: self.add_named("b"), lambda: self.add_named("c", status="ERROR"), nothing))
+        self.assertEqual(names, ["c"])
+
+    def test_a_look_does_not_read_the_whole_project(self):
+        for place in range(450):
+            self.add_named("old %d" % place, created=minutes_ago(500 - place))
+        self.add_named("slow", duration_ms=90000, created=minutes_ago(3))
+        self.server.clear()
+        counts = []
+        self.tail("--min-duration", "1m", "-n", "1", "--format", "jsonl", steps=[
+            lambda: counts.append(self.server.count("trace.list"))] * 3)
+        looks = [after - before for before, after in zip(counts, counts[1:])]
+        self.assertLessEqual(max(looks), 2, "pages that were read for one look")
+
+    def test_expired_session(self):
+        self.add_named("a")
+        names = self.named(steps=(lambda: self.server.expire("owner@example.com"),
+                                  lambda: self.add_named("b"), nothing))
+        self.assertEqual(names, ["a", "b"])
+        self.assertEqual(self.server.count("auth/refresh"), 1)
+
+    def test_revoked_session_ends_it(self):
+        self.add_named("a")
+        result = self.tail(steps=(lambda: self.server.revoke("owner@example.com"), nothing))
+        self.assertEqual(result.code, 4, result)
+        self.assertIn("Authentication expired", result.err)
+
+    def test_server_that_restarts(self):
+        self.use(data=self.path("server.db"))
+        self.add_named("a", created=minutes_ago(3))
+        port = int(self.server.url.rpartition(":")[2])
+
+        def restart():
+            self.server = self.serve(data=self.path("server.db"), port=port)
+            self.add_named("b")
+        names = self.named(steps=(nothing, self.server.stop, nothing, restart, nothing))
+        self.assertEqual(names, ["a", "b"])
+
+    def test_server_that_fails_meanwhile(self):
+        for fault in ({"status": 503}, {"status": 429}, {"reset": True}, {"cut": 20},
+                      {"garbage": b"<html>"}):
+            self.use()
+            self.add_named("a", created=minutes_ago(5))
+
+            def fail():
+                self.server.fault("trace.list", times=7, **fault)
+                self.add_named("b")
+            with self.subTest(fault=fault):
+                self.assertEqual(self.named(steps=[fail] + [nothing] * 9), ["a", "b"])
+
+    def test_failure_half_way_through_a_burst(self):
+        self.add_named("a", created=minutes_ago(5))
+
+        def burst():
+            self.add_burst("x", 250)
+            real, pages = self.server.world.page, []
+
+            def page(*args):
+                pages.append(args)
+                if len(pages) == 2:
+                    self.server.fault("trace.list", times=3, status=503)
+                return real(*args)
+            self.server.world.page = page
+        names = self.named(steps=[burst] + [nothing] * 5)
+        self.assertEqual(names, ["a"] + ["x %d" % place for place in range(250)])
+
+    def test_ctrl_c_ends_it_wherever_it_is(self):
+        self.add_named("a")
+        for place in ("project.list", "trace.list"):
+            with self.subTest(place=place), mock.patch.object(twosignal.Transport, "request",
+                                                              interrupted(place)):
+                result = self.cli("traces", "tail", "--project", "Support Agent", naps=Steps())
+                self.assertEqual((result.code, result.out), (0, ""), result)
+
+    def test_pages_without_a_trace_are_passed_over(self):
+        """A server that filters behind its paging answers with empty pages and a cursor."""
+        self.add_named("a", created=minutes_ago(5))
+        real, looks = self.server.world.page, []
+
+        def page(project, given):
+            looks.append(given.get("cursor"))
+            if len(looks) > 2 and not given.get("cursor"):
+                return [], self.server.rows("traces")[-1]["id"]
+            return real(project, {key: given[key] for key in given if key != "cursor"})
+        self.server.world.page = page
+        names = self.named(steps=(nothing, lambda: self.add_named("b"), nothing))
+        self.assertEqual(names, ["a", "b"])
+
+    def test_a_trace_that_matches_once_it_has_ended(self):
+        """While it runs it has no duration and no cost, and no error yet."""
+        for filters in ((), standin.OPTIONS["known_filters"]):
+            self.use(known_filters=filters)
+            self.add_named("old", created=minutes_ago(9), duration_ms=None)
+
+            def start():
+                self.running = self.server.add_trace(name="slow", duration_ms=None, cost=None)
+
+            def end():
+                with self.server.transaction():
+                    row = self.server.store.get("traces", self.running)
+                    self.server.world.change("traces", row, {
+                        "durationMs": 9000, "totalCost": 2.5, "status": "ERROR"})
+            for options in ("--min-duration 5s", "--min-cost 1", "--error",
+                            "--error --min-cost 1 --max-duration 1m"):
+                with self.subTest(filters=filters, options=options):
+                    names = self.named(*options.split(), steps=(nothing, start, nothing, end,
+                                                                nothing, nothing))
+                    self.assertEqual(names, ["slow"])
+                    self.server.store.remove("traces", self.running)
+
+    def test_traces_without_a_time(self):
+        """What was there before does not come again, and not out of order."""
+        rows = [{"id": str(place), "name": str(place)} for place in range(300)]
+
+        def page(client, values):
+            start = len(rows) - values.get("cursor", 0)
+            return {"traces": [dict(row) for row in rows[max(0, start - 100):start][::-1]],
+                    "nextCursor": values.get("cursor", 0) + 100 if start > 100 else None}
+
+        def add(*names):
+            rows.extend({"id": name, "name": name} for name in names)
+        burst = ["x%d" % place for place in range(150)]
+        with mock.patch.object(twosignal.Client, "_page", page):
+            names = self.named("-n", "2", steps=(
+                nothing, lambda: add("a"), nothing, lambda: add("b", "c"), lambda: add(*burst),
+                nothing))
+        self.assertEqual(names, ["298", "299", "a", "b", "c"] + burst)
+
+    def test_only_new_ones(self):
+        self.add_named("a", created=minutes_ago(1))
+        names = self.named("-n", "0", steps=(nothing, lambda: self.add_named("b"), nothing))
+        self.assertEqual(names, ["b"])
+
+    def test_bare_lists_without_a_way_to_older_ones(self):
+        self.use(bare_list=True, known_filters=())
+        self.add_burst("old", 120)
+        names = self.named("-n", "1", steps=(nothing, lambda: self.add_named("a"), nothing,
+                                             lambda: self.add_burst("x", 60), nothing))
+        self.assertEqual(names, ["old 119", "a"] + ["x %d" % place for place in range(60)])
+
+    def test_scores_that_are_on_their_way(self):
+        """The list counts a score that the trace does not have yet."""
+        trace = self.server.add_trace(name="a", scores=[{"evaluatorName": "tone", "value": 1}])
+        body = {"result": {"data": {"json": {"id": trace, "scores": [], "spans": []}}}}
+        self.server.fault("trace.getById", times=1, status=200, body=body)
+        self.assertEqual(self.named(), ["a"])
+
+    def test_csv_has_a_column_for_what_comes_later(self):
+        rows = [{"id": "1", "name": "a", "createdAt": "2026-03-14T10:30:00.000Z"}]
+
+        def add():
+            rows.insert(0, {"id": "2", "name": "b", "sessionId": "s",
+                            "createdAt": "2026-03-14T10:30:01.000Z"})
+        with mock.patch.object(twosignal.Client, "_page", lambda client, values: {
+                "traces": [dict(row) for row in rows]}):
+            result = self.tail("--format", "csv", steps=(nothing, add, nothing))
+        found = list(csv.DictReader(io.StringIO(result.out)))
+        self.assertEqual([row["session_id"] for row in found], ["", "s"])
+
+    def test_a_file_is_kept_however_it_ends(self):
+        self.add_named("a")
+        path = self.write("out.jsonl", "before")
+        self.assertEqual(self.tail("-o", path).code, 0)
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual(json.loads(file.read())["name"], "a")
+
+        def end():
+            os.kill(os.getpid(), signal.SIGTERM)
+        handler = signal.signal(signal.SIGTERM, lambda *_: None)
+        self.addCleanup(signal.signal, signal.SIGTERM, handler)
+        self.add_named("b")
+        self.assertEqual(self.tail("-o", path, steps=(nothing, end)).code, 143)
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual([json.loads(line)["name"] for line in file], ["a", "b"])
+
+    def test_a_file_stays_where_nothing_came(self):
+        path = self.write("out.jsonl", "before")
+        self.assertEqual(self.tail("-o", path, steps=(nothing,)).code, 0)
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual(file.read(), "before")
+
+    def test_memory_stays_flat(self):
+        """Also where the server tells no times."""
+        for time in (None, "2026-03-14T10:30:00.000Z"):
+            args = twosignal._arguments("traces tail", twosignal.COMMANDS["traces tail"],
+                                        ["--project", "p"])
+            look = twosignal.Tail(mock.Mock(key=None), args)
+            for place in range(300):
+                look._fresh([{"id": "%d %d" % (place, number), "createdAt": time}
+                             for number in range(100)])
+                look._forget()
+            self.assertLessEqual(len(look.seen), 20000 if time is None else 30000)
+
+    def test_a_cursor_that_has_expired(self):
+        self.add_named("a", created=minutes_ago(5))
+
+        def burst():
+            self.add_burst("x", 250)
+            real, pages = self.server.world.page, []
+
+            def page(project, given):
+                pages.append(given.get("cursor"))
+                if len(pages) == 2:
+                    raise standin.Refusal("BAD_REQUEST", "Invalid cursor")
+                return real(project, given)
+            self.server.world.page = page
+        names = self.named(steps=[burst] + [nothing] * 3)
+        self.assertEqual(names, ["a"] + ["x %d" % place for place in range(250)])
+
+    def test_shows_the_time_of_day(self):
+        self.add_named("a")
+        line = self.tail().lines[-1]
+        self.assertRegex(line, r"\d\d:\d\d:\d\dZ|\d{4}-\d\d-\d\d")
+
+    def test_says_that_it_waits(self):
+        true = twosignal.Console.progress
+        with mock.patch.object(twosignal.Console, "progress", lambda console, text, since: true(
+                console, text, since - 60)):
+            result = self.tail(tty=True, steps=(nothing,))
+        self.assertTrue(result.err.startswith("\rWaiting for new traces; Ctrl-C ends it"))
+
+    def test_gentler_while_the_server_fails(self):
+        self.server.fault("trace.list", times=None, status=503)
+        self.server.faults[0].times = 0
+        naps = Steps(lambda: setattr(self.server.faults[0], "times", None), *[nothing] * 8)
+        self.traces("tail", naps=naps)
+        self.assertGreater(naps.long()[-1], 4 * naps.long()[0])
+        self.assertLessEqual(max(naps), 120)
+
+    def test_retry_after_is_respected(self):
+        def limit():
+            self.server.fault("trace.list", times=1, status=429, headers={"Retry-After": "45"})
+        naps = Steps(limit, lambda: naps.append(0), *[nothing] * 3)
+        self.traces("tail", naps=naps)
+        self.assertGreaterEqual(max(naps), 45)
+
+    def test_retry_after_is_not_for_ever(self):
+        for asked in ("999999999", "Fri, 01 Jan 4999 00:00:00 GMT"):
+            def limit():
+                self.server.fault("trace.list", times=1, status=429,
+                                  headers={"Retry-After": asked})
+            naps = Steps(limit, *[nothing] * 3)
+            with self.subTest(asked=asked):
+                self.traces("tail", naps=naps)
+                self.assertLessEqual(max(naps), 3600)
+
+    def test_table(self):
+        self.add_named("a", created=minutes_ago(5))
+        result = self.tail(steps=(lambda: self.add_named("b"), nothing), columns=120)
+        self.assertEqual(result.code, 0)
+        self.assertEqual([line.split()[0] for line in result.lines].count("ID"), 1)
+        self.assertEqual([line.split()[-1] for line in result.lines[2:]], ["a", "b"])
+
+    def test_fields(self):
+        self.add_named("a", created=minutes_ago(5))
+        result = self.tail("--fields", "name,status", "--format", "csv",
+                           steps=(lambda: self.add_named("b"), nothing))
+        self.assertEqual(list(csv.reader(io.StringIO(result.out))),
+                         [["name", "status"], ["a", "OK"], ["b", "OK"]])
+
+    def test_list_of_fields_does_not_wait_for_more(self):
+        self.add_named("a")
+        result = self.tail("--fields", "?", steps=[nothing] * 3)
+        self.assertIn("created_at", result.out)
+
+    def test_json_is_one_document_or_refused(self):
+        self.add_named("a")
+        result = self.tail("--json", steps=(lambda: self.add_named("b"), nothing))
+        if result.code != 2:
+            self.assertEqual([trace["name"] for trace in result.json], ["a", "b"])
+
+    def test_output_file_is_written_or_refused(self):
+        self.add_named("a")
+        path = self.path("tail.jsonl")
+        result = self.tail("--format", "jsonl", "-o", path, steps=(nothing,))
+        if result.code == 0:
+            with open(path, encoding="utf-8") as file:
+                self.assertEqual(len(file.readlines()), 1)
+
+    def test_many_looks_show_nothing_twice(self):
+        self.add_named("a")
+        result = self.tail("--format", "jsonl", steps=[nothing] * 20)
+        self.assertEqual(len(result.lines), 1)
+
+    def test_bad_input(self):
+        for given in ("-n -1", "--interval 0", "--interval 0s", "--interval 9999h",
+                      "--interval often", "--since yesterday-ish"):
+            with self.subTest(given=given):
+                self.assertFails(self.tail(*given.split()), 2)
+
+
+# Whatever is started in the background ignores Ctrl-C, and so would its children.
+WITH_CTRL_C = ("import runpy, signal, sys; sys.argv.pop(0); "
+               "signal.signal(signal.SIGINT, signal.default_int_handler); "
+               "runpy.run_path(sys.argv[0], run_name='__main__')")
+
+
+class TailProcesses(TracesCase):
+    """What takes a process: lines that come at once, Ctrl-C, a reader that goes away."""
+
+    def start(self, *args):
+        command = [sys.executable, "-c", WITH_CTRL_C, SCRIPT, "traces", "tail", "--project",
+                   self.server.project, "--interval", "50ms", "--format", "jsonl"]
+        process = subprocess.Popen(
+            command + list(args), env=merged(self.environment, None), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE)
+        guard = threading.Timer(DEADLINE, process.kill)
+        guard.daemon = True
+        guard.start()
+        self.addCleanup(self.end, process, guard)
+        return process
+
+    def end(self, process, guard):
+        guard.cancel()
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            stream.close()
+
+    def read_name(self, process):
+        line = process.stdout.readline()
+        self.assertTrue(line, "no line in time")
+        return json.loads(line.decode("utf-8"))["name"]
+
+    @unittest.skipIf(os.name == "nt", "signals of POSIX")
+    def test_each_line_at_once_then_ctrl_c(self):
+        self.server.add_trace(name="a")
+        process = self.start()
+        self.assertEqual(self.read_name(process), "a")
+        for name in ("b", "c"):
+            self.server.add_trace(name=name)
+            self.assertEqual(self.read_name(process), name)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(DEADLINE), 0)
+        self.assertEqual(process.stdout.read(), b"")
+        self.assertNotIn(b"Traceback", process.stderr.read())
+
+    @unittest.skipIf(os.name == "nt", "signals of POSIX")
+    def test_reader_that_goes_away(self):
+        self.server.add_trace(name="a")
+        process = self.start()
+        self.read_name(process)
+        process.stdout.close()
+        self.server.add_trace(name="b")
+        self.assertEqual(process.wait(DEADLINE), 141)
+        self.assertEqual(process.stderr.read(), b"")

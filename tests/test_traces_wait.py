@@ -1,0 +1,251 @@
+"""The section Traces: `traces wait`."""
+import subprocess
+import sys
+import threading
+from unittest import mock
+
+import twosignal
+from tools import DEADLINE, DIALECTS, OLD, SCRIPT, Steps, TracesCase, nothing
+
+
+class Waiting(TracesCase):
+    def wait(self, *args, steps=(), **kwargs):
+        naps = Steps(*steps)
+        result = self.traces("wait", *args, naps=naps, **kwargs)
+        result.naps = naps
+        return result
+
+    def add_evaluators(self, **enabled):
+        for name, on in enabled.items():
+            self.server.add_evaluator(name=name, enabled=on)
+
+    def test_what_is_there_needs_no_waiting(self):
+        self.add(3)
+        result = self.assertOk(self.wait("--count", "3"), err="")
+        self.assertEqual(result.naps, [])
+
+    def test_arrives_meanwhile_in_both_dialects(self):
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            with self.subTest(dialect=dialect):
+                result = self.assertOk(self.wait("--count", "3", "--json", steps=(
+                    lambda: self.add(1), nothing, lambda: self.add(2))))
+                self.assertEqual((result.json["found"], result.json["wanted"]), (3, 3))
+                self.assertEqual(len(result.naps.long()), 3)
+
+    def test_with_a_key(self):
+        result = self.wait("--count", "2", env=self.key(), steps=(lambda: self.add(2),))
+        self.assertOk(result)
+        self.assertEqual(self.server.count("/api/trpc/"), 0)
+        self.assertFails(self.wait("--scored", env=self.key()), 4, "login")
+
+    def test_only_what_matches_counts(self):
+        self.add(5)
+        result = self.wait("--error", "--count", "1", steps=(
+            lambda: self.add(5), lambda: self.add(1, status="ERROR")))
+        self.assertOk(result)
+        self.assertEqual(len(result.naps.long()), 2)
+
+    def test_counts_over_pages(self):
+        self.add(230)
+        result = self.wait("--count", "231", steps=(nothing, lambda: self.add(1)))
+        self.assertOk(result)
+
+    def test_scored_in_both_dialects(self):
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            self.add_evaluators(quality=True, safety=True, retired=False)
+            trace, = self.add(1)
+            with self.subTest(dialect=dialect):
+                result = self.assertOk(self.wait("--scored", steps=(
+                    lambda: self.server.add_score(trace, "quality", 0.1),
+                    lambda: self.server.add_score(trace, "unrelated", 0.1),
+                    lambda: self.server.add_score(trace, "safety", 0.1))))
+                self.assertEqual(len(result.naps.long()), 3)
+
+    def test_scored_counts_the_traces_that_are(self):
+        self.add_evaluators(quality=True)
+        traces = self.add(3)
+        result = self.assertOk(self.wait("--scored", "--count", "2", steps=(
+            lambda: self.server.add_score(traces[0], "quality", 0.9),
+            lambda: self.server.add_score(traces[2], "quality", 0.9))))
+        self.assertEqual(len(result.naps.long()), 2)
+
+    def test_scores_that_are_known_are_not_asked_for_again(self):
+        self.use(**OLD)
+        self.add_evaluators(quality=True)
+        traces = self.add(3)
+        self.server.add_score(traces[0], "quality", 0.9)
+        counts = []
+        result = self.assertOk(self.wait("--scored", "--count", "3", steps=(
+            lambda: counts.append(self.server.count("trace.byId")),
+            lambda: counts.append(self.server.count("trace.byId")),
+            lambda: [self.server.add_score(trace, "quality", 0.5) for trace in traces[1:]])))
+        self.assertEqual(counts, [1, 1])
+        self.assertEqual(result.err, "1 of 3 traces are scored.\n")
+
+    def test_progress_is_told(self):
+        result = self.assertOk(self.wait("--count", "3", steps=(
+            nothing, lambda: self.add(1), nothing, lambda: self.add(1), lambda: self.add(1))))
+        self.assertEqual(result.err, "".join("%d of 3 traces have arrived.\n" % number
+                                             for number in range(3)))
+
+    def test_progress_in_a_terminal(self):
+        true = twosignal.Console.progress
+        with mock.patch.object(twosignal.Console, "progress", lambda console, text, since: true(
+                console, text, since - 60)):
+            result = self.assertOk(self.wait("--count", "2", tty=True, steps=(
+                nothing, lambda: self.add(2))))
+        self.assertRegex(result.err, r"\A\r0 of 2 traces have arrived, \d+ s")
+        self.assertEqual(result.err.split("\r")[-1], "")
+        self.assertNotIn("\n", result.err)
+
+    def test_the_same_trouble_again_is_told_again(self):
+        def fail():
+            self.server.fault("trace.list", times=3, status=503)
+        fail()
+        result = self.assertOk(self.wait(steps=[nothing, nothing, fail, nothing, nothing,
+                                                lambda: self.add(1)]))
+        self.assertEqual(result.err.count("Trying again"), 2)
+
+    def test_a_project_by_its_name(self):
+        """It is looked for with the same patience."""
+        self.server.fault("organization.list", times=4, status=503)
+        self.server.fault("project.list", times=4, status=503)
+        result = self.cli("traces", "wait", "--project", "Support Agent", naps=Steps(
+            *[nothing] * 6 + [lambda: self.add(1)] * 2))
+        self.assertOk(result)
+        self.assertEqual(self.server.count("organization.list"), 4 + 2)
+        self.assertFails(self.cli("traces", "wait", "--project", "support agent", naps=Steps()), 6)
+
+    def test_a_server_that_hangs_while_the_project_is_looked_for(self):
+        fault = self.server.fault("organization.list", times=None, delay=True)
+        self.addCleanup(fault.release.set)
+        result = self.cli("traces", "wait", "--project", "Support Agent", "--timeout", "50ms",
+                          naps=False)
+        self.assertEqual(result.code, 11, result)
+
+    def test_the_same_trouble_is_told_once(self):
+        self.server.fault("trace.list", times=21, status=503)
+        result = self.assertOk(self.wait(steps=[nothing] * 7 + [lambda: self.add(1)] * 2))
+        self.assertEqual(result.err.count("Trying again"), 1)
+
+    def test_tells_what_is_missing(self):
+        self.add_evaluators(quality=True, safety=True, retired=False)
+        self.add(1, scores=[{"evaluatorName": "quality", "value": 1}])
+        self.add(1, scores=[{"evaluatorName": {"odd": 1}, "value": 1}])
+        result = self.wait("--scored", "--count", "2", "--timeout", "50ms")
+        self.assertEqual(result.code, 11, result)
+        self.assertIn("Not all are scored by quality, safety.", result.err)
+
+    def test_scored_where_no_evaluator_is_enabled(self):
+        self.assertFails(self.wait("--scored"), 11, "evaluator")
+        self.add_evaluators(retired=False)
+        self.assertFails(self.wait("--scored"), 11, "evaluator")
+
+    def test_timeout(self):
+        self.add(1)
+        for options in ((), ("--json",)):
+            result = self.wait("--count", "2", "--timeout", "50ms", *options)
+            self.assertEqual(result.code, 11, result)
+            self.assertIn("2", result.out)
+
+    def test_timeout_in_github_actions(self):
+        path = self.path("summary.md")
+        result = self.wait("--tag", "v2", "--count", "3", "--timeout", "50ms", env={
+            "GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": path})
+        self.assertEqual(result.code, 11)
+        self.assertIn("::error title=twosignal::traces that have arrived: too few, measured 0, "
+                      "limit 3\n", result.err)
+        self.assertIn("--timeout", result.err)
+        with open(path, encoding="utf-8") as file:
+            self.assertIn("| traces that have arrived | 0 | 3 | TOO FEW |", file.read())
+
+    def test_timeout_while_not_scored(self):
+        self.add_evaluators(quality=True)
+        self.add(1)
+        self.assertEqual(self.wait("--scored", "--timeout", "50ms").code, 11)
+
+    def test_polling_is_gentle(self):
+        result = self.wait(steps=[nothing] * 14 + [lambda: self.add(1)])
+        self.assertOk(result)
+        naps = result.naps.long()
+        self.assertGreater(min(naps[8:]), 2 * max(naps[:2]))
+        self.assertLessEqual(max(naps), 30)
+
+    def test_server_that_fails_meanwhile(self):
+        for fault in ({"status": 503}, {"status": 500}, {"reset": True}, {"cut": 20},
+                      {"garbage": b"<html>"}, {"status": 429}):
+            self.use()
+            self.server.fault("trace.list", times=7, **fault)
+            with self.subTest(fault=fault):
+                result = self.wait(steps=[nothing] * 8 + [lambda: self.add(1)])
+                self.assertOk(result)
+                self.assertNotEqual(result.err, "")
+
+    def test_server_that_fails_at_the_start(self):
+        self.add_evaluators(quality=True)
+        self.add(scores=[{"evaluatorName": "quality", "value": 1}])
+        self.server.fault("evaluator.list", times=4, status=503)
+        self.assertOk(self.wait("--scored", steps=[nothing] * 3))
+
+    def test_server_that_is_gone_all_the_time(self):
+        self.server.stop()
+        result = self.wait("--timeout", "50ms")
+        self.assertEqual(result.code, 11, result)
+        self.assertNotIn("Traceback", result.err)
+
+    def test_retry_after_is_respected(self):
+        self.server.fault("trace.list", times=1, status=429, headers={"Retry-After": "45"})
+        result = self.assertOk(self.wait(steps=[lambda: self.add(1)] + [nothing] * 9))
+        self.assertGreaterEqual(sum(result.naps), 44)
+
+    def test_many_slow_pages_end_with_the_time(self):
+        """--timeout bounds the whole, not each request."""
+        self.add(120)
+        self.server.fault("trace.list", times=None, drip=0.002)
+        result = self.cli("traces", "wait", "--project", self.server.project, "--count", "120",
+                          "--timeout", "100ms", naps=False)
+        self.assertEqual(result.code, 11, result)
+        self.assertEqual(self.server.count("trace.list"), 1)
+
+    def test_answer_that_does_not_come_ends_with_the_time(self):
+        fault = self.server.fault("trace.list", times=None, delay=True)
+        project, done = self.server.project, threading.Event()
+        command = [sys.executable, SCRIPT, "traces", "wait", "--project", project,
+                   "--timeout", "200ms"]
+        process = subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        threading.Thread(target=lambda: process.wait() is None or done.set(), daemon=True).start()
+        in_time = done.wait(20)     # less than the 30 seconds that a request may take
+        fault.release.set()
+        if not in_time:
+            process.kill()
+        self.assertTrue(done.wait(DEADLINE))
+        self.assertTrue(in_time, "it waited for an answer longer than --timeout")
+        self.assertEqual(process.returncode, 11)
+
+    def test_session_that_expires_meanwhile(self):
+        result = self.wait(steps=(lambda: self.server.expire("owner@example.com"),
+                                  lambda: self.add(1)))
+        self.assertOk(result)
+        self.assertEqual(self.server.count("auth/refresh"), 1)
+
+    def test_session_that_is_revoked_ends_it(self):
+        result = self.wait(steps=(lambda: self.server.revoke("owner@example.com"), nothing))
+        self.assertFails(result, 4, "Authentication expired")
+
+    def test_what_no_waiting_helps_against_ends_it(self):
+        result = self.cli("traces", "wait", "--project", self.server.hidden, naps=Steps())
+        self.assertFails(result, 6, "Project not found")
+
+    def test_ctrl_c(self):
+        self.assertEqual(self.wait(steps=(nothing,)).code, 130)
+
+    def test_bad_input(self):
+        for given in ("--count 0", "--count few", "--timeout soon", "--timeout 0", "--timeout 0s",
+                      "--timeout 9999h", "--tag=", "--search=",
+                      "--timeout -5s", "--since yesterday-ish", "--timeout 1.2.3"):
+            with self.subTest(given=given):
+                self.assertFails(self.wait(*given.split()), 2)
+        self.assertEqual(self.server.requests, [])
