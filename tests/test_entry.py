@@ -14,7 +14,7 @@ from unittest import mock
 import twosignal
 from servers import Scripted, certificates, hang_up
 from tools import (DEADLINE, ERROR_LINE, ROOT, SCRIPT, Case, ProcessCase, ServerCase, as_text, full,
-                   listing, pty_run, requests_of, run_command, write_script)
+                   heed_interrupts, listing, pty_run, requests_of, run_command, write_script)
 
 
 class WaysToStart(ServerCase):
@@ -98,11 +98,6 @@ class Strike:
         elif place == self.place and not self.struck:
             self.struck = True
             os.kill(os.getpid(), self.number)
-
-
-def heed_interrupts():
-    """In a child: what started the tests may have it ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @unittest.skipIf(os.name == "nt", "signals are others there")

@@ -17,7 +17,8 @@ import twosignal
 from servers import Proxy, Scripted, answer, silence
 from standin import PROJECT_REF, StandIn
 from tools import (DEADLINE, SCRIPT, SESSION, Result, ServerCase, StateCase, as_bytes, as_text,
-                   file_bytes, full, posix, replaced_environment, run_command, shortened_sleep)
+                   file_bytes, full, heed_interrupts, kept_signals, posix, replaced_environment,
+                   run_command, shortened_sleep)
 
 
 def wrong_sessions():
@@ -308,10 +309,10 @@ class ConcurrentProcesses(SessionCase):
         shutil.rmtree(cls.shared_folder)
         super().tearDownClass()
 
-    def start(self, *args):
+    def start(self, *args, **options):
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", self.compiled] + list(args), env=self.environment,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
         self.addCleanup(self.end, process)
         return process
 
@@ -367,7 +368,7 @@ class ConcurrentProcesses(SessionCase):
                 self.server.clear()
                 session = self.log_in_expired()
                 fault = self.server.fault("auth/refresh", delay=True)
-                process = self.start(*LISTING)
+                process = self.start(*LISTING, preexec_fn=heed_interrupts)
                 self.assertTrue(fault.begun.wait(DEADLINE))
                 process.send_signal(number)
                 fault.release.set()
@@ -557,6 +558,8 @@ class Refreshes(SessionCase):
     @posix
     def test_signal_between_answer_and_save(self):
         """Row 6: the new session is on disk, then the signal has its way."""
+        self.enter(kept_signals())
+        heed_interrupts()
         for name, code in (("SIGTERM", 143), ("SIGINT", 130)):
             for place in ("save_session", "_replace"):
                 with self.subTest(signal=name, place=place):

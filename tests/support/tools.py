@@ -163,6 +163,15 @@ def kept_signals():
                 signal.signal(number, handler)
 
 
+def heed_interrupts():
+    """Ctrl-C has its effect, also if the tests were started in the background of a script.
+
+    A shell has such a process ignore SIGINT, and its children inherit that. To be called in a
+    child (preexec_fn), or in this process within kept_signals().
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _refuse_getpass(*args, **kwargs):
     raise AssertionError("a password was asked for within an in-process run")
 
