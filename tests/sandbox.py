@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Try twosignal without an account: a 2Signal server of its own with sample data.
+"""Try twosignal without an account, against a 2Signal server with sample data.
 
 usage: python3 tests/sandbox.py [OPTION...]                          serve until Ctrl-C
        python3 tests/sandbox.py [OPTION...] COMMAND [ARGUMENT...]    run one command, then stop
 
-  --port PORT         the port to serve on (default: a free one; with --data that of last time)
-  --data FILE         keep the data and the sessions in FILE; the next start goes on with them
-  --dialect DIALECT   new (the default), or old: a server of years ago
-  --slow SECONDS      answer each request so much later
-  --live SECONDS      a new trace so often; each is scored when the next but one comes
+  --port PORT         port to serve on (default: a free one; with --data, that of the last start)
+  --data FILE         keep the data and the sessions in FILE for the next start
+  --dialect DIALECT   new (default), or old, which emulates an older server
+  --slow SECONDS      delay every response by SECONDS
+  --live SECONDS      add a trace every SECONDS; evaluators score it two traces later
+  -h, --help          show this help
 
 examples: python3 tests/sandbox.py traces list
           python3 tests/sandbox.py --live 1 traces tail
@@ -35,7 +36,7 @@ from standin import (DIALECTS, UNDEFINED, StandIn, Store, parse_time, stamp,  # 
                      this_month)
 
 EMAIL, PASSWORD = StandIn.OWNER
-AGENTS = (  # name of the trace, its spans as (type, name, level), tags
+AGENTS = (  # name of the trace, its spans as (type, name, depth), tags
     ("support-agent", (("AGENT", "support-agent", 0), ("GUARDRAIL", "check input", 1),
                        ("RETRIEVAL", "search help pages", 1), ("LLM", "write answer", 1)),
      ("production", "v2")),
@@ -55,8 +56,9 @@ AGENTS = (  # name of the trace, its spans as (type, name, level), tags
     ("nightly-report", (("CHAIN", "nightly-report", 0), ("TOOL", "query warehouse", 1),
                         ("LLM", "summarise figures", 1)), ("batch",)))
 ERRORS = ("Tool call timed out after 30 s", "Rate limit of the model provider reached",
-          "Order not found: 在庫なし", "Answer was not valid JSON")
-MODELS = (("gpt-4o", 2.5e-6, 1e-5), ("gpt-4o-mini", 1.5e-7, 6e-7), ("claude-sonnet", 3e-6, 1.5e-5))
+          "Order not found: 在庫なし", "Output was not valid JSON")
+MODELS = (  # name, price in dollars per token of the prompt and of the completion
+    ("gpt-4o", 2.5e-6, 1e-5), ("gpt-4o-mini", 1.5e-7, 6e-7), ("claude-sonnet", 3e-6, 1.5e-5))
 REASONS = {True: "The answer is to the point and cites the help page.",
            False: "The answer does not address the customer's question."}
 
@@ -65,114 +67,115 @@ REASONS = {True: "The answer is to the point and cites the help page.",
 # Sample data
 ##################################################################################################
 
-def fill(server):
-    """The sample data; the same each time but for the moments, which count back from now."""
-    dice = random.Random(1)
+def add_sample_data(server):
+    """Adds the sample data; only its times, which count back from now, differ between runs."""
+    rng = random.Random(1)
     now = datetime.datetime.now(datetime.timezone.utc)
-    labs = server.add_org("Ünïcode Labs 🚀", "GROWTH", id=draw_id(dice))
+    labs = server.add_org("Ünïcode Labs 🚀", "GROWTH", id=random_id(rng))
     shop = server.add_project("Checkout 支払い", server.org, "The assistant of the web shop",
-                              id=draw_id(dice))
-    helper = server.add_project("مساعد العملاء", labs, id=draw_id(dice))
+                              id=random_id(rng))
+    helper = server.add_project("مساعد العملاء", labs, id=random_id(rng))
     for project, traces, days in ((server.project, 200, 6), (shop, 70, 5), (helper, 50, 5)):
-        add_traces(server, dice, project, traces, now, days * 86400.0 / traces)
-    add_evaluators(server, dice)
-    add_datasets(server, dice)
+        add_traces(server, rng, project, traces, now, days * 86400.0 / traces)
+    add_evaluators(server, rng)
+    add_datasets(server, rng)
     for name in ("CI Pipeline", "Production", "Old laptop"):
-        key = server.add_key(name=name, id=draw_id(dice))
-    revoke(server, key)
+        key = server.add_key(name=name, id=random_id(rng))
+    revoke(server, key)         # the last one
     add_usage(server, labs, shop, helper)
 
 
-def draw_id(dice):
-    return str(uuid.UUID(int=dice.getrandbits(128), version=4))
+def random_id(rng):
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 
-def add_traces(server, dice, project, count, now, gap):
-    """Traces from new to old, `gap` seconds apart on average."""
+def add_traces(server, rng, project, count, now, gap):
+    """Adds traces, newest first, `gap` seconds apart on average."""
     age = 130.0
     for _ in range(count):
-        add_trace(server, dice, project, now - datetime.timedelta(seconds=age))
-        age += dice.expovariate(1 / gap)
+        add_trace(server, rng, project, now - datetime.timedelta(seconds=age))
+        age += rng.expovariate(1 / gap)
 
 
-def add_trace(server, dice, project, began):
-    name, steps, tags = dice.choice(AGENTS)
-    error = dice.choice(ERRORS) if dice.random() < 0.15 else None
-    spans = make_spans(dice, steps, began, error)
+def add_trace(server, rng, project, started):
+    name, steps, tags = rng.choice(AGENTS)
+    error = rng.choice(ERRORS) if rng.random() < 0.15 else None
+    spans = make_spans(rng, steps, started, error)
     return server.add_trace(
         project, name, "ERROR" if error else "OK", spans[0]["durationMs"],
-        round(sum(span["cost"] or 0 for span in spans), 6), make_scores(dice, error), spans, tags,
-        began, draw_id(dice), totalTokens=sum(span["totalTokens"] for span in spans),
-        sessionId="session-%d" % dice.randrange(40) if dice.random() < 0.5 else UNDEFINED,
-        metadata={"customerTier": dice.choice(("free", "pro")), "appVersion": "2.4.1"})
+        round(sum(span["cost"] or 0 for span in spans), 6), make_scores(rng, error), spans, tags,
+        started, random_id(rng), totalTokens=sum(span["totalTokens"] for span in spans),
+        sessionId=f"session-{rng.randrange(40)}" if rng.random() < 0.5 else UNDEFINED,
+        metadata={"customerTier": rng.choice(("free", "pro")), "appVersion": "2.4.1"})
 
 
-def make_spans(dice, steps, began, error):
-    """The spans of a trace as a tree; the last step is the one that failed."""
-    spans, path, start = [], [], began
-    for place, (kind, name, level) in enumerate(steps):
-        failed = error if place == len(steps) - 1 else None
-        length = int(dice.lognormvariate(6.3, 0.8))
-        span = make_span(dice, kind, name, start, length, failed)
-        span["parentSpanId"] = path[level - 1] if level else None
-        path[level:] = [span["id"]]
-        start += datetime.timedelta(milliseconds=length if level else 3)
+def make_spans(rng, steps, started, error):
+    """The spans of a trace, as a tree; with an error, the last step failed."""
+    spans, ancestors, start = [], [], started
+    for position, (kind, name, depth) in enumerate(steps):
+        last = position == len(steps) - 1
+        duration = int(rng.lognormvariate(6.3, 0.8))
+        span = make_span(rng, kind, name, start, duration, error if last else None)
+        span["parentSpanId"] = ancestors[depth - 1] if depth else None
+        ancestors[depth:] = [span["id"]]
+        start += datetime.timedelta(milliseconds=duration if depth else 3)
         spans.append(span)
-    whole = sum(span["durationMs"] for span in spans[1:]) + 8
-    spans[0].update(durationMs=whole, endTime=later(spans[0]["startTime"], whole),
+    total = sum(span["durationMs"] for span in spans[1:]) + 8
+    spans[0].update(durationMs=total, endTime=later(spans[0]["startTime"], total),
                     status="ERROR" if error else "OK")
     return spans
 
 
-def make_span(dice, kind, name, start, length, error):
-    span = {"id": draw_id(dice), "name": name, "type": kind, "startTime": stamp(start),
-            "endTime": later(stamp(start), length), "durationMs": length, "cost": None,
+def make_span(rng, kind, name, start, duration, error):
+    """A span; its duration is in milliseconds."""
+    span = {"id": random_id(rng), "name": name, "type": kind, "startTime": stamp(start),
+            "endTime": later(stamp(start), duration), "durationMs": duration, "cost": None,
             "status": "ERROR" if error else "OK", "errorMessage": error, "totalTokens": 0,
             "input": {"userQuery": "Where is my order?"}, "output": None if error else "done"}
     if kind == "LLM":
-        model, price_in, price_out = dice.choice(MODELS)
-        prompt, completion = dice.randrange(200, 3000), dice.randrange(20, 600)
+        model, prompt_price, completion_price = rng.choice(MODELS)
+        prompt, completion = rng.randrange(200, 3000), rng.randrange(20, 600)
         span.update(model=model, modelParameters={"maxTokens": 800, "temperature": 0.2},
                     promptTokens=prompt, completionTokens=completion,
                     totalTokens=prompt + completion,
-                    cost=round(prompt * price_in + completion * price_out, 6))
+                    cost=round(prompt * prompt_price + completion * completion_price, 6))
     return span
 
 
-def later(moment, milliseconds):
-    return stamp(parse_time(moment) + datetime.timedelta(milliseconds=milliseconds))
+def later(time, milliseconds):
+    return stamp(parse_time(time) + datetime.timedelta(milliseconds=milliseconds))
 
 
-def make_scores(dice, error):
-    if dice.random() < 0.3:
+def make_scores(rng, error):
+    if rng.random() < 0.3:
         return []
-    value = round(dice.uniform(0.05, 0.45) if error else dice.uniform(0.55, 1), 2)
+    value = round(rng.uniform(0.05, 0.45) if error else rng.uniform(0.55, 1), 2)
     good = value >= 0.5
-    scores = [{"id": draw_id(dice), "evaluatorName": "helpfulness", "value": value,
+    scores = [{"id": random_id(rng), "evaluatorName": "helpfulness", "value": value,
                "label": "pass" if good else "fail", "reasoning": REASONS[good]}]
-    if dice.random() < 0.5:
-        scores.append({"id": draw_id(dice), "evaluatorName": "valid-json",
+    if rng.random() < 0.5:
+        scores.append({"id": random_id(rng), "evaluatorName": "valid-json",
                        "value": 0 if error == ERRORS[3] else 1})
     return scores
 
 
-def add_evaluators(server, dice):
+def add_evaluators(server, rng):
     for name, kind, config in (
             ("Has JSON", "JSON_SCHEMA", {"schema": {"type": "object"}}),
             ("helpfulness", "LLM_JUDGE", {"model": "gpt-4o", "prompt": "Does it help?"}),
             ("Fast enough", "LATENCY", {"maxMs": 5000}),
             ("丁寧さ", "CONTAINS", {"values": ["です", "ます"]})):
-        server.add_evaluator(name=name, type=kind, config=config, id=draw_id(dice),
+        server.add_evaluator(name=name, type=kind, config=config, id=random_id(rng),
                              enabled=name != "Fast enough")
 
 
-def add_datasets(server, dice):
-    dataset = server.add_dataset(name="Refund questions", description="Cases that went wrong once",
-                                 id=draw_id(dice))
+def add_datasets(server, rng):
+    dataset = server.add_dataset(name="Refund questions", description="Cases that failed before",
+                                 id=random_id(rng))
     for prompt, intent in (("Where is my refund?", "refund"), ("返品したいです", "return"),
                            ("أين طلبي؟", "order"), ("Cancel my order 😡", "cancel")):
         server.add_item(dataset, {"prompt": prompt}, {"intent": intent}, {"source": "support"},
-                        id=draw_id(dice))
+                        id=random_id(rng))
 
 
 def revoke(server, key):
@@ -195,7 +198,7 @@ def add_usage(server, labs, shop, helper):
 ##################################################################################################
 
 class Options:
-    """What stands before the command; see the module's docstring."""
+    """The options before the command; the module's docstring describes them."""
 
     def __init__(self):
         self.port = self.data = None
@@ -203,7 +206,7 @@ class Options:
 
 
 def open_server(options):
-    """The sandbox's server, started and filled. Raises OSError where it can't listen."""
+    """A running server with the sample data. Raises OSError if it cannot listen."""
     data, port = options.data, options.port
     server = StandIn(data=data or ":memory:", empty=True, port=port or 0,
                      **DIALECTS[options.dialect])
@@ -213,37 +216,42 @@ def open_server(options):
     with contextlib.ExitStack() as stack:
         stack.callback(server.stop)
         if not server.rows("settings"):
-            fill(server)
-        keep_port(server)
+            add_sample_data(server)
+        save_port(server)
         stack.pop_all()
     if options.slow:
         server.fault("", times=None, delay=options.slow)
     if options.live:
-        threading.Thread(target=keep_adding, args=(server, options.live), daemon=True).start()
+        threading.Thread(target=add_live_traces, args=(server, options.live), daemon=True).start()
     return server
 
 
-def keep_adding(server, seconds):
-    """New traces until the server stops; all enabled evaluators score the one before the last."""
-    dice, added = random.Random(), []
+def add_live_traces(server, seconds):
+    """Adds traces until the server stops; each is scored once two more have been added."""
+    rng, added = random.Random(), []
     while not server.stopping.wait(seconds):
         with server.transaction():
             now = datetime.datetime.now(datetime.timezone.utc)
-            added.append(add_trace(server, dice, server.project, now))
-            for evaluator in server.rows("evaluators") if len(added) > 2 else ():
-                if evaluator["enabled"]:
-                    server.add_score(added[-3], evaluator["name"], round(dice.random(), 2))
+            added.append(add_trace(server, rng, server.project, now))
+            if len(added) > 2:
+                score(server, rng, added[-3])
+
+
+def score(server, rng, trace):
+    for evaluator in server.rows("evaluators"):
+        if evaluator["enabled"]:
+            server.add_score(trace, evaluator["name"], round(rng.random(), 2))
 
 
 def read_port(data):
-    """The port that the sandbox of this file served on last; 0 (a free one) for a new file."""
+    """The port of the last start with this file, or 0 (a free one) if there was none."""
     store = Store(data)
     rows = store.plain("settings")
     store.database.close()
     return rows[0]["port"] if rows else 0
 
 
-def keep_port(server):
+def save_port(server):
     with server.transaction():
         server.store.remove("settings", "sandbox")
         server.store.add("settings", {"id": "sandbox", "port": server.listener.server_address[1]})
@@ -264,37 +272,32 @@ def serve(options):
 
 
 def describe(server, data):
-    """What to type in another terminal."""
-    home = '"$(mktemp -d)"'
-    if data:
-        home = shlex.quote(os.path.abspath(data) + ".home")
-    trace = server.traces[0] if server.traces else newest_trace(server)
-    return """\
-The sandbox serves %(url)s until Ctrl-C. In another terminal:
+    """Instructions for using the server from another terminal."""
+    home = shlex.quote(os.path.abspath(data) + ".home") if data else '"$(mktemp -d)"'
+    key = next(row["key"] for row in server.rows("api_keys") if not row["revokedAt"])
+    script = f"{shlex.quote(sys.executable)} {shlex.quote(SCRIPT)}"
+    return f"""\
+Serving {server.url} until Ctrl-C. In another terminal:
 
-  export TWOSIGNAL_URL=%(url)s
-  export TWOSIGNAL_HOME=%(home)s
-  export TWOSIGNAL_ORG=%(org)s
-  export TWOSIGNAL_PROJECT=%(project)s
-  twosignal() { %(python)s %(script)s "$@"; }
+  export TWOSIGNAL_URL={server.url}
+  export TWOSIGNAL_HOME={home}
+  export TWOSIGNAL_ORG={server.org}
+  export TWOSIGNAL_PROJECT={server.project}
+  twosignal() {{ {script} "$@"; }}
 
-  echo %(password)s | twosignal login -e %(email)s --password-stdin
+  echo {PASSWORD} | twosignal login -e {EMAIL} --password-stdin
   twosignal traces list
   twosignal traces list --status ERROR --json
-  twosignal traces get %(trace)s
-  twosignal traces check --since 24h --max-error-rate 20%% --max-p95 8s
+  twosignal traces get {newest_trace(server)}
+  twosignal traces check --since 24h --max-error-rate 20% --max-p95 8s
   twosignal evaluators list
   twosignal usage
 
-In place of a login, the trace commands can use the project's key:
+Instead of logging in, the trace commands can use the API key of the project:
 
-  export TWOSIGNAL_API_KEY=%(key)s
+  export TWOSIGNAL_API_KEY={key}
 
-viewer@example.com with viewer-pass may look but not change anything.""" % {
-        "url": server.url, "home": home, "org": server.org, "project": server.project,
-        "python": shlex.quote(sys.executable), "script": shlex.quote(SCRIPT),
-        "email": EMAIL, "password": PASSWORD, "trace": trace,
-        "key": next(row["key"] for row in server.rows("api_keys") if not row["revokedAt"])}
+viewer@example.com with the password viewer-pass can read but not change anything."""
 
 
 def newest_trace(server):
@@ -303,7 +306,7 @@ def newest_trace(server):
 
 
 def run(options, command):
-    """Runs one command of twosignal as a process of its own; returns its exit code."""
+    """Runs one twosignal command as a separate process; returns its exit code."""
     server = open_server(options)
     try:
         with tempfile.TemporaryDirectory(prefix="twosignal-sandbox-") as home:
@@ -316,7 +319,7 @@ def run(options, command):
 
 
 def wait_for(child):
-    """The exit code of the command; Ctrl-C reaches it by itself, SIGTERM is passed on."""
+    """The exit code of the command. The terminal sends it Ctrl-C; SIGTERM is forwarded."""
     before = [(signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN)),
               (signal.SIGTERM, signal.signal(signal.SIGTERM, lambda *_: child.terminate()))]
     try:
@@ -335,41 +338,41 @@ def log_in(server, home):
 
 
 def make_environment(server, home):
-    """The caller's environment, with the sample account, organization and project as defaults."""
+    """The environment of the command: the account, organization and project are set."""
     environment = dict(os.environ, TWOSIGNAL_HOME=home, TWOSIGNAL_URL=server.url,
                        TWOSIGNAL_EMAIL=EMAIL, TWOSIGNAL_PASSWORD=PASSWORD,
                        TWOSIGNAL_PROJECT=server.project, TWOSIGNAL_ORG=server.org)
-    direct = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    environment["no_proxy"] = environment["NO_PROXY"] = ",".join(
-        part for part in (direct, "127.0.0.1") if part)
+    hosts = environment.get("no_proxy") or environment.get("NO_PROXY")
+    no_proxy = f"{hosts},127.0.0.1" if hosts else "127.0.0.1"
+    environment.update(no_proxy=no_proxy, NO_PROXY=no_proxy)
     return environment
 
 
 def read_arguments(argv):
-    """(Options, command): the sandbox's own options stand before the command."""
+    """The options and the command, which follows them. Raises ValueError."""
     options, rest = Options(), list(argv)
     while rest and rest[0].startswith("--") and rest[0].split("=")[0][2:] in vars(options):
         name, equals, value = rest.pop(0)[2:].partition("=")
         if not equals:
             if not rest:
-                raise ValueError("--%s needs a value" % name)
+                raise ValueError(f"--{name} requires a value")
             value = rest.pop(0)
         setattr(options, name, READERS[name](value))
     return options, rest
 
 
-def read_number(text, kind=float, most=3600):
+def read_number(text, kind=float, maximum=3600):
     try:
-        if 0 <= kind(text) <= most:
+        if 0 <= kind(text) <= maximum:
             return kind(text)
     except ValueError:
         pass
-    raise ValueError("%r is not a number from 0 to %d" % (text, most))
+    raise ValueError(f"{text!r} is not a number from 0 to {maximum}")
 
 
 def read_dialect(text):
     if text not in DIALECTS:
-        raise ValueError("--dialect needs one of %s, not %r" % (", ".join(DIALECTS), text))
+        raise ValueError(f"--dialect must be {' or '.join(DIALECTS)}, not {text!r}")
     return text
 
 
@@ -384,12 +387,12 @@ def main(argv):
     try:
         options, command = read_arguments(argv)
     except ValueError as error:
-        print("sandbox: %s" % error, file=sys.stderr)
+        print(f"sandbox: {error}", file=sys.stderr)
         return 2
     try:
         return run(options, command) if command else serve(options)
     except (OSError, sqlite3.Error) as error:
-        print("sandbox: can't serve: %s" % error, file=sys.stderr)
+        print(f"sandbox: cannot serve: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

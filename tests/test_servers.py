@@ -1,4 +1,4 @@
-"""The servers of the transport tests themselves do what they say."""
+"""The misbehaving servers of the transport tests do what they promise."""
 import http.client
 import itertools
 import socket
@@ -26,7 +26,7 @@ class Hello(BaseHTTPRequestHandler):
 
 
 def fetch(url, proxy=None, ca=None, **options):
-    """Status and body of one request, through `proxy` if there is one."""
+    """The status and body of one request, sent through `proxy` if given."""
     handlers = [urllib.request.ProxyHandler({"http": proxy, "https": proxy} if proxy else {})]
     if ca:
         context = ssl.create_default_context(cafile=ca)
@@ -37,7 +37,7 @@ def fetch(url, proxy=None, ca=None, **options):
 
 
 class ScriptedServers(unittest.TestCase):
-    def test_answers_in_turn_and_then_the_last(self):
+    def test_responses_in_order_and_then_the_last(self):
         with Scripted([answer("one"), answer({"a": 2})]) as server:
             bodies = [fetch(server.url + "/x", data=b"sent")[1] for _ in range(3)]
             self.assertEqual(bodies, [b"one", b'{"a": 2}', b'{"a": 2}'])
@@ -53,22 +53,22 @@ class ScriptedServers(unittest.TestCase):
             with self.assertRaises(http.client.RemoteDisconnected):
                 fetch(server.url)
 
-    def test_drips_until_the_client_leaves(self):
+    def test_drips_until_the_client_disconnects(self):
         with Scripted(drip(itertools.repeat(46), 0.001, head=b"HTTP/1.1 200 OK\r\n\r\n")) as server:
             with urllib.request.urlopen(server.url, timeout=PATIENCE) as reply:
                 self.assertEqual(reply.read(5), b".....")
 
-    def test_stops_while_a_client_still_waits(self):
+    def test_stops_while_a_client_is_waiting(self):
         with Scripted(silence) as server:
             client = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        with client, suppress(ConnectionResetError):    # the server may not have read it all
+        with client, suppress(ConnectionResetError):    # the server may not have read the request
             self.assertEqual(client.recv(1), b"")
 
 
 @needs_openssl
 class IssuedCertificates(unittest.TestCase):
-    def test_each_is_what_it_says(self):
+    def test_each_has_its_defect(self):
         with tempfile.TemporaryDirectory() as folder:
             made = certificates(folder)
             with Serving(Hello, tls=made.good) as server:
@@ -79,7 +79,7 @@ class IssuedCertificates(unittest.TestCase):
                 with self.subTest(pair=pair[0]), Scripted(answer("no"), tls=pair) as server:
                     with self.assertRaises((urllib.error.URLError, ssl.CertificateError)) as caught:
                         fetch(server.url, ca=made.ca)
-                    if sys.version_info >= (3, 7):      # Python 3.6 does not name the cause
+                    if sys.version_info >= (3, 7):      # Python 3.6 does not report the cause
                         self.assertIn(words, str(caught.exception))
                     self.assertEqual(server.requests, [])
 
@@ -94,19 +94,19 @@ class ForwardProxies(unittest.TestCase):
             self.assertEqual(proxy.seen, ["POST %s/a?b=c HTTP/1.1" % server.url])
             self.assertEqual(proxy.authorizations, [None])
 
-    def test_asks_for_its_password(self):
+    def test_requires_its_password(self):
         with Scripted(answer("there")) as server, Proxy("us er", "p:w") as proxy:
             with self.assertRaises(urllib.error.HTTPError) as caught:
                 fetch(server.url, proxy.url)
             caught.exception.close()
             self.assertEqual(caught.exception.code, 407)
             self.assertEqual(server.requests, [])
-            right = "http://us%%20er:p%%3Aw@127.0.0.1:%d" % proxy.port
-            self.assertEqual(fetch(server.url, right)[1], b"there")
+            url = "http://us%%20er:p%%3Aw@127.0.0.1:%d" % proxy.port
+            self.assertEqual(fetch(server.url, url)[1], b"there")
             self.assertIsNone(header(server.requests[0], "Proxy-Authorization"))
             self.assertEqual(len(proxy.authorizations), 2)
 
-    def test_a_name_can_lead_elsewhere(self):
+    def test_maps_host_names(self):
         with Scripted(answer("there")) as server, socket.socket() as deaf:
             deaf.bind(("127.0.0.1", 0))
             hosts = {"example.test": ("127.0.0.1", server.port), "deaf.test": deaf.getsockname()}

@@ -1,11 +1,11 @@
 """Servers that misbehave on purpose, for the tests of the transport.
 
-    with Scripted([answer({"data": 1}), reset]) as server:      # raw bytes, one answer a connection
+    with Scripted([answer({"data": 1}), reset]) as server:      # one response per connection
     with Serving(HandlerClass, tls=certificates(folder).good) as server:
-    with Proxy("user", "secret") as proxy:                      # a forward proxy, CONNECT too
+    with Proxy("user", "secret") as proxy:                      # a forward proxy, also for CONNECT
 
-Each listens on a free port of 127.0.0.1, has .url, .port and .connections (how many were accepted),
-and ends its threads and sockets on exit. Everything received is kept in .requests, as bytes.
+Each listens on a free port of 127.0.0.1 until the end of the block. `url` and `port` are its
+address, `requests` what it received, as bytes, and `connections` how many it accepted.
 """
 import base64
 import json
@@ -21,69 +21,70 @@ import unittest
 from http.server import HTTPServer
 from urllib.parse import urlsplit
 
-PATIENCE = 60           # seconds; only a test that is about to fail waits this long
+PATIENCE = 60           # seconds; only a test that fails waits this long
 
 try:
     import ssl
-except ImportError:     # a Python built without it still runs the tests that need no TLS
+except ImportError:     # a Python built without it can run the tests that use no TLS
     ssl = None
 
 needs_openssl = unittest.skipUnless(ssl and shutil.which("openssl"), "no openssl command")
 
 
 ####################################################################################################
-# Answers: bytes, or a function (connection, request) that does what it likes with the connection
+# Responses: bytes, or a function (connection, request) that may do anything with the connection
 ####################################################################################################
 
 def answer(body=b"", status=200, headers=(), reason="Scripted"):
-    """The bytes of a whole HTTP answer; a body that is neither bytes nor str is sent as JSON."""
+    """The bytes of an HTTP response; a body that is neither bytes nor str is sent as JSON."""
     if not isinstance(body, (bytes, str)):
         body, headers = json.dumps(body), [("Content-Type", "application/json")] + list(headers)
     if isinstance(body, str):
         body = body.encode("utf-8")
     fields = [("Content-Length", len(body)), ("Connection", "close")] + list(headers)
-    lines = ["HTTP/1.1 %d %s" % (status, reason)] + ["%s: %s" % field for field in fields]
+    lines = [f"HTTP/1.1 {status} {reason}"] + [f"{name}: {value}" for name, value in fields]
     return "\r\n".join(lines + ["", ""]).encode("utf-8") + body
 
 
 def drip(data, seconds=0.05, head=b""):
-    """An answer that sends `head` at once, then `data` a byte at a time until the client leaves.
+    """A response that sends `head` at once, then `data` byte by byte until the client disconnects.
 
-    `data` may be any iterable of ints, also one without an end, such as itertools.repeat(32).
+    `data` is any iterable of ints, which may be endless, such as itertools.repeat(32). `seconds` is
+    the pause after each byte.
     """
     def send(connection, request):
         connection.sendall(head)
         for byte in data:
             connection.sendall(bytes([byte]))
-            if has_left(connection, seconds):
+            if is_closed(connection, seconds):
                 return
     return send
 
 
 def reset(connection, request):
-    """Breaks the connection with a TCP reset and without an answer."""
+    """Resets the TCP connection without a response."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
 def silence(connection, request):
-    """Never answers; ends when the client has given up."""
-    while not has_left(connection, PATIENCE):
+    """Never responds; waits for the client to disconnect."""
+    while not is_closed(connection, PATIENCE):
         pass
 
 
 def hang_up(connection, request):
-    """Closes the connection in order, but without an answer."""
+    """Closes the connection cleanly, without a response."""
 
 
-def has_left(connection, seconds):
-    """Waits for that long; True as soon as the client (or the server's end) closes it."""
+def is_closed(connection, seconds):
+    """Whether the client, or the end of the server, closes the connection within that time."""
     readable, _, _ = select.select([connection], [], [], seconds)
     return bool(readable) and not connection.recv(65536)
 
 
 def read_request(connection):
-    """The bytes of the next request, head and body; b"" where the client sent no whole head."""
+    """The bytes of the next request, or b"" if the client sent no complete head."""
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(65536)
@@ -101,7 +102,7 @@ def read_request(connection):
 
 
 def header(request, name):
-    """The first value of that header in the bytes of a request, as text; None if it has none."""
+    """The first value of a header in the bytes of a request, or None."""
     for line in request.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]:
         key, _, value = line.partition(b":")
         if key.strip().lower() == name.lower().encode("ascii"):
@@ -110,7 +111,7 @@ def header(request, name):
 
 
 def target(request):
-    """The second word of the request line: what was asked for."""
+    """The request target, which is the second word of the request line."""
     return request.split(b"\r\n", 1)[0].decode("latin-1").split(" ")[1]
 
 
@@ -119,16 +120,16 @@ def target(request):
 ####################################################################################################
 
 class Listener:
-    """Accepts connections, each in a thread that calls `converse(connection)`."""
+    """Accepts connections; each gets a thread that calls `converse(connection)`."""
 
     def __init__(self, tls=None):
         self.requests = []
         self.connections = 0
-        self.refused = []               # what went wrong in TLS handshakes
+        self.refused = []               # messages of failed TLS handshakes
         self._context = tls and server_context(*tls)
         self._scheme = "https" if tls else "http"
         self._lock = threading.Lock()
-        self._open = {}                 # thread -> its connection
+        self._open = {}                 # thread: its connection
         self._closing = False
 
     def __enter__(self):
@@ -142,14 +143,14 @@ class Listener:
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(128)
         self.port = self._listener.getsockname()[1]
-        self.url = "%s://127.0.0.1:%d" % (self._scheme, self.port)
+        self.url = f"{self._scheme}://127.0.0.1:{self.port}"
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()
         return self
 
     def stop(self):
         self._closing = True
-        # A thread that waits in accept() is woken by a connection everywhere, by close() it is not.
+        # A connection ends accept() on every system, which close() does not.
         socket.create_connection(("127.0.0.1", self.port), PATIENCE).close()
         self._acceptor.join(PATIENCE)
         self._listener.close()
@@ -176,7 +177,7 @@ class Listener:
         try:
             with self._wrap(connection) as wrapped:
                 self.converse(wrapped)
-        except OSError:                 # the client left; what it made of it is the test's question
+        except OSError:                 # the client disconnected; the test checks its reaction
             pass
         finally:
             connection.close()
@@ -203,9 +204,9 @@ class Listener:
 
 
 class Scripted(Listener):
-    """Answers the n-th connection with the n-th of `answers`, and all later ones with the last.
+    """Responds to the n-th connection with the n-th of `answers`, and to later ones with the last.
 
-    An answer is bytes, None (read the request, then close) or a function (connection, request).
+    A response is bytes, None (read the request, then close) or a function (connection, request).
     """
 
     def __init__(self, answers, tls=None):
@@ -228,12 +229,12 @@ class Scripted(Listener):
 
 
 class Serving(Listener):
-    """Runs a BaseHTTPRequestHandler class, each connection in a thread, with TLS if asked for."""
+    """Serves with a BaseHTTPRequestHandler class, optionally over TLS."""
 
     def __init__(self, handler, tls=None):
         super().__init__(tls)
         self._handler = handler
-        # Handlers look at `server`; this one never listens.
+        # A handler requires a server; this one never listens.
         self._server = HTTPServer(("127.0.0.1", 0), handler, bind_and_activate=False)
 
     def stop(self):
@@ -245,11 +246,11 @@ class Serving(Listener):
 
 
 class Proxy(Listener):
-    """A forward proxy: requests with an absolute address, and CONNECT.
+    """A forward proxy, for requests with an absolute URL and for CONNECT.
 
-    With a user it asks for that Basic password (407). .seen has the first line of each request,
-    .authorizations its Proxy-Authorization or None. `hosts` sends a name somewhere else:
-    {"example.test": ("127.0.0.1", 1234)}.
+    With a user, it requires Basic authentication (407). `hosts` maps names to addresses, such as
+    {"example.test": ("127.0.0.1", 1234)}. `seen` has the first line of each request,
+    `authorizations` its Proxy-Authorization header or None.
     """
 
     def __init__(self, user=None, password=None, hosts=None, tls=None):
@@ -257,7 +258,7 @@ class Proxy(Listener):
         self.seen, self.authorizations = [], []
         self._expected = None
         if user is not None:
-            pair = "%s:%s" % (user, password or "")
+            pair = f"{user}:{password or ''}"
             self._expected = "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
         self._hosts = hosts or {}
 
@@ -265,14 +266,14 @@ class Proxy(Listener):
         request = read_request(connection)
         if not request:
             return
-        given = header(request, "Proxy-Authorization")
+        authorization = header(request, "Proxy-Authorization")
         with self._lock:
             self.requests.append(request)
             self.seen.append(request.split(b"\r\n", 1)[0].decode("latin-1"))
-            self.authorizations.append(given)
-        if self._expected not in (None, given):
+            self.authorizations.append(authorization)
+        if self._expected not in (None, authorization):
             challenge = [("Proxy-Authenticate", 'Basic realm="proxy"')]
-            connection.sendall(answer("Who are you?", 407, challenge, "Authentication Required"))
+            connection.sendall(answer("No credentials", 407, challenge, "Authentication Required"))
         elif request.startswith(b"CONNECT "):
             self._tunnel(connection, request)
         else:
@@ -280,34 +281,35 @@ class Proxy(Listener):
 
     def _tunnel(self, connection, request):
         host, _, port = target(request).rpartition(":")
-        with self._reach(host.strip("[]"), int(port), connection) as upstream:
+        with self._connect(host.strip("[]"), int(port), connection) as upstream:
             connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
             relay(connection, upstream)
 
     def _forward(self, connection, request):
         url = urlsplit(target(request))
         if url.scheme != "http" or not url.hostname:
-            return connection.sendall(answer("An absolute http address, please.", 400))
+            return connection.sendall(answer("Not an absolute http URL", 400))
         path = (url.path or "/") + ("?" + url.query if url.query else "")
         head, _, body = request.partition(b"\r\n\r\n")
         method, *lines = head.split(b"\r\n")
         kept = [line for line in lines if not line.lower().startswith((b"proxy-", b"connection:"))]
-        first = "%s %s HTTP/1.1" % (method.split(b" ")[0].decode("latin-1"), path)
+        first = f"{method.split(b' ')[0].decode('latin-1')} {path} HTTP/1.1"
         lines = [first.encode("latin-1")] + kept + [b"Connection: close", b"", body]
-        with self._reach(url.hostname, url.port or 80, connection) as upstream:
+        with self._connect(url.hostname, url.port or 80, connection) as upstream:
             upstream.sendall(b"\r\n".join(lines))
             relay(connection, upstream)
 
-    def _reach(self, host, port, connection):
+    def _connect(self, host, port, connection):
+        """A connection to the host; if that fails, the client gets a 502."""
         try:
             return socket.create_connection(self._hosts.get(host, (host, port)), PATIENCE)
         except OSError:
-            connection.sendall(answer("No way to %s:%d." % (host, port), 502))
+            connection.sendall(answer(f"Cannot connect to {host}:{port}", 502))
             raise
 
 
 def relay(one, other):
-    """Carries bytes both ways until one side has nothing more to say."""
+    """Copies bytes in both directions until either side closes its connection."""
     while True:
         readable, _, _ = select.select([one, other], [], [], PATIENCE)
         for source in readable:
@@ -322,7 +324,7 @@ def relay(one, other):
 def shut(connection):
     try:
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:             # not connected any more
+    except OSError:             # already disconnected
         pass
 
 
@@ -369,7 +371,7 @@ default_md = sha256
 [anything]
 commonName = supplied
 """
-# `openssl ca` alone can date a certificate back in all versions of openssl.
+# Only `openssl ca` can backdate a certificate in every version of openssl.
 _STEPS = """
 ecparam -name prime256v1 -genkey -noout -out ca.key
 ecparam -name prime256v1 -genkey -noout -out server.key
@@ -384,15 +386,15 @@ ca -batch -notext -config conf -cert ca.pem -keyfile ca.key -in server.csr -exte
 req -new -x509 -config conf -key server.key -days 3650 -extensions alone -subj /CN=localhost \
  -out self_signed.pem
 """
-_made = {}              # file name -> content, made once for each process
+_made = {}              # file name: content, generated once per process
 _making = threading.Lock()
 
 
 class Certificates:
-    """Paths: .ca is a file of trusted certificates; the others are (certificate, key) pairs.
+    """Paths: `ca` is a file of trusted certificates, the others are (certificate, key) pairs.
 
-    .good holds for 127.0.0.1 and localhost; .expired and .wrong_host come from the same
-    authority; .self_signed comes from none.
+    `good` is valid for 127.0.0.1 and localhost; `expired` and `wrong_host` are signed by the same
+    authority, `self_signed` is not.
     """
 
     def __init__(self, directory):
@@ -404,7 +406,7 @@ class Certificates:
 
 
 def certificates(directory):
-    """Writes the test certificates into `directory`; the first call makes them with openssl."""
+    """Writes the test certificates into a directory; the first call generates them with openssl."""
     with _making:
         if not _made:
             _made.update(_make_certificates())
@@ -434,7 +436,7 @@ def _openssl(folder, arguments):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         output = done.stdout.decode("utf-8", "replace")
-        raise RuntimeError("openssl %s\n%s" % (" ".join(arguments), output))
+        raise RuntimeError(f"openssl {' '.join(arguments)}\n{output}")
 
 
 def server_context(certificate, key):
