@@ -158,7 +158,7 @@ def shape(value):
     return type(value).__name__
 
 
-class Recordings(ServerCase):
+class RecordedServers(ServerCase):
     """The requests of the recordings, in their order, get responses of the recorded shape."""
 
     def setUp(self):
@@ -689,7 +689,7 @@ class ServerVersions(ServerCase):
 # REST with an API key
 ##################################################################################################
 
-class ApiKeys(ServerCase):
+class RestApi(ServerCase):
     def setUp(self):
         super().setUp()
         self.bearer = {"Authorization": "Bearer " + self.server.key}

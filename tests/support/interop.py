@@ -1,10 +1,10 @@
-"""This client and the published one (twosignal 0.1.0: CLI and TUI) on one home and one server.
+"""This client and the published one (twosignal 0.1.0: CLI and TUI), sharing a home and a server.
 
     python3 tests/support/interop.py [--venv DIR]
 
-The published client is installed into a virtual environment of its own: DIR, which is kept and
-used again, or a temporary one. Where that can't be done, it says so and passes. Exit code 1: a
-check failed.
+The published client is installed into a virtual environment: DIR, which is kept for the next run,
+or a temporary one. If it cannot be installed, the checks are skipped. Exit codes: 0 all checks
+passed or were skipped, 1 a check failed.
 """
 import argparse
 import contextlib
@@ -21,7 +21,7 @@ from tools import KEPT, ROOT, SCRIPT, run_command
 from standin import StandIn
 
 PACKAGE = "twosignal[cli,tui]==0.1.0"
-OLDEST = (3, 10)                # what the published client's libraries ask for
+OLDEST = (3, 10)                # the oldest Python that the published client supports
 EMAIL, PASSWORD = "owner@example.com", "owner-pass"
 BIN = "Scripts" if os.name == "nt" else "bin"
 EXE = ".exe" if os.name == "nt" else ""
@@ -29,7 +29,7 @@ CHECKS = []
 
 
 def check(function):
-    """Registers a check; its docstring is its name."""
+    """Registers a check; its docstring is its title."""
     CHECKS.append(function)
     return function
 
@@ -39,23 +39,23 @@ def check(function):
 ####################################################################################################
 
 def install_published(folder):
-    """Makes a virtual environment with the published client, unless it is there already.
+    """Creates a virtual environment with the published client, unless it exists.
 
-    Returns None, or the reason why it can't be had.
+    Returns None, or the reason why that is not possible.
     """
     if os.path.exists(program(folder, "twosignal")):
         return None
     python = find_python()
     if not python:
-        return "no Python from %d.%d" % OLDEST
+        return "no Python {}.{} or newer".format(*OLDEST)
     for command in ([python, "-m", "venv", folder],
                     [program(folder, "python"), "-m", "pip", "install", "--quiet",
                      "--disable-pip-version-check", "--only-binary=:all:", PACKAGE]):
         done = run_command(command, dict(os.environ), timeout=600)
         if done.code:
             shutil.rmtree(folder, ignore_errors=True)
-            said = (done.err or done.out).strip().splitlines() or ["no reason given"]
-            return "%s can't be installed: %s" % (PACKAGE, said[-1])
+            output = (done.err or done.out).strip().splitlines() or ["no output"]
+            return f"cannot install {PACKAGE}: {output[-1]}"
     return None
 
 
@@ -64,7 +64,7 @@ def program(folder, name):
 
 
 def find_python():
-    """An interpreter that can run the published client; None if there is none."""
+    """The path of a Python that can run the published client, or None."""
     if sys.version_info >= OLDEST:
         return sys.executable
     folders = os.environ.get("PATH", "").split(os.pathsep)
@@ -78,20 +78,20 @@ def find_python():
 
 
 def is_new_enough(python):
-    code = "import sys; sys.exit(sys.version_info < %r)" % (OLDEST,)
+    code = f"import sys; sys.exit(sys.version_info < {OLDEST!r})"
     return subprocess.call([python, "-c", code], stdin=subprocess.DEVNULL,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
 
 
 def clean_environment(home):
-    """The machine's environment without its settings, and with that home."""
+    """The environment without the user's settings, and with that home directory."""
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     environment.update(HOME=home, USERPROFILE=home, PYTHONIOENCODING="utf-8",
                        NO_PROXY="127.0.0.1,localhost", COLUMNS="200")
     return environment
 
 
-# Starts as the TUI's own command does, and reads the screen as a picture of its text.
+# Starts the TUI as its command does, and searches its screen for the words that are given.
 TUI = """
 import asyncio, html, re, sys
 from twosignal_tui.__main__ import login
@@ -102,7 +102,7 @@ def text_of(app):
     picture = html.unescape(app.export_screenshot())
     return re.sub("<[^>]*>", "", picture[picture.index("</style>"):]).replace("\\xa0", " ")
 
-async def look(words):
+async def find(words):
     config = Config.load()
     app = TwoSignalApp(config=config, session=login(config))
     async with app.run_test(size=(140, 50)) as pilot:
@@ -110,19 +110,19 @@ async def look(words):
             await pilot.pause(0.1)
             text = text_of(app)
             if all(word in text for word in words):
-                return print("SHOWN")
-        print("NOT SHOWN", words, re.sub("\\\\s+", " ", text))
+                return print("FOUND")
+        print("NOT FOUND", words, re.sub("\\\\s+", " ", text))
 
-asyncio.run(look(sys.argv[1:]))
+asyncio.run(find(sys.argv[1:]))
 """
 
 
 ####################################################################################################
-# The place where both meet
+# Both clients on one home
 ####################################################################################################
 
-class Meeting:
-    """A server, a home, and both clients on them."""
+class Clients:
+    """Both clients, with one server and one home directory."""
 
     def __init__(self, venv, folder, server):
         self.venv, self.server = venv, server
@@ -139,12 +139,12 @@ class Meeting:
         return self._run([program(self.venv, "twosignal")], args, stdin)
 
     def tui(self, *words):
-        """Starts the TUI on this home; AssertionError unless its screen shows those words."""
+        """Starts the TUI; fails unless its screen shows these words."""
         result = self._run([program(self.venv, "python"), "-c", TUI], words)
-        expect(result.code == 0 and "SHOWN" in result.out.splitlines(), result)
+        expect(result.code == 0 and "FOUND" in result.out.splitlines(), result)
 
     def _run(self, command, args, stdin=None):
-        # Not in the project's folder: the published client must find its own modules.
+        # Outside the project, so that the published client imports its own modules.
         return run_command(command + list(args), self.environment, stdin, cwd=self.home)
 
     def session(self):
@@ -152,7 +152,7 @@ class Meeting:
             return json.load(file)
 
     def expire(self):
-        """The access token is over, on the server and in the file."""
+        """Lets the access token expire, on the server and in the file."""
         self.server.expire(EMAIL)
         session = dict(self.session(), expires_at=1)
         with open(self.session_file, "w", encoding="utf-8") as file:
@@ -165,20 +165,23 @@ class Meeting:
     def log_in_theirs(self):
         works(self.theirs("login", "--url", self.server.url, "-e", EMAIL, "-p", PASSWORD))
 
-    def refreshes(self):
-        return self.server.count("auth/refresh")
-
 
 def expect(condition, why):
     if not condition:
         raise AssertionError(why)
 
 
+def refreshed(clients, count):
+    """Expects that the server has seen that many refreshes."""
+    refreshes = clients.server.count("auth/refresh")
+    expect(refreshes == count, f"{refreshes} refreshes, not {count}")
+
+
 def works(result, *parts):
-    """That run ended well and its output has those parts."""
+    """Expects exit code 0 and output that contains the parts; returns the result."""
     expect(result.code == 0, result)
     for part in parts:
-        expect(part in result.out, "no %r in %r" % (part, result))
+        expect(part in result.out, f"no {part!r} in {result!r}")
     return result
 
 
@@ -187,104 +190,104 @@ def works(result, *parts):
 ####################################################################################################
 
 @check
-def published_login(meeting):
-    """a login of the published CLI serves this one"""
-    meeting.log_in_theirs()
-    works(meeting.ours("whoami"), EMAIL)
-    works(meeting.ours("orgs", "list"), "Acme")
-    expect(meeting.refreshes() == 0, "a fresh session was refreshed")
+def published_login(clients):
+    """this client uses a login of the published CLI"""
+    clients.log_in_theirs()
+    works(clients.ours("whoami"), EMAIL)
+    works(clients.ours("orgs", "list"), "Acme")
+    refreshed(clients, 0)
 
 
 @check
-def own_login(meeting):
-    """a login of this one serves the published CLI"""
-    meeting.log_in_ours()
-    works(meeting.theirs("whoami"), EMAIL)
-    works(meeting.theirs("orgs", "list"), "Acme")
-    expect(meeting.refreshes() == 0, "a fresh session was refreshed")
+def own_login(clients):
+    """the published CLI uses a login of this client"""
+    clients.log_in_ours()
+    works(clients.theirs("whoami"), EMAIL)
+    works(clients.theirs("orgs", "list"), "Acme")
+    refreshed(clients, 0)
 
 
 @check
-def own_refresh(meeting):
-    """a session refreshed by this one serves the published CLI"""
-    meeting.log_in_theirs()
-    meeting.expire()
-    works(meeting.ours("orgs", "list"), "Acme")
-    expect(meeting.refreshes() == 1, "%d refreshes" % meeting.refreshes())
-    works(meeting.theirs("orgs", "list"), "Acme")
-    expect(meeting.refreshes() == 1, "%d refreshes" % meeting.refreshes())
+def own_refresh(clients):
+    """the published CLI uses a session that this client refreshed"""
+    clients.log_in_theirs()
+    clients.expire()
+    works(clients.ours("orgs", "list"), "Acme")
+    refreshed(clients, 1)
+    works(clients.theirs("orgs", "list"), "Acme")
+    refreshed(clients, 1)
 
 
 @check
-def published_refresh(meeting):
-    """a session refreshed by the published CLI serves this one"""
-    meeting.log_in_ours()
-    meeting.expire()
-    works(meeting.theirs("orgs", "list"), "Acme")
-    expect(meeting.refreshes() == 1, "%d refreshes" % meeting.refreshes())
-    works(meeting.ours("orgs", "list"), "Acme")
-    expect(meeting.refreshes() == 1, "%d refreshes" % meeting.refreshes())
+def published_refresh(clients):
+    """this client uses a session that the published CLI refreshed"""
+    clients.log_in_ours()
+    clients.expire()
+    works(clients.theirs("orgs", "list"), "Acme")
+    refreshed(clients, 1)
+    works(clients.ours("orgs", "list"), "Acme")
+    refreshed(clients, 1)
 
 
 @check
-def turns(meeting):
-    """both refresh the same session in turns"""
-    meeting.log_in_ours()
-    for turn, client in enumerate((meeting.ours, meeting.theirs) * 2, 1):
-        meeting.expire()
+def turns(clients):
+    """both refresh the same session by turns"""
+    clients.log_in_ours()
+    for turn, client in enumerate((clients.ours, clients.theirs) * 2, 1):
+        clients.expire()
         works(client("orgs", "list"), "Acme")
-        expect(meeting.refreshes() == turn, "%d refreshes, not %d" % (meeting.refreshes(), turn))
+        refreshed(clients, turn)
 
 
 @check
-def own_logout(meeting):
-    """a logout of this one logs the published CLI out"""
-    meeting.log_in_ours()
-    works(meeting.ours("logout"))
-    expect(meeting.theirs("orgs", "list").code != 0, "the published CLI is still logged in")
+def own_logout(clients):
+    """a logout of this client logs out the published CLI"""
+    clients.log_in_ours()
+    works(clients.ours("logout"))
+    expect(clients.theirs("orgs", "list").code != 0, "the published CLI is still logged in")
 
 
 @check
-def published_logout(meeting):
-    """a logout of the published CLI logs this one out"""
-    meeting.log_in_ours()
-    works(meeting.theirs("logout"))
-    result = meeting.ours("orgs", "list")
+def published_logout(clients):
+    """a logout of the published CLI logs out this client"""
+    clients.log_in_ours()
+    works(clients.theirs("logout"))
+    result = clients.ours("orgs", "list")
     expect(result.code == 4, result)
 
 
 @check
-def tui_start(meeting):
-    """the TUI starts from our session and shows the organization"""
-    meeting.log_in_ours()
-    meeting.tui("Acme", "東京")
-    expect(meeting.refreshes() == 0, "a fresh session was refreshed")
-    works(meeting.ours("whoami"), EMAIL)
+def tui_start(clients):
+    """the TUI starts with a session of this client and shows the organization"""
+    clients.log_in_ours()
+    clients.tui("Acme", "東京")
+    refreshed(clients, 0)
+    works(clients.ours("whoami"), EMAIL)
 
 
 @check
-def tui_after_refresh(meeting):
-    """the TUI starts from a session that this one has refreshed"""
-    meeting.log_in_theirs()
-    meeting.expire()
-    works(meeting.ours("orgs", "list"))
-    meeting.tui("Acme", "東京")
-    expect(meeting.refreshes() == 1, "%d refreshes" % meeting.refreshes())
+def tui_after_refresh(clients):
+    """the TUI starts with a session that this client refreshed"""
+    clients.log_in_theirs()
+    clients.expire()
+    works(clients.ours("orgs", "list"))
+    clients.tui("Acme", "東京")
+    refreshed(clients, 1)
 
 
 @check
-def tui_refresh(meeting):
-    """a session that the TUI has refreshed and rewritten serves this one"""
-    meeting.log_in_ours()
-    meeting.expire()
-    meeting.tui("Acme", "東京")
-    expect(meeting.refreshes() == 1, "%d refreshes" % meeting.refreshes())
-    works(meeting.ours("orgs", "list"), "Acme")
-    expect(meeting.refreshes() == 1, "%d refreshes" % meeting.refreshes())
+def tui_refresh(clients):
+    """this client uses a session that the TUI refreshed and saved"""
+    clients.log_in_ours()
+    clients.expire()
+    clients.tui("Acme", "東京")
+    refreshed(clients, 1)
+    works(clients.ours("orgs", "list"), "Acme")
+    refreshed(clients, 1)
 
 
-# The published CLI's commands in an order in which each has what it needs; what they print; and of
-# those that change something, how many rows of a table have these fields afterwards.
+# The commands of the published CLI, in an order that provides each with what it needs; a part of
+# their output; and for a change, how many rows of a table have these fields afterwards.
 COMMANDS = [
     ("login --url {url} -e owner@example.com -p owner-pass", "", None),
     ("whoami", "owner@example.com", None),
@@ -336,36 +339,36 @@ print(json.dumps(leaves(cli)))
 
 
 @check
-def every_command(meeting):
-    """the published CLI has no command that is not tried here"""
-    names = meeting._run([program(meeting.venv, "python"), "-c", REGISTRY], ())
+def every_command(clients):
+    """every command of the published CLI is checked here"""
+    names = clients._run([program(clients.venv, "python"), "-c", REGISTRY], ())
     for name in json.loads(works(names).out):
         expect(any((row[0] + " ").startswith(name + " ") for row in COMMANDS), name)
 
 
 def command_check(line, expected, effect):
-    """The check of one row of the table; the rows before it have been run already."""
-    def run(meeting):
-        facts = meeting.facts
-        result = works(meeting.theirs(*[word.format(**facts) for word in line.split()]))
+    """The check of one row of COMMANDS, to be run after the rows before it."""
+    def run(clients):
+        facts = clients.facts
+        result = works(clients.theirs(*[word.format(**facts) for word in line.split()]))
         expect(expected.format(**facts) in result.out, result)
         expect("Traceback" not in result.err, result)
         if effect:
             count, table, fields = effect
-            found = [row for row in meeting.server.rows(table) if has(row, fields, facts)]
-            expect(len(found) == count, meeting.server.rows(table))
-    run.__doc__ = "published: twosignal %s" % line.replace("{{", "{").replace("}}", "}")
+            found = [row for row in clients.server.rows(table) if has(row, fields, facts)]
+            expect(len(found) == count, clients.server.rows(table))
+    run.__doc__ = "published: twosignal " + line.replace("{{", "{").replace("}}", "}")
     return run
 
 
 def has(row, fields, facts):
-    """Whether the row has those fields; text in them may name facts."""
+    """Whether the row has these fields; text in them may refer to the facts."""
     return all(row[name] == (value.format(**facts) if isinstance(value, str) else value)
                for name, value in fields.items())
 
 
 def facts_of(server):
-    """What the command lines of the table name: IDs and names of the server's small world."""
+    """The IDs and names in the sample data that COMMANDS refers to."""
     facts = {"url": server.url, "org": server.org, "project": server.project}
     tables = (("trace", "traces"), ("evaluator", "evaluators"), ("dataset", "datasets"),
               ("key", "api_keys"))
@@ -380,46 +383,47 @@ def facts_of(server):
 ####################################################################################################
 
 @contextlib.contextmanager
-def meet(venv):
+def both_clients(venv):
     with tempfile.TemporaryDirectory() as folder, StandIn(names="both") as server:
-        yield Meeting(venv, folder, server)
+        yield Clients(venv, folder, server)
 
 
 def run_checks(venv):
-    """Runs all checks; returns how many passed and failed."""
+    """Runs all checks; returns how many passed and how many failed."""
     counts = {"passed": 0, "failed": 0}
     for function in CHECKS:
-        with meet(venv) as meeting:
-            counts[run_check(function, meeting)] += 1
-    with meet(venv) as meeting:
-        meeting.facts = facts_of(meeting.server)
+        with both_clients(venv) as clients:
+            counts[run_check(function, clients)] += 1
+    with both_clients(venv) as clients:
+        clients.facts = facts_of(clients.server)
         for row in COMMANDS:
-            counts[run_check(command_check(*row), meeting)] += 1
+            counts[run_check(command_check(*row), clients)] += 1
     return counts
 
 
-def run_check(function, meeting):
+def run_check(function, clients):
     try:
-        function(meeting)
+        function(clients)
     except AssertionError as problem:
-        print("FAILED   %s\n%s" % (function.__doc__, problem), flush=True)
+        print(f"FAILED   {function.__doc__}\n{problem}", flush=True)
         return "failed"
     except Exception:
-        print("FAILED   %s\n%s" % (function.__doc__, traceback.format_exc()), flush=True)
+        print(f"FAILED   {function.__doc__}\n{traceback.format_exc()}", flush=True)
         return "failed"
-    print("ok       %s" % function.__doc__, flush=True)
+    print(f"ok       {function.__doc__}", flush=True)
     return "passed"
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--venv", metavar="DIR", help="virtual environment to use, made if missing")
+    parser.add_argument("--venv", metavar="DIR",
+                        help="virtual environment of the published client, created if missing")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         venv = os.path.abspath(options.venv or os.path.join(folder, "published"))
         reason = install_published(venv)
         if reason:
-            print("SKIPPED: %s" % reason)
+            print(f"SKIPPED: {reason}")
             return 0
         counts = run_checks(venv)
     print("{passed} passed, {failed} failed, 0 skipped".format(**counts))
