@@ -1,13 +1,20 @@
-"""Start-up and work of this client, side by side with what bounds it from below and from above.
+"""Compare the speed of this client with lower bounds, with the published client, or with itself.
 
-    python3 tests/support/bench.py [--venv DIR] [--published DIR] [--runs 11] [--only WORDS]
+    python3 tests/support/bench.py [--runs 15] [--only TEXT] [--traces N] [--published DIR]
+    python3 tests/support/bench.py --module OLDER.py        # an older twosignal.py next to this one
+    python3 tests/support/bench.py --shape [--module OLDER.py]
 
-Each figure is the ratio of two medians, measured in turn, with an interpreter started from a clean
-virtual environment. "installed" is a console script over a module in site-packages, compiled once;
-"copied" is twosignal.py as a single file, which is compiled at every start. Figures only: the exit
-code is 0 whether or not a goal is met.
+Each figure is a ratio of two median times. The commands of a group take turns, so that a change in
+the load of the machine affects all of them. They run on the interpreter of a clean virtual
+environment, and talk to a server in this process, whose time is part of every request.
+
+Three ways of installation are compared: "installed" is the console script of pip over a compiled
+module; "copied" is twosignal.py as a single file, which Python compiles on every start;
+"executable" is the single file that `twosignal install DIR` writes. The exit code does not depend
+on the goals.
 """
 import argparse
+import collections
 import json
 import os
 import platform
@@ -20,12 +27,17 @@ import time
 import urllib.parse
 import venv
 
+import shape
 from interop import EMAIL, clean_environment, install_published, program
-from tools import ROOT, SCRIPT
 from standin import StandIn
+from tools import SCRIPT
 
-PROCESSES = 50
-REFRESH_SECONDS = 0.5
+PROCESSES = 50              # that start at once with an expired session
+REFRESH_SECONDS = 0.5       # how long the server takes to refresh that session
+MEMORY_GOAL = 60            # MB
+LISTING_GOAL = 1.2          # many traces, in relation to LOOP
+USAGE_ERROR = 2             # exit code of an unknown command
+
 # The script that pip writes for an entry point.
 CONSOLE_SCRIPT = """#!{python}
 # -*- coding: utf-8 -*-
@@ -36,7 +48,7 @@ if __name__ == '__main__':
     sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])
     sys.exit(main())
 """
-# What must be paid for in any case: the requests of `traces list --json`, and JSON on stdout.
+# The lower bound of `traces list --json`: its requests, and JSON on stdout.
 MINIMAL = """
 import json
 import sys
@@ -44,15 +56,15 @@ import urllib.request
 
 REQUESTS = {requests!r}
 
-answers = []
+bodies = []
 for method, url, headers, body in REQUESTS:
     request = urllib.request.Request(url, body, headers, method=method)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        answers.append(json.loads(answer.read().decode("utf-8")))
-json.dump(answers, sys.stdout, indent=2)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        bodies.append(json.loads(response.read().decode("utf-8")))
+json.dump(bodies, sys.stdout, indent=2)
 """
 
-# The loop that somebody writes who has no client: all traces of a project as JSON lines.
+# What someone without a client would write: all traces of a project as JSON lines.
 LOOP = """\
 import json, sys, urllib.parse, urllib.request
 base, project, cookie = sys.argv[1:]
@@ -63,8 +75,8 @@ while True:
         values["cursor"] = cursor
     url = base + "/api/trpc/trace.list?input=" + urllib.parse.quote(json.dumps({"json": values}))
     request = urllib.request.Request(url, headers={"Cookie": cookie})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        page = json.loads(answer.read().decode("utf-8"))["result"]["data"]["json"]
+    with urllib.request.urlopen(request, timeout=60) as response:
+        page = json.loads(response.read().decode("utf-8"))["result"]["data"]["json"]
     for trace in page["traces"]:
         print(json.dumps({
             "id": trace["id"], "name": trace["name"], "status": trace["status"],
@@ -75,144 +87,243 @@ while True:
         break
 """
 
-# Names of commands (see `Bench.commands`). A goal "<=" bounds ours / theirs, ">=" theirs / ours.
-# The first row is what pip's console script costs before it gets to this client.
-COMPARISONS = [
-    ("import re, as pip's script does / python -c pass", "import re", "pass", ("<=", None)),
-    ("--version, installed / python -c pass", "version installed", "pass", ("<=", 1.5)),
-    ("--version, copied / python -c pass", "version copied", "pass", ("<=", 1.5)),
-    ("traces list --json, installed / minimal urllib script", "traces installed", "minimal",
-     ("<=", 1.25)),
-    ("traces list --json, copied / minimal urllib script", "traces copied", "minimal",
-     ("<=", 1.25)),
-    ("published CLI / traces list --json, installed", "traces installed", "traces published",
-     (">=", 3)),
-    ("published CLI / traces list --json, copied", "traces copied", "traces published",
-     (">=", 3)),
-]
-MASS = "traces to JSON lines"
-CROWD = "%d processes at once with an expired session" % PROCESSES
+# Compares the times of two commands; `goal` is a relation and a bound, or None. There is none for
+# the copied module, whose time is that of Python's compiler: the executable exists to avoid it.
+Comparison = collections.namedtuple("Comparison", "title command other goal")
 
+
+def at_most(bound):
+    return "≤", bound
+
+
+def at_least(bound):
+    return "≥", bound
+
+
+START_UP = [
+    Comparison("import re, as the script of pip does / python -c pass", "import re", "pass", None),
+    Comparison("--version, installed / python -c pass", "version installed", "pass", at_most(1.5)),
+    Comparison("--version, copied / python -c pass", "version copied", "pass", None),
+    Comparison("--version, executable / copied", "version executable", "version copied",
+               at_most(0.6)),
+    Comparison("--version, executable / installed", "version executable", "version installed",
+               at_most(1.15)),
+]
+LISTING = [
+    Comparison("traces list --json, installed / minimal script", "traces installed", "minimal",
+               at_most(1.15)),
+    Comparison("traces list --json, copied / minimal script", "traces copied", "minimal", None),
+    Comparison("traces list --json, executable / minimal script", "traces executable", "minimal",
+               None),
+    Comparison("traces list --json, published client / installed", "traces published",
+               "traces installed", at_least(3)),
+    Comparison("traces list --json, published client / copied", "traces published",
+               "traces copied", None),
+]
+COMMON = ("pass", "import re", "minimal", "traces published")    # commands without a module
+COMMANDS = {"version": "--version", "traces": "traces list --json"}
+LARGE_LISTING = "all traces as JSON lines"
+CROWD = f"{PROCESSES} processes at once with an expired session"
+
+
+def groups(modules):
+    """The comparisons of each group: those of every module, and between the modules."""
+    for group in (START_UP, LISTING):
+        rows = [of_module(row, name) for name in modules for row in group]
+        rows = list(dict.fromkeys(rows))        # one without a module occurs for each of them
+        if len(modules) > 1:
+            rows += between(modules, group)
+        yield rows
+
+
+def between(modules, group):
+    """The comparisons of the commands of a group in one module with those in the other."""
+    commands = [command for row in group for command in row[1:3] if command not in COMMON]
+    for command in dict.fromkeys(commands):
+        what, way = command.split()
+        yield Comparison(f"{COMMANDS[what]}, {way}, {' / '.join(modules)}",
+                         key(command, modules[0]), key(command, modules[1]), None)
+
+
+def of_module(row, name):
+    """The comparison for one of several modules, which `name` identifies; "" for a single one."""
+    if not name or (row.command in COMMON and row.other in COMMON):
+        return row
+    commands = [command if command in COMMON else key(command, name) for command in row[1:3]]
+    return Comparison(f"{row.title}, {name}", *commands, row.goal)
+
+
+def key(*words):
+    """The name of a command: what it runs, the way of installation and the module, if any."""
+    return " ".join(word for word in words if word)
+
+
+####################################################################################################
+# The commands
+####################################################################################################
 
 class Bench:
-    """A server with 20 scored traces, a logged-in home, and the commands that are compared."""
+    """A server with 20 scored traces, a home with a session, and the commands to compare.
 
-    def __init__(self, folder, server, clean, published):
+    commands: the words by name, such as "version copied". missing: the reasons why others are not
+    available. `modules` maps a name to the path of a twosignal.py and to its clean environment.
+    """
+
+    def __init__(self, folder, server, modules, published):
         self.folder, self.server, self.published = folder, server, published
-        self.home = make_home(folder, "home", server)
-        self.environment = clean_environment(self.home)
-        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        self.environment = environment_of(make_home(folder, "home", server))
         self.project = add_traces(server)
-        self.commands = self._commands(clean)
+        first = next(iter(modules))
+        self.python = program(modules[first][1], "python")
+        self.commands = {"pass": [self.python, "-c", "pass"],
+                         "import re": [self.python, "-c", "import re"]}
+        self.missing = {}
+        self.listing = ["traces", "list", "--project", self.project, "--json"]
+        for name, (module, environment) in modules.items():
+            self._add_module(name, module, environment)
+        self.client = self.commands[key("version", "installed", first)][:-1]
+        self.commands["minimal"] = [self.python, self._write_minimal()]
+        if published:
+            self.commands["traces published"] = [program(published, "twosignal")] + self.listing
+        else:
+            self.missing["traces published"] = "the published client is not installed"
 
-    def _commands(self, clean):
-        python = program(clean, "python")
-        copied = [python, copy_script(self.folder)]
-        installed = [install(clean)] if os.name != "nt" else [python, "-m", "twosignal"]
-        traces = ["traces", "list", "--project", self.project, "--json"]
-        commands = {
-            "pass": [python, "-c", "pass"],
-            "import re": [python, "-c", "import re"],
-            "version installed": installed + ["--version"],
-            "version copied": copied + ["--version"],
-            "traces installed": installed + traces,
-            "traces copied": copied + traces,
-            "minimal": [python, self._write_minimal(copied + traces)],
-        }
-        if self.published:
-            commands["traces published"] = [program(self.published, "twosignal")] + traces
-        return commands
+    def _add_module(self, name, module, environment):
+        folder = os.path.join(self.folder, "module-" + name)
+        os.mkdir(folder)
+        python = program(environment, "python")
+        script = install(module, environment)
+        ways = {"installed": [script] if os.name != "nt" else [python, "-m", "twosignal"],
+                "copied": [python, copy_script(module, os.path.join(folder, "copied"))],
+                "executable": self._install_executable(python, module, folder)}
+        for way, words in ways.items():
+            for command, arguments in (("version", ["--version"]), ("traces", self.listing)):
+                title = key(command, way, name)
+                if words:
+                    self.commands[title] = words + arguments
+                else:
+                    self.missing[title] = "the module has no command 'install'"
 
-    def _write_minimal(self, command):
-        """The script that repeats, with urllib alone, the requests of one run of that command."""
+    def _install_executable(self, python, module, folder):
+        """The command that runs the single-file executable, or None if the module writes none."""
+        target = os.path.join(folder, "executable")
+        os.mkdir(target)
+        done = self.run([python, module, "install", target])
+        if done.returncode == USAGE_ERROR:
+            return None
+        check(done)
+        return [python, os.path.join(target, "twosignal")]
+
+    def _write_minimal(self):
+        """A script that repeats the requests of one `traces list`, with urllib alone."""
         self.server.clear()
-        self.output(command)
-        path = os.path.join(self.folder, "minimal.py")
+        self.output(self.client + self.listing)
         requests = [repeatable(request, self.server.url) for request in self.server.requests]
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(MINIMAL.format(requests=requests))
-        return path
+        return write(self.folder, "minimal.py", MINIMAL.format(requests=requests))
 
-    def cookie(self, server):
-        """The cookie of a session, as a request of the client carries it."""
-        server.clear()
-        self.output(self.commands["version installed"][:-1] + ["orgs", "list"])
-        cookie = server.requests[-1].headers.get("Cookie")
-        server.clear()
-        return cookie
-
-    def output(self, command):
-        """What the command prints; RuntimeError where it does not work."""
-        done = subprocess.run(command, env=self.environment, cwd=self.folder,
+    def run(self, command):
+        return subprocess.run(command, env=self.environment, cwd=self.folder,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE)
-        if done.returncode:
-            raise RuntimeError("%r: exit code %d\n%s" % (
-                command, done.returncode, done.stderr.decode("utf-8", "replace")))
-        return done.stdout
+
+    def output(self, command):
+        """The output of the command, as bytes. Raises RuntimeError if it fails."""
+        return check(self.run(command)).stdout
 
     def seconds(self, command):
         start = time.perf_counter()
         self.output(command)
         return time.perf_counter() - start
 
-    def medians(self, one, other, runs):
-        """The medians of both commands in seconds, run in turn after one run that warms up."""
-        pair = [self.commands[one], self.commands[other]]
-        for command in pair:
-            self.output(command)
-        times = [[self.seconds(command) for command in pair] for _ in range(runs)]
-        return [statistics.median(column) for column in zip(*times)]
+    def medians(self, names, runs):
+        """The median time of each command in seconds.
+
+        Each round runs all of them, and begins with another one. The first round is not counted:
+        it fills the caches.
+        """
+        times = {name: [] for name in names}
+        for turn in range(runs + 1):
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                times[name].append(self.seconds(self.commands[name]))
+        return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+    def check_outputs(self, names):
+        """Raises RuntimeError unless each command of ours prints the same in all three ways."""
+        outputs = {}
+        for name in names:
+            if name not in COMMON:
+                command, _, *module = name.split(" ", 2)
+                outputs.setdefault((command, *module), set()).add(self.output(self.commands[name]))
+        for key, different in outputs.items():
+            if len(different) > 1:
+                raise RuntimeError(f"{key}: the output depends on the way of installation")
+
+
+def check(done):
+    if done.returncode:
+        error = done.stderr.decode("utf-8", "replace")
+        raise RuntimeError(f"{done.args!r}: exit code {done.returncode}\n{error}")
+    return done
+
+
+def environment_of(home):
+    """The environment of a command. Python may save what it compiles, as on a user's machine."""
+    environment = clean_environment(home)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
 
 
 def make_home(folder, name, server, **changes):
-    """A home with a session of the server, as a login leaves it; returns its path."""
+    """A home directory with a session of the server, as after a login; returns its path."""
     home = os.path.join(folder, name)
     state = os.path.join(home, ".twosignal")
     os.makedirs(state, 0o700)
     session = dict(server.tokens(EMAIL), api_url=server.url, **changes)
     for file_name, content in (("session.json", session), ("config.json", {"api_url": server.url})):
-        with open(os.path.join(state, file_name), "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.chmod(os.path.join(state, file_name), 0o600)
+        os.chmod(write(state, file_name, json.dumps(content)), 0o600)
     return home
 
 
+def write(folder, name, text):
+    path = os.path.join(folder, name)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
 def add_traces(server):
-    """A project with 20 traces of two scores each; returns its ID."""
+    """Adds a project with 20 traces of two scores each; returns its ID."""
     project = server.add_project(name="Bench", org=server.org)
     for number in range(20):
         scores = [{"evaluatorName": name, "value": 0.9, "label": "good", "reasoning": "It fits."}
                   for name in ("Is short", "Is right")]
-        server.add_trace(project=project, name="trace %d" % number, status="OK",
+        server.add_trace(project=project, name=f"trace {number}", status="OK",
                          duration_ms=1200 + number, cost=0.003, scores=scores)
     return project
 
 
-def copy_script(folder):
-    """A copy without the ending, as it is installed by hand; returns its path."""
-    path = os.path.join(folder, "twosignal")
-    shutil.copy(SCRIPT, path)
-    return path
+def copy_script(module, folder):
+    """Copies the module as a user does, without the extension; returns the path."""
+    os.mkdir(folder)
+    return shutil.copy(module, os.path.join(folder, "twosignal"))
 
 
-def install(clean):
-    """Puts the module and its console script there, as pip does; returns the script's path."""
-    python = program(clean, "python")
+def install(module, environment):
+    """Installs the module and its console script as pip does; returns the path of the script."""
+    python = program(environment, "python")
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = subprocess.check_output([python, "-c", code]).decode("utf-8").strip()
-    module = os.path.join(packages, "twosignal.py")
-    shutil.copy(SCRIPT, module)
-    subprocess.check_call([python, "-m", "py_compile", module])
-    path = program(clean, "twosignal")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(CONSOLE_SCRIPT.format(python=python))
+    installed = shutil.copy(module, os.path.join(packages, "twosignal.py"))
+    subprocess.check_call([python, "-m", "py_compile", installed])
+    path = program(environment, "twosignal")
+    write(os.path.dirname(path), os.path.basename(path), CONSOLE_SCRIPT.format(python=python))
     os.chmod(path, 0o755)
     return path
 
 
 def repeatable(request, base):
-    """Method, address, headers and body of a request that the server saw."""
+    """The method, URL, headers and body of a request that the server received."""
     url = base + request.path
     if request.query:
         url += "?" + urllib.parse.urlencode(request.query)
@@ -225,42 +336,49 @@ def repeatable(request, base):
 
 
 ####################################################################################################
-# Figures
+# The figures
 ####################################################################################################
 
-def compare(bench, comparison, runs):
-    """The line for one comparison."""
-    name, ours, theirs, (relation, goal) = comparison
-    if ours not in bench.commands or theirs not in bench.commands:
-        return "%-58s skipped: the published client is not there" % name
-    own, other = bench.medians(ours, theirs, runs)
-    ratio = own / other if relation == "<=" else other / own
-    return "%-58s %6.2f  %-21s  %6.1f ms, %6.1f ms" % (
-        name, ratio, verdict(ratio, relation, goal), own * 1000, other * 1000)
+def print_group(bench, rows, runs):
+    names = [name for row in rows for name in (row.command, row.other)]
+    names = [name for name in dict.fromkeys(names) if name in bench.commands]
+    bench.check_outputs(names)
+    medians = bench.medians(names, runs) if names else {}
+    for row in rows:
+        missing = [name for name in (row.command, row.other) if name not in medians]
+        if missing:
+            print(f"{row.title:<62} skipped: {bench.missing[missing[0]]}", flush=True)
+        else:
+            print(figure(row, medians[row.command], medians[row.other]), flush=True)
 
 
-def verdict(ratio, relation, goal):
-    if goal is None:
+def figure(row, seconds, other):
+    ratio = seconds / other
+    return (f"{row.title:<62} {ratio:6.2f}  {verdict(ratio, row.goal):<20}"
+            f"  {seconds * 1000:6.1f} ms / {other * 1000:6.1f} ms")
+
+
+def verdict(ratio, goal):
+    if not goal:
         return ""
-    if relation == "<=":
-        return "(goal ≤ %s)  %s" % (goal, "met" if ratio <= goal else "not met")
-    return "(goal ≥ %s)  %s" % (goal, "met" if ratio >= goal else "not met")
+    relation, bound = goal
+    met = ratio <= bound if relation == "≤" else ratio >= bound
+    return f"(goal {relation} {bound})  {'met' if met else 'NOT MET'}"
 
 
 def crowd(folder, name, command):
-    """The line for many processes that start together on one home with an expired session."""
+    """The figures of many processes that start together, in a home with an expired session."""
     with StandIn(names="both", strict=True, refresh_delay=REFRESH_SECONDS) as server:
         home = make_home(folder, "crowd-" + name, server, expires_at=1)
         server.expire(EMAIL)
-        environment = clean_environment(home)
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        started = [start(command, environment, folder) for _ in range(PROCESSES)]
-        worked = [process.wait() for process in started].count(0)
+        environment = environment_of(home)
+        processes = [start(command, environment, folder) for _ in range(PROCESSES)]
+        succeeded = [process.wait() for process in processes].count(0)
         refreshes = server.count("auth/refresh")
         logged_in = start(command, environment, folder).wait() == 0
-    return "%-58s %d of %d worked, %d refreshes, afterwards %s" % (
-        "%s, %s" % (CROWD, name), worked, PROCESSES, refreshes,
-        "logged in" if logged_in else "logged out")
+    title = f"{CROWD}, {name}"
+    return (f"{title:<62} {succeeded} of {PROCESSES} succeeded, {refreshes} refreshes, "
+            f"then logged {'in' if logged_in else 'out'}")
 
 
 def start(command, environment, folder):
@@ -269,37 +387,44 @@ def start(command, environment, folder):
 
 
 def crowds(bench):
-    """Names and commands of the clients that are put into a crowd."""
-    yield "this client", bench.commands["version installed"][:-1] + ["orgs", "list", "--json"]
+    """The name and the command of each client whose processes start together."""
+    yield "this client", bench.client + ["orgs", "list", "--json"]
     if bench.published:
-        yield "published CLI", [program(bench.published, "twosignal"), "orgs", "list", "--json"]
+        yield "published client", [program(bench.published, "twosignal"), "orgs", "list", "--json"]
 
 
-def mass(bench, size, folder):
-    """The line for listing so many traces as JSON lines, against the loop: time and memory."""
+def large_listing(bench, size, folder):
+    """The figures of listing that many traces as JSON lines, compared with LOOP."""
     with StandIn(empty=True, names="both") as server:
         for number in range(size):
-            server.add_trace(name="trace %d" % number, scores=[])
-        bench.environment = clean_environment(make_home(folder, "mass%d" % size, server))
-        client = bench.commands["version installed"][:-1]
-        ours = client + ["traces", "list", "--project", server.project, "--all", "--format",
-                         "jsonl", "--fields", "id,name,status,duration_ms,cost_usd,created_at"]
-        path = os.path.join(folder, "loop.py")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(LOOP)
-        python = bench.commands["pass"][0]
-        theirs = [python, path, server.url, server.project, bench.cookie(server)]
-        if bench.output(ours) != bench.output(theirs):
-            raise RuntimeError("the loop does not print the same lines")
-        times = [[peak(command, bench.environment, folder) for command in (ours, theirs)]
-                 for _ in range(3)]
-    own, other = [statistics.median(row[i][0] for row in times) for i in (0, 1)]
-    return "%-58s %6.2f  %-21s  %6.2f s, %6.2f s; %.0f MB at most (goal ≤ 60)" % (
-        "%s %s / loop in urllib" % (format(size, ","), MASS), own / other,
-        verdict(own / other, "<=", 1.2), own, other, max(row[0][1] for row in times))
+            server.add_trace(name=f"trace {number}", scores=[])
+        environment = environment_of(make_home(folder, f"listing-{size}", server))
+        command = bench.client + [
+            "traces", "list", "--project", server.project, "--all", "--format", "jsonl",
+            "--fields", "id,name,status,duration_ms,cost_usd,created_at"]
+        loop = [bench.python, write(folder, "loop.py", LOOP), server.url, server.project,
+                session_cookie(bench.client, server, environment, folder)]
+        outputs = [subprocess.check_output(words, env=environment, cwd=folder)
+                   for words in (command, loop)]
+        if outputs[0] != outputs[1]:
+            raise RuntimeError("the loop prints other lines")
+        runs = [[resources(words, environment, folder) for words in (command, loop)]
+                for _ in range(3)]
+    seconds, other = (statistics.median(row[i][0] for row in runs) for i in (0, 1))
+    memory = max(row[0][1] for row in runs)
+    row = Comparison(f"{size:,} traces: {LARGE_LISTING} / loop with urllib", None, None,
+                     at_most(LISTING_GOAL))
+    return f"{figure(row, seconds, other)}, {memory:.0f} MB (goal ≤ {MEMORY_GOAL})"
 
 
-# A process counts the memory of the one that started it until it is replaced: here a small one.
+def session_cookie(client, server, environment, folder):
+    """The Cookie header of a request of the client."""
+    subprocess.check_output(client + ["orgs", "list"], env=environment, cwd=folder)
+    return server.requests[-1].headers.get("Cookie")
+
+
+# A forked process counts the memory of its parent as its own until it becomes another program; so
+# that parent has to be a small one.
 LAUNCHER = """\
 import os, sys, time
 begun, out = time.perf_counter(), os.open(os.devnull, os.O_WRONLY)
@@ -312,57 +437,93 @@ print(status, time.perf_counter() - begun, usage.ru_maxrss)
 """
 
 
-def peak(command, environment, folder):
-    """Seconds that a command takes, and the megabytes that it needs at most."""
-    said = subprocess.check_output([sys.executable, "-S", "-E", "-c", LAUNCHER] + command,
-                                   env=environment, cwd=folder)
-    status, seconds, most = said.split()
+def resources(command, environment, folder):
+    """The time of a command in seconds, and its peak memory in MB."""
+    output = subprocess.check_output([sys.executable, "-S", "-E", "-c", LAUNCHER] + command,
+                                     env=environment, cwd=folder)
+    status, seconds, peak = output.split()
     if int(status):
-        raise RuntimeError("%r failed" % command)
-    return float(seconds), int(most) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+        raise RuntimeError(f"{command!r} failed")
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10     # macOS counts bytes, Linux KB
+    return float(seconds), int(peak) / unit
+
+
+####################################################################################################
+# Running
+####################################################################################################
+
+def find_modules(options, folder):
+    """The modules to compare: name (see of_module) to path and clean environment."""
+    if not options.module:
+        paths = {"": SCRIPT}
+    else:
+        paths = {"current": SCRIPT, "older": os.path.abspath(options.module)}
+    modules = {}
+    for name, path in paths.items():
+        environment = os.path.join(folder, "clean-" + name)
+        venv.create(environment, symlinks=os.name != "nt", with_pip=False)
+        modules[name] = path, environment
+    return modules
 
 
 def run(options, folder):
-    clean = os.path.abspath(options.venv or os.path.join(folder, "clean"))
     published = os.path.abspath(options.published or os.path.join(folder, "published"))
-    if not os.path.exists(program(clean, "python")):
-        venv.create(clean, symlinks=os.name != "nt", with_pip=False)
     reason = install_published(published)
     if reason:
-        print("skipped the published client: %s" % reason)
-    print("Python %s, %s, %d runs in turn; medians of this client and of the other" % (
-        platform.python_version(), platform.system(), options.runs), flush=True)
+        print(f"skipped the published client: {reason}")
+    print(f"Python {platform.python_version()}, {platform.system()}, {options.runs} rounds; ratios "
+          "of medians, and the medians", flush=True)
+    modules = find_modules(options, folder)
     with StandIn(names="both") as server:
-        bench = Bench(folder, server, clean, None if reason else published)
-        for comparison in COMPARISONS:
-            if options.only in comparison[0]:
-                print(compare(bench, comparison, options.runs), flush=True)
-    for size in (1000, options.traces):
-        if hasattr(os, "wait4") and options.only in MASS:
-            print(mass(bench, size, folder), flush=True)
+        bench = Bench(folder, server, modules, None if reason else published)
+        for rows in groups(list(modules)):
+            print_group(bench, [row for row in rows if options.only in row.title], options.runs)
+    for size in sorted({1000, options.traces}):
+        if hasattr(os, "wait4") and options.only in LARGE_LISTING:
+            print(large_listing(bench, size, folder), flush=True)
     for name, command in crowds(bench):
         if options.only in CROWD:
             print(crowd(folder, name, command), flush=True)
 
 
-def main(argv=None):
+def print_shape(options):
+    if sys.version_info < (3, 8):
+        return print("skipped: --shape requires Python 3.8")
+    columns = [("current", SCRIPT)]
+    if options.module:
+        columns.insert(0, ("older", options.module))
+    print(shape.table(columns))
+
+
+def read_options(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--venv", metavar="DIR", help="clean environment to use, made if missing")
+    parser.add_argument("--module", metavar="PATH",
+                        help="compare with another twosignal.py, such as an older one")
+    parser.add_argument("--shape", action="store_true",
+                        help="print only figures about the source code, such as its lines")
     parser.add_argument("--published", metavar="DIR",
-                        help="environment of the published client, made if missing")
-    parser.add_argument("--runs", type=int, default=11)
+                        help="virtual environment of the published client, created if missing")
+    parser.add_argument("--runs", type=int, default=15, metavar="N",
+                        help="rounds of each command (default: 15)")
     parser.add_argument("--traces", type=int, default=10000, metavar="N",
-                        help="how many traces the large listing has (100000 for the goal)")
-    parser.add_argument("--only", default="", metavar="WORDS", help="only figures with these words")
-    options = parser.parse_args(argv)
+                        help="size of the large listing (default: 10000; the goal is for 100000)")
+    parser.add_argument("--only", default="", metavar="TEXT",
+                        help="only the figures whose title contains TEXT")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    options = read_options(argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    if options.shape:
+        print_shape(options)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         run(options, folder)
     return 0
 
 
 if __name__ == "__main__":
-    os.chdir(ROOT)
     sys.exit(main())
