@@ -94,7 +94,7 @@ def make_chunks(cookie, size):
     return "; ".join("%s.%d=%s" % (name, place, part) for place, part in enumerate(parts))
 
 
-class ServerCase(unittest.TestCase):
+class StandInCase(unittest.TestCase):
     options = {}
 
     def setUp(self):
@@ -158,7 +158,7 @@ def shape(value):
     return type(value).__name__
 
 
-class RecordedServers(ServerCase):
+class RecordedServers(StandInCase):
     """The requests of the recordings, in their order, get responses of the recorded shape."""
 
     def setUp(self):
@@ -287,7 +287,7 @@ class Superjson(unittest.TestCase):
 # Sessions
 ##################################################################################################
 
-class Tokens(ServerCase):
+class Tokens(StandInCase):
     def test_login_refresh_logout(self):
         login = self.post("/api/v1/auth/login", CREDENTIALS)
         self.assertEqual(login.status, 200)
@@ -381,7 +381,7 @@ class Tokens(ServerCase):
 # The tRPC API
 ##################################################################################################
 
-class Traces(ServerCase):
+class Traces(StandInCase):
     def test_the_sample_data(self):
         listed = self.list().value
         self.assertEqual([trace["id"] for trace in listed["traces"]], self.server.traces)
@@ -430,7 +430,7 @@ class Traces(ServerCase):
         self.assertEqual(len(self.list(search="nope", other=1).value["traces"]), 5)
 
 
-class InvalidInput(ServerCase):
+class InvalidInput(StandInCase):
     def test_messages_of_both_versions_of_zod(self):
         expected = {
             3: ("Number must be greater than or equal to 1", "Required",
@@ -470,7 +470,7 @@ class InvalidInput(ServerCase):
         self.assertEqual(self.problems(self.list(limit=101))[0]["maximum"], 100)
 
 
-class Access(ServerCase):
+class Access(StandInCase):
     def test_a_viewer_can_change_nothing(self):
         viewer = make_cookie(self.server.tokens(VIEWER))
         project, server = self.server.project, self.server
@@ -504,7 +504,7 @@ class Access(ServerCase):
                            "NOT_FOUND", 404, "Trace not found")
 
 
-class Procedures(ServerCase):
+class Procedures(StandInCase):
     def test_all_exist(self):
         text = ("organization.list create getById update addMember removeMember|project.list "
                 "create update delete|trace.list getById byId|evaluator.list create update delete|"
@@ -614,7 +614,7 @@ class Procedures(ServerCase):
 # Versions of the server
 ##################################################################################################
 
-class ServerVersions(ServerCase):
+class ServerVersions(StandInCase):
     def test_names(self):
         trace = self.server.traces[0]
         for names, expected in (("new", (200, 404)), ("old", (404, 200)), ("both", (200, 200))):
@@ -689,7 +689,7 @@ class ServerVersions(ServerCase):
 # REST with an API key
 ##################################################################################################
 
-class RestApi(ServerCase):
+class RestApi(StandInCase):
     def setUp(self):
         super().setUp()
         self.bearer = {"Authorization": "Bearer " + self.server.key}
@@ -746,7 +746,7 @@ class RestApi(ServerCase):
 # Faults, and what was received
 ##################################################################################################
 
-class Faults(ServerCase):
+class Faults(StandInCase):
     def raw(self, name="organization.list"):
         """All bytes received until the connection is closed; None if it is reset."""
         with socket.create_connection(self.server.listener.server_address, 60) as connection:
