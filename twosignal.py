@@ -1,22 +1,29 @@
 #!/usr/bin/env python3
 """A command-line client for 2Signal.
 
-Manages traces, evaluators, datasets, API keys and more from a terminal, and gates deployments
-in CI. One file, standard library only: copy it anywhere, run it with any CPython from 3.6 on.
+Manages traces, evaluators, datasets, API keys and more from a terminal, and gates deployments in
+CI. One file, standard library only: copy it anywhere and run it with any CPython from 3.6 on.
 
-The sections, each calling only those above it:
+The sections, each using only what stands above it:
 
-    Constants   names, limits, plans, exit codes
-    Errors      Failure, and how to make the usual ones
-    Text        durations, costs, ages, widths; text made safe for a terminal
-    Records     from the wire's objects to the records that users see
-    Rendering   a result becomes a table, or JSON
-    State       the session file, the config file, the lock
-    Transport   every HTTP request: deadline, retries, redirects, proxies, TLS
-    API         tRPC with superjson, the session and its refresh
-    Commands    one function each
-    Entry       arguments, streams, exit code
+    Constants   limits, plans, exit codes, the user agent
+    Errors      Failure, its subclasses, and functions that make the usual ones
+    Text        numbers, durations, costs and timestamps; widths, escaping, masking
+    Records     wire objects become the records that users see; paths into records
+    Rendering   results, and the formats that they are printed in
+    Files       atomic replacement, devices, the lock, deferred signals
+    Settings    environment, home directory, config file, server address, API key
+    Transport   the one function that makes HTTP requests: deadline, retries, proxies, TLS
+    Protocol    pure functions: superjson, envelopes, server errors, the session cookie
+    Session     tokens, their file, login, refresh, logout
+    Client      queries, mutations, batches, REST, pages of traces, scores, names
+    Console     streams, progress, prompts, how an error is shown
+    Arguments   options, commands, value types, the one scan of argv, help texts
+    Traces      filters, pages, statistics, thresholds, reports, waiting, tailing
+    Commands    declarations and short functions, in the order of --help
+    Entry       completion, installation, main, signals
 """
+import enum
 import io
 import json
 import os
@@ -24,32 +31,48 @@ import re
 import sys
 import time
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 ############################################################
 # Constants
 ############################################################
 
 DEFAULT_URL = "https://app.twosignal.dev"
-TIMEOUT = 30.0              # seconds for a request as a whole, its retries included
-REFRESH_EARLY = 60          # seconds before its expiry that a session is refreshed
-TRIES = 3                   # how often a request is sent at most
-PAUSE = 0.1                 # seconds; doubled with each try, up to a half more or less by chance
-RETRIED = (408, 429, 500, 502, 503, 504)    # statuses after which a query is sent again
-RETRIED_CHANGE = (429,)     # and a change: it surely was not made
-REDIRECTS = 5               # followed for one query
-TOLD_WAIT = 2.0             # seconds; a longer pause before a retry is announced
-LARGEST_ANSWER = 32 << 20   # bytes of one answer, its head included
-LARGEST_FILE = 1 << 20      # bytes of session.json or config.json
-LONGEST_URL = 3900          # characters of a batch; proxies cut URLs at 4,000
-LONGEST_COOKIE = 3180       # characters of one chunk of the session cookie
-LONGEST_NUMBER = 300        # digits
-PAGE = 100                  # traces a server gives at once, at most
-EMPTY_PAGES = 1000          # pages without a row before a listing is given up
-WORST = 5                   # traces that a failed check names, at most
-FIRST_PAGES = 50            # that traces tail looks at to begin with
+USER_AGENT = f"twosignal/{__version__} (Python {sys.version_info[0]}.{sys.version_info[1]})"
 
-PLANS = {                   # traces and LLM evaluations a month; None: unlimited
+DEFAULT_TIMEOUT = 30.0              # seconds for a request, its retries included
+DEFAULT_LIMIT = 20                  # traces in a listing
+DEFAULT_WAIT = 300.0                # seconds that traces wait waits
+DEFAULT_INTERVAL = 2.0              # seconds between two polls of traces tail
+DEFAULT_TAIL_LINES = 10             # traces that traces tail begins with
+NAME_COMPLETION_TIMEOUT = 1.0       # seconds to look up names while a user waits for TAB
+REFRESH_EARLY = 60                  # seconds before its expiry that a session is refreshed
+
+MAX_TRIES = 3                       # of one request
+RETRY_PAUSE = 0.1                   # seconds; doubled with each try, give or take a half
+RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
+RETRIED_CHANGE_STATUSES = (429,)    # a rate-limited change was certainly not made
+MAX_REDIRECTS = 5                   # of one query
+ANNOUNCED_PAUSE = 2.0               # seconds; a longer pause before a retry is announced
+
+MAX_RESPONSE_BYTES = 32 << 20       # of one response, its head included
+MAX_STATE_FILE_BYTES = 1 << 20      # of session.json or config.json
+MAX_BATCH_URL = 3900                # characters; proxies cut URLs at 4,000
+MAX_COOKIE_CHUNK = 3180             # characters; browsers and @supabase/ssr cut cookies there
+MAX_DIGITS = 300                    # of a number; longer ones are an attack, not a value
+PAGE_SIZE = 100                     # traces that a server returns at once, at most
+MAX_EMPTY_PAGES = 1000              # in a row, before a listing is given up
+MAX_WORST = 5                       # traces that a failed check names
+TAIL_FIRST_PAGES = 50               # pages that traces tail scans to begin with
+TAIL_MEMORY = 20000                 # traces that traces tail remembers
+MAX_CACHED_NAMES = 10000            # field names; a server's are few, unless it means harm
+
+MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
+# Unix seconds of the years 1 to 9999, which time.gmtime and ISO 8601 can both express.
+FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800
+MAX_EXPIRY = 1e11                   # Unix seconds; a larger expires_at is none, nor milliseconds
+
+PLANS = {                           # traces and LLM evaluations a month; None: unlimited
     "FREE": (10000, 500),
     "PRO": (50000, 5000),
     "GROWTH": (150000, 15000),
@@ -57,20 +80,21 @@ PLANS = {                   # traces and LLM evaluations a month; None: unlimite
     "ENTERPRISE": (None, None),
 }
 
-EXIT_CODES = {              # what an error's code means for the exit code; anything else is 1
+EXIT_CODES = {                      # the exit code for an error's code; any other means 1
     "USAGE": 2,
     "CONNECTION_REFUSED": 3, "CONNECTION_FAILED": 3, "TIMED_OUT": 3, "LOCKED": 3,
     "NOT_LOGGED_IN": 4, "UNAUTHORIZED": 4,
     "FORBIDDEN": 5,
     "NOT_FOUND": 6,
     "TOO_MANY_REQUESTS": 7,
-    "INTERNAL_SERVER_ERROR": 8, "TIMEOUT": 8, "BAD_ANSWER": 8, "REDIRECTED": 8,
-    "UNSUPPORTED": 8,
+    "INTERNAL_SERVER_ERROR": 8, "TIMEOUT": 8, "BAD_ANSWER": 8, "REDIRECTED": 8, "UNSUPPORTED": 8,
     "UNKNOWN_OUTCOME": 9,
     "CHECK_FAILED": 10,
     "NOTHING_TO_CHECK": 11,
 }
-INTERRUPTED, TERMINATED, READER_GONE = 130, 143, 141
+EXIT_INTERRUPTED = 130              # 128 + SIGINT, as a shell reports it
+EXIT_TERMINATED = 143               # 128 + SIGTERM
+EXIT_READER_GONE = 141              # 128 + SIGPIPE
 
 
 ############################################################
@@ -78,59 +102,82 @@ INTERRUPTED, TERMINATED, READER_GONE = 130, 143, 141
 ############################################################
 
 class Failure(Exception):
-    """What went wrong, and the way out of it, in a line that can be shown to a user.
+    """What went wrong and what to do about it, ready to be shown to a user.
 
-    code: a key of EXIT_CODES, or the server's own name for it; problems: further lines.
+    message: a sentence without its full stop; hint: the way out, in full sentences, or "";
+    code: a key of EXIT_CODES, or the server's own code; problems: further lines, one each.
     """
 
     def __init__(self, message, hint="", code="FAILED", problems=()):
         super().__init__(message)
-        self.message, self.hint, self.code, self.problems = message, hint, code, list(problems)
+        self.message = message
+        self.hint = hint
+        self.code = code
+        self.problems = list(problems)
 
     @property
-    def exit_code(self):
+    def exit_code(self) -> int:
+        """The process's exit code for this error."""
         return EXIT_CODES.get(self.code, 1)
 
 
-class Passing(Failure):
-    """A failure that may be gone a moment later and says nothing about the session."""
+class TransientFailure(Failure):
+    """A failure that says nothing about the session; a retry may succeed."""
 
 
-class NoProcedure(Failure):
-    """This server's version does not have the procedure."""
+class MissingProcedure(Failure):
+    """The server's version does not have the procedure that was called."""
 
 
 class NoHome(Failure):
-    """There is no directory for the session and the config file."""
+    """There is no directory to keep the session and the config file in."""
 
 
-def _tried(ask):
-    """What a function returns, or the Failure that it raises."""
+def result_or_failure(function):
+    """What the function returns, or the Failure that it raises."""
     try:
-        return ask()
+        return function()
     except Failure as failure:
         return failure
 
 
-def wrong_usage(message, hint=""):
+def usage_error(message, hint="") -> Failure:
+    """The command line, a variable or a file of the user's is wrong (exit 2)."""
     return Failure(message, hint, "USAGE")
 
 
-def bad_answer(what, hint="Check that the address is that of a 2Signal server."):
-    return Passing(what, hint, "BAD_ANSWER")
+def protocol_error(message, hint="Check that the address is that of a 2Signal server.") -> Failure:
+    """A response does not follow 2Signal's protocol (exit 8)."""
+    return TransientFailure(message, hint, "BAD_ANSWER")
 
 
-def expired():
+def wrong_type(what) -> Failure:
+    """A part of a response has another type than the protocol says."""
+    return protocol_error(f"The response is not 2Signal's protocol: wrong type of {what}")
+
+
+def authentication_expired() -> Failure:
+    """Neither the access token nor the refresh token is accepted any more."""
     return Failure("Authentication expired", "Run 'twosignal login' again.", "UNAUTHORIZED")
+
+
+def os_reason(error) -> str:
+    """What the operating system says about an error, such as "No space left on device"."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def without_none(**values) -> dict:
+    """The values that are not None: servers refuse null for an optional input."""
+    return {key: value for key, value in values.items() if value is not None}
 
 
 ############################################################
 # Text
 ############################################################
 
-# What could move the cursor, change colours or turn text around: C0, DEL, C1, line separators,
+# What could move the cursor, change colours or reorder text: C0, DEL, C1, line separators,
 # bidirectional controls, interlinear marks, tags; and lone surrogates, which no stream can carry.
-# Patterns are compiled where they are first used: --version and --help need none.
+# Patterns are strings, compiled on first use: --version and --help need none of them.
 _UNSAFE = (
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"
     "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]")
@@ -138,45 +185,54 @@ _TIMESTAMP = (
     r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)"
     r"(\.\d{1,9})?(Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?\Z")
 _DECIMAL = r"(?a)-?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?\Z"
-_STAND_INS = {ord("─"): "-", ord("…"): "...", ord("█"): "#", ord("░"): ".",
-              ord("├"): "|", ord("└"): "`", ord("│"): "|"}
+_ASCII_SUBSTITUTES = {
+    ord("─"): "-", ord("…"): "...", ord("█"): "#", ord("░"): ".",
+    ord("├"): "|", ord("└"): "`", ord("│"): "|", ord("≥"): ">=", ord("≤"): "<=", ord("→"): "->",
+}
+_UNIX_EPOCH_DAY = 719163            # datetime.date(1970, 1, 1).toordinal()
+_encoders = {}                      # (indent, ascii_only): json.JSONEncoder; a cache
 
 
-def plain(value) -> str:
-    """Any value as text that is safe on a terminal: one line, controls as \\x1b."""
+def printable(value) -> str:
+    """Any value as one line that is safe on a terminal: control characters become \\x1b."""
     if value is None:
         return "-"
     if not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str)
-    return value if value.isprintable() else re.sub(_UNSAFE, _escape, value)
+    if value.isprintable():
+        return value
+    return re.sub(_UNSAFE, _escape, value)
 
 
 def _escape(match) -> str:
-    number = ord(match.group())
-    form = "\\x%02x" if number < 0x100 else "\\u%04x" if number < 0x10000 else "\\U%08x"
-    return form % number
+    code_point = ord(match.group())
+    if code_point < 0x100:
+        return f"\\x{code_point:02x}"
+    if code_point < 0x10000:
+        return f"\\u{code_point:04x}"
+    return f"\\U{code_point:08x}"
 
 
-def json_text(value, indent=2, ascii_only=False) -> str:
-    """JSON in which no control or bidirectional character stands as itself."""
-    form = indent, ascii_only
-    if form not in _encoders:       # json.dumps would make one for each value
-        _encoders[form] = json.JSONEncoder(indent=indent, ensure_ascii=ascii_only)
-    text = _encoders[form].encode(value)
-    safe = text.replace("\n", "").isprintable()
-    return text if safe else re.sub(_UNSAFE, _json_escape, text)
-
-
-_encoders = {}              # (indent, ascii_only): json.JSONEncoder
+def to_json(value, indent=2, ascii_only=False) -> str:
+    """JSON in which no control or bidirectional character stands for itself."""
+    key = (indent, ascii_only)
+    if key not in _encoders:        # json.dumps would make an encoder for each value
+        _encoders[key] = json.JSONEncoder(indent=indent, ensure_ascii=ascii_only)
+    text = _encoders[key].encode(value)
+    if text.replace("\n", "").isprintable():
+        return text
+    return re.sub(_UNSAFE, _json_escape, text)
 
 
 def _json_escape(match) -> str:
-    # A line break can only be json.dumps' own: inside a string it is escaped already.
-    return "\n" if match.group() == "\n" else json.dumps(match.group())[1:-1]
+    # A raw line break can only be the encoder's own: inside a string it is escaped already.
+    if match.group() == "\n":
+        return "\n"
+    return json.dumps(match.group())[1:-1]
 
 
 def encodable(text: str, encoding: str) -> str:
-    """The text as a stream of this encoding can show it; ASCII stands in for the rest."""
+    """The text as a stream of this encoding can show it, with ASCII in place of the rest."""
     try:
         text.encode(encoding)
         return text
@@ -184,573 +240,432 @@ def encodable(text: str, encoding: str) -> str:
         encoding = "ascii"
     except UnicodeEncodeError:
         pass
-    text = text.translate(_STAND_INS)
+    text = text.translate(_ASCII_SUBSTITUTES)
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def width(text: str) -> int:
+def display_width(text: str) -> int:
     """Columns of a terminal that the text takes."""
     if text.isprintable() and len(text) == len(text.encode("utf-8", "replace")):
         return len(text)
-    return sum(map(_columns, text))
+    return sum(map(_character_width, text))
 
 
-def _columns(character: str) -> int:
+def _character_width(character: str) -> int:
     import unicodedata
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def cut(text: str, columns: int) -> str:
-    """The text within so many columns, with … where something is left out."""
-    if width(text) <= columns:
+def truncate(text: str, columns: int) -> str:
+    """The text within so many columns, with … at the end if something is cut off."""
+    if display_width(text) <= columns:
         return text
-    room, kept = columns - 1, []
+    room = columns - 1
+    kept = []
     for character in text:
-        room -= _columns(character)
+        room -= _character_width(character)
         if room < 0:
             break
         kept.append(character)
     return "".join(kept) + "…"
 
 
-def number(value):
-    """A finite int or float, also from a decimal string; None for anything else."""
-    if isinstance(value, str) and len(value) <= LONGEST_NUMBER and re.match(_DECIMAL, value):
-        value = int(value) if re.match(r"-?\d+\Z", value) else float(value)
+def to_nfc(text: str) -> str:
+    """The text with one form for accented letters, of which Unicode has two (NFC)."""
+    import unicodedata
+    return unicodedata.normalize("NFC", text)
+
+
+def mask_secrets(text: str, secrets) -> str:
+    """The text with *** for each secret: as it is, percent-encoded, in JSON, or escaped."""
+    from urllib.parse import quote
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) < 4:         # too short to be told from ordinary text
+            continue
+        forms = (secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1],
+                 printable(secret))
+        for form in forms:
+            text = text.replace(form, "***")
+    return text
+
+
+# --- numbers, durations, costs
+
+def to_number(value):
+    """A finite int or float, from a decimal string too; None for anything else."""
+    if isinstance(value, str):
+        value = _parse_decimal(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value if abs(value) < 10 ** LONGEST_NUMBER else None     # neither infinite nor NaN
+    is_finite = abs(value) < 10 ** MAX_DIGITS       # also false for NaN and the infinities
+    return value if is_finite else None
 
 
-def duration(milliseconds) -> str:
-    """5ms, 0.8s, 1m 01s, 1h 02m"""
-    value = number(milliseconds)
+def _parse_decimal(text):
+    """An int or float, or None if the text is no decimal number."""
+    if len(text) > MAX_DIGITS or not re.match(_DECIMAL, text):
+        return None
+    if re.match(r"-?\d+\Z", text):
+        return int(text)
+    return float(text)
+
+
+def format_duration(milliseconds) -> str:
+    """5ms, 0.8s, 1m 01s, 1h 02m; - if unknown or negative."""
+    value = to_number(milliseconds)
     if value is None or value < 0:
         return "-"
     if round(value) < 100:
-        return "%dms" % round(value)
-    if round(value / 1000, 1) < 60:
-        return "%.1fs" % (value / 1000)
+        return f"{round(value)}ms"
+    if round(value / 1000, 1) < MINUTE:
+        return f"{value / 1000:.1f}s"
     seconds = int(round(value / 1000))
-    if seconds < 3600:
-        return "%dm %02ds" % divmod(seconds, 60)
-    return "%dh %02dm" % divmod(seconds // 60, 60)
+    if seconds < HOUR:
+        return f"{seconds // MINUTE}m {seconds % MINUTE:02d}s"
+    minutes = seconds // MINUTE
+    return f"{minutes // 60}h {minutes % 60:02d}m"
 
 
-def cost(usd) -> str:
-    """$0.003, $0.0034, $12.50; two significant digits at least"""
-    value = number(usd)
+def format_cost(usd) -> str:
+    """$0.003, $0.0034, $12.50: at least two significant digits; - if unknown."""
+    value = to_number(usd)
     if value is None:
         return "-"
-    sign, value = ("-" if value < 0 else ""), abs(value)
+    sign = "-" if value < 0 else ""
+    value = abs(value)
     if value >= 1:
-        return "%s$%.2f" % (sign, value)
+        return f"{sign}${value:.2f}"
     digits = 4
     while digits < 12 and 0 < value < 10.0 ** (1 - digits):
         digits += 1
-    whole, _, fraction = ("%.*f" % (digits, value)).partition(".")
-    return "%s$%s.%s" % (sign, whole, fraction.rstrip("0").ljust(2, "0"))
+    whole, _, fraction = f"{value:.{digits}f}".partition(".")
+    return f"{sign}${whole}.{fraction.rstrip('0').ljust(2, '0')}"
 
 
-def count(value) -> str:
-    """46,000"""
-    value = number(value)
-    return "-" if value is None else "{:,}".format(value)
+def format_count(value) -> str:
+    """46,000; - if unknown."""
+    number = to_number(value)
+    return "-" if number is None else f"{number:,}"
 
 
-def moment(timestamp):
-    """Unix seconds of an ISO 8601 timestamp, or None."""
+def format_percent(share) -> str:
+    """2% of 0.02."""
+    return f"{share * 100:.4g}%"
+
+
+def format_score(value) -> str:
+    """0.9; "no number" for a score that is none."""
+    return "no number" if value is None else f"{value:.4g}"
+
+
+def counted(number, noun: str) -> str:
+    """1 trace, 2 traces, 1,000 traces."""
+    return f"{format_count(number)} {noun}" + ("" if number == 1 else "s")
+
+
+def yes_or_no(value) -> str:
+    """yes, no; any other value as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return printable(value)
+
+
+def bar(used, limit, columns=20) -> str:
+    """█████░░░ 92.0%, or nothing if there is no limit."""
+    if not limit or used is None:
+        return ""
+    share = used / limit
+    filled = min(columns, max(0, int(share * columns)))
+    return f"{'█' * filled}{'░' * (columns - filled)} {share * 100:.1f}%"
+
+
+# --- timestamps
+
+def parse_timestamp(timestamp):
+    """Unix seconds of an ISO 8601 timestamp, UTC if it names no zone; None for anything else."""
     match = re.match(_TIMESTAMP, timestamp) if isinstance(timestamp, str) else None
-    seconds = _seconds_of(match) if match else None
-    return None if seconds is None else seconds + float(match.group(7) or 0)
+    seconds = _whole_seconds(match) if match else None
+    if seconds is None:
+        return None
+    return seconds + float(match.group(7) or 0)
 
 
-def _seconds_of(match):
-    """Unix seconds of what _TIMESTAMP matched, without the fraction; None for no real day."""
+def _whole_seconds(match):
+    """Unix seconds of what _TIMESTAMP matched, without the fraction; None if there is no such day.
+    """
     import datetime
-    parts = [int(part) for part in match.groups()[:6]]
+    year, month, day, hour, minute, second = [int(part) for part in match.groups()[:6]]
     try:
-        days = datetime.date(*parts[:3]).toordinal() - 719163
+        days = datetime.date(year, month, day).toordinal() - _UNIX_EPOCH_DAY
     except ValueError:
         return None
-    seconds = days * 86400 + parts[3] * 3600 + parts[4] * 60 + parts[5]
+    seconds = days * DAY + hour * HOUR + minute * MINUTE + second
     zone = (match.group(8) or "Z").replace(":", "")
     if zone == "Z":
         return seconds
-    offset = int(zone[1:3]) * 3600 + int(zone[3:]) * 60
+    offset = int(zone[1:3]) * HOUR + int(zone[3:]) * MINUTE
     return seconds + offset if zone[0] == "-" else seconds - offset
 
 
-def utc(timestamp):
-    """A timestamp as 2026-03-14T10:30:00Z: in UTC, .000 dropped, other fractions kept."""
-    if timestamp[10:11] == "T" and timestamp[-1:] == "Z" and timestamp[19:-1].strip(".0"):
-        return timestamp        # most are like that: nothing to look for
+def utc_timestamp(timestamp: str) -> str:
+    """A timestamp as 2026-03-14T10:30:00Z: in UTC, .000 dropped, other fractions kept.
+
+    Text that is no timestamp, or none within the years 1 to 9999, is returned as it is.
+    """
+    is_usual = timestamp[10:11] == "T" and timestamp[-1:] == "Z"
+    if is_usual and timestamp[19:-1].strip(".0"):
+        return timestamp            # nearly all are like that, and need no pattern
     match = re.match(_TIMESTAMP, timestamp)
     if match is None:
         return timestamp
     fraction = match.group(7) or ""
-    kept = fraction if fraction.strip(".0") else ""
+    if not fraction.strip(".0"):
+        fraction = ""
     if match.group(8) == "Z" and timestamp[10] == "T":
-        return timestamp[:19] + kept + "Z"
-    seconds = _seconds_of(match)
-    if seconds is None or not -62135596800 <= seconds < 253402300800:
-        return timestamp        # no day, or beyond the years 1 to 9999
-    return iso(seconds, kept)
+        return timestamp[:19] + fraction + "Z"
+    seconds = _whole_seconds(match)
+    if seconds is None or not FIRST_SECOND <= seconds < END_OF_TIME:
+        return timestamp
+    return iso_timestamp(seconds, fraction)
 
 
-def iso(seconds, fraction="") -> str:
-    """Unix seconds as ISO 8601 in UTC; text for a value that is no time."""
+def iso_timestamp(seconds, fraction="") -> str:
+    """Unix seconds as ISO 8601 in UTC; a value that is no time as text."""
     try:
-        parts = time.gmtime(seconds)[:6]
+        year, month, day, hour, minute, second = time.gmtime(seconds)[:6]
     except (ValueError, OverflowError, OSError, TypeError):
         return str(seconds)
-    return "%04d-%02d-%02dT%02d:%02d:%02d" % parts + fraction + "Z"
+    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}{fraction}Z"
 
 
-def age(timestamp, now=None) -> str:
-    """just now, 2 min ago, 3 hours ago, 5 days ago; a date after 30 days"""
-    seconds = moment(timestamp)
+def wire_timestamp(seconds) -> str:
+    """Unix seconds as servers write them, with milliseconds."""
+    milliseconds = int(round(seconds * 1000))
+    return iso_timestamp(milliseconds // 1000, f".{milliseconds % 1000:03d}")
+
+
+def format_age(timestamp, now=None) -> str:
+    """just now, 2 min ago, 3 hours ago, 5 days ago; a date after 30 days.
+
+    now: Unix seconds; the present by default.
+    """
+    seconds = parse_timestamp(timestamp)
     if seconds is None:
-        return plain(timestamp)
+        return printable(timestamp)
     passed = (time.time() if now is None else now) - seconds
-    if passed < 60:
+    if passed < MINUTE:
         return "just now"
-    if passed < 3600:
-        return "%d min ago" % (passed // 60)
-    if passed >= 30 * 86400:
-        return iso(seconds)[:10]
-    amount, unit = (passed // 86400, "day") if passed >= 86400 else (passed // 3600, "hour")
-    return "%d %s%s ago" % (amount, unit, "" if amount == 1 else "s")
+    if passed < HOUR:
+        return f"{int(passed // MINUTE)} min ago"
+    if passed < DAY:
+        return counted(int(passed // HOUR), "hour") + " ago"
+    if passed < 30 * DAY:
+        return counted(int(passed // DAY), "day") + " ago"
+    return iso_timestamp(seconds)[:10]
 
 
-def clock(timestamp) -> str:
-    """10:30:00Z; the date of another day (both in UTC)"""
-    seconds = moment(timestamp)
+def format_time_of_day(timestamp) -> str:
+    """10:30:00Z if it is today's, otherwise the date; both in UTC."""
+    seconds = parse_timestamp(timestamp)
     if seconds is None:
-        return plain(timestamp)
-    day, _, rest = iso(seconds).partition("T")
-    return rest if day == iso(time.time())[:10] else day
+        return printable(timestamp)
+    day, _, time_of_day = iso_timestamp(seconds).partition("T")
+    today = iso_timestamp(time.time())[:10]
+    return time_of_day if day == today else day
 
 
 ############################################################
 # Records
 ############################################################
 
-# The users' own data: no key in it is renamed, nothing in it changed.
-OWN_DATA = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
-_NESTED = {"spans": "span", "scores": "score", "items": "item", "projects": "usage"}
-_RENAMED = {
+# The users' own data: no key inside is renamed, nothing in it is changed.
+USER_DATA = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
+_NESTED_KINDS = {"spans": "span", "scores": "score", "items": "item", "projects": "usage"}
+_RENAMED_KEYS = {
     "trace": {"totalCost": "cost_usd"},
     "span": {"cost": "cost_usd"},
     "score": {"value": "score", "evaluatorName": "evaluator"},
     "usage": {"traceCount": "traces_used", "spanCount": "spans_used",
               "evalRunCount": "evals_used", "projectBreakdown": "projects"},
 }
-_FIRST = {                  # keys that such a record always has, and their order
+_LEADING_KEYS = {                   # keys that each such record has, and their order
     "trace": ("id", "status", "duration_ms", "cost_usd", "created_at", "name"),
     "span": ("id", "name", "type", "status", "duration_ms", "cost_usd"),
     "score": ("evaluator", "score", "label", "reasoning"),
     "usage": ("traces_used", "spans_used", "evals_used"),
 }
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
-_names = {}                 # camelCase to snake_case, as met so far
+_JSON_SCALARS = frozenset((type(None), int, float, bool, str))
+# A listing converts millions of values, so what is known about a key is looked up, not worked out.
+_snake_cache = {}                   # camelCase: snake_case
+_rules_cache = {}                   # kind: {wire key: (record key, convert, unchanged types)}
 
 
-def snake(name: str) -> str:
-    """durationMs to duration_ms"""
-    if name not in _names:
-        if len(_names) > 10000:
-            _names.clear()
-        _names[name] = re.sub(_CAPITAL, r"_\1\2", name).lower()
-    return _names[name]
+def snake_case(name: str) -> str:
+    """duration_ms of durationMs."""
+    if name not in _snake_cache:
+        if len(_snake_cache) > MAX_CACHED_NAMES:
+            _snake_cache.clear()
+        _snake_cache[name] = re.sub(_CAPITAL, r"_\1\2", name).lower()
+    return _snake_cache[name]
 
 
-def record(wire, kind="") -> dict:
-    """What users see of a wire object (contract: snake_case, nothing dropped, documented order).
+def to_record(wire, kind=""):
+    """The record that users see of a wire object: keys in snake_case and the documented order.
 
-    kind: trace, span, score, usage, or anything else for a resource without a table of its own.
-    A value of the wrong type stays as it is.
+    kind: trace, span, score or usage; anything else is a resource without rules of its own.
+    Nothing is dropped, and a value of an unexpected type stays as it is, `wire` itself too.
     """
     if not isinstance(wire, dict):
         return wire
-    found = dict.fromkeys(_FIRST.get(kind, ()))
-    rules = _rules.setdefault(kind, {})
+    record = dict.fromkeys(_LEADING_KEYS.get(kind, ()))
+    rules = _rules_cache.setdefault(kind, {})
     for key, value in wire.items():
-        name, convert, left_alone = rules.get(key) or _rule(rules, kind, key)
-        if name != key and (found.get(name) is not None or wire.get(name) is not None):
-            name = key              # both spellings are there: nothing is dropped
+        name, convert, unchanged_types = rules.get(key) or _add_rule(rules, kind, key)
+        if name != key and _is_taken(name, record, wire):
+            name = key              # an object with both spellings keeps both
         elif value is None:
-            found.setdefault(name)
+            record.setdefault(name)
             continue
-        found[name] = value if type(value) in left_alone else convert(value)
-    if isinstance(found.get("_count"), dict):
-        _spread_counts(found, found.pop("_count"))
-    return found
+        record[name] = value if type(value) in unchanged_types else convert(value)
+    if isinstance(record.get("_count"), dict):
+        _spread_counts(record, record.pop("_count"))
+    return record
 
 
-def _spread_counts(found, counts):
-    """Puts {"spans": 3} as span_count: 3 into a record; what does not fit there stays as it is."""
+def _is_taken(name, record, wire) -> bool:
+    return record.get(name) is not None or wire.get(name) is not None
+
+
+def _spread_counts(record, counts):
+    """Stores {"spans": 3} as span_count: 3; a count whose key is taken stays in `_count`."""
     for what, value in counts.items():
-        name = snake(what).rstrip("s") + "_count"
-        if found.get(name) is None:
-            found[name] = value
-        elif found[name] != value:
-            found.setdefault("_count", {})[what] = value
+        name = snake_case(what).rstrip("s") + "_count"
+        if record.get(name) is None:
+            record[name] = value
+        elif record[name] != value:
+            record.setdefault("_count", {})[what] = value
 
 
-_rules = {}                 # kind: {key: what _rule gives}, as met so far
-_PLAIN = frozenset((type(None), int, float, bool, str))
+def _add_rule(rules, kind, key) -> tuple:
+    """Stores how a wire key is treated, and returns it.
 
-
-def _rule(rules, kind, key) -> tuple:
-    """(name, how a value is converted, the types of values that stay as they are)"""
-    name = _RENAMED.get(kind, {}).get(key) or snake(key)
-    if len(rules) > 10000:      # a server's keys are few, unless it means harm
+    The rule is (record key, function for its values, types of values that stay as they are).
+    """
+    if len(rules) > MAX_CACHED_NAMES:
         rules.clear()
-    convert, left_alone = _conversion(name)
-    as_it_is = key in OWN_DATA or key == "_count"
-    rules[key] = name, _same if as_it_is else convert, _PLAIN if as_it_is else left_alone
+    name = _RENAMED_KEYS.get(kind, {}).get(key) or snake_case(key)
+    if key in USER_DATA or key == "_count":
+        rules[key] = (name, _unchanged, _JSON_SCALARS)
+    else:
+        rules[key] = (name,) + _conversion(name)
     return rules[key]
 
 
-def _same(value):
+def _unchanged(value):
     return value
 
 
 def _conversion(name) -> tuple:
-    """The function for the values below a name, and the types that it would leave as they are."""
-    nested = _NESTED.get(name, "")
+    """The function for the values of a record's key, and the types that it leaves as they are."""
+    nested_kind = _NESTED_KINDS.get(name, "")
 
-    def part(value):
+    def convert_nested(value):
         if isinstance(value, list):
-            return [record(item, nested) for item in value]
-        return record(value, nested) if isinstance(value, dict) else value
+            return [to_record(item, nested_kind) for item in value]
+        return to_record(value, nested_kind)
 
-    if name == "cost_usd":
-        return number, frozenset((type(None), int))
-    text = None
+    if name == "cost_usd":          # a number, a decimal string, or null
+        return to_number, frozenset((type(None), int))
+    convert_text = _text_conversion(name)
+    if convert_text is None:
+        return convert_nested, _JSON_SCALARS
+
+    def convert(value):
+        return convert_text(value) if isinstance(value, str) else convert_nested(value)
+
+    return convert, _JSON_SCALARS - {str}
+
+
+def _text_conversion(name):
+    """The function for strings below a record's key, or None if they stay as they are."""
     if name == "score":
-        text = number
-    elif name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
-        text = utc
-    if text is None:
-        return part, _PLAIN
-    return lambda value: text(value) if isinstance(value, str) else part(value), _PLAIN - {str}
+        return to_number
+    is_time = name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp")
+    return utc_timestamp if is_time else None
 
 
 def usage_record(wire: dict, plan) -> dict:
-    """Usage of a month with the limits of the plan; null where unlimited or unknown."""
-    used = record(wire, "usage")
+    """A month's usage with the limits of the plan; null if unlimited or unknown.
+
+    plan: its name, or anything else if the server did not tell.
+    """
+    used = to_record(wire, "usage")
     plan = plan if isinstance(plan, str) else None
-    traces, evals = PLANS.get(plan, (None, None))
-    ordered = {"month": used.pop("month", None), "plan": plan,
-               "traces_used": number(used.pop("traces_used")), "traces_limit": traces,
-               "spans_used": number(used.pop("spans_used")),
-               "evals_used": number(used.pop("evals_used")), "evals_limit": evals,
-               "projects": used.pop("projects", [])}
-    ordered.update(used)
-    return ordered
+    traces_limit, evals_limit = PLANS.get(plan, (None, None))
+    record = {
+        "month": used.pop("month", None),
+        "plan": plan,
+        "traces_used": to_number(used.pop("traces_used")),
+        "traces_limit": traces_limit,
+        "spans_used": to_number(used.pop("spans_used")),
+        "evals_used": to_number(used.pop("evals_used")),
+        "evals_limit": evals_limit,
+        "projects": used.pop("projects", []),
+    }
+    record.update(used)
+    return record
 
 
-############################################################
-# Rendering
-############################################################
+# --- paths into records
 
-class Column:
-    """A heading, and what stands below it: a record's key, or a function of the record.
-
-    least: columns that it takes at least, so that the next page's values fit too; optional: it
-    goes where the terminal has no room for it.
-    """
-
-    def __init__(self, heading, source, form=plain, least=0, optional=False):
-        self.heading, self.source, self.form = heading, source, form
-        self.least, self.optional = max(least, width(heading)), optional
-
-    def text(self, row: dict) -> str:
-        if callable(self.source):
-            return self.source(row)
-        return self.form(row.get(self.source))
-
-
-class Screen:
-    """Where a result goes: its width in columns, its encoding, whether it shows colours."""
-
-    def __init__(self, columns=80, encoding="utf-8", colour=False):
-        self.columns, self.colour = columns, colour
-        self.ascii_only = not encoding.lower().replace("_", "-").startswith("utf")
-
-
-class Listing:
-    """Records as a table, or in another of FORMATS; rows may be a generator, then streamed.
-
-    noun: what they are, for "No traces found."; after: a function that is called when the rows are
-    through and gives what stderr shows, a remark or a Failure, or None; endless: rows come as they
-    happen, each is shown at once; optional: keys that records may have without the first ones
-    having them; left_out: the keys that a form had no place for.
-    """
-
-    exit_code = 0
-
-    def __init__(self, noun, columns, rows, after=None, endless=False, optional=()):
-        self.noun, self.columns, self.rows, self.optional = noun, columns, rows, optional
-        self.after, self.endless, self.left_out = after, endless, {}
-
-    def records(self):
-        return self.rows
-
-    def json_lines(self, screen):
-        held = None         # whole lines only: between them, progress may use the last line
-        for row in self.rows:
-            text = json_text(row, ascii_only=screen.ascii_only)
-            yield "[\n" if held is None else held + ",\n"
-            held = "  " + text.replace("\n", "\n  ")
-        yield "[]\n" if held is None else held + "\n]\n"
-
-    def table_lines(self, screen):
-        widths = None
-        for rows in _chunks(self.rows, 1 if self.endless else PAGE):
-            cells = [[column.text(row) for column in self.columns] for row in rows]
-            if widths is None:
-                widths = _widths(self.columns, cells, screen.columns)
-                heading = _line([column.heading for column in self.columns], widths,
-                                screen.columns)
-                lines = [heading] + [_line(row, widths, screen.columns) for row in cells]
-                yield heading + "\n" + "─" * max(map(width, lines)) + "\n"
-            for row in cells:
-                line = _line(row, widths, screen.columns)
-                yield (_coloured(line, row) if screen.colour else line) + "\n"
-        if widths is None:
-            yield "No %s found.\n" % self.noun
-
-
-def _chunks(rows, size):
-    chunk = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _widths(columns, cells, room) -> list:
-    """The width of each column; an optional last one goes where its heading has no room."""
-    widths = [max([column.least] + [width(row[i]) for row in cells])
-              for i, column in enumerate(columns)]
-    taken = sum(widths[:-1]) + 2 * len(widths[:-1])
-    if columns[-1].optional and room - taken < max(8, width(columns[-1].heading)):
-        return widths[:-1]
-    return widths
-
-
-def _line(cells, widths, room) -> str:
-    """Cells side by side, two blanks between them; the last one is cut, unless it was left out."""
-    if len(cells) > len(widths):
-        return "  ".join(_padded(cells, widths)).rstrip(" ")
-    start = "".join(cell + "  " for cell in _padded(cells[:-1], widths))
-    return (start + cut(cells[-1], max(8, room - width(start)))).rstrip(" ")
-
-
-def _padded(cells, widths) -> list:
-    return [cell + " " * (size - width(cell)) for cell, size in zip(cells, widths)]
-
-
-def _coloured(line, cells) -> str:
-    for word, colour in (("ERROR", 31), ("FAILED", 31), ("TOO FEW", 31), ("NOTHING TO CHECK", 31),
-                         ("OK", 32)):
-        if word in cells:
-            before, found, rest = line.partition("  " + word)
-            return "%s  \x1b[%dm%s\x1b[0m%s" % (before, colour, word, rest) if found else line
-    return line
-
-
-class Details:
-    """One record: its fields a line each, then further parts (lines of text, or a Listing).
-
-    message: a sentence that the table form begins with; the other forms are the record alone.
-    """
-
-    endless, columns, optional = False, (), ()
-
-    def __init__(self, record, fields=(), parts=(), message="", after=None, exit_code=0):
-        self.record, self.fields, self.parts, self.message = record, fields, parts, message
-        self.after, self.exit_code, self.left_out = after, exit_code, {}
-
-    def records(self):
-        return [self.record]
-
-    def json_lines(self, screen):
-        yield json_text(self.record, ascii_only=screen.ascii_only) + "\n"
-
-    def table_lines(self, screen):
-        if self.message:
-            yield self.message + "\n"
-        shown = [(field.heading + ":", field.text(self.record)) for field in self.fields]
-        shown = [(heading, text) for heading, text in shown if text != "-"]
-        left = max([width(heading) for heading, _ in shown] or [0])
-        for heading, text in shown:
-            yield heading.ljust(left) + "  " + text + "\n"
-        for title, part in self.parts:
-            yield "\n%s\n" % title
-            for line in part.table_lines(screen) if isinstance(part, Listing) else part(screen):
-                yield line
-
-
-def _jsonl_lines(result, screen):
-    for row in result.records():
-        yield json_text(row, indent=None, ascii_only=screen.ascii_only) + "\n"
-
-
-def _separated_lines(result, screen, delimiter=","):
-    """CSV with a heading: the keys of the first rows, or what a table shows where there are none.
-
-    Keys of later rows, which no column is there for, are put into result.left_out.
-    """
-    import csv
-    text, names = io.StringIO(), None
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    for rows in _chunks(result.records(), 1 if result.endless else PAGE):
-        if names is None:
-            names = _keys(rows)
-            if result.endless:
-                names += [name for name in result.optional if name not in names and "." not in name]
-            writer.writerow([_cell(name) for name in names])
-        result.left_out.update((key, None) for key in _keys(rows) if key not in names)
-        writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
-        yield text.getvalue()
-        text.seek(0)
-        text.truncate()
-    if names is None and result.columns:
-        writer.writerow([_cell(column.source) for column in result.columns
-                         if not callable(column.source)])
-        yield text.getvalue()
-
-
-_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")      # full-width ones too
-
-
-def _cell(value):
-    """A value for a spreadsheet, which must not take it for a formula."""
-    if value is None or isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value
-    if not isinstance(value, str):
-        return json_text(value, indent=None)        # true, false, lists, objects
-    return plain("'" + value if value.startswith(_FORMULA) else value)
-
-
-def _keys(rows) -> list:
-    """The keys of some records, each once, in their order."""
-    return list(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
-
-
-FORMATS = {                 # --format: a function (result, screen) that yields text
-    "table": lambda result, screen: result.table_lines(screen),
-    "json": lambda result, screen: result.json_lines(screen),
-    "jsonl": _jsonl_lines,
-    "csv": _separated_lines,
-    "tsv": lambda result, screen: _separated_lines(result, screen, "\t"),
-}
-
-
-def at(value, path: str):
-    """What stands at a path such as scores.0.score; None where there is nothing."""
+def get_path(value, path: str):
+    """What is at a path such as scores.0.score; None if there is nothing."""
     for part in path.split("."):
-        value = _inside(value, part)
+        value = get_item(value, part)
     return value
 
 
-def _inside(holder, key):
-    if isinstance(holder, dict):
-        return holder.get(key)
-    if isinstance(holder, list) and re.match(r"(0|[1-9][0-9]{0,8})\Z", key):
-        return holder[int(key)] if int(key) < len(holder) else None
+def get_item(container, key: str):
+    """The value of a dict's key or at a list's index; None if there is none."""
+    if isinstance(container, dict):
+        return container.get(key)
+    if isinstance(container, list) and re.match(r"(0|[1-9][0-9]{0,8})\Z", key):
+        return container[int(key)] if int(key) < len(container) else None
     return None
 
 
-def only_fields(result, fields, complain):
-    """The result with nothing but these fields of its records.
-
-    complain: a function that is given the usage error, when the first rows come, for a field that
-    none of them can have.
-    """
-    columns = [Column(field, field) for field in fields]
-    rows = _picked(result, fields, complain)
-    if isinstance(result, Listing):
-        return Listing(result.noun, columns, rows, result.after, result.endless)
-    if isinstance(result.record, list):
-        return Listing("records", columns, rows)
-    return Details(next(rows), columns, after=result.after, exit_code=result.exit_code)
-
-
-def _picked(result, fields, complain):
-    checked = False
-    for rows in _chunks(result.records(), 1 if result.endless else PAGE):
-        if not checked:
-            for wrong in _wrong_fields(fields, rows, result.optional):
-                complain(wrong)
-            checked = True
-        for row in rows:
-            yield {field: row[field] if field in row else at(row, field) for field in fields}
-
-
-def _wrong_fields(fields, rows, optional):
-    """A usage error for each field that none of the records can have."""
-    keys = list(dict.fromkeys(_keys(rows) + [key for key in optional if "." not in key]))
-    for field in fields:
-        first, *rest = field.split(".")
-        if field in keys or field not in optional and re.sub(r"\.\d+", "", field) in optional:
-            continue
-        if first not in keys:
-            yield wrong_usage("There is no field '%s'" % plain(field),
-                              "There are %s." % ", ".join(map(plain, keys)))
-        elif not any(_may_hold(row.get(first), rest) for row in rows) \
-                and not set(map(snake, OWN_DATA)) & {first, *rest}:
-            yield wrong_usage("There is no field '%s'" % plain(field),
-                              "See them all with --fields '?'.")
-
-
-def _may_hold(value, parts) -> bool:
-    """Whether something can stand at a path: an empty list may have had an entry."""
-    if not parts or value is None:
-        return True
-    if isinstance(value, list):
-        return parts[0].isdigit() and _may_hold(_inside(value, parts[0]), parts[1:])
-    return isinstance(value, dict) and parts[0] in value and _may_hold(value[parts[0]], parts[1:])
-
-
-def field_names(result):
-    """Every path in the first records, as --fields takes them: what '--fields ?' shows."""
-    rows = next(_chunks(result.records(), 1 if result.endless else PAGE), [])
-    names = dict.fromkeys(name for row in rows for name in _paths(row))
-    found = Listing("fields", (Column("Field", "field"),), [{"field": name} for name in names])
-    if isinstance(result, Details):     # a gate's verdict stays what it is
-        found.after, found.exit_code = result.after, result.exit_code
-    return found
-
-
-def _paths(row, before=""):
-    for key, value in row.items():
-        yield before + key
+def path_names(record):
+    """Every path into a record that --fields takes; of a list, those of its first entry."""
+    for key, value in record.items():
+        yield key
         if isinstance(value, list) and value and isinstance(value[0], dict):
             for name in value[0]:
-                yield "%s%s.0.%s" % (before, key, name)
+                yield f"{key}.0.{name}"
+
+
+def child_records(record, key) -> list:
+    """The records in a list below a key. Raises BAD_ANSWER if there is anything else."""
+    rows = record.get(key) or []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise wrong_type(key)
+    return rows
 
 
 def span_tree(spans) -> list:
-    """(depth, span) in order of time, children below their parent; orphans and cycles too."""
+    """(depth, span) in order of start time, children below their parent.
+
+    A span whose parent is missing stands at the top; of a cycle, each span appears once.
+    """
     spans = [span for span in spans if isinstance(span, dict)]
-    spans.sort(key=lambda span: moment(span.get("start_time")) or 0)
-    known = {str(span["id"]) for span in spans if span.get("id") is not None}
-    children = {}
-    for span in spans:
-        parent = str(span.get("parent_span_id"))
-        children.setdefault(parent if parent in known else None, []).append(span)
-    placed, seen = [], set()
-    for start in [children.get(None, [])] + [[span] for span in spans]:
+    spans.sort(key=lambda span: parse_timestamp(span.get("start_time")) or 0)
+    children = _spans_by_parent(spans)
+    starts = [children.get(None, [])] + [[span] for span in spans]     # the latter: cycles
+    placed = []
+    seen = set()
+    for start in starts:
         waiting = [(0, span) for span in reversed(start)]
         while waiting:
             depth, span = waiting.pop()
@@ -763,87 +678,424 @@ def span_tree(spans) -> list:
     return placed
 
 
-def bar(used, limit, columns=20) -> str:
-    """█████░░░ 92.0%, or what there is to say without a limit"""
-    if not limit or used is None:
-        return ""
-    share = used / limit
-    filled = min(columns, max(0, int(share * columns)))
-    return "%s%s %.1f%%" % ("█" * filled, "░" * (columns - filled), share * 100)
+def _spans_by_parent(spans) -> dict:
+    """{parent ID: its spans}; None for those whose parent is not among them."""
+    ids = {str(span["id"]) for span in spans if span.get("id") is not None}
+    children = {}
+    for span in spans:
+        parent = str(span.get("parent_span_id"))
+        children.setdefault(parent if parent in ids else None, []).append(span)
+    return children
 
 
 ############################################################
-# State
+# Rendering
 ############################################################
 
-def setting(name: str):
-    """An environment variable; None where it is unset or empty."""
-    return as_utf8(os.environ.get(name, ""), name).strip() or None
+class Column:
+    """A heading, and the text below it.
 
-
-def as_utf8(text, what) -> str:
-    """An argument or variable, which Python decodes by the locale, as what its bytes are in UTF-8.
-
-    Raises a usage error where they are not.
+    source: a record's key, or a function of the record that returns text; format_value: makes text
+    of the key's value; min_width: columns that it takes at least, so that later pages fit too;
+    optional: dropped if the terminal has no room for it.
     """
-    try:
-        text.encode("utf-8")
-        return text
-    except UnicodeEncodeError:
-        pass
-    try:
-        return os.fsencode(text).decode("utf-8")
-    except UnicodeError:
-        raise wrong_usage("%s is not UTF-8" % what)
+
+    def __init__(self, heading, source, format_value=printable, min_width=0, optional=False):
+        self.heading = heading
+        self.source = source
+        self.format_value = format_value
+        self.min_width = max(min_width, display_width(heading))
+        self.optional = optional
+
+    def text(self, record: dict) -> str:
+        """The cell of one record."""
+        if callable(self.source):
+            return self.source(record)
+        return self.format_value(record.get(self.source))
 
 
-def home() -> str:
-    """The directory of the session and the config file: absolute, not necessarily there."""
-    if not os.environ.get("HOME"):
-        os.environ.pop("HOME", None)    # an empty one would mean the root directory
-    given = setting("TWOSIGNAL_HOME")
-    found = os.path.expanduser(given or os.path.join("~", ".twosignal"))
-    if given and not found.startswith("~"):
-        return os.path.abspath(found)
-    if not os.path.isabs(found):
-        raise NoHome("There is no home directory to keep a session in",
-                      "Set HOME or TWOSIGNAL_HOME to a directory.")
-    return found
+class Screen:
+    """Where a result is printed: width in columns, encoding, and whether colours are shown."""
+
+    def __init__(self, columns=80, encoding="utf-8", colour=False):
+        self.columns = columns
+        self.colour = colour
+        self.ascii_only = not encoding.lower().replace("_", "-").startswith("utf")
 
 
-def path_of(name: str) -> str:
-    return os.path.join(home(), name)
+class Outcome:
+    """What follows a result's output: a remark, an error, the exit code.
+
+    remark: a line for stderr, or ""; failure: printed as an error, which then sets the exit code.
+    """
+
+    def __init__(self, remark="", failure=None, exit_code=0):
+        self.remark = remark
+        self.failure = failure
+        self.exit_code = failure.exit_code if failure else exit_code
+
+
+class Result:
+    """What a command returns; one of FORMATS prints it.
+
+    A subclass has records(), the rows for jsonl, csv and tsv; json_lines(screen) and
+    table_lines(screen) yield whole lines of one JSON document, and of text for people.
+    conclude: a function without parameters, called once all is printed; it returns an Outcome. If
+    it raises Failure, the output is void, and the file of -o is not written.
+    streams: rows come as they happen, each is printed at once, and there is no last one.
+    extra_fields: fields that later records may have although the first ones lack them.
+    """
+
+    streams = False
+    columns = ()
+    extra_fields = ()
+    conclude = staticmethod(Outcome)
+
+    def batches(self):
+        """Yields the rows in lists: as many as a page, or one by one if they stream."""
+        return in_batches(self.records(), 1 if self.streams else PAGE_SIZE)
+
+
+def in_batches(rows, size):
+    """Yields lists of that many rows; the last one may be shorter."""
+    batch = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class Listing(Result):
+    """Records as rows. They may come from a generator, and are then printed as they come.
+
+    noun: what they are, for "No traces found."
+    """
+
+    def __init__(self, noun, columns, rows, conclude=Outcome, streams=False, extra_fields=()):
+        self.noun = noun
+        self.columns = columns
+        self.rows = rows
+        self.conclude = conclude
+        self.streams = streams
+        self.extra_fields = extra_fields
+
+    def records(self):
+        return self.rows
+
+    def json_lines(self, screen):
+        # A row is held back until it is known whether a comma follows. Only whole lines are
+        # yielded: between two of them, progress may use the terminal's last line.
+        held = None
+        for row in self.rows:
+            text = to_json(row, ascii_only=screen.ascii_only)
+            yield "[\n" if held is None else held + ",\n"
+            held = "  " + text.replace("\n", "\n  ")
+        yield "[]\n" if held is None else held + "\n]\n"
+
+    def table_lines(self, screen):
+        widths = None
+        for rows in self.batches():
+            cells = [[column.text(row) for column in self.columns] for row in rows]
+            if widths is None:
+                widths = _column_widths(self.columns, cells, screen.columns)
+                yield self._heading(cells, widths, screen.columns)
+            for row in cells:
+                line = _table_line(row, widths, screen.columns)
+                yield (_coloured(line, row) if screen.colour else line) + "\n"
+        if widths is None:
+            yield f"No {self.noun} found.\n"
+
+    def _heading(self, cells, widths, room) -> str:
+        """The headings above a rule that is as long as the longest of the first lines."""
+        heading = _table_line([column.heading for column in self.columns], widths, room)
+        lines = [heading] + [_table_line(row, widths, room) for row in cells]
+        return heading + "\n" + "─" * max(map(display_width, lines)) + "\n"
+
+
+def _column_widths(columns, cells, room) -> list:
+    """The width of each column, without that of an optional last one that has no room."""
+    widths = []
+    for i, column in enumerate(columns):
+        widths.append(max([column.min_width] + [display_width(row[i]) for row in cells]))
+    last = columns[-1]
+    taken = sum(widths[:-1]) + 2 * len(widths[:-1])
+    if last.optional and room - taken < max(8, display_width(last.heading)):
+        return widths[:-1]
+    return widths
+
+
+def _table_line(cells, widths, room) -> str:
+    """Cells side by side, two blanks apart; the last column is truncated if it does not fit."""
+    if len(cells) > len(widths):    # the optional column was dropped
+        return "  ".join(_padded(cells, widths)).rstrip(" ")
+    start = "".join(cell + "  " for cell in _padded(cells[:-1], widths))
+    return (start + truncate(cells[-1], max(8, room - display_width(start)))).rstrip(" ")
+
+
+def _padded(cells, widths) -> list:
+    return [cell + " " * (size - display_width(cell)) for cell, size in zip(cells, widths)]
+
+
+_RED, _GREEN = 31, 32
+_WORD_COLOURS = (("ERROR", _RED), ("FAILED", _RED), ("TOO FEW", _RED), ("NOTHING TO CHECK", _RED),
+                 ("OK", _GREEN))
+
+
+def _coloured(line, cells) -> str:
+    """The line with the cell that is a verdict or status in its colour."""
+    for word, colour in _WORD_COLOURS:
+        if word in cells:
+            before, found, rest = line.partition("  " + word)
+            return f"{before}  \x1b[{colour}m{word}\x1b[0m{rest}" if found else line
+    return line
+
+
+class Details(Result):
+    """One record: a line for each field, then further parts.
+
+    parts: (title, a Listing or a list of lines); message: a sentence that the table begins with;
+    the other formats print the record alone.
+    """
+
+    def __init__(self, record, fields=(), parts=(), message="", conclude=Outcome):
+        self.record = record
+        self.fields = fields
+        self.parts = parts
+        self.message = message
+        self.conclude = conclude
+
+    def records(self):
+        return [self.record]
+
+    def json_lines(self, screen):
+        yield to_json(self.record, ascii_only=screen.ascii_only) + "\n"
+
+    def table_lines(self, screen):
+        if self.message:
+            yield self.message + "\n"
+        cells = [(field.heading + ":", field.text(self.record)) for field in self.fields]
+        cells = [(heading, text) for heading, text in cells if text != "-"]
+        left = max([display_width(heading) for heading, _ in cells] or [0])
+        for heading, text in cells:
+            yield f"{heading.ljust(left)}  {text}\n"
+        for title, part in self.parts:
+            yield f"\n{title}\n"
+            lines = part.table_lines(screen) if isinstance(part, Listing) else part
+            for line in lines:
+                yield line
+
+
+class RawValue(Details):
+    """A value of any type, printed as JSON even if a table was asked for."""
+
+    def records(self):
+        rows = self.record if isinstance(self.record, list) else [self.record]
+        return [row if isinstance(row, dict) else {"value": row} for row in rows]
+
+    def table_lines(self, screen):
+        return self.json_lines(screen)
+
+
+class Text(RawValue):
+    """Text that is printed as it is, and with --json as a string."""
+
+    def table_lines(self, screen):
+        yield self.record
+
+
+# --- formats
+
+# A format is a generator (result, screen) of text in whole lines. It returns a remark for the user
+# about what it had no place for, or None.
+
+def _table_format(result, screen):
+    yield from result.table_lines(screen)
+
+
+def _json_format(result, screen):
+    yield from result.json_lines(screen)
+
+
+def _json_lines_format(result, screen):
+    for row in result.records():
+        yield to_json(row, indent=None, ascii_only=screen.ascii_only) + "\n"
+
+
+def _csv_format(result, screen, delimiter=","):
+    """Values under a heading: the keys of the first rows. Keys that come later have no column."""
+    import csv
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
+    names = None
+    omitted = {}
+    for rows in result.batches():
+        if names is None:
+            names = _column_names(rows, result)
+            writer.writerow(map(_csv_cell, names))
+        omitted.update((key, None) for key in _keys_of(rows) if key not in names)
+        writer.writerows([_csv_cell(row.get(name)) for name in names] for row in rows)
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    if names is None and result.columns:
+        writer.writerow(column.source for column in result.columns if not callable(column.source))
+        yield buffer.getvalue()
+    if omitted:
+        return (f"Columns omitted (absent from the first {PAGE_SIZE} rows): "
+                f"{', '.join(omitted)}. Name the columns you want with --fields.")
+
+
+def _column_names(rows, result) -> list:
+    names = _keys_of(rows)
+    if result.streams:              # one row cannot tell what those to come have
+        names += [name for name in result.extra_fields if name not in names and "." not in name]
+    return names
+
+
+def _tsv_format(result, screen):
+    return _csv_format(result, screen, "\t")
+
+
+FORMATS = {
+    "table": _table_format,
+    "json": _json_format,
+    "jsonl": _json_lines_format,
+    "csv": _csv_format,
+    "tsv": _tsv_format,
+}
+# Spreadsheets take text that begins like this for a formula; full-width characters too.
+_FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+
+
+def _csv_cell(value):
+    """A value for a spreadsheet, which must not take it for a formula."""
+    if value is None or isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, str):
+        return to_json(value, indent=None)              # true, false, lists, objects
+    if value.startswith(_FORMULA_STARTS):
+        value = "'" + value
+    return printable(value)
+
+
+def _keys_of(rows) -> list:
+    """The keys of some records, each once, in their order."""
+    return list(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
+
+
+def format_of_file(path):
+    """The format that the ending of a file's name stands for, or None."""
+    ending = os.path.splitext(path or "")[1][1:].lower()
+    return ending if ending in FORMATS else None
+
+
+# --- fields
+
+def only_fields(result, fields, report_error) -> Result:
+    """The result with only these fields of its records.
+
+    report_error: a function that gets the usage error for a field that no record can have, once
+    the first rows are known.
+    """
+    columns = [Column(field, field) for field in fields]
+    rows = _picked_rows(result, fields, report_error)
+    if isinstance(result, Listing):
+        return Listing(result.noun, columns, rows, result.conclude, result.streams)
+    if isinstance(result.record, list):
+        return Listing("records", columns, rows)
+    return Details(next(rows), columns, conclude=result.conclude)
+
+
+def _picked_rows(result, fields, report_error):
+    is_checked = False
+    for rows in result.batches():
+        if not is_checked:
+            for error in _field_errors(fields, rows, result.extra_fields):
+                report_error(error)
+            is_checked = True
+        for row in rows:
+            yield {field: row[field] if field in row else get_path(row, field) for field in fields}
+
+
+def _field_errors(fields, rows, extra_fields):
+    """Yields a usage error for each field that none of the records can have."""
+    top_level = [key for key in extra_fields if "." not in key]
+    keys = list(dict.fromkeys(_keys_of(rows) + top_level))
+    user_data = {snake_case(key) for key in USER_DATA}
+    for field in fields:
+        is_declared = field not in extra_fields and re.sub(r"\.\d+", "", field) in extra_fields
+        if field in keys or is_declared:
+            continue
+        first, *rest = field.split(".")
+        if first not in keys:
+            known_keys = ", ".join(map(printable, keys))
+            yield usage_error(f"There is no field '{field}'", f"Available fields: {known_keys}.")
+        elif not user_data & {first, *rest} and not any(
+                _may_contain(row.get(first), rest) for row in rows):
+            yield usage_error(f"There is no field '{field}'",
+                              "List the available fields with --fields '?'.")
+
+
+def _may_contain(value, parts) -> bool:
+    """Whether something can be at that path: an empty list may have had an entry, null a value."""
+    if not parts or value is None:
+        return True
+    if isinstance(value, list):
+        return parts[0].isdigit() and _may_contain(get_item(value, parts[0]), parts[1:])
+    return (isinstance(value, dict) and parts[0] in value
+            and _may_contain(value[parts[0]], parts[1:]))
+
+
+def field_names(result) -> Listing:
+    """The paths into the first records, as --fields takes them: what --fields '?' prints."""
+    rows = next(result.batches(), [])
+    names = dict.fromkeys(name for row in rows for name in path_names(row))
+    # A gate's verdict stays what it is; a listing was not read to its end, so nothing follows it.
+    conclude = result.conclude if isinstance(result, Details) else Outcome
+    return Listing("fields", (Column("Field", "field"),), [{"field": name} for name in names],
+                   conclude)
+
+
+############################################################
+# Files
+############################################################
+
+class Clock:
+    """The time, and pauses; tests hand in another one."""
+
+    sleep = staticmethod(time.sleep)
+    monotonic = staticmethod(time.monotonic)    # seconds; what deadlines are compared with
+    time = staticmethod(time.time)              # Unix seconds
+
+
+CLOCK = Clock()
+OUTPUT_HINT = "Name a file in a directory that you can write to."
+# Names of files that this process has open already. To open one by its name would truncate it.
+_OPEN_FILE = r"(?a)/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
 
 
 def read_text(path: str):
-    """The text of a state file, or None where there is none."""
+    """The text of a state file, or None if there is no such file. Raises Failure."""
     try:
         with open(path, "rb") as file:
-            found = file.read(LARGEST_FILE + 1)
+            content = file.read(MAX_STATE_FILE_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise Failure("Cannot read %s: %s" % (path, reason(error)),
+        raise Failure(f"Cannot read {path}: {os_reason(error)}",
                       "Check the permissions of the file and its directory.")
-    if len(found) > LARGEST_FILE:
-        raise damaged(path)
-    return found.decode("utf-8-sig", "replace")
+    if len(content) > MAX_STATE_FILE_BYTES:
+        raise damaged_file(path)
+    return content.decode("utf-8-sig", "replace")
 
 
-def reason(error) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def read_json_object(path: str, clock=CLOCK) -> dict:
+    """The JSON object in a state file; {} if there is no such file. Raises Failure.
 
-
-def damaged(path):
-    hint = "Run 'twosignal login' again." if path.endswith("session.json") else (
-        'It should be like {"api_url": "%s"}: correct it, or delete it.' % DEFAULT_URL)
-    return Failure("%s is damaged" % path, hint)
-
-
-def read_object(path: str) -> dict:
-    """The JSON object in a state file; {} where there is no file.
-
-    Other programs write these files in place, so that half of one may be seen for a moment.
+    The TUI writes these files in place, so half of one may be there for a moment.
     """
     for pause in (0.02, 0.05, 0.1, None):
         text = read_text(path)
@@ -856,63 +1108,55 @@ def read_object(path: str) -> dict:
         if isinstance(found, dict):
             return found
         if pause is None:
-            raise damaged(path)
-        time.sleep(pause)
+            raise damaged_file(path)
+        clock.sleep(pause)
 
 
-def make_home() -> str:
-    """The directory, made if it has to be, readable for its owner alone."""
-    path = home()
-    made = not os.path.isdir(path)
-    try:
-        os.makedirs(path, 0o700, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error)
-    _keep_private(path, made)
-    return path
+def damaged_file(path) -> Failure:
+    """A state file does not hold what it should."""
+    if path.endswith("session.json"):
+        hint = "Run 'twosignal login' again."
+    else:
+        hint = f'It should look like {{"api_url": "{DEFAULT_URL}"}}: correct it, or delete it.'
+    return Failure(f"{path} is damaged", hint)
 
 
-def _keep_private(path, made):
-    """0700 for a new directory (whatever the umask) and for one that others may enter, unless it
-    is not only ours: another user's, or a shared one such as /tmp."""
-    try:
-        status = os.stat(path)
-        shared = status.st_mode & 0o1000 or path == os.path.expanduser("~")
-        if (made or status.st_mode & 0o077) and hasattr(os, "getuid") and not shared:
-            os.chmod(path, 0o700)
-    except OSError:
-        pass        # the files in it are private all the same
+def unwritable_file(path, error, hint="") -> Failure:
+    """A file or directory could not be written."""
+    return Failure(f"Cannot write {path}: {os_reason(error)}", hint or
+                   "Free some space, correct its permissions, or set TWOSIGNAL_HOME.")
 
 
-def _unwritable(path, error, hint=""):
-    return Failure("Cannot write %s: %s" % (path, reason(error)), hint or (
-        "Free some space, correct its permissions, or set TWOSIGNAL_HOME."))
+class AtomicFile:
+    """A file that replaces another as a whole, or not at all.
 
-
-class Replacing:
-    """A file to write that takes the place of another as a whole, or not at all.
-
-    A reader sees the old or the new content, never a part. A symbolic link stays, its target is
-    replaced. mode: its permissions; unless: called last; where it answers true nothing is
-    replaced. Raises Failure where the disk does not play along.
+    Readers see the old or the new content, never a part. Nothing is replaced if the block raises
+    or calls cancel(). mode: its permissions, whatever the umask; follow_links: a symbolic link
+    stays, and its target is replaced. Raises Failure on any write error.
     """
 
-    def __init__(self, path, mode=0o600, unless=None, hint=""):
-        self.path, self.mode, self.unless, self.hint = path, mode, unless, hint
+    def __init__(self, path, mode=0o600, hint="", follow_links=True, clock=CLOCK):
+        self.path = path
+        self.mode = mode
+        self.hint = hint
+        self.follow_links = follow_links
+        self.clock = clock
+        self.file = None
+        self.temporary = None
+        self.is_cancelled = False
 
     def __enter__(self):
         import tempfile
-        self.file = None
         try:
-            self.target = os.path.realpath(self.path)
+            self.target = os.path.realpath(self.path) if self.follow_links else self.path
             _check_name(self.target)
-            with SignalsHeld():
+            with deferred_signals():
                 handle, self.temporary = tempfile.mkstemp(prefix=".twosignal-",
                                                           dir=os.path.dirname(self.target))
                 self.file = os.fdopen(handle, "wb")
         except OSError as error:
-            raise _unwritable(self.path, error, self.hint)
-        except BaseException:
+            raise unwritable_file(self.path, error, self.hint)
+        except BaseException:       # a signal that was deferred
             if self.file:
                 self._discard()
             raise
@@ -922,178 +1166,167 @@ class Replacing:
         try:
             self.file.write(content)
         except OSError as error:
-            raise _unwritable(self.path, error, self.hint)
+            raise unwritable_file(self.path, error, self.hint)
+
+    def sync(self):
+        """Brings the content to the disk, so that only the replacement is left to do."""
+        if self.file.closed:
+            return
+        try:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            os.chmod(self.temporary, self.mode)
+        except OSError as error:
+            raise unwritable_file(self.path, error, self.hint)
+
+    def cancel(self):
+        """Leaves what was there before."""
+        self.is_cancelled = True
 
     def __exit__(self, kind, *_):
-        with SignalsHeld():
+        with deferred_signals():
             try:
                 if kind is None:
                     self._finish()
-            except OSError as error:
-                raise _unwritable(self.path, error, self.hint)
             finally:
                 self._discard()
 
     def _finish(self):
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        os.chmod(self.temporary, self.mode)     # whatever the umask
-        if self.unless is None or not self.unless():
-            _replace(self.temporary, self.target)
-            self.temporary = None
+        self.sync()
+        if self.is_cancelled:
+            return
+        try:
+            replace_file(self.temporary, self.target, self.clock)
+        except OSError as error:
+            raise unwritable_file(self.path, error, self.hint)
+        self.temporary = None
 
     def _discard(self):
         try:
             self.file.close()
         except OSError:
-            pass        # a full disk, which has been told already
+            pass        # a full disk, which has been reported already
         if self.temporary:
-            _remove(self.temporary)
+            remove_file(self.temporary)
 
 
 def _check_name(path):
-    """Raises OSError where there can be no such file: its name may be too long."""
+    """Raises OSError if no such file can exist: its name may be too long."""
     try:
         os.lstat(path)
     except FileNotFoundError:
         pass
 
 
-def _new_mode(path) -> int:
-    """The permissions of a file that a user asked for: those it has, or what the umask leaves."""
-    try:
-        return os.stat(path).st_mode & 0o777
-    except OSError:
-        mask = os.umask(0o077)
-        os.umask(mask)
-        return 0o666 & ~mask
-
-
-OUTPUT_HINT = "Name a file in a directory that can be written."
-
-
-def output_file(path):
-    """Where a user wants output to go: a file that is replaced as a whole, or a device as it is."""
-    if re.match(_STREAM, path):
-        return Device(path)
-    if os.path.isdir(path) or path.endswith(os.sep):
-        raise Failure("Cannot write %s: Is a directory" % plain(path), OUTPUT_HINT)
-    if os.path.exists(path) and not os.path.isfile(path):
-        return Device(path)
-    return Replacing(path, mode=_new_mode(path), hint=OUTPUT_HINT)
-
-
-_STREAM = r"/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
-
-
-def _descriptor(path):
-    """A copy of the open file that such a path is a name of; the path itself where it is none.
-
-    To open it by its name would begin a redirected file anew.
-    """
-    stream = re.match(_STREAM, path, re.ASCII)
-    if not stream:
-        return path
-    return os.dup({"stdout": 1, "stderr": 2}.get(stream.group(1)) or int(stream.group(2)))
-
-
-class Device:
-    """A pipe or a device to write to. Raises Failure, or BrokenPipeError where nobody reads."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        self.file = self._tried(lambda: open(_descriptor(self.path), "wb", buffering=0))
-        return self
-
-    def write(self, content: bytes):
-        while content:
-            content = content[self._tried(lambda: self.file.write(content)):]
-
-    def __exit__(self, *_):
-        self.file.close()
-
-    def _tried(self, act):
-        try:
-            return act()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise _unwritable(self.path, error, OUTPUT_HINT)
-
-
-def api_key():
-    """The project's API key, of TWOSIGNAL_API_KEY or of the file in TWOSIGNAL_API_KEY_FILE."""
-    key, path = setting("TWOSIGNAL_API_KEY"), setting("TWOSIGNAL_API_KEY_FILE")
-    if not key and path:
-        text = read_text(path)
-        key = (text or "").strip()
-        if not key:
-            raise wrong_usage("There is no %s %s" % (
-                "file" if text is None else "API key in", plain(path)),
-                "Correct TWOSIGNAL_API_KEY_FILE.")
-    if key and not re.match(r"[!-~]+\Z", key):
-        raise wrong_usage("The API key holds characters that no key has",
-                          "Correct TWOSIGNAL_API_KEY or its file.")
-    return key
-
-
-def has_key() -> bool:
-    return bool(setting("TWOSIGNAL_API_KEY") or setting("TWOSIGNAL_API_KEY_FILE"))
-
-
-def write_text(path: str, text: str, unless=None):
-    with SignalsHeld(), Replacing(path, unless=unless) as file:
+def write_text(path: str, text: str, clock=CLOCK):
+    """Replaces a state file. Raises Failure."""
+    with deferred_signals(), AtomicFile(path, clock=clock) as file:
         file.write(text.encode("utf-8"))
 
 
-def _replace(temporary, target):
-    """os.replace; on Windows a program that reads the target blocks it for a moment."""
+def replace_file(temporary, target, clock=CLOCK):
+    """os.replace; on Windows, tried again while a program that reads the target blocks it."""
     for pause in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, None):
         try:
             return os.replace(temporary, target)
         except PermissionError:
             if pause is None or os.name != "nt":
                 raise
-            time.sleep(pause)
+            clock.sleep(pause)
 
 
-def _remove(path):
+def remove_file(path):
+    """Deletes a file, if there is one. Raises Failure."""
     try:
         os.unlink(path)
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise _unwritable(path, error)
+        raise unwritable_file(path, error)
 
 
-class Lock:
-    """Held by one process (and one thread) at a time; the system frees it when its holder dies.
+# --- where -o writes
 
-    The file exists for this alone and is never replaced or deleted. deadline: time.monotonic()
-    at which waiting ends with a Failure.
+def output_file(path):
+    """What -o FILE writes to: a file that is replaced atomically, or a device as it is.
+
+    Raises Failure if it is a directory.
     """
+    if re.match(_OPEN_FILE, path):
+        return Device(path)
+    if os.path.isdir(path) or path.endswith(os.sep):
+        raise Failure(f"Cannot write {path}: Is a directory", OUTPUT_HINT)
+    if os.path.exists(path) and not os.path.isfile(path):
+        return Device(path)
+    return AtomicFile(path, mode=_mode_of_output(path), hint=OUTPUT_HINT)
 
-    def __init__(self, deadline):
-        self.deadline, self.handle = deadline, None
+
+def _mode_of_output(path) -> int:
+    """The permissions that a file has, or that the umask leaves to a new one."""
+    try:
+        return os.stat(path).st_mode & 0o777
+    except OSError:
+        mask = os.umask(0o077)      # there is no other way to read it
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+class Device:
+    """A pipe or device to write to. Raises Failure, or BrokenPipeError if nobody reads."""
+
+    def __init__(self, path):
+        self.path = path
 
     def __enter__(self):
-        make_home()
-        path = path_of("session.lock")
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        self.file = self._guarded(lambda: open(_open_descriptor(self.path), "wb", buffering=0))
+        return self
+
+    def write(self, content: bytes):
+        while content:
+            written = self._guarded(lambda: self.file.write(content))
+            content = content[written:]
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def _guarded(self, action):
         try:
-            self.handle = os.open(path, flags, 0o600)
-            if hasattr(os, "fchmod"):
-                os.fchmod(self.handle, 0o600)
-        except PermissionError as error:
-            if self.handle is None:
-                raise _unwritable(path, error)
+            return action()
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            raise _unwritable(path, error)
+            raise unwritable_file(self.path, error, OUTPUT_HINT)
+
+
+def _open_descriptor(path):
+    """A copy of the open file that a path such as /dev/stdout names; else the path itself."""
+    match = re.match(_OPEN_FILE, path)
+    if not match:
+        return path
+    standard_stream = {"stdout": 1, "stderr": 2}.get(match.group(1))
+    return os.dup(standard_stream or int(match.group(2)))
+
+
+# --- the lock
+
+class Lock:
+    """A lock file, held by one process (and one thread) at a time.
+
+    The system releases it when its holder dies. The file exists for this alone and is never
+    replaced or deleted. deadline: time.monotonic() at which waiting ends with a LOCKED failure.
+    """
+
+    def __init__(self, path, deadline, clock=CLOCK):
+        self.path = path
+        self.deadline = deadline
+        self.clock = clock
+        self.handle = None
+
+    def __enter__(self):
+        self._open()
         try:
-            self._wait(path)
+            self._acquire()
         except BaseException:
             os.close(self.handle)
             raise
@@ -1102,370 +1335,456 @@ class Lock:
     def __exit__(self, *_):
         os.close(self.handle)
 
-    def _wait(self, path):
+    def _open(self):
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)   # no planted link
+        try:
+            self.handle = os.open(self.path, flags, 0o600)
+            if hasattr(os, "fchmod"):
+                os.fchmod(self.handle, 0o600)
+        except PermissionError as error:
+            if self.handle is None:         # else it is another user's, and may be locked
+                raise unwritable_file(self.path, error)
+        except OSError as error:
+            raise unwritable_file(self.path, error)
+
+    def _acquire(self):
         import errno
         while True:
             try:
-                return _take(self.handle)
+                return _try_lock(self.handle)
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-                    raise Failure("Cannot lock %s: %s" % (path, reason(error)),
+                    raise Failure(f"Cannot lock {self.path}: {os_reason(error)}",
                                   "Set TWOSIGNAL_HOME to a directory on a local disk.")
-            if time.monotonic() >= self.deadline:
-                raise Passing("Another process holds %s" % path,
-                              "Wait for it to end, or look for one that hangs.", "LOCKED")
-            time.sleep(0.02)
+            if self.clock.monotonic() >= self.deadline:
+                raise TransientFailure(f"Another process holds the lock {self.path}",
+                                       "Wait for it to end, or look for one that hangs.", "LOCKED")
+            self.clock.sleep(0.02)
 
 
-def _take(handle):
+def _try_lock(handle):
+    """Locks an open file at once, or raises OSError."""
     try:
         import fcntl
-    except ImportError:
+    except ImportError:             # Windows
         import msvcrt
         os.lseek(handle, 0, os.SEEK_SET)
         return msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-class SignalsHeld:
-    """Ctrl-C and SIGTERM wait until the block is left: a spent token must not be lost."""
+# --- signals
+
+def handle_signals(handlers: dict) -> dict:
+    """Installs {signal name: handler} and returns those before them, as {name: handler}.
+
+    A signal that is ignored stays ignored, and one that the platform lacks is left out.
+    """
+    import signal
+    before = {}
+    for name, handler in handlers.items():
+        number = getattr(signal, name, None)
+        if number is None or signal.getsignal(number) in (signal.SIG_IGN, None):
+            continue
+        try:
+            before[name] = signal.signal(number, handler)
+        except ValueError:
+            pass        # not the main thread, in which alone signals arrive
+    return before
+
+
+class deferred_signals:
+    """Ctrl-C, SIGTERM and SIGHUP wait until the block ends: a spent token must be saved first."""
 
     def __enter__(self):
-        import signal
-        self.came, self.before = [], {}
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            which = getattr(signal, name, None)
-            if which is None or signal.getsignal(which) in (signal.SIG_IGN, None):
-                continue
-            try:
-                self.before[which] = signal.signal(which, self._note)
-            except ValueError:
-                pass        # not the main thread: signals do not arrive here
+        self.arrived = []
+        names = ("SIGINT", "SIGTERM", "SIGHUP")
+        self.before = handle_signals({name: self._note for name in names})
 
-    def _note(self, which, frame):
-        self.came.append(which)
+    def _note(self, number, frame):
+        self.arrived.append(number)
 
     def __exit__(self, *_):
         import signal
-        for which, handler in self.before.items():
-            signal.signal(which, handler)
-        for which in self.came[:1]:
-            handler = self.before[which]
-            handler(which, None) if callable(handler) else os.kill(os.getpid(), which)
+        handle_signals(self.before)
+        for number in self.arrived[:1]:
+            handler = self.before[signal.Signals(number).name]
+            if callable(handler):
+                handler(number, None)
+            else:                   # the default: die of it
+                os.kill(os.getpid(), number)
 
 
-def load_config() -> dict:
-    found = read_object(path_of("config.json"))
-    if not isinstance(found.get("api_url", ""), str):
-        raise damaged(path_of("config.json"))
-    return found
+############################################################
+# Settings
+############################################################
 
-
-def save_config(url: str):
-    """Keeps the address for the next commands, and whatever else the file holds."""
-    make_home()
-    try:
-        config = load_config()
-    except Failure:
-        config = {}
-    config["api_url"] = url
-    write_text(path_of("config.json"), json.dumps(config, indent=2) + "\n")
-
-
-_LOCAL = r"(?a)(localhost|127(\.\d+){3}|\[::1\]|[^:/]+\.localhost)(:\d+)?\Z"
+_LOCAL_HOST = r"(?a)(localhost|127(\.\d+){3}|\[::1\]|[^:/]+\.localhost)(:\d+)?\Z"
 _HOST = r"(?a)([a-z0-9_]([a-z0-9._-]*[a-z0-9_.])?|\[[0-9a-f:.]+\])(:\d{1,5})?\Z"
 
 
-def is_local(url: str) -> bool:
-    return bool(re.match(_LOCAL, url.split("/")[2]))
+def setting(name: str):
+    """An environment variable; None if it is unset or empty."""
+    return as_utf8(os.environ.get(name, ""), name).strip() or None
+
+
+def as_utf8(text, what) -> str:
+    """An argument or variable, which Python decodes by the locale, as its bytes read in UTF-8.
+
+    Raises a usage error if they are not UTF-8.
+    """
+    try:
+        text.encode("utf-8")
+        return text
+    except UnicodeEncodeError:      # surrogates stand for bytes that the locale could not decode
+        pass
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        raise usage_error(f"{what} is not UTF-8")
+
+
+# --- the home directory
+
+def home_directory() -> str:
+    """The absolute path of the session's and the config's directory. Raises NoHome.
+
+    It need not exist.
+    """
+    chosen = setting("TWOSIGNAL_HOME")
+    path = _expand_user(chosen or os.path.join("~", ".twosignal"))
+    if chosen and not path.startswith("~"):
+        return os.path.abspath(path)
+    if not os.path.isabs(path):
+        raise NoHome("There is no home directory to keep a session in",
+                     "Set HOME or TWOSIGNAL_HOME to a directory.")
+    return path
+
+
+def _expand_user(path) -> str:
+    """os.path.expanduser, which would take an empty HOME for the root directory."""
+    is_own = path == "~" or path.startswith("~" + os.sep)
+    if os.name == "nt" or os.environ.get("HOME") or not is_own:
+        return os.path.expanduser(path)
+    import pwd
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir + path[1:]
+    except KeyError:                # a container's user that has no entry
+        return path
+
+
+def home_path(name: str) -> str:
+    """The path of a file in the home directory. Raises NoHome."""
+    return os.path.join(home_directory(), name)
+
+
+def make_home() -> str:
+    """The home directory, created if it is missing, accessible to its owner alone."""
+    path = home_directory()
+    is_new = not os.path.isdir(path)
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+    except OSError as error:
+        raise unwritable_file(path, error)
+    _keep_private(path, is_new)
+    return path
+
+
+def _keep_private(path, is_new):
+    """Sets mode 0700 on a new directory, whatever the umask, and on one that others may enter.
+
+    A directory that is not ours alone stays as it is: the user's home, or a sticky one like /tmp.
+    """
+    sticky = 0o1000
+    try:
+        mode = os.stat(path).st_mode
+        is_shared = mode & sticky or path == _expand_user("~")
+        if (is_new or mode & 0o077) and hasattr(os, "getuid") and not is_shared:
+            os.chmod(path, 0o700)
+    except OSError:
+        pass        # another user's directory; the files in it are private all the same
+
+
+# --- the config file
+
+def load_config(clock=CLOCK) -> dict:
+    """What config.json holds; {} if there is none. Raises Failure."""
+    config = read_json_object(home_path("config.json"), clock)
+    if not isinstance(config.get("api_url", ""), str):
+        raise damaged_file(home_path("config.json"))
+    return config
+
+
+def save_config(url: str, clock=CLOCK):
+    """Saves the server's address, and keeps whatever else config.json holds. Raises Failure."""
+    make_home()
+    config = result_or_failure(lambda: load_config(clock))
+    if isinstance(config, Failure):
+        config = {}
+    config["api_url"] = url
+    write_text(home_path("config.json"), json.dumps(config, indent=2) + "\n", clock)
+
+
+# --- the server's address
+
+def configured_url(option=None, clock=CLOCK) -> str:
+    """The server's address: --url, TWOSIGNAL_URL, the config file, or the default.
+
+    Raises a usage error for one that is no address.
+    """
+    if option is not None:
+        return normal_url(option)
+    variable = setting("TWOSIGNAL_URL")
+    if variable:
+        return normal_url(variable, "TWOSIGNAL_URL")
+    try:
+        saved = load_config(clock).get("api_url")
+    except NoHome:
+        saved = None
+    return normal_url(saved, home_path("config.json")) if saved else DEFAULT_URL
 
 
 def normal_url(text: str, source="--url") -> str:
-    """The address of a server as https://host[:port][/path]. Raises a usage error."""
-    shown = re.sub("[^/@]*@", "***@", plain(text))      # a password, perhaps
-    wrong = wrong_usage("%s is not an address of a server: %s" % (source, shown),
-                        "It should be like https://twosignal.example.com.")
-    text = text.strip()
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        scheme, rest = "", text
+    """The address of a server as https://host[:port][/path].
+
+    source: where it was given, for the usage error.
+    """
+    shown = re.sub("[^/@]*@", "***@", text)             # there may be a password before an @
+    error = usage_error(f"{source} is not a server's address: {shown}",
+                        "It should look like https://twosignal.example.com.")
+    scheme, rest = _split_scheme(text.strip())
+    if scheme not in ("", "http", "https"):
+        raise error
     host, slash, path = rest.partition("/")
-    host = _ascii_host(host.lower(), wrong)
-    if not re.match(_HOST, host) or path.startswith("/"):
-        raise wrong
-    if scheme.lower() not in ("http", "https") and separator:
-        raise wrong
-    _, colon, port = host.rpartition(":")
-    if colon and not host.endswith("]") and not 0 < int(port) < 65536:
-        raise wrong
+    host = _normal_host(host.lower(), error)
+    if path.startswith("/"):
+        raise error
     path = re.sub(r"(/(api(/v1|/trpc)?)?)*\Z", "", slash + path)
     if re.search(r"[^!$%&'()*+,./:;=@\w~-]", path, re.ASCII):
-        raise wrong
-    scheme = scheme.lower() or ("http" if re.match(_LOCAL, host) else "https")
-    default = ":443" if scheme == "https" else ":80"
-    return scheme + "://" + (host[:-len(default)] if host.endswith(default) else host) + path
+        raise error
+    scheme = scheme or ("http" if re.match(_LOCAL_HOST, host) else "https")
+    default_port = ":443" if scheme == "https" else ":80"
+    if host.endswith(default_port):
+        host = host[:-len(default_port)]
+    return f"{scheme}://{host}{path}"
 
 
-def _ascii_host(host, wrong) -> str:
-    """host[:port] with the name as a resolver takes it (IDNA)."""
-    name, colon, port = host.partition(":")
+def _split_scheme(text) -> tuple:
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return "", text
+    return scheme.lower() or "none", rest
+
+
+def _normal_host(host, error) -> str:
+    """host[:port] in ASCII; raises `error` if it is none."""
+    host = _ascii_host(host, error)
+    if not re.match(_HOST, host):
+        raise error
+    _, colon, port = host.rpartition(":")
+    if colon and not host.endswith("]") and not 0 < int(port) < 65536:
+        raise error
+    return host
+
+
+def _ascii_host(host, error) -> str:
+    """host[:port] with the name as resolvers take it (IDNA)."""
     try:
-        name.encode("ascii")
+        host.encode("ascii")
         return host
     except UnicodeError:
         pass
+    name, colon, port = host.partition(":")
     try:
         name = name.encode("idna").decode("ascii")
     except UnicodeError:
-        raise wrong
-    if not re.match(r"[a-z0-9.-]+\Z", name):     # a colon, say, in another form
-        raise wrong
+        raise error
+    if not re.match(r"[a-z0-9.-]+\Z", name):    # IDNA turns look-alikes into colons and slashes
+        raise error
     return name + colon + port
 
 
-def configured_url(given=None) -> str:
-    """--url > TWOSIGNAL_URL > config file > default"""
-    if given is not None:
-        return normal_url(given)
-    if setting("TWOSIGNAL_URL"):
-        return normal_url(setting("TWOSIGNAL_URL"), "TWOSIGNAL_URL")
-    try:
-        kept = load_config().get("api_url")
-    except NoHome:
-        kept = None
-    return normal_url(kept, path_of("config.json")) if kept else DEFAULT_URL
+def is_local(url: str) -> bool:
+    """Whether the address is this machine's."""
+    return bool(re.match(_LOCAL_HOST, url.split("/")[2]))
 
 
-class Session:
-    """Tokens, whose they are, and the address that issued them: what session.json holds."""
+# --- the API key
 
-    FORMS = {"access_token": r"[!-~]+", "refresh_token": r"[!-~]+", "project_ref": r"[\w.-]+"}
-
-    def __init__(self, values: dict):
-        """Raises ValueError for what is no session."""
-        for key, form in self.FORMS.items():
-            value = values.get(key)
-            if not isinstance(value, str) or not re.match(form + r"\Z", value, re.ASCII):
-                raise ValueError(key)
-        for key in ("user_id", "user_email", "api_url"):
-            if not isinstance(values.get(key, ""), str):
-                raise ValueError(key)
-        self.expires_at = number(values.get("expires_at"))
-        if self.expires_at is None or abs(self.expires_at) > 1e11:
-            raise ValueError("expires_at")
-        self.values = values
-        self.access_token, self.refresh_token = values["access_token"], values["refresh_token"]
-        self.user_id = values.get("user_id")
-        self.api_url = values.get("api_url")
-        if self.api_url and isinstance(_tried(lambda: normal_url(self.api_url)), Failure):
-            raise ValueError("api_url")
-
-    def holds(self, seconds=0) -> bool:
-        return self.expires_at - time.time() > seconds
-
-    def text(self) -> str:
-        return json.dumps(self.values, indent=2) + "\n"
+def has_key() -> bool:
+    """Whether the environment names an API key or its file."""
+    return bool(setting("TWOSIGNAL_API_KEY") or setting("TWOSIGNAL_API_KEY_FILE"))
 
 
-def load_session():
-    """The stored Session, or None."""
-    path = path_of("session.json")
-    values = read_object(path)
-    if not values:
-        return None
-    try:
-        return Session(values)
-    except ValueError:
-        raise damaged(path)
+def api_key():
+    """The project's API key: TWOSIGNAL_API_KEY, or the content of TWOSIGNAL_API_KEY_FILE.
 
-
-def save_session(session: Session, spent=None) -> Session:
-    """Stores a session under the lock, and returns the one to go on with.
-
-    spent: the session that this one replaces. What another program, which takes no lock, has done
-    to the file meanwhile stays: a logout, another account's login, a newer session.
+    None if neither is set. Raises a usage error for a missing file and for what cannot be a key.
     """
-    newer = []
-
-    def overtaken():
-        path = path_of("session.json")
-        stored = _stored_quietly() if spent else None
-        if stored is None or stored.refresh_token == spent.refresh_token:
-            return spent is not None and not os.path.exists(path)
-        if stored.user_id != spent.user_id:
-            return True
-        newer.extend([stored] if stored.expires_at >= session.expires_at else [])
-        return newer
-
-    write_text(path_of("session.json"), session.text(), unless=overtaken)
-    return newer[0] if newer else session
+    key = setting("TWOSIGNAL_API_KEY")
+    path = setting("TWOSIGNAL_API_KEY_FILE")
+    if not key and path:
+        key = _key_in_file(path)
+    if key and not re.match(r"[!-~]+\Z", key):
+        raise usage_error("The API key contains characters that no key has",
+                          "Correct TWOSIGNAL_API_KEY or its file.")
+    return key
 
 
-def _stored_quietly():
-    try:
-        return load_session()
-    except Failure:
-        return None
-
-
-def prove_writable(session: Session):
-    """Raises Failure if a refreshed session could not be stored: the token is spent only once.
-
-    The file is replaced by itself, to the byte, and a larger one than needed is tried beside it.
-    """
-    path = path_of("session.json")
+def _key_in_file(path) -> str:
     text = read_text(path)
-    write_text(path, session.text() + " " * 4096, unless=lambda: True)
-    if text is not None:
-        write_text(path, text, unless=lambda: read_text(path) != text)
-
-
-def forget_session():
-    """Deletes session.json, or the file that it links to; the link stays for the next login."""
-    _remove(os.path.realpath(path_of("session.json")))
+    if text is None:
+        problem = f"There is no file {path}"
+    elif not text.strip():
+        problem = f"There is no API key in {path}"
+    else:
+        return text.strip()
+    raise usage_error(problem, "Correct TWOSIGNAL_API_KEY_FILE.")
 
 
 ############################################################
 # Transport
 ############################################################
 
-class Answer:
-    """status: int; headers: a mapping without regard to case; body: bytes"""
+class Response:
+    """status: int; headers: a mapping that ignores case; body: bytes."""
 
     def __init__(self, status, headers, body):
-        self.status, self.headers, self.body = status, headers, body
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def content_type(self) -> str:
+        """Such as text/html; "" if the response does not say."""
+        return (self.headers.get("Content-Type") or "").partition(";")[0].strip()
 
 
 class Transport:
     """Makes every HTTP request of this program.
 
-    timeout: seconds for a request as a whole; until: when the last one ends at the latest, as
-    time.monotonic(); asked_pause: seconds of the last answer's Retry-After, or None; ca_cert: a PEM
-    file that is trusted beside the system's; tell: a function for a line on stderr; log: one for
-    the lines of --debug, or None.
+    timeout: seconds for a request, its retries included; ca_cert: a PEM file that is trusted
+    besides the system's; tell: a function that prints a remark; log: one that prints a line of
+    --debug, or None. A caller may set `until`, the time.monotonic() at which the last request ends
+    at the latest; requested_pause is the last response's Retry-After in seconds, or None.
     """
 
-    def __init__(self, timeout=TIMEOUT, ca_cert=None, tell=None, log=None):
-        self.timeout, self.ca_cert = timeout, ca_cert
-        self.tell, self.log = tell or (lambda text: None), log
-        self.opener, self.asked_pause, self.until = None, None, float("inf")
+    def __init__(self, timeout=DEFAULT_TIMEOUT, ca_cert=None, tell=None, log=None, clock=CLOCK):
+        self.timeout = timeout
+        self.tell = tell or (lambda text: None)
+        self.log = log
+        self.clock = clock
+        self.until = float("inf")
+        self.requested_pause = None
+        self._connections = Connections(ca_cert)
+        self._opener = None
 
     def deadline(self, seconds=None) -> float:
-        """When something that begins now has to be over; seconds: by default the timeout."""
-        return min(time.monotonic() + (seconds or self.timeout), self.until)
+        """The time.monotonic() at which something that begins now ends at the latest.
 
-    def request(self, method, url, headers=(), body=None, changes=True, matters=True,
-                retried=None) -> Answer:
-        """Sends a request and returns the answer, whatever its status.
-
-        changes: it may change something at the server, so that it is sent again only where it
-        surely did not arrive. matters: it is a change that the user has to look after where its
-        outcome is unknown. retried: statuses after which it is sent again; by default RETRIED for a
-        query, RETRIED_CHANGE for a change. Follows redirects of queries within the origin.
-        Raises Failure.
+        seconds: how long it may take; the timeout by default.
         """
-        deadline, self.asked_pause = self.deadline(), None
-        retried = retried or (RETRIED_CHANGE if changes else RETRIED)
-        for attempt in range(1, TRIES + 1):
-            last = attempt == TRIES
-            try:
-                answer = self._follow(method, url, headers, body, changes, deadline)
-            except Broken as broken:
-                again = not broken.final and not (changes and broken.sent)
-                if last or not again or not self._pause(attempt, None, deadline, broken.message):
-                    raise broken.failure(changes and matters)
-                continue
-            self.asked_pause = retry_after(answer.headers.get("Retry-After"))
-            if answer.status not in retried or last:
-                return answer
-            if not self._pause(attempt, answer.headers.get("Retry-After"), deadline,
-                               "Rate limited" if answer.status == 429
-                               else "The server answered %d" % answer.status):
-                return answer
+        return min(self.clock.monotonic() + (seconds or self.timeout), self.until)
 
-    def _pause(self, attempt, asked, deadline, why) -> bool:
-        """Waits before the next try; False where the deadline leaves no room for it."""
+    def request(self, method, url, headers=(), body=None, changes=True, reports_unknown=True,
+                retried=None) -> Response:
+        """Sends a request and returns the response, whatever its status. Raises Failure.
+
+        changes: the request may change something on the server, so it is sent again only if it
+        certainly did not arrive. reports_unknown: a change that may have arrived is an
+        UNKNOWN_OUTCOME, which the user has to look into. retried: the statuses after which the
+        request is sent again. Redirects of queries are followed within the origin.
+        """
+        if retried is None:
+            retried = RETRIED_CHANGE_STATUSES if changes else RETRIED_STATUSES
+        deadline = self.deadline()
+        self.requested_pause = None
+        for attempt in range(1, MAX_TRIES + 1):
+            try:
+                response = self._follow_redirects(method, url, headers, body, changes, deadline)
+            except RequestError as error:
+                is_certain = not (changes and error.was_sent)
+                if error.is_retryable and is_certain and self._pause(attempt, error.message,
+                                                                     deadline):
+                    continue
+                raise error.failure(outcome_unknown=changes and reports_unknown and error.was_sent)
+            self.requested_pause = parse_retry_after(response.headers.get("Retry-After"),
+                                                     self.clock.time())
+            if response.status not in retried:
+                return response
+            if not self._pause(attempt, _status_cause(response.status), deadline):
+                return response
+
+    def _pause(self, attempt, cause, deadline) -> bool:
+        """Waits before the next try; False if there is none, or no time left for it."""
         import random
-        pause = retry_after(asked)
+        pause = self.requested_pause
         if pause is None:
-            pause = random.uniform(0.5, 1.5) * PAUSE * 2 ** attempt
-        if time.monotonic() + pause >= deadline:
+            pause = random.uniform(0.5, 1.5) * RETRY_PAUSE * 2 ** attempt
+        if attempt == MAX_TRIES or self.clock.monotonic() + pause >= deadline:
             return False
-        if pause > TOLD_WAIT:
-            self.tell("%s. Trying again in %d seconds." % (why, round(pause)))
-        time.sleep(pause)
+        if pause > ANNOUNCED_PAUSE:
+            self.tell(f"{cause}. Trying again in {round(pause)} seconds.")
+        self.clock.sleep(pause)
+        self.requested_pause = None
         return True
 
-    def _follow(self, method, url, headers, body, changes, deadline) -> Answer:
-        for _ in range(REDIRECTS + 1):
-            answer = self._exchange(method, url, headers, body, deadline)
-            location = answer.headers.get("Location")
-            if answer.status not in (301, 302, 303, 307, 308) or not location:
-                return answer
-            target = _redirected(url, location)
+    def _follow_redirects(self, method, url, headers, body, changes, deadline) -> Response:
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._exchange(method, url, headers, body, deadline)
+            location = response.headers.get("Location")
+            if response.status not in (301, 302, 303, 307, 308) or not location:
+                return response
+            target = _redirect_target(url, location)
             if changes or method != "GET" or origin(target) != origin(url):
-                place = plain(_base(target))
-                raise Passing("The server redirects to %s" % place,
-                              "If that is right, use --url %s." % place, "REDIRECTED")
+                server = "/".join(target.split("/")[:3])
+                raise TransientFailure(f"The server redirects to {server}",
+                                       f"If that is right, use --url {server}.", "REDIRECTED")
             url = target
-        raise bad_answer("The server redirects in circles")
+        raise protocol_error("The server redirects in circles")
 
-    def _exchange(self, method, url, headers, body, deadline) -> Answer:
-        """One request, one answer; raises Broken where there is none."""
+    def _exchange(self, method, url, headers, body, deadline) -> Response:
+        """One request and its response. Raises RequestError if there is none."""
         import urllib.request
-        if self.opener is None:
-            self.connections = Connections(self.ca_cert)
-            self.opener = _opener(self.connections)
+        if self._opener is None:
+            self._opener = _opener(self._connections)
+        started = self.clock.monotonic()
         request = urllib.request.Request(url, body, dict(headers), method=method)
-        request.deadline, request.sent, started = deadline, False, time.monotonic()
+        request.deadline = deadline
+        request.was_sent = False
         try:
-            answer = self.opener.open(request, timeout=max(0.001, deadline - started))
+            response = self._opener.open(request, timeout=max(0.001, deadline - started))
         except Failure:
             raise
         except Exception as error:
-            broken = Broken(error, request, url)
-            self._debug(request, headers, broken.message)
-            raise broken
-        self._debug(request, headers, "%d, %d bytes, %d ms" % (
-            answer.status, len(answer.body), (time.monotonic() - started) * 1000))
-        return answer
+            request_error = RequestError(error, request, url)
+            self._log(request, headers, request_error.message)
+            raise request_error
+        took = (self.clock.monotonic() - started) * 1000
+        self._log(request, headers,
+                  f"{response.status}, {len(response.body)} bytes, {took:.0f} ms")
+        return response
 
-    def _debug(self, request, headers, outcome):
-        if self.log:
-            method, url = request.get_method(), _hidden(request.full_url)
-            self.log("%s %s: %s" % (method, url, outcome))
-            self.log(_curl(method, url, headers, request.data))
+    def _log(self, request, headers, outcome):
+        if self.log is None:
+            return
+        url = mask_secret_fields(request.full_url)
+        self.log(f"{request.get_method()} {url}: {outcome}")
+        self.log(curl_command(request.get_method(), url, headers, request.data))
 
     def close(self):
-        if self.opener is not None:
-            self.connections.close()
+        self._connections.close()
 
 
-def _curl(method, url, headers, body) -> str:
-    """The request as a line for a shell, without what is secret."""
-    import shlex
-    words = ["curl", "-X", method, url]
-    for name in headers:
-        value = "***" if name in ("Cookie", "Authorization") else headers[name]
-        words += ["-H", "%s: %s" % (name, value)]
-    if body:
-        text = _hidden(body.decode("utf-8", "replace"))
-        words += ["-d", "***" if "/api/v1/auth/" in url else text]
-    return " ".join(shlex.quote(word) for word in words)
+def _status_cause(status) -> str:
+    return "Rate limited" if status == 429 else f"The server answered {status}"
 
 
-_SECRET_KEY = r'(?i)((?:"|%22)[\w-]*(?:password|secret|token|api_?key)(?:"|%22):(?: |%20)?)'
-_JSON_STRING = r'("(?:[^"\\]|\\.)*"|%22(?:%5C%..|(?!%22).)*%22)'
+def parse_retry_after(value, now):
+    """Seconds of a Retry-After header, a number or a date; None if it says nothing sensible.
 
-
-def _hidden(text) -> str:
-    """JSON, percent-encoded or not, with *** for what its keys or its look tell to be secret."""
-    text = re.sub(_SECRET_KEY + _JSON_STRING, r'\1"***"', text)
-    return re.sub(r"(%22|\b)(ts_|2s_live_)\w{8,}", r"\1\2***", text)
-
-
-def retry_after(value):
-    """Seconds of a Retry-After header, a number or a date; None where it says nothing sensible."""
+    now: Unix seconds.
+    """
     if not value:
         return None
     value = value.strip()
@@ -1476,11 +1795,13 @@ def retry_after(value):
         when = email.utils.mktime_tz(email.utils.parsedate_tz(value))
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
-    return max(0.0, when - time.time()) if 0 <= when < 1e11 else None
+    return max(0.0, when - now) if 0 <= when < MAX_EXPIRY else None
 
+
+# --- redirects and origins
 
 def origin(url) -> tuple:
-    """(scheme, host, port)"""
+    """(scheme, host, port); credentials never go to another one."""
     from urllib.parse import urlsplit
     try:
         parts = urlsplit(url)
@@ -1490,45 +1811,76 @@ def origin(url) -> tuple:
         return None, None, None
 
 
-def _base(url) -> str:
-    return "/".join(url.split("/")[:3])
-
-
-def _redirected(url, location) -> str:
+def _redirect_target(url, location) -> str:
+    """The absolute address that a Location header stands for."""
     from urllib.parse import quote, urljoin
+    # http.client decodes headers as latin-1; what no URL may contain is percent-encoded.
+    reserved = "!#$%&'()*+,/:;=?@[]~"
     try:
-        # http.client gives headers as latin-1; what no URL may hold is percent-encoded.
-        safe = "!#$%&'()*+,/:;=?@[]~"
-        return urljoin(url, quote(location.strip(), safe=safe, encoding="latin-1"))
+        return urljoin(url, quote(location.strip(), safe=reserved, encoding="latin-1"))
     except (ValueError, UnicodeError):
-        raise bad_answer("The server redirects to what is no address")
+        raise protocol_error("The server redirects to something that is no address")
 
+
+# --- --debug
+
+_SECRET_KEY = r'(?i)((?:"|%22)[\w-]*(?:password|secret|token|api_?key)(?:"|%22):(?: |%20)?)'
+_JSON_STRING = r'("(?:[^"\\]|\\.)*"|%22(?:%5C%..|(?!%22).)*%22)'
+
+
+def mask_secret_fields(text) -> str:
+    """JSON, percent-encoded or not, with *** for what its keys or its form show to be secret."""
+    text = re.sub(_SECRET_KEY + _JSON_STRING, r'\1"***"', text)
+    return re.sub(r"(%22|\b)(ts_|2s_live_)\w{8,}", r"\1\2***", text)
+
+
+def curl_command(method, url, headers, body) -> str:
+    """The request as a line for a shell, without its secrets."""
+    import shlex
+    words = ["curl", "-X", method, url]
+    for name in headers:
+        value = "***" if name in ("Cookie", "Authorization") else headers[name]
+        words += ["-H", f"{name}: {value}"]
+    if body:
+        holds_password = "/api/v1/auth/" in url
+        text = "***" if holds_password else mask_secret_fields(body.decode("utf-8", "replace"))
+        words += ["-d", text]
+    return " ".join(shlex.quote(word) for word in words)
+
+
+# --- urllib, its proxies, and the connections behind it
 
 def _opener(connections):
-    """An opener with proxies from the environment and nothing that acts by itself: no redirects,
-    no files, no exceptions for a status."""
+    """A urllib opener with the environment's proxies, and nothing that acts on its own.
+
+    It follows no redirect, opens no file, and raises for no status.
+    """
     import urllib.request
 
-    class Handler(urllib.request.BaseHandler):
+    class ConnectionHandler(urllib.request.BaseHandler):
         http_open = https_open = staticmethod(connections.exchange)
 
-    class Proxies(urllib.request.ProxyHandler):
+    class CheckedProxyHandler(urllib.request.ProxyHandler):
         def proxy_open(self, request, proxy, scheme):
             if not (request.host and urllib.request.proxy_bypass(request.host)):
                 _check_proxy(proxy)
             return super().proxy_open(request, proxy, scheme)
 
     proxies = urllib.request.getproxies()
-    for scheme in ("http", "https"):
-        if proxies.get("all"):
+    if proxies.get("all"):
+        for scheme in ("http", "https"):
             proxies.setdefault(scheme, proxies["all"])
     opener = urllib.request.OpenerDirector()
-    opener.add_handler(Proxies(proxies))
-    opener.add_handler(Handler())
+    opener.add_handler(CheckedProxyHandler(proxies))
+    opener.add_handler(ConnectionHandler())
     return opener
 
 
 def _check_proxy(proxy):
+    """Raises a usage error for a proxy that is no http:// address.
+
+    https:// is refused like socks://: urllib would send the proxy's password unencrypted.
+    """
     from urllib.parse import urlsplit
     try:
         parts = urlsplit(proxy if "://" in proxy else "http://" + proxy)
@@ -1537,207 +1889,192 @@ def _check_proxy(proxy):
         scheme = parts.scheme
     except ValueError:
         scheme = "http"
-    raise wrong_usage("The proxy of http_proxy or https_proxy cannot be used%s" % (
-        ": %s:// is not supported" % plain(scheme) if scheme != "http" else ""),
-        "It should be like http://proxy.example.com:3128.")
+    reason = "" if scheme == "http" else f": {scheme}:// is not supported"
+    raise usage_error(f"The proxy in http_proxy or https_proxy cannot be used{reason}",
+                      "It should look like http://proxy.example.com:3128.")
 
 
 class Connections:
-    """The handler behind urllib: one HTTP exchange at a time, within its deadline and the bounds.
+    """Makes one HTTP exchange at a time, within its deadline and the size limit.
 
-    The last connection is kept for the next query to the same place. A change gets a new one:
-    where a kept one dies, nobody can tell whether the change arrived.
+    The last connection is kept for the next query to the same place. A change gets a new one: if a
+    kept connection dies, nobody can tell whether the change arrived.
     """
 
     def __init__(self, ca_cert=None):
-        self.ca_cert, self.context = ca_cert, None
-        self.kept, self.place = None, None
+        self.ca_cert = ca_cert
+        self.tls = None             # the ssl.SSLContext, once it is needed
+        self.kept = None            # an idle DeadlineSocket
+        self.kept_place = None      # where it leads: (scheme, host, tunnelled host)
 
-    def exchange(self, request) -> Answer:
-        """request: a urllib.request.Request with a deadline; its sent is set once bytes are out."""
-        import http.client
-        tunnel = getattr(request, "_tunnel_host", None)
+    def exchange(self, request) -> Response:
+        """Sends a urllib Request that has a deadline; sets its was_sent once bytes are out.
+
+        Raises what the standard library raises.
+        """
         headers = dict(request.unredirected_hdrs, **request.headers)
-        proxy_key = headers.pop("Proxy-authorization", None) if tunnel else None
         headers["Host"] = request.full_url.split("/")[2]
-        secure = request.type == "https"
-        place = (request.type, request.host, tunnel)
-        wire, self.kept = self.kept, None
-        if wire and place == self.place and request.get_method() == "GET" and wire.is_idle():
-            try:
-                return self._ask(wire, request, headers, place)
-            except (http.client.RemoteDisconnected, ConnectionError):
-                wire = None         # it had died since its last use
-        if wire:
-            wire.shut()
-        wire = Wire(_connect(request.host, 443 if secure and not tunnel else 80, request.deadline))
-        try:
-            wire.begin(request.deadline)
-            if tunnel:
-                _tunnel(wire, tunnel, proxy_key)
-            if secure:
-                self._encrypt(wire, (tunnel or request.host))
-        except BaseException:
-            wire.shut()
-            raise
-        return self._ask(wire, request, headers, place)
+        tunnel_host = getattr(request, "_tunnel_host", None)    # set by urllib's ProxyHandler
+        proxy_authorization = headers.pop("Proxy-authorization", None) if tunnel_host else None
+        place = (request.type, request.host, tunnel_host)
+        reused = self._take_kept(place, request)
+        if reused:
+            response = self._ask_reused(reused, request, headers, place)
+            if response:
+                return response
+        connection = self._connect(request, tunnel_host, proxy_authorization)
+        return self._ask(connection, request, headers, place)
 
-    def _encrypt(self, wire, host):
-        if self.context is None:
-            self.context = tls_context(self.ca_cert)
-        wire.sock.settimeout(_left(wire.deadline))
-        wire.sock = self.context.wrap_socket(wire.sock, server_hostname=_host_and_port(host)[0],
-                                             do_handshake_on_connect=False)
-        wire.sock.do_handshake()    # at once, or a connection that has ended is used without TLS
+    def _take_kept(self, place, request):
+        """The kept connection if this request may use it; otherwise it is closed."""
+        kept, self.kept = self.kept, None
+        if kept is None:
+            return None
+        if place == self.kept_place and request.get_method() == "GET" and kept.is_idle():
+            return kept
+        kept.close()
+        return None
 
-    def _ask(self, wire, request, headers, place) -> Answer:
+    def _ask_reused(self, connection, request, headers, place):
+        """The response, or None if the connection had died since its last use."""
         import http.client
-        connection = http.client.HTTPConnection(request.host)
-        connection.sock = wire
         try:
-            wire.begin(request.deadline)
-            request.sent = True
-            connection.request(request.get_method(), request.selector, request.data, headers)
-            response = connection.getresponse()
-            if wire.ended:      # http.client takes headers that break off for whole ones
-                raise http.client.IncompleteRead(b"")
-            answer = Answer(response.status, response.headers, _body(response, wire))
+            return self._ask(connection, request, headers, place)
+        except (http.client.RemoteDisconnected, ConnectionError):
+            return None
+
+    def _connect(self, request, tunnel_host, proxy_authorization):
+        """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
+        is_secure = request.type == "https"
+        default_port = 443 if is_secure and not tunnel_host else 80
+        connection = DeadlineSocket(open_socket(request.host, default_port, request.deadline))
+        try:
+            connection.begin(request.deadline)
+            if tunnel_host:
+                open_tunnel(connection, tunnel_host, proxy_authorization)
+            if is_secure:
+                self._encrypt(connection, tunnel_host or request.host)
         except BaseException:
-            wire.shut()
+            connection.close()
             raise
-        if response.will_close:
-            wire.shut()
+        return connection
+
+    def _encrypt(self, connection, host):
+        if self.tls is None:
+            self.tls = tls_context(self.ca_cert)
+        name, _ = split_port(host)
+        connection.sock.settimeout(seconds_left(connection.deadline))
+        # The handshake is explicit: with do_handshake_on_connect, wrap_socket skips it on a
+        # connection that has ended, and the socket would be used without TLS.
+        connection.sock = self.tls.wrap_socket(connection.sock, server_hostname=name,
+                                               do_handshake_on_connect=False)
+        connection.sock.do_handshake()
+
+    def _ask(self, connection, request, headers, place) -> Response:
+        """One request and response over a connection, which is then kept or closed."""
+        import http.client
+        client = http.client.HTTPConnection(request.host)
+        client.sock = ClientSocket(connection)
+        try:
+            connection.begin(request.deadline)
+            request.was_sent = True
+            client.request(request.get_method(), request.selector, request.data, headers)
+            reply = client.getresponse()
+            if connection.has_ended:        # http.client takes headers that break off for whole
+                raise http.client.IncompleteRead(b"")
+            response = Response(reply.status, reply.headers, read_body(reply, connection))
+        except BaseException:
+            connection.close()
+            raise
+        if reply.will_close:
+            connection.close()
         else:
-            self.kept, self.place = wire, place
-        return answer
+            self.kept = connection
+            self.kept_place = place
+        return response
 
     def close(self):
         if self.kept:
-            self.kept.shut()
+            self.kept.close()
             self.kept = None
 
 
-class Wire:
-    """A socket as http.client uses one: at most LARGEST_ANSWER bytes, before a deadline."""
+class DeadlineSocket:
+    """A socket that gives up at a deadline, or after MAX_RESPONSE_BYTES of a response.
+
+    Raises socket.timeout and ResponseTooLarge.
+    """
 
     def __init__(self, sock):
         self.sock = sock
 
     def begin(self, deadline):
-        self.deadline, self.room, self.ended = deadline, LARGEST_ANSWER, False
+        """Starts an exchange that ends at that time.monotonic()."""
+        self.deadline = deadline
+        self.bytes_left = MAX_RESPONSE_BYTES
+        self.has_ended = False
 
-    def sendall(self, data):
-        self.sock.settimeout(_left(self.deadline))
+    def send(self, data):
+        self.sock.settimeout(seconds_left(self.deadline))
         self.sock.sendall(data)
 
-    def makefile(self, *_):
-        return io.BufferedReader(_Reader(self))
-
-    def read_into(self, buffer) -> int:
-        self.sock.settimeout(_left(self.deadline))
+    def receive_into(self, buffer) -> int:
+        self.sock.settimeout(seconds_left(self.deadline))
         size = self.sock.recv_into(buffer)
-        self.room -= size
-        self.ended = size == 0
-        if self.room < 0:
-            raise TooLarge()
+        self.bytes_left -= size
+        self.has_ended = size == 0
+        if self.bytes_left < 0:
+            raise ResponseTooLarge()
         return size
 
+    def reader(self):
+        """A buffered binary file over what arrives."""
+        return io.BufferedReader(_SocketReader(self))
+
     def is_idle(self) -> bool:
-        """Nothing came since the last answer: neither the end nor bytes that nobody asked for."""
+        """Nothing arrived since the last response: neither the end nor unexpected bytes."""
         import select
         try:
             return not select.select([self.sock], [], [], 0)[0]
-        except ValueError:      # a file number that select cannot take
+        except ValueError:          # a file number above what select can take
             return False
 
     def close(self):
-        """http.client closes early and reads on; see shut()."""
-
-    def shut(self):
         self.sock.close()
 
 
-class _Reader(io.RawIOBase):
-    def __init__(self, wire):
-        self.wire = wire
+class ClientSocket:
+    """What http.client sees of a DeadlineSocket.
+
+    http.client closes its socket once it has the head of a last response, and then reads on.
+    """
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def sendall(self, data):
+        self.connection.send(data)
+
+    def makefile(self, *_):
+        return self.connection.reader()
+
+    def close(self):
+        """Left to Connections, which knows when the body has been read."""
+
+
+class _SocketReader(io.RawIOBase):
+    def __init__(self, connection):
+        self.connection = connection
 
     def readable(self):
         return True
 
     def readinto(self, buffer):
-        return self.wire.read_into(buffer)
+        return self.connection.receive_into(buffer)
 
 
-def _host_and_port(text, default=None):
-    """("::1", 8080) of "[::1]:8080" """
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
-        return text.strip("[]"), default
-    return host.strip("[]"), int(port)
-
-
-def _connect(place, default_port, deadline):
-    """A connected socket; every address of the host is tried before the deadline."""
-    import socket
-    error = None
-    found = socket.getaddrinfo(*_host_and_port(place, default_port), type=socket.SOCK_STREAM)
-    for family, kind, protocol, _, address in found:
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(_left(deadline))
-            sock.connect(address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
-        except OSError as failed:
-            sock.close()
-            error = failed
-    raise error or OSError("the host has no address")
-
-
-def _tunnel(wire, host, proxy_key):
-    """Asks a proxy for a connection to a host (CONNECT)."""
-    if ":" not in host.rpartition("]")[2]:
-        host += ":443"
-    lines = ["CONNECT %s HTTP/1.1" % host, "Host: " + host]
-    if proxy_key:
-        lines.append("Proxy-Authorization: " + proxy_key)
-    wire.sendall("\r\n".join(lines + ["", ""]).encode("latin-1"))
-    reader = wire.makefile()
-    status = reader.readline(65536).split(None, 2)
-    while reader.readline(65536).strip():
-        pass
-    if len(status) < 2 or status[1] != b"200":
-        raise ProxyRefused(status[1].decode("latin-1") if len(status) > 1
-                           else "it does not answer in HTTP")
-
-
-def _body(response, wire) -> bytes:
-    """The whole body of an answer; raises where it was cut or is too large."""
-    import http.client
-    if (response.length or 0) > LARGEST_ANSWER:
-        raise TooLarge()
-    body = bytearray()
-    while True:
-        part = response.read(65536)
-        if not part:
-            break
-        body += part
-    # http.client takes a chunked answer without its last line for a whole one.
-    if response.length or (response.chunked and wire.ended):
-        raise http.client.IncompleteRead(b"")
-    return bytes(body)
-
-
-class TooLarge(Exception):
-    """More bytes than any answer of a 2Signal server has."""
-
-
-class ProxyRefused(OSError):
-    """The answer of a proxy to CONNECT, other than 200: its status as text."""
-
-
-def _left(deadline) -> float:
-    """Seconds until then; raises socket.timeout where none are left."""
+def seconds_left(deadline) -> float:
+    """Seconds until a time.monotonic(); raises socket.timeout if none are left."""
     left = deadline - time.monotonic()
     if left <= 0:
         import socket
@@ -1745,8 +2082,78 @@ def _left(deadline) -> float:
     return left
 
 
+def split_port(text, default=None) -> tuple:
+    """("::1", 8080) of "[::1]:8080"."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        return text.strip("[]"), default
+    return host.strip("[]"), int(port)
+
+
+def open_socket(host, default_port, deadline):
+    """A connected socket; every address of the host is tried before the deadline."""
+    import socket
+    name, port = split_port(host, default_port)
+    last_error = OSError("the host has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(name, port,
+                                                                 type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(seconds_left(deadline))
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        except OSError as error:
+            sock.close()
+            last_error = error
+    raise last_error
+
+
+def open_tunnel(connection, host, proxy_authorization):
+    """Asks a proxy for a connection to the host (CONNECT). Raises ProxyRefused."""
+    if ":" not in host.rpartition("]")[2]:
+        host += ":443"
+    lines = [f"CONNECT {host} HTTP/1.1", f"Host: {host}"]
+    if proxy_authorization:
+        lines.append(f"Proxy-Authorization: {proxy_authorization}")
+    connection.send("\r\n".join(lines + ["", ""]).encode("latin-1"))
+    reader = connection.reader()
+    status_line = reader.readline(65536).split(None, 2)
+    while reader.readline(65536).strip():
+        pass                        # the proxy's headers
+    if len(status_line) < 2:
+        raise ProxyRefused("it does not speak HTTP")
+    if status_line[1] != b"200":
+        raise ProxyRefused(status_line[1].decode("latin-1"))
+
+
+def read_body(reply, connection) -> bytes:
+    """The whole body of an http.client response.
+
+    Raises IncompleteRead if it was cut short, ResponseTooLarge if it is too long.
+    """
+    import http.client
+    if (reply.length or 0) > MAX_RESPONSE_BYTES:
+        raise ResponseTooLarge()
+    body = bytearray()
+    while True:
+        part = reply.read(65536)
+        if not part:
+            break
+        body += part
+    # http.client takes a chunked body that lacks its last line for a whole one.
+    if reply.length or (reply.chunked and connection.has_ended):
+        raise http.client.IncompleteRead(b"")
+    return bytes(body)
+
+
+# --- TLS
+
 def tls_context(ca_cert=None):
-    """Always verifies; SSL_CERT_FILE and SSL_CERT_DIR are read by the library itself."""
+    """An ssl context that always verifies; the library itself reads SSL_CERT_FILE, SSL_CERT_DIR.
+
+    Raises a usage error for a --ca-cert that is no PEM file.
+    """
     try:
         import ssl
     except ImportError:
@@ -1757,95 +2164,44 @@ def tls_context(ca_cert=None):
         try:
             context.load_verify_locations(ca_cert)
         except (OSError, ValueError) as error:
-            raise wrong_usage("Cannot use --ca-cert %s: %s" % (plain(ca_cert), reason(error)),
+            raise usage_error(f"Cannot use --ca-cert {ca_cert}: {os_reason(error)}",
                               "It should be a file of certificates in PEM format.")
     return context
 
 
-class Broken(Exception):
-    """A request that got no answer. sent: it may have arrived."""
-
-    def __init__(self, error, request, url):
-        super().__init__(str(error))
-        self.sent, self.code, self.hint = request.sent, "CONNECTION_FAILED", ""
-        host = plain(url.split("/")[2])
-        proxy = plain(request.host) if request.has_proxy() or request._tunnel_host else ""
-        self.place = "the proxy %s" % proxy if proxy else host
-        self.hint = "Check your %s setting." % (
-            "http_proxy, https_proxy or no_proxy" if proxy else "--url or TWOSIGNAL_URL")
-        self._explain(error, host)
-        self.final = self.code == "BAD_ANSWER" or "certificate" in self.message
-
-    def _explain(self, error, host):
-        """Sets message, hint and code for whatever the standard library raises."""
-        import http.client
-        import socket
-        place, name = self.place, type(error).__name__
-        if isinstance(error, ConnectionRefusedError):
-            self.code, self.message = "CONNECTION_REFUSED", "Connection refused by %s" % place
-        elif isinstance(error, (socket.timeout, TimeoutError)):
-            self.code, self.message = "TIMED_OUT", "No answer from %s in time" % place
-            self.hint = "Try again, or allow more with --timeout SECONDS."
-        elif isinstance(error, ProxyRefused):
-            self.message = "The proxy refused the connection to %s: %s" % (host, plain(str(error)))
-        elif isinstance(error, (socket.gaierror, UnicodeError)):
-            self.message = "Cannot find the host %s" % place
-        elif "SSL" in name or "Certificate" in name:
-            self.message, self.hint = _tls_trouble(error, host)
-        elif isinstance(error, TooLarge):
-            self.code, self.message = "BAD_ANSWER", "The answer of %s is too large" % place
-            self.hint = "Ask for less, for example with --limit."
-        elif isinstance(error, http.client.IncompleteRead):
-            self.message = "The answer of %s was cut short" % place
-        elif isinstance(error, http.client.RemoteDisconnected):
-            self.message = "%s closed the connection without an answer" % place
-        elif isinstance(error, (http.client.HTTPException, ValueError)):
-            self.code, self.message = "BAD_ANSWER", "%s does not answer in HTTP" % place
-        elif isinstance(error, OSError):
-            self.message = "The connection to %s failed: %s" % (place, plain(reason(error)))
-        else:
-            raise error
-
-    def failure(self, changes) -> Failure:
-        if changes and self.sent:
-            return Failure("The outcome is unknown: %s" % _lowered(self.message),
-                           "The change may have been made: check before you repeat it.",
-                           "UNKNOWN_OUTCOME")
-        return Passing(self.message, self.hint, self.code)
+# OpenSSL's X509_V_ERR codes: what a refused certificate means, and the way out.
+_CERTIFICATE_CAUSES = {
+    9: ("its certificate is not valid yet", "Correct this machine's clock."),
+    10: ("its certificate has expired",
+         "Renew it on the server, or correct this machine's clock."),
+    18: ("its certificate is self-signed", "Trust it with --ca-cert FILE."),
+    19: ("its certificate is self-signed", "Trust it with --ca-cert FILE."),
+    20: ("its certificate comes from an unknown authority",
+         "Trust that authority with --ca-cert FILE or SSL_CERT_FILE."),
+    21: ("its certificate cannot be verified",
+         "Check its dates and its host name, or trust its authority with --ca-cert FILE."),
+    62: ("its certificate is for another host", "Use --url with the name it was issued for."),
+    64: ("its certificate is for another host", "Use --url with the name it was issued for."),
+}
+_UNKNOWN_AUTHORITY, _UNVERIFIED, _WRONG_HOST = 20, 21, 62
 
 
-def _lowered(text):
-    return text[:1].lower() + text[1:]
-
-
-_TLS_CAUSES = (             # what OpenSSL says, what it means, and the way out
-    ("certificate has expired", "its certificate has expired",
-     "Renew it on the server, or correct this machine's clock."),
-    ("not yet valid", "its certificate is not valid yet", "Correct this machine's clock."),
-    ("mismatch", "its certificate is for another host", "Use --url with the name it was made for."),
-    ("doesn't match", "its certificate is for another host",
-     "Use --url with the name it was made for."),
-    ("self signed", "its certificate is self-signed", "Trust it with --ca-cert FILE."),
-    ("self-signed", "its certificate is self-signed", "Trust it with --ca-cert FILE."),
-    ("local issuer", "its certificate comes from an unknown authority",
-     "Trust that one with --ca-cert FILE or SSL_CERT_FILE."),
-    ("verify failed", "its certificate cannot be verified",
-     "Check its dates and its host name, or trust its authority with --ca-cert FILE."),
-    ("wrong version", "it does not speak TLS", "If it is a plain server, use an http:// address."),
-)
-
-
-def _tls_trouble(error, host) -> tuple:
-    """(message, hint)"""
-    said = "%s %s" % (getattr(error, "verify_message", ""), error)
-    for words, cause, hint in _TLS_CAUSES:
-        if words in said.lower():
-            if words in ("local issuer", "verify failed") and not _has_authorities():
-                cause, hint = ("no CA certificates were found on this machine",
-                               "Install them, or name a file with --ca-cert or SSL_CERT_FILE.")
-            return "No secure connection to %s: %s" % (host, cause), hint
-    return ("No secure connection to %s: %s" % (host, plain(reason(error))),
-            "Check the server's TLS settings.")
+def certificate_cause(error) -> tuple:
+    """(what is wrong with the certificate, the way out) of an ssl error."""
+    # Python 3.6 has no verify_code: a wrong host is a CertificateError of its own there, and the
+    # rest cannot be told apart.
+    import ssl
+    code = getattr(error, "verify_code", None)
+    if code is None:
+        is_other_host = isinstance(error, ssl.CertificateError)
+        code = _WRONG_HOST if is_other_host else _UNVERIFIED
+    if code in (_UNKNOWN_AUTHORITY, _UNVERIFIED) and not _has_authorities():
+        return ("no CA certificates were found on this machine",
+                "Install them, or name a file with --ca-cert or SSL_CERT_FILE.")
+    if code in _CERTIFICATE_CAUSES:
+        return _CERTIFICATE_CAUSES[code]
+    return (f"its certificate cannot be verified: {getattr(error, 'verify_message', error)}",
+            "Trust it with --ca-cert FILE, or replace it on the server.")
 
 
 def _has_authorities() -> bool:
@@ -1854,661 +2210,232 @@ def _has_authorities() -> bool:
     return bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))
 
 
+def _is_untrusted(error) -> bool:
+    """Whether an ssl error is about the certificate, which no retry makes better."""
+    import ssl
+    return (isinstance(error, ssl.CertificateError)
+            or getattr(error, "reason", None) == "CERTIFICATE_VERIFY_FAILED")    # Python 3.6
+
+
+# --- what failures mean
+
+class ResponseTooLarge(Exception):
+    """More bytes than any response of a 2Signal server has."""
+
+
+class ProxyRefused(OSError):
+    """A proxy answered CONNECT with another status than 200; its text is that status."""
+
+
+class RequestError(Exception):
+    """A request without a response: the cause, and whether a retry makes sense.
+
+    was_sent: it may have arrived at the server; is_retryable: another try may succeed.
+    """
+
+    def __init__(self, error, request, url):
+        super().__init__(str(error))
+        self.was_sent = request.was_sent
+        host = url.split("/")[2]
+        is_proxied = request.has_proxy() or request._tunnel_host
+        place = f"the proxy {request.host}" if is_proxied else host
+        setting_names = "http_proxy, https_proxy or no_proxy" if is_proxied else (
+            "--url or TWOSIGNAL_URL")
+        cause = _cause_of(error, place, host, f"Check your {setting_names} setting.")
+        self.code, self.message, self.hint, self.is_retryable = cause
+
+    def failure(self, outcome_unknown) -> Failure:
+        """The error for the user; outcome_unknown: a change may have been made."""
+        if outcome_unknown:
+            message = self.message[:1].lower() + self.message[1:]
+            return Failure(f"The outcome is unknown: {message}",
+                           "The change may have been made: check before you repeat it.",
+                           "UNKNOWN_OUTCOME")
+        return TransientFailure(self.message, self.hint, self.code)
+
+
+def _cause_of(error, place, host, address_hint) -> tuple:
+    """(code, message, hint, is_retryable) for what the standard library raised.
+
+    Raises the error itself if it is a bug of this program.
+    """
+    if _is_tls_error(error):
+        return _tls_cause(error, host)
+    for kinds, code, message, hint, is_retryable in _causes(error, place, host, address_hint):
+        if isinstance(error, kinds):
+            return code, message, hint, is_retryable
+    raise error
+
+
+def _causes(error, place, host, address_hint) -> tuple:
+    """(exception types, code, message, hint, is_retryable); the first row that fits counts."""
+    import http.client
+    import socket
+    failed = "CONNECTION_FAILED"
+    return (
+        (ConnectionRefusedError, "CONNECTION_REFUSED", f"Connection refused by {place}",
+         address_hint, True),
+        ((socket.timeout, TimeoutError), "TIMED_OUT", f"No response from {place} in time",
+         "Try again, or allow more time with --timeout SECONDS.", True),
+        (ProxyRefused, failed, f"The proxy refused the connection to {host}: {error}",
+         address_hint, True),
+        ((socket.gaierror, UnicodeError), failed, f"Cannot resolve the host {place}",
+         address_hint, True),
+        (ResponseTooLarge, "BAD_ANSWER", f"The response of {place} is too large",
+         "Ask for less, for example with --limit.", False),
+        (http.client.IncompleteRead, failed, f"The response of {place} was cut short",
+         address_hint, True),
+        (http.client.RemoteDisconnected, failed,
+         f"{place} closed the connection without a response", address_hint, True),
+        ((http.client.HTTPException, ValueError), "BAD_ANSWER", f"{place} does not speak HTTP",
+         address_hint, False),
+        (OSError, failed, f"The connection to {place} failed: {os_reason(error)}",
+         address_hint, True),
+    )
+
+
+def _is_tls_error(error) -> bool:
+    if "ssl" not in sys.modules:    # then nothing can have raised one of its errors
+        return False
+    import ssl
+    return isinstance(error, (ssl.SSLError, ssl.CertificateError))
+
+
+def _tls_cause(error, host) -> tuple:
+    """(code, message, hint, is_retryable) of an ssl error."""
+    is_untrusted = _is_untrusted(error)
+    if is_untrusted:
+        cause, hint = certificate_cause(error)
+    elif getattr(error, "reason", None) in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL",
+                                            "HTTP_REQUEST"):
+        cause = "it does not speak TLS"
+        hint = "If it is a plain HTTP server, use an http:// address."
+    else:
+        cause = os_reason(error)
+        hint = "Check the server's TLS settings."
+    return "CONNECTION_FAILED", f"No secure connection to {host}: {cause}", hint, not is_untrusted
+
+
 ############################################################
-# API
+# Protocol
 ############################################################
 
-ALIASES = {                 # what other versions of the server call a procedure
+PROCEDURE_ALIASES = {               # what other versions of the server call a procedure
     "trace.getById": "trace.byId",
     "dataset.getById": "dataset.byId",
     "usage.getCurrentMonth": "usage.currentMonth",
 }
-STATUS_CODES = {400: "BAD_REQUEST", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND",
-                408: "TIMEOUT", 409: "CONFLICT", 412: "PRECONDITION_FAILED",
-                413: "PAYLOAD_TOO_LARGE", 422: "UNPROCESSABLE_CONTENT", 429: "TOO_MANY_REQUESTS"}
-RESOURCES = {               # the first part of a procedure's name: what it is, where to find its ID
-    "organization": ("Organization", "orgs list"),
-    "project": ("Project", "projects list"),
-    "trace": ("Trace", "traces list"),
-    "evaluator": ("Evaluator", "evaluators list"),
-    "dataset": ("Dataset", "datasets list"),
-    "apiKey": ("API key", "api-keys list"),
-    "usage": ("Organization", "orgs list"),
+STATUS_CODES = {                    # tRPC's names for HTTP statuses
+    400: "BAD_REQUEST", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND",
+    405: "METHOD_NOT_SUPPORTED", 408: "TIMEOUT", 409: "CONFLICT", 412: "PRECONDITION_FAILED",
+    413: "PAYLOAD_TOO_LARGE", 422: "UNPROCESSABLE_CONTENT", 429: "TOO_MANY_REQUESTS",
 }
-MAYBE = "maybe"             # beside True and False: whether there are more traces, nobody knows
-TELL_OPERATOR = "Report this to whoever runs the server."
-_NO_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
+# A change that ends with one of these may have been made all the same.
+UNCERTAIN_CODES = ("UNKNOWN_OUTCOME", "INTERNAL_SERVER_ERROR", "TIMEOUT", "BAD_ANSWER")
+REPORT_TO_OPERATOR = "Report this to whoever runs the server."
+MAX_SERVER_MESSAGE = 1000           # characters of a server's message that are shown
+MAX_PROBLEMS = 50                   # of a rejected input that are shown
+# A missing procedure is a NOT_FOUND like a missing resource: tRPC 10 and 11 tell it only here.
+_MISSING_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 
 
-class Doubt:
-    """Where a change fails and may have been made all the same, the error says how to find out."""
+class Resource:
+    """A kind of thing on the server: its noun, and the command that lists its IDs."""
 
-    CODES = ("UNKNOWN_OUTCOME", "INTERNAL_SERVER_ERROR", "TIMEOUT", "BAD_ANSWER")
-
-    def __init__(self, procedure):
-        self.where = RESOURCES.get(procedure.partition(".")[0], ("", "api " + procedure))[1]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, failure, _):
-        if isinstance(failure, Failure) and failure.code in self.CODES:
-            failure.hint = ("The change may have been made all the same: check with 'twosignal %s' "
-                            "before you repeat it." % self.where)
+    def __init__(self, noun, list_command):
+        self.noun = noun
+        self.list_command = list_command
 
 
-class Client:
-    """A 2Signal server, as the stored session sees it.
+RESOURCES = {                       # by the first part of a procedure's name
+    "organization": Resource("Organization", "orgs list"),
+    "project": Resource("Project", "projects list"),
+    "trace": Resource("Trace", "traces list"),
+    "evaluator": Resource("Evaluator", "evaluators list"),
+    "dataset": Resource("Dataset", "datasets list"),
+    "apiKey": Resource("API key", "api-keys list"),
+    "usage": Resource("Organization", "orgs list"),
+}
+_NOT_FOUND_MESSAGES = {f"{resource.noun} not found".lower(): resource
+                       for resource in RESOURCES.values()}
 
-    url: its normal address; transport: a Transport; key: a project's API key, which then stands in
-    for the session where the REST API has what is asked. The tokens that it met are in secrets;
-    changed: a change was made, or may have been.
+
+def resource_of(procedure):
+    """The Resource of a procedure such as trace.list, or None."""
+    return RESOURCES.get(procedure.partition(".")[0])
+
+
+# --- strict JSON
+
+def strict_json(text: str):
+    """The value of a JSON text.
+
+    Raises ValueError for anything else, for NaN, and for numbers that would change;
+    RecursionError if it is nested too deeply.
     """
-
-    def __init__(self, url, transport, key=None):
-        self.url, self.transport, self.key = url, transport, key
-        self.secrets, self.batching = {key} if key else set(), True
-        self._session, self._names = None, {}
-        self.changed = False
-
-    def close(self):
-        self.transport.close()
-
-    # --- logging in and out
-
-    def login(self, email, password) -> Session:
-        """Raises Failure with code UNAUTHORIZED where the server does not accept the two."""
-        self.secrets.add(password)
-        make_home()
-        try:
-            values = self._auth("login", {"email": email, "password": password})
-        except Failure as failure:
-            if failure.code != "UNAUTHORIZED":
-                raise
-            raise Failure("Wrong email or password", "Check both and run 'twosignal login' again.",
-                          "UNAUTHORIZED")
-        session = self._fresh(values, {"user_email": email})
-        with Lock(self.transport.deadline()), SignalsHeld():
-            self._session = save_session(session)
-        return self._session
-
-    def logout(self):
-        """Ends the session on the server. Raises Failure."""
-        try:
-            token = self.session().access_token
-            self._auth("logout", None, {"Authorization": "Bearer " + token})
-        except Failure as failure:
-            if failure.code != "UNAUTHORIZED":      # it has ended already
-                raise
-
-    def forget(self):
-        """Deletes the stored session, after a refresh that is under way, if that ends soon."""
-        try:
-            with Lock(self.transport.deadline()):
-                forget_session()
-        except Failure:
-            forget_session()
-
-    def session(self, rejected=None) -> Session:
-        """A session that holds, refreshed if it has to be.
-
-        rejected: an access token that the server did not accept although it should hold.
-        Raises Failure.
-        """
-        session = self._session or self._load()
-        if session.access_token == rejected or not session.holds(REFRESH_EARLY):
-            session = self._renewed(session, rejected)
-        self._session = session
-        return session
-
-    def _load(self) -> Session:
-        try:
-            session = load_session()
-        except NoHome:
-            if not has_key():
-                raise
-            session = None
-        if session is None:
-            raise not_logged_in()
-        self.secrets.update((session.access_token, session.refresh_token))
-        # A session of the TUI does not tell who issued it: the address that the TUI would use.
-        issuer = normal_url(session.api_url or configured_url(), path_of("session.json"))
-        if issuer != self.url:
-            raise Failure("Not logged in to %s" % self.url,
-                          "Run 'twosignal login --url %s'; the session here belongs to %s."
-                          % (self.url, issuer), "NOT_LOGGED_IN")
-        return session
-
-    def _renewed(self, session, rejected) -> Session:
-        holds = session.access_token != rejected and session.holds(1)
-        try:
-            with Lock(self.transport.deadline(1 if holds else None)):
-                stored = self._load()       # another process may have refreshed it meanwhile
-                if stored.access_token != rejected and stored.holds(REFRESH_EARLY):
-                    return stored
-                prove_writable(stored)
-                with SignalsHeld():
-                    return self._refresh(stored)
-        except Failure:
-            if holds:
-                return session              # it is early; the next command tries again
-            raise
-
-    def _refresh(self, spent) -> Session:
-        try:
-            values = self._auth("refresh", {"refresh_token": spent.refresh_token},
-                                retried=(409, 429))
-        except Failure as failure:
-            if failure.code not in ("UNAUTHORIZED", "BAD_REQUEST", "CONFLICT"):
-                raise
-            newer = self._overtaken(spent)
-            if newer:
-                return newer
-            if failure.code == "CONFLICT":
-                raise Passing("Rate limited: another program refreshes the session",
-                              "Wait a few seconds and retry.", "TOO_MANY_REQUESTS")
-            raise expired()
-        return save_session(self._fresh(values, spent.values), spent)
-
-    def _overtaken(self, spent):
-        """The session that another program stored while this one's refresh was refused, or None."""
-        for _ in range(10):
-            stored = _stored_quietly()
-            if stored and stored.refresh_token != spent.refresh_token and stored.holds():
-                return self._load()
-            time.sleep(0.05)
-        return None
-
-    def _fresh(self, answer, before) -> Session:
-        """The session of an answer; what `before` holds beside it is kept. Raises BAD_ANSWER."""
-        user = answer.get("user") if isinstance(answer.get("user"), dict) else {}
-        values = dict(before, api_url=self.url)
-        for key in ("access_token", "refresh_token", "expires_at"):
-            values[key] = answer.get(key)
-        values["user_id"] = user.get("id") or values.get("user_id") or ""
-        values["user_email"] = user.get("email") or values.get("user_email") or ""
-        values["project_ref"] = (answer.get("project_ref") or values.get("project_ref")
-                                 or _issuer(answer.get("access_token")))
-        try:
-            session = Session(values)
-        except ValueError as error:
-            raise bad_answer("The server's login has no valid %s" % error)
-        values["expires_at"] = int(session.expires_at)
-        self.secrets.update((session.access_token, session.refresh_token))
-        return session
-
-    def _auth(self, action, body, headers=None, retried=None) -> dict:
-        headers = dict(headers or {}, **{"User-Agent": USER_AGENT})
-        data = None
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            data = json.dumps(body).encode("ascii")
-        answer = self.transport.request("POST", self.url + "/api/v1/auth/" + action, headers, data,
-                                        matters=False, retried=retried)
-        envelope = _parsed(answer)
-        error = envelope.get("error") if isinstance(envelope, dict) else None
-        if isinstance(error, dict) and answer.status >= 400:
-            raise _failure(STATUS_CODES.get(answer.status), answer.status, error.get("message"), "")
-        if not (200 <= answer.status < 300 and isinstance(envelope, dict)
-                and isinstance(envelope.get("data"), dict)):
-            raise _not_protocol(answer)
-        return envelope["data"]
-
-    # --- procedures
-
-    def query(self, procedure, values=None):
-        """The answer of a query; values: its input, if it takes one. Raises Failure."""
-        return self._named(procedure, lambda name: self._call(name, values, False))
-
-    def mutate(self, procedure, values):
-        """The answer of a mutation. Raises Failure."""
-        self.changed = True
-        with Doubt(procedure):
-            return self._named(procedure, lambda name: self._call(name, values, True))
-
-    def batch(self, procedure, inputs) -> list:
-        """The answers of one query for several inputs, in order: a value or a Failure for each."""
-        def ask(name):
-            found = []
-            for group in _groups(name, inputs):
-                found += self._batch(name, group)
-            for answer in found:
-                if isinstance(answer, NoProcedure):
-                    raise answer
-            return found
-        return self._named(procedure, ask) if inputs else []
-
-    def _named(self, procedure, ask):
-        """Asks for a procedure under the names that server versions have for it."""
-        names = [procedure, ALIASES.get(procedure, procedure)]
-        if self._names.get(procedure) == names[1]:
-            names.reverse()
-        for name in names[:1] if names[0] == names[1] else names:
-            try:
-                answer = ask(name)
-            except NoProcedure:
-                continue
-            self._names[procedure] = name
-            return answer
-        raise Failure("This server has no %s" % procedure,
-                      "Its version is older or newer than this client can use.", "UNSUPPORTED")
-
-    def _call(self, name, values, changes):
-        url, body = self.url + "/api/trpc/" + name, None
-        if changes:
-            body = json.dumps({"json": values}).encode("ascii")
-        elif values is not None:
-            url += "?input=" + _quoted({"json": values})
-        answer = self._authorized(url, body)
-        return _result(_parsed(answer), answer, name)
-
-    def _batch(self, name, inputs) -> list:
-        if self.batching and len(inputs) > 1:
-            answer = self._authorized(_batch_url(self.url, name, inputs), None)
-            found = _parsed(answer) if answer.status < 500 else None
-            if isinstance(found, list) and len(found) == len(inputs):
-                return [_tried(lambda: _result(one, answer, name)) for one in found]
-            if answer.status not in (400, 404, 405, 414, 431):
-                raise _not_protocol(answer)
-            self.batching = False
-        return [_tried(lambda: self._call(name, values, False)) for values in inputs]
-
-    def _authorized(self, url, body) -> Answer:
-        """A request with the session's cookie; once more with a new session after a 401."""
-        session = self.session()
-        answer = self._request(url, body, session)
-        if _is_unauthorized(answer):
-            session = self.session(rejected=session.access_token)
-            answer = self._request(url, body, session)
-        return answer
-
-    def _request(self, url, body, session) -> Answer:
-        headers = {"Cookie": cookie(session), "Accept": "application/json",
-                   "User-Agent": USER_AGENT}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        return self.transport.request("GET" if body is None else "POST", url, headers, body,
-                                      changes=body is not None)
-
-    # --- what takes more than one procedure, or more than one page
-
-    def rows(self, procedure, values=None) -> list:
-        """The wire objects of a list procedure."""
-        return _rows_of(self.query(procedure, values))
-
-    def visible_rows(self, procedure, inputs) -> list:
-        """The same for several inputs, in one go; without what the account may not see."""
-        found = []
-        for answer in self.batch(procedure, inputs):
-            if not isinstance(answer, Failure):
-                found += _rows_of(answer)
-            elif answer.code not in ("NOT_FOUND", "FORBIDDEN"):
-                raise answer
-        return found
-
-    def trace_pages(self, values, size):
-        """Yields (traces, more) for each page: wire objects, and whether the server has more.
-
-        values: the input of trace.list; size: a function that gives how many to ask for. more is
-        True, False, or MAYBE for a server that answers with a bare list: it has no cursors, so the
-        next page is what is not newer than the last trace. What stood on the page before, since
-        traces arrived meanwhile, is left out. Raises Failure.
-        """
-        cursor, place, more, seen, empty, before = None, None, True, set(), 0, set()
-        while True:
-            asked = PAGE if more == MAYBE else size()
-            answer = self._page(dict(values, limit=asked, **known(cursor=cursor)))
-            rows = _rows_of(answer)
-            fresh = [row for row in rows if str(row.get("id")) not in before]
-            if isinstance(answer, list):
-                place = rows[-1].get("createdAt") if rows else None
-                more = _more_behind(rows, fresh, asked, place)
-                values = dict(values, endDate=place)
-            else:
-                place = cursor = answer.get("nextCursor")
-                more = bool(cursor)
-            if place is not None and not isinstance(place, (str, int)):
-                raise _wrong_type("createdAt" if more == MAYBE else "nextCursor")
-            yield fresh, more
-            if not more:
-                return
-            empty = 0 if rows else empty + 1
-            if place is None or place in seen or empty > EMPTY_PAGES:
-                raise _endless(more)
-            seen.add(place)
-            before = {str(row["id"]) for row in rows if row.get("id") is not None}
-
-    def _page(self, values):
-        if not self.key:
-            return self.query("trace.list", values)
-        tags = ",".join(tag for tag in values.get("tags") or () if "," not in tag)
-        wanted = ("limit", "cursor", "name", "status", "startDate", "endDate")
-        return self.rest("GET", "/traces", known(tags=tags or None, **{
-            name: values.get(name) for name in wanted}))
-
-    def rest(self, method, path, values):
-        """The answer of the REST API, which takes the project's key. Raises Failure."""
-        from urllib.parse import urlencode
-        url, body = self.url + "/api/v1" + path, None
-        headers = {"Authorization": "Bearer " + self.key, "Accept": "application/json",
-                   "User-Agent": USER_AGENT}
-        if method == "GET":
-            url += "?" + urlencode(values)
-        else:
-            headers["Content-Type"] = "application/json"
-            body, self.changed = json.dumps(values).encode("ascii"), True
-        answer = self.transport.request(method, url, headers, body, changes=method != "GET")
-        return _rest_value(answer, "" if method == "GET" else "trace")
-
-    def add_scores(self, traces, project, needed=True, strict=True) -> bool:
-        """Asks for the scores of those wire traces that come without, and puts them in.
-
-        A trace that is gone meanwhile stays as it is. Raises Failure where scores cannot be had: a
-        gate must not pass because they were left out. Where they are not needed and an API key
-        cannot have them, they are None, and the answer is False. strict: also where there are fewer
-        than were counted; some may be on their way.
-        """
-        lacking = [trace for trace in traces if _lacks_scores(trace)]
-        if not self.key:
-            self._ask_scores(lacking, project, strict)
-        elif lacking and needed:
-            raise key_is_not_enough("does not give the scores of traces")
-        for trace in traces:
-            if not isinstance(trace.get("scores"), list):
-                trace["scores"] = None if _lacks_scores(trace) else []
-        return not (lacking and self.key)
-
-    def _ask_scores(self, traces, project, strict):
-        answers = self.batch("trace.getById", [_trace_input(trace.get("id"), project)
-                                               for trace in traces])
-        for trace, answer in zip(traces, answers):
-            if isinstance(answer, Failure):
-                if answer.code != "NOT_FOUND":
-                    raise answer
-                answer = {"scores": []}
-            elif not _has_scores(answer, trace if strict else {}):
-                raise bad_answer("The server does not give the scores of trace %s"
-                                 % plain(trace.get("id")), TELL_OPERATOR)
-            trace["scores"] = answer["scores"]
-
-    def trace(self, trace_id, project) -> dict:
-        return _object(self.query("trace.getById", _trace_input(trace_id, project)))
+    return json.loads(text, parse_int=_parse_int, parse_float=_parse_float,
+                      parse_constant=_refuse_constant)
 
 
-def _rest_value(answer, procedure):
-    """What an answer of the REST API holds, with or without its envelope. Raises Failure."""
-    found = _parsed(answer)
-    error = found.get("error") if isinstance(found, dict) else None
-    if answer.status == 401:
-        raise Failure("The API key is not accepted", "It is wrong or revoked: check "
-                      "TWOSIGNAL_API_KEY, or make one with 'twosignal api-keys create'.",
-                      "UNAUTHORIZED")
-    if answer.status == 403:
-        raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
-    if answer.status >= 400 and error:
-        said = error.get("message") if isinstance(error, dict) else error
-        raise _failure(STATUS_CODES.get(answer.status), answer.status, said, procedure)
-    if not 200 <= answer.status < 300:
-        raise _not_protocol(answer)
-    wrapped = isinstance(found, dict) and "data" in found and not {"traces", "id"} & set(found)
-    return found["data"] if wrapped else found
-
-
-def _more_behind(rows, fresh, asked, place):
-    """Whether there are more behind a bare list: False or MAYBE. Raises where they can't be had.
-
-    fresh: the rows that did not come before; place: the time of the last row, or None.
-    """
-    if len(rows) > asked:
-        return False            # a server that knows no limit has given all
-    if not fresh and len(rows) == asked:
-        raise _endless(MAYBE)   # the same again: it does not know endDate
-    return MAYBE if fresh and (place is not None or len(rows) == asked) else False
-
-
-def _endless(more) -> Failure:
-    if more == MAYBE:
-        return Failure("This server gives only its newest traces, and no way to those before",
-                       "Ask for fewer: with --limit, or with --since and --until.", "UNSUPPORTED")
-    return bad_answer("The server's pages of traces do not end", TELL_OPERATOR)
-
-
-def key_is_not_enough(why) -> Failure:
-    return Failure("The API of a project key " + why, "Leave out what needs it, or use 'twosignal "
-                   "login' and unset TWOSIGNAL_API_KEY.", "NOT_LOGGED_IN")
-
-
-def not_logged_in() -> Failure:
-    if has_key():
-        return Failure("Not logged in, and an API key is not enough for this command",
-                       "Run 'twosignal login' with an account.", "NOT_LOGGED_IN")
-    empty = "TWOSIGNAL_API_KEY" in os.environ
-    return Failure("Not logged in", "Run 'twosignal login'." + (
-        " TWOSIGNAL_API_KEY is empty." if empty else ""), "NOT_LOGGED_IN")
-
-
-def known(**values) -> dict:
-    """The values that are not None: optional input is left out, since servers refuse null."""
-    return {key: value for key, value in values.items() if value is not None}
-
-
-USER_AGENT = "twosignal/%s (Python %d.%d)" % ((__version__,) + sys.version_info[:2])
-
-
-def cookie(session) -> str:
-    """The session as the cookie that @supabase/ssr reads, in chunks where it is long."""
-    from urllib.parse import quote
-    values = session.values
-    text = quote(json.dumps({
-        "access_token": session.access_token, "refresh_token": session.refresh_token,
-        "expires_at": int(session.expires_at), "token_type": "bearer",
-        "user": {"id": values.get("user_id", ""), "email": values.get("user_email", "")},
-    }, separators=(",", ":")), safe="")
-    name = "sb-%s-auth-token" % values["project_ref"]
-    if len(text) <= LONGEST_COOKIE:
-        return "%s=%s" % (name, text)
-    chunks = re.findall(".{1,%d}(?<!%%)(?<!%%[0-9A-F])" % LONGEST_COOKIE, text)
-    return "; ".join("%s.%d=%s" % (name, i, chunk) for i, chunk in enumerate(chunks))
-
-
-def _issuer(token):
-    """The Supabase project in the `iss` of a JWT; None where there is none."""
-    import base64
-    try:
-        payload = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode())
-        return claims["iss"].split("/")[2].split(".")[0].split(":")[0]
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
-        return None
-
-
-def _quoted(value) -> str:
-    from urllib.parse import quote
-    return quote(json.dumps(value, separators=(",", ":")), safe=",:")
-
-
-def _batch_url(url, name, inputs) -> str:
-    numbered = {str(i): {"json": values} for i, values in enumerate(inputs)}
-    return "%s/api/trpc/%s?batch=1&input=%s" % (url, ",".join([name] * len(inputs)),
-                                                _quoted(numbered))
-
-
-def _groups(name, inputs):
-    """The inputs in groups whose URLs proxies let through."""
-    group, size = [], 200
-    for values in inputs:
-        more = len(name) + 1 + len(_quoted({"99": {"json": values}}))
-        if group and size + more > LONGEST_URL:
-            yield group
-            group, size = [], 200
-        group.append(values)
-        size += more
-    if group:
-        yield group
-
-
-def _parsed(answer):
-    """The JSON of an answer. Raises Failure for what is none, after what its status means."""
-    try:
-        return json.loads(answer.body.decode("utf-8"), parse_int=_int, parse_float=_float,
-                          parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        raise _not_protocol(answer)
-
-
-def _int(digits):
-    if len(digits) > LONGEST_NUMBER:
+def _parse_int(digits):
+    if len(digits) > MAX_DIGITS:
         raise ValueError("a number is too long")
     return int(digits)
 
 
-def _float(digits):
+def _parse_float(digits):
     value = float(digits)
     if value in (float("inf"), float("-inf")):
         raise ValueError("a number is too large")
     return value
 
 
-def _refuse(constant):
-    raise ValueError(constant + " is not JSON")
+def _refuse_constant(constant):
+    raise ValueError(f"{constant} is not JSON")
 
 
-def _not_protocol(answer) -> Failure:
-    """What an answer means that does not come from 2Signal's API, but from something before it."""
-    status = answer.status
-    kind = plain((answer.headers.get("Content-Type") or "").partition(";")[0].strip())
-    if status == 429 or status == 413 or status >= 500:
-        return _failure(STATUS_CODES.get(status), status, None, "")
-    if status == 407:
-        return Failure("The proxy wants a user name and a password",
-                       "Put them into http_proxy or https_proxy.", "CONNECTION_FAILED")
-    what = "a web page" if kind == "text/html" else kind or "something"
-    return bad_answer("The server answered %d with %s that is not 2Signal's protocol"
-                      % (status, what if what != "application/json" else "JSON"))
-
-
-def _wrong_type(what) -> Failure:
-    return bad_answer("The server's answer is not 2Signal's protocol: wrong type of %s" % what)
-
-
-def _result(envelope, answer, procedure):
-    """The value in a tRPC envelope, superjson applied. Raises Failure."""
-    if not isinstance(envelope, dict):
-        raise _not_protocol(answer)
-    if envelope.get("error"):
-        raise _trpc_failure(envelope["error"], answer, procedure)
-    result = envelope.get("result")
-    if answer.status >= 300 or not isinstance(result, dict):
-        raise _not_protocol(answer)
-    data = result.get("data", {"json": None})
-    if not isinstance(data, dict) or "json" not in data:
-        raise _not_protocol(answer)
-    return superjson(data["json"], data.get("meta"))
-
-
-def _trpc_failure(error, answer, procedure) -> Failure:
-    error = error.get("json", error) if isinstance(error, dict) else None
-    if not isinstance(error, dict):
-        return _not_protocol(answer)
-    data = error.get("data") if isinstance(error.get("data"), dict) else {}
-    status = data.get("httpStatus") if isinstance(data.get("httpStatus"), int) else answer.status
-    code, message = data.get("code"), error.get("message")
-    if code not in STATUS_CODES.values():
-        code = STATUS_CODES.get(status)
-    if code is None and status < 400:
-        return _not_protocol(answer)
-    if code == "NOT_FOUND" and isinstance(message, str) and re.match(_NO_PROCEDURE, message):
-        return NoProcedure(message, code="UNSUPPORTED")
-    return _failure(code, status, message, procedure)
-
-
-def _failure(code, status, message, procedure) -> Failure:
-    """The documented error for what a server said. code: one of STATUS_CODES, or None."""
-    said = message if isinstance(message, str) else ""
-    problems = _problems(said)
-    said = said if len(said) <= 1000 else said[:1000] + "…"
-    if code == "UNAUTHORIZED":
-        return expired()
-    if code == "FORBIDDEN":
-        return Failure("Permission denied", "Your role does not allow this action. "
-                       "Contact your organization admin.", code)
-    if code == "NOT_FOUND":
-        return _not_found(said, procedure)
-    if code == "TOO_MANY_REQUESTS":
-        return Passing("Rate limited", "Wait a few seconds and retry.", code)
-    if code == "TIMEOUT" or (code is None and status >= 500):
-        return Passing("The server failed (%d)%s" % (status, said and ": " + said),
-                       "Try again in a while; if it goes on, tell whoever runs the server.",
-                       code or "INTERNAL_SERVER_ERROR")
-    if code == "PAYLOAD_TOO_LARGE":
-        return Failure("The server does not take that much at once", "Send less.", code)
-    if problems:
-        return Failure("The server rejected the input", "", code or "BAD_REQUEST", problems)
-    return Failure("The server refused: %s" % (said or "HTTP status %d" % status), "",
-                   code or "BAD_REQUEST")
-
-
-def _not_found(said, procedure="") -> Failure:
-    """The error for a missing resource: the one that the server names, or the procedure's."""
-    what, where = RESOURCES.get(procedure.partition(".")[0], ("Resource", ""))
-    for name, place in RESOURCES.values():
-        if said.lower().startswith(name.lower() + " "):
-            what, where, said = name, place, ""
-    hint = "Check the ID with 'twosignal %s'." % where if where else ""
-    return Failure(said or "%s not found" % what, hint, "NOT_FOUND")
-
-
-def _problems(message) -> list:
-    """The lines of a zod message, which is itself a JSON list; [] for any other message."""
+def response_json(response):
+    """The JSON of a response. Raises the Failure that its status means if it is none."""
     try:
-        problems = json.loads(message)
+        return strict_json(response.body.decode("utf-8"))
     except (ValueError, RecursionError):
-        return []
-    if not isinstance(problems, list):
-        return []
-    lines = []
-    for problem in problems[:50]:
-        if isinstance(problem, dict):
-            path = problem.get("path") if isinstance(problem.get("path"), list) else []
-            text = plain(problem.get("message") or "is not valid")
-            choices = problem.get("options") or problem.get("values")
-            choices = choices[:50] if isinstance(choices, list) else None
-            if choices and not all(str(one) in text for one in choices):
-                text += " (one of %s)" % ", ".join(plain(one) for one in choices)
-            lines.append(": ".join([".".join(plain(part) for part in path)] * bool(path) + [text]))
-    return lines
+        raise foreign_response(response)
 
 
-def _is_unauthorized(answer) -> bool:
-    """Whether the API, not something before it, refuses the session."""
-    if answer.status not in (401, 207):
-        return False
-    found = _tried(lambda: _parsed(answer))
-    results = [_tried(lambda: _result(one, answer, ""))
-               for one in (found if isinstance(found, list) else [found])]
-    return any(isinstance(result, Failure) and result.code == "UNAUTHORIZED" for result in results)
+def compact_json(value) -> str:
+    """JSON, percent-encoded for a URL."""
+    from urllib.parse import quote
+    return quote(json.dumps(value, separators=(",", ":")), safe=",:")
 
 
-def superjson(value, meta):
-    """The value with the types of its meta: bigints and decimals become numbers.
+# --- superjson
 
-    Dates are ISO 8601 already, undefined is null; NaN and the infinities, for which JSON has no
-    word, stay text. The meta is not trusted: what does not fit is left alone.
+def apply_superjson(value, meta):
+    """The value with the types of superjson's meta: bigints and decimals become numbers.
+
+    Dates are ISO 8601 and undefined is null already; NaN and the infinities, for which JSON has no
+    word, stay text. The meta is not trusted: what does not fit the value is ignored.
     """
     types = meta.get("values") if isinstance(meta, dict) else None
     if isinstance(types, list):
         return _typed(value, types)
-    for path, kinds in types.items() if isinstance(types, dict) else ():
-        if not _is_numeric(kinds):
-            continue            # a Date or undefined, mostly: nothing to do
-        parts = [part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", path)]
-        holder, last = value, parts.pop()
-        for part in parts:
-            holder = _inside(holder, part)
-        found = _inside(holder, last)
-        if isinstance(found, str):
-            holder[int(last) if isinstance(holder, list) else last] = _typed(found, kinds)
+    if isinstance(types, dict):
+        for path, kinds in types.items():
+            if _is_numeric(kinds):          # most are Dates or undefined: nothing to do
+                _apply_type(value, path, kinds)
     return value
+
+
+def _apply_type(value, path, kinds):
+    """Replaces the text at a path by the number that it stands for. A dot in a key is "\\."."""
+    *parents, last = [part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", path)]
+    container = value
+    for part in parents:
+        container = get_item(container, part)
+    found = get_item(container, last)
+    if isinstance(found, str):
+        key = int(last) if isinstance(container, list) else last
+        container[key] = _typed(found, kinds)
 
 
 def _is_numeric(kinds) -> bool:
@@ -2519,488 +2446,2708 @@ def _is_numeric(kinds) -> bool:
 def _typed(value, kinds):
     if not isinstance(value, str) or not _is_numeric(kinds):
         return value
-    found = number(value)
-    whole = kinds[0] != "bigint" or isinstance(found, int)
-    return found if found is not None and whole else value
+    number = to_number(value)
+    is_valid = number is not None and (kinds[0] != "bigint" or isinstance(number, int))
+    return number if is_valid else value
 
 
-def _rows_of(answer) -> list:
-    """The wire objects in the answer of a list procedure, which is a list or holds one."""
+# --- envelopes
+
+def trpc_url(url, procedure, procedure_input=None) -> str:
+    """The address of a procedure; with its input for a query that takes one."""
+    address = f"{url}/api/trpc/{procedure}"
+    if procedure_input is None:
+        return address
+    return f"{address}?input={compact_json({'json': procedure_input})}"
+
+
+def batch_url(url, procedure, inputs) -> str:
+    """The address that asks for one procedure with several inputs."""
+    numbered = {str(i): {"json": values} for i, values in enumerate(inputs)}
+    procedures = ",".join([procedure] * len(inputs))
+    return f"{url}/api/trpc/{procedures}?batch=1&input={compact_json(numbered)}"
+
+
+def batch_groups(procedure, inputs):
+    """Yields the inputs in groups whose URLs are short enough for proxies."""
+    fixed_size = 200                # the server's address and the rest of the URL
+    group = []
+    size = fixed_size
+    for values in inputs:
+        more = len(procedure) + 1 + len(compact_json({"99": {"json": values}}))
+        if group and size + more > MAX_BATCH_URL:
+            yield group
+            group = []
+            size = fixed_size
+        group.append(values)
+        size += more
+    if group:
+        yield group
+
+
+def trpc_value(envelope, response, procedure):
+    """The value in one tRPC envelope, superjson applied. Raises Failure."""
+    if not isinstance(envelope, dict):
+        raise foreign_response(response)
+    if envelope.get("error"):
+        raise _trpc_failure(envelope["error"], response, procedure)
+    result = envelope.get("result")
+    if response.status >= 300 or not isinstance(result, dict):
+        raise foreign_response(response)
+    data = result.get("data", {"json": None})
+    if not isinstance(data, dict) or "json" not in data:
+        raise foreign_response(response)
+    return apply_superjson(data["json"], data.get("meta"))
+
+
+def _trpc_failure(error, response, procedure) -> Failure:
+    """The Failure for the error of a tRPC envelope."""
+    error = error.get("json", error) if isinstance(error, dict) else None
+    if not isinstance(error, dict):
+        return foreign_response(response)
+    data = error.get("data")
+    if not isinstance(data, dict):
+        data = {}
+    status = data.get("httpStatus")
+    if not isinstance(status, int):
+        status = response.status
+    code = data.get("code")
+    if code not in STATUS_CODES.values():
+        code = STATUS_CODES.get(status)
+    if code is None and status < 400:
+        return foreign_response(response)
+    message = error.get("message")
+    if code == "NOT_FOUND" and isinstance(message, str) and re.match(_MISSING_PROCEDURE, message):
+        return MissingProcedure(message, code="UNSUPPORTED")
+    return server_failure(code, status, message, resource_of(procedure))
+
+
+def auth_data(response) -> dict:
+    """The data of a response of /api/v1/auth. Raises Failure."""
+    envelope = response_json(response)
+    error = envelope.get("error") if isinstance(envelope, dict) else None
+    if isinstance(error, dict) and response.status >= 400:
+        raise server_failure(STATUS_CODES.get(response.status), response.status,
+                             error.get("message"))
+    if not 200 <= response.status < 300 or not isinstance(envelope, dict):
+        raise foreign_response(response)
+    if not isinstance(envelope.get("data"), dict):
+        raise foreign_response(response)
+    return envelope["data"]
+
+
+def rest_value(response, resource=None):
+    """The value in a response of the REST API, with or without an envelope. Raises Failure."""
+    found = response_json(response)
+    error = found.get("error") if isinstance(found, dict) else None
+    if response.status == 401:
+        raise Failure("The API key is not accepted",
+                      "It is wrong or revoked: check TWOSIGNAL_API_KEY, or create one with "
+                      "'twosignal api-keys create'.", "UNAUTHORIZED")
+    if response.status == 403:
+        raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
+    if response.status >= 400 and error:
+        message = error.get("message") if isinstance(error, dict) else error
+        raise server_failure(STATUS_CODES.get(response.status), response.status, message, resource)
+    if not 200 <= response.status < 300:
+        raise foreign_response(response)
+    is_wrapped = isinstance(found, dict) and "data" in found and not {"traces", "id"} & set(found)
+    return found["data"] if is_wrapped else found
+
+
+def rows_of(answer) -> list:
+    """The wire objects in the result of a list procedure, which is a list or contains one."""
     rows = answer
     if isinstance(answer, dict):
-        rows = [answer[key] for key in ("traces", "items") if isinstance(answer.get(key), list)]
-        rows = rows[0] if rows else None
+        lists = [answer[key] for key in ("traces", "items") if isinstance(answer.get(key), list)]
+        rows = lists[0] if lists else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise _wrong_type("the list")
+        raise wrong_type("the list")
     return rows
 
 
-def _object(answer) -> dict:
+def resource_object(answer) -> dict:
+    """The wire object that a procedure returned. Raises BAD_ANSWER for anything else."""
     if not isinstance(answer, dict):
-        raise _wrong_type("the resource")
+        raise wrong_type("the resource")
     return answer
 
 
-def _trace_input(trace_id, project) -> dict:
+# --- server errors
+
+def foreign_response(response) -> Failure:
+    """What a response means that does not come from 2Signal's API, but from something before it."""
+    status = response.status
+    if status in (413, 429) or status >= 500:
+        return server_failure(STATUS_CODES.get(status), status, None)
+    if status == 407:
+        return Failure("The proxy requires a user name and a password",
+                       "Put them into http_proxy or https_proxy.", "CONNECTION_FAILED")
+    content_type = response.content_type
+    what = {"text/html": "a web page", "application/json": "JSON"}.get(
+        content_type, content_type or "something")
+    return protocol_error(f"The server answered {status} with {what}, which is not 2Signal's "
+                          "protocol")
+
+
+def server_failure(code, status, message, resource=None) -> Failure:
+    """The documented error for what a server said.
+
+    code: one of STATUS_CODES, or None; message: the server's own, of any type; resource: what was
+    asked for.
+    """
+    message = message if isinstance(message, str) else ""
+    if code == "UNAUTHORIZED":
+        return authentication_expired()
+    if code == "FORBIDDEN":
+        return Failure("Permission denied", "Your role does not allow this action. "
+                       "Contact your organization admin.", code)
+    if code == "NOT_FOUND":
+        return not_found(_shortened(message), resource)
+    if code == "TOO_MANY_REQUESTS":
+        return TransientFailure("Rate limited", "Wait a few seconds and retry.", code)
+    if code == "TIMEOUT" or (code is None and status >= 500):
+        detail = f": {_shortened(message)}" if message else ""
+        return TransientFailure(f"The server failed ({status}){detail}",
+                                "Try again later; if it keeps failing, tell whoever runs the "
+                                "server.", code or "INTERNAL_SERVER_ERROR")
+    if code == "PAYLOAD_TOO_LARGE":
+        return Failure("Request too large", "Send less at once.", code)
+    problems = input_problems(message)
+    if problems:
+        return Failure("The server rejected the input", "", code or "BAD_REQUEST", problems)
+    message = _shortened(message) or f"HTTP status {status}"
+    return Failure(f"The server refused: {message}", "", code or "BAD_REQUEST")
+
+
+def _shortened(message) -> str:
+    if len(message) <= MAX_SERVER_MESSAGE:
+        return message
+    return message[:MAX_SERVER_MESSAGE] + "…"
+
+
+def not_found(message="", resource=None) -> Failure:
+    """The error for a missing resource.
+
+    A request can name several, such as a trace and its project. Which one is missing is told by
+    the server's message alone, "Project not found", and else taken to be what was asked for.
+    """
+    named = _NOT_FOUND_MESSAGES.get(message.lower().rstrip("."))
+    resource = named or resource
+    if resource is None:
+        return Failure(message or "Resource not found", "", "NOT_FOUND")
+    if named or not message:
+        message = f"{resource.noun} not found"
+    return Failure(message, f"Check the ID with 'twosignal {resource.list_command}'.", "NOT_FOUND")
+
+
+def input_problems(message) -> list:
+    """The lines of a zod message, which is a JSON list itself; [] for any other message."""
+    try:
+        problems = json.loads(message)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(problems, list):
+        return []
+    return [_input_problem(problem) for problem in problems[:MAX_PROBLEMS]
+            if isinstance(problem, dict)]
+
+
+def _input_problem(problem) -> str:
+    """A line such as "config.maxMs: Required"."""
+    text = printable(problem.get("message") or "is not valid")
+    choices = problem.get("options") or problem.get("values")       # zod 3, zod 4
+    if isinstance(choices, list):
+        choices = [printable(choice) for choice in choices[:MAX_PROBLEMS]]
+        if not all(choice in text for choice in choices):
+            text += f" (one of {', '.join(choices)})"
+    path = problem.get("path")
+    if not isinstance(path, list) or not path:
+        return text
+    return ".".join(map(printable, path)) + ": " + text
+
+
+def add_outcome_hint(failure, list_command) -> Failure:
+    """The failure of a change; if it may have been made, with the command that shows whether."""
+    if failure.code in UNCERTAIN_CODES:
+        failure.hint = ("The change may have been made all the same: check with "
+                        f"'twosignal {list_command}' before you repeat it.")
+    return failure
+
+
+# --- the session cookie
+
+def session_cookie(session) -> str:
+    """A Session as the cookie that @supabase/ssr reads, in chunks if it is long."""
+    from urllib.parse import quote
+    text = quote(json.dumps({
+        "access_token": session.access_token,
+        "refresh_token": session.refresh_token,
+        "expires_at": int(session.expires_at),
+        "token_type": "bearer",
+        "user": {"id": session.user_id, "email": session.user_email},
+    }, separators=(",", ":")), safe="")
+    name = f"sb-{session.project_ref}-auth-token"
+    if len(text) <= MAX_COOKIE_CHUNK:
+        return f"{name}={text}"
+    # No chunk ends within a %XX: the server would decode each chunk by itself.
+    chunks = re.findall(f".{{1,{MAX_COOKIE_CHUNK}}}(?<!%)(?<!%[0-9A-F])", text)
+    return "; ".join(f"{name}.{i}={chunk}" for i, chunk in enumerate(chunks))
+
+
+def token_project(token):
+    """The Supabase project in the `iss` claim of a JWT; None if there is none."""
+    import base64
+    try:
+        payload = token.split(".")[1]
+        padding = "=" * (-len(payload) % 4)
+        claims = json.loads(base64.urlsafe_b64decode(payload + padding).decode())
+        host = claims["iss"].split("/")[2]
+        return host.split(".")[0].split(":")[0]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
+############################################################
+# Session
+############################################################
+
+class Session:
+    """Tokens, their user, and the address that issued them: the content of session.json.
+
+    values: all of that file, keys that this program does not know included.
+    """
+
+    _FORMS = {"access_token": r"[!-~]+", "refresh_token": r"[!-~]+", "project_ref": r"[\w.-]+"}
+
+    def __init__(self, values: dict):
+        """Raises ValueError with the name of the key that is missing or wrong."""
+        for key, form in self._FORMS.items():
+            value = values.get(key)
+            if not isinstance(value, str) or not re.match(form + r"\Z", value, re.ASCII):
+                raise ValueError(key)
+        for key in ("user_id", "user_email", "api_url"):
+            if not isinstance(values.get(key, ""), str):
+                raise ValueError(key)
+        self.expires_at = to_number(values.get("expires_at"))       # Unix seconds
+        if self.expires_at is None or abs(self.expires_at) > MAX_EXPIRY:
+            raise ValueError("expires_at")
+        self.values = values
+        self.access_token = values["access_token"]
+        self.refresh_token = values["refresh_token"]
+        self.project_ref = values["project_ref"]
+        self.user_id = values.get("user_id", "")
+        self.user_email = values.get("user_email", "")
+        self.api_url = values.get("api_url")        # the TUI does not store it
+        if self.api_url and isinstance(result_or_failure(lambda: normal_url(self.api_url)),
+                                       Failure):
+            raise ValueError("api_url")
+
+    def remaining(self, now) -> float:
+        """Seconds until it expires; now: Unix seconds."""
+        return self.expires_at - now
+
+    def text(self) -> str:
+        """What session.json holds."""
+        return json.dumps(self.values, indent=2) + "\n"
+
+
+# --- session.json
+
+def session_lock(deadline, clock=CLOCK) -> Lock:
+    """The lock under which a session is read, refreshed and saved. Raises Failure."""
+    make_home()
+    return Lock(home_path("session.lock"), deadline, clock)
+
+
+def load_session(clock=CLOCK):
+    """The stored Session, or None. Raises Failure."""
+    path = home_path("session.json")
+    values = read_json_object(path, clock)
+    if not values:
+        return None
+    try:
+        return Session(values)
+    except ValueError:
+        raise damaged_file(path)
+
+
+def load_session_if_valid(clock=CLOCK):
+    """The stored Session; None if there is none, or none that can be read."""
+    found = result_or_failure(lambda: load_session(clock))
+    return None if isinstance(found, Failure) else found
+
+
+def save_session(session, spent=None, clock=CLOCK) -> Session:
+    """Saves a session, under the lock, and returns the one to go on with. Raises Failure.
+
+    spent: the session that this one replaces. The TUI takes no lock: what it has done to the file
+    meanwhile stays, be it a logout, a login to another account, or a newer session.
+    """
+    path = home_path("session.json")
+    with deferred_signals(), AtomicFile(path, clock=clock) as file:
+        file.write(session.text().encode("utf-8"))
+        file.sync()                 # only microseconds pass from the look below to the replacement
+        if spent is None:
+            return session
+        stored = load_session_if_valid(clock)
+        if stored is None or stored.refresh_token == spent.refresh_token:
+            is_logged_out = not os.path.exists(path)
+            if is_logged_out:
+                file.cancel()
+            return session
+        if stored.user_id != spent.user_id:
+            file.cancel()
+            return session
+        if stored.expires_at >= session.expires_at:
+            file.cancel()
+            return stored
+        return session
+
+
+def prove_writable(session, clock=CLOCK):
+    """Raises Failure if a refreshed session could not be saved: its token is spent only once.
+
+    The file is replaced by itself, to the byte, and a larger one than needed is tried beside it.
+    """
+    path = home_path("session.json")
+    room_to_spare = 4096
+    text = read_text(path)
+    with deferred_signals(), AtomicFile(path, clock=clock) as file:
+        file.write(session.text().encode("utf-8") + b" " * room_to_spare)
+        file.sync()
+        file.cancel()
+    if text is None:
+        return
+    with deferred_signals(), AtomicFile(path, clock=clock) as file:
+        file.write(text.encode("utf-8"))
+        file.sync()
+        if read_text(path) != text:
+            file.cancel()
+
+
+def delete_session():
+    """Deletes session.json, or the file that it links to: the link stays for the next login."""
+    remove_file(os.path.realpath(home_path("session.json")))
+
+
+# --- its life cycle
+
+def not_logged_in() -> Failure:
+    """There is no session, and the command needs one."""
+    if has_key():
+        return Failure("Not logged in, and an API key is not enough for this command",
+                       "Run 'twosignal login' with an account.", "NOT_LOGGED_IN")
+    is_empty = "TWOSIGNAL_API_KEY" in os.environ
+    return Failure("Not logged in", "Run 'twosignal login'." + (
+        " TWOSIGNAL_API_KEY is empty." if is_empty else ""), "NOT_LOGGED_IN")
+
+
+def key_cannot(what) -> Failure:
+    """A project's API key does not reach what was asked for; what: a verb and its object."""
+    return Failure(f"A project API key cannot {what}",
+                   "Leave out what needs it, or run 'twosignal login' and unset "
+                   "TWOSIGNAL_API_KEY.", "NOT_LOGGED_IN")
+
+
+class Authenticator:
+    """Logs in, keeps the session valid, and logs out, at one server.
+
+    keep_secret: a function that is told each password and token, so that no output shows them;
+    may_refresh: if False, a session that would have to be refreshed counts as none.
+    """
+
+    def __init__(self, url, transport, keep_secret, may_refresh=True):
+        self.url = url
+        self.transport = transport
+        self.keep_secret = keep_secret
+        self.may_refresh = may_refresh
+        self.clock = transport.clock
+        self._session = None
+
+    def login(self, email, password) -> Session:
+        """Raises Failure, with code UNAUTHORIZED if the server does not accept the two."""
+        self.keep_secret(password)
+        make_home()
+        try:
+            data = self._post("login", {"email": email, "password": password})
+        except Failure as failure:
+            if failure.code != "UNAUTHORIZED":
+                raise
+            raise Failure("Wrong email or password", "Check both and run 'twosignal login' again.",
+                          "UNAUTHORIZED")
+        session = self._new_session(data, {"user_email": email})
+        with session_lock(self.transport.deadline(), self.clock), deferred_signals():
+            self._session = save_session(session, clock=self.clock)
+        return self._session
+
+    def logout(self):
+        """Ends the session on the server. Raises Failure."""
+        try:
+            token = self.session().access_token
+            self._post("logout", None, {"Authorization": f"Bearer {token}"})
+        except Failure as failure:
+            if failure.code != "UNAUTHORIZED":      # otherwise it has ended already
+                raise
+
+    def forget(self):
+        """Deletes the stored session, after a refresh in another process if that ends soon."""
+        try:
+            with session_lock(self.transport.deadline(), self.clock):
+                delete_session()
+        except Failure:
+            delete_session()
+
+    def session(self, rejected=None) -> Session:
+        """A valid session, refreshed if it has to be. Raises Failure.
+
+        rejected: an access token that the server did not accept although it has not expired.
+        """
+        session = self._session or self._load()
+        expires_soon = session.remaining(self.clock.time()) <= REFRESH_EARLY
+        if expires_soon or session.access_token == rejected:
+            session = self._renewed(session, rejected)
+        self._session = session
+        return session
+
+    def _load(self) -> Session:
+        """The stored session, if it belongs to this server. Raises NOT_LOGGED_IN."""
+        try:
+            session = load_session(self.clock)
+        except NoHome:
+            if not has_key():
+                raise
+            session = None
+        if session is None:
+            raise not_logged_in()
+        self.keep_secret(session.access_token)
+        self.keep_secret(session.refresh_token)
+        # A session of the TUI does not name its issuer: that is the address the TUI would use.
+        issuer = normal_url(session.api_url or configured_url(clock=self.clock),
+                            home_path("session.json"))
+        if issuer != self.url:
+            raise Failure(f"Not logged in to {self.url}",
+                          f"Run 'twosignal login --url {self.url}'; the stored session belongs to "
+                          f"{issuer}.", "NOT_LOGGED_IN")
+        return session
+
+    def _renewed(self, session, rejected) -> Session:
+        """The session after its refresh, by this process or another one. Raises Failure."""
+        is_accepted = session.access_token != rejected
+        still_usable = is_accepted and session.remaining(self.clock.time()) > 1
+        if not self.may_refresh:
+            if still_usable:
+                return session
+            raise not_logged_in()
+        # A session that can still be used waits a second at most, and is used if the refresh
+        # fails: the next command tries again.
+        deadline = self.transport.deadline(1 if still_usable else None)
+        try:
+            with session_lock(deadline, self.clock):
+                return self._renewed_under_lock(rejected)
+        except Failure:
+            if still_usable:
+                return session
+            raise
+
+    def _renewed_under_lock(self, rejected) -> Session:
+        # Another process may have refreshed it while this one waited for the lock.
+        stored = self._load()
+        is_accepted = stored.access_token != rejected
+        if is_accepted and stored.remaining(self.clock.time()) > REFRESH_EARLY:
+            return stored
+        prove_writable(stored, self.clock)
+        with deferred_signals():
+            return self._refresh(stored)
+
+    def _refresh(self, spent) -> Session:
+        """Exchanges the refresh token, which works once, and saves the new session."""
+        try:
+            data = self._post("refresh", {"refresh_token": spent.refresh_token},
+                              retried=(409, 429))
+        except Failure as failure:
+            if failure.code not in ("UNAUTHORIZED", "BAD_REQUEST", "CONFLICT"):
+                raise
+            newer = self._session_of_another(spent)
+            if newer:
+                return newer
+            if failure.code == "CONFLICT":
+                raise TransientFailure("Rate limited: another program is refreshing the session",
+                                       "Wait a few seconds and retry.", "TOO_MANY_REQUESTS")
+            raise authentication_expired()
+        return save_session(self._new_session(data, spent.values), spent, self.clock)
+
+    def _session_of_another(self, spent):
+        """The session that the TUI saved while this process's refresh was refused, or None.
+
+        The TUI takes no lock, and its answer may be under way: half a second is left to it.
+        """
+        for _ in range(10):
+            stored = load_session_if_valid(self.clock)
+            if stored and stored.refresh_token != spent.refresh_token:
+                if stored.remaining(self.clock.time()) > 0:
+                    return self._load()
+            self.clock.sleep(0.05)
+        return None
+
+    def _new_session(self, data, before) -> Session:
+        """The session of a login or refresh; other keys of `before` are kept. Raises BAD_ANSWER."""
+        user = data.get("user") if isinstance(data.get("user"), dict) else {}
+        values = dict(before, api_url=self.url)
+        for key in ("access_token", "refresh_token", "expires_at"):
+            values[key] = data.get(key)
+        values["user_id"] = user.get("id") or values.get("user_id") or ""
+        values["user_email"] = user.get("email") or values.get("user_email") or ""
+        values["project_ref"] = (data.get("project_ref") or values.get("project_ref")
+                                 or token_project(data.get("access_token")))
+        try:
+            session = Session(values)
+        except ValueError as error:
+            raise protocol_error(f"The server's login has no valid {error}")
+        values["expires_at"] = int(session.expires_at)      # the TUI reads whole seconds only
+        self.keep_secret(session.access_token)
+        self.keep_secret(session.refresh_token)
+        return session
+
+    def _post(self, action, body, headers=(), retried=None) -> dict:
+        """The data that /api/v1/auth/ACTION answers. Raises Failure."""
+        headers = dict(headers, **{"User-Agent": USER_AGENT})
+        content = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            content = json.dumps(body).encode("ascii")
+        response = self.transport.request("POST", f"{self.url}/api/v1/auth/{action}", headers,
+                                          content, reports_unknown=False, retried=retried)
+        return auth_data(response)
+
+
+############################################################
+# Client
+############################################################
+
+class More(enum.Enum):
+    """Whether the server has more traces behind a page."""
+
+    NO = "no"
+    YES = "yes"
+    UNKNOWN = "unknown"             # a bare list has no cursor, and may or may not be all
+
+
+class TracePage:
+    """traces: wire objects, newest first; more: a More."""
+
+    def __init__(self, traces, more):
+        self.traces = traces
+        self.more = more
+
+
+class Client:
+    """Calls the procedures of a 2Signal server, as the stored session's user.
+
+    url: its normal address; key: a project's API key, which is used in place of the session where
+    the REST API has what is asked for; keep_secret, may_refresh: as for Authenticator.
+    has_changed: a change was made, or may have been made.
+    """
+
+    def __init__(self, url, transport, key=None, keep_secret=None, may_refresh=True):
+        self.url = url
+        self.transport = transport
+        self.key = key
+        self.auth = Authenticator(url, transport, keep_secret or (lambda secret: None),
+                                  may_refresh)
+        if key:
+            self.auth.keep_secret(key)
+        self.has_changed = False
+        self._can_batch = True
+        self._working_names = {}    # procedure: the name that this server has for it
+
+    def close(self):
+        self.transport.close()
+
+    # --- procedures
+
+    def query(self, procedure, values=None):
+        """The result of a query; values: its input, if it takes one. Raises Failure."""
+        return self._with_aliases(procedure, lambda name: self._call(name, values))
+
+    def mutate(self, procedure, values):
+        """The result of a mutation. Raises Failure."""
+        self.has_changed = True
+        try:
+            return self._with_aliases(procedure, lambda name: self._call(name, values, True))
+        except Failure as failure:
+            resource = resource_of(procedure)
+            raise add_outcome_hint(failure, resource.list_command if resource
+                                   else f"api {procedure}")
+
+    def batch(self, procedure, inputs) -> list:
+        """The results of a query for several inputs, in order: a value or a Failure for each."""
+        def call(name):
+            results = []
+            for group in batch_groups(name, inputs):
+                results += self._call_batch(name, group)
+            for result in results:
+                if isinstance(result, MissingProcedure):
+                    raise result
+            return results
+        return self._with_aliases(procedure, call) if inputs else []
+
+    def _with_aliases(self, procedure, call):
+        """Calls a procedure by the name that this version of the server has for it."""
+        names = [procedure]
+        if procedure in PROCEDURE_ALIASES:
+            names.append(PROCEDURE_ALIASES[procedure])
+        if self._working_names.get(procedure) == names[-1]:
+            names.reverse()
+        for name in names:
+            try:
+                result = call(name)
+            except MissingProcedure:
+                continue
+            self._working_names[procedure] = name
+            return result
+        raise Failure(f"This server has no procedure {procedure}",
+                      "Its version is older or newer than this client supports.", "UNSUPPORTED")
+
+    def _call(self, name, values, changes=False):
+        """The result of one procedure. Raises Failure."""
+        if changes:
+            url = trpc_url(self.url, name)
+            body = json.dumps({"json": values}).encode("ascii")
+        else:
+            url = trpc_url(self.url, name, values)
+            body = None
+        result = self._authorized(url, body, lambda response: [
+            result_or_failure(lambda: trpc_value(response_json(response), response, name))])[0]
+        if isinstance(result, Failure):
+            raise result
+        return result
+
+    def _call_batch(self, name, inputs) -> list:
+        """The result of a query for each input, in one request if the server can do that."""
+        def read(response):
+            if response.status in (400, 404, 405, 414, 431):    # batching is off, or the URL long
+                return None
+            answers = response_json(response) if response.status < 500 else None
+            if not isinstance(answers, list) or len(answers) != len(inputs):
+                raise foreign_response(response)
+            return [result_or_failure(lambda: trpc_value(answer, response, name))
+                    for answer in answers]
+
+        if self._can_batch and len(inputs) > 1:
+            results = self._authorized(batch_url(self.url, name, inputs), None, read)
+            if results is not None:
+                return results
+            self._can_batch = False
+        return [result_or_failure(lambda: self._call(name, values)) for values in inputs]
+
+    def _authorized(self, url, body, read):
+        """What `read` makes of the response; after a 401, of that to a refreshed session.
+
+        read: returns a list of values and Failures, or None.
+        """
+        session = self.auth.session()
+        results = read(self._send(url, body, session))
+        is_rejected = any(isinstance(result, Failure) and result.code == "UNAUTHORIZED"
+                          for result in results or ())
+        if not is_rejected:
+            return results
+        session = self.auth.session(rejected=session.access_token)
+        return read(self._send(url, body, session))
+
+    def _send(self, url, body, session) -> Response:
+        headers = {"Cookie": session_cookie(session), "Accept": "application/json",
+                   "User-Agent": USER_AGENT}
+        if body is None:
+            return self.transport.request("GET", url, headers, changes=False)
+        headers["Content-Type"] = "application/json"
+        return self.transport.request("POST", url, headers, body)
+
+    def rest(self, method, path, values, resource=None):
+        """The result of the REST API, which takes the project's API key. Raises Failure."""
+        headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json",
+                   "User-Agent": USER_AGENT}
+        url = f"{self.url}/api/v1{path}"
+        if method == "GET":
+            from urllib.parse import urlencode
+            response = self.transport.request(method, f"{url}?{urlencode(values)}", headers,
+                                              changes=False)
+        else:
+            self.has_changed = True
+            headers["Content-Type"] = "application/json"
+            response = self.transport.request(method, url, headers,
+                                              json.dumps(values).encode("ascii"))
+        return rest_value(response, resource)
+
+    # --- more than one procedure or page
+
+    def rows(self, procedure, values=None) -> list:
+        """The wire objects of a list procedure. Raises Failure."""
+        return rows_of(self.query(procedure, values))
+
+    def visible_rows(self, procedure, inputs) -> list:
+        """The wire objects for several inputs, without what the account may not see."""
+        rows = []
+        for result in self.batch(procedure, inputs):
+            if not isinstance(result, Failure):
+                rows += rows_of(result)
+            elif result.code not in ("NOT_FOUND", "FORBIDDEN"):
+                raise result
+        return rows
+
+    def trace_pages(self, query, page_size):
+        """Yields a TracePage at a time, newest traces first. Raises Failure.
+
+        query: the input of trace.list; page_size: a function that returns how many traces to ask
+        for. Traces that stood on the page before, since new ones arrived meanwhile, are left out.
+        """
+        cursor = None
+        previous_ids = set()
+        seen_cursors = set()
+        empty_pages = 0
+        while True:
+            size = page_size()
+            answer = self._trace_page(dict(query, limit=size, **without_none(cursor=cursor)))
+            traces = rows_of(answer)
+            new = [trace for trace in traces if str(trace.get("id")) not in previous_ids]
+            if isinstance(answer, list):
+                # All that such a server returns: it has no next page. A list that is longer than
+                # the limit comes from a server that knows no limit, and is complete.
+                yield TracePage(new, More.UNKNOWN if len(traces) == size else More.NO)
+                return
+            cursor = answer.get("nextCursor")
+            if not cursor:
+                yield TracePage(new, More.NO)
+                return
+            if not isinstance(cursor, (str, int)):
+                raise wrong_type("nextCursor")
+            yield TracePage(new, More.YES)
+            empty_pages = 0 if traces else empty_pages + 1
+            if cursor in seen_cursors or empty_pages > MAX_EMPTY_PAGES:
+                raise protocol_error("The server's pages of traces do not end", REPORT_TO_OPERATOR)
+            seen_cursors.add(cursor)
+            previous_ids = {str(trace["id"]) for trace in traces if trace.get("id") is not None}
+
+    def _trace_page(self, values):
+        """One answer of trace.list; with an API key, of its REST sister."""
+        if not self.key:
+            return self.query("trace.list", values)
+        # REST separates tags by commas, so one that contains a comma can only be filtered here.
+        tags = ",".join(tag for tag in values.get("tags") or () if "," not in tag)
+        names = ("limit", "cursor", "name", "status", "startDate", "endDate")
+        parameters = {name: values.get(name) for name in names}
+        return self.rest("GET", "/traces", without_none(tags=tags or None, **parameters))
+
+    def trace(self, trace_id, project) -> dict:
+        """The wire object of a trace, with its spans and scores. Raises Failure."""
+        return resource_object(self.query("trace.getById", trace_input(trace_id, project)))
+
+    def add_scores(self, traces, project, required=True, strict=True) -> bool:
+        """Stores the scores in those wire traces that came without; says whether all are known.
+
+        A trace that was deleted meanwhile has none. Raises Failure if scores are required and
+        cannot be had: a gate must not pass because they are missing. If they are not required and
+        an API key cannot read them, they are None. strict: fail if there are fewer than the server
+        counts; otherwise some may be on their way.
+        """
+        lacking = [trace for trace in traces if _lacks_scores(trace)]
+        if not self.key:
+            self._fetch_scores(lacking, project, strict)
+        elif lacking and required:
+            raise key_cannot("read the scores of traces")
+        for trace in traces:
+            if not isinstance(trace.get("scores"), list):
+                trace["scores"] = None if _lacks_scores(trace) else []
+        return not (lacking and self.key)
+
+    def _fetch_scores(self, traces, project, strict):
+        inputs = [trace_input(trace.get("id"), project) for trace in traces]
+        for trace, result in zip(traces, self.batch("trace.getById", inputs)):
+            if isinstance(result, Failure):
+                if result.code != "NOT_FOUND":
+                    raise result
+                trace["scores"] = []
+                continue
+            scores = result.get("scores") if isinstance(result, dict) else None
+            expected = _score_count(trace) or 0 if strict else 0
+            if not isinstance(scores, list) or len(scores) < expected:
+                raise protocol_error("The server does not return the scores of trace "
+                                     f"{printable(trace.get('id'))}", REPORT_TO_OPERATOR)
+            trace["scores"] = scores
+
+
+def trace_input(trace_id, project) -> dict:
+    """The input of trace.getById, in the spellings of all server versions."""
     return {"traceId": trace_id, "id": trace_id, "projectId": project}
 
 
-def _counted_scores(trace):
-    counts = trace.get("_count")
-    return number(counts.get("scores")) if isinstance(counts, dict) else number(
-        trace.get("scoreCount"))
-
-
 def _lacks_scores(trace) -> bool:
-    return not isinstance(trace.get("scores"), list) and _counted_scores(trace) != 0
+    """Whether a wire trace comes without its scores, and is not known to have none."""
+    return not isinstance(trace.get("scores"), list) and _score_count(trace) != 0
 
 
-def _has_scores(answer, trace) -> bool:
-    scores = answer.get("scores") if isinstance(answer, dict) else None
-    return isinstance(scores, list) and len(scores) >= (_counted_scores(trace) or 0)
+def _score_count(trace):
+    """How many scores the server counts; None if it does not say."""
+    counts = trace.get("_count")            # tRPC; REST has scoreCount
+    return to_number(counts.get("scores") if isinstance(counts, dict) else trace.get("scoreCount"))
+
+
+# --- names in place of IDs
+
+def is_uuid(text) -> bool:
+    return bool(re.match(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", text, re.I))
+
+
+def organization_id(client, text) -> str:
+    """The ID of the organization with that ID or name. Raises Failure."""
+    if is_uuid(text):
+        return text
+    return id_by_name(client.rows("organization.list"), text, "organization")
+
+
+def project_id(client, text, organization=None) -> str:
+    """The ID of the project with that ID or name. Raises Failure.
+
+    organization: the ID or name of the one to look in; all of them by default.
+    """
+    if is_uuid(text) or client.key:     # a key cannot look names up: TraceQuery compares results
+        return text
+    return id_by_name(visible_projects(client, organization), text, "project")
+
+
+def visible_projects(client, organization=None) -> list:
+    """The wire objects of the projects of one organization (ID or name), or of all."""
+    if organization:
+        ids = [organization_id(client, organization)]
+    else:
+        ids = [row.get("id") for row in client.rows("organization.list")]
+    return client.visible_rows("project.list", [{"organizationId": each} for each in ids])
+
+
+def listed_id(client, procedure, text, project, noun) -> str:
+    """The ID of what a project's list procedure returns with that ID or name. Raises Failure."""
+    if is_uuid(text):
+        return text
+    rows = client.visible_rows(procedure, [{"projectId": project}])
+    return id_by_name(rows, text, noun)
+
+
+def id_by_name(rows, text, noun) -> str:
+    """The ID of the row with that ID or name; the text itself if there is none: it may be an ID.
+
+    Raises a usage error if several have the name, NOT_FOUND if one differs in case alone.
+    """
+    if any(row.get("id") == text for row in rows):
+        return text
+    wanted = to_nfc(text)
+    names = [(to_nfc(row["name"]), row.get("id")) for row in rows
+             if isinstance(row.get("name"), str)]
+    ids = [row_id for name, row_id in names if name == wanted]
+    if len(ids) > 1:
+        raise usage_error(f"There are {len(ids)} {noun}s named '{text}'",
+                          f"Use one of the IDs: {', '.join(map(printable, ids))}.")
+    if ids:
+        return ids[0] if isinstance(ids[0], str) else text
+    for name, _ in names:
+        if name.casefold().strip() == wanted.casefold().strip():
+            raise Failure(f"{noun.capitalize()} not found", f"Did you mean '{name}'?", "NOT_FOUND")
+    return text
+
+
+############################################################
+# Console
+############################################################
+
+class Console:
+    """The terminal or the pipes: the only place where this program reads and prints.
+
+    streams: (stdin, stdout, stderr), each of which may be None; those of the process by default.
+    file: an AtomicFile or Device that output goes to in place of stdout.
+    """
+
+    def __init__(self, streams=None, clock=CLOCK):
+        self.stdin, self.stdout, self.stderr = streams or (sys.stdin, sys.stdout, sys.stderr)
+        self.clock = clock
+        self.quiet = False
+        self.json_errors = False
+        self.debug = False
+        self.file = None
+        self.has_printed = False
+        self._secrets = set()
+        self._progress = ""         # what the terminal's last line shows
+        self._repeated = {}         # topic: the last remark about it
+
+    def keep_secret(self, secret):
+        """From now on, *** is shown in place of the secret."""
+        self._secrets.add(secret)
+
+    # --- output and remarks
+
+    def print(self, text):
+        """Prints output. Raises Failure if it cannot be written, BrokenPipeError if nobody reads.
+        """
+        self.has_printed = True
+        if self.file is not None:
+            return self.file.write(text.encode("utf-8"))
+        if self.stdout is None:
+            return
+        if self._progress and self.stdout.isatty():
+            self.clear_progress()
+        encoding = self.stdout.encoding or "utf-8"
+        self._guarded(lambda: self.stdout.write(encodable(text, encoding)))
+
+    def flush(self):
+        if self.stdout is not None:
+            self._guarded(self.stdout.flush)
+
+    def _guarded(self, write):
+        try:
+            write()
+        except OSError as error:
+            redirect_to_null(self.stdout)
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise Failure(f"Cannot write the output: {os_reason(error)}", "Free some space.")
+
+    def tell(self, text):
+        """Prints a remark, a line on stderr, unless --quiet is given."""
+        if not self.quiet:
+            self.say(text)
+
+    def tell_once(self, text, topic="trouble"):
+        """Prints a remark, unless it is the same as the last one on its topic; "" ends that."""
+        if text and text != self._repeated.get(topic):
+            self.tell(text)
+        self._repeated[topic] = text
+
+    def log(self, text):
+        """Prints a line of --debug."""
+        self.say(f"debug: {text}")
+
+    def say(self, *lines):
+        """Prints lines on stderr, with secrets masked and control characters escaped."""
+        if self.stderr is None:
+            return
+        self.clear_progress()
+        text = "".join(printable(mask_secrets(line, self._secrets)) + "\n" for line in lines)
+        self._write_stderr(encodable(text, self.stderr.encoding or "utf-8"))
+
+    def _write_stderr(self, text):
+        try:
+            self.stderr.write(text)
+            self.stderr.flush()
+        except (OSError, ValueError):
+            redirect_to_null(self.stderr)
+
+    def fail(self, failure) -> int:
+        """Prints an error as a line, or as JSON, and returns its exit code."""
+        if self.json_errors:
+            self.say(to_json({"error": self._error_record(failure)}, indent=None))
+            return failure.exit_code
+        line = f"Error: {failure.message.rstrip('.')}. {failure.hint}".rstrip()
+        self.say(line, *("  " + problem for problem in failure.problems))
+        return failure.exit_code
+
+    def _error_record(self, failure) -> dict:
+        # Masked before it becomes JSON, which would escape parts of a secret.
+        record = {"code": failure.code,
+                  "message": mask_secrets(failure.message, self._secrets),
+                  "hint": mask_secrets(failure.hint, self._secrets)}
+        if failure.problems:
+            record["problems"] = [mask_secrets(line, self._secrets) for line in failure.problems]
+        record["exit_code"] = failure.exit_code
+        return record
+
+    # --- progress
+
+    def progress(self, text, since):
+        """Shows on a terminal how far something is that takes longer than a second.
+
+        since: the time.monotonic() at which it began.
+        """
+        if not self.quiet and is_terminal(self.stderr) and self.clock.monotonic() - since >= 1:
+            self._show_progress(text)
+
+    def status(self, text, since):
+        """Progress of what may take minutes: without a terminal, each change is a remark."""
+        if is_terminal(self.stderr):
+            self.progress(f"{text}, {int(self.clock.monotonic() - since)} s", since)
+        else:
+            self.tell_once(text + ".", "status")
+
+    def clear_progress(self):
+        """Erases what progress() shows."""
+        if self._progress:
+            self._show_progress("")
+
+    def _show_progress(self, text):
+        """Puts the text into the terminal's last line, in place of the text before."""
+        columns = terminal_columns(self.stderr)
+        text = truncate(printable(mask_secrets(text, self._secrets)), columns - 1)
+        echoed = len("^C")          # a terminal prints it behind the text
+        size = min(len(self._progress) + echoed, columns - 1)
+        self._write_stderr("\r" + text.ljust(size) + ("" if text else "\r"))
+        self._progress = text
+
+    # --- questions and stdin
+
+    def require_terminal(self, option):
+        """Raises a usage error that names the option if there is nobody to ask."""
+        if not is_terminal(self.stdin):
+            raise usage_error("No terminal to prompt on", f"Pass {option}.")
+
+    def ask(self, question, option) -> str:
+        """What the user types. Raises a usage error that names the option."""
+        self.require_terminal(option)
+        answer = self._prompt(question)
+        if not answer:
+            raise usage_error(f"No answer to '{question.strip(' :')}'", f"Pass {option}.")
+        return answer.strip()
+
+    def confirm(self, question) -> bool:
+        """Whether the user types yes."""
+        return self._prompt(question).strip().lower() in ("y", "yes")
+
+    def ask_secret(self, question, option) -> str:
+        """What the user types without echo. Raises a usage error that names the option."""
+        self.require_terminal(option)
+        try:
+            return self.read_hidden_line(question)
+        except EOFError:
+            self._write_stderr("\n")
+            raise usage_error("No password was given", f"Pass {option}.")
+
+    def read_hidden_line(self, question) -> str:
+        import getpass
+        return getpass.getpass(question, self.stderr)
+
+    def _prompt(self, question) -> str:
+        """The line that is typed, or "" at the end of stdin."""
+        if self.stderr is not None:
+            self._write_stderr(encodable(printable(question), self.stderr.encoding or "utf-8"))
+        answer = self.stdin.readline()
+        if not answer and self.stderr is not None:
+            self._write_stderr("\n")
+        return answer
+
+    def read_line(self) -> str:
+        """The first line of stdin, without its line break; "" if there is none."""
+        return self._read_stdin(lambda stream: stream.readline()).rstrip("\r\n")
+
+    def read_stdin(self, option) -> str:
+        """All of stdin, for the option that asked for it."""
+        if is_terminal(self.stdin):
+            self.tell(f"Reading {option} from the terminal; end it with Ctrl-D.")
+        return self._read_stdin(lambda stream: stream.read()).lstrip("\ufeff")
+
+    def _read_stdin(self, read) -> str:
+        if self.stdin is None:
+            return ""
+        try:
+            return read(self.stdin.buffer).decode("utf-8")
+        except UnicodeDecodeError:
+            raise usage_error("stdin is not UTF-8")
+        except OSError as error:
+            raise usage_error(f"Cannot read stdin: {os_reason(error)}")
+
+    # --- the screen
+
+    def screen(self, plain=False) -> Screen:
+        """Where output goes; plain: without colours."""
+        columns = _columns_setting() or terminal_columns(self.stdout)
+        if self.file is not None:
+            return Screen(columns)
+        shows_colour = (is_terminal(self.stdout) and not plain and not os.environ.get("NO_COLOR")
+                        and os.environ.get("TERM") != "dumb")
+        return Screen(columns, getattr(self.stdout, "encoding", None) or "utf-8", shows_colour)
+
+
+def _columns_setting():
+    """The variable COLUMNS, or None if it is no sensible width."""
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if re.match(r"[1-9][0-9]{0,3}\Z", columns) else None
+
+
+def is_terminal(stream) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def terminal_columns(stream) -> int:
+    """The width of a terminal; 80 if the stream is none."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (AttributeError, OSError, ValueError):
+        return 80
+
+
+def redirect_to_null(stream):
+    """Sends what a broken stream still buffers to /dev/null: Python flushes it at exit."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+    except (OSError, ValueError, AttributeError):
+        pass
+
+
+############################################################
+# Arguments
+############################################################
+
+COMMANDS = {}                       # "traces list": Command, in the order of --help
+
+
+class Command:
+    """A command: a function (client, args, console) -> Result, and how it is called.
+
+    The function's docstring is the help. takes_key: works with a project's API key in place of a
+    session; exclusive: flags that contradict each other; is_offline: asks no server;
+    ends_session: goes to the address of the stored session; is_endless: Ctrl-C is its normal end;
+    is_hidden: not in help or completion.
+    """
+
+    def __init__(self, name, function, options, examples=(), exclusive=(), takes_key=False,
+                 is_offline=False, ends_session=False, is_endless=False, is_hidden=False):
+        self.name = name
+        self.function = function
+        self.options = options
+        self.examples = examples
+        self.exclusive = exclusive
+        self.takes_key = takes_key
+        self.is_offline = is_offline
+        self.ends_session = ends_session
+        self.is_endless = is_endless
+        self.is_hidden = is_hidden
+
+    @property
+    def help(self) -> str:
+        """The function's docstring, without its indentation."""
+        lines = (self.function.__doc__ or "").strip().splitlines()
+        return "\n".join(line.strip() for line in lines)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the help."""
+        return self.help.partition("\n")[0]
+
+    @property
+    def all_options(self) -> tuple:
+        """Its options and the global ones, of which its own take precedence."""
+        own_flags = set(flags_of(self.options))
+        return self.options + tuple(option for option in GLOBAL_OPTIONS
+                                    if not own_flags & set(option.flags))
+
+
+def command(name, *options, **attributes):
+    """A decorator that registers a function as a command."""
+    def register(function):
+        COMMANDS[name] = Command(name, function, options, **attributes)
+        return function
+    return register
+
+
+def visible_commands(group="") -> list:
+    """The commands that help lists, of one group or all."""
+    return [each for name, each in COMMANDS.items()
+            if not each.is_hidden and (not group or name.split()[0] == group)]
+
+
+class Option:
+    """An option with its flags, or an operand with its name.
+
+    metavar: the name of its value; an option without one is a switch. parse: a function from text
+    to the value, which raises ValueError with what the value must be; constant: what a switch
+    stores; env: the variable that is used if it is omitted; required: omitting it is a usage error
+    (unless_key: but not with an API key); repeatable: the value is a list; choices: values that
+    shells complete; completes: "projects" or "organizations", whose names they ask the server for.
+    """
+
+    def __init__(self, *flags, metavar=None, help="", parse=None, name=None, constant=True,
+                 env=None, required=None, unless_key=False, repeatable=False, choices=(),
+                 completes=None):
+        self.flags = flags
+        self.metavar = metavar
+        self.help = help
+        self.parse = parse or str
+        self.constant = constant
+        self.env = env
+        self.unless_key = unless_key
+        self.repeatable = repeatable
+        self.choices = tuple(choices)
+        self.completes = completes
+        self.is_operand = not flags[0].startswith("-")
+        self.required = self.is_operand if required is None else required
+        self.takes_value = bool(metavar) and not self.is_operand
+        self.name = name or self.label.lstrip("-").replace("-", "_")
+
+    @property
+    def label(self) -> str:
+        """What an error calls it: its long flag, or the operand's metavar."""
+        if self.is_operand:
+            return self.flags[0]
+        return next((flag for flag in self.flags if flag.startswith("--")), self.flags[0])
+
+    @property
+    def full_help(self) -> str:
+        """Its help, with the variable that replaces it and whether it is required."""
+        notes = [f"env: {self.env}"] if self.env else []
+        if self.required and not self.is_operand and not self.env:
+            notes.append("required")
+        return self.help + (f" ({'; '.join(notes)})" if notes else "")
+
+    def convert(self, text):
+        """The value that a text stands for. Raises a usage error."""
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            label = self.metavar if self.is_operand else self.label
+            raise usage_error(f"Invalid {label} '{text}': {error}")
+
+
+def flags_of(options) -> dict:
+    """{flag: its Option}."""
+    return {flag: option for option in options for flag in option.flags if not option.is_operand}
+
+
+# --- value types
+
+def non_empty(text) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+def whole_number(minimum):
+    """A value type: an int that is not below the minimum."""
+    def parse(text):
+        if not re.match(r"[0-9]{1,18}\Z", text) or int(text) < minimum:
+            raise ValueError(f"must be {minimum} or more")
+        return int(text)
+    return parse
+
+
+def parse_seconds(text) -> float:
+    """30 or 0.5, above 0 and at most a day."""
+    value = to_number(text)
+    if value is None or not 0 < value <= DAY:
+        raise ValueError("must be a number of seconds")
+    return float(value)
+
+
+_UNIT_SECONDS = {"s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
+
+
+def parse_duration(text) -> float:
+    """Milliseconds of 500ms, 5s, 2m or 1h."""
+    match = re.match(r"(?a)(\d{1,9}(?:\.\d+)?)(ms|[smh])\Z", text.strip())
+    if not match:
+        raise ValueError("must be a duration such as 500ms, 5s or 2m")
+    unit = 1 if match.group(2) == "ms" else 1000 * _UNIT_SECONDS[match.group(2)]
+    return round(float(match.group(1)) * unit, 6)       # 1.001s are 1001, not 1000.9999999999999
+
+
+def parse_wait(text) -> float:
+    """Seconds of 90, 90s or 5m."""
+    if re.match(r"[\d.]+\Z", text):
+        return parse_seconds(text)
+    return parse_seconds(str(parse_duration(text) / 1000))
+
+
+def parse_when(text) -> float:
+    """Unix seconds of 30m, 24h, 7d (ago), a date, or ISO 8601; UTC if it names no zone."""
+    text = text.strip()
+    ago = re.match(r"(?a)(\d{1,9})([smhdw])\Z", text)
+    if ago:
+        seconds = time.time() - int(ago.group(1)) * _UNIT_SECONDS[ago.group(2)]
+    elif len(text) == len("2026-03-14"):
+        seconds = parse_timestamp(text + "T00:00:00Z")
+    else:                           # the seconds may be omitted
+        seconds = parse_timestamp(re.sub(r"\A(.{10}[T ]\d\d:\d\d)(?=Z|[+-]|\Z)", r"\1:00", text))
+    if seconds is None or not FIRST_SECOND <= seconds < END_OF_TIME:
+        raise ValueError("must look like 30m, 24h, 7d, 2026-03-14 or 2026-03-14T10:30:00Z")
+    return seconds
+
+
+def parse_status(text) -> str:
+    if text.upper() not in ("OK", "ERROR"):
+        raise ValueError("must be OK or ERROR")
+    return text.upper()
+
+
+def parse_usd(text) -> float:
+    value = to_number(text.strip().lstrip("$"))
+    if value is None or value < 0:
+        raise ValueError("must be an amount in USD such as 0.05")
+    return value
+
+
+def parse_share(text) -> float:
+    """0.02 of 2% or of 0.02."""
+    text = text.strip()
+    is_percent = text.endswith("%")
+    value = to_number(text.rstrip("%"))
+    if value is None or not 0 <= value <= (100 if is_percent else 1):
+        raise ValueError("must be a share such as 2% or 0.02")
+    return value / 100 if is_percent else value
+
+
+def parse_percent(text) -> float:
+    """0.9 of 90 or of 90%."""
+    try:
+        return parse_share(text.strip().rstrip("%") + "%")
+    except ValueError:
+        raise ValueError("must be a percentage from 0 to 100, such as 90")
+
+
+def parse_score(text) -> float:
+    value = to_number(text.strip())
+    if value is None or not 0 <= value <= 1:
+        raise ValueError("must be a score from 0 to 1")
+    return value
+
+
+def parse_score_threshold(text) -> tuple:
+    """("faithfulness", 0.8) of faithfulness=0.8; (None, 0.5) of 0.5."""
+    name, equals, minimum = text.rpartition("=")
+    if equals and not name.strip():
+        raise ValueError("must name an evaluator before the =")
+    return name.strip() or None, parse_score(minimum)
+
+
+def parse_fields(text) -> list:
+    fields = [field.strip() for field in text.split(",") if field.strip()]
+    if not fields:
+        raise ValueError("must name a field")
+    return fields
+
+
+def parse_format(text) -> str:
+    if text not in FORMATS:
+        raise ValueError(f"must be one of {', '.join(FORMATS)}")
+    return text
+
+
+def json_argument(text, flag, console):
+    """The value of a JSON option: a literal, @FILE or - for stdin; None if it was omitted.
+
+    Raises a usage error that says where the JSON is wrong.
+    """
+    if text is None:
+        return None
+    if text == "-":
+        text = console.read_stdin(flag)
+    elif text.startswith("@"):
+        text = _argument_file(text[1:], flag)
+    try:
+        return strict_json(text)
+    except RecursionError:
+        raise usage_error(f"{flag} is nested too deeply")
+    except ValueError as error:
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} (line {error.lineno}, column {error.colno})"
+        raise usage_error(f"{flag} is not JSON: {reason}",
+                          f"Quote it for the shell, as in {flag} '{{\"prompt\": \"Hi\"}}'.")
+
+
+def _argument_file(path, flag) -> str:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else os_reason(error)
+        raise usage_error(f"Cannot read the file of {flag}: {path}: {reason}",
+                          "Check the path after the @.")
+
+
+# --- options of every command
+
+HELP = Option("-h", "--help", help="show help and exit")
+VERSION = Option("-V", "--version", help="show the version and exit")
+FORMAT = Option("--format", metavar="FORMAT", parse=parse_format, choices=FORMATS,
+                help=f"output format: {', '.join(FORMATS)} (default: table)")
+QUIET = Option("-q", "--quiet", help="print errors only")
+DEBUG = Option("--debug", help="print requests on stderr, with secrets masked")
+GLOBAL_OPTIONS = (
+    Option("--json", name="format", constant="json", help="print JSON instead of a table"),
+    FORMAT,
+    Option("--fields", metavar="NAMES", parse=parse_fields,
+           help="print only these fields, e.g. id,name,scores.0.score; '?' lists them"),
+    Option("-o", "--output", metavar="FILE", parse=non_empty,
+           help="write output to FILE atomically; '-' is stdout"),
+    Option("--url", metavar="URL", help="use this server for this command (env: TWOSIGNAL_URL)"),
+    Option("--timeout", metavar="SECONDS", parse=parse_seconds,
+           help=f"total timeout per request, retries included (default: {DEFAULT_TIMEOUT:.0f})"),
+    Option("--ca-cert", metavar="FILE", help="also trust the certificates in this PEM file"),
+    QUIET,
+    Option("--no-color", help="print without colors"),
+    DEBUG,
+    HELP,
+)
+
+
+# --- the one scan of argv
+
+class CommandLine:
+    """What argv says, read once.
+
+    words: those of the command; options: (flag, value or None) in their order; operands: the
+    rest; error: the first usage error, or None. Reading goes on behind an error, so that --json
+    and --quiet are known when it is shown.
+    """
+
+    def __init__(self, argv):
+        self.words = []
+        self.options = []
+        self.operands = []
+        self.error = None
+        self._tokens = [self._decoded(token) for token in argv]
+        self._read()
+
+    @property
+    def command(self):
+        """The Command that the words name, or None."""
+        return COMMANDS.get(" ".join(self.words))
+
+    def has(self, option) -> bool:
+        """Whether an option was given."""
+        return any(flag in option.flags for flag, _ in self.options)
+
+    @property
+    def format(self):
+        """The format that was asked for last, valid or not, or None."""
+        found = None
+        for flag, value in self.options:
+            if flag in ("--json", "--format"):
+                found = "json" if flag == "--json" else value
+        return found
+
+    def _decoded(self, token) -> str:
+        text = result_or_failure(lambda: as_utf8(token, "An argument"))
+        if isinstance(text, Failure):
+            self._fail(text)
+            return printable(token)
+        return text
+
+    def _read(self):
+        while self._tokens:
+            token = self._tokens.pop(0)
+            if token == "--":
+                for operand in self._tokens:
+                    self._add_word(operand)
+                return
+            if token.startswith("--"):
+                self._read_long_option(token)
+            elif token.startswith("-") and token != "-":
+                self._read_short_options(token)
+            else:
+                self._add_word(token)
+
+    def _add_word(self, token):
+        if self.command is None and len(self.words) < 2:
+            self.words.append(token)
+        else:
+            self.operands.append(token)
+
+    def known_flags(self) -> dict:
+        """{flag: Option} of the command; of all commands as long as it is not known."""
+        if self.command:
+            return flags_of(self.command.all_options)
+        options = [VERSION]
+        for each in COMMANDS.values():
+            options += each.all_options
+        return flags_of(options)
+
+    def _read_long_option(self, token):
+        flag, equals, value = token.partition("=")
+        option = self.known_flags().get(flag)
+        if option is None:
+            self._fail(unknown_option(flag, self.command, self.words))
+        elif not option.takes_value:
+            self.options.append((flag, None))
+            if equals:
+                self._fail(usage_error(f"{flag} takes no value"))
+        elif equals:
+            self.options.append((flag, value))
+        else:
+            self._read_value(flag)
+
+    def _read_short_options(self, token):
+        """Reads joined flags such as -qy or -qn3; the rest of the token may be a value."""
+        letters = token[1:]
+        while letters:
+            flag = "-" + letters[0]
+            letters = letters[1:]
+            option = self.known_flags().get(flag)
+            if option is None:
+                return self._fail(unknown_option(flag, self.command, self.words))
+            if option.takes_value and letters:
+                return self.options.append((flag, letters))
+            if option.takes_value:
+                return self._read_value(flag)
+            self.options.append((flag, None))
+
+    def _read_value(self, flag):
+        """The next token, even if it looks like a short option: -d -h is a description."""
+        if self._tokens and not self._tokens[0].startswith("--"):
+            self.options.append((flag, self._tokens.pop(0)))
+        else:
+            self._fail(usage_error(f"{flag} needs a value"))
+
+    def _fail(self, error):
+        self.error = self.error or error
+
+
+def unknown_option(flag, chosen, words=()) -> Failure:
+    """There is no such option; chosen: the Command, or None if there is none yet."""
+    import difflib
+    options = chosen.all_options if chosen else GLOBAL_OPTIONS
+    alike = difflib.get_close_matches(flag, flags_of(options), 1) if flag[:2] == "--" else []
+    see = " ".join(["twosignal", *words, "--help"])
+    return usage_error(f"There is no option {flag}",
+                       f"Did you mean {alike[0]}?" if alike else f"See '{see}'.")
+
+
+class Arguments:
+    """What the user gave for a command: an attribute for each option and operand.
+
+    Omitted ones are None, or False for a switch. from_environment: names of those that a variable
+    gave.
+    """
+
+    def __init__(self, chosen, line):
+        """chosen: the Command; line: its CommandLine. Raises a usage error."""
+        flags = flags_of(chosen.all_options)
+        given = {}
+        for flag, text in line.options:
+            if flag not in flags:
+                raise unknown_option(flag, chosen, line.words)
+            self._store(given, flags[flag], text)
+        self._store_operands(given, chosen, line.operands)
+        self.from_environment = set()
+        for option in chosen.all_options:
+            if option.name not in given and option.env and setting(option.env):
+                given[option.name] = option.convert(setting(option.env))
+                self.from_environment.add(option.name)
+        for option in chosen.all_options + GLOBAL_OPTIONS:
+            is_switch = option.metavar is None and option.constant is True
+            given.setdefault(option.name, False if is_switch else None)
+        vars(self).update(given)
+        self._check(chosen)
+
+    @staticmethod
+    def _store(given, option, text):
+        value = option.constant if text is None else option.convert(text)
+        if option.repeatable:
+            given.setdefault(option.name, []).append(value)
+        else:
+            given[option.name] = value
+
+    def _store_operands(self, given, chosen, texts):
+        texts = list(texts)
+        for option in chosen.options:
+            while option.is_operand and texts:
+                self._store(given, option, texts.pop(0))
+                if not option.repeatable:
+                    break
+        if texts:
+            raise usage_error(f"Unexpected argument '{texts[0]}'",
+                              f"See 'twosignal {chosen.name} --help'.")
+
+    def _check(self, chosen):
+        """Raises a usage error for options that contradict each other, or are missing."""
+        flags = flags_of(chosen.options)
+        if chosen.exclusive and all(self._is_given(flags[flag]) for flag in chosen.exclusive):
+            raise usage_error(f"{' and '.join(chosen.exclusive)} cannot be used together",
+                              "Use one of them.")
+        missing = [option for option in chosen.options if option.required
+                   and not getattr(self, option.name)
+                   and not (option.unless_key and chosen.takes_key and has_key())]
+        for option in missing:
+            if option.env:
+                raise usage_error(f"No {option.name} given",
+                                  f"Pass {option.label} or set {option.env}.")
+        if missing:
+            names = ", ".join(option.metavar if option.is_operand else option.label
+                              for option in missing)
+            raise usage_error(f"Missing {names}", f"See 'twosignal {chosen.name} --help'.")
+
+    def _is_given(self, option) -> bool:
+        is_typed = option.name not in self.from_environment
+        return is_typed and getattr(self, option.name) not in (None, False)
+
+
+# --- help texts
+
+def help_text(words) -> str:
+    """What --help prints after these words: of a command, a group, or the program."""
+    chosen = COMMANDS.get(" ".join(words))
+    if chosen:
+        return command_help(chosen)
+    group = words[0] if words else ""
+    usage = f"usage: twosignal {group} COMMAND" if group else "usage: twosignal COMMAND"
+    lines = [f"{usage} [OPTIONS]", ""]
+    if not group:
+        lines += ["Manages traces, evaluators, datasets, API keys and more of 2Signal.", ""]
+    lines += ["commands:"] + command_lines(group) + ["", "global options:"]
+    for option in GLOBAL_OPTIONS if group else GLOBAL_OPTIONS + (VERSION,):
+        flags = f"{', '.join(option.flags)} {option.metavar or ''}"
+        lines.append(f"  {flags:20} {option.full_help}")
+    first = visible_commands(group)[0].name
+    return "\n".join(lines + ["", f"Help for one command: twosignal {first} --help", ""])
+
+
+def command_lines(group="") -> list:
+    """A line for each command of a group, or for all."""
+    return [f"  {each.name:18} {each.summary}" for each in visible_commands(group)]
+
+
+def command_help(chosen) -> str:
+    """The help of one command, laid out by argparse."""
+    import argparse
+    operands = [option.metavar if option.required else f"[{option.metavar}]"
+                for option in chosen.options if option.is_operand]
+    parser = argparse.ArgumentParser(
+        prog="twosignal", add_help=False, description=chosen.help,
+        usage=" ".join(["twosignal", chosen.name, *operands, "[OPTIONS]"]),
+        epilog="\n  ".join(("examples:",) + tuple(chosen.examples)),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.color = False            # Python 3.14 would colour it
+    groups = {True: parser.add_argument_group("arguments"),
+              False: parser.add_argument_group("options")}
+    for option in chosen.options:
+        _add_to_help(groups[option.is_operand], option)
+    shared = parser.add_argument_group("global options")
+    for option in chosen.all_options[len(chosen.options):]:
+        _add_to_help(shared, option)
+    return parser.format_help()
+
+
+def _add_to_help(group, option):
+    details = {"help": option.full_help.replace("%", "%%")}
+    if option.metavar:
+        details["metavar"] = option.metavar
+    elif not option.is_operand:
+        details["action"] = "store_true"
+    group.add_argument(*option.flags, **details)
+
+
+def unknown_command(words) -> Failure:
+    """There is no such command, with the one that was probably meant."""
+    import difflib
+    names = [each.name for each in visible_commands()]
+    groups = difflib.get_close_matches(words[0], [name.split()[0] for name in names], 1)
+    alike = groups
+    if groups:
+        of_group = [each.name for each in visible_commands(groups[0])]
+        wanted = " ".join(groups + words[1:])
+        alike = difflib.get_close_matches(wanted, of_group, 1, 0.5) or groups
+    hint = f"Did you mean 'twosignal {alike[0]}'?" if alike else "See 'twosignal --help'."
+    return usage_error(f"There is no command '{' '.join(words)}'", hint)
+
+
+def no_command(words) -> Failure:
+    """Nothing was given, or a group alone."""
+    group = words[0] if words else ""
+    failure = usage_error("No command given",
+                          f"See 'twosignal {group} --help'.".replace("  ", " "))
+    failure.problems = [line.strip() for line in command_lines(group)]
+    return failure
+
+
+############################################################
+# Traces
+############################################################
+
+SCORES_REQUIRED = "required"        # of the traces in a scan: without them it fails
+SCORES_IF_KNOWN = "if known"        # null if an API key cannot read them
+_CLOCK_TOLERANCE = 0.0005           # seconds; the wire rounds timestamps to milliseconds
+_ORDER_TOLERANCE = HOUR             # by which a trace may be listed too late: agents' clocks differ
+
+
+# --- filters
+
+class TraceQuery:
+    """Which traces of a project are wanted.
+
+    What the server can filter, it filters; whatever it cannot, or an older one ignores, is
+    filtered here. since, until: Unix seconds; status: OK or ERROR; search: a part of the name;
+    tags: all must match; min_duration, max_duration: milliseconds; min_cost: USD.
+    """
+
+    def __init__(self, project=None, since=None, until=None, status=None, search=None, tags=None,
+                 min_duration=None, max_duration=None, min_cost=None):
+        if since is not None and until is not None and since >= until:
+            raise usage_error("--since is not before --until")
+        self.project = project
+        self.since = since
+        self.until = until
+        self.status = status
+        self.search = search
+        self.tags = tags
+        self.min_duration = min_duration
+        self.max_duration = max_duration
+        self.min_cost = min_cost
+        # No server knows these filters.
+        self.is_local = (min_duration, max_duration, min_cost) != (None, None, None)
+        self._conditions = self._make_conditions()
+
+    def input(self) -> dict:
+        """The input of trace.list, in the spellings of all server versions."""
+        return without_none(
+            projectId=self.project or None, status=self.status, tags=self.tags,
+            search=self.search, name=self.search,
+            startDate=None if self.since is None else wire_timestamp(self.since),
+            endDate=None if self.until is None else wire_timestamp(self.until))
+
+    def matches(self, trace) -> bool:
+        """Whether a record is wanted."""
+        return all(condition(trace) for condition in self._conditions)
+
+    def _make_conditions(self) -> list:
+        """A function of a record for each filter that was given."""
+        conditions = (
+            (self.status is not None, lambda trace: str(trace["status"]).upper() == self.status),
+            (self.search is not None, self._matches_search),
+            (self.tags is not None, self._matches_tags),
+            (self.min_duration is not None or self.max_duration is not None,
+             lambda trace: is_within(trace["duration_ms"], self.min_duration, self.max_duration)),
+            (self.min_cost is not None, lambda trace: is_within(trace["cost_usd"], self.min_cost)),
+            (self.since is not None or self.until is not None, self._matches_time),
+        )
+        return [condition for is_given, condition in conditions if is_given]
+
+    def _matches_search(self, trace) -> bool:
+        return self.search.casefold() in str(trace["name"] or "").casefold()
+
+    def _matches_tags(self, trace) -> bool:
+        tags = trace.get("tags")
+        return isinstance(tags, list) and all(tag in tags for tag in self.tags)
+
+    def _matches_time(self, trace) -> bool:
+        # Servers filter by one of these two times, and which one depends on the version.
+        times = [parse_timestamp(trace.get("created_at")), parse_timestamp(trace.get("start_time"))]
+        earliest = None if self.since is None else self.since - _CLOCK_TOLERANCE
+        latest = None if self.until is None else self.until + _CLOCK_TOLERANCE
+        return any(is_within(when, earliest, latest) for when in times)
+
+    def is_behind(self, traces) -> bool:
+        """Whether a page of wire traces lies before --since, so that no later page can match.
+
+        A server that does not know startDate would otherwise be read to its end.
+        """
+        times = [created_seconds(trace) for trace in traces]
+        if self.since is None or not times or None in times:
+            return False
+        is_newest_first = times == sorted(times, reverse=True)
+        return is_newest_first and times[0] < self.since - _ORDER_TOLERANCE
+
+    def check_project(self, traces):
+        """Raises a usage error if records come from another project, as with another's API key."""
+        wanted = self.project.lower()
+        if all(str(trace.get("project_id")).lower() == wanted for trace in traces):
+            return
+        if is_uuid(self.project):
+            message = f"The API key is for another project than {self.project}"
+        else:
+            message = f"With an API key, --project must be an ID, not a name: '{self.project}'"
+        raise usage_error(message,
+                          "Leave --project and TWOSIGNAL_PROJECT out, or use another key.")
+
+
+def is_within(value, minimum, maximum=None) -> bool:
+    """Whether a value is a number within the bounds, of which each may be None."""
+    number = to_number(value)
+    if number is None:
+        return False
+    return (minimum is None or number >= minimum) and (maximum is None or number <= maximum)
+
+
+def created_seconds(trace):
+    """Unix seconds of when a wire trace was made, or None."""
+    created = parse_timestamp(trace.get("createdAt"))
+    return parse_timestamp(trace.get("startTime")) if created is None else created
+
+
+# --- pages
+
+class TraceScan:
+    """The records of the traces that a TraceQuery matches, newest first, read page by page.
+
+    limit: how many to return at most, None for all; scores: SCORES_REQUIRED, SCORES_IF_KNOWN, or
+    None if they are not wanted; strict_scores: see Client.add_scores; complete: it is an error if
+    the server cannot return all up to the limit; exact: read on behind the limit, until it is
+    certain whether another one matches.
+    scanned, matched, returned: how many traces so far; more: a More, whether others match.
+    """
+
+    def __init__(self, client, query, console, limit=None, scores=None, strict_scores=True,
+                 complete=False, exact=False):
+        self.client = client
+        self.query = query
+        self.console = console
+        self.limit = limit
+        self.scores = scores
+        self.strict_scores = strict_scores
+        self.complete = complete
+        self.exact = exact
+        self.scanned = 0
+        self.matched = 0
+        self.returned = 0
+        self.more = More.NO
+        self.lacks_paging = False
+
+    def __iter__(self):
+        for pairs in self.pages():
+            for trace in self.records(pairs):
+                yield trace
+
+    def pages(self):
+        """Yields the matching (wire trace, record) of each page, up to the limit. Raises Failure.
+        """
+        started = self.console.clock.monotonic()
+        for page in self.client.trace_pages(self.query.input(), self._page_size):
+            pairs = self.matching(page.traces)
+            room = len(pairs) if self.limit is None else self.limit - self.returned
+            self.scanned += len(page.traces)
+            self.matched += len(pairs)
+            self.returned += min(room, len(pairs))
+            has_more = self._has_more(page)
+            self.more = More.YES if len(pairs) > room else self._more_matching(has_more)
+            yield pairs[:room]
+            is_full = self.returned == self.limit
+            if has_more is More.UNKNOWN and self.complete and not is_full:
+                raise cannot_page(self.scanned)
+            is_certain = self.more is not More.UNKNOWN or not self.exact
+            if has_more is not More.YES or len(pairs) > room or (is_full and is_certain):
+                return
+            self.console.progress(counted(self.scanned, "trace"), started)
+
+    def _has_more(self, page) -> More:
+        """Whether the server has more traces that could match."""
+        if self.query.is_behind(page.traces):
+            return More.NO
+        self.lacks_paging = page.more is More.UNKNOWN
+        return page.more
+
+    def _more_matching(self, has_more) -> More:
+        """Whether more traces match, as far as the server's having more can tell."""
+        if has_more is More.YES and (self.exact or self._is_filtered()):
+            return More.UNKNOWN
+        return has_more
+
+    def _page_size(self) -> int:
+        """As many as are still needed; whole pages if some of them may not match."""
+        if self.limit in (None, self.returned) or self._is_filtered():
+            return PAGE_SIZE
+        return min(PAGE_SIZE, self.limit - self.returned)
+
+    def _is_filtered(self) -> bool:
+        """Whether traces are filtered here, by filters that no server or this server does not know.
+        """
+        return self.query.is_local or self.scanned > self.matched
+
+    def matching(self, traces) -> list:
+        """(wire trace, record) of those that match."""
+        pairs = [(trace, to_record(trace, "trace")) for trace in traces]
+        if self.client.key and self.query.project:
+            self.query.check_project([record for _, record in pairs])
+        return [pair for pair in pairs if self.query.matches(pair[1])]
+
+    def records(self, pairs) -> list:
+        """The records of (wire trace, record), with their scores if they are wanted."""
+        if self.scores:
+            self._add_scores(pairs)
+        for _, record in pairs:
+            child_records(record, "scores")         # raises if they are no list
+        return [record for _, record in pairs]
+
+    def _add_scores(self, pairs):
+        are_known = self.client.add_scores([trace for trace, _ in pairs], self.query.project,
+                                           self.scores == SCORES_REQUIRED, self.strict_scores)
+        if not are_known:
+            self.console.tell_once("Scores are null: project API keys cannot read scores.",
+                                   "scores")
+        for trace, record in pairs:
+            scores = trace["scores"]
+            record["scores"] = scores and [to_record(score, "score") for score in scores]
+
+    def truncated(self) -> Failure:
+        """The error of --fail-if-truncated."""
+        may = "may " if self.more is More.UNKNOWN else ""
+        return Failure(f"More traces than the {self.returned} shown {may}exist",
+                       f"Use {self._way_to_more()}.", "CHECK_FAILED")
+
+    def _way_to_more(self) -> str:
+        return "narrower --since and --until" if self.lacks_paging else "--limit N or --all"
+
+    def remark(self) -> str:
+        """What a listing tells: whether there are more traces, and how many were scanned."""
+        if self.more is More.NO:
+            return self.scan_remark()
+        may = "may " if self.more is More.UNKNOWN else ""
+        told = (f"Showing {counted(self.returned, 'trace')}; more {may}exist. "
+                f"Use {self._way_to_more()}.")
+        return f"{told} {self.scan_remark()}".rstrip()
+
+    def scan_remark(self) -> str:
+        """How many traces were scanned, if some of them were filtered here; otherwise ""."""
+        if not self._is_filtered() or not self.scanned:
+            return ""
+        if self.returned == self.limit:
+            return f"Scanned {counted(self.scanned, 'trace')}."
+        return (f"{format_count(self.returned)} of {format_count(self.scanned)} scanned traces "
+                "match.")
+
+
+def cannot_page(returned) -> Failure:
+    """A server without pages returned as many traces as were asked for."""
+    return Failure(f"This server returned {counted(returned, 'trace')} and has no further pages: "
+                   "more may exist", "Use narrower --since and --until.", "UNSUPPORTED")
+
+
+# --- statistics
+
+class Measurements:
+    """One value of each of many traces, in little memory.
+
+    values: an array of float; traces: how many traces have one; not_numbers: IDs of the first
+    traces whose value is none; lowest_is_worst: otherwise the highest is.
+    """
+
+    def __init__(self, lowest_is_worst=False):
+        from array import array
+        self.values = array("d")
+        self.traces = 0
+        self.not_numbers = []
+        self._sign = -1 if lowest_is_worst else 1
+        self._extremes = []         # a heap of (signed value, -order, trace ID)
+        self._last_trace = None
+
+    def add(self, value, trace_id):
+        """Adds a number, or None for a value that is none."""
+        from heapq import heappush, heappushpop
+        if value is None:
+            if len(self.not_numbers) < MAX_WORST:
+                self.not_numbers.append(trace_id)
+            return
+        self.values.append(value)
+        if trace_id != self._last_trace:
+            self.traces += 1
+            self._last_trace = trace_id
+        push = heappush if len(self._extremes) < MAX_WORST else heappushpop
+        push(self._extremes, (self._sign * value, -len(self.values), trace_id))
+
+    def worst(self) -> list:
+        """(value, trace ID) of the worst traces, the worst first."""
+        return [(self._sign * key, trace_id)
+                for key, _, trace_id in sorted(self._extremes, reverse=True)]
+
+
+class TraceStats:
+    """What thresholds are compared with, collected from one trace after the other."""
+
+    def __init__(self):
+        self.count = 0
+        self.errors = Measurements()
+        self.durations = Measurements()         # milliseconds
+        self.costs = Measurements()             # USD
+        self.scores = {None: Measurements(lowest_is_worst=True)}   # by evaluator; None: of all
+
+    def add(self, trace):
+        """Adds a record, with its scores if it has them."""
+        trace_id = printable(trace["id"])
+        self.count += 1
+        if str(trace["status"]).upper() == "ERROR":
+            self.errors.add(1, trace_id)
+        for measurements, key in ((self.durations, "duration_ms"), (self.costs, "cost_usd")):
+            value = to_number(trace[key])
+            if value is not None:
+                measurements.add(value, trace_id)
+        for score in trace.get("scores") or ():
+            value = to_number(score.get("score"))
+            evaluator = str(score.get("evaluator"))
+            if evaluator not in self.scores:
+                self.scores[evaluator] = Measurements(lowest_is_worst=True)
+            self.scores[evaluator].add(value, trace_id)
+            self.scores[None].add(value, trace_id)
+
+    def evaluators(self) -> list:
+        """The names of those that have scored a trace."""
+        return sorted(name for name in self.scores if name is not None)
+
+
+# --- thresholds
+
+class Threshold:
+    """What a gate measures, whether it is a minimum, and how its values look.
+
+    title: of the check; measure: a function (stats, limit) that returns (value or None, in how
+    many traces it was measured, (value, trace ID) of the worst); no_data_verdict: for a value of
+    None. Its option of traces check: option, metavar, parse, help, repeatable. needs_scores: the
+    traces have to come with their scores.
+    """
+
+    def __init__(self, title, format_value, is_minimum=False, format_worst=None,
+                 no_data_verdict="NOTHING TO CHECK", measure=None, option=None, metavar=None,
+                 parse=None, help="", repeatable=False, needs_scores=False):
+        self.title = title
+        self.format_value = format_value
+        self.is_minimum = is_minimum
+        self.format_worst = format_worst or format_value
+        self.no_data_verdict = no_data_verdict
+        self.measure = measure
+        self.option = option
+        self.metavar = metavar
+        self.parse = parse
+        self.help = help
+        self.repeatable = repeatable
+        self.needs_scores = needs_scores
+
+    @property
+    def sign(self) -> str:
+        return "≥" if self.is_minimum else "≤"
+
+    def holds(self, value, limit) -> bool:
+        """Whether a number is within a limit, both written as decimals: 0.1 + 0.2 is within 0.3."""
+        tolerance = 1e-9 * max(1e-3, abs(limit))
+        return value >= limit - tolerance if self.is_minimum else value <= limit + tolerance
+
+    def check(self, stats, limit):
+        """The CheckResult of this threshold."""
+        value, traces, worst = self.measure(stats, limit)
+        passed = value is not None and self.holds(value, limit)
+        return CheckResult(self, limit, value, passed, traces, worst)
+
+
+class ScoreThreshold(Threshold):
+    """A minimum for each single score; its limit is (evaluator or None for all, score)."""
+
+    def check(self, stats, limit):
+        evaluator, minimum = limit
+        scores = stats.scores.get(evaluator, Measurements())
+        value = min(scores.values) if scores.values else None
+        # A score that is no number, such as NaN, is below any minimum.
+        worst = [(None, trace_id) for trace_id in scores.not_numbers]
+        worst += [pair for pair in scores.worst() if not self.holds(pair[0], minimum)]
+        title = f"{self.title} of {evaluator}" if evaluator else self.title
+        return CheckResult(self, minimum, value, not worst, scores.traces, worst, title)
+
+
+def _measure_error_rate(stats, limit):
+    rate = len(stats.errors.values) / stats.count if stats.count else None
+    return rate, stats.count, stats.errors.worst()
+
+
+def _measure_p95(stats, limit):
+    values = sorted(stats.durations.values)
+    nearest_rank = -(-len(values) * 95 // 100)          # rounded up
+    value = values[nearest_rank - 1] if values else None
+    return value, len(values), stats.durations.worst()
+
+
+def _measure_highest_cost(stats, limit):
+    worst = stats.costs.worst()
+    highest = worst[0][0] if worst else None
+    beyond = [pair for pair in worst if pair[0] > limit]
+    return highest, stats.costs.traces, beyond
+
+
+def _measure_total_cost(stats, limit):
+    total = sum(stats.costs.values) if stats.costs.values else None
+    return total, stats.costs.traces, stats.costs.worst()
+
+
+THRESHOLDS = (                      # those of traces check; a new one is one more entry
+    Threshold("error rate", format_percent, measure=_measure_error_rate,
+              format_worst=lambda value: "error",
+              option="--max-error-rate", metavar="SHARE", parse=parse_share,
+              help="maximum share of traces with status ERROR, e.g. 2% or 0.02"),
+    ScoreThreshold("lowest score", format_score, is_minimum=True, needs_scores=True,
+                   option="--min-score", metavar="[NAME=]SCORE", parse=parse_score_threshold,
+                   help="minimum of every score, or of evaluator NAME's, e.g. 0.5 or "
+                        "faithfulness=0.8; repeatable", repeatable=True),
+    Threshold("p95 duration", format_duration, measure=_measure_p95,
+              option="--max-p95", metavar="TIME", parse=parse_duration,
+              help="maximum 95th-percentile duration, e.g. 8s"),
+    Threshold("highest cost", format_cost, measure=_measure_highest_cost,
+              option="--max-cost", metavar="USD", parse=parse_usd,
+              help="maximum cost of any single trace, e.g. 0.05"),
+    Threshold("total cost", format_cost, measure=_measure_total_cost,
+              option="--max-total-cost", metavar="USD", parse=parse_usd,
+              help="maximum total cost of all traces, e.g. 5"),
+)
+TRACE_COUNT = Threshold("count", format_count, is_minimum=True, no_data_verdict="TOO FEW")
+CHECK_COLUMNS = tuple(Column(key.title(), key)
+                      for key in ("check", "measured", "threshold", "verdict", "traces"))
+WORST_COLUMNS = (Column("Trace", "trace_id"), Column("Value", "value"), Column("Check", "check"))
+
+
+class CheckResult:
+    """What was measured for a threshold, and whether it holds.
+
+    passed: None if nothing could be measured; traces: in how many it was measured; worst: the
+    (value, trace ID) of those that are to blame.
+    """
+
+    def __init__(self, threshold, limit, value, passed, traces=None, worst=(), title=None):
+        self.threshold = threshold
+        self.limit = limit
+        self.value = value
+        self.passed = None if value is None else passed
+        self.traces = traces
+        self.worst = [] if passed else list(worst[:MAX_WORST])
+        self.title = title or threshold.title
+
+    def record(self) -> dict:
+        """What JSON shows."""
+        return {"check": self.title, "measured": self.value, "limit": self.limit,
+                "traces": self.traces, "passed": self.passed,
+                "worst": [{"trace_id": trace_id, "value": value} for value, trace_id in self.worst]}
+
+    def row(self) -> dict:
+        """What tables and reports show: text for each of CHECK_COLUMNS."""
+        measured = "-" if self.value is None else self.threshold.format_value(self.value)
+        limit = self.threshold.format_value(self.limit)
+        if measured == limit and self.passed is False:      # they differ in digits not shown
+            measured = f"{self.value:.10g}"
+            limit = f"{self.limit:.10g}"
+        return {"check": printable(self.title), "measured": measured,
+                "threshold": f"{self.threshold.sign} {limit}",
+                "traces": format_count(self.traces), "verdict": self.verdict}
+
+    @property
+    def verdict(self) -> str:
+        if self.passed is None:
+            return self.threshold.no_data_verdict
+        return "OK" if self.passed else "FAILED"
+
+    def worst_rows(self) -> list:
+        """Text for each of WORST_COLUMNS."""
+        return [{"trace_id": trace_id, "value": self.threshold.format_worst(value),
+                 "check": self.title} for value, trace_id in self.worst]
+
+    def sentence(self) -> str:
+        """Such as "failed: measured 4.8s, threshold ≤ 3.0s"."""
+        row = self.row()
+        return (f"{self.verdict.lower()}: measured {row['measured']}, "
+                f"threshold {row['threshold']}")
+
+
+def exit_code_of(results) -> int:
+    """The exit code of a gate: a failed check goes before one without data."""
+    verdicts = [result.passed for result in results]
+    if False in verdicts:
+        return EXIT_CODES["CHECK_FAILED"]
+    return EXIT_CODES["NOTHING_TO_CHECK"] if None in verdicts else 0
+
+
+class Gate:
+    """Thresholds that the traces of a scan are compared with.
+
+    checks: (Threshold, limit) pairs; min_count: fewer traces are not enough data.
+    """
+
+    def __init__(self, scan, checks, min_count):
+        self.scan = scan
+        self.checks = checks
+        self.min_count = min_count
+        self.stats = TraceStats()
+        self.results = []
+
+    def run(self):
+        """Reads the traces and fills the results. Raises Failure."""
+        for trace in self.scan:
+            self.stats.add(trace)
+        self.results = [threshold.check(self.stats, limit) for threshold, limit in self.checks]
+        is_enough = self.stats.count >= self.min_count
+        self.results.append(CheckResult(TRACE_COUNT, self.min_count, self.stats.count,
+                                        is_enough, self.stats.count))
+        if not is_enough:           # too little data is no verdict
+            self.results[-1].passed = None
+        return self.results
+
+    def message(self) -> str:
+        """The sentence above the table."""
+        traces = counted(self.stats.count, "trace")
+        code = exit_code_of(self.results)
+        if code == EXIT_CODES["CHECK_FAILED"]:
+            return f"Failed ({traces} checked)."
+        if code == 0:
+            return f"Passed ({traces} checked)."
+        if self.stats.count < self.min_count:
+            return f"Not enough traces: {format_count(self.stats.count)} of {self.min_count}."
+        return f"No data to check ({traces})."
+
+    def advice(self) -> str:
+        """What to know besides: how many traces were scanned, and how to get more data."""
+        told = [self.scan.scan_remark()]
+        if self.stats.count < self.min_count:
+            told.append("Use an earlier --since or relax the filters.")
+        if any(result.passed is None and result.threshold.needs_scores for result in self.results):
+            names = ", ".join(map(printable, self.stats.evaluators()))
+            told.append(f"There are scores from: {names}." if names else "No trace has a score.")
+        return " ".join(filter(None, told))
+
+
+# --- reports
+
+class GateReport:
+    """Where a gate reports besides its output: a JUnit file, and GitHub Actions.
+
+    The file is opened first, so that one which cannot be written is an error at the start, and
+    written as a whole or not at all. junit: its path, or None; output: that of -o.
+    """
+
+    def __init__(self, title, console, junit=None, output=None):
+        if junit and junit in ("-", output):
+            raise usage_error("--junit needs a file of its own")
+        self.title = title
+        self.console = console
+        self.target = output_file(junit) if junit else None
+
+    def __enter__(self):
+        self.file = self.target.__enter__() if self.target else None
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, Failure):
+            annotate(f"{error.message}. {error.hint}", self.console)
+        if self.target:
+            self.target.__exit__(kind, error, trace)
+
+    def write(self, results):
+        """Reports the CheckResults."""
+        if self.file:
+            self.file.write(junit_xml(results, self.title).encode("utf-8"))
+        report_to_github(results, self.title, self.console)
+
+
+def junit_xml(results, title) -> str:
+    """The checks as JUnit XML, which GitLab, Jenkins and others show."""
+    from html import escape
+    failures = sum(result.passed is not True for result in results)
+    lines = ['<?xml version="1.0" encoding="UTF-8"?>', "<testsuites>",
+             f'  <testsuite name="{title}" tests="{len(results)}" failures="{failures}">']
+    for result in results:
+        lines.append(f'    <testcase classname="twosignal" name="{escape(result.row()["check"])}">')
+        if result.passed is not True:
+            traces = "\n".join(trace_id for _, trace_id in result.worst)
+            lines.append(f'      <failure message="{escape(result.sentence())}">'
+                         f'{escape(traces)}</failure>')
+        lines.append("    </testcase>")
+    return "\n".join(lines + ["  </testsuite>", "</testsuites>", ""])
+
+
+def report_to_github(results, title, console):
+    """In GitHub Actions: an annotation for each check that does not hold, and a summary."""
+    if not setting("GITHUB_ACTIONS"):
+        return
+    for result in results:
+        if result.passed is not True:
+            worst = ", ".join(trace_id for _, trace_id in result.worst)
+            annotate(f"{result.row()['check']}: {result.sentence()}"
+                     + (f"; worst traces: {worst}" if worst else ""), console)
+    _write_summary(results, title, console)
+
+
+def annotate(text, console):
+    """Prints an error annotation, in GitHub Actions alone."""
+    if setting("GITHUB_ACTIONS"):
+        console.say("::error title=twosignal::" + printable(text).rstrip().replace("%", "%25"))
+
+
+def _write_summary(results, title, console):
+    """Appends a Markdown table to the summary of the run in GitHub Actions."""
+    path = setting("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    columns = CHECK_COLUMNS
+    if all(result.traces is None for result in results):
+        columns = columns[:-1]
+    lines = [f"### {title}", ""] + _markdown_table(columns, [result.row() for result in results])
+    worst = [row for result in results for row in result.worst_rows()]
+    if worst:
+        lines += ["", "Worst traces:", ""] + _markdown_table(WORST_COLUMNS, worst)
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n\n")
+    except OSError as error:
+        console.tell(f"Cannot write GITHUB_STEP_SUMMARY: {os_reason(error)}")
+
+
+def _markdown_table(columns, rows) -> list:
+    cells = [[column.heading for column in columns], ["---"] * len(columns)]
+    cells += [[column.text(row) for column in columns] for row in rows]
+    return ["| %s |" % " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in line)
+            for line in cells]
+
+
+# --- waiting
+
+def polls(transport, deadline):
+    """Yields for each poll until a time.monotonic(), and pauses in between.
+
+    The last one begins when the time is over.
+    """
+    import random
+    clock = transport.clock
+    pause = 1.0
+    while True:
+        is_last = clock.monotonic() >= deadline
+        yield
+        if is_last:
+            return
+        wanted = max(transport.requested_pause or 0, pause * random.uniform(0.8, 1.2))
+        clock.sleep(max(0.0, min(deadline - clock.monotonic(), wanted)))
+        pause = min(pause * 1.5, 15.0)
+
+
+class WaitProgress:
+    """What traces wait has found so far.
+
+    find_query: a function that returns the TraceQuery; it may ask the server for IDs. wanted: how
+    many traces to wait for; scored: only those that every enabled evaluator has scored.
+    found: how many there are, at most `wanted`; missing: evaluators that lack a score.
+    """
+
+    def __init__(self, client, console, find_query, wanted, scored):
+        self.client = client
+        self.console = console
+        self.find_query = find_query
+        self.wanted = wanted
+        self.scored = scored
+        self.found = 0
+        self.missing = set()
+        self._query = None
+        self._scan = None
+        self._evaluators = None
+        self._scored_ids = set()
+
+    @property
+    def is_complete(self) -> bool:
+        return self.found >= self.wanted
+
+    def poll(self):
+        """Asks the server once. Raises Failure; what was found before stays."""
+        self._query = self._query or self.find_query()
+        if not self.scored:
+            self._scan = TraceScan(self.client, self._query, self.console, self.wanted,
+                                   complete=True)
+            self.found = sum(map(len, self._scan.pages()))
+            return
+        if self._evaluators is None:
+            self._evaluators = enabled_evaluators(self.client, self._query.project)
+        self._scan = TraceScan(self.client, self._query, self.console, scores=SCORES_REQUIRED,
+                               complete=True)
+        self.missing = set()
+        for pairs in self._scan.pages():
+            self._count_scored(pairs)
+            if self.is_complete:
+                break
+
+    def _count_scored(self, pairs):
+        """Counts the traces that are scored; those that were counted are not asked for again."""
+        new = [pair for pair in pairs if str(pair[1]["id"]) not in self._scored_ids]
+        for trace in self._scan.records(new):
+            names = {str(score.get("evaluator")) for score in trace["scores"]}
+            self.missing |= self._evaluators - names
+            if self._evaluators <= names:
+                self._scored_ids.add(str(trace["id"]))
+        self.found = min(len(self._scored_ids), self.wanted)
+
+    def advice(self) -> str:
+        """How many traces were scanned; after a timeout, what is missing and what to check."""
+        told = [self._scan.scan_remark()] if self._scan else []
+        if not self.is_complete:
+            if self.missing:
+                names = ", ".join(map(printable, sorted(self.missing)))
+                told.append(f"Still waiting for scores from: {names}.")
+            told.append("Check --project, --since and --tag, or allow more time with --timeout.")
+        return " ".join(filter(None, told))
+
+
+def enabled_evaluators(client, project) -> set:
+    """The names of a project's enabled evaluators. Raises Failure if there are none."""
+    if client.key:
+        raise key_cannot("read evaluators or scores")
+    rows = client.rows("evaluator.list", {"projectId": project})
+    names = {str(row.get("name")) for row in rows if row.get("enabled") is True}
+    if not names:
+        raise Failure("No evaluator of this project is enabled: nothing will be scored",
+                      "See 'twosignal evaluators list'.", "NOTHING_TO_CHECK")
+    return names
+
+
+# --- tailing
+
+class TraceTail:
+    """Polls a project and returns each trace that matches once, oldest first.
+
+    A trace may match only after it has ended, so the newest page is compared again each time.
+    """
+
+    def __init__(self, scan):
+        self.scan = scan            # a TraceScan, for its query, matching and records
+        self.client = scan.client
+        self.has_missed = False     # the last poll may have missed traces
+        self._seen = {}             # trace ID: Unix seconds when it was made, or None
+        self._matched = set()       # IDs of the seen ones that have been returned
+        self._start = None          # an unseen trace that is older predates the tail
+        self._has_no_times = False  # an unseen trace behind a seen one then predates the tail
+
+    def first(self, lines) -> list:
+        """The newest traces that match, of a few pages at most."""
+        matching = []
+        more = More.NO
+        for number, page in enumerate(self._pages(), 1):
+            matching += self._take_new(page.traces)
+            more = page.more
+            if len(matching) >= lines or number == TAIL_FIRST_PAGES:
+                break
+        if more is not More.NO:
+            times = [when for when in self._seen.values() if when is not None]
+            self._start = min(times, default=None)
+            self._has_no_times = not times
+        return self.scan.records(matching[:lines])[::-1]
+
+    def poll(self) -> list:
+        """What is new. Raises Failure; the next poll then returns what this one would have."""
+        seen_before = dict(self._seen)
+        matched_before = set(self._matched)
+        try:
+            traces = self.scan.records(self._read_new())
+        except BaseException:
+            self._seen = seen_before
+            self._matched = matched_before
+            raise
+        self._forget_oldest()
+        return traces[::-1]
+
+    def _read_new(self) -> list:
+        """(wire trace, record) of the new matches; reads pages until one has nothing new."""
+        pairs = []
+        self.has_missed = False
+        for page in self._pages():
+            count = len(self._seen)
+            pairs += self._take_new(page.traces)
+            new = len(self._seen) - count
+            if page.traces and not new:
+                break
+            if self._has_no_times and new < len(page.traces):
+                break
+            # All of a page without a next one is new: there may have been more.
+            self.has_missed = page.more is More.UNKNOWN and new == len(page.traces)
+        return pairs
+
+    def _pages(self):
+        return self.client.trace_pages(self.scan.query.input(), lambda: PAGE_SIZE)
+
+    def _take_new(self, traces) -> list:
+        """(wire trace, record) of those that match for the first time; remembers all."""
+        current = []
+        for trace in traces:
+            trace_id = str(trace.get("id"))
+            when = created_seconds(trace)
+            is_older = self._start is not None and when is not None and when < self._start
+            if trace_id in self._seen or not is_older:
+                self._seen[trace_id] = when
+                if trace_id not in self._matched:
+                    current.append(trace)
+        pairs = self.scan.matching(current)
+        self._matched.update(str(trace.get("id")) for trace, _ in pairs)
+        return pairs
+
+    def _forget_oldest(self):
+        """Keeps memory flat: the older half of many traces is made to predate the tail."""
+        if len(self._seen) <= TAIL_MEMORY:
+            return
+        times = sorted(when for when in self._seen.values() if when is not None)
+        if times:
+            self._start = times[len(times) // 2]
+            self._seen = {trace_id: when for trace_id, when in self._seen.items()
+                          if when is not None and when >= self._start}
+        else:
+            self._has_no_times = True
+            self._seen = dict(list(self._seen.items())[TAIL_MEMORY // 2:])
+        self._matched &= set(self._seen)
 
 
 ############################################################
 # Commands
 ############################################################
 
-COMMANDS = {}               # "traces list": Command, in the order of the documentation
-
-
-class Command:
-    """A command: its options, its function, and examples; the function's docstring is its help.
-
-    key: it works with a project's API key instead of a session; exclusive: two flags that
-    contradict each other; endless: it goes on until Ctrl-C, which is then no failure; patient: it
-    calls args.resolve() itself, where it can wait for what passes.
-    """
-
-    def __init__(self, name, function, options, examples, key, exclusive, endless, patient):
-        self.name, self.function, self.options, self.examples = name, function, options, examples
-        self.key, self.exclusive, self.endless, self.patient = key, exclusive, endless, patient
-
-    @property
-    def help(self):
-        import inspect
-        return inspect.cleandoc(self.function.__doc__ or "")
-
-    @property
-    def summary(self):
-        return (self.function.__doc__ or "").strip().partition("\n")[0]
-
-
-class Option:
-    """Flags or the name of a positional, and what argparse takes for it.
-
-    env: the environment variable that stands in where it is not given; needed: a usage error
-    names both where neither is there; resolve: a function (client, args, text) that gives the ID
-    for a name; values: what shells complete it with.
-    """
-
-    def __init__(self, *flags, env=None, needed=False, resolve=None, values=(), **details):
-        self.flags, self.env, self.needed, self.details = flags, env, needed, details
-        self.resolve, self.values = resolve, tuple(values)
-
-    @property
-    def name(self):
-        long = [flag for flag in self.flags if flag.startswith("--")]
-        return self.details.get("dest") or (
-            (long or list(self.flags))[0].lstrip("-").replace("-", "_"))
-
-    @property
-    def takes_value(self):
-        return self.flags[0].startswith("-") and self.details.get("action") in (None, "append")
-
-
-def command(name, *options, examples=(), key=False, exclusive=(), endless=False, patient=False):
-    """Registers a function (client, args) -> result as a command."""
-    def register(function):
-        COMMANDS[name] = Command(name, function, options, examples, key, exclusive, endless,
-                                 patient)
-        return function
-    return register
-
-
-def _positive(text, least=1) -> int:
-    if not re.match(r"[0-9]{1,18}\Z", text, re.ASCII) or int(text) < least:
-        raise ValueError("%s is not a number from %d on" % (plain(text), least))
-    return int(text)
-
-
-def _seconds(text) -> float:
-    value = number(text)
-    if value is None or not 0 < value <= 86400:
-        raise ValueError("%s is not a number of seconds" % plain(text))
-    return float(value)
-
-
-def _status(text) -> str:
-    if text.upper() not in ("OK", "ERROR"):
-        raise ValueError("%s is neither OK nor ERROR" % plain(text))
-    return text.upper()
-
-
-def _given(text) -> str:
-    if not text.strip():
-        raise ValueError("it is empty")
-    return text
-
-
-def _when(text) -> float:
-    """Unix seconds of 30m, 24h, 7d (ago), a date, or ISO 8601; in UTC where there is no zone."""
-    text = text.strip()
-    ago = re.match(r"(\d{1,9})([smhdw])\Z", text, re.ASCII)
-    full = text + "T00:00:00Z" if len(text) == 10 else re.sub(
-        r"\A(.{10}[T ]\d\d:\d\d)(?=Z|[+-]|\Z)", r"\1:00", text)
-    found = moment(full)
-    if ago:
-        found = time.time() - int(ago.group(1)) * _UNITS[ago.group(2)]
-    if found is None or not -62135596800 <= found < 253402300800:   # the years 1 to 9999
-        raise ValueError("%s is neither like 30m, 24h, 7d nor like 2026-03-14 or "
-                         "2026-03-14T10:30:00Z" % plain(text))
-    return found
-
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
-def _milliseconds(text) -> float:
-    match = re.match(r"(\d{1,9}(?:\.\d+)?)(ms|[smh])\Z", text.strip(), re.ASCII)
-    if not match:
-        raise ValueError("%s is not a duration like 500ms, 5s or 2m" % plain(text))
-    unit = 1 if match.group(2) == "ms" else 1000 * _UNITS[match.group(2)]
-    return round(float(match.group(1)) * unit, 6)       # 1.001s are 1001, not 1000.9999999999999
-
-
-def _patience(text) -> float:
-    """Seconds, of 90, 90s or 5m."""
-    return _seconds(text if re.match(r"[\d.]+\Z", text) else str(_milliseconds(text) / 1000))
-
-
-def _usd(text) -> float:
-    value = number(text.strip().lstrip("$"))
-    if value is None or value < 0:
-        raise ValueError("%s is not an amount in USD" % plain(text))
-    return value
-
-
-def _share(text) -> float:
-    """0.02 of 2% or of 0.02"""
-    percent = text.strip().endswith("%")
-    value = number(text.strip().rstrip("%"))
-    if value is None or not 0 <= value <= (100 if percent else 1):
-        raise ValueError("%s is not a share like 2%% or 0.02" % plain(text))
-    return value / 100 if percent else value
-
-
-def _percentage(text) -> float:
-    """0.9 of 90 or of 90%"""
-    try:
-        return _share(text.strip().rstrip("%") + "%")
-    except ValueError:
-        raise ValueError("%s is not a percentage from 0 to 100, like 90" % plain(text))
-
-
-def _score(text) -> float:
-    value = number(text.strip())
-    if value is None or not 0 <= value <= 1:
-        raise ValueError("%s is not a score from 0 to 1" % plain(text))
-    return value
-
-
-def _score_limit(text) -> tuple:
-    """("faithfulness", 0.8) of faithfulness=0.8; ("", 0.5) of 0.5"""
-    name, equals, least = text.rpartition("=")
-    if equals:
-        _given(name)
-    return name.strip(), _score(least)
-
-
-def _is_uuid(text) -> bool:
-    return bool(re.match(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", text, re.I))
-
-
-def _org_id(client, args, text):
-    if _is_uuid(text):
-        return text
-    return _id_of(lambda: client.rows("organization.list"), text, "organization")
-
-
-def _project_id(client, args, text):
-    def projects():
-        org = getattr(args, "org", None) or setting("TWOSIGNAL_ORG")
-        orgs = [_org_id(client, args, org)] if org else [
-            row.get("id") for row in client.rows("organization.list")]
-        return client.visible_rows("project.list", [{"organizationId": each} for each in orgs])
-    if _is_uuid(text) or client.key:    # a key cannot look names up: Choice compares what comes
-        return text
-    return _id_of(projects, text, "project")
-
-
-def _listed_id(procedure, what):
-    def resolve(client, args, text):
-        if _is_uuid(text):
-            return text
-        return _id_of(lambda: client.visible_rows(procedure, [{"projectId": args.project}]), text,
-                      what)
-    return resolve
-
-
-def _id_of(rows, text, what) -> str:
-    """The ID that a name stands for; the text itself where there is no such name: it may be an ID.
-
-    Raises a usage error where several have that name, NOT_FOUND where one resembles it.
-    """
-    rows = rows()
-    if any(row.get("id") == text for row in rows):
-        return text
-    names = [(_composed(row["name"]), row) for row in rows if isinstance(row.get("name"), str)]
-    found = [row.get("id") for name, row in names if name == _composed(text)]
-    if len(found) > 1:
-        raise wrong_usage("There are %d %ss named '%s'" % (len(found), what, plain(text)),
-                          "Use one of the IDs: %s." % ", ".join(map(plain, found)))
-    alike = [name for name, _ in names
-             if name.casefold().strip() == _composed(text).casefold().strip()]
-    if alike and not found:
-        raise Failure("%s not found" % what.capitalize(), "Did you mean '%s'?" % plain(alike[0]),
-                      "NOT_FOUND")
-    return found[0] if found and isinstance(found[0], str) else text
-
-
-def _field_list(text) -> list:
-    fields = [field.strip() for field in text.split(",") if field.strip()]
-    if not fields:
-        raise ValueError("it is empty")
-    return fields
-
-
-def _format(text) -> str:
-    if text not in FORMATS:
-        raise ValueError("%s is none of %s" % (plain(text), ", ".join(FORMATS)))
-    return text
-
-
-SHARED = (
-    Option("--json", action="store_const", const="json", dest="format",
-           help="print JSON instead of a table"),
-    Option("--format", metavar="FORMAT", type=_format, values=FORMATS, help=", ".join(FORMATS)),
-    Option("--fields", metavar="NAMES", type=_field_list,
-           help="only these, like id,name,scores.0.score; '?' lists them"),
-    Option("-o", "--output", metavar="FILE", type=_given,
-           help="write to a file, whole or not at all; - is stdout"),
-    Option("--url", metavar="URL", help="the server's address, for this command"),
-    Option("--timeout", metavar="SECONDS", type=_seconds,
-           help="how long a request may take as a whole (%d)" % TIMEOUT),
-    Option("--ca-cert", metavar="FILE", help="trust the certificates in this PEM file too"),
-    Option("-q", "--quiet", action="store_true", help="no remarks on stderr, only errors"),
-    Option("--no-color", action="store_true", help="no colours"),
-    Option("--debug", action="store_true", help="show requests on stderr, secrets masked"),
-    Option("-h", "--help", action="store_true", help="show this help"),
-)
-
-
-def _everywhere(command) -> tuple:
-    """The options of a command and the shared ones, which its own go before."""
-    own = {flag for option in command.options for flag in option.flags}
-    return command.options + tuple(each for each in SHARED if not own & set(each.flags))
-
-
-def _flags(options) -> dict:
-    return {flag: option for option in options for flag in option.flags if flag.startswith("-")}
-
-
-def _composed(text) -> str:
-    """The text with one form for letters with accents, of which Unicode has two (NFC)."""
-    import unicodedata
-    return unicodedata.normalize("NFC", text)
-
-
-PROJECT = Option("--project", metavar="ID", env="TWOSIGNAL_PROJECT", needed=True, type=_given,
-                 resolve=_project_id, help="the project's ID or name")
-ORG = Option("--org", metavar="ID", env="TWOSIGNAL_ORG", needed=True, type=_given,
-             resolve=_org_id, help="the organization's ID or name")
-NAME_FLAG = Option("-n", "--name", required=True, metavar="NAME", help="its name")
-JUNIT = Option("--junit", metavar="FILE", type=_given, help="write a JUnit report of the checks")
-YES = Option("-y", "--yes", action="store_true", help="do not ask")
-
-
-def _id(what, listed=None):
-    return Option("id", metavar="ID", type=_given, resolve=listed and _listed_id(listed, what),
-                  help="the %s's ID%s" % (what, " or name" if listed else ""))
-
-
-def _json_option(flag, help, **details):
-    return Option(flag, metavar="JSON", help=help + ": a literal, @FILE, or - for stdin", **details)
-
-
-def json_value(text, flag, console):
-    """The value of a JSON option: a literal, @FILE or -. Raises a usage error that says where."""
-    if text is None:
-        return None
-    if text == "-":
-        text = console.read_stdin(flag)
-    elif text.startswith("@"):
-        text = _file_text(text[1:], flag)
-    try:
-        return json.loads(text, parse_int=_int, parse_float=_float, parse_constant=_refuse)
-    except RecursionError:
-        raise wrong_usage("%s is nested too deeply" % flag)
-    except ValueError as error:
-        what = str(error)
-        if isinstance(error, json.JSONDecodeError):
-            what = "%s (line %d, column %d)" % (error.msg, error.lineno, error.colno)
-        raise wrong_usage("%s is not JSON: %s" % (flag, what),
-                          "Quote it for the shell, like %s '{\"prompt\": \"Hi\"}'." % flag)
-
-
-def _file_text(path, flag):
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
-    except (OSError, ValueError) as error:
-        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else reason(error)
-        raise wrong_usage("Cannot read the file of %s: %s: %s" % (flag, plain(path), why),
-                          "Check the path after the @.")
-
-
-def warn_of_http(url, what, console):
-    """Tells it where something secret goes to another machine in the clear."""
-    if url.startswith("http:") and not is_local(url):
-        console.tell("Warning: %s is not encrypted: others on the network can read the %s."
-                     % (url, what))
-
-
-def yes_no(value) -> str:
-    return {True: "yes", False: "no"}.get(value) if isinstance(value, bool) else plain(value)
-
-
 ID, NAME = Column("ID", "id"), Column("Name", "name")
-CREATED = Column("Created", "created_at", age, least=12)
+CREATED = Column("Created", "created_at", format_age, min_width=12)
 DESCRIPTION = Column("Description", "description")
 
-
-def _records(client, procedure, values=None) -> list:
-    return [record(row) for row in client.rows(procedure, values)]
-
-
-def _part(found, key) -> list:
-    """The records below a key of a record; raises Failure where it holds something else."""
-    rows = found.get(key) or []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise _wrong_type(key)
-    return rows
+PROJECT = Option("--project", metavar="ID", env="TWOSIGNAL_PROJECT", required=True,
+                 unless_key=True, parse=non_empty, completes="projects",
+                 help="project, by ID or name")
+ORG = Option("--org", metavar="ID", env="TWOSIGNAL_ORG", required=True, parse=non_empty,
+             completes="organizations", name="org", help="organization, by ID or name")
+JUNIT = Option("--junit", metavar="FILE", parse=non_empty,
+               help="also write the checks to FILE as a JUnit report")
+YES = Option("-y", "--yes", help="do not ask for confirmation")
 
 
-def _created(what, columns, wire):
-    found = record(_object(wire))
-    message = 'Created %s "%s".' % (what, plain(found.get("name")))
-    return Details(found, columns, message=message)
+def name_option(noun) -> Option:
+    """The required -n/--name of a command that creates something."""
+    return Option("-n", "--name", metavar="NAME", required=True, help=f"name of the {noun}")
 
 
-def _delete(client, args, what, procedure, listed, verb="delete"):
-    """Asks, unless --yes was given, and deletes or revokes."""
+def id_operand(noun, by_name=True) -> Option:
+    """The operand that says which one."""
+    return Option("id", metavar="ID", parse=non_empty,
+                  help=f"{noun}, by ID or name" if by_name else f"ID of the {noun}")
+
+
+def json_option(flag, help, **details) -> Option:
+    """An option whose value json_argument() reads."""
+    return Option(flag, metavar="JSON", help=f"{help}: a literal, @FILE, or - for stdin", **details)
+
+
+def chosen_project(client, args) -> str:
+    """The ID of --project; with an API key the text itself, or None."""
+    return args.project and project_id(client, args.project, setting("TWOSIGNAL_ORG"))
+
+
+def list_records(client, procedure, values=None) -> list:
+    """The records of a list procedure."""
+    return [to_record(row) for row in client.rows(procedure, values)]
+
+
+def list_of_project(client, args, noun, columns, procedure) -> Listing:
+    """The Listing of what a project has."""
+    return Listing(noun, columns, list_records(client, procedure, {
+        "projectId": chosen_project(client, args)}))
+
+
+def created(noun, columns, wire) -> Details:
+    """The Details of a new resource."""
+    record = to_record(resource_object(wire))
+    return Details(record, columns, message=f'Created {noun} "{printable(record.get("name"))}".')
+
+
+def delete(client, args, console, procedure, verb="delete", by_name=True) -> Details:
+    """Deletes or revokes what the operand `id` names; asks first, unless --yes was given."""
+    resource = resource_of(procedure)
+    noun = resource.noun if resource.noun == "API key" else resource.noun.lower()
+    list_procedure = procedure.partition(".")[0] + ".list"
+    project = chosen_project(client, args)
+    wanted = args.id
+    if by_name:
+        wanted = listed_id(client, list_procedure, wanted, project, noun)
     done = verb + "d"
     if not args.yes:
-        args.console.must_ask("--yes")
-        row = _find(client.rows(listed, {"projectId": args.project}), args.id, listed)
-        question = '%s %s "%s" (%s)? [y/N] ' % (verb.title(), what, plain(row.get("name")),
-                                                plain(args.id))
-        if not args.console.confirm(question):
-            raise Failure("Nothing was %s" % done, code="CANCELLED")
-    client.mutate(procedure, {"id": args.id, "projectId": args.project})
-    return Details({"id": args.id, done: True},
-                   message="%s %s %s." % (done.title(), what, plain(args.id)))
+        console.require_terminal("--yes")
+        rows = client.rows(list_procedure, {"projectId": project})
+        name = printable(find_row(rows, wanted, resource).get("name"))
+        if not console.confirm(f'{verb.title()} {noun} "{name}" ({wanted})? [y/N] '):
+            raise Failure(f"Nothing was {done}", code="CANCELLED")
+    client.mutate(procedure, {"id": wanted, "projectId": project})
+    return Details({"id": wanted, done: True},
+                   message=f"{done.title()} {noun} {printable(wanted)}.")
 
 
-def _find(rows, wanted, procedure) -> dict:
+def find_row(rows, wanted, resource) -> dict:
+    """The row with that ID. Raises NOT_FOUND."""
     for row in rows:
         if row.get("id") == wanted:
             return row
-    raise _not_found("", procedure)
+    raise not_found(resource=resource)
+
+
+def warn_if_unencrypted(url, secret, console):
+    """Warns if a secret goes to another machine in the clear."""
+    if url.startswith("http:") and not is_local(url):
+        console.tell(f"Warning: {url} is not encrypted: others on the network can read the "
+                     f"{secret}.")
 
 
 # --- session
 
-ACCOUNT = (Column("Email", "email"), Column("User ID", "user_id"), Column("Server", "api_url"),
-           Column("Session", lambda row: "until %s, then refreshed" % plain(row["expires_at"])))
+ACCOUNT_FIELDS = (
+    Column("Email", "email"), Column("User ID", "user_id"), Column("Server", "api_url"),
+    Column("Session", lambda row: f"until {printable(row['expires_at'])}, refreshed automatically"))
+KEY_FIELDS = (Column("API key", "api_key"), Column("Server", "api_url"))
 
 
-def _account(session, message=""):
-    values = session.values
-    found = {"email": values.get("user_email"), "user_id": values.get("user_id"),
-             "api_url": session.api_url, "expires_at": iso(session.expires_at)}
-    return Details(found, ACCOUNT, message=message)
+def account(session, url, message="") -> Details:
+    """Who is logged in, where, and until when."""
+    record = {"email": session.values.get("user_email"), "user_id": session.values.get("user_id"),
+              "api_url": session.api_url or url, "expires_at": iso_timestamp(session.expires_at)}
+    return Details(record, ACCOUNT_FIELDS, message=message)
 
 
 @command(
     "login",
-    Option("-e", "--email", metavar="EMAIL", env="TWOSIGNAL_EMAIL", help="asked for where missing"),
+    Option("-e", "--email", metavar="EMAIL", env="TWOSIGNAL_EMAIL",
+           help="your email address; prompted for if omitted"),
     Option("-p", "--password", metavar="PASSWORD", env="TWOSIGNAL_PASSWORD",
-           help="asked for where missing; visible to other users of the machine"),
-    Option("--password-stdin", action="store_true", help="read the password from stdin, one line"),
+           help="your password; prompted for if omitted; exposes it in the process list"),
+    Option("--password-stdin", help="read the password from stdin, one line"),
+    exclusive=("--password", "--password-stdin"),
     examples=("twosignal login", "twosignal login -e you@example.com --password-stdin < secret.txt",
-              "twosignal login --url https://twosignal.example.com"),
-    exclusive=("--password", "--password-stdin"))
-def login(client, args):
-    """Log in and keep the session for the next commands."""
-    console = args.console
-    if "password" in args.given:
-        console.tell("Warning: a password on the command line is visible to other users of this "
-                     "machine. Use --password-stdin or TWOSIGNAL_PASSWORD.")
-    warn_of_http(client.url, "password", console)
-    email = args.email or console.ask("Email: ", "--email")
-    password = console.read_line() if args.password_stdin else args.password
-    if not password and not args.password_stdin:
-        password = console.ask_secret("Password: ", "--password-stdin")
+              "twosignal login --url https://twosignal.example.com"))
+def login(client, args, console):
+    """Log in and save the session."""
+    if args.password is not None and "password" not in args.from_environment:
+        console.tell("Warning: other users of this machine can see a password on the command "
+                     "line. Use --password-stdin or TWOSIGNAL_PASSWORD.")
+    warn_if_unencrypted(client.url, "password", console)
+    email = args.email
+    if not email:
+        email = console.ask("Email: ", "--email or set TWOSIGNAL_EMAIL")
+    if args.password_stdin:
+        password = console.read_line()
+    else:
+        password = args.password or console.ask_secret(
+            "Password: ", "--password-stdin or set TWOSIGNAL_PASSWORD")
     if not email.strip() or not password:
-        raise wrong_usage("The %s is empty" % ("password" if email.strip() else "email"))
-    session = client.login(email.strip(), password)
+        raise usage_error(f"The {'password' if email.strip() else 'email'} is empty")
+    session = client.auth.login(email.strip(), password)
     if has_key():
-        console.tell("Note: TWOSIGNAL_API_KEY goes before this session in the commands that can "
-                     "use a key.")
-    if args.url or read_text(path_of("config.json")) is None:
-        save_config(client.url)
-    return _account(session, "Logged in to %s." % client.url)
+        console.tell("Note: TWOSIGNAL_API_KEY is set and takes precedence where API keys are "
+                     "supported.")
+    if args.url or read_text(home_path("config.json")) is None:
+        save_config(client.url, console.clock)
+    return account(session, client.url, f"Logged in to {client.url}.")
 
 
-@command("whoami", key=True, examples=("twosignal whoami", "twosignal whoami --json"))
-def whoami(client, args):
+@command("whoami", takes_key=True, examples=("twosignal whoami", "twosignal whoami --json"))
+def whoami(client, args, console):
     """Show who is logged in, as the server sees it.
 
-    With TWOSIGNAL_API_KEY: which key is in use.
+    With TWOSIGNAL_API_KEY: show which key is in use.
     """
     if client.key:
-        _rows_of(client.rest("GET", "/traces", {"limit": 1}))
+        rows_of(client.rest("GET", "/traces", {"limit": 1}))
         shown = client.key[:6] if len(client.key) > 12 else ""
         return Details({"email": None, "user_id": None, "api_url": client.url, "expires_at": None,
-                        "api_key": shown + "…"},
-                       (Column("API key", "api_key"), Column("Server", "api_url")))
+                        "api_key": shown + "…"}, KEY_FIELDS)
     client.rows("organization.list")
-    session = client.session()
-    if not session.api_url:
-        session.api_url = client.url
-    return _account(session)
+    return account(client.auth.session(), client.url)
 
 
-@command("logout", examples=("twosignal logout",))
-def logout(client, args):
-    """End the session, on the server and here."""
-    try:
-        stored = load_session()
-    except Failure:
-        client.forget()
-        return Details({"logged_out": True}, message="Logged out: the damaged session is deleted.")
+@command("logout", ends_session=True, examples=("twosignal logout",))
+def logout(client, args, console):
+    """Log out, and revoke the session on the server."""
+    stored = result_or_failure(lambda: load_session(console.clock))
+    if isinstance(stored, Failure):
+        client.auth.forget()
+        return Details({"logged_out": True}, message="Logged out: deleted the damaged session.")
     if stored is None:
         return Details({"logged_out": False}, message="Not logged in.")
     try:
-        client.logout()
+        client.auth.logout()
     except Failure as failure:
         if failure.code == "NOT_LOGGED_IN":
             raise
-        args.console.tell("The session is forgotten here, but it could not be ended on the server: "
-                          "%s." % plain(failure.message))
-    client.forget()
-    return Details({"logged_out": True}, message="Logged out of %s." % client.url)
+        console.tell("Logged out locally, but the session could not be revoked on the server: "
+                     f"{failure.message}.")
+    client.auth.forget()
+    return Details({"logged_out": True}, message=f"Logged out of {client.url}.")
 
 
 # --- organizations and projects
@@ -3011,1846 +5158,1039 @@ PROJECT_COLUMNS = (ID, CREATED, NAME)
 
 
 @command("orgs list", examples=("twosignal orgs list",))
-def orgs_list(client, args):
+def orgs_list(client, args, console):
     """List your organizations."""
-    return Listing("organizations", ORG_COLUMNS, _records(client, "organization.list"))
+    return Listing("organizations", ORG_COLUMNS, list_records(client, "organization.list"))
 
 
-@command("orgs create", Option("name", metavar="NAME", help="its name"),
+@command("orgs create", Option("name", metavar="NAME", help="name of the organization"),
          examples=('twosignal orgs create "My Org"',))
-def orgs_create(client, args):
+def orgs_create(client, args, console):
     """Create an organization."""
-    return _created("organization", (ID, Column("Plan", "plan")),
-                    client.mutate("organization.create", {"name": args.name}))
+    return created("organization", (ID, Column("Plan", "plan")),
+                   client.mutate("organization.create", {"name": args.name}))
 
 
 @command("projects list", ORG, examples=("twosignal projects list --org ID",))
-def projects_list(client, args):
+def projects_list(client, args, console):
     """List the projects of an organization."""
-    return Listing("projects", PROJECT_COLUMNS,
-                   _records(client, "project.list", {"organizationId": args.org}))
+    return Listing("projects", PROJECT_COLUMNS, list_records(client, "project.list", {
+        "organizationId": organization_id(client, args.org)}))
 
 
-@command("projects create", Option("name", metavar="NAME", help="its name"), ORG,
-         Option("-d", "--description", metavar="TEXT", help="what it is for"),
+@command("projects create", Option("name", metavar="NAME", help="name of the project"), ORG,
+         Option("-d", "--description", metavar="TEXT", help="description of the project"),
          examples=('twosignal projects create "My Project" --org ID',))
-def projects_create(client, args):
+def projects_create(client, args, console):
     """Create a project in an organization."""
-    return _created("project", (ID, DESCRIPTION), client.mutate("project.create", {
-        "organizationId": args.org, "name": args.name, **known(description=args.description)}))
+    return created("project", (ID, DESCRIPTION), client.mutate("project.create", without_none(
+        organizationId=organization_id(client, args.org), name=args.name,
+        description=args.description)))
 
 
 # --- traces
 
-STATUS, DURATION = Column("Status", "status"), Column("Duration", "duration_ms", duration)
-COST = Column("Cost", "cost_usd", cost, least=8)
-TRACE_COLUMNS = (ID, STATUS, DURATION, COST, CREATED, Column("Name", "name", optional=True))
-TAIL_COLUMNS = (ID, STATUS, DURATION, Column("Cost", "cost_usd", cost, least=9),
-                Column("Created", "created_at", clock, least=10),
-                Column("Name", "name", optional=True))
+STATUS, DURATION = Column("Status", "status"), Column("Duration", "duration_ms", format_duration)
+COST = Column("Cost", "cost_usd", format_cost, min_width=8)
+OPTIONAL_NAME = Column("Name", "name", optional=True)
+TRACE_COLUMNS = (ID, STATUS, DURATION, COST, CREATED, OPTIONAL_NAME)
+TAIL_COLUMNS = (ID, STATUS, DURATION, Column("Cost", "cost_usd", format_cost, min_width=9),
+                Column("Created", "created_at", format_time_of_day, min_width=10), OPTIONAL_NAME)
 TRACE_KEYS = (
     "project_id", "start_time", "end_time", "total_tokens", "tags", "metadata", "session_id",
     "span_count", "score_count", "scores") + tuple("scores." + key for key in (
         "id", "trace_id", "span_id", "project_id", "created_at", "evaluator", "score", "label",
         "reasoning"))
-TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", count),
-                Column("Session", "session_id"),
-                Column("Tags", lambda row: ", ".join(map(plain, row["tags"])) or "-"
-                       if isinstance(row.get("tags"), list) else "-"),
-                Column("Metadata", "metadata"))
+TRACE_FIELDS = (
+    ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", format_count),
+    Column("Session", "session_id"), Column("Tags", lambda row: tag_text(row.get("tags"))),
+    Column("Metadata", "metadata"))
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
-
-
-CHOICE = (
-    Option("--since", metavar="WHEN", type=_when,
-           help="30m, 24h or 7d ago, a date, or ISO 8601 (UTC)"),
-    Option("--until", metavar="WHEN", type=_when, help="the same; the end of the time"),
-    Option("--status", metavar="STATUS", type=_status, values=("OK", "ERROR"), help="OK or ERROR"),
-    Option("--error", action="store_true", help="the same as --status ERROR"),
-    Option("--search", metavar="TEXT", type=_given, help="a part of the name"),
-    Option("--tag", metavar="TAG", type=_given, action="append",
-           help="may be repeated; all must match"),
-    Option("--min-duration", metavar="TIME", type=_milliseconds, help="like 500ms or 5s"),
-    Option("--max-duration", metavar="TIME", type=_milliseconds, help="like 500ms or 5s"),
-    Option("--min-cost", metavar="USD", type=_usd, help="like 0.05"),
+FILTER_OPTIONS = (
+    Option("--since", metavar="WHEN", parse=parse_when,
+           help="only traces created after WHEN: 30m, 24h or 7d (ago), a date, or ISO 8601 (UTC)"),
+    Option("--until", metavar="WHEN", parse=parse_when,
+           help="only traces created before WHEN (same formats)"),
+    Option("--status", metavar="STATUS", parse=parse_status, choices=("OK", "ERROR"),
+           help="only traces with this status: OK or ERROR"),
+    Option("--error", help="short for --status ERROR"),
+    Option("--search", metavar="TEXT", parse=non_empty,
+           help="only traces whose name contains TEXT"),
+    Option("--tag", metavar="TAG", parse=non_empty, repeatable=True,
+           help="only traces with this tag; repeatable, all must match"),
+    Option("--min-duration", metavar="TIME", parse=parse_duration,
+           help="only traces that took at least TIME, e.g. 500ms or 5s"),
+    Option("--max-duration", metavar="TIME", parse=parse_duration,
+           help="only traces that took at most TIME, e.g. 500ms or 5s"),
+    Option("--min-cost", metavar="USD", parse=parse_usd,
+           help="only traces that cost at least USD, e.g. 0.05"),
 )
+THRESHOLD_OPTIONS = tuple(
+    Option(each.option, metavar=each.metavar, parse=each.parse, repeatable=each.repeatable,
+           help=each.help) for each in THRESHOLDS)
 
 
-class Choice:
-    """The traces that the options of CHOICE ask for, as records, newest first, page by page.
-
-    What the server can filter, it filters; what it cannot, or does not know, is filtered here.
-    limit: how many at most, None for all; exact: look on behind the limit, until it is certain
-    whether another one matches; scores: NEEDED, IF_KNOWN, or None where they are not wanted;
-    strict: all that the server counts.
-    looked, matched, given: how many came, matched, and were given; more: True where others that
-    match exist, MAYBE where nobody knows.
-    """
-
-    def __init__(self, client, args, limit, scores=None, exact=False, strict=True):
-        if args.error and args.status == "OK":
-            raise wrong_usage("--error and --status OK cannot be used together")
-        if None not in (args.since, args.until) and args.since >= args.until:
-            raise wrong_usage("--since is not before --until")
-        self.client, self.args, self.limit, self.exact = client, args, limit, exact
-        self.scores, self.strict = scores, strict
-        self.status = "ERROR" if args.error else args.status
-        self.conditions = self._conditions()
-        self.looked = self.matched = self.given = 0
-        self.more = self.told = False
-
-    def __iter__(self):
-        for found in self.pages():
-            for shown in self.shown(found):
-                yield shown
-
-    def pages(self):
-        """Yields the (trace, record) of those that match, page by page, up to the limit."""
-        started = time.monotonic()
-        for page, more in self.client.trace_pages(self.values(), self._size):
-            found = self.matching(page)
-            self.looked += len(page)
-            self.matched += len(found)
-            room = len(found) if self.limit is None else self.limit - self.given
-            self.given += min(room, len(found))
-            if more and self._is_past(page):
-                more = False
-            beyond = len(found) > room
-            self.more = beyond or (MAYBE if more and (self.exact or self._filters_here()) else more)
-            yield found[:room]
-            full = self.given == self.limit and not (self.exact and self.more == MAYBE)
-            if beyond or full or not more:
-                return
-            self.args.console.progress("%s traces" % count(self.looked), started)
-
-    def matching(self, page) -> list:
-        """(trace, record) of those wire traces that match."""
-        found = [(trace, record(trace, "trace")) for trace in page]
-        if self.client.key and self.args.project:
-            self._check_project(found)
-        return [pair for pair in found if all(holds(pair[1]) for holds in self.conditions)]
-
-    def shown(self, found) -> list:
-        """The records of what matching() gave, with their scores if they are wanted."""
-        if self.scores and not self.client.add_scores(
-                [trace for trace, _ in found], self.args.project, self.scores == NEEDED,
-                self.strict):
-            if not self.told:
-                self.args.console.tell("Scores are null: the API of a project key does not give "
-                                       "them.")
-            self.told = True
-        for trace, shown in found:
-            if self.scores:
-                shown["scores"] = trace["scores"] and [
-                    record(score, "score") for score in trace["scores"]]
-            _part(shown, "scores")
-        return [shown for _, shown in found]
-
-    def values(self) -> dict:
-        """The input of trace.list, in the spellings of all servers."""
-        args = self.args
-        return known(projectId=args.project or None, status=self.status, search=args.search,
-                     name=args.search, tags=args.tag or None,
-                     startDate=None if args.since is None else _stamp(args.since),
-                     endDate=None if args.until is None else _stamp(args.until))
-
-    def _size(self) -> int:
-        """As many as are needed, but whole pages where some of them may not match."""
-        if self.limit in (None, self.given) or self._filters_here():
-            return PAGE
-        return min(PAGE, self.limit - self.given)
-
-    def _filters_here(self) -> bool:
-        args = self.args
-        return self.looked > self.matched or (
-            args.min_duration, args.max_duration, args.min_cost) != (None,) * 3
-
-    def _conditions(self) -> list:
-        """What has to hold for a trace: functions of its record, one for each option."""
-        args = self.args
-        found = (
-            (self.status, lambda trace: str(trace["status"]).upper() == self.status),
-            (args.search,
-             lambda trace: args.search.casefold() in str(trace["name"] or "").casefold()),
-            (args.tag, lambda trace: isinstance(trace.get("tags"), list)
-             and all(tag in trace["tags"] for tag in args.tag)),
-            ((args.min_duration, args.max_duration) != (None, None),
-             lambda trace: _is_within(trace["duration_ms"], args.min_duration, args.max_duration)),
-            (args.min_cost is not None, lambda trace: _is_within(trace["cost_usd"], args.min_cost)),
-            ((args.since, args.until) != (None, None), self._is_in_time),
-        )
-        return [holds for given, holds in found if given]
-
-    def _check_project(self, found):
-        """Raises a usage error where the key, which tells the project, is for another one."""
-        wanted = self.args.project
-        if any(str(shown.get("project_id")).lower() != wanted.lower() for _, shown in found):
-            raise wrong_usage("The API key is for another project than %s" % plain(wanted)
-                              if _is_uuid(wanted) else
-                              "An API key tells the project by its ID only, not as '%s'"
-                              % plain(wanted),
-                              "Leave --project and TWOSIGNAL_PROJECT out, or use another key.")
-
-    def _is_in_time(self, trace) -> bool:
-        since, until = self.args.since, self.args.until
-        times = [found for found in (moment(trace.get("created_at")),
-                                     moment(trace.get("start_time"))) if found is not None]
-        return any((since is None or found >= since - 0.0005)
-                   and (until is None or found <= until + 0.0005) for found in times)
-
-    def _is_past(self, page) -> bool:
-        """Whether a page lies before --since: a server that does not know it sends all there is."""
-        if self.args.since is None:
-            return False
-        times = [_began(trace) for trace in page]
-        return (bool(times) and None not in times
-                and times == sorted(times, reverse=True) and times[0] < self.args.since - 3600)
-
-    def remark(self) -> str:
-        """What stderr shows of a listing: whether there are more, and how many were looked at."""
-        told = [self.looked_at()]
-        if self.more:
-            told.insert(0, "Showing %d trace%s; more %sexist. Use --limit N or --all." % (
-                self.given, "" if self.given == 1 else "s", "may " if self.more == MAYBE else ""))
-        return " ".join(filter(None, told))
-
-    def looked_at(self) -> str:
-        """How many came, where not all of them match; else an empty text."""
-        if not self._filters_here() or not self.looked:
-            return ""
-        if self.given == self.limit:
-            return "%s traces were looked at." % count(self.looked)
-        return "%s of the %s traces looked at match." % (count(self.given), count(self.looked))
+def tag_text(tags) -> str:
+    """agent, v2"""
+    return ", ".join(map(printable, tags)) or "-" if isinstance(tags, list) else "-"
 
 
-def _is_within(value, least, most=None) -> bool:
-    """Whether a value is a number within the bounds; None for a bound that there is not."""
-    value = number(value)
-    return value is not None and (least is None or value >= least) and (
-        most is None or value <= most)
+def trace_query(client, args) -> TraceQuery:
+    """The query that FILTER_OPTIONS and --project describe."""
+    if args.error and args.status == "OK":
+        raise usage_error("--error and --status OK cannot be used together")
+    return TraceQuery(
+        chosen_project(client, args), args.since, args.until,
+        "ERROR" if args.error else args.status, args.search, args.tag,
+        args.min_duration, args.max_duration, args.min_cost)
 
 
-def _began(trace):
-    """Unix seconds of when a wire trace was made, or None."""
-    found = moment(trace.get("createdAt"))
-    return moment(trace.get("startTime")) if found is None else found
+def output_format(args) -> str:
+    """The format of --format, of the file's ending after -o, or a table."""
+    return args.format or format_of_file(args.output) or "table"
 
 
-def _stamp(seconds) -> str:
-    """Unix seconds as the wire has them, with milliseconds."""
-    milliseconds = int(round(seconds * 1000))
-    return iso(milliseconds // 1000, ".%03d" % (milliseconds % 1000))
-
-
-NEEDED, IF_KNOWN = "needed", "if known"     # the scores of traces
-
-
-def _wanted_scores(args):
-    """NEEDED where --fields names them, IF_KNOWN where all fields are shown, or None."""
-    if not args.fields or args.fields == ["?"]:
-        return IF_KNOWN if args.fields or args.format != "table" else None
-    return NEEDED if any(field.split(".")[0] == "scores" for field in args.fields) else None
+def wanted_scores(args):
+    """SCORES_REQUIRED if --fields names them, SCORES_IF_KNOWN if all fields are shown, or None."""
+    if args.fields == ["?"]:
+        return SCORES_IF_KNOWN
+    if not args.fields:
+        return SCORES_IF_KNOWN if output_format(args) != "table" else None
+    names_scores = any(field.split(".")[0] == "scores" for field in args.fields)
+    return SCORES_REQUIRED if names_scores else None
 
 
 @command(
     "traces list", PROJECT,
-    Option("-n", "-L", "--limit", metavar="N", type=_positive, help="how many at most (20)"),
-    Option("--all", action="store_true", help="all of them"),
-    Option("--fail-if-truncated", action="store_true", help="exit 10 if there are more"),
-    *CHOICE, key=True, exclusive=("--all", "--limit"),
+    Option("-n", "-L", "--limit", metavar="N", parse=whole_number(1),
+           help=f"maximum number of traces (default: {DEFAULT_LIMIT})"),
+    Option("--all", help="fetch all pages"),
+    Option("--fail-if-truncated", help="exit 10 if more traces match than are shown"),
+    *FILTER_OPTIONS, takes_key=True, exclusive=("--all", "--limit"),
     examples=("twosignal traces list --project ID --status ERROR",
               "twosignal traces list --project ID --since 24h --all --format jsonl -o traces.jsonl",
               "twosignal traces list --project ID --fields id,name,scores.0.score --format csv"))
-def traces_list(client, args):
+def traces_list(client, args, console):
     """List the traces of a project, newest first."""
-    limit = None if args.all else args.limit or 20
-    choice = Choice(client, args, limit, _wanted_scores(args), exact=args.fail_if_truncated)
+    limit = None if args.all else args.limit or DEFAULT_LIMIT
+    scan = TraceScan(client, trace_query(client, args), console, limit, wanted_scores(args),
+                     complete=args.all, exact=args.fail_if_truncated)
 
-    def after():
-        if choice.more and args.fail_if_truncated:
-            raise Failure("More than the %d traces that were asked for exist" % choice.given,
-                          "Use --limit N or --all.", "CHECK_FAILED")
-        return choice.remark()
+    def conclude():
+        if scan.more is not More.NO and args.fail_if_truncated:
+            raise scan.truncated()
+        return Outcome(scan.remark())
 
-    return Listing("traces", TRACE_COLUMNS, choice, after, optional=TRACE_KEYS)
+    return Listing("traces", TRACE_COLUMNS, scan, conclude, extra_fields=TRACE_KEYS)
 
 
-@command("traces get", _id("trace"), PROJECT, examples=("twosignal traces get ID --project ID",))
-def traces_get(client, args):
+@command("traces get", id_operand("trace", by_name=False), PROJECT,
+         examples=("twosignal traces get ID --project ID",))
+def traces_get(client, args, console):
     """Show a trace with its spans as a tree, and its scores."""
-    found = record(client.trace(args.id, args.project), "trace")
+    trace = to_record(client.trace(args.id, chosen_project(client, args)), "trace")
     for key in ("spans", "scores"):
-        found[key] = _part(found, key)
-    tree = span_tree(found["spans"])
-    depths = {id(span): depth for depth, span in tree}
-    columns = (Column("Type", "type"), STATUS, DURATION, COST, Column("Model", "model"),
-               Column("Span", lambda span: "  " * min(depths[id(span)], 20) + plain(span["name"])))
+        trace[key] = child_records(trace, key)
+    tree = span_tree(trace["spans"])
+    depths = {id(span): min(depth, 20) for depth, span in tree}
+    columns = (Column("Type", "type"), STATUS, DURATION, COST, Column("Model", "model"), Column(
+        "Span", lambda span: "  " * depths[id(span)] + printable(span["name"])))
     spans = [span for _, span in tree]
-    errors = ["%s: %s" % (plain(span["name"]), plain(span["error_message"]))
+    errors = [f"{printable(span['name'])}: {printable(span['error_message'])}\n"
               for span in spans if span.get("error_message")]
     parts = [("Spans", Listing("spans", columns, spans)),
-             ("Scores", Listing("scores", SCORE_COLUMNS, found["scores"]))]
-    if errors:
-        parts.append(("Errors", lambda screen: [line + "\n" for line in errors]))
-    return Details(found, TRACE_FIELDS, parts)
-
-
-# --- gates
-
-class Series:
-    """A value of each of many traces, and what a gate needs of them, in little memory.
-
-    values: an array of float; traces: how many they are of; broken: IDs of traces whose value is no
-    number, the first few; lowest: those with the lowest values are the worst.
-    """
-
-    def __init__(self, lowest=False):
-        from array import array
-        self.values, self.traces, self.broken = array("d"), 0, []
-        self.sign, self.extremes, self.last = -1 if lowest else 1, [], None
-
-    def add(self, value, trace):
-        """value: a number or None; trace: the ID."""
-        from heapq import heappush, heappushpop
-        if value is None:
-            self.broken += [trace] if len(self.broken) < WORST else []
-            return
-        self.values.append(value)
-        if trace != self.last:
-            self.traces, self.last = self.traces + 1, trace
-        push = heappush if len(self.extremes) < WORST else heappushpop
-        push(self.extremes, (self.sign * value, -len(self.values), trace))
-
-    def worst(self) -> list:
-        """The (value, trace ID) at the bad end, the worst first."""
-        return [(self.sign * key, trace) for key, _, trace in sorted(self.extremes, reverse=True)]
-
-
-class Tally:
-    """What the checks measure, taken from one trace after the other."""
-
-    def __init__(self):
-        self.count, self.errors, self.took, self.costs = 0, Series(), Series(), Series()
-        self.scores = {None: Series(lowest=True)}       # of each evaluator, and of all of them
-
-    def add(self, trace):
-        name = plain(trace["id"])
-        self.count += 1
-        if str(trace["status"]).upper() == "ERROR":
-            self.errors.add(1, name)
-        for series, key in ((self.took, "duration_ms"), (self.costs, "cost_usd")):
-            value = number(trace[key])
-            if value is not None:
-                series.add(value, name)
-        for score in trace.get("scores") or ():
-            value, evaluator = number(score.get("score")), str(score.get("evaluator"))
-            self.scores.setdefault(evaluator, Series(lowest=True)).add(value, name)
-            self.scores[None].add(value, name)
-
-
-def _within(measured, limit) -> bool:
-    """measured <= limit, for numbers that were written as decimals: 0.1 + 0.2 is within 0.3."""
-    return measured is not None and measured <= limit + 1e-9 * max(1e-3, abs(limit))
-
-
-# Each measures for a limit: (what was measured or None, in how many traces, whether the limit
-# holds, the (value, trace ID) that are worst).
-
-def _check_error_rate(tally, limit):
-    measured = len(tally.errors.values) / tally.count if tally.count else None
-    return measured, tally.count, _within(measured, limit), tally.errors.worst()
-
-
-def _check_min_score(tally, limit):
-    """A score that is no number, NaN say, does not hold; alone it is nothing to measure."""
-    name, least = limit
-    scores = tally.scores.get(name or None, Series())
-    measured = min(scores.values) if scores.values else None
-    worst = [(None, trace) for trace in scores.broken]
-    worst += [(value, trace) for value, trace in scores.worst() if not _within(-value, -least)]
-    return measured, scores.traces, bool(scores.values) and not worst, worst
-
-
-def _check_p95(tally, limit):
-    values = sorted(tally.took.values)
-    measured = values[-(-len(values) * 95 // 100) - 1] if values else None     # the nearest rank
-    return measured, len(values), _within(measured, limit), tally.took.worst()
-
-
-def _check_cost(tally, limit):
-    worst = tally.costs.worst()
-    measured = worst[0][0] if worst else None
-    return measured, tally.costs.traces, _within(measured, limit), [
-        each for each in worst if not _within(each[0], limit)]
-
-
-def _check_total_cost(tally, limit):
-    measured = sum(tally.costs.values) if tally.costs.values else None
-    return measured, tally.costs.traces, _within(measured, limit), tally.costs.worst()
-
-
-def _percent(share) -> str:
-    return "%.4g%%" % (share * 100)
-
-
-def _plain_score(value) -> str:
-    return "no number" if value is None else "%.4g" % value
-
-
-CHECKS = (                  # option, name, what measures it, how its values look, and the worst
-    ("max_error_rate", "error rate", _check_error_rate, _percent, lambda value: "error"),
-    ("min_score", "lowest score", _check_min_score, _plain_score, _plain_score),
-    ("max_p95", "p95 duration", _check_p95, duration, duration),
-    ("max_cost", "highest cost", _check_cost, cost, cost),
-    ("max_total_cost", "total cost", _check_total_cost, cost, cost),
-)
-CHECK_COLUMNS = tuple(Column(name.title(), name)
-                      for name in ("check", "measured", "limit", "verdict", "traces"))
-WORST_COLUMNS = (Column("Trace", "trace_id"), Column("Value", "value"), Column("Check", "check"))
-
-
-class Check:
-    """What was measured, and the limit that it was held against.
-
-    passed: None where nothing could be measured; traces: in how many it was; worst: the
-    (value, trace ID) of those that are to blame; form: how its values look; untold: the verdict
-    where passed is None.
-    """
-
-    def __init__(self, name, limit, measured, passed, form, traces=None, worst=(),
-                 worst_form=None, untold="NOTHING TO CHECK"):
-        self.name, self.limit, self.measured, self.form = name, limit, measured, form
-        self.passed = None if measured is None else passed
-        self.traces, self.worst_form, self.untold = traces, worst_form, untold
-        self.worst = [] if passed else list(worst[:WORST])
-
-    def record(self) -> dict:
-        return {"check": self.name, "measured": self.measured, "limit": self.limit,
-                "traces": self.traces, "passed": self.passed,
-                "worst": [{"trace_id": trace, "value": value} for value, trace in self.worst]}
-
-    def row(self) -> dict:
-        """What tables and reports show: text for each of CHECK_COLUMNS."""
-        verdict = {True: "OK", False: "FAILED", None: self.untold}[self.passed]
-        limit = self.form(self.limit)
-        measured = "-" if self.measured is None else self.form(self.measured)
-        if measured == limit and self.passed is False:      # they differ behind what is shown
-            measured, limit = "%.10g" % self.measured, "%.10g" % self.limit
-        return {"check": plain(self.name), "measured": measured, "limit": limit,
-                "traces": count(self.traces), "verdict": verdict}
-
-    def worst_rows(self) -> list:
-        return [{"trace_id": trace, "value": self.worst_form(value), "check": self.name}
-                for value, trace in self.worst]
+             ("Scores", Listing("scores", SCORE_COLUMNS, trace["scores"]))]
+    return Details(trace, TRACE_FIELDS, parts + ([("Errors", errors)] if errors else []))
 
 
 @command(
-    "traces check", PROJECT,
-    Option("--max-error-rate", metavar="SHARE", type=_share, help="like 2% or 0.02"),
-    Option("--min-score", metavar="[NAME=]SCORE", type=_score_limit, action="append",
-           help="0.5 for any evaluator, or faithfulness=0.8; may be repeated"),
-    Option("--max-p95", metavar="TIME", type=_milliseconds, help="of the durations, like 8s"),
-    Option("--max-cost", metavar="USD", type=_usd, help="of each trace"),
-    Option("--max-total-cost", metavar="USD", type=_usd, help="of all traces together"),
-    Option("--min-count", metavar="N", type=_positive,
-           help="exit 11 where there are fewer traces (1)"),
+    "traces check", PROJECT, *THRESHOLD_OPTIONS,
+    Option("--min-count", metavar="N", parse=whole_number(1),
+           help="minimum number of traces; exit 11 if fewer (default: 1)"),
     JUNIT,
-    Option("-n", "-L", "--limit", metavar="N", type=_positive, help="look at the N newest (all)"),
-    *CHOICE, key=True,
+    Option("-n", "-L", "--limit", metavar="N", parse=whole_number(1),
+           help="check only the N most recent traces (default: all)"),
+    *FILTER_OPTIONS, takes_key=True,
     examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --min-score 0.5",
               "twosignal traces check --project ID --min-score faithfulness=0.8 --max-p95 8s "
               "--junit report.xml"))
-def traces_check(client, args):
-    """Hold traces against limits: a gate for pipelines.
+def traces_check(client, args, console):
+    """Check traces against thresholds (CI gate).
 
-    Exits with 0 if all limits hold, 10 if one does not, 11 if there was nothing to check.
+    Exit codes: 0 all checks passed, 10 a check failed, 11 not enough data.
     """
-    wanted = [(option, value) for option, *_ in CHECKS
-              for value in _as_list(getattr(args, option))]
-    if not wanted and not args.min_count:
-        raise wrong_usage("No check was given", "Give one or more of %s." % ", ".join(
-            "--" + option.replace("_", "-") for option, *_ in CHECKS))
-    tally = Tally()
-    choice = Choice(client, args, args.limit, NEEDED if args.min_score else None)
-    with Report(args, "twosignal traces check") as report:
-        for trace in choice:
-            tally.add(trace)
-        checks = [_checked(tally, option, value) for option, value in wanted]
-        least = args.min_count or 1
-        enough = tally.count >= least
-        checks.append(Check("count", least, tally.count, enough or None, count, tally.count,
-                            untold="TOO FEW"))
-        report.tell(checks)
-    return _verdict(checks, tally, enough, lambda: _advice(checks, tally, enough, choice))
+    checks = []
+    for threshold, option in zip(THRESHOLDS, THRESHOLD_OPTIONS):
+        limits = getattr(args, option.name)
+        limits = limits if option.repeatable else [limits]
+        checks += [(threshold, limit) for limit in limits or () if limit is not None]
+    if not checks and not args.min_count:
+        flags = ", ".join(threshold.option for threshold in THRESHOLDS)
+        raise usage_error("No threshold given", f"Pass one or more of {flags}.")
+    needs_scores = any(threshold.needs_scores for threshold, _ in checks)
+    with GateReport("twosignal traces check", console, args.junit, args.output) as report:
+        scan = TraceScan(client, trace_query(client, args), console, args.limit,
+                         SCORES_REQUIRED if needs_scores else None, complete=True)
+        gate = Gate(scan, checks, args.min_count or 1)
+        report.write(gate.run())
+    return gate_result(gate)
 
 
-def _advice(checks, tally, enough, choice) -> str:
-    """What stderr shows after a gate: how many were looked at, and the way on from too few."""
-    told = [choice.looked_at()]
-    if not enough:
-        told.append("Look further back with --since, or choose less narrowly.")
-    if any(check.passed is None and check.worst_form is _plain_score for check in checks):
-        names = sorted(name for name in tally.scores if name is not None)
-        told.append("There are scores of %s." % ", ".join(map(plain, names))
-                    if names else "No trace has a score.")
-    return " ".join(filter(None, told))
-
-
-def _as_list(value) -> list:
-    return [] if value is None else value if isinstance(value, list) else [value]
-
-
-def _checked(tally, option, limit) -> Check:
-    name, measure, form, worst_form = {row[0]: row[1:] for row in CHECKS}[option]
-    measured, traces, passed, worst = measure(tally, limit)
-    if option == "min_score":
-        name, limit = (limit[0] and "lowest score of " + limit[0]) or name, limit[1]
-    return Check(name, limit, measured, passed, form, traces, worst, worst_form)
-
-
-def _verdict(checks, tally, enough, after) -> Details:
-    verdicts = [check.passed for check in checks]
-    code = EXIT_CODES["CHECK_FAILED"] if False in verdicts else (
-        EXIT_CODES["NOTHING_TO_CHECK"] if None in verdicts else 0)
-    found = {"passed": code == 0, "traces": tally.count,
-             "checks": [check.record() for check in checks]}
-    parts = [("Checks", Listing("checks", CHECK_COLUMNS, [check.row() for check in checks]))]
-    worst = [row for check in checks for row in check.worst_rows()]
+def gate_result(gate) -> Details:
+    """The verdict, a table of the checks, and the worst traces of those that failed."""
+    results = gate.results
+    code = exit_code_of(results)
+    record = {"passed": code == 0, "traces": gate.stats.count,
+              "checks": [result.record() for result in results]}
+    parts = [("Checks", Listing("checks", CHECK_COLUMNS, [each.row() for each in results]))]
+    worst = [row for result in results for row in result.worst_rows()]
     if worst:
         parts.append(("Worst traces", Listing("traces", WORST_COLUMNS, worst)))
-    message = {0: "Passed, %s checked.", 10: "Failed, %s checked.",
-               11: "Nothing to check in %s."}[code]
-    if code == 11 and not enough:
-        message = "Too few: %s."
-    message %= "%s trace%s" % (count(tally.count), "" if tally.count == 1 else "s")
-    return Details(found, (), parts, message, after, code)
-
-
-class Report:
-    """Where a gate tells its checks beside its output: a JUnit file, and GitHub Actions.
-
-    The file is written whole or not at all; one that cannot be written is told at the start.
-    """
-
-    def __init__(self, args, title):
-        if args.junit and args.junit in ("-", args.output):
-            raise wrong_usage("--junit needs a file of its own")
-        self.title, self.console = title, args.console
-        self.output = output_file(args.junit) if args.junit else None
-
-    def __enter__(self):
-        self.file = self.output.__enter__() if self.output else None
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, Failure) and setting("GITHUB_ACTIONS"):
-            self.console.say(_annotation("%s. %s" % (plain(error.message), plain(error.hint))))
-        if self.output:
-            self.output.__exit__(kind, error, trace)
-
-    def tell(self, checks):
-        if self.file:
-            self.file.write(_junit(checks, self.title).encode("utf-8"))
-        _tell_github(checks, self.title, self.console)
-
-
-def _junit(checks, title) -> str:
-    """The checks as JUnit XML, which GitLab, Jenkins and others show."""
-    from html import escape
-    lines = []
-    for check in checks:
-        row = check.row()
-        lines.append('    <testcase classname="twosignal" name="%s">' % escape(row["check"]))
-        if check.passed is not True:
-            lines.append('      <failure message="%s">%s</failure>' % (
-                escape("%s: %s" % (row["verdict"].lower(), _measured(row))),
-                escape("\n".join(trace for _, trace in check.worst))))
-        lines.append("    </testcase>")
-    failures = sum(check.passed is not True for check in checks)
-    return "\n".join(
-        ['<?xml version="1.0" encoding="UTF-8"?>', "<testsuites>",
-         '  <testsuite name="%s" tests="%d" failures="%d">' % (title, len(checks), failures)]
-        + lines + ["  </testsuite>", "</testsuites>", ""])
-
-
-def _measured(row) -> str:
-    return "measured %s, limit %s" % (row["measured"], row["limit"])
-
-
-def _tell_github(checks, title, console):
-    """In GitHub Actions: an annotation for each check that does not hold, and a summary."""
-    if not setting("GITHUB_ACTIONS"):
-        return
-    for check in checks:
-        if check.passed is not True:
-            row, worst = check.row(), ", ".join(trace for _, trace in check.worst)
-            console.say(_annotation("%s: %s, %s%s" % (
-                row["check"], row["verdict"].lower(), _measured(row),
-                worst and "; worst traces: " + worst)))
-    _summarise(checks, title, console)
-
-
-def _annotation(text) -> str:
-    """text: one line"""
-    return "::error title=twosignal::" + text.replace("%", "%25")
-
-
-def _summarise(checks, title, console):
-    """A Markdown table in the summary of the run in GitHub Actions."""
-    path = setting("GITHUB_STEP_SUMMARY")
-    if not path:
-        return
-    columns = CHECK_COLUMNS[:None if any(check.traces is not None for check in checks) else -1]
-    lines = ["### " + title, ""] + _markdown(columns, [check.row() for check in checks])
-    worst = [row for check in checks for row in check.worst_rows()]
-    if worst:
-        lines += ["", "Worst traces:", ""] + _markdown(WORST_COLUMNS, worst)
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n\n")
-    except OSError as error:
-        console.tell("Cannot write GITHUB_STEP_SUMMARY: %s" % reason(error))
-
-
-def _markdown(columns, rows) -> list:
-    """The lines of a table."""
-    cells = [[column.heading for column in columns], ["---"] * len(columns)]
-    cells += [[column.text(row) for column in columns] for row in rows]
-    return ["| %s |" % " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in line)
-            for line in cells]
+    return Details(record, (), parts, gate.message(),
+                   lambda: Outcome(gate.advice(), exit_code=code))
 
 
 @command(
     "traces wait", PROJECT,
-    Option("--count", metavar="N", type=_positive, help="how many have to match (1)"),
-    Option("--scored", action="store_true", help="and be scored by all enabled evaluators"),
-    Option("--timeout", metavar="TIME", type=_patience, help="how long to wait, like 90s (5m)"),
-    *CHOICE, key=True, patient=True,
+    Option("--count", metavar="N", parse=whole_number(1),
+           help="number of matching traces to wait for (default: 1)"),
+    Option("--scored", help="also wait until every enabled evaluator has scored them"),
+    Option("--timeout", metavar="TIME", parse=parse_wait, name="wait_timeout",
+           help="how long to wait, e.g. 90s (default: 5m)"),
+    *FILTER_OPTIONS, takes_key=True,
     examples=("twosignal traces wait --project ID --since 10m --count 20 --scored --timeout 5m",))
-def traces_wait(client, args):
+def traces_wait(client, args, console):
     """Wait until traces have arrived, and are scored.
 
-    Exits with 0, or with 11 when the time is over.
+    Exit codes: 0 condition met, 11 timed out.
     """
-    wanted, started = args.count or 1, time.monotonic()
-    arrivals, what = Arrivals(client, args, wanted), "are scored" if args.scored else "have arrived"
-    for pause in _pauses(client, started + (args.timeout or 300)):
+    wanted = args.count or 1
+    done = "scored" if args.scored else "arrived"
+    progress = WaitProgress(client, console, lambda: trace_query(client, args), wanted, args.scored)
+    started = console.clock.monotonic()
+    deadline = started + (args.wait_timeout or DEFAULT_WAIT)
+    client.transport.until = deadline + 1       # the last poll begins when the time is over
+    for _ in polls(client.transport, deadline):
         try:
-            arrivals.look()
-            args.console.news("")
-        except Passing as failure:
-            args.console.news("%s. Trying again." % failure.message)
-        if arrivals.found >= wanted:
+            progress.poll()
+            console.tell_once("")
+        except TransientFailure as failure:
+            console.tell_once(f"{failure.message}. Trying again.")
+        if progress.is_complete:
             break
-        args.console.status("%d of %d traces %s" % (arrivals.found, wanted, what), started)
-        time.sleep(pause())
-    waited = round(time.monotonic() - started, 1)
-    found = {"found": arrivals.found, "wanted": wanted, "scored": args.scored,
-             "waited_seconds": waited}
-    if arrivals.found < wanted:
-        _tell_github([Check("traces that " + what, wanted, arrivals.found, None, count,
-                            untold="TOO FEW")], "twosignal traces wait", args.console)
-    return Details(found, message="%d of %d traces %s after %.0f seconds." % (
-        arrivals.found, wanted, what, waited), after=arrivals.remark,
-        exit_code=0 if arrivals.found >= wanted else EXIT_CODES["NOTHING_TO_CHECK"])
+        console.status(f"{progress.found} of {wanted} traces {done}", started)
+    waited = round(console.clock.monotonic() - started, 1)
+    return wait_result(progress, wanted, done, waited, console)
 
 
-def _pauses(client, deadline):
-    """Yields for each look until then a function that gives the seconds to wait after it."""
-    import random
-    pause, ended = 1.0, False
-    client.transport.until = deadline + 1       # the last look begins when the time is over
-
-    def wait():
-        asked = client.transport.asked_pause or 0
-        return max(0.0, min(deadline - time.monotonic(),
-                            max(asked, pause * random.uniform(0.8, 1.2))))
-
-    while not ended:
-        ended = time.monotonic() >= deadline
-        yield wait
-        pause = min(pause * 1.5, 15.0)
-
-
-class Arrivals:
-    """What traces wait looks for.
-
-    found: how many have arrived, or are scored, at most `wanted`; scored: the IDs of those that
-    are; lacking: the evaluators that have not scored all that the last look saw.
-    """
-
-    def __init__(self, client, args, wanted):
-        self.client, self.args, self.wanted, self.found = client, args, wanted, 0
-        self.evaluators, self.lacking, self.scored = None, set(), set()
-        self.choice = None
-
-    def look(self):
-        """Raises Failure; what was found before stays."""
-        self.args.resolve()
-        if not self.args.scored:
-            self.choice = Choice(self.client, self.args, self.wanted)
-            self.found = sum(map(len, self.choice.pages()))
-            return
-        self.evaluators = self.evaluators or _enabled_evaluators(self.client, self.args)
-        self.choice, self.lacking = Choice(self.client, self.args, None, NEEDED), set()
-        for found in self.choice.pages():
-            self._note([pair for pair in found if str(pair[1]["id"]) not in self.scored])
-            if self.found >= self.wanted:
-                break
-
-    def _note(self, found):
-        """Which of these have a score of each evaluator; those are not asked for again."""
-        for trace in self.choice.shown(found):
-            lacking = self.evaluators - {str(score.get("evaluator")) for score in trace["scores"]}
-            self.lacking.update(lacking)
-            if not lacking:
-                self.scored.add(str(trace["id"]))
-        self.found = min(len(self.scored), self.wanted)
-
-    def remark(self) -> str:
-        """How many were looked at, and which evaluators have not scored all of them."""
-        told = [self.choice.looked_at()] if self.choice else []
-        if self.lacking and self.found < self.wanted:
-            told.append("Not all are scored by %s." % ", ".join(map(plain, sorted(self.lacking))))
-        if self.found < self.wanted:
-            told.append("Check --project, --since and --tag, or allow more with --timeout.")
-        return " ".join(filter(None, told))
-
-
-def _enabled_evaluators(client, args) -> set:
-    if client.key:
-        raise key_is_not_enough("tells neither evaluators nor scores")
-    rows = client.rows("evaluator.list", {"projectId": args.project})
-    names = {str(row.get("name")) for row in rows if row.get("enabled") is True}
-    if not names:
-        raise Failure("No evaluator of this project is enabled: nothing will be scored",
-                      "See 'twosignal evaluators list'.", "NOTHING_TO_CHECK")
-    return names
+def wait_result(progress, wanted, done, waited, console) -> Details:
+    """What was found within `waited` seconds; the exit code says whether that is enough."""
+    record = {"found": progress.found, "wanted": wanted, "scored": done == "scored",
+              "waited_seconds": waited}
+    told = f"{progress.found} of {wanted} traces {done}"
+    if progress.is_complete:
+        message = f"{told} after {waited:.0f}s."
+        return Details(record, message=message, conclude=lambda: Outcome(progress.advice()))
+    result = CheckResult(Threshold(f"traces {done}", format_count, is_minimum=True,
+                                   no_data_verdict="TOO FEW"), wanted, progress.found, False)
+    result.passed = None
+    report_to_github([result], "twosignal traces wait", console)
+    return Details(record, message=f"Timed out after {waited:.0f}s: {told}.", conclude=lambda:
+                   Outcome(progress.advice(), exit_code=EXIT_CODES["NOTHING_TO_CHECK"]))
 
 
 @command(
     "traces tail", PROJECT,
-    Option("-n", "--lines", metavar="N", type=lambda text: _positive(text, 0),
-           help="begin with the N newest (10)"),
-    Option("--interval", metavar="TIME", type=_patience, help="between two looks (2s)"),
-    *CHOICE, key=True, endless=True,
+    Option("-n", "--lines", metavar="N", parse=whole_number(0),
+           help=f"show the last N traces first (default: {DEFAULT_TAIL_LINES})"),
+    Option("--interval", metavar="TIME", parse=parse_wait,
+           help=f"polling interval (default: {DEFAULT_INTERVAL:.0f}s)"),
+    *FILTER_OPTIONS, takes_key=True, is_endless=True,
     examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "
               "--format jsonl | while read -r line; do echo \"$line\"; done"))
-def traces_tail(client, args):
-    """Show new traces as they come, oldest first, until Ctrl-C."""
-    return Listing("traces", TAIL_COLUMNS, _tail(client, args), endless=True, optional=TRACE_KEYS)
+def traces_tail(client, args, console):
+    """Print new traces as they arrive, oldest first, until Ctrl-C."""
+    return Listing("traces", TAIL_COLUMNS, new_traces(client, args, console), streams=True,
+                   extra_fields=TRACE_KEYS)
 
 
-def _tail(client, args):
-    """Yields the newest traces, then each new one once."""
-    look, started = Tail(client, args), time.monotonic()
-    for trace in look.first(10 if args.lines is None else args.lines):
-        yield trace
-    interval = pause = args.interval or 2.0
+def new_traces(client, args, console):
+    """Yields the newest traces, then each new one once, for ever. Raises Failure."""
+    tail = TraceTail(TraceScan(client, trace_query(client, args), console,
+                               scores=wanted_scores(args), strict_scores=False))
+    started = console.clock.monotonic()
+    yield from tail.first(DEFAULT_TAIL_LINES if args.lines is None else args.lines)
+    interval = pause = args.interval or DEFAULT_INTERVAL
     while True:
-        args.console.progress("Waiting for new traces; Ctrl-C ends it", started)
-        time.sleep(pause)
+        console.progress("Waiting for new traces; Ctrl-C ends it", started)
+        console.clock.sleep(pause)
         try:
-            fresh = look.again()
+            traces = tail.poll()
         except Failure as failure:
-            # An old cursor may be refused, after a restart say: the next look needs none.
-            if not isinstance(failure, Passing) and failure.code != "BAD_REQUEST":
+            # An old cursor may be refused, after a restart for example: the next poll needs none.
+            if not isinstance(failure, TransientFailure) and failure.code != "BAD_REQUEST":
                 raise
-            args.console.news("%s. Trying again." % failure.message)
-            pause = max(min(pause * 2, 60.0), min(client.transport.asked_pause or 0, 600.0))
+            console.tell_once(f"{failure.message}. Trying again.")
+            requested = min(client.transport.requested_pause or 0, 10 * MINUTE)
+            pause = max(min(pause * 2, MINUTE), requested)
             continue
-        args.console.news("")
+        console.tell_once(f"More than {PAGE_SIZE} new traces at once: some may be missing. Use a "
+                          "shorter --interval." if tail.has_missed else "")
         pause = interval
-        for trace in fresh:
-            yield trace
-
-
-class Tail:
-    """Looks at a project again and again, and gives each trace that matches once, oldest first.
-
-    seen: IDs of the traces that came in earlier looks, with their times; matched: those of them
-    that matched, so that one that did not, since it was not at its end, can come later; start: a
-    trace that was not seen and is older than this was there before; timeless: so was what comes
-    behind one that was seen, since the server tells no times.
-    """
-
-    def __init__(self, client, args):
-        self.client, self.seen, self.matched = client, {}, set()
-        self.start, self.timeless = None, False
-        self.choice = Choice(client, args, None, _wanted_scores(args), strict=False)
-
-    def first(self, lines) -> list:
-        """The newest that match, of a few pages at most."""
-        matching, more = [], False
-        for looked, (page, more) in enumerate(self._pages(), 1):
-            matching += self._fresh(page)
-            if len(matching) >= lines or looked == FIRST_PAGES:
-                break
-        if more:
-            self.start = min((when for when in self.seen.values() if when is not None),
-                             default=None)
-            self.timeless = self.start is None
-        return self.choice.shown(matching[:lines])[::-1]
-
-    def again(self) -> list:
-        """What is new: pages are read until one holds nothing new; no burst is too large."""
-        fresh, seen, matched = [], dict(self.seen), set(self.matched)
-        try:
-            for page, more in self._pages():
-                before = len(self.seen)
-                fresh += self._fresh(page)
-                new = len(self.seen) - before
-                if page and not new or (self.timeless or more == MAYBE) and new < len(page):
-                    break
-            shown = self.choice.shown(fresh)[::-1]
-        except BaseException:
-            self.seen, self.matched = seen, matched     # the next look gives what is missing
-            raise
-        self._forget()
-        return shown
-
-    def _pages(self):
-        return self.client.trace_pages(self.choice.values(), lambda: PAGE)
-
-    def _fresh(self, page) -> list:
-        """(trace, record) of those of a page that match for the first time; notes them all."""
-        rows = [(str(trace.get("id")), _began(trace), trace) for trace in page]
-        rows = [(name, when, trace) for name, when, trace in rows if name in self.seen
-                or None in (when, self.start) or when >= self.start]
-        self.seen.update((name, when) for name, when, _ in rows)
-        found = self.choice.matching(trace for name, _, trace in rows if name not in self.matched)
-        self.matched.update(str(trace.get("id")) for trace, _ in found)
-        return found
-
-    def _forget(self):
-        """Keeps memory flat: of many traces, the older half lies before a new start."""
-        if len(self.seen) <= 20000:
-            return
-        times = sorted(when for when in self.seen.values() if when is not None)
-        if times:
-            self.start = times[len(times) // 2]
-            self.seen = {name: when for name, when in self.seen.items()
-                         if when is not None and when >= self.start}
-        else:
-            self.timeless, self.seen = True, dict(list(self.seen.items())[10000:])
-        self.matched &= set(self.seen)
+        yield from traces
 
 
 @command(
-    "scores create", Option("trace", metavar="TRACE", type=_given, help="the trace's ID"),
-    Option("--name", required=True, metavar="NAME", type=_given, help="the evaluator's name"),
-    Option("--value", required=True, metavar="SCORE", type=_score, help="from 0 to 1"),
-    Option("--label", metavar="TEXT", help="like pass or fail"),
-    Option("--reasoning", metavar="TEXT", help="why"),
-    Option("--span", metavar="ID", type=_given, help="the span that is scored, not the trace"),
-    key=True, examples=("twosignal scores create TRACE --name accuracy --value 0.92 --label pass",))
-def scores_create(client, args):
-    """Post a score for a trace; needs a project's API key."""
+    "scores create", Option("trace", metavar="TRACE", parse=non_empty, help="ID of the trace"),
+    Option("--name", metavar="NAME", required=True, parse=non_empty, help="name of the evaluator"),
+    Option("--value", metavar="SCORE", required=True, parse=parse_score,
+           help="score from 0 to 1"),
+    Option("--label", metavar="TEXT", help="label of the score, e.g. pass or fail"),
+    Option("--reasoning", metavar="TEXT", help="explanation of the score"),
+    Option("--span", metavar="ID", parse=non_empty, help="score this span instead of the trace"),
+    takes_key=True,
+    examples=("twosignal scores create TRACE --name accuracy --value 0.92 --label pass",))
+def scores_create(client, args, console):
+    """Post a score for a trace; requires a project API key."""
     if not client.key:
-        raise Failure("scores create needs a project's API key",
-                      "Set TWOSIGNAL_API_KEY, or make one with 'twosignal api-keys create'.",
+        raise Failure("scores create requires a project API key",
+                      "Set TWOSIGNAL_API_KEY, or create one with 'twosignal api-keys create'.",
                       "NOT_LOGGED_IN")
-    with Doubt("trace.scores"):
-        found = client.rest("POST", "/scores", known(
+    try:
+        wire = client.rest("POST", "/scores", without_none(
             traceId=args.trace, spanId=args.span, evaluatorName=args.name, value=args.value,
-            label=args.label, reasoning=args.reasoning))
-    found = record(_object(found), "score")
-    return Details(found, (ID,) + SCORE_COLUMNS, message="Posted a score.")
+            label=args.label, reasoning=args.reasoning), RESOURCES["trace"])
+    except Failure as failure:
+        raise add_outcome_hint(failure, "traces list")
+    return Details(to_record(resource_object(wire), "score"), (ID,) + SCORE_COLUMNS,
+                   message="Posted a score.")
 
 
 # --- evaluators
 
-ENABLED = Column("Enabled", "enabled", yes_no)
+ENABLED = Column("Enabled", "enabled", yes_or_no)
 EVALUATOR_COLUMNS = (ID, Column("Type", "type"), ENABLED, NAME)
 EVALUATOR_FIELDS = (ID, Column("Type", "type"), ENABLED, Column("Config", "config"))
 
 
 @command("evaluators list", PROJECT, examples=("twosignal evaluators list --project ID",))
-def evaluators_list(client, args):
+def evaluators_list(client, args, console):
     """List the evaluators of a project."""
-    return Listing("evaluators", EVALUATOR_COLUMNS,
-                   _records(client, "evaluator.list", {"projectId": args.project}))
+    return list_of_project(client, args, "evaluators", EVALUATOR_COLUMNS, "evaluator.list")
 
 
 @command(
-    "evaluators create", PROJECT, NAME_FLAG,
-    Option("--type", required=True, metavar="TYPE",
-           help="CONTAINS, REGEX_MATCH, JSON_SCHEMA, LATENCY, COST, SIMILARITY, LLM_JUDGE, CUSTOM, "
-                "or what a newer server has"),
-    _json_option("--config", "its configuration"),
+    "evaluators create", PROJECT, name_option("evaluator"),
+    Option("--type", metavar="TYPE", required=True,
+           help="type of the evaluator: CONTAINS, REGEX_MATCH, JSON_SCHEMA, LATENCY, COST, "
+                "SIMILARITY, LLM_JUDGE, CUSTOM, or one that a newer server knows"),
+    json_option("--config", "configuration of the evaluator"),
     examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA',
               "twosignal evaluators create --project ID -n Fast --type LATENCY "
               "--config '{\"maxMs\": 2000}'"))
-def evaluators_create(client, args):
+def evaluators_create(client, args, console):
     """Create an evaluator."""
-    config = json_value(args.config, "--config", args.console)
-    return _created("evaluator", EVALUATOR_FIELDS, client.mutate("evaluator.create", {
-        "projectId": args.project, "name": args.name, "type": args.type,
+    config = json_argument(args.config, "--config", console)
+    return created("evaluator", EVALUATOR_FIELDS, client.mutate("evaluator.create", {
+        "projectId": chosen_project(client, args), "name": args.name, "type": args.type,
         "config": {} if config is None else config}))
 
 
-@command("evaluators toggle", PROJECT, _id("evaluator", "evaluator.list"),
-         Option("--enable", action="store_true", help="switch it on"),
-         Option("--disable", action="store_true", help="switch it off"),
-         examples=("twosignal evaluators toggle ID --project ID --enable",),
-         exclusive=("--enable", "--disable"))
-def evaluators_toggle(client, args):
-    """Switch an evaluator on or off.
+@command("evaluators toggle", PROJECT, id_operand("evaluator"),
+         Option("--enable", help="enable the evaluator"),
+         Option("--disable", help="disable the evaluator"),
+         exclusive=("--enable", "--disable"),
+         examples=("twosignal evaluators toggle ID --project ID --enable",))
+def evaluators_toggle(client, args, console):
+    """Enable or disable an evaluator.
 
-    Without --enable or --disable, it is turned over.
+    Without either flag, toggles the current state.
     """
+    project = chosen_project(client, args)
+    wanted = listed_id(client, "evaluator.list", args.id, project, "evaluator")
     enabled = args.enable
     if not args.enable and not args.disable:
-        rows = client.rows("evaluator.list", {"projectId": args.project})
-        enabled = not _find(rows, args.id, "evaluator.list").get("enabled")
-    found = record(_object(client.mutate("evaluator.update", {
-        "id": args.id, "projectId": args.project, "enabled": enabled})))
-    return Details(found, EVALUATOR_FIELDS, message='%s evaluator "%s".' % (
-        "Enabled" if enabled else "Disabled", plain(found.get("name"))))
+        rows = client.rows("evaluator.list", {"projectId": project})
+        enabled = not find_row(rows, wanted, RESOURCES["evaluator"]).get("enabled")
+    record = to_record(resource_object(client.mutate("evaluator.update", {
+        "id": wanted, "projectId": project, "enabled": enabled})))
+    verb = "Enabled" if enabled else "Disabled"
+    return Details(record, EVALUATOR_FIELDS,
+                   message=f'{verb} evaluator "{printable(record.get("name"))}".')
 
 
-@command("evaluators delete", PROJECT, _id("evaluator", "evaluator.list"), YES,
+@command("evaluators delete", PROJECT, id_operand("evaluator"), YES,
          examples=("twosignal evaluators delete ID --project ID -y",))
-def evaluators_delete(client, args):
+def evaluators_delete(client, args, console):
     """Delete an evaluator."""
-    return _delete(client, args, "evaluator", "evaluator.delete", "evaluator.list")
+    return delete(client, args, console, "evaluator.delete")
 
 
 # --- datasets
 
-ITEMS = Column("Items", lambda row: count(row.get("item_count", len(_part(row, "items")))))
+ITEMS = Column("Items", lambda row: format_count(
+    row.get("item_count", len(child_records(row, "items")))))
 DATASET_COLUMNS = (ID, ITEMS, CREATED, NAME)
-ITEM_COLUMNS = (ID, Column("Input → Expected", lambda row: "%s → %s" % (
-    plain(row.get("input")), plain(row.get("expected_output")))))
+ITEM_COLUMNS = (ID, Column("Input → Expected", lambda row: (
+    f"{printable(row.get('input'))} → {printable(row.get('expected_output'))}")))
+ITEM_FIELDS = (ID, Column("Input", "input"), Column("Expected", "expected_output"))
 
 
 @command("datasets list", PROJECT, examples=("twosignal datasets list --project ID",))
-def datasets_list(client, args):
+def datasets_list(client, args, console):
     """List the datasets of a project."""
-    return Listing("datasets", DATASET_COLUMNS,
-                   _records(client, "dataset.list", {"projectId": args.project}))
+    return list_of_project(client, args, "datasets", DATASET_COLUMNS, "dataset.list")
 
 
-@command("datasets create", PROJECT, NAME_FLAG,
-         Option("-d", "--description", metavar="TEXT", help="what it is for"),
+@command("datasets create", PROJECT, name_option("dataset"),
+         Option("-d", "--description", metavar="TEXT", help="description of the dataset"),
          examples=('twosignal datasets create --project ID -n "Test Cases"',))
-def datasets_create(client, args):
+def datasets_create(client, args, console):
     """Create a dataset."""
-    return _created("dataset", (ID, DESCRIPTION), client.mutate("dataset.create", {
-        "projectId": args.project, "name": args.name, **known(description=args.description)}))
+    return created("dataset", (ID, DESCRIPTION), client.mutate("dataset.create", without_none(
+        projectId=chosen_project(client, args), name=args.name, description=args.description)))
 
 
-@command("datasets get", PROJECT, _id("dataset", "dataset.list"),
+def chosen_dataset(client, args) -> dict:
+    """The input of a procedure for the dataset that the operand `id` names."""
+    project = chosen_project(client, args)
+    return {"id": listed_id(client, "dataset.list", args.id, project, "dataset"),
+            "projectId": project}
+
+
+@command("datasets get", PROJECT, id_operand("dataset"),
          examples=("twosignal datasets get ID --project ID",))
-def datasets_get(client, args):
+def datasets_get(client, args, console):
     """Show a dataset with its items."""
-    found = record(_object(client.query("dataset.getById",
-                                        {"id": args.id, "projectId": args.project})))
-    found["items"] = _part(found, "items")
-    return Details(found, (ID, NAME, DESCRIPTION, CREATED, ITEMS),
-                   [("Items", Listing("items", ITEM_COLUMNS, found["items"]))])
+    wire = client.query("dataset.getById", chosen_dataset(client, args))
+    dataset = to_record(resource_object(wire))
+    dataset["items"] = child_records(dataset, "items")
+    return Details(dataset, (ID, NAME, DESCRIPTION, CREATED, ITEMS),
+                   [("Items", Listing("items", ITEM_COLUMNS, dataset["items"]))])
 
 
-@command("datasets add-item", PROJECT, _id("dataset", "dataset.list"),
-         _json_option("--input", "what the agent is given", required=True),
-         _json_option("--expected", "what it should answer"),
-         _json_option("--metadata", "anything else"),
+@command("datasets add-item", PROJECT, id_operand("dataset"),
+         json_option("--input", "input for the agent", required=True),
+         json_option("--expected", "expected output"),
+         json_option("--metadata", "metadata of the item"),
          examples=("twosignal datasets add-item ID --project ID --input '{\"prompt\": \"Hi\"}'",
                    "twosignal datasets add-item ID --project ID --input @in.json --expected 7"))
-def datasets_add_item(client, args):
+def datasets_add_item(client, args, console):
     """Add a test case to a dataset."""
     if (args.input, args.expected, args.metadata).count("-") > 1:
-        raise wrong_usage("Only one option can read stdin")
-    values = {"datasetId": args.id, "projectId": args.project}
-    for key, flag in (("input", "input"), ("expectedOutput", "expected"), ("metadata", "metadata")):
-        if getattr(args, flag) is not None:
-            values[key] = json_value(getattr(args, flag), "--" + flag, args.console)
-    found = record(_object(client.mutate("dataset.addItem", values)))
-    return Details(found, (ID, Column("Input", "input"), Column("Expected", "expected_output")),
-                   message="Added an item.")
+        raise usage_error("Only one option can read stdin")
+    texts = {"input": (args.input, "--input"), "expectedOutput": (args.expected, "--expected"),
+             "metadata": (args.metadata, "--metadata")}
+    item = {key: json_argument(text, flag, console) for key, (text, flag) in texts.items()
+            if text is not None}
+    dataset = chosen_dataset(client, args)
+    wire = client.mutate("dataset.addItem", {
+        "datasetId": dataset["id"], "projectId": dataset["projectId"], **item})
+    return Details(to_record(resource_object(wire)), ITEM_FIELDS, message="Added an item.")
 
 
-@command("datasets delete", PROJECT, _id("dataset", "dataset.list"), YES,
+@command("datasets delete", PROJECT, id_operand("dataset"), YES,
          examples=("twosignal datasets delete ID --project ID -y",))
-def datasets_delete(client, args):
-    """Delete a dataset with its items."""
-    return _delete(client, args, "dataset", "dataset.delete", "dataset.list")
+def datasets_delete(client, args, console):
+    """Delete a dataset and its items."""
+    return delete(client, args, console, "dataset.delete")
 
 
 # --- API keys
 
-KEY_COLUMNS = (ID, Column("Key", lambda row: plain(row.get("key_prefix")) + "…"),
+KEY_COLUMNS = (ID, Column("Key", lambda row: printable(row.get("key_prefix")) + "…"),
                Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active"),
-               Column("Last used", "last_used_at", age), NAME)
+               Column("Last used", "last_used_at", format_age), NAME)
 
 
 @command("api-keys list", PROJECT, examples=("twosignal api-keys list --project ID",))
-def api_keys_list(client, args):
+def api_keys_list(client, args, console):
     """List the API keys of a project."""
-    return Listing("API keys", KEY_COLUMNS,
-                   _records(client, "apiKey.list", {"projectId": args.project}))
+    return list_of_project(client, args, "API keys", KEY_COLUMNS, "apiKey.list")
 
 
-@command("api-keys create", PROJECT, NAME_FLAG,
+@command("api-keys create", PROJECT, name_option("API key"),
          examples=('twosignal api-keys create --project ID -n "CI Pipeline"',))
-def api_keys_create(client, args):
-    """Create an API key; the key is shown this once."""
-    result = _created("API key", (ID, Column("Key", "key")), client.mutate("apiKey.create", {
-        "projectId": args.project, "name": args.name}))
+def api_keys_create(client, args, console):
+    """Create an API key, which is shown only once."""
+    result = created("API key", (ID, Column("Key", "key")), client.mutate("apiKey.create", {
+        "projectId": chosen_project(client, args), "name": args.name}))
     if not isinstance(result.record.get("key"), str):
-        raise bad_answer("The server's answer has no key", "See 'twosignal api-keys list'.")
+        raise protocol_error("The server's response has no key", "See 'twosignal api-keys list'.")
     result.message += " Save the key now: it is not shown again."
     return result
 
 
-@command("api-keys revoke", _id("API key"), PROJECT, YES,
+@command("api-keys revoke", id_operand("API key", by_name=False), PROJECT, YES,
          examples=("twosignal api-keys revoke ID --project ID -y",))
-def api_keys_revoke(client, args):
+def api_keys_revoke(client, args, console):
     """Revoke an API key: whatever uses it stops working."""
-    return _delete(client, args, "API key", "apiKey.revoke", "apiKey.list", "revoke")
+    return delete(client, args, console, "apiKey.revoke", "revoke", by_name=False)
 
 
 # --- usage
 
-USAGE_COLUMNS = (Column("Project", "project_id"), Column("Traces", "traces_used", count),
-                 Column("Spans", "spans_used", count), Column("Evaluations", "evals_used", count))
-USAGE_FIELDS = (Column("Month", "month"), Column("Plan", "plan"),
-                Column("Traces", lambda row: _of_limit(row, "traces")),
-                Column("Evaluations", lambda row: _of_limit(row, "evals")),
-                Column("Spans", "spans_used", count))
+USAGE_COLUMNS = (
+    Column("Project", "project_id"), Column("Traces", "traces_used", format_count),
+    Column("Spans", "spans_used", format_count), Column("Evaluations", "evals_used", format_count))
+USAGE_FIELDS = (
+    Column("Month", "month"), Column("Plan", "plan"),
+    Column("Traces", lambda row: used_of_limit(row, "traces")),
+    Column("Evaluations", lambda row: used_of_limit(row, "evals")),
+    Column("Spans", "spans_used", format_count))
 
 
-def _of_limit(row, what) -> str:
-    used, limit = row[what + "_used"], row[what + "_limit"]
-    if limit is None:
-        return count(used) + (" (unlimited)" if row["plan"] in PLANS else "")
-    return "%s of %s  %s" % (count(used), count(limit), bar(used, limit))
+def used_of_limit(record, what) -> str:
+    """46,000 of 50,000  ███░ 92.0%"""
+    used = record[what + "_used"]
+    limit = record[what + "_limit"]
+    if limit is not None:
+        return f"{format_count(used)} of {format_count(limit)}  {bar(used, limit)}"
+    return format_count(used) + (" (unlimited)" if record["plan"] in PLANS else "")
 
 
 @command(
     "usage", ORG,
-    Option("--fail-above", metavar="PERCENT", type=_percentage,
-           help="exit 10 where more of a limit is used, like 90"),
+    Option("--fail-above", metavar="PERCENT", parse=parse_percent,
+           help="exit 10 if usage exceeds PERCENT of any plan limit, e.g. 90"),
     JUNIT,
     examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
-def usage(client, args):
-    """Show an organization's usage this month, and its limits."""
+def usage(client, args, console):
+    """Show an organization's usage this month, and the limits of its plan."""
     if args.junit and args.fail_above is None:
-        raise wrong_usage("--junit goes with --fail-above", "Give both, or neither.")
-    found = _object(client.query("usage.getCurrentMonth", {"organizationId": args.org}))
+        raise usage_error("--junit requires --fail-above", "Pass both, or neither.")
+    org = organization_id(client, args.org)
+    wire = resource_object(client.query("usage.getCurrentMonth", {"organizationId": org}))
     plans = {row.get("id"): row.get("plan") for row in client.rows("organization.list")
              if isinstance(row.get("id"), str)}
-    found = usage_record(found, plans.get(args.org))
-    parts = [("Projects", Listing("projects", USAGE_COLUMNS, _part(found, "projects")))]
-    result = Details(found, USAGE_FIELDS, parts)
+    record = usage_record(wire, plans.get(org))
+    projects = Listing("projects", USAGE_COLUMNS, child_records(record, "projects"))
+    result = Details(record, USAGE_FIELDS, [("Projects", projects)])
     if args.fail_above is not None:
-        checks = _usage_checks(found, args.fail_above)
-        with Report(args, "twosignal usage") as report:
-            report.tell(checks)
-        result.after = lambda: _failed_usage(checks)
+        checks = usage_checks(record, args.fail_above)
+        with GateReport("twosignal usage", console, args.junit, args.output) as report:
+            report.write(checks)
+        result.conclude = lambda: Outcome(failure=usage_failure(checks, args.fail_above))
     return result
 
 
-def _usage_checks(found, most) -> list:
-    """The checks of the shares that are used of the plan's limits."""
-    if found["plan"] not in PLANS:
-        raise Failure("The limits of the plan '%s' are not known" % plain(found["plan"]),
-                      "Leave --fail-above out.", "NOTHING_TO_CHECK")
-    checks = []
+def usage_checks(record, limit) -> list:
+    """A CheckResult for the share that is used of each limit of the plan. Raises Failure."""
+    if record["plan"] not in PLANS:
+        raise Failure(f"The limits of the plan '{printable(record['plan'])}' are not known",
+                      "Omit --fail-above.", "NOTHING_TO_CHECK")
+    results = []
     for what in ("traces", "evals"):
-        used, limit = found[what + "_used"], found[what + "_limit"]
-        if limit is not None and used is None:
-            raise _wrong_type("the usage")
-        if limit is not None:
-            checks.append(Check("%s of the plan" % what, most, used / limit,
-                                _within(used / limit, most), _percent))
-    return checks
+        used = record[what + "_used"]
+        most = record[what + "_limit"]
+        if most is None:            # unlimited
+            continue
+        if used is None:
+            raise wrong_type("the usage")
+        threshold = Threshold(f"{what} of the plan", format_percent)
+        share = used / most
+        results.append(CheckResult(threshold, limit, share, threshold.holds(share, limit)))
+    return results
 
 
-def _failed_usage(checks):
-    """The Failure that names the checks that did not hold, or None."""
-    rows = [check.row() for check in checks if not check.passed]
-    told = ["%s of the %s" % (row["measured"], row["check"]) for row in rows]
-    return Failure("%s are used, more than %s" % (" and ".join(told), rows[0]["limit"]),
-                   "Use less, or a larger plan.", "CHECK_FAILED") if rows else None
+def usage_failure(checks, limit):
+    """The Failure that names the limits that are exceeded, or None."""
+    nouns = {"traces of the plan": "traces", "evals of the plan": "evaluations"}
+    exceeded = [f"{check.row()['measured']} of {nouns[check.title]}"
+                for check in checks if not check.passed]
+    if not exceeded:
+        return None
+    return Failure(f"Usage exceeds {format_percent(limit)} of the plan: {', '.join(exceeded)}",
+                   "Reduce usage or upgrade the plan.", "CHECK_FAILED")
 
 
-# --- whatever has no command
+# --- what has no command of its own
 
 @command(
-    "api", Option("procedure", metavar="PROCEDURE", type=_given, help="like trace.list"),
-    _json_option("--input", "its input"),
-    Option("--mutation", action="store_true", help="it changes something: send it as POST"),
+    "api", Option("procedure", metavar="PROCEDURE", parse=non_empty,
+                  help="tRPC procedure, e.g. trace.list"),
+    json_option("--input", "input of the procedure"),
+    Option("--mutation", help="call it as a mutation (POST)"),
     examples=("twosignal api organization.list", "twosignal api modelRouting.list "
               "--input '{\"projectId\": \"ID\"}'"))
-def api(client, args):
-    """Call a procedure of the server; print its answer as it is."""
+def api(client, args, console):
+    """Call a tRPC procedure and print the raw response."""
     if not re.match(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z", args.procedure):
-        raise wrong_usage("%s is not the name of a procedure" % plain(args.procedure),
-                          "It should be like trace.list.")
-    values = json_value(args.input, "--input", args.console)
+        raise usage_error(f"'{args.procedure}' is not the name of a procedure",
+                          "It should look like trace.list.")
+    values = json_argument(args.input, "--input", console)
     if not args.mutation and values is not None and not isinstance(values, dict):
-        raise wrong_usage("The --input of a query is a JSON object")
+        raise usage_error("The --input of a query is a JSON object")
     try:
         if args.mutation:
-            return Answered(client.mutate(args.procedure, {} if args.input is None else values))
-        return Answered(client.query(args.procedure, values))
+            return RawValue(client.mutate(args.procedure, {} if args.input is None else values))
+        return RawValue(client.query(args.procedure, values))
     except Failure as failure:
-        if failure.code == "UNSUPPORTED":
-            failure.hint = "Check the procedure's name, and whether it is a --mutation."
-        if "to mutation" in failure.message and not args.mutation:
-            failure.hint = "It changes something: add --mutation."
-        elif failure.code == "BAD_REQUEST" and values is None:
-            failure.hint = "Give its input with --input JSON."
+        failure.hint = api_hint(failure, args, values) or failure.hint
         raise
 
 
-class Answered(Details):
-    """A value as JSON, also where a table was asked for."""
-
-    def records(self):
-        rows = self.record if isinstance(self.record, list) else [self.record]
-        return [row if isinstance(row, dict) else {"value": row} for row in rows]
-
-    def table_lines(self, screen):
-        return self.json_lines(screen)
-
-
-SHELLS = ("bash", "zsh", "fish")
+def api_hint(failure, args, values) -> str:
+    """The hint for a failed call of a procedure, or "" if the error has a better one."""
+    if failure.code == "UNSUPPORTED":
+        return "Check the procedure's name, and whether it is a --mutation."
+    if failure.code == "METHOD_NOT_SUPPORTED" and not args.mutation:
+        return "It is a mutation: add --mutation."
+    if failure.code == "BAD_REQUEST" and values is None:
+        return "Pass its input with --input JSON."
+    return ""
 
 
-@command("completion", Option("shell", metavar="SHELL", values=SHELLS, help="bash, zsh or fish"),
-         examples=("source <(twosignal completion bash)",
-                   "twosignal completion fish > ~/.config/fish/completions/twosignal.fish"))
-def completion(client, args):
-    """Print a script that completes commands in a shell."""
-    if args.shell not in SHELLS:
-        raise wrong_usage("%s is not a shell that is known here" % plain(args.shell),
-                          "There are %s." % ", ".join(SHELLS))
-    return Script({"bash": _bash_completion, "zsh": _zsh_completion,
-                   "fish": _fish_completion}[args.shell]())
+@command("help", Option("command", metavar="COMMAND", required=False, repeatable=True,
+                        help="the command to explain"),
+         is_offline=True, examples=("twosignal help traces list",))
+def help_command(client, args, console):
+    """Show help for a command."""
+    words = args.command or []
+    line = CommandLine(words)
+    is_group = len(words) == 1 and visible_commands(words[0])
+    if words and not line.command and not is_group:
+        raise unknown_command(words)
+    return Text(help_text(line.words))
 
 
-class Script(Answered):
-    """Text that is printed as it is."""
-
-    def table_lines(self, screen):
-        yield self.record
-
-
-def _completions() -> list:
-    """(words before, what may follow): for each group its commands, for each command its flags."""
-    heads = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
-    found = [("", heads)]
-    for head in heads:
-        below = [name.split()[1] for name in COMMANDS if name.startswith(head + " ")]
-        found += [(head, below)] if below else []
-    for name, each in COMMANDS.items():
-        found.append((name, [word for option in _everywhere(each) for word in (
-            option.flags if option.flags[0].startswith("-") else option.values)
-            if not re.match("-[^-]", word)]))
-    return found
+@command("version", is_offline=True, examples=("twosignal version",))
+def version(client, args, console):
+    """Show the version of this client and of Python."""
+    return Text(version_text())
 
 
-def _known_words(between) -> str:
-    """The words that lead to a command, quoted."""
-    return between.join('"%s"' % before for before, _ in _completions()[1:])
-
-
-def _value_flags() -> dict:
-    """Every flag that takes a value: its option."""
-    return {flag: option for each in COMMANDS.values() for option in _everywhere(each)
-            for flag in option.flags if option.takes_value}
-
-
-def _completion_script(form, line, value_line) -> str:
-    """A script for bash or zsh.
-
-    line: for (words before, what may follow); value_line: for (a flag, its values). Behind other
-    flags with a value, the shell completes files.
-    """
-    flags = _value_flags()
-    lines = [line % (before, " ".join(words)) for before, words in _completions()]
-    values = [value_line % (flag, " ".join(option.values)) for flag, option in flags.items()
-              if option.values]
-    for name, text in (("KNOWN_WORDS", _known_words("|")), ("VALUE_LINES", "\n".join(values)),
-                       ("VALUE_FLAGS", "|".join(flags)), ("LINES", "\n".join(lines))):
-        form = form.replace(name, text)
-    return form
-
-
-def _bash_completion() -> str:
-    return _completion_script("""_twosignal() {
-  local word before="" words="" last="${COMP_WORDS[COMP_CWORD-1]}" now="${COMP_WORDS[COMP_CWORD]}"
-  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-    case "${before:+$before }$word" in
-    KNOWN_WORDS) before="${before:+$before }$word" ;;
-    esac
-  done
-  if [ "$last" = "=" ]; then last="${COMP_WORDS[COMP_CWORD-2]}"; fi
-  if [ "$now" = "=" ]; then now=""; fi
-  case "$last" in
-VALUE_LINES
-  VALUE_FLAGS) COMPREPLY=(); return ;;
-  *)
-    case "$before" in
-LINES
-    esac ;;
-  esac
-  COMPREPLY=($(compgen -W "$words" -- "$now"))
-}
-complete -o default -F _twosignal twosignal
-""", '    "%s") words="%s" ;;', '  %s) words="%s" ;;')
-
-
-def _zsh_completion() -> str:
-    return _completion_script("""#compdef twosignal
-_twosignal() {
-  local word before="" choices=""
-  for word in "${(@)words[2,CURRENT-1]}"; do
-    case "${before:+$before }$word" in
-    KNOWN_WORDS) before="${before:+$before }$word" ;;
-    esac
-  done
-  case "${words[CURRENT-1]}" in
-VALUE_LINES
-  VALUE_FLAGS) _files; return ;;
-  *)
-    case "$before" in
-LINES
-    esac ;;
-  esac
-  compadd -- ${=choices}
-}
-if [ "$funcstack[1]" = "_twosignal" ]; then _twosignal; else compdef _twosignal twosignal; fi
-""", '    "%s") choices="%s" ;;', '  %s) choices="%s" ;;')
-
-
-def _fish_completion() -> str:
-    flags = _value_flags()
-    lines = ["""function __twosignal_before
-    set -l before ""
-    for word in (commandline -opc)[2..-1]
-        set -l next (string trim -- "$before $word")
-        if contains -- "$next" %s
-            set before $next
-        end
-    end
-    test "$before" = "$argv[1]"
-end
-complete -c twosignal -f""" % _known_words(" ")]
-    for before, words in _completions():
-        for word in words:
-            how = "-l " + word[2:] if word.startswith("--") else "-a " + word
-            if word in flags and flags[word].values:
-                how += " -x -a '%s'" % " ".join(flags[word].values)
-            elif word in flags:
-                how += " -r -F" if flags[word].details["metavar"] == "FILE" else " -x"
-            if word in flags and flags[word].flags[0][:2] != "--":
-                how += " -s " + flags[word].flags[0][1:]
-            lines.append("complete -c twosignal -n '__twosignal_before \"%s\"' %s" % (before, how))
-    return "\n".join(lines) + "\n"
+def version_text() -> str:
+    """A line such as "twosignal 1.1.0 (Python 3.13.0, executable)"."""
+    # In an executable that `twosignal install` wrote, the folder of this module is a zip file.
+    # Piped into Python, the module has no file at all.
+    folder = os.path.dirname(globals().get("__file__", ""))
+    kind = ", executable" if os.path.isfile(folder) else ""
+    major, minor, micro = sys.version_info[:3]
+    return f"twosignal {__version__} (Python {major}.{minor}.{micro}{kind})\n"
 
 
 ############################################################
 # Entry
 ############################################################
 
-GROUPS = {
-    "orgs": "Organizations", "projects": "Projects", "traces": "Traces",
-    "scores": "Scores", "evaluators": "Evaluators", "datasets": "Datasets",
-    "api-keys": "API keys",
+# Each script asks this program, which prints "words" and a candidate in each line, or "files".
+_BASH_COMPLETION = r"""_twosignal() {
+  local line kind="" current="${COMP_WORDS[COMP_CWORD]}"
+  COMPREPLY=()
+  while IFS= read -r line; do
+    if [ -z "$kind" ]; then kind=$line; continue; fi
+    case "$current" in
+      \"* | \'*) COMPREPLY+=("$line") ;;
+      *) COMPREPLY+=("$(printf %q "$line")") ;;
+    esac
+  done < <(twosignal __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+  if [ "$kind" = files ]; then
+    compopt -o filenames 2>/dev/null
+    while IFS= read -r line; do COMPREPLY+=("$line"); done < <(compgen -f -- "${current#=}")
+  fi
 }
+complete -F _twosignal twosignal
+"""
+_ZSH_COMPLETION = r"""#compdef twosignal
+_twosignal() {
+  local -a found
+  found=("${(@f)$(twosignal __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+  if [ "$found[1]" = files ]; then _files; else compadd -- "${(@)found[2,-1]}"; fi
+}
+if [ "$funcstack[1]" = "_twosignal" ]; then _twosignal; else compdef _twosignal twosignal; fi
+"""
+_FISH_COMPLETION = r"""function __twosignal_complete
+    set -l words (commandline -opc)[2..-1] (commandline -ct)
+    set -l found (twosignal __complete -- $words 2>/dev/null)
+    if test "$found[1]" = files
+        __fish_complete_path (commandline -ct)
+    else if test (count $found) -gt 1
+        printf '%s\n' $found[2..-1]
+    end
+end
+complete -c twosignal -f -a '(__twosignal_complete)'
+"""
+COMPLETION_SCRIPTS = {"bash": _BASH_COMPLETION, "zsh": _ZSH_COMPLETION, "fish": _FISH_COMPLETION}
 
 
-class Console:
-    """The terminal or the pipes: the only place where this program reads and prints.
+# --- completion
 
-    file: where the output goes instead of stdout, something with write(bytes).
-    """
-
-    def __init__(self):
-        self.quiet = self.as_json = self.debug = self.printed = False
-        self.secrets, self.file, self.told, self.latest = set(), None, "", {}
-
-    def print(self, text):
-        """To stdout. Raises Failure where that fails, BrokenPipeError where nobody reads."""
-        stream, self.printed = sys.stdout, True
-        if self.file is not None:
-            return self.file.write(text.encode("utf-8"))
-        if stream is None:
-            return
-        if self.told and stream.isatty():
-            self.clear()
-        try:
-            stream.write(encodable(text, stream.encoding or "utf-8"))
-        except OSError as error:
-            self._gone(stream, error)
-
-    def flush(self):
-        try:
-            if sys.stdout is not None:
-                sys.stdout.flush()
-        except OSError as error:
-            self._gone(sys.stdout, error)
-
-    def _gone(self, stream, error):
-        _drop(stream)
-        if isinstance(error, BrokenPipeError):
-            raise error
-        raise Failure("Cannot write the output: %s" % reason(error), "Free some space.")
-
-    def tell(self, text):
-        """A remark on stderr."""
-        if not self.quiet:
-            self.say(text)
-
-    def news(self, text, topic="trouble"):
-        """A remark, unless it is the same as the last one on this topic; "" ends that."""
-        if text and text != self.latest.get(topic):
-            self.tell(text)
-        self.latest[topic] = text
-
-    def progress(self, text, since):
-        """How far it is, on a terminal, where that takes more than a second (since: monotonic)."""
-        if not self.quiet and _is_terminal(sys.stderr) and time.monotonic() - since >= 1:
-            self._line(text)
-
-    def status(self, text, since):
-        """Progress of what may take minutes: also where there is no terminal, a line a change."""
-        if _is_terminal(sys.stderr):
-            self.progress("%s, %d s" % (text, time.monotonic() - since), since)
-        else:
-            self.news(text + ".", "status")
-
-    def clear(self):
-        """Wipes what progress() has put there."""
-        if self.told:
-            self._line("")
-
-    def _line(self, text):
-        """Puts a text into the last line of the terminal, in place of the one before."""
-        text = cut(plain(masked(text, self.secrets)), _columns_of(sys.stderr) - 1)
-        size = min(len(self.told) + 2, _columns_of(sys.stderr) - 1)     # 2: a terminal's ^C
-        try:
-            sys.stderr.write("\r" + text.ljust(size) + "\r" * (not text))
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            _drop(sys.stderr)
-        self.told = text
-
-    def log(self, text):
-        self.say("debug: " + text)
-
-    def say(self, text):
-        """Lines on stderr, secrets masked, safe for a terminal."""
-        stream = sys.stderr
-        if stream is None:
-            return
-        self.clear()
-        lines = [plain(line) for line in masked(text, self.secrets).split("\n")]
-        try:
-            stream.write(encodable("\n".join(lines) + "\n", stream.encoding or "utf-8"))
-            stream.flush()
-        except (OSError, ValueError):
-            _drop(stream)
-
-    def fail(self, failure) -> int:
-        """Prints an error as a line, or as JSON; returns the exit code."""
-        if self.as_json:
-            found = {"code": failure.code, "message": masked(failure.message, self.secrets),
-                     "hint": masked(failure.hint, self.secrets)}
-            if failure.problems:
-                found["problems"] = [masked(line, self.secrets) for line in failure.problems]
-            found["exit_code"] = failure.exit_code
-            self.say(json_text({"error": found}, indent=None))
-            return failure.exit_code
-        line = "Error: %s." % failure.message.rstrip(".")
-        lines = [plain(" ".join([line, failure.hint]).rstrip())]
-        self.say("\n".join(lines + ["  " + plain(problem) for problem in failure.problems]))
-        return failure.exit_code
-
-    # --- questions
-
-    def must_ask(self, flag):
-        """Raises a usage error that names the flag where nobody can be asked."""
-        if not _is_terminal(sys.stdin):
-            raise wrong_usage("Cannot ask without a terminal", "Use %s." % flag)
-
-    def ask(self, prompt, flag) -> str:
-        self.must_ask(flag)
-        self._prompt(prompt)
-        answer = sys.stdin.readline()
-        if not answer:
-            self._prompt("\n")
-            raise wrong_usage("No answer to %r" % prompt.strip(" :"), "Use %s." % flag)
-        return answer.strip()
-
-    def confirm(self, question) -> bool:
-        self._prompt(question)
-        answer = sys.stdin.readline()
-        if not answer:
-            self._prompt("\n")
-        return answer.strip().lower() in ("y", "yes")
-
-    def ask_secret(self, prompt, flag) -> str:
-        import getpass
-        self.must_ask(flag)
-        try:
-            return getpass.getpass(prompt, sys.stderr)
-        except EOFError:
-            self._prompt("\n")
-            raise wrong_usage("No password was given", "Use %s." % flag)
-
-    def _prompt(self, text):
-        if sys.stderr is not None:
-            sys.stderr.write(encodable(text, sys.stderr.encoding or "utf-8"))
-            sys.stderr.flush()
-
-    def read_line(self) -> str:
-        """The first line of stdin, without its line break; "" where there is none."""
-        return self._read(lambda stream: stream.readline()).rstrip("\r\n")
-
-    def read_stdin(self, flag) -> str:
-        if _is_terminal(sys.stdin):
-            self.tell("Reading %s from the terminal; end it with Ctrl-D." % flag)
-        return self._read(lambda stream: stream.read()).lstrip("\ufeff")
-
-    def _read(self, read) -> str:
-        try:
-            return read(sys.stdin.buffer).decode("utf-8") if sys.stdin is not None else ""
-        except UnicodeDecodeError:
-            raise wrong_usage("stdin is not UTF-8")
-        except OSError as error:
-            raise wrong_usage("Cannot read stdin: %s" % reason(error))
-
-
-def _drop(stream):
-    """Lets what a stream still holds go nowhere: Python's own flush at exit must not fail."""
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
-    except (OSError, ValueError, AttributeError):
-        pass
-
-
-def _is_terminal(stream) -> bool:
-    return stream is not None and stream.isatty()
-
-
-def masked(text, secrets) -> str:
-    """The text with *** for each secret, as it is, percent-encoded or in JSON."""
-    from urllib.parse import quote
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= 4:
-            for form in (secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1],
-                         plain(secret)):
-                text = text.replace(form, "***")
+def parse_shell(text) -> str:
+    if text not in COMPLETION_SCRIPTS:
+        raise ValueError(f"must be one of {', '.join(COMPLETION_SCRIPTS)}")
     return text
 
 
-def _screen() -> Screen:
-    terminal = _is_terminal(sys.stdout)
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdigit() and 0 < int(columns) < 10000:
-        columns = int(columns)
-    else:
-        columns = _columns_of(sys.stdout) if terminal else 80
-    colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return Screen(columns, getattr(sys.stdout, "encoding", None) or "utf-8", colour)
+@command("completion",
+         Option("shell", metavar="SHELL", parse=parse_shell, choices=COMPLETION_SCRIPTS,
+                help=f"your shell: {', '.join(COMPLETION_SCRIPTS)}"),
+         is_offline=True,
+         examples=('eval "$(twosignal completion bash)"',
+                   "twosignal completion fish > ~/.config/fish/completions/twosignal.fish"))
+def completion(client, args, console):
+    """Print a script that completes commands in a shell."""
+    return Text(COMPLETION_SCRIPTS[args.shell])
 
 
-def _columns_of(terminal) -> int:
+@command("__complete", Option("words", metavar="WORD", required=False, repeatable=True),
+         is_offline=True, is_hidden=True)
+def complete(client, args, console):
+    """Print what can stand in place of the last word."""
+    kind, candidates = completions([re.sub(r"\\(.)|^[\"']", r"\1", word)
+                                    for word in args.words or [""]], console.clock)
+    return Text("\n".join([kind] + candidates) + "\n")
+
+
+def completions(words, clock=CLOCK) -> tuple:
+    """("words", candidates) for the last of the words, or ("files", []) if it is a file's name."""
+    *before, current = words
+    if current == "=":              # bash makes --format=js three words
+        before.append(current)
+        current = ""
+    prefix = ""
+    if before and before[-1] == "=":
+        before.pop()
+    elif current.startswith("--") and "=" in current:
+        flag, _, current = current.partition("=")
+        before.append(flag)
+        prefix = flag + "="
+    line = CommandLine(before)
+    option = _awaited_option(before)
+    if option and option.metavar == "FILE":
+        return "files", []
+    found = _option_values(option, line, clock) if option else _next_words(line, current)
+    return "words", [prefix + each for each in found
+                     if each.startswith(current) and each.isprintable()]
+
+
+def _awaited_option(words):
+    """The option whose value comes next, or None."""
+    mark = "value"
+    line = CommandLine(words + [mark])
+    if not line.options or line.options[-1][1] is not mark:
+        return None
+    return line.known_flags()[line.options[-1][0]]
+
+
+def _option_values(option, line, clock) -> list:
+    """The values of an option: fixed ones, or names that the server knows."""
+    if not option.completes:
+        return list(option.choices)
+    import threading
+    names = []
+    # Looking a host up can take longer than any timeout, so it is left behind after a second.
+    thread = threading.Thread(target=_add_server_names, args=(names, option.completes, line, clock),
+                              daemon=True)
+    thread.start()
+    thread.join(NAME_COMPLETION_TIMEOUT)
+    return list(names)
+
+
+def _add_server_names(names, kind, line, clock):
+    """Adds the names of projects or organizations, or nothing if they cannot be had."""
+    def last_value(flag):
+        return dict(option for option in line.options if option[1]).get(flag)
+
     try:
-        return os.get_terminal_size(terminal.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
-
-
-# --- arguments
-
-def _words(argv):
-    """(words, rest): the command's words, wherever they stand, and the other tokens."""
-    words, rest, tokens = [], [], list(argv)
-    while tokens and " ".join(words) not in COMMANDS:
-        token = tokens.pop(0)
-        if token == "--":
-            tokens.insert(0, token)
-            break
-        if token.startswith("-") and token != "-":
-            rest.append(token)
-            if tokens and not tokens[0].startswith("--") and _takes_value(token):
-                rest.append(tokens.pop(0))
-        elif len(words) > 1:
-            rest.append(token)
+        transport = Transport(NAME_COMPLETION_TIMEOUT, last_value("--ca-cert"), clock=clock)
+        client = Client(configured_url(last_value("--url"), clock), transport, may_refresh=False)
+        if kind == "projects":
+            rows = visible_projects(client, last_value("--org") or setting("TWOSIGNAL_ORG"))
         else:
-            words.append(token)
-    return words, rest + tokens
+            rows = client.rows("organization.list")
+        names += [row["name"] for row in rows if isinstance(row.get("name"), str)]
+    except Failure:
+        pass
 
 
-def _takes_value(flag) -> bool:
-    """Whether an option that stands before the command's words has a value, in any command."""
-    return any(option.takes_value for each in COMMANDS.values()
-               for option in _everywhere(each) if flag in option.flags)
+def _next_words(line, current) -> list:
+    """Commands, or the flags and fixed operands of one."""
+    if line.command is None and not current.startswith("-"):
+        typed = len(line.words)
+        names = [each.name.split() for each in visible_commands()]
+        return list(dict.fromkeys(name[typed] for name in names if name[:typed] == line.words
+                                  and len(name) > typed))
+    options = line.command.all_options if line.command else GLOBAL_OPTIONS + (VERSION,)
+    operands = [choice for option in options if option.is_operand for choice in option.choices]
+    return operands + [flag for flag in flags_of(options) if flag.startswith("--")]
 
 
-def _joined(tokens, options) -> list:
-    """The tokens as --option=value, so that a value may begin with a dash, on every Python."""
-    flags, joined, tokens = _flags(options), [], list(tokens)
-    while tokens:
-        token = tokens.pop(0)
-        option = flags.get(token) or flags.get(token[:2])
-        if token == "--":
-            return joined + [token] + tokens
-        if option is None or token.startswith("--") and token not in flags:
-            joined.append(token)
-        elif not option.takes_value:
-            joined.append(token[:2] if token not in flags else token)
-            if token not in flags:
-                tokens.insert(0, "-" + token[2:])
-        elif token not in flags:
-            joined.append("%s=%s" % (option.flags[-1], token[2:]))
-        elif tokens and not tokens[0].startswith("--") and tokens[0] not in flags:
-            joined.append("%s=%s" % (option.flags[-1], tokens.pop(0)))
-        else:
-            joined.append(token)
-    return joined
+# --- installation
+
+@command("install", Option("directory", metavar="DIR", required=False, parse=non_empty,
+                           help="directory to install into (default: ~/.local/bin)"),
+         is_offline=True, examples=("twosignal install", "twosignal install /usr/local/bin"))
+def install(client, args, console):
+    """Install this program as one executable file that starts faster.
+
+    The file has the bytecode for this Python besides the source, which any other Python uses.
+    """
+    directory = os.path.abspath(os.path.expanduser(args.directory or "~/.local/bin"))
+    path = os.path.join(directory, "twosignal")
+    content = executable_content()
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise unwritable_file(directory, error, OUTPUT_HINT)
+    if os.path.isdir(path):
+        raise Failure(f"Cannot write {path}: Is a directory", OUTPUT_HINT)
+    with AtomicFile(path, 0o755, OUTPUT_HINT, follow_links=False) as file:
+        file.write(content)
+        file.sync()
+        check_executable(file.temporary)
+    return Details({"path": path, "version": __version__},
+                   message=f"Installed twosignal {__version__} as {path}.",
+                   conclude=lambda: Outcome(path_remark(path)))
 
 
-def _parser(name, command):
-    """An argparse parser for one command; it raises a usage error instead of leaving."""
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            raise _refused(message, name, command)
-
-    epilog = "examples:\n  " + "\n  ".join(command.examples)
-    parser = Parser(prog="twosignal " + name, description=command.help, epilog=epilog,
-                    formatter_class=argparse.RawDescriptionHelpFormatter,
-                    add_help=False, allow_abbrev=False)
-    shared = parser.add_argument_group("everywhere")
-    for option in _everywhere(command):
-        details = dict(option.details)
-        if "type" in details:
-            details["type"] = _argument_type(details["type"])
-        if option.env:
-            details["help"] += " (or %s)" % option.env
-        details["help"] = details["help"].replace("%", "%%")
-        if option.flags[0].startswith("-"):
-            details["default"] = argparse.SUPPRESS
-        (shared if option in SHARED else parser).add_argument(*option.flags, **details)
-    return parser
+def executable_content() -> bytes:
+    """A zip file behind a #! line for this Python: __main__.py, the source and its bytecode."""
+    import zipfile
+    interpreter = sys.executable or ""
+    # Linux kernels before 5.1 cut the line at 127 characters; none quotes a blank.
+    if not interpreter or len(interpreter) > 125 or re.search(r"\s", interpreter):
+        interpreter = "/usr/bin/env python3"
+    source = own_source()
+    files = {"__main__.py": b"import sys, twosignal\nsys.exit(twosignal.main())\n",
+             "twosignal.py": source, "twosignal.pyc": bytecode(source)}
+    buffer = io.BytesIO()
+    buffer.write(os.fsencode(f"#!{interpreter}\n"))
+    with zipfile.ZipFile(buffer, "w") as archive:       # not compressed: it is read at each start
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), data)
+    return buffer.getvalue()
 
 
-def _refused(message, name, command) -> Failure:
-    """The error for what argparse says; for an option that there is not, with the one meant."""
-    import difflib
-    meant = []
-    if message.startswith("unrecognized"):
-        for strange in re.findall(r" (--[\w-]+)", message):
-            meant += difflib.get_close_matches(strange, _flags(_everywhere(command)), 1)
-    return wrong_usage(message[:1].upper() + message[1:], "Did you mean %s?" % meant[0] if meant
-                       else "See 'twosignal %s --help'." % name)
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)    # of all files: the same source gives the same executable
 
 
-def _argument_type(convert):
-    def converted(text):
-        import argparse
-        try:
-            return convert(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error))
-    return converted
+def own_source() -> bytes:
+    """The text of this module. Raises a usage error if it was piped into Python."""
+    name = __spec__.name if __spec__ else __name__
+    try:
+        source = __loader__.get_source(name)
+    except (AttributeError, ImportError, OSError):
+        source = None
+    if not source:
+        raise usage_error("Cannot install from a pipe",
+                          "Save twosignal.py, and run: python3 twosignal.py install")
+    return source.encode("utf-8")
 
 
-def _arguments(name, command, tokens):
-    """The namespace of a command. given: the names of the options that were on the command line."""
-    parser = _parser(name, command)
-    args = parser.parse_args(_joined(tokens, _everywhere(command)))
-    args.given = set(vars(args))
-    if command.exclusive and {_flags(command.options)[flag].name
-                              for flag in command.exclusive} <= args.given:
-        raise wrong_usage("%s and %s cannot be used together" % command.exclusive,
-                          "Use one of them.")
-    for option in _everywhere(command):
-        if option.name not in args.given:
-            value = setting(option.env) if option.env else None
-            switch = option.details.get("action") == "store_true"
-            setattr(args, option.name, False if switch else value)
-        if option.needed and not getattr(args, option.name) and not (command.key and has_key()):
-            raise _not_given(option)
-    return args
+def bytecode(source: bytes) -> bytes:
+    """The content of a .pyc file that this version of Python uses without looking at the source."""
+    import importlib.util
+    import marshal
+    code = compile(source, "twosignal.py", "exec", dont_inherit=True)
+    if sys.version_info >= (3, 7):
+        unchecked_hash = 1          # PEP 552
+        header = unchecked_hash.to_bytes(4, "little") + importlib.util.source_hash(source)
+    else:                           # zipimport compares the time with that of the source
+        modified = int(time.mktime(ZIP_DATE + (0, 0, -1)))
+        header = modified.to_bytes(4, "little") + len(source).to_bytes(4, "little")
+    return importlib.util.MAGIC_NUMBER + header + marshal.dumps(code)
 
 
-def _not_given(option) -> Failure:
-    """The error for --project or --org; with nothing but a key, to look for it would not help."""
-    if has_key() and not _stored_quietly():
-        return not_logged_in()
-    return wrong_usage("No %s was given" % {"org": "organization"}.get(option.name, option.name),
-                       "Use %s %s or set %s." % (option.flags[-1], option.details["metavar"],
-                                                 option.env))
+def check_executable(path):
+    """Runs a new executable. Raises Failure if it does not print the version."""
+    import subprocess
+    command_line = [sys.executable, path] if os.name == "nt" else [path]
+    try:
+        done = subprocess.run(command_line + ["--version"], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+        output = done.stdout.decode("utf-8", "replace")
+    except (OSError, subprocess.SubprocessError) as error:
+        output = os_reason(error)
+    if not output.startswith(f"twosignal {__version__} "):
+        raise Failure(f"The new executable does not run: {output.strip() or 'no output'}",
+                      "Check that its directory is not mounted noexec, or name another DIR.")
 
 
-def _asks(tokens, *flags) -> bool:
-    before = tokens[:tokens.index("--")] if "--" in tokens else tokens
-    return any(flag in before for flag in flags)
+def path_remark(path) -> str:
+    """What to do if the shell will not find the new executable, or another one first."""
+    import shutil
+    directory = os.path.dirname(path)
+    folders = [os.path.realpath(folder) for folder in os.environ.get("PATH", "").split(os.pathsep)
+               if folder]
+    if os.path.realpath(directory) not in folders:
+        return f'{directory} is not on PATH. Add it: export PATH="{directory}:$PATH"'
+    first = shutil.which("twosignal")
+    if first and not os.path.samefile(first, path):
+        return f"{first} comes first on PATH: remove it, or put {directory} before it."
+    return ""
 
 
-def _wants_json(tokens) -> bool:
-    """Whether errors are to be JSON: the last --json or --format says it."""
-    wanted = False
-    for token, following in zip(tokens, tokens[1:] + [""]):
-        if token == "--":
-            break
-        if token == "--json" or token.split("=")[0] == "--format":
-            form = "json" if token == "--json" else token.partition("=")[2] or following
-            wanted = form in ("json", "jsonl")
-    return wanted
-
-
-def _help(words) -> str:
-    """What --help prints after these words."""
-    name = " ".join(words)
-    if name in COMMANDS:
-        return _parser(name, COMMANDS[name]).format_help()
-    group = words[0] if words else None
-    lines = ["usage: twosignal %s [OPTIONS]" % ("%s COMMAND" % group if group else "COMMAND"), ""]
-    if not group:
-        lines += ["Manages traces, evaluators, datasets, API keys and more of 2Signal.", ""]
-    lines.append("commands:")
-    for name, each in COMMANDS.items():
-        if not group or name.split()[0] == group:
-            lines.append("  %-18s %s" % (name, each.summary))
-    lines += ["", "options, everywhere:"]
-    for option in SHARED:
-        flags = ", ".join(option.flags) + " " + option.details.get("metavar", "")
-        lines.append("  %-20s %s" % (flags, option.details["help"]))
-    if not group:
-        lines.append("  %-20s %s" % ("-V, --version", "show the version"))
-    lines += ["", "Help for one command: twosignal %s --help" % (
-        [name for name in COMMANDS if not group or name.startswith(group)][0])]
-    return "\n".join(lines) + "\n"
-
-
-def _unknown(words) -> Failure:
-    import difflib
-    heads = [name.split()[0] for name in COMMANDS]
-    nearest = difflib.get_close_matches(words[0], heads, 1)
-    name = " ".join(nearest + words[1:])
-    names = [each for each in COMMANDS if nearest and each.split()[0] == nearest[0]]
-    close = difflib.get_close_matches(name, names, 1, 0.5) or nearest
-    hint = "Did you mean 'twosignal %s'?" % close[0] if close else "See 'twosignal --help'."
-    return wrong_usage("There is no command '%s'" % plain(" ".join(words)), hint)
-
-
-# --- running
+# --- running a command
 
 class Terminated(BaseException):
-    """SIGTERM came, or SIGHUP: the terminal went away."""
+    """SIGTERM arrived, or SIGHUP: the terminal went away."""
 
 
-def _run(argv, console) -> int:
-    console.as_json = _asks(argv, "--json")
-    words, rest = _words([as_utf8(token, "An argument") for token in argv])
-    console.as_json = _wants_json(rest)
-    console.quiet, console.debug = _asks(rest, "-q", "--quiet"), _asks(rest, "--debug")
-    if not words and _asks(rest, "-V", "--version"):
-        return _show(console, "twosignal %s (Python %d.%d.%d)\n"
-                     % ((__version__,) + sys.version_info[:3]))
-    name = " ".join(words)
-    if name not in COMMANDS and words and words != [words[0]] * (words[0] in GROUPS):
-        raise _unknown(words)
-    if name not in COMMANDS and rest and not _asks(rest, "-h", "--help"):
-        known = _flags(SHARED)
-        strange = [token for token in rest if token.startswith("-") and token not in known]
-        raise wrong_usage("There is no option %s" % plain(strange[0].partition("=")[0])
-                          if strange else "No command was given",
-                          "See 'twosignal %s'." % " ".join(words + ["--help"]))
-    if name not in COMMANDS or _asks(rest, "-h", "--help"):
-        return _show(console, _help(words))
-    return _execute(COMMANDS[name], _arguments(name, COMMANDS[name], rest), console)
+def run(argv, console) -> int:
+    """Runs a command line and returns its exit code. Raises Failure."""
+    line = CommandLine(argv)
+    console.json_errors = line.format in ("json", "jsonl")
+    console.quiet = line.has(QUIET)
+    console.debug = line.has(DEBUG)
+    is_group = len(line.words) == 1 and visible_commands(line.words[0])
+    if line.words and not line.command and not is_group:
+        raise unknown_command(line.words)
+    if line.has(VERSION) or line.has(HELP):
+        console.print(help_text(line.words) if line.has(HELP) else version_text())
+        console.flush()
+        return 0
+    if line.error:
+        raise line.error
+    if not line.command:
+        raise no_command(line.words)
+    return execute(line.command, Arguments(line.command, line), console)
 
 
-def _show(console, text) -> int:
-    console.print(text)
-    console.flush()
-    return 0
-
-
-def _execute(command, args, console) -> int:
-    args.console, args.resolved = console, set()
-    if args.output == "-":
-        args.output = None
-    args.format = args.format or _format_of_file(args.output) or "table"
-    key = api_key() if command.key else None
-    timeout = args.timeout if _flags(SHARED)["--timeout"] in _everywhere(command) else None
-    client = Client(_address(command, args), Transport(
-        timeout or TIMEOUT, args.ca_cert, console.tell, console.log if args.debug else None), key)
-    console.secrets = client.secrets
-    if key:
-        warn_of_http(client.url, "API key", console)
+def execute(chosen, args, console) -> int:
+    """Calls the command's function and prints its result. Raises Failure."""
+    client = None if chosen.is_offline else make_client(chosen, args, console)
     try:
-        # A file that cannot be written is told before anything is changed.
-        with output_file(args.output) if args.output else Stdout() as console.file:
-            return _work(command, client, args, console)
+        if args.output in (None, "-"):
+            return call(chosen, client, args, console)
+        # A file that cannot be written is an error before anything is changed.
+        with output_file(args.output) as console.file:
+            return call(chosen, client, args, console)
     finally:
-        client.close()
+        if client:
+            client.close()
 
 
-def _work(command, client, args, console) -> int:
+def make_client(chosen, args, console) -> Client:
+    """The Client for a command. Raises a usage error for a wrong address or key."""
+    key = api_key() if chosen.takes_key else None
+    transport = Transport(args.timeout or DEFAULT_TIMEOUT, args.ca_cert, console.tell,
+                          console.log if console.debug else None, console.clock)
+    client = Client(server_url(chosen, args, console.clock), transport, key, console.keep_secret)
+    if key:
+        warn_if_unencrypted(client.url, "API key", console)
+    return client
+
+
+def server_url(chosen, args, clock) -> str:
+    """The server's address; to log out, that of the stored session, whatever is configured."""
+    if not chosen.ends_session or args.url:
+        return configured_url(args.url, clock)
+    stored = load_session_if_valid(clock)
+    if stored and stored.api_url:
+        return normal_url(stored.api_url)
+    url = result_or_failure(lambda: configured_url(clock=clock))
+    return DEFAULT_URL if isinstance(url, Failure) else url
+
+
+def call(chosen, client, args, console) -> int:
+    """Calls the function and prints the result; Ctrl-C is how a stream ends."""
     try:
-        args.resolve = lambda: _resolve(command, client, args)
-        if not command.patient:
-            args.resolve()
-        result = command.function(client, args)
-        return _show_result(_chosen(result, args, client), args, console)
-    except (KeyboardInterrupt, Terminated) as ended:
-        if not command.endless:
+        result = chosen.function(client, args, console)
+        return print_result(select_fields(result, client, args, console), args, console)
+    except (KeyboardInterrupt, Terminated) as end:
+        if not chosen.is_endless:
             raise
-        if isinstance(console.file, Replacing) and not console.printed:
-            console.file.unless = lambda: True      # nothing has come: what was there stays
-        if isinstance(ended, Terminated):
-            return TERMINATED
+        if isinstance(console.file, AtomicFile) and not console.has_printed:
+            console.file.cancel()   # nothing has arrived, so what was there stays
+        if isinstance(end, Terminated):
+            return EXIT_TERMINATED
         console.say("")
         return 0
 
 
-def _resolve(command, client, args):
-    """Puts IDs in the place of names."""
-    for option in command.options:
-        text = getattr(args, option.name)
-        if option.resolve and text and option.name not in args.resolved:
-            setattr(args, option.name, option.resolve(client, args, text))
-            args.resolved.add(option.name)
-
-
-def _chosen(result, args, client):
+def select_fields(result, client, args, console) -> Result:
     """The result with the fields that --fields asks for."""
-    def complain(wrong):
-        if not client.changed:
-            raise wrong
-        # What a change gave, a key say, has to be seen all the same.
-        args.console.tell("%s. %s" % (wrong.message, wrong.hint))
+    has_changed = client is not None and client.has_changed
 
-    if args.fields == ["?"] and client.changed:
-        args.console.tell("--fields '?' is left out: what a change gave is shown.")
+    def report_error(error):
+        if not has_changed:
+            raise error
+        # What a change returned, such as a new key, has to be seen all the same.
+        console.tell(f"{error.message}. {error.hint}")
+
+    if not args.fields:
         return result
-    if args.fields == ["?"]:
-        return field_names(result)
-    return only_fields(result, args.fields, complain) if args.fields else result
+    if args.fields != ["?"]:
+        return only_fields(result, args.fields, report_error)
+    if has_changed:
+        console.tell("Ignored --fields '?': the result of a change is shown.")
+        return result
+    return field_names(result)
 
 
-def _format_of_file(path):
-    """The format that the ending of a file's name says, or None."""
-    ending = os.path.splitext(path or "")[1][1:].lower()
-    return ending if ending in FORMATS else None
-
-
-class Stdout:
-    """In the place of a file: the output goes to stdout."""
-
-    def __enter__(self):
-        return None
-
-    def __exit__(self, *_):
-        pass
-
-
-def _show_result(result, args, console) -> int:
-    """Prints a result in the form that the options ask for; returns the exit code."""
-    if result.endless and args.format == "json":
-        raise wrong_usage("This never ends, so it can be no JSON document", "Use --format jsonl.")
-    screen = _screen()
-    if args.no_color or args.output:
-        screen.colour = False
-    if args.output:
-        screen.ascii_only = False
-    return _print_result(result, args, screen, console)
-
-
-def _print_result(result, args, screen, console) -> int:
+def print_result(result, args, console) -> int:
+    """Prints a result and what follows it, and returns the exit code. Raises Failure."""
+    format_name = output_format(args)
+    if result.streams and format_name == "json":
+        raise usage_error("A stream cannot be a single JSON document", "Use --format jsonl.")
+    lines = FORMATS[format_name](result, console.screen(plain=args.no_color))
     try:
-        for text in FORMATS[args.format](result, screen):
-            console.print(text)
-            if result.endless:
-                console.flush()
+        omitted = print_lines(lines, result.streams, console)
     finally:
         console.flush()
-    remark = result.after and result.after()    # raises where a file is to stay as it was
-    if result.left_out:
-        console.tell("Left out, since the first %d rows have no such field: %s. Name what you want "
-                     "with --fields." % (PAGE, ", ".join(map(plain, result.left_out))))
-    if isinstance(remark, Failure):
-        return console.fail(remark)
-    if remark:
-        console.tell(remark)
-    return result.exit_code
+    outcome = result.conclude()
+    for remark in (omitted, outcome.remark):
+        if remark:
+            console.tell(remark)
+    if outcome.failure:
+        console.fail(outcome.failure)
+    return outcome.exit_code
 
 
-def _address(command, args) -> str:
-    """The server's address; logging out needs the one that the session is from, nothing else."""
-    if command.function is completion:
-        return DEFAULT_URL
-    if command.function is logout and not args.url:
-        stored = _stored_quietly()
-        if stored and stored.api_url:
-            return normal_url(stored.api_url)
+def print_lines(lines, at_once, console):
+    """Prints the lines of a format, and returns its remark. at_once: without buffering."""
+    while True:
         try:
-            return configured_url()
-        except Failure:
-            return DEFAULT_URL
-    return configured_url(args.url)
+            text = next(lines)
+        except StopIteration as end:
+            return end.value
+        console.print(text)
+        if at_once:
+            console.flush()
 
 
-def _on_signal(number, frame):
+def raise_terminated(number, frame):
     raise Terminated()
 
 
-def main(argv=None) -> int:
-    """Runs a command line and returns its exit code; prints to stdout and stderr, never raises."""
-    console, before = Console(), {}
+def main(argv=None, console=None) -> int:
+    """Runs a command line and returns its exit code; never raises.
+
+    argv: without the program's name, sys.argv by default; console: a Console, by default on the
+    process's streams.
+    """
+    console = console or Console()
+    handlers = {}
     try:
-        before = _handle({"SIGTERM": _on_signal, "SIGHUP": _on_signal})
-        return _run(sys.argv[1:] if argv is None else list(argv), console)
+        handlers = handle_signals({"SIGTERM": raise_terminated, "SIGHUP": raise_terminated})
+        return run(sys.argv[1:] if argv is None else argv, console)
     except Failure as failure:
         return console.fail(failure)
     except RecursionError:
-        return console.fail(bad_answer("The server's answer is nested too deeply"))
+        return console.fail(protocol_error("The server's response is nested too deeply"))
     except KeyboardInterrupt:
         console.say("")
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except Terminated:
-        return TERMINATED
+        return EXIT_TERMINATED
     except BrokenPipeError:
-        return READER_GONE
+        return EXIT_READER_GONE
     except Exception as error:
-        if console.debug:
-            import traceback
-            console.say(traceback.format_exc().rstrip())
-        return console.fail(Failure(
-            "This should not have happened: %s: %s" % (type(error).__name__, error),
-            "Report it, with what --debug shows.", "INTERNAL"))
+        return report_bug(error, console)
     finally:
-        console.clear()
-        _handle(before)
+        console.clear_progress()
+        handle_signals(handlers)
 
 
-def _handle(handlers) -> dict:
-    """Sets handlers of signals and returns those before them; a signal that is ignored stays so."""
-    import signal
-    before = {}
-    for name, handler in handlers.items():
-        number = getattr(signal, name, None)
-        if number is None or signal.getsignal(number) in (signal.SIG_IGN, None):
-            continue
-        try:
-            before[name] = signal.signal(number, handler)
-        except ValueError:
-            pass        # another thread than the main one
-    return before
+def report_bug(error, console) -> int:
+    """Prints an error that is this program's fault; with --debug, its traceback."""
+    if console.debug:
+        import traceback
+        console.say(*traceback.format_exc().splitlines())
+    return console.fail(Failure(f"Internal error: {type(error).__name__}: {error}",
+                                "Report it, with what --debug prints.", "INTERNAL"))
 
 
 if __name__ == "__main__":

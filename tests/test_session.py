@@ -201,7 +201,6 @@ class SessionCase(ServerCase):
     def setUp(self):
         super().setUp()
         self.file = os.path.join(self.home, "session.json")
-        self.shorten_pauses()
 
     def content(self):
         with open(self.file, "rb") as file:

@@ -30,7 +30,6 @@ class TransportCase(Case):
 
     def setUp(self):
         super().setUp()
-        self.shorten_pauses()
         self.enter(mock.patch.object(twosignal, "TOLD_WAIT", 2.0))
         self.enter(replaced_environment(self.environment))
         self.told = []
@@ -245,7 +244,6 @@ class Retries(ServerCase):
 
     def setUp(self):
         super().setUp()
-        self.shorten_pauses()
         self.log_in()
 
     def test_queries(self):
@@ -422,7 +420,6 @@ class ChangesThatDidNotArrive(ServerCase):
 
     def setUp(self):
         super().setUp()
-        self.shorten_pauses()
         self.log_in()
 
     def create(self):

@@ -172,38 +172,38 @@ def heed_interrupts():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _refuse_getpass(*args, **kwargs):
-    raise AssertionError("a password was asked for within an in-process run")
+class ShortClock(twosignal.Clock):
+    """A clock whose pauses take a millisecond at most; naps lists how long they should have been.
+    """
+
+    def __init__(self, naps=None):
+        self.naps = [] if naps is None else naps
+
+    def sleep(self, seconds):
+        self.naps.append(seconds)
+        time.sleep(min(seconds, 0.001))
 
 
-def shortened_sleep(naps):
-    """A time.sleep that cuts the main thread's waits to a millisecond and notes them in `naps`."""
-    real = time.sleep
+class TestConsole(twosignal.Console):
+    """A console over streams of a test, which nobody types a password into."""
 
-    def sleep(seconds):
-        if threading.current_thread() is not threading.main_thread():
-            return real(seconds)
-        naps.append(seconds)
-        return real(min(seconds, 0.001))
-    return sleep
+    def read_hidden_line(self, question):
+        raise AssertionError("a password was asked for within an in-process run")
 
 
-def run_main(argv, environment, stdin=None, tty=False, encoding="utf-8", naps=None):
-    """Run main(argv) in this process; waits of its own are cut short unless naps is False."""
+def run_main(argv, environment, stdin=None, tty=False, encoding="utf-8", naps=None, clock=None):
+    """Run main(argv) in this process; its pauses are cut short unless naps is False.
+
+    clock: a twosignal.Clock to hand in, in place of that.
+    """
     raws = [Raw(as_bytes(stdin, encoding), tty), Raw(tty=tty), Raw(tty=tty)]
     streams = [io.TextIOWrapper(raws[0], encoding, "surrogateescape"),
                io.TextIOWrapper(raws[1], encoding, "strict", "\n"),
                io.TextIOWrapper(raws[2], encoding, "backslashreplace", "\n", line_buffering=True)]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(replaced_environment(environment))
-        stack.enter_context(kept_signals())
-        for name, stream in zip(("stdin", "stdout", "stderr"), streams):
-            stack.enter_context(mock.patch.object(sys, name, stream))
-        stack.enter_context(mock.patch("getpass.getpass", _refuse_getpass))
-        if naps is not False:
-            sleep = shortened_sleep([] if naps is None else naps)
-            stack.enter_context(mock.patch("time.sleep", sleep))
-        code = twosignal.main([str(arg) for arg in argv])
+    if clock is None:
+        clock = twosignal.Clock() if naps is False else ShortClock(naps)
+    with replaced_environment(environment), kept_signals():
+        code = twosignal.main([str(arg) for arg in argv], TestConsole(streams, clock))
         for stream in streams[1:]:
             if not stream.closed:
                 stream.flush()
@@ -330,10 +330,6 @@ class Case(unittest.TestCase):
         self.addCleanup(manager.__exit__, None, None, None)
         return value
 
-    def shorten_pauses(self):
-        """Requests are tried again almost at once."""
-        self.enter(mock.patch.object(twosignal, "PAUSE", 0.001))
-
     def path(self, *parts):
         return os.path.join(self.folder, *parts)
 
@@ -355,14 +351,14 @@ class Case(unittest.TestCase):
             return json.load(file)
 
     def run_cli(self, *args, stdin=None, env=None, tty=False, columns=None, encoding="utf-8",
-                naps=None):
+                naps=None, clock=None):
         """Run the command in this process; `naps=False` lets it really wait between its tries."""
         environment = merged(self.environment, env)
         if columns is not None:
             environment["COLUMNS"] = str(columns)
         del self.naps[:]
         return run_main(args, environment, stdin, tty, encoding,
-                        self.naps if naps is None else naps)
+                        self.naps if naps is None else naps, clock)
 
     def run_process(self, *args, stdin=None, env=None, python=sys.executable, flags=(),
                     timeout=120, cwd=None):
@@ -484,8 +480,11 @@ def minutes_ago(minutes):
     return datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=minutes)
 
 
-def first_look(client, args):
-    return iter(twosignal.Tail(client, args).first(100))
+def first_look(client, args, console):
+    """What traces tail shows before it waits, in place of twosignal.new_traces."""
+    scan = twosignal.TraceScan(client, twosignal.trace_query(client, args), console,
+                               scores=twosignal.wanted_scores(args), strict_scores=False)
+    return iter(twosignal.TraceTail(scan).first(100))
 
 
 def listing(folder):
@@ -538,7 +537,7 @@ def nothing():
 def canned(body, status=200, kind="application/json"):
     headers = http.client.HTTPMessage()
     headers["Content-Type"] = kind
-    return twosignal.Answer(status, headers, json.dumps(body).encode("ascii")
+    return twosignal.Response(status, headers, json.dumps(body).encode("ascii")
                             if not isinstance(body, bytes) else body)
 
 
@@ -589,8 +588,10 @@ class ScriptedTransport:
 
     def __init__(self, answer):
         self.answer, self.asked = answer, []
+        self.clock, self.requested_pause = ShortClock(), None
 
-    def request(self, method, url, headers=(), body=None, changes=True, retried=None):
+    def request(self, method, url, headers=(), body=None, changes=True, reports_unknown=True,
+                retried=None):
         parts = urlsplit(url)
         query = parse_qs(parts.query)
         names = unquote(parts.path).rpartition("/")[2].split(",")
@@ -614,7 +615,6 @@ class TracesCase(ServerCase):
     def setUp(self):
         super().setUp()
         self.log_in()
-        self.shorten_pauses()
 
     def use(self, **options):
         """Take another server in place of the one of the test."""
@@ -668,7 +668,7 @@ class StateCase(Case):
     def setUp(self):
         super().setUp()
         self.enter(replaced_environment(self.environment))
-        self.enter(mock.patch("time.sleep", shortened_sleep(self.naps)))
+        self.clock = ShortClock(self.naps)
         self.file = os.path.join(self.home, "session.json")
 
     def child(self, script, *args):
