@@ -542,7 +542,9 @@ def canned(body, status=200, kind="application/json"):
 
 
 class Steps(list):
-    """Notes waits in place of `naps`; each long one runs the next step, after the last: Ctrl-C."""
+    """The `naps` of a run; each pause between two polls runs a step, after the last one: Ctrl-C."""
+
+    shortest = 0.7              # of the pauses between two polls; those before a retry are shorter
 
     def __init__(self, *steps):
         super().__init__()
@@ -550,14 +552,14 @@ class Steps(list):
 
     def append(self, seconds):
         super().append(seconds)
-        if seconds < 0.5:       # between two tries of one request
+        if seconds < self.shortest:
             return
         if not self.steps:
             raise KeyboardInterrupt
         self.steps.pop(0)()
 
     def long(self):
-        return [seconds for seconds in self if seconds >= 0.5]
+        return [seconds for seconds in self if seconds >= self.shortest]
 
 
 class fails_from:
