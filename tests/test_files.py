@@ -1,4 +1,4 @@
-"""The section Files: atomic writes, -o FILE and devices, the lock, signals held back."""
+"""The section Files: atomic replacement, -o FILE and devices, the lock, deferred signals."""
 import contextlib
 import errno
 import json
@@ -15,25 +15,25 @@ import unittest
 from unittest import mock
 
 import twosignal
-from tools import (DEADLINE, FULL_DISK, SCRIPT, SESSION, ProcessCase, StateCase, TracesCase,
-                   fails_from, file_bytes, full, json_page, kept_signals, posix,
-                   replaced_environment, requests_of, run_command, shortened_sleep)
+from tools import (DEADLINE, FULL_DISK, SCRIPT, SESSION, ProcessCase, ShortClock, StateCase,
+                   TracesCase, fails_from, file_bytes, full, heed_interrupts, json_page,
+                   kept_signals, posix, replaced_environment, requests_of, run_command)
 
 
 class AtomicWrites(StateCase):
-    def test_reader_never_sees_a_torn_file(self):
-        """Row 11: while a file is written again and again, each read finds one whole text."""
+    def test_reader_never_sees_a_partial_file(self):
+        """Row 11: while a file is written again and again, each read returns one whole text."""
         texts = [json.dumps(dict(SESSION, access_token=letter * size))
                  for letter, size in (("a", 10), ("b", 9000), ("c", 300))]
         twosignal.write_text(self.file, texts[0])
-        torn, reads, done, seen = [], [0], threading.Event(), threading.Event()
+        partial, reads, done, seen = [], [0], threading.Event(), threading.Event()
 
         def read():
             while not done.is_set():
                 found = file_bytes(self.file).decode("utf-8")
                 reads[0] += 1
                 if found not in texts:
-                    torn.append(found)
+                    partial.append(found)
                 seen.set()
 
         reader = threading.Thread(target=read, daemon=True)
@@ -45,7 +45,7 @@ class AtomicWrites(StateCase):
         finally:
             done.set()
             reader.join(DEADLINE)
-        self.assertEqual(torn, [])
+        self.assertEqual(partial, [])
         self.assertGreater(reads[0], 1)
         self.assertEqual(self.leftovers(), [])
 
@@ -66,7 +66,7 @@ class AtomicWrites(StateCase):
         self.assertEqual(steps, [("fsync", 5, b"old"), ("replace", self.home, b"newer")])
 
     def test_failed_write_leaves_the_old_file(self):
-        """Rows 11, 12: whatever step fails, the old file is intact and nothing else is there."""
+        """Rows 11, 12: whichever step fails, the old file is intact and no other file is left."""
         twosignal.write_text(self.file, "old")
         for function in ("tempfile.mkstemp", "os.fsync", "os.replace"):
             for number in (errno.EROFS, errno.ENOSPC, errno.EACCES, errno.EDQUOT, errno.EIO):
@@ -79,7 +79,7 @@ class AtomicWrites(StateCase):
                     self.assertEqual(self.leftovers(), [])
 
     def test_interrupted_write_leaves_the_old_file(self):
-        """Row 11: Ctrl-C while it is written leaves nothing beside the old file."""
+        """Row 11: Ctrl-C during the write leaves the old file and no other."""
         twosignal.write_text(self.file, "old")
         for function in ("os.fsync", "os.replace"):
             with mock.patch(function, side_effect=KeyboardInterrupt):
@@ -88,13 +88,26 @@ class AtomicWrites(StateCase):
             self.assertEqual(file_bytes(self.file), b"old")
             self.assertEqual(self.leftovers(), [])
 
-    def test_unless_decides_last(self):
+    def test_cancelled_write_leaves_the_old_file(self):
+        """Also if the new content has been brought to the disk already."""
         twosignal.write_text(self.file, "old")
-        twosignal.write_text(self.file, "new", unless=lambda: True)
-        self.assertEqual(file_bytes(self.file), b"old")
-        twosignal.write_text(self.file, "new", unless=lambda: False)
-        self.assertEqual(file_bytes(self.file), b"new")
-        self.assertEqual(self.leftovers(), [])
+        for is_on_disk in (False, True):
+            with twosignal.AtomicFile(self.file) as file:
+                file.write(b"new")
+                if is_on_disk:
+                    file.sync()
+                file.cancel()
+            self.assertEqual(file_bytes(self.file), b"old")
+            self.assertEqual(self.leftovers(), [])
+
+    @posix
+    def test_link_that_is_not_followed_is_replaced(self):
+        target = self.write("target", b"old")
+        os.symlink(target, self.file)
+        with twosignal.AtomicFile(self.file, follow_links=False) as file:
+            file.write(b"new")
+        self.assertFalse(os.path.islink(self.file))
+        self.assertEqual((file_bytes(self.file), file_bytes(target)), (b"new", b"old"))
 
     def test_text_is_utf8_whatever_the_locale(self):
         twosignal.write_text(self.file, "東京")
@@ -112,7 +125,7 @@ class LinkedFiles(StateCase):
         self.elsewhere = self.path("elsewhere")
         os.mkdir(self.elsewhere)
 
-    def linked(self, target, name="session.json"):
+    def make_link(self, target, name="session.json"):
         link = os.path.join(self.home, name)
         os.symlink(target, link)
         return link
@@ -126,7 +139,7 @@ class LinkedFiles(StateCase):
         for aim in (target, os.path.join("..", "elsewhere", "real.json"), chain):
             for old in (b"old", None):
                 with self.subTest(aim=aim, old=old):
-                    link = self.linked(aim)
+                    link = self.make_link(aim)
                     if old:
                         self.write("elsewhere/real.json", old)
                     twosignal.write_text(link, "new")
@@ -142,18 +155,18 @@ class LinkedFiles(StateCase):
     def test_linked_config_stays_a_link(self):
         """Row 15: save_config updates the file that config.json links to."""
         target = self.write("elsewhere/config.json", {"theme": "dark"})
-        link = self.linked(target, "config.json")
+        link = self.make_link(target, "config.json")
         twosignal.save_config("https://one.example.com")
         self.assertTrue(os.path.islink(link))
         self.assertEqual(json.loads(file_bytes(target).decode()),
                          {"theme": "dark", "api_url": "https://one.example.com"})
 
     @posix
-    def test_forgetting_a_linked_session_leaves_no_tokens(self):
-        """Row 15: the tokens are gone from the file behind the link, too."""
+    def test_deleting_a_linked_session_leaves_no_tokens(self):
+        """Row 15: the tokens are gone from the target of the link, too."""
         target = self.write("elsewhere/real.json", SESSION)
-        self.linked(target)
-        twosignal.forget_session()
+        self.make_link(target)
+        twosignal.delete_session()
         self.assertIsNone(twosignal.load_session())
         left = file_bytes(target) if os.path.exists(target) else b""
         self.assertNotIn(SESSION["refresh_token"].encode(), left)
@@ -166,8 +179,8 @@ class LinkedFiles(StateCase):
         missing = self.path("missing")
         for aim in (victim, missing):
             with self.subTest(aim=aim):
-                link = self.linked(aim, "session.lock")
-                lock = twosignal.Lock(time.monotonic() + 5)
+                link = self.make_link(aim, "session.lock")
+                lock = twosignal.session_lock(time.monotonic() + 5)
                 self.assertRefused(lock.__enter__, link)
                 os.unlink(link)
         self.assertEqual((file_bytes(victim), mode(victim)), (b"precious", 0o644))
@@ -175,7 +188,7 @@ class LinkedFiles(StateCase):
 
     @posix
     def test_planted_link_in_place_of_the_temporary_file_is_not_followed(self):
-        """Row 15: its name can't be foreseen; one that is met all the same is left alone."""
+        """Row 15: its name cannot be predicted; one that is guessed all the same is left alone."""
         victim = self.write("victim", b"precious")
         missing = self.path("missing")
         planted = [os.path.join(self.home, ".twosignal-" + name) for name in ("one", "two")]
@@ -217,7 +230,7 @@ class PrivateFiles(StateCase):
     UMASKS = (0o000, 0o022, 0o077, 0o777)
 
     def store(self):
-        with twosignal.Lock(time.monotonic() + 5):
+        with twosignal.session_lock(time.monotonic() + 5):
             twosignal.save_session(twosignal.Session(dict(SESSION)))
         twosignal.save_config("https://one.example.com")
 
@@ -253,7 +266,7 @@ class PrivateFiles(StateCase):
 
     @posix
     def test_shared_directories_keep_their_permissions(self):
-        """Row 16: one with the sticky bit, such as /tmp, and the user's own HOME are left alone."""
+        """Row 16: one with the sticky bit, such as /tmp, and the user's own HOME are unchanged."""
         os.chmod(self.home, 0o1777)
         twosignal.make_home()
         self.assertEqual(mode(self.home), 0o1777)
@@ -264,7 +277,7 @@ class PrivateFiles(StateCase):
 
     @posix
     def test_target_of_a_link_is_private(self):
-        """Rows 15, 16: the file behind a link becomes 0600."""
+        """Rows 15, 16: the target of a link becomes 0600."""
         target = self.write("real.json", SESSION)
         os.chmod(target, 0o644)
         os.symlink(target, self.file)
@@ -272,7 +285,7 @@ class PrivateFiles(StateCase):
         self.assertEqual(mode(target), 0o600)
 
     @posix
-    def test_temporary_file_is_never_readable_for_others(self):
+    def test_temporary_file_is_never_readable_by_others(self):
         """Row 16: from its first byte on."""
         modes = []
         fsync = os.fsync
@@ -298,22 +311,34 @@ def lacking(module, *names):
             setattr(module, name, value)
 
 
+class ReleasingClock(ShortClock):
+    """Whoever waits for a lock makes its holder release it."""
+
+    def __init__(self, release):
+        super().__init__()
+        self.release = release
+
+    def sleep(self, seconds):
+        self.release()
+        super().sleep(seconds)
+
+
 class WindowsFiles(StateCase):
     """What only Windows does, with stand-ins for its functions."""
 
     def replace(self, failures):
-        """os.replace that a reader blocks so many times."""
+        """An os.replace that a reader blocks that many times."""
         blocked = [PermissionError(13, "Access is denied")] * failures
         return mock.patch("os.replace", side_effect=blocked + [None])
 
     def on(self, name):
         return mock.patch.object(os, "name", name)
 
-    def test_blocked_replace_is_tried_again(self):
-        """Row 17: for a moment, with pauses."""
+    def test_blocked_replace_is_retried(self):
+        """Row 17: for a short time, with pauses."""
         for failures in range(5):
             with self.on("nt"), self.replace(failures) as replace:
-                twosignal._replace("from", "to")
+                twosignal.replace_file("from", "to", self.clock)
             self.assertEqual(replace.call_args_list, [mock.call("from", "to")] * (failures + 1))
             self.assertEqual(len(self.naps), failures)
             del self.naps[:]
@@ -322,30 +347,30 @@ class WindowsFiles(StateCase):
         """Row 17: after at most two seconds."""
         with self.on("nt"), self.replace(1000) as replace:
             with self.assertRaises(PermissionError):
-                twosignal._replace("from", "to")
+                twosignal.replace_file("from", "to", self.clock)
         self.assertGreater(replace.call_count, 3)
         self.assertGreater(sum(self.naps), 0.3)
         self.assertLess(sum(self.naps), 2)
 
-    def test_blocked_for_ever_is_a_clear_failure(self):
-        """Row 17: the old file stays, no temporary one is left."""
+    def test_permanently_blocked_is_a_clear_failure(self):
+        """Row 17: the old file stays, and no temporary file is left."""
         twosignal.write_text(self.file, "old")
         with self.replace(1000):
             self.assertRefused(lambda: twosignal.write_text(self.file, "new"), self.file)
         self.assertEqual((file_bytes(self.file), self.leftovers()), (b"old", []))
 
     def test_elsewhere_it_is_an_error_at_once(self):
-        """Row 17: on other systems nothing blocks for a moment."""
+        """Row 17: on other systems no reader blocks a replacement."""
         with self.on("posix"), self.replace(1) as replace:
             with self.assertRaises(PermissionError):
-                twosignal._replace("from", "to")
+                twosignal.replace_file("from", "to", self.clock)
         self.assertEqual(replace.call_count, 1)
 
-    def test_other_errors_are_not_tried_again(self):
-        """Row 17: only a blocked file is."""
+    def test_other_errors_are_not_retried(self):
+        """Row 17: only a blocked replacement is."""
         with self.on("nt"), mock.patch("os.replace", side_effect=OSError(28, "full")) as replace:
             with self.assertRaises(OSError):
-                twosignal._replace("from", "to")
+                twosignal.replace_file("from", "to", self.clock)
         self.assertEqual(replace.call_count, 1)
 
     def locking(self, taken, calls, error=errno.EACCES):
@@ -365,12 +390,12 @@ class WindowsFiles(StateCase):
         """Row 17: with msvcrt.locking on the first byte, without fcntl, fchmod and O_NOFOLLOW."""
         taken, calls = {}, []
         with self.locking(taken, calls), lacking(os, "fchmod", "O_NOFOLLOW", "getuid"):
-            with twosignal.Lock(time.monotonic() + 60):
+            with twosignal.session_lock(time.monotonic() + 60):
                 self.assertEqual(calls, [(2, 0, 1)])
-                waiting = twosignal.Lock(time.monotonic())
+                waiting = twosignal.session_lock(time.monotonic())
                 self.assertRefused(waiting.__enter__, "session.lock", code="LOCKED")
             taken.clear()               # the system does so when the handle is closed
-            with twosignal.Lock(time.monotonic() + 60):
+            with twosignal.session_lock(time.monotonic() + 60):
                 pass
 
     def test_lock_waits_there(self):
@@ -378,23 +403,23 @@ class WindowsFiles(StateCase):
         for error in (errno.EACCES, errno.EDEADLK):
             taken = {}
             with self.locking(taken, [], error):
-                with twosignal.Lock(time.monotonic() + 60):
-                    freed = type("Naps", (list,), {"append": lambda _, nap: taken.clear()})()
-                    with mock.patch("time.sleep", shortened_sleep(freed)):
-                        with twosignal.Lock(time.monotonic() + 60):
-                            self.assertEqual(len(taken), 1)
+                with twosignal.session_lock(time.monotonic() + 60):
+                    clock = ReleasingClock(taken.clear)
+                    with twosignal.session_lock(time.monotonic() + 60, clock):
+                        self.assertEqual(len(taken), 1)
+            self.assertEqual(clock.naps, [0.02])
 
 
-# Takes the lock, says so, and holds it until its stdin ends.
+# Acquires the lock, prints a line, and holds it until stdin ends.
 HOLD = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 import twosignal
-with twosignal.Lock(time.monotonic() + 60):
+with twosignal.session_lock(time.monotonic() + 60):
     print("held", flush=True)
     sys.stdin.read()
 """
-# Counts up in a file, each step under the lock; starts at a line on stdin.
+# Increments a number in a file, each time under the lock; a line on stdin starts it.
 COUNT = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
@@ -402,7 +427,7 @@ import twosignal
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(int(sys.argv[3])):
-    with twosignal.Lock(time.monotonic() + 300):
+    with twosignal.session_lock(time.monotonic() + 300):
         with open(sys.argv[2]) as file:
             number = int(file.read())
         with open(sys.argv[2], "w") as file:
@@ -412,7 +437,7 @@ for _ in range(int(sys.argv[3])):
 
 class Locking(StateCase):
     def test_increments_are_not_lost(self):
-        """Row 2: processes that count under the lock miss no step."""
+        """Row 2: processes that increment a number under the lock overwrite no step of another."""
         processes, times = full((4, 100), (8, 500))
         path = self.write("count", b"0")
         children = [self.child(COUNT, path, str(times)) for _ in range(processes)]
@@ -426,37 +451,31 @@ class Locking(StateCase):
         self.assertEqual(file_bytes(path), b"%d" % (processes * times))
 
     def test_lock_file_is_never_replaced_or_deleted(self):
-        """Row 2: it is a file of its own; saving, refreshing and forgetting leave it alone."""
+        """Row 2: it is a file of its own; saving, refreshing and deleting leave it alone."""
         deadline = time.monotonic() + 60
-        with twosignal.Lock(deadline):
+        with twosignal.session_lock(deadline):
             path = os.path.join(self.home, "session.lock")
             first = os.stat(path)
             session = twosignal.Session(dict(SESSION))
             twosignal.save_session(session)
             twosignal.prove_writable(session)
             twosignal.save_config("https://one.example.com")
-            twosignal.forget_session()
-        with twosignal.Lock(deadline):
+            twosignal.delete_session()
+        with twosignal.session_lock(deadline):
             pass
         self.assertEqual(os.stat(path).st_ino, first.st_ino)
 
     def test_waits_until_it_is_free(self):
         """Row 2: also between threads of one process."""
-        order, inside = [], threading.Event()
+        order, waiting = [], threading.Event()
 
         def second():
-            with twosignal.Lock(time.monotonic() + 60):
+            with twosignal.session_lock(time.monotonic() + 60, ReleasingClock(waiting.set)):
                 order.append("second")
         thread = threading.Thread(target=second, daemon=True)
-        with twosignal.Lock(time.monotonic() + 60):
-            take = twosignal._take
-
-            def noted(handle):
-                inside.set()
-                return take(handle)
-            with mock.patch("twosignal._take", noted):
-                thread.start()
-                self.assertTrue(inside.wait(DEADLINE))
+        with twosignal.session_lock(time.monotonic() + 60):
+            thread.start()
+            self.assertTrue(waiting.wait(DEADLINE))
             order.append("first")
         thread.join(DEADLINE)
         self.assertEqual(order, ["first", "second"])
@@ -465,43 +484,48 @@ class Locking(StateCase):
         """Row 4: at the deadline, with a hint."""
         child = self.child(HOLD)
         self.assertEqual(child.stdout.readline(), "held\n")
-        lock = twosignal.Lock(time.monotonic() + 0.2)
+        lock = twosignal.session_lock(time.monotonic() + 0.2, self.clock)
         failure = self.assertRefused(lock.__enter__, "session.lock", code="LOCKED")
         self.assertEqual(failure.exit_code, 3)
         self.assertTrue(failure.hint)
         self.assertTrue(self.naps)
 
     def test_dead_holder_blocks_nobody(self):
-        """Row 5: a process that was killed while it held the lock has freed it."""
+        """Row 5: the lock of a process that was killed is free."""
         child = self.child(HOLD)
         self.assertEqual(child.stdout.readline(), "held\n")
         child.kill()
         child.wait()
-        with twosignal.Lock(time.monotonic()):
+        with twosignal.session_lock(time.monotonic(), self.clock):
             self.assertEqual(self.naps, [])
 
     def test_free_after_an_exception(self):
         """Row 5: whatever ends the block, the lock is free."""
         with self.assertRaises(KeyboardInterrupt):
-            with twosignal.Lock(time.monotonic() + 60):
+            with twosignal.session_lock(time.monotonic() + 60):
                 raise KeyboardInterrupt
-        lock = twosignal.Lock(time.monotonic() + 60)
-        with mock.patch("twosignal._take", side_effect=KeyboardInterrupt):
+        lock = twosignal.session_lock(time.monotonic() + 60)
+        with self.locking_fails(KeyboardInterrupt):
             self.assertRaises(KeyboardInterrupt, lock.__enter__)
         self.assertRaises(OSError, os.fstat, lock.handle)       # closed
-        with twosignal.Lock(time.monotonic()):
+        with twosignal.session_lock(time.monotonic(), self.clock):
             self.assertEqual(self.naps, [])
 
-    def test_no_lock_to_be_had(self):
-        """Row 12: a system that cannot lock, and a place where no file can be: clear failures."""
+    def locking_fails(self, error):
+        """The system's function that locks a file raises the error."""
+        function = "msvcrt.locking" if os.name == "nt" else "fcntl.flock"
+        return mock.patch(function, side_effect=error)
+
+    def test_locking_is_impossible(self):
+        """Row 12: a system that cannot lock, and a path where no file can be: clear failures."""
         for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            with mock.patch("twosignal._take", side_effect=OSError(number, os.strerror(number))):
-                self.assertRefused(twosignal.Lock(time.monotonic()).__enter__, "session.lock",
-                                   "TWOSIGNAL_HOME")
+            with self.locking_fails(OSError(number, os.strerror(number))):
+                self.assertRefused(twosignal.session_lock(time.monotonic()).__enter__,
+                                   "session.lock", os.strerror(number), "TWOSIGNAL_HOME")
         path = os.path.join(self.home, "session.lock")
         os.unlink(path)
         os.mkdir(path)
-        self.assertRefused(twosignal.Lock(time.monotonic()).__enter__, path)
+        self.assertRefused(twosignal.session_lock(time.monotonic()).__enter__, path)
 
 
 class DeferredSignals(StateCase):
@@ -509,28 +533,28 @@ class DeferredSignals(StateCase):
 
     @posix
     def test_signal_waits_for_the_end_of_the_block(self):
-        """Row 6: it comes when the block is left, neither earlier nor never."""
+        """Row 6: it is delivered when the block ends, neither earlier nor never."""
         for name in self.NAMES:
-            number, came = getattr(signal, name), []
-            before = signal.signal(number, lambda *_: came.append(number))
+            number, delivered = getattr(signal, name), []
+            before = signal.signal(number, lambda *_: delivered.append(number))
             try:
-                with twosignal.SignalsHeld():
+                with twosignal.deferred_signals():
                     os.kill(os.getpid(), number)
-                    self.assertEqual(came, [])
-                self.assertEqual(came, [number])
+                    self.assertEqual(delivered, [])
+                self.assertEqual(delivered, [number])
                 os.kill(os.getpid(), number)
-                self.assertEqual(len(came), 2)
+                self.assertEqual(len(delivered), 2)
             finally:
                 signal.signal(number, before)
 
     @posix
     def test_interrupt_is_raised_afterwards(self):
-        """Row 6: also where the block fails by itself."""
+        """Row 6: also if the block raises an error of its own."""
         with kept_signals():
             signal.signal(signal.SIGINT, signal.default_int_handler)
             for error in (None, ValueError):
                 with self.assertRaises(KeyboardInterrupt):
-                    with twosignal.SignalsHeld():
+                    with twosignal.deferred_signals():
                         os.kill(os.getpid(), signal.SIGINT)
                         if error:
                             raise error
@@ -541,18 +565,18 @@ class DeferredSignals(StateCase):
         with kept_signals():
             for name in self.NAMES:
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
-            with twosignal.SignalsHeld():
+            with twosignal.deferred_signals():
                 for name in self.NAMES:
                     os.kill(os.getpid(), getattr(signal, name))
             for name in self.NAMES:
                 self.assertIs(signal.getsignal(getattr(signal, name)), signal.SIG_IGN)
 
-    def test_other_threads_can_use_it(self):
-        """Row 6: handlers belong to the main thread; elsewhere the block just runs."""
+    def test_works_in_other_threads(self):
+        """Row 6: only the main thread can install handlers; in another one the block just runs."""
         done = []
 
         def work():
-            with twosignal.SignalsHeld():
+            with twosignal.deferred_signals():
                 done.append(True)
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
@@ -565,11 +589,11 @@ class OutputFiles(TracesCase):
         with open(path, "rb") as file:
             return file.read().decode("utf-8")
 
-    def left(self):
-        """The names of all there is in the temporary directory, the home left out."""
+    def files(self):
+        """The names of everything in the temporary directory but the home."""
         return sorted(set(os.listdir(self.folder)) - {"home"})
 
-    def test_holds_what_stdout_would(self):
+    def test_same_content_as_stdout(self):
         self.add(105, tags=["東京"])
         path = self.path("out")
         for form in ("table", "json", "jsonl", "csv", "tsv"):
@@ -578,14 +602,14 @@ class OutputFiles(TracesCase):
                 with self.subTest(form=form, flags=flags):
                     result = self.assertOk(self.list("--format", form, "--all", *flags))
                     self.assertEqual((result.out, self.content(path)), ("", expected))
-        self.assertEqual(self.left(), ["out"])
+        self.assertEqual(self.files(), ["out"])
 
-    def test_is_utf8_whatever_the_stream(self):
+    def test_utf8_whatever_the_encoding_of_stdout(self):
         self.server.add_trace(name="東京 🤖")
         self.assertOk(self.list("--json", "-o", self.path("out"), encoding="ascii"))
         self.assertIn('"東京 🤖"', self.content(self.path("out")))
 
-    def test_failure_in_the_middle_leaves_all_as_it_was(self):
+    def test_failure_halfway_changes_nothing(self):
         self.add(120)
         path, forms = self.path("out"), ("jsonl", "table", "json", "csv")
         kinds = ((dict(status=403), 5), (dict(status=401), 4), (dict(status=500), 8),
@@ -599,7 +623,7 @@ class OutputFiles(TracesCase):
                         with fails_from(self.server, 2, **what):
                             result = self.list("--all", "--format", form, "-o", path)
                         self.assertFails(result, code)
-                        self.assertEqual(self.left(), ["out"] if before else [])
+                        self.assertEqual(self.files(), ["out"] if before else [])
                         self.assertEqual(before and self.content(path), before)
                 os.unlink(path)
 
@@ -607,31 +631,34 @@ class OutputFiles(TracesCase):
         path = self.write("out", "before")
         self.server.fault("trace.list", status=403)
         self.assertFails(self.list("-o", path), 5)
-        self.assertEqual((self.left(), self.content(path)), (["out"], "before"))
+        self.assertEqual((self.files(), self.content(path)), (["out"], "before"))
 
-    def test_ctrl_c_in_the_middle(self):
+    @posix
+    def test_ctrl_c_halfway(self):
         self.add(250)
         path = self.write("out", "before")
-        wait = twosignal.Client._page
+        self.enter(kept_signals())
+        heed_interrupts()
+        respond = self.server.answer
 
-        def page(client, values):
-            if "cursor" in values:
-                raise KeyboardInterrupt
-            return wait(client, values)
+        def interrupt(request):
+            if "cursor" in request.target:
+                os.kill(os.getpid(), signal.SIGINT)
+            return respond(request)
 
-        with mock.patch.object(twosignal.Client, "_page", page):
+        with mock.patch.object(self.server, "answer", interrupt):
             result = self.list("--all", "--format", "jsonl", "-o", path)
         self.assertEqual((result.code, result.out), (130, ""))
-        self.assertEqual((self.left(), self.content(path)), (["out"], "before"))
+        self.assertEqual((self.files(), self.content(path)), (["out"], "before"))
 
     def test_full_disk(self):
         self.add(3)
         path = self.write("out", "before")
         with mock.patch("os.fsync", side_effect=OSError(28, "No space left on device")):
             self.assertFails(self.list("-o", path), 1, path, "No space left on device")
-        self.assertEqual((self.left(), self.content(path)), (["out"], "before"))
+        self.assertEqual((self.files(), self.content(path)), (["out"], "before"))
 
-    def test_places_where_nothing_can_be_written(self):
+    def test_paths_that_cannot_be_written(self):
         self.add(1)
         self.write("file", "before")
         os.mkdir(self.path("folder"))
@@ -641,16 +668,16 @@ class OutputFiles(TracesCase):
             with self.subTest(name=name):
                 path = self.path(*name.split("/"))
                 self.assertFails(self.list("-o", path), 1, path)
-                self.assertEqual(self.left(), ["file", "folder"])
+                self.assertEqual(self.files(), ["file", "folder"])
         self.assertEqual(os.listdir(self.path("folder")), ["inside"])
 
     @unittest.skipUnless(hasattr(os, "geteuid") and os.geteuid(), "root may write everywhere")
-    def test_folder_that_is_not_ours(self):
+    def test_directory_of_somebody_else(self):
         os.mkdir(self.path("folder"), 0o500)
         self.assertFails(self.list("-o", self.path("folder", "out")), 1, "Permission denied")
 
     @unittest.skipIf(os.name == "nt", "modes and links of POSIX")
-    def test_modes(self):
+    def test_permissions(self):
         self.add(1)
         path, before = self.path("out"), os.umask(0o027)
         try:
@@ -665,7 +692,7 @@ class OutputFiles(TracesCase):
             os.umask(before)
 
     @unittest.skipIf(os.name == "nt", "modes and links of POSIX")
-    def test_links(self):
+    def test_symbolic_links(self):
         self.add(1)
         os.mkdir(self.path("folder"))
         target = self.write(os.path.join("folder", "target"), "before")
@@ -687,12 +714,12 @@ class OutputFiles(TracesCase):
         self.assertOk(self.list("--format", "csv", "--all", "-o", "/dev/null"))
 
     @unittest.skipUnless(os.path.exists("/dev/full"), "needs /dev/full")
-    def test_device_that_is_full(self):
+    def test_full_device(self):
         self.add(3)
         self.assertFails(self.list("-o", "/dev/full"), 1, "/dev/full", "No space left on device")
 
-    @unittest.skipUnless(hasattr(os, "mkfifo"), "needs pipes with a name")
-    def test_pipe_with_a_name(self):
+    @unittest.skipUnless(hasattr(os, "mkfifo"), "needs named pipes")
+    def test_named_pipe(self):
         self.add(150)
         path = self.path("pipe")
         os.mkfifo(path)
@@ -700,9 +727,9 @@ class OutputFiles(TracesCase):
         with open(reader, "rb") as pipe:
             self.assertOk(self.list("--all", "--fields", "name", "--format", "jsonl", "-o", path))
             self.assertEqual(len(pipe.read().splitlines()), 150)
-        self.assertEqual(self.left(), ["pipe"])
+        self.assertEqual(self.files(), ["pipe"])
 
-    def test_relative_path_and_odd_names(self):
+    def test_relative_paths_and_unusual_names(self):
         self.add(1)
         before = os.getcwd()
         os.chdir(self.folder)
@@ -723,10 +750,10 @@ class OutputFiles(TracesCase):
         self.assertEqual((result.code, json.loads(self.content(path))["passed"]), (11, False))
 
 
-@unittest.skipIf(os.name == "nt", "signals and devices are others there")
+@unittest.skipIf(os.name == "nt", "signals and devices differ there")
 class OutputDevices(ProcessCase):
     def test_a_change_waits_for_the_file(self):
-        """Row 12: with -o, that the file can be written is known before a change is made."""
+        """Row 12: with -o, no change is made before it is known that the file can be written."""
         for path in (self.path("nowhere", "x"), self.folder, self.path("x" * 300)):
             with self.subTest(path=path):
                 result = self.cli("api-keys", "create", "-n", "CI", "-o", path)
@@ -735,14 +762,14 @@ class OutputDevices(ProcessCase):
 
     @unittest.skipUnless(os.path.exists(FULL_DISK), "needs /dev/full")
     def test_full_device(self):
-        """Row 39: -o /dev/full is an error of one line."""
+        """Row 39: -o /dev/full is a one-line error."""
         for args in (["orgs", "list"], ["traces", "list", "--json"]):
             result = self.cli(*args + ["-o", FULL_DISK])
             self.assertFails(result, 1, "Cannot write", FULL_DISK)
 
     @unittest.skipUnless(os.path.exists("/dev/stdout"), "needs /dev/stdout")
     def test_names_of_open_files(self):
-        """-o /dev/stdout goes behind what a redirected file holds already."""
+        """-o /dev/stdout appends to what a redirected file contains already."""
         for name in ("/dev/stdout", "/dev/fd/1", "/dev/stderr"):
             path = self.write("log", "before\n")
             with open(path, "ab") as log:
@@ -755,7 +782,7 @@ class OutputDevices(ProcessCase):
         self.assertFails(self.cli("orgs", "list", "-o", "/dev/fd/999"), 1, "/dev/fd/999")
 
     @unittest.skipIf(os.name == "nt", "a working directory cannot be deleted there")
-    def test_working_directory_that_is_gone(self):
+    def test_deleted_working_directory(self):
         script = "mkdir gone && cd gone && rmdir ../gone && exec \"$@\""
         for option in ("-o", "--junit"):
             result = run_command(["/bin/sh", "-c", script, "sh", sys.executable, SCRIPT, "traces",
@@ -763,7 +790,7 @@ class OutputDevices(ProcessCase):
                                  self.environment, cwd=self.folder)
             self.assertFails(result, 1, "Cannot write out")
 
-    def test_format_by_the_ending(self):
+    def test_format_by_the_file_extension(self):
         for name, options, start in (
                 ("a.csv", (), "id,"), ("a.tsv", (), "id\t"), ("a.json", (), "[\n"),
                 ("a.jsonl", (), '{"id"'), ("a.CSV", (), "id,"), ("a.txt", (), "ID  "),
@@ -775,12 +802,12 @@ class OutputDevices(ProcessCase):
                     self.assertTrue(file.read().startswith(start))
 
     def test_interrupted(self):
-        """Row 40: Ctrl-C, SIGTERM and SIGHUP while a file is written: no file, no part of it."""
-        def strike(number):
-            def struck(*_):
+        """Row 40: Ctrl-C, SIGTERM and SIGHUP while a file is written leave no file, nor a part."""
+        def signalled(number):
+            def add_scores(*args, **kwargs):
                 os.kill(os.getpid(), number)
-                raise AssertionError("the signal did not come through")
-            return struck
+                raise AssertionError("the signal was not delivered")
+            return add_scores
         codes = {signal.SIGINT: 130, signal.SIGTERM: 143}
         if hasattr(signal, "SIGHUP"):
             codes[signal.SIGHUP] = 143
@@ -788,7 +815,7 @@ class OutputDevices(ProcessCase):
             before = signal.signal(number, signal.default_int_handler)
             try:
                 self.server.fault("trace.list", status=200, body=json_page("more"))
-                with mock.patch("twosignal.Client.add_scores", strike(number)):
+                with mock.patch("twosignal.Client.add_scores", signalled(number)):
                     result = self.cli("traces", "list", "--all", "--format", "jsonl", "-o",
                                       self.path("out"))
             finally:
