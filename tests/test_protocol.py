@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import twosignal
 from servers import Scripted, answer, header, target
-from tools import (DEADLINE, TESTS, TOKENS, Case, ClientCase, canned, full, replaced_environment,
-                   shortened_sleep, trpc_error)
+from tools import (DEADLINE, TESTS, TOKENS, Case, ClientCase, ShortClock, canned, full,
+                   replaced_environment, trpc_error)
 
 
 class ServerErrors(ClientCase):
@@ -22,12 +22,12 @@ class ServerErrors(ClientCase):
              ("TOO_MANY_REQUESTS", 429, 7, "Rate limited"),
              ("INTERNAL_SERVER_ERROR", 500, 8, "The server failed"), ("TIMEOUT", 408, 8, "failed"),
              ("BAD_REQUEST", 400, 1, "refused"), ("CONFLICT", 409, 1, "refused"),
-             ("PAYLOAD_TOO_LARGE", 413, 1, "does not take that much"))
+             ("PAYLOAD_TOO_LARGE", 413, 1, "Request too large"))
 
     def failure(self, body, status, procedure="project.get"):
         answer = canned(body, status)
         with self.assertRaises(twosignal.Failure) as caught:
-            twosignal._result(twosignal._parsed(answer), answer, procedure)
+            twosignal.trpc_value(twosignal.response_json(answer), answer, procedure)
         return caught.exception
 
     def test_documented_errors(self):
@@ -78,7 +78,7 @@ class ServerErrors(ClientCase):
 
 class CookieChunks(unittest.TestCase):
     def cookie(self, length, **values):
-        return twosignal.cookie(twosignal.Session(dict(
+        return twosignal.session_cookie(twosignal.Session(dict(
             TOKENS, access_token="é".encode("ascii", "ignore").decode() + "a" * length, **values)))
 
     def test_short_and_long(self):
@@ -107,10 +107,10 @@ class CookieChunks(unittest.TestCase):
             payload = base64.urlsafe_b64encode(json.dumps(claims).encode("utf-8"))
             return "h.%s.s" % payload.decode("ascii").rstrip("=")
         for issuer in ("https://abc.supabase.co/auth/v1", "https://abc:8000/auth"):
-            self.assertEqual(twosignal._issuer(token({"iss": issuer})), "abc")
+            self.assertEqual(twosignal.token_project(token({"iss": issuer})), "abc")
         for value in (None, 5, "", "a", "a.b", "a.%%%.c", "a.é.c", token({}), token([]), token("x"),
                       token({"iss": 5}), token({"iss": "x"}), token(None), "..", "a." + "W" * 9999):
-            self.assertIsNone(twosignal._issuer(value))
+            self.assertIsNone(twosignal.token_project(value))
 
 
 class CookieValue(unittest.TestCase):
@@ -121,7 +121,7 @@ class CookieValue(unittest.TestCase):
 
     def parts(self, session):
         """The (name, value) pairs of the cookie."""
-        return [tuple(part.split("=", 1)) for part in twosignal.cookie(session).split("; ")]
+        return [tuple(part.split("=", 1)) for part in twosignal.session_cookie(session).split("; ")]
 
     def assertWhole(self, session):
         """Chunks in order, none too long, none that begins or ends inside %XX."""
@@ -194,7 +194,7 @@ class TokenIssuers(unittest.TestCase):
                                  ("https://ref.eu.example.com:8443/auth/v1", "ref")):
             for filler in ("", "x", "xx", "東京"):
                 claims = {"iss": issuer, "email": filler}
-                self.assertEqual(twosignal._issuer(token(claims)), expected)
+                self.assertEqual(twosignal.token_project(token(claims)), expected)
 
     def test_what_has_none(self):
         """Row 25: nothing that a token holds is trusted."""
@@ -203,7 +203,7 @@ class TokenIssuers(unittest.TestCase):
             {}, [], "x", 5, None, {"iss": None}, {"iss": 5}, {"iss": ["https://x.y"]}, {"iss": ""},
             {"iss": "supabase"}, {"iss": "https:"}, b"\xff\xfe", b"{", b"[" * 100000)]
         for value in wrong:
-            self.assertIsNone(twosignal._issuer(value) or None, str(value)[:80])
+            self.assertIsNone(twosignal.token_project(value) or None, str(value)[:80])
 
 
 with open(os.path.join(TESTS, "wire", "recordings.json"), encoding="utf-8") as _file:
@@ -213,7 +213,8 @@ FAILURES = {        # name of the recording: (message, exit code, problems)
     "login-refused": ("Wrong email or password", 4, []),
     "login-incomplete": ("The server refused: Email and password are required", 1, []),
     "refresh-reused": ("Authentication expired", 4, []),
-    "not-an-api": ("The server answered 404 with a web page that is not 2Signal's protocol", 8, []),
+    "not-an-api": ("The server answered 404 with a web page, which is not 2Signal's protocol", 8,
+                   []),
     "unauthorized": ("Authentication expired", 4, []),
     "no-such-project": ("Project not found", 6, []),
     "limit-too-big": ("The server rejected the input", 1,
@@ -248,12 +249,12 @@ class Recordings(Case):
     def client(self, server, lasts=10 ** 6):
         """A client of that server with a stored session."""
         self.enter(replaced_environment(dict(self.environment)))
-        self.enter(mock.patch("time.sleep", shortened_sleep([])))
+
         self.write("home/session.json", {
             "access_token": "old.access.token", "refresh_token": "v1.old", "project_ref": "ref",
             "expires_at": int(time.time()) + lasts, "user_id": "u0", "user_email": "you@b.c",
             "api_url": server.url})
-        client = twosignal.Client(server.url, twosignal.Transport(DEADLINE))
+        client = twosignal.Client(server.url, twosignal.Transport(DEADLINE, clock=ShortClock()))
         self.addCleanup(client.close)
         return client
 
@@ -307,7 +308,7 @@ class Recordings(Case):
                         self.assertEqual((failure.message, failure.exit_code, failure.problems),
                                          FAILURES[name])
                     else:
-                        found = twosignal.record(self.ask(recording, client))
+                        found = twosignal.to_record(self.ask(recording, client))
                         self.assertTrue(found)
                         self.assertSent(recording, server.requests[0])
                 met.add(name)
@@ -318,7 +319,7 @@ class Recordings(Case):
             recording = recorded("login", server)
             with scripted(recording) as place:
                 client = self.client(place)
-                session = client.login("viewer@example.com", "viewer-pass")
+                session = client.auth.login("viewer@example.com", "viewer-pass")
                 self.assertSent(recording, place.requests[0])
                 self.assertIsNone(header(place.requests[0], "Cookie"))
             data = recording["response"]["body"]["data"]
@@ -333,7 +334,7 @@ class Recordings(Case):
         recording = json.loads(json.dumps(recorded("login")))
         expected = recording["response"]["body"]["data"].pop("project_ref")
         with scripted(recording) as server:
-            self.client(server).login("viewer@example.com", "viewer-pass")
+            self.client(server).auth.login("viewer@example.com", "viewer-pass")
         self.assertEqual(self.state("session.json")["project_ref"], expected)
 
     def test_login_that_is_refused(self):
@@ -342,7 +343,7 @@ class Recordings(Case):
                 client = self.client(server)
                 before = self.state("session.json")
                 with self.assertRaises(twosignal.Failure) as caught:
-                    client.login("owner@example.com", "x")
+                    client.auth.login("owner@example.com", "x")
                 self.assertEqual((caught.exception.message, caught.exception.exit_code,
                                   caught.exception.problems), FAILURES[name])
                 self.assertEqual(self.state("session.json"), before)
@@ -351,7 +352,7 @@ class Recordings(Case):
         recording = recorded("refresh")
         with scripted(recording) as server:
             client = self.client(server, -100)
-            client.session()
+            client.auth.session()
             sent = server.requests[0]
             self.assertEqual(target(sent), "/api/v1/auth/refresh")
             self.assertEqual(json.loads(sent.partition(b"\r\n\r\n")[2].decode("utf-8")),
@@ -364,7 +365,7 @@ class Recordings(Case):
         with scripted(recorded("refresh-reused")) as server:
             client = self.client(server, -100)
             with self.assertRaises(twosignal.Failure) as caught:
-                client.session()
+                client.auth.session()
             self.assertEqual((caught.exception.message, caught.exception.exit_code),
                              ("Authentication expired", 4))
             self.assertEqual(len(server.requests), 1)
@@ -372,7 +373,7 @@ class Recordings(Case):
     def test_logout(self):
         for name in ("logout", "logout-refused"):
             with scripted(recorded(name)) as server:
-                self.client(server).logout()
+                self.client(server).auth.logout()
                 self.assertEqual(target(server.requests[0]), "/api/v1/auth/logout")
                 self.assertEqual(header(server.requests[0], "Authorization"),
                                  "Bearer old.access.token")
@@ -396,10 +397,10 @@ class Recordings(Case):
             with scripted(recorded("trace.list", server)) as place:
                 pages = self.client(place).trace_pages(
                     {"projectId": "c0000000-0000-4000-8000-000000000001"}, lambda: 2)
-                rows, more = next(pages)
+                page = next(pages)
                 self.assertSent(recorded("trace.list", server), place.requests[0])
-            self.assertTrue(more)
-            first, second = [twosignal.record(row, "trace") for row in rows]
+            self.assertEqual(page.more, twosignal.More.YES)
+            first, second = [twosignal.to_record(trace, "trace") for trace in page.traces]
             self.assertEqual(first, {
                 "id": TRACE, "status": "OK", "duration_ms": 800, "cost_usd": 0.0034,
                 "created_at": "2026-03-14T10:30:00Z", "name": "support-agent",
@@ -413,7 +414,7 @@ class Recordings(Case):
 
     def test_a_trace(self):
         for server in ("trpc11", "trpc10"):
-            found = twosignal.record(self.answered("trace.detail", server)[0], "trace")
+            found = twosignal.to_record(self.answered("trace.detail", server)[0], "trace")
             root, call, orphan = found["spans"]
             self.assertEqual(root["input"], {"userQuery": "hi",
                                              "dotted.key": "2026-03-14T10:30:00.000Z"})
@@ -437,10 +438,10 @@ class Recordings(Case):
             found, wire = self.answered(name)
             with self.subTest(name=name):
                 kept = {key: wire[key] for key in wire if key not in CREATED and "At" not in key}
-                record = twosignal.record(found)
+                record = twosignal.to_record(found)
                 self.assertEqual(len(record), len(wire))
                 for key, value in kept.items():
-                    self.assertEqual(record[twosignal.snake(key)], value)
+                    self.assertEqual(record[twosignal.snake_case(key)], value)
                 self.assertEqual(record["created_at"], wire["createdAt"])
 
     def test_usage(self):
@@ -458,12 +459,14 @@ class Recordings(Case):
             recording = recorded("batch", server)
             names = recording["request"]["path"].rpartition("/")[2].partition("?")[0].split(",")
             with scripted(recording) as place:
-                client = self.client(place)
-                sent = client._authorized(place.url + recording["request"]["path"], None)
-            found = [twosignal._tried(lambda: twosignal._result(one, sent, name))
-                     for name, one in zip(names, twosignal._parsed(sent))]
-            self.assertEqual(found[0]["id"], "d0000000-0000-4000-8000-000000000004")
-            self.assertEqual(found[0]["spans"][1]["totalTokens"], 1250)
-            self.assertEqual(found[1][0]["name"], "Acme 東京")
-            self.assertEqual((found[2].message, found[2].exit_code),
-                             ("Organization not found", 6))
+                transport = twosignal.Transport(DEADLINE)
+                self.addCleanup(transport.close)
+                response = transport.request("GET", place.url + recording["request"]["path"],
+                                             changes=False)
+            trace, organizations, refused = [
+                twosignal.result_or_failure(lambda: twosignal.trpc_value(one, response, name))
+                for name, one in zip(names, twosignal.response_json(response))]
+            self.assertEqual(trace["id"], "d0000000-0000-4000-8000-000000000004")
+            self.assertEqual(trace["spans"][1]["totalTokens"], 1250)
+            self.assertEqual(organizations[0]["name"], "Acme 東京")
+            self.assertEqual((refused.message, refused.exit_code), ("Organization not found", 6))
