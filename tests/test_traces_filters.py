@@ -1,17 +1,18 @@
-"""The section Traces: filters, times, pages, and lists that were cut short."""
+"""The section Traces: filters, times, pages, and truncated lists."""
 import datetime
+import io
 import json
 from unittest import mock
 
 import twosignal
-from tools import (DIALECTS, TracesCase, fails_from, first_look, full, minutes_ago,
-                   procedure_inputs, requests_of)
+from tools import (DIALECTS, ShortClock, Steps, TestConsole, TracesCase, fails_from, full,
+                   kept_signals, minutes_ago, procedure_inputs, replaced_environment, requests_of)
 
 FILTERS = ("status", "name", "search", "tags", "startDate", "endDate")
 
 
 class Row:
-    """A trace of the little world that the filters are tried on."""
+    """A trace of the small world that the filters are tested on."""
 
     def __init__(self, name, minutes, status="OK", duration=1000, cost=0.01, tags=()):
         self.name, self.minutes, self.status = name, minutes, status
@@ -30,7 +31,7 @@ WORLD = (
     Row("last week", 10000, "ERROR", 4999, 0.04, []),
     Row("last month", 40000, "OK", 120000, 2, ["v2"]),
 )
-CHOICES = (                 # options, and which rows of WORLD they ask for
+QUERIES = (                 # options, and which rows of WORLD match them
     ("--status OK", lambda row: row.status == "OK"),
     ("--status error", lambda row: row.status == "ERROR"),
     ("--error", lambda row: row.status == "ERROR"),
@@ -82,22 +83,22 @@ def fill_world(server):
                          cost=row.cost, tags=sorted(row.tags), created=minutes_ago(row.minutes))
 
 
-def relevant(given, unknown):
-    """Whether a choice is about a filter that a server does not know."""
+def is_relevant(given, unknown):
+    """Whether a query has a filter that a server does not know."""
     words = {"status": ("--status", "--error"), "name": ("--search",), "search": ("--search",),
              "tags": ("--tag",), "startDate": ("--since",), "endDate": ("--until",)}
     return unknown is FILTERS or any(word in given for word in words[unknown])
 
 
 class TraceFilters(TracesCase):
-    def assert_choices(self, env=None, choices=CHOICES, **told):
-        for given, wanted in choices:
-            with self.subTest(given=given, **told):
+    def assert_queries(self, env=None, queries=QUERIES, **details):
+        for given, wanted in queries:
+            with self.subTest(given=given, **details):
                 self.assertEqual(self.names(*given.split(), env=env),
                                  [row.name for row in WORLD if wanted(row)])
 
-    def test_values_of_no_use(self):
-        """Traces without a name, tags or times, and a status in small letters."""
+    def test_unusable_values(self):
+        """Traces without a name, tags or times, and a status in lower case."""
         self.use(known_filters=())
         rows = [{"id": "1", "name": None, "tags": "production", "status": "error"},
                 {"id": "2", "name": 5, "tags": 5}]
@@ -113,13 +114,13 @@ class TraceFilters(TracesCase):
         for dialect, options in DIALECTS:
             self.use(**options)
             fill_world(self.server)
-            self.assert_choices(dialect=dialect)
+            self.assert_queries(dialect=dialect)
 
     def test_with_a_key(self):
         for envelope in (False, True):
             self.use(rest_envelope=envelope)
             fill_world(self.server)
-            self.assert_choices(self.key(), envelope=envelope)
+            self.assert_queries(self.key(), envelope=envelope)
             self.assertEqual(self.server.count("/api/trpc/"), 0)
 
     def test_servers_that_do_not_know_one_of_them(self):
@@ -128,16 +129,16 @@ class TraceFilters(TracesCase):
                                          and name != unknown))
             fill_world(self.server)
             step = 1 if unknown is FILTERS else full(3, 1)
-            choices = [choice for choice in CHOICES if relevant(choice[0], unknown)][::step]
-            self.assert_choices(unknown=unknown, choices=choices)
-            self.assert_choices(self.key(), choices[::full(3, 1)], unknown=unknown, key=True)
+            queries = [query for query in QUERIES if is_relevant(query[0], unknown)][::step]
+            self.assert_queries(unknown=unknown, queries=queries)
+            self.assert_queries(self.key(), queries[::full(3, 1)], unknown=unknown, key=True)
 
     def test_bare_list_of_a_server_that_knows_none(self):
         self.use(bare_list=True, known_filters=())
         fill_world(self.server)
-        self.assert_choices(choices=CHOICES[::4])
+        self.assert_queries(queries=QUERIES[::4])
 
-    def test_the_server_is_asked_for_what_it_may_know(self):
+    def test_the_server_gets_the_filters_that_it_may_know(self):
         self.list("--error", "--search", "x", "--tag", "a", "--tag", "b",
                   "--since", "2026-03-14T10:30:00.25+02:00", "--until", "2026-03-15")
         self.assertEqual(procedure_inputs(self.server, "trace.list"), [{
@@ -145,18 +146,18 @@ class TraceFilters(TracesCase):
             "name": "x", "tags": ["a", "b"], "startDate": "2026-03-14T08:30:00.250Z",
             "endDate": "2026-03-15T00:00:00.000Z"}])
 
-    def test_the_rest_api_is_asked_for_what_it_may_know(self):
+    def test_the_rest_api_gets_the_filters_that_it_may_know(self):
         self.list("--status", "ok", "--search", "x & y", "--tag", "a", "--tag", "b", "--tag",
                   "c,d", "--since", "2026-03-14", env=self.key())
         request, = requests_of(self.server, "/api/v1/traces")
         self.assertEqual(request.query, {"limit": "20", "status": "OK", "name": "x & y",
                                          "tags": "a,b", "startDate": "2026-03-14T00:00:00.000Z"})
 
-    def test_check_wait_and_tail_choose_alike(self):
+    def test_check_wait_and_tail_filter_alike(self):
         self.use(known_filters=())
         fill_world(self.server)
         project = ("--project", self.server.project)
-        for given, wanted in CHOICES[::5]:
+        for given, wanted in QUERIES[::5]:
             expected = [row.name for row in WORLD if wanted(row)]
             options = project + tuple(given.split())
             with self.subTest(given=given):
@@ -165,8 +166,8 @@ class TraceFilters(TracesCase):
                 found = self.cli("traces", "wait", "--json", "--count", "99", "--timeout", "0.01s",
                                  *options).json
                 self.assertEqual(found["found"], len(expected))
-                with mock.patch("twosignal._tail", first_look):
-                    found = self.cli("traces", "tail", "--format", "jsonl", *options).lines
+                found = self.cli("traces", "tail", "-n", "100", "--format", "jsonl", *options,
+                                 naps=Steps()).lines
                 self.assertEqual([json.loads(line)["name"] for line in found], expected[::-1])
 
 
@@ -222,15 +223,12 @@ class FilterTimes(TracesCase):
                 self.assertEqual(self.names("--since", given), [])
                 self.assertEqual(self.names("--until", given), ["now"])
 
-    def test_a_time_beyond_the_calendar_is_all_or_refused(self):
-        self.server.add_trace(name="now")
-        result = self.list("--since", "999999999w", "--json")
-        if result.code:
-            self.assertFails(result, 2, "--since")
-        else:
-            self.assertEqual(len(result.json), 1)
+    def test_a_time_beyond_the_calendar_is_refused(self):
+        self.assertFails(self.list("--since", "999999999w"), 2,
+                         "Invalid --since '999999999w': ")
+        self.assertEqual(self.server.requests, [])
 
-    def test_a_server_without_the_filter_is_not_asked_for_all_the_past(self):
+    def test_a_server_without_the_filter_is_not_read_to_its_end(self):
         self.use(known_filters=())
         self.add(10)
         for place in range(500):
@@ -240,7 +238,7 @@ class FilterTimes(TracesCase):
         self.assertLessEqual(self.server.count("trace.list"), 3)
 
 
-BAD = (
+INVALID = (
     ("--since", "yesterday-ish"), ("--since", "30"), ("--since", "30x"), ("--since", "-30m"),
     ("--since", "1.5h"), ("--since", ""), ("--since", "2026-02-30"), ("--since", "2026-3-4"),
     ("--since", "2026-13-01"), ("--since", "14.03.2026"), ("--since", "2026-03-14T25:00:00Z"),
@@ -261,15 +259,15 @@ class BadFilters(TracesCase):
     shared = True
 
     def test_each_is_one_line_without_a_request(self):
-        for option, value in BAD:
+        for option, value in INVALID:
             with self.subTest(option=option, value=value):
                 flag = {"-o": "--output"}.get(option, option)
                 self.assertFails(self.list(option, value), 2, flag)
                 self.assertEqual(self.server.requests, [])
 
-    def test_the_same_for_all_that_choose(self):
+    def test_the_same_for_all_that_filter(self):
         for command in ("check", "wait", "tail"):
-            for option, value in BAD[:32:5]:
+            for option, value in INVALID[:32:5]:
                 with self.subTest(command=command, option=option, value=value):
                     self.assertFails(self.cli("traces", command, "--project", "x", option, value),
                                      2, option)
@@ -299,8 +297,20 @@ class BadFilters(TracesCase):
                 self.assertEqual(len(result.err.splitlines()), 1)
 
 
-class FilteredPages(TracesCase):
+class CountingConsole(TestConsole):
+    """Notes what is printed: `printed` lists (what count() returned at that time, text)."""
 
+    def __init__(self, count):
+        super().__init__([io.StringIO() for _ in range(3)], ShortClock())
+        self.count = count
+        self.printed = []
+
+    def print(self, text):
+        self.printed.append((self.count(), text))
+        super().print(text)
+
+
+class FilteredPages(TracesCase):
     def add_some_slow(self, count, every):
         """Traces of which one in `every` took a minute; the names of those, newest first."""
         with self.server.transaction():
@@ -321,31 +331,29 @@ class FilteredPages(TracesCase):
                 self.assertEqual(self.server.count("trace.list"), requests)
         self.assertEqual(self.names("--min-duration", "5s", "--all"), slow)
 
-    def test_how_many_were_looked_at(self):
+    def test_how_many_were_scanned(self):
         self.add_some_slow(250, 50)
         result = self.assertOk(self.list("--min-duration", "5s", "--all"))
-        self.assertEqual(result.err, "5 of the 250 traces looked at match.\n")
+        self.assertEqual(result.err, "5 of 250 scanned traces match.\n")
         result = self.assertOk(self.list("--min-duration", "1h", "--all"))
         self.assertEqual(result.out, "No traces found.\n")
-        self.assertIn("0 of the 250", result.err)
+        self.assertEqual(result.err, "0 of 250 scanned traces match.\n")
         self.assertOk(self.list("--max-duration", "1h", "--all"),
-                      err="250 of the 250 traces looked at match.\n")
+                      err="250 of 250 scanned traces match.\n")
         self.assertOk(self.list("--status", "OK", "--all"), err="")
 
-    def test_how_many_were_looked_at_until_the_limit(self):
+    def test_how_many_were_scanned_until_the_limit(self):
         self.add_some_slow(250, 50)
-        result = self.assertOk(self.list("--min-duration", "5s", "--limit", "3"))
-        self.assertIn("Showing 3 traces; more", result.err)
-        self.assertIn("looked at", result.err)
-        self.assertIn("200", result.err)
+        self.assertOk(self.list("--min-duration", "5s", "--limit", "3"), err=(
+            "Showing 3 traces; more exist. Use --limit N or --all. Scanned 200 traces.\n"))
 
-    def test_servers_that_ignore_a_filter_are_told_too(self):
+    def test_how_many_were_scanned_of_a_server_that_ignores_a_filter(self):
         self.use(known_filters=())
         for place in range(250):
             self.server.add_trace(status="ERROR" if place == 120 else "OK")
         result = self.assertOk(self.list("--error", "--json"))
         self.assertEqual(len(result.json), 1)
-        self.assertEqual(result.err, "1 of the 250 traces looked at match.\n")
+        self.assertEqual(result.err, "1 of 250 scanned traces match.\n")
 
     def test_quiet(self):
         self.add_some_slow(200, 90)
@@ -374,7 +382,7 @@ class FilteredPages(TracesCase):
                  "--min-duration", "1ms")
         self.assertEqual(self.server.connections, 1)
 
-    def test_scores_need_no_further_connection(self):
+    def test_scores_need_no_additional_connection(self):
         self.add(120, scores=[{"evaluatorName": "tone", "value": 0.5}])
         self.server.connections = 0
         result = self.assertOk(self.list("--all", "--json"))
@@ -383,19 +391,15 @@ class FilteredPages(TracesCase):
 
     def test_pages_are_printed_as_they_are_fetched(self):
         ids = self.add(250)
-        seen, write = [], twosignal.Console.print
-
-        def noted(console, text):
-            seen.append((self.server.count("trace.list"), text))
-            return write(console, text)
-
         for form in ("table", "json", "jsonl", "csv", "tsv"):
-            del seen[:]
             self.server.clear()
-            with mock.patch.object(twosignal.Console, "print", noted):
-                self.assertOk(self.list("--all", "--format", form))
-            first = next(count for count, text in seen if ids[0] in text)
-            last = next(count for count, text in seen if ids[249] in text)
+            console = CountingConsole(lambda: self.server.count("trace.list"))
+            with replaced_environment(self.environment), kept_signals():
+                code = twosignal.main(["traces", "list", "--project", self.server.project, "--all",
+                                       "--format", form], console)
+            self.assertEqual(code, 0, form)
+            first = next(count for count, text in console.printed if ids[0] in text)
+            last = next(count for count, text in console.printed if ids[249] in text)
             self.assertEqual((first <= 2, last), (True, 3), form)
 
     def test_a_page_that_fails_half_way(self):
@@ -406,7 +410,7 @@ class FilteredPages(TracesCase):
                 result = self.list("--all", "--format", form)
                 self.assertEqual(result.code, 5, result)
                 self.assertNotIn("Traceback", result.err)
-                self.assertNotIn("looked at", result.err)
+                self.assertNotIn("scanned", result.err)
 
     def test_pages_by_number_while_traces_arrive(self):
         """Where the cursor is a number, what arrives pushes traces onto the next page again."""
@@ -421,7 +425,7 @@ class FilteredPages(TracesCase):
                               body={"result": {"data": {"json": page}}})
         self.assertEqual(self.names("--all"), traces)
 
-    def test_traces_that_arrive_between_two_pages_are_no_trouble(self):
+    def test_traces_that_arrive_between_two_pages_change_nothing(self):
         self.add(250)
         page = self.server.world.page
 
@@ -449,14 +453,12 @@ class TruncatedLists(TracesCase):
                 self.assertEqual(result.error and result.error["code"],
                                  "CHECK_FAILED" if code else None)
 
-    def test_says_what_helps(self):
+    def test_the_error_names_the_options_that_help(self):
         self.add(21)
         result = self.list("--fail-if-truncated")
         self.assertEqual(len(result.lines), 22)
-        errors = [line for line in result.err.splitlines() if line.startswith("Error: ")]
-        self.assertEqual(len(errors), 1)
-        for part in ("20 traces", "--limit", "--all"):
-            self.assertIn(part, errors[0])
+        self.assertEqual(result.err, "Error: More traces than the 20 shown exist. "
+                         "Use --limit N or --all.\n")
 
     def test_several_pages_and_servers_that_ignore_filters(self):
         self.use(known_filters=())
@@ -470,14 +472,14 @@ class TruncatedLists(TracesCase):
                 result = self.list("--fail-if-truncated", *given.split())
                 self.assertEqual(result.code, code, result)
 
-    def test_a_cursor_behind_which_nothing_comes(self):
+    def test_a_cursor_without_a_trace_after_it(self):
         rows = [{"id": str(place), "name": "n"} for place in range(20)]
         for page in ({"traces": rows, "nextCursor": "c"}, {"traces": []}):
             self.server.fault("trace.list", times=1, status=200,
                               body={"result": {"data": {"json": page}}})
         self.assertOk(self.list("--fail-if-truncated", "-n", "20"), err="")
 
-    def test_what_is_not_known_is_said_so(self):
+    def test_whether_more_exist_may_be_unknown(self):
         self.use(known_filters=())
         for place in range(150):
             self.server.add_trace(name="needle" if place == 149 else "hay",
@@ -485,18 +487,19 @@ class TruncatedLists(TracesCase):
         result = self.assertOk(self.list("--search", "hay", "-n", "100"))
         self.assertEqual(result.err, "Showing 100 traces; more exist. Use --limit N or --all.\n")
         result = self.assertOk(self.list("--search", "needle", "-n", "1"))
-        self.assertEqual(result.err, "150 traces were looked at.\n")
+        self.assertEqual(result.err, "Scanned 150 traces.\n")
         for name in ("needle", "hay"):
             self.server.add_trace(name=name)
         result = self.assertOk(self.list("--search", "needle", "-n", "1"))
-        self.assertIn("Showing 1 trace; more may exist.", result.err)
+        self.assertEqual(result.err, "Showing 1 trace; more may exist. Use --limit N or --all. "
+                         "Scanned 101 traces.\n")
 
     def test_with_a_key(self):
         self.add(21)
         self.assertEqual(self.list("--fail-if-truncated", env=self.key()).code, 10)
         self.assertEqual(self.list("--fail-if-truncated", "--all", env=self.key()).code, 0)
 
-    def test_a_file_is_not_half_of_them(self):
+    def test_a_truncated_list_does_not_replace_a_file(self):
         self.add(21)
         path = self.write("out.json", "before")
         self.assertFails(self.list("--fail-if-truncated", "-o", path), 10)
@@ -505,3 +508,75 @@ class TruncatedLists(TracesCase):
         self.assertOk(self.list("--fail-if-truncated", "--all", "--json", "-o", path))
         with open(path) as file:
             self.assertEqual(len(json.load(file)), 21)
+
+
+class ListsWithoutPages(TracesCase):
+    """A server that answers with a bare list: a full one may be all there is, or not."""
+
+    options = {"empty": True, "bare_list": True}
+    no_pages = ("Error: This server returned 100 traces and has no further pages: more may exist. "
+                "Use narrower --since and --until.\n")
+
+    def test_a_full_list_may_not_be_all(self):
+        self.add(21)
+        self.assertOk(self.list(), err="Showing 20 traces; more may exist. "
+                      "Use narrower --since and --until.\n")
+        self.assertOk(self.list("-n", "21"), err="Showing 21 traces; more may exist. "
+                      "Use narrower --since and --until.\n")
+        self.assertOk(self.list("-n", "22"), err="")
+
+    def test_all_of_them(self):
+        for count, code in ((99, 0), (100, 8), (101, 8)):
+            self.use()
+            self.add(count)
+            with self.subTest(count=count):
+                result = self.list("--all", "--fields", "name", "--format", "csv")
+                self.assertEqual(result.code, code, result)
+                self.assertEqual(len(result.lines), 1 + min(count, 100))
+                self.assertEqual(result.err, self.no_pages if code else "")
+
+    def test_all_as_json(self):
+        self.add(100)
+        result = self.list("--all", "--json")
+        self.assertEqual((result.code, result.error["code"]), (8, "UNSUPPORTED"), result)
+
+    def test_all_leaves_a_file_alone(self):
+        self.add(100)
+        path = self.write("out.jsonl", "before")
+        self.assertFails(self.list("--all", "-o", path), 8)
+        with open(path) as file:
+            self.assertEqual(file.read(), "before")
+
+    def test_all_of_a_narrower_time(self):
+        self.add(100)
+        self.assertEqual(len(self.names("--all", "--since", "98m")), 98)
+
+    def test_a_list_beyond_the_limit_is_all(self):
+        """A server that knows no limit returns everything."""
+        self.add(150)
+        page = self.server.world.page
+        with mock.patch.object(self.server.world, "page", lambda project, values: page(
+                project, dict(values, limit=1000))):
+            self.assertEqual(len(self.names("--all")), 150)
+            self.assertOk(self.list("-n", "20"),
+                          err="Showing 20 traces; more exist. Use --limit N or --all.\n")
+
+    def test_fail_if_truncated(self):
+        self.add(21)
+        self.assertEqual(self.list("-n", "22", "--fail-if-truncated").code, 0)
+        for limit in ("20", "21"):
+            with self.subTest(limit=limit):
+                result = self.list("-n", limit, "--fail-if-truncated")
+                self.assertEqual((result.code, len(result.lines)), (10, 2 + int(limit)), result)
+                self.assertEqual(result.err, f"Error: More traces than the {limit} shown may "
+                                 "exist. Use narrower --since and --until.\n")
+
+    def test_filters_on_a_full_list(self):
+        """What no server filters is filtered from whole pages: the rest is not known."""
+        self.add(100, duration_ms=100)
+        self.add(3, name="slow", duration_ms=60000)
+        result = self.list("--min-duration", "5s", "--json")
+        self.assertEqual([row["name"] for row in self.assertOk(result).json], ["slow"] * 3)
+        self.assertEqual(result.err, "Showing 3 traces; more may exist. Use narrower --since and "
+                         "--until. 3 of 100 scanned traces match.\n")
+        self.assertEqual(self.list("--min-duration", "5s", "--fail-if-truncated").code, 10)
