@@ -36,21 +36,21 @@ class DocumentedErrors(CommandCase):
     def test_server_error(self):
         self.every(8, status=500, body=trpc_error("INTERNAL_SERVER_ERROR", 500, "Boom"))
 
-    def test_other_refusals(self):
+    def test_other_server_errors(self):
         for name, status in (("CONFLICT", 409), ("UNPROCESSABLE_CONTENT", 422),
                              ("SOMETHING_NEW", 418)):
             self.server.fault("project.create", status=status,
                               body=trpc_error(name, status, "Name is taken"))
             self.assertFails(self.cli("projects", "create", "x"), 1, "Name is taken")
 
-    def test_both_procedures_missing(self):
+    def test_a_missing_procedure_is_no_missing_resource(self):
         body = trpc_error("NOT_FOUND", 404, 'No procedure found on path "evaluator.list"')
         self.server.fault("evaluator.list", times=None, status=404, body=body)
         result = self.cli("evaluators", "list")
         self.assertFails(result, 8)
         self.assertNotIn("Check the ID", result.err)
 
-    def test_session_revoked(self):
+    def test_a_revoked_session(self):
         for command in PROCEDURES:
             argv = self.argv(command)
             self.log_in()
@@ -79,7 +79,7 @@ class DocumentedErrors(CommandCase):
                     self.assertFails(self.cli(*argv), 3, "Connection refused", "--url",
                                      "TWOSIGNAL_URL")
 
-    def test_json_error_has_its_four_keys(self):
+    def test_a_json_error_has_four_keys(self):
         result = self.cli("traces", "get", "nope", "--json")
         self.assertFails(result, 6)
         document = json.loads(result.err)
@@ -98,12 +98,12 @@ class DocumentedErrors(CommandCase):
                 result = self.assertFails(self.cli(*argv), 6, "not found")
                 self.assertEqual(len(result.err.splitlines()), 1, result)
 
-    def test_organization_that_is_not_there(self):
+    def test_missing_organization(self):
         for argv in (["projects", "list"], ["usage"], ["projects", "create", "x"]):
             with self.subTest(argv=argv):
                 self.assertFails(self.cli(*argv, "--org", "nope"), 6, "Organization not found")
 
-    def test_viewer_may_not_change(self):
+    def test_a_viewer_cannot_change_anything(self):
         argvs = [self.argv(command) for command in PROCEDURES
                  if command.split()[-1] in ("toggle", "delete", "revoke", "add-item")
                  or command in ("projects create", "datasets create", "evaluators create",
@@ -143,7 +143,7 @@ class DocumentedErrors(CommandCase):
         self.assertEqual(result.error["code"], "BAD_REQUEST")
         self.assertEqual(len(result.error["problems"]), 3)
 
-    def test_rejected_input_that_is_no_list(self):
+    def test_rejected_input_whose_message_is_no_list(self):
         for message in ("Name is too long", "{", "[1, 2]", "[]", '"x"', "null", ""):
             with self.subTest(message=message):
                 self.server.fault("project.create", status=400,

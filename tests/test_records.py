@@ -19,9 +19,9 @@ class FieldNames(unittest.TestCase):
                 ("expectedOutput", "expected_output"), ("modelParameters", "model_parameters"),
                 ("errorMessage", "error_message"), ("userID", "user_id"), ("URLPath", "url_path"),
                 ("alreadys_nake", "alreadys_nake"), ("v2Name", "v2_name"), ("", "")):
-            self.assertEqual(twosignal.snake(wire), name)
+            self.assertEqual(twosignal.snake_case(wire), name)
 
-    def test_words_come_back(self):
+    def test_camel_case_words_become_snake_case(self):
         seed = random.SystemRandom().randrange(2 ** 32)
         dice = random.Random(seed)
         with self.subTest(seed=seed):
@@ -29,21 +29,21 @@ class FieldNames(unittest.TestCase):
                 words = ["".join(dice.choice("abcdez") for _ in range(dice.randrange(2, 6)))
                          for _ in range(dice.randrange(1, 5))]
                 camel = words[0] + "".join(word.title() for word in words[1:])
-                self.assertEqual(twosignal.snake(camel), "_".join(words))
-                self.assertEqual(twosignal.snake("_".join(words)), "_".join(words))
+                self.assertEqual(twosignal.snake_case(camel), "_".join(words))
+                self.assertEqual(twosignal.snake_case("_".join(words)), "_".join(words))
 
-    def test_names_from_a_server_do_not_fill_the_memory(self):
-        before = dict(twosignal._names)
+    def test_names_from_a_server_do_not_fill_the_cache(self):
+        before = dict(twosignal._snake_cache)
         try:
             for number in range(11000):
-                self.assertEqual(twosignal.snake("someKey%d" % number), "some_key%d" % number)
-            self.assertLess(len(twosignal._names), 10100)
+                self.assertEqual(twosignal.snake_case("someKey%d" % number), "some_key%d" % number)
+            self.assertLess(len(twosignal._snake_cache), 10100)
         finally:
-            twosignal._names.clear()
-            twosignal._names.update(before)
+            twosignal._snake_cache.clear()
+            twosignal._snake_cache.update(before)
 
 
-OWN = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
+USER_DATA = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
 
 
 def random_json(dice, depth=3):
@@ -57,110 +57,111 @@ def random_json(dice, depth=3):
 
 
 class RecordRules(unittest.TestCase):
-    def test_documented_order_then_the_rest(self):
+    def test_documented_keys_come_first(self):
         wire = {"metadata": {}, "name": "n", "createdAt": "2026-03-14T10:30:00.000Z", "tags": [],
                 "totalCost": "0.0034", "durationMs": 800, "status": "OK", "id": "d0"}
-        found = twosignal.record(wire, "trace")
+        found = twosignal.to_record(wire, "trace")
         self.assertEqual(list(found), ["id", "status", "duration_ms", "cost_usd", "created_at",
                                        "name", "metadata", "tags"])
         self.assertEqual(found["created_at"], "2026-03-14T10:30:00Z")
         self.assertEqual(found["cost_usd"], 0.0034)
 
-    def test_documented_keys_are_always_there(self):
-        self.assertEqual(twosignal.record({}, "trace"), dict.fromkeys(
+    def test_documented_keys_are_always_present(self):
+        self.assertEqual(twosignal.to_record({}, "trace"), dict.fromkeys(
             ("id", "status", "duration_ms", "cost_usd", "created_at", "name")))
-        self.assertEqual(twosignal.record({}, "score"), dict.fromkeys(
+        self.assertEqual(twosignal.to_record({}, "score"), dict.fromkeys(
             ("evaluator", "score", "label", "reasoning")))
-        self.assertEqual(twosignal.record({}), {})
+        self.assertEqual(twosignal.to_record({}), {})
 
     def test_costs_are_numbers_or_null(self):
         for wire, value in ((0.003, 0.003), ("0.0034", 0.0034), (None, None), ("NaN", None),
                             ("x", None), ([], None), (True, None), (0, 0), ("12", 12)):
-            self.assertEqual(twosignal.record({"totalCost": wire}, "trace")["cost_usd"], value)
-            self.assertEqual(twosignal.record({"cost": wire}, "span")["cost_usd"], value)
+            self.assertEqual(twosignal.to_record({"totalCost": wire}, "trace")["cost_usd"], value)
+            self.assertEqual(twosignal.to_record({"cost": wire}, "span")["cost_usd"], value)
 
-    def test_cost_of_something_else_keeps_its_name(self):
-        self.assertEqual(twosignal.record({"cost": "0.1", "value": 3}), {"cost": "0.1", "value": 3})
+    def test_cost_of_another_resource_keeps_its_name(self):
+        wire = {"cost": "0.1", "value": 3}
+        self.assertEqual(twosignal.to_record(wire), wire)
 
     def test_scores(self):
         wire = {"id": "f0", "value": 0.25, "evaluatorName": "helpful", "traceId": "d0"}
-        self.assertEqual(twosignal.record(wire, "score"), {
+        self.assertEqual(twosignal.to_record(wire, "score"), {
             "evaluator": "helpful", "score": 0.25, "label": None, "reasoning": None, "id": "f0",
             "trace_id": "d0"})
 
     def test_counts_under_both_spellings(self):
         for wire in ({"_count": {"spans": 3}, "spanCount": 7},
                      {"spanCount": 7, "_count": {"spans": 3}}):
-            self.assertEqual(twosignal.record(wire), {"span_count": 7, "_count": {"spans": 3}})
-        self.assertEqual(twosignal.record({"_count": {"spans": 3}, "spanCount": 3}),
+            self.assertEqual(twosignal.to_record(wire), {"span_count": 7, "_count": {"spans": 3}})
+        self.assertEqual(twosignal.to_record({"_count": {"spans": 3}, "spanCount": 3}),
                          {"span_count": 3})
 
     def test_counts(self):
         wire = {"_count": {"spans": 3, "scores": 2, "items": 1}, "spanCount": None}
-        found = twosignal.record(wire)
+        found = twosignal.to_record(wire)
         self.assertEqual((found["span_count"], found["score_count"], found["item_count"]),
                          (3, 2, 1))
         self.assertNotIn("_count", found)
-        self.assertEqual(twosignal.record({"_count": "many"}), {"_count": "many"})
-        self.assertEqual(twosignal.record({"spanCount": 7, "scoreCount": 1}),
+        self.assertEqual(twosignal.to_record({"_count": "many"}), {"_count": "many"})
+        self.assertEqual(twosignal.to_record({"spanCount": 7, "scoreCount": 1}),
                          {"span_count": 7, "score_count": 1})
 
     def test_nested_records(self):
         wire = {"spans": [{"cost": "0.5", "startTime": "2026-03-14T10:30:00.000Z"}],
                 "scores": [{"value": 1}]}
-        found = twosignal.record(wire, "trace")
+        found = twosignal.to_record(wire, "trace")
         self.assertEqual(found["spans"][0]["cost_usd"], 0.5)
         self.assertEqual(found["spans"][0]["start_time"], "2026-03-14T10:30:00Z")
         self.assertEqual(found["scores"][0]["score"], 1)
 
-    def test_nested_records_are_whole_however_the_server_writes_their_key(self):
+    def test_nested_records_have_all_keys_however_the_server_spells_theirs(self):
         for key in ("spans", "Spans"):
-            span = twosignal.record({key: [{"id": 1}]}, "trace")["spans"][0]
+            span = twosignal.to_record({key: [{"id": 1}]}, "trace")["spans"][0]
             self.assertEqual(span.get("name", "missing"), None, key)
 
-    def test_fields_of_newer_servers_come_through(self):
+    def test_fields_of_newer_servers_are_kept(self):
         wire = {"id": "x", "brandNewField": {"innerKey": [{"deepKey": 1}]}, "other": [1, "a"]}
-        self.assertEqual(twosignal.record(wire), {
+        self.assertEqual(twosignal.to_record(wire), {
             "id": "x", "brand_new_field": {"inner_key": [{"deep_key": 1}]}, "other": [1, "a"]})
 
-    def test_own_data_is_left_as_it_is(self):
+    def test_user_data_is_left_as_it_is(self):
         seed = random.SystemRandom().randrange(2 ** 32)
         dice = random.Random(seed)
         with self.subTest(seed=seed):
             for _ in range(200):
-                wire = {key: random_json(dice) for key in OWN}
+                wire = {key: random_json(dice) for key in USER_DATA}
                 kept = copy.deepcopy(wire)
                 for kind in ("", "trace", "span", "score"):
-                    found = twosignal.record(wire, kind)
-                    for key in OWN:
-                        self.assertEqual(found[twosignal.snake(key)], kept[key])
-                nested = twosignal.record({"spans": [wire], "items": [wire]}, "trace")
-                for key in OWN:
-                    self.assertEqual(nested["spans"][0][twosignal.snake(key)], kept[key])
-                    self.assertEqual(nested["items"][0][twosignal.snake(key)], kept[key])
+                    found = twosignal.to_record(wire, kind)
+                    for key in USER_DATA:
+                        self.assertEqual(found[twosignal.snake_case(key)], kept[key])
+                nested = twosignal.to_record({"spans": [wire], "items": [wire]}, "trace")
+                for key in USER_DATA:
+                    self.assertEqual(nested["spans"][0][twosignal.snake_case(key)], kept[key])
+                    self.assertEqual(nested["items"][0][twosignal.snake_case(key)], kept[key])
 
     def test_nothing_is_dropped(self):
         for wire in ({"created_at": 1, "createdAt": 2}, {"createdAt": 2, "created_at": 1},
                      {"cost_usd": 1, "totalCost": 2}, {"totalCost": 2, "cost_usd": 1}):
-            found = twosignal.record(wire, "trace")
+            found = twosignal.to_record(wire, "trace")
             with self.subTest(wire=wire):
                 self.assertEqual(sorted(value for value in found.values() if value is not None),
                                  sorted(wire.values()))
 
     def test_values_of_the_wrong_type_stay(self):
         for value in (None, True, 5, "x", [], [1], ["a", None], 1.5):
-            self.assertEqual(twosignal.record(value), value)
-            self.assertEqual(twosignal.record({"spans": value})["spans"], value)
-            self.assertEqual(twosignal.record({"createdAt": value})["created_at"], value)
+            self.assertEqual(twosignal.to_record(value), value)
+            self.assertEqual(twosignal.to_record({"spans": value})["spans"], value)
+            self.assertEqual(twosignal.to_record({"createdAt": value})["created_at"], value)
 
-    def test_any_json_becomes_a_record_of_the_same_size(self):
+    def test_any_json_becomes_a_record_with_all_its_keys(self):
         seed = random.SystemRandom().randrange(2 ** 32)
         dice = random.Random(seed)
         with self.subTest(seed=seed):
             for _ in range(full(300, 5000)):
                 wire = {"k%d" % number: random_json(dice) for number in range(4)}
                 kept = json.dumps(wire)
-                found = twosignal.record(wire, dice.choice(["", "trace", "span", "score"]))
+                found = twosignal.to_record(wire, dice.choice(["", "trace", "span", "score"]))
                 self.assertEqual(json.dumps(wire), kept, "the wire object was changed")
                 self.assertTrue(set(wire) <= set(found))
 
@@ -181,7 +182,7 @@ class UsageRecords(unittest.TestCase):
             {"traces_used": 46000, "spans_used": 1, "evals_used": 2, "project_id": "c0"}])
 
     def test_limits_of_every_plan(self):
-        """The table of plans, as the protocol has it."""
+        """The same table of plans as the protocol's."""
         for plan, traces, evals in (("FREE", 10000, 500), ("PRO", 50000, 5000),
                                     ("GROWTH", 150000, 15000), ("TEAM", 500000, 50000),
                                     ("ENTERPRISE", None, None), ("NEW", None, None),
@@ -333,13 +334,13 @@ class CommandRecords(CommandCase):
             record = self.assertOk(self.cli(*argv + ["--json"]), err="").json
             self.assertEqual(record, {"id": argv[2], done: True})
 
-    def test_key_is_shown_once(self):
+    def test_an_api_key_is_shown_once(self):
         created = self.records("api-keys create")
         self.assertRegex(created["key"], r"^\w{16,}$")
         for result in (self.cli("api-keys", "list"), self.cli("api-keys", "list", "--json")):
             self.assertNotIn(created["key"], result.out)
 
-    def test_users_data_is_left_alone(self):
+    def test_user_data_survives_the_server(self):
         data = {"camelKey": {"innerKey": [1, 2.5, None, True]}, "snake_key": "ü", "_count": 1,
                 "createdAt": "2026-03-14T10:30:00.000Z", "": {"a.b": {}}}
         text = json.dumps(data)

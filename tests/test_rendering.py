@@ -24,8 +24,8 @@ TRACES = [
     {"id": "11223344-5566-7788-99aa-bbccddeeff00", "status": "OK", "duration_ms": 800,
      "cost_usd": 0.001}]
 TRACE_COLUMNS = (Column("ID", "id"), Column("Status", "status"),
-                 Column("Duration", "duration_ms", twosignal.duration),
-                 Column("Cost", "cost_usd", twosignal.cost),
+                 Column("Duration", "duration_ms", twosignal.format_duration),
+                 Column("Cost", "cost_usd", twosignal.format_cost),
                  Column("Name", "name", optional=True))
 WORDS = ("", "a", "trace", "東京タワー", "😀", "e\u0301e\u0301", "Ａ", "한국어", "x" * 60,
          "a\x1bb", "-")
@@ -43,13 +43,13 @@ def listing(rows, columns=TRACE_COLUMNS):
     return Listing("traces", columns, rows)
 
 
-def place_of(line, text):
-    """The column of a terminal at which a text begins."""
-    return twosignal.width(line[:line.index(text)])
+def column_of(line, text):
+    """The terminal column at which a text begins."""
+    return twosignal.display_width(line[:line.index(text)])
 
 
 class TableLayout(unittest.TestCase):
-    def test_the_look_of_the_documentation(self):
+    def test_a_table_looks_as_documented(self):
         self.assertEqual(table(listing(TRACES, TRACE_COLUMNS[:4])), (
             "ID                                    Status  Duration  Cost\n"
             "────────────────────────────────────────────────────────────\n"
@@ -63,23 +63,23 @@ class TableLayout(unittest.TestCase):
         self.assertEqual(table(listing(iter(()))), "No traces found.\n")
         self.assertEqual(document(listing([])), "[]\n")
 
-    def test_the_last_column_goes_where_there_is_no_room(self):
+    def test_an_optional_last_column_is_dropped_if_there_is_no_room(self):
         rows = [dict(TRACES[0], name="support-agent")]
         self.assertNotIn("Name", table(listing(rows), columns=70))
         wide = table(listing(rows), columns=120)
         self.assertIn("Name", wide.splitlines()[0])
         self.assertIn("support-agent", wide)
 
-    def test_only_the_last_column_is_cut(self):
+    def test_only_the_last_column_is_truncated(self):
         rows = [{"id": "x" * 100, "name": "y" * 100}]
         columns = (Column("ID", "id"), Column("Name", "name"))
         shown = table(listing(rows, columns), columns=80).splitlines()[2]
         self.assertTrue(shown.startswith("x" * 100 + "  yyy"))
         self.assertTrue(shown.endswith("…"))
         shown = table(listing([{"id": "x", "name": "東" * 100}], columns), columns=80)
-        self.assertTrue(all(twosignal.width(line) <= 80 for line in shown.splitlines()))
+        self.assertTrue(all(twosignal.display_width(line) <= 80 for line in shown.splitlines()))
 
-    def test_columns_line_up_and_nothing_trails(self):
+    def test_columns_line_up_without_trailing_blanks(self):
         seed = random.SystemRandom().randrange(2 ** 32)
         dice = random.Random(seed)
         with self.subTest(seed=seed):
@@ -94,15 +94,16 @@ class TableLayout(unittest.TestCase):
         lines = table(listing(rows, columns), columns=room).splitlines()
         self.assertEqual(len(lines), len(rows) + 2)
         for mark, heading in (("2>", "Two"), ("3>", "Three")):
-            places = {place_of(line, mark) for line in lines[2:]}
-            self.assertEqual(places, {place_of(lines[0], heading)})
+            places = {column_of(line, mark) for line in lines[2:]}
+            self.assertEqual(places, {column_of(lines[0], heading)})
         self.assertEqual(set(lines[1]), {"─"})
-        self.assertEqual(len(lines[1]), max(twosignal.width(line) for line in lines[:1]+lines[2:]))
+        widths = [twosignal.display_width(line) for line in lines[:1] + lines[2:]]
+        self.assertEqual(len(lines[1]), max(widths))
         for line in lines:
             self.assertEqual(line, line.rstrip())
             self.assertNotIn("\x1b", line)
 
-    def test_rows_may_stream(self):
+    def test_rows_are_printed_as_they_come(self):
         taken = []
 
         def rows():
@@ -148,11 +149,11 @@ class JsonDocuments(unittest.TestCase):
         fields = (Column("ID", "id"), Column("Long name", "name"), Column("Cost", "cost_usd"))
         spans = Listing("spans", (Column("Span", "name"),), [{"name": "root"}])
         shown = table(Details({"id": "x", "name": "東\x1b"}, fields, [
-            ("Spans", spans), ("Notes", lambda screen: ["%d\n" % screen.columns])], "Created."))
+            ("Spans", spans), ("Notes", ["first\n", "second\n"])], "Created."))
         self.assertEqual(shown, "Created.\nID:         x\nLong name:  東\\x1b\n\n"
-                                "Spans\nSpan\n────\nroot\n\nNotes\n80\n")
+                                "Spans\nSpan\n────\nroot\n\nNotes\nfirst\nsecond\n")
 
-    def test_one_that_cannot_be_written_leaves_no_half(self):
+    def test_a_row_that_cannot_be_encoded_leaves_no_half(self):
         for row in ({"a": object()}, {1: set()}):
             lines = listing([row]).json_lines(Screen())
             with self.assertRaises(TypeError):
@@ -181,7 +182,7 @@ class SpanTrees(unittest.TestCase):
         self.assertEqual(self.drawn(self.span("a", "b"), self.span("b", "a", 1)),
                          [(0, "a"), (1, "b")])
 
-    def test_a_span_without_an_id_is_nobodys_parent(self):
+    def test_a_span_without_an_id_has_no_children(self):
         self.assertEqual([depth for depth, _ in twosignal.span_tree(
             [{"name": "x"}, self.span("root", None, 1), self.span("child", "root", 2)])],
             [0, 0, 1])
@@ -219,7 +220,7 @@ class UsageBars(unittest.TestCase):
         for used, limit in ((None, 10), (5, None), (5, 0)):
             self.assertEqual(twosignal.bar(used, limit), "")
 
-    def test_full_only_when_it_is(self):
+    def test_a_bar_is_full_only_at_the_limit(self):
         for used in range(101):
             shown = twosignal.bar(used, 100)
             self.assertEqual(len(shown.split()[0]), 20)
@@ -233,7 +234,7 @@ def ago(**period):
 
 
 def display_width(text):
-    """Columns that a terminal uses for a text."""
+    """Terminal columns that a text takes."""
     return sum(0 if unicodedata.combining(char) or unicodedata.category(char) == "Cf"
                else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
 
@@ -342,7 +343,7 @@ class CommandTables(CommandCase):
                 row = self.traces_from(wire_trace(createdAt=created)).lines[2]
                 self.assertEqual(re.split(r" {2,}", row)[4], shown.strip())
 
-    def test_name_stands_last_where_there_is_room(self):
+    def test_name_is_the_last_column_if_there_is_room(self):
         wide = self.assertOk(self.cli("traces", "list", columns=200))
         narrow = self.assertOk(self.cli("traces", "list", columns=76))
         self.assertEqual(wide.lines[0].split()[-1], "Name")
@@ -350,7 +351,7 @@ class CommandTables(CommandCase):
         self.assertEqual([line.split("  ")[0] for line in wide.lines[2:]], self.server.traces)
         self.assertEqual([line.split("  ")[0] for line in narrow.lines[2:]], self.server.traces)
 
-    def test_only_the_last_column_is_cut(self):
+    def test_only_the_last_column_is_truncated(self):
         result = self.traces_from(wire_trace(name="長い名前" * 50), columns=110)
         row = self.assertOk(result).lines[2]
         self.assertTrue(row.endswith("…"), row)
@@ -372,7 +373,7 @@ class CommandTables(CommandCase):
         for line in lines:
             self.assertEqual(display_width(line[:line.index("the name")]), column, line)
 
-    def test_ascii_stands_in_for_what_the_stream_cannot_show(self):
+    def test_ascii_replaces_what_the_stream_cannot_encode(self):
         for command in PROCEDURES:
             with self.subTest(command=command):
                 result = self.assertOk(self.cli(*self.argv(command), encoding="ascii"))
@@ -401,7 +402,7 @@ class EmptyResults(CommandCase):
             self.cli("orgs", "create", "Bare", "--json")).json["id"]
         self.check_empty("projects list", "projects")
 
-    def test_the_others(self):
+    def test_other_lists(self):
         for command, words in LISTS.items():
             if command not in ("orgs list", "projects list"):
                 with self.subTest(command=command):
@@ -425,7 +426,7 @@ class EmptyResults(CommandCase):
 
 class AwkwardAnswers(CommandCase):
 
-    def test_text_from_the_server_is_made_safe(self):
+    def test_text_from_the_server_is_escaped(self):
         hostile = "\x1b[31mred\x07\u202e\x9b\x7f\x00\u2066end\r\nnext"
         for command in ("orgs list", "projects list", "evaluators list", "datasets list",
                         "api-keys list"):
@@ -444,7 +445,7 @@ class AwkwardAnswers(CommandCase):
                         self.assertEqual(len(result.lines), 3)
                         self.assertIn("\\x1b[31mred", result.out)
 
-    def test_text_in_errors_is_made_safe(self):
+    def test_text_in_errors_is_escaped(self):
         hostile = "\x1b[31mred\u202e\x9b\r\nnext"
         self.server.fault("project.create", status=409, body=trpc_error("CONFLICT", 409, hostile))
         result = self.assertFails(self.cli("projects", "create", "x"), 1, "\\x1b[31mred")
@@ -472,10 +473,10 @@ class AwkwardAnswers(CommandCase):
                     self.server.fault("trace.list", status=200, body=body.encode(),
                                       headers={"Content-Type": "application/json"})
                     result = self.cli("traces", "list", *more)
-                    self.assertIn(result.code, (0, 8), result)
-                    self.assertNotIn("Traceback", result.err)
-                    if result.code:
+                    if value == 1e400:
                         self.assertFails(result, 8)
+                    else:
+                        self.assertOk(result, err="")
 
 
 HOSTILE = ("=1+1", "+1", "-1", "@SUM(A1)", "=cmd|' /C calc'!A0", "\t=1", "\r=1", "a,b",
@@ -496,7 +497,7 @@ class OutputFormats(TracesCase):
                                   metadata={name: name}, sessionId=name,
                                   scores=[{"evaluatorName": name, "value": 0.5, "label": name}])
 
-    def test_each_tells_the_same(self):
+    def test_each_has_the_same_data(self):
         self.add(3, scores=[{"evaluatorName": "tone", "value": 0.25}], tags=["a", "b"])
         expected = self.assertOk(self.list("--json")).json
         self.assertEqual(self.list("--format", "json").json, expected)
@@ -530,19 +531,19 @@ class OutputFormats(TracesCase):
         self.assertEqual(found[0][3].splitlines()[1],
                          "id-2,0.0125,7,0.25,2026-03-14T10:30:02Z")
 
-    def test_separated_values_are_harmless_and_whole(self):
+    def test_csv_and_tsv_are_harmless_and_complete(self):
         self.add_hostile()
         for form, delimiter in (("csv", ","), ("tsv", "\t")):
             text = self.assertOk(self.list("--all", "--format", form)).out
             heading, *rows = rows_of(text, delimiter)
             self.assertEqual([len(row) for row in rows], [len(heading)] * len(HOSTILE))
             self.assertEqual(len(text.splitlines()), 1 + len(HOSTILE))
-            self.assertEqual(twosignal.plain(text.replace("\n", "").replace(delimiter, "")),
+            self.assertEqual(twosignal.printable(text.replace("\n", "").replace(delimiter, "")),
                              text.replace("\n", "").replace(delimiter, ""))
             for name, row in zip(HOSTILE, rows):
                 found = dict(zip(heading, row))
                 with self.subTest(form=form, name=name):
-                    shown = twosignal.plain("'" + name if name.startswith(FORMULA) else name)
+                    shown = twosignal.printable("'" + name if name.startswith(FORMULA) else name)
                     self.assertEqual((found["name"], found["session_id"]), (shown, shown))
                     self.assertEqual(json.loads(found["metadata"]), {name: name})
                     self.assertFalse([cell for cell in row if cell.startswith(FORMULA)])
@@ -555,7 +556,7 @@ class OutputFormats(TracesCase):
         found = dict(zip(heading, row))
         self.assertEqual((found["'=1+1"], found["'-x"]), ("5", "-5"))
 
-    def test_stdout_by_its_short_name(self):
+    def test_a_dash_is_stdout(self):
         self.add(2)
         result = self.assertOk(self.list("--json", "-o", "-"))
         self.assertEqual(len(result.json), 2)
@@ -572,7 +573,7 @@ class OutputFormats(TracesCase):
         found = dict(zip(heading, row))
         self.assertEqual((found["cost_usd"], found["duration_ms"]), ("-0.5", "-3"))
 
-    def test_documents_keep_what_is_there(self):
+    def test_json_keeps_every_character(self):
         self.add_hostile()
         found = self.assertOk(self.list("--all", "--json")).json
         self.assertEqual([row["name"] for row in found], list(HOSTILE))
@@ -590,7 +591,7 @@ class OutputFormats(TracesCase):
         self.assertEqual([row["name"] for row in self.list(
             "--all", "--json", encoding="ascii").json], list(HOSTILE))
 
-    def test_nothing(self):
+    def test_no_rows(self):
         heading = "id,status,duration_ms,cost_usd,created_at,name\n"
         for form, expected in (("table", "No traces found.\n"), ("json", "[]\n"), ("jsonl", ""),
                                ("csv", heading), ("tsv", heading.replace(",", "\t"))):
@@ -600,8 +601,8 @@ class OutputFormats(TracesCase):
         self.assertEqual(self.assertOk(self.list("--format", "csv", "--fields", fields)).out,
                          fields + "\n")
 
-    def test_columns_that_come_too_late_are_told(self):
-        """A server may leave a key out where there is nothing."""
+    def test_columns_of_later_rows_are_omitted_with_a_remark(self):
+        """A server may omit a key that has no value."""
         rows = [{"id": str(place), "name": "n"} for place in range(150)]
         rows[120]["sessionId"] = "s"
         pages = [{"traces": rows[:100], "nextCursor": "c"}, {"traces": rows[100:]}]
@@ -610,9 +611,11 @@ class OutputFormats(TracesCase):
                               body={"result": {"data": {"json": page}}})
         result = self.assertOk(self.list("--all", "--format", "csv"))
         self.assertEqual(len(result.lines), 151)
-        self.assertRegex(result.err, r"^Left out, .*: session_id\. .*--fields")
+        self.assertEqual(
+            result.err, "Columns omitted (absent from the first 100 rows): session_id. Name the "
+                        "columns you want with --fields.\n")
 
-    def test_other_commands_have_them_too(self):
+    def test_other_commands_have_all_formats(self):
         self.server.add_evaluator(name="=1+1")
         for form in ("json", "jsonl", "csv", "tsv", "table"):
             for args in (("orgs", "list"), ("whoami",), ("usage", "--org", self.server.org),
@@ -622,7 +625,7 @@ class OutputFormats(TracesCase):
                     self.assertTrue(result.out.endswith("\n"))
                     self.assertFalse(form == "csv" and ",=1+1" in result.out)
 
-    def test_errors_are_json_where_the_output_is(self):
+    def test_errors_are_json_if_the_output_is(self):
         for form, is_json in (("json", True), ("jsonl", True), ("csv", False), ("table", False)):
             for args in (("--format", form), ("--format=" + form,)):
                 self.server.fault("trace.list", status=403)
@@ -648,7 +651,7 @@ class ChosenFields(TracesCase):
         heading, _, row, _ = self.assertOk(self.list("--fields", "name,scores.0.score")).lines
         self.assertEqual((heading.split(), row.split()), (["name", "scores.0.score"], ["a", "0.5"]))
 
-    def test_scores_are_fetched_where_they_are_asked_for(self):
+    def test_scores_are_fetched_only_if_a_field_needs_them(self):
         self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}])
         for fields, asked in (("id,name", 0), ("id,scores.0.score", 1), ("scores", 1),
                               ("score_count", 0), ("?", 1)):
@@ -658,7 +661,7 @@ class ChosenFields(TracesCase):
                     self.assertOk(self.list("--fields", fields, "--format", form))
                     self.assertEqual(self.server.count("trace.getById"), asked)
 
-    def test_unknown(self):
+    def test_unknown_fields(self):
         self.add(2)
         for fields in ("nope", "id,nope", "nope.id", "ID", "Name", "?,id", ".", "id,.x",
                        "scores[0]"):
@@ -667,15 +670,15 @@ class ChosenFields(TracesCase):
                     result = self.list("--fields", fields, "--format", form)
                     self.assertFails(result, 2, "no field", "duration_ms")
 
-    def test_paths_that_lead_nowhere(self):
+    def test_paths_to_nothing_are_refused(self):
         """An empty column would look like data."""
         self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}], tags=["x"])
         for field in ("scores.score", "scores.0.bogus", "tags.x", "tags.-1", "name.0", "id.x"):
             with self.subTest(field=field):
                 self.assertFails(self.list("--fields", "id," + field), 2, field, "--fields '?'")
 
-    def test_what_the_first_rows_lack(self):
-        """A server may leave a key out where there is nothing."""
+    def test_fields_that_the_first_rows_lack(self):
+        """A server may omit a key that has no value."""
         rows = [{"id": "1", "name": "n"}, {"id": "2", "name": "n", "sessionId": "s"}]
         for place in (0, 1):
             body = {"result": {"data": {"json": {"traces": rows[:1 + place]}}}}
@@ -683,8 +686,8 @@ class ChosenFields(TracesCase):
             result = self.assertOk(self.list("--fields", "id,session_id", "--json"))
             self.assertEqual(result.json[-1], {"id": "12"[place], "session_id": [None, "s"][place]})
 
-    def test_unknown_after_a_change_is_told_with_the_result(self):
-        """A key that is shown once must not be lost for a typing error."""
+    def test_an_unknown_field_of_a_change_is_a_remark(self):
+        """A typo must not lose a key that is shown only once."""
         result = self.cli("api-keys", "create", "--project", self.server.project, "-n", "CI",
                           "--fields", "key,kee", "--json")
         self.assertEqual(result.code, 0, result)
@@ -695,34 +698,34 @@ class ChosenFields(TracesCase):
                           "1", "--fields", "score,nope", "--json", env=self.key())
         self.assertEqual((result.code, result.json), (0, {"score": 1, "nope": None}), result)
 
-    def test_question_mark_after_a_change_shows_what_it_gave(self):
+    def test_a_question_mark_shows_the_result_of_a_change(self):
         result = self.cli("api-keys", "create", "--project", self.server.project, "-n", "CI",
                           "--fields", "?", "--json")
         self.assertTrue(self.assertOk(result).json["key"])
         self.assertIn("--fields '?'", result.err)
 
-    def test_keys_of_scores_that_a_server_leaves_out(self):
+    def test_keys_of_scores_that_a_server_omits(self):
         self.add(1, scores=[{"evaluatorName": "tone", "value": 0.5}])
         with mock.patch.object(twosignal.Client, "add_scores", lambda client, traces, *rest: [
                 trace.update(scores=[{"value": 1}]) for trace in traces]):
             result = self.assertOk(self.list("--fields", "id,scores.0.span_id", "--json"))
         self.assertIsNone(result.json[0]["scores.0.span_id"])
 
-    def test_lists_of_an_answer_stay_lists(self):
+    def test_lists_in_a_response_stay_lists(self):
         for count in range(3):
             body = {"result": {"data": {"json": [{"id": str(i), "x": 1} for i in range(count)]}}}
             self.server.fault("some.list", times=1, status=200, body=body)
             result = self.assertOk(self.cli("api", "some.list", "--fields", "id", "--json"))
             self.assertEqual(result.json, [{"id": str(i)} for i in range(count)])
 
-    def test_unknown_leaves_a_file_as_it_was(self):
+    def test_an_unknown_field_leaves_the_output_file_as_it_was(self):
         self.add(2)
         path = self.write("out", "before")
         self.assertFails(self.list("--fields", "nope", "-o", path), 2)
         with open(path) as file:
             self.assertEqual(file.read(), "before")
 
-    def test_what_there_is(self):
+    def test_a_question_mark_lists_the_fields(self):
         self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}], metadata={"a": 1})
         result = self.assertOk(self.list("--fields", "?"))
         names = [line.strip() for line in result.lines[2:]]
@@ -731,10 +734,10 @@ class ChosenFields(TracesCase):
             self.assertIn(name, names)
         self.assertEqual(len(set(names)), len(names))
         self.assertEqual([row["field"] for row in self.list("--fields", "?", "--json").json], names)
-        for name in names:      # each can be asked for
+        for name in names:      # each can be requested
             self.assertOk(self.list("--fields", name, "--json"))
 
-    def test_what_there_is_reads_one_page(self):
+    def test_a_question_mark_reads_one_page(self):
         self.add(150)
         self.server.clear()
         self.assertOk(self.list("--fields", "?", "--all"))
@@ -754,7 +757,7 @@ class ChosenFields(TracesCase):
                 self.assertNotIn(None, found.values())
                 self.assertFails(self.cli(*args + ("--fields", "nope")), 2, "nope")
 
-    def test_verdict_stays(self):
+    def test_the_verdict_sets_the_exit_code(self):
         self.add(2)
         result = self.cli("traces", "check", "--project", self.server.project, "--max-p95", "1ms",
                           "--fields", "passed", "--json")
