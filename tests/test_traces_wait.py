@@ -2,10 +2,8 @@
 import subprocess
 import sys
 import threading
-from unittest import mock
 
-import twosignal
-from tools import DEADLINE, DIALECTS, OLD, SCRIPT, Steps, TracesCase, nothing
+from tools import DEADLINE, DIALECTS, OLD, SCRIPT, PassingClock, Steps, TracesCase, nothing
 
 
 class Waiting(TracesCase):
@@ -19,12 +17,12 @@ class Waiting(TracesCase):
         for name, on in enabled.items():
             self.server.add_evaluator(name=name, enabled=on)
 
-    def test_what_is_there_needs_no_waiting(self):
+    def test_traces_that_are_there_need_no_waiting(self):
         self.add(3)
         result = self.assertOk(self.wait("--count", "3"), err="")
         self.assertEqual(result.naps, [])
 
-    def test_arrives_meanwhile_in_both_dialects(self):
+    def test_traces_that_arrive_meanwhile_in_both_dialects(self):
         for dialect, options in DIALECTS:
             self.use(**options)
             with self.subTest(dialect=dialect):
@@ -51,6 +49,28 @@ class Waiting(TracesCase):
         result = self.wait("--count", "231", steps=(nothing, lambda: self.add(1)))
         self.assertOk(result)
 
+    def test_server_without_pages(self):
+        """A full list ends the waiting only if traces are missing: more of them may exist."""
+        self.use(bare_list=True)
+        self.add_evaluators(quality=True)
+        self.add(100, scores=[{"evaluatorName": "quality", "value": 1}])
+        self.assertOk(self.wait("--count", "100"), err="")
+        self.assertOk(self.wait("--scored", "--count", "100"), err="")
+        for options in (("--count", "101"), ("--scored", "--count", "101"),
+                        ("--min-duration", "1h")):
+            with self.subTest(options=options):
+                self.use(bare_list=True, known_filters=())
+                self.add_evaluators(quality=True)
+                self.add(100, scores=[{"evaluatorName": "quality", "value": 1}])
+                self.assertFails(self.wait(*options), 8, "This server returned 100 traces and has "
+                                 "no further pages: more may exist. Use narrower --since and "
+                                 "--until.")
+        self.add(1, status="ERROR")
+        self.assertOk(self.wait("--error"))
+        self.use(bare_list=True)
+        self.add(99)
+        self.assertOk(self.wait("--count", "100", steps=(nothing, lambda: self.add(1))))
+
     def test_scored_in_both_dialects(self):
         for dialect, options in DIALECTS:
             self.use(**options)
@@ -63,7 +83,7 @@ class Waiting(TracesCase):
                     lambda: self.server.add_score(trace, "safety", 0.1))))
                 self.assertEqual(len(result.naps.long()), 3)
 
-    def test_scored_counts_the_traces_that_are(self):
+    def test_scored_counts_only_scored_traces(self):
         self.add_evaluators(quality=True)
         traces = self.add(3)
         result = self.assertOk(self.wait("--scored", "--count", "2", steps=(
@@ -71,7 +91,7 @@ class Waiting(TracesCase):
             lambda: self.server.add_score(traces[2], "quality", 0.9))))
         self.assertEqual(len(result.naps.long()), 2)
 
-    def test_scores_that_are_known_are_not_asked_for_again(self):
+    def test_known_scores_are_not_fetched_again(self):
         self.use(**OLD)
         self.add_evaluators(quality=True)
         traces = self.add(3)
@@ -82,25 +102,22 @@ class Waiting(TracesCase):
             lambda: counts.append(self.server.count("trace.byId")),
             lambda: [self.server.add_score(trace, "quality", 0.5) for trace in traces[1:]])))
         self.assertEqual(counts, [1, 1])
-        self.assertEqual(result.err, "1 of 3 traces are scored.\n")
+        self.assertEqual(result.err, "1 of 3 traces scored.\n")
 
-    def test_progress_is_told(self):
+    def test_progress_is_printed(self):
         result = self.assertOk(self.wait("--count", "3", steps=(
             nothing, lambda: self.add(1), nothing, lambda: self.add(1), lambda: self.add(1))))
-        self.assertEqual(result.err, "".join("%d of 3 traces have arrived.\n" % number
+        self.assertEqual(result.err, "".join("%d of 3 traces arrived.\n" % number
                                              for number in range(3)))
 
     def test_progress_in_a_terminal(self):
-        true = twosignal.Console.progress
-        with mock.patch.object(twosignal.Console, "progress", lambda console, text, since: true(
-                console, text, since - 60)):
-            result = self.assertOk(self.wait("--count", "2", tty=True, steps=(
-                nothing, lambda: self.add(2))))
-        self.assertRegex(result.err, r"\A\r0 of 2 traces have arrived, \d+ s")
+        clock = PassingClock(Steps(nothing, nothing, lambda: self.add(2)))
+        result = self.assertOk(self.traces("wait", "--count", "2", tty=True, clock=clock))
+        self.assertRegex(result.err, r"\A\r0 of 2 traces arrived, [1-3] s")
         self.assertEqual(result.err.split("\r")[-1], "")
         self.assertNotIn("\n", result.err)
 
-    def test_the_same_trouble_again_is_told_again(self):
+    def test_an_error_that_comes_back_is_printed_again(self):
         def fail():
             self.server.fault("trace.list", times=3, status=503)
         fail()
@@ -109,7 +126,7 @@ class Waiting(TracesCase):
         self.assertEqual(result.err.count("Trying again"), 2)
 
     def test_a_project_by_its_name(self):
-        """It is looked for with the same patience."""
+        """Failures while its ID is looked up are retried, too."""
         self.server.fault("organization.list", times=4, status=503)
         self.server.fault("project.list", times=4, status=503)
         result = self.cli("traces", "wait", "--project", "Support Agent", naps=Steps(
@@ -118,48 +135,52 @@ class Waiting(TracesCase):
         self.assertEqual(self.server.count("organization.list"), 4 + 2)
         self.assertFails(self.cli("traces", "wait", "--project", "support agent", naps=Steps()), 6)
 
-    def test_a_server_that_hangs_while_the_project_is_looked_for(self):
+    def test_a_server_that_hangs_while_the_project_is_looked_up(self):
         fault = self.server.fault("organization.list", times=None, delay=True)
         self.addCleanup(fault.release.set)
         result = self.cli("traces", "wait", "--project", "Support Agent", "--timeout", "50ms",
                           naps=False)
         self.assertEqual(result.code, 11, result)
 
-    def test_the_same_trouble_is_told_once(self):
+    def test_the_same_error_is_printed_once(self):
         self.server.fault("trace.list", times=21, status=503)
         result = self.assertOk(self.wait(steps=[nothing] * 7 + [lambda: self.add(1)] * 2))
         self.assertEqual(result.err.count("Trying again"), 1)
 
-    def test_tells_what_is_missing(self):
+    def test_the_evaluators_that_are_missing_are_named(self):
         self.add_evaluators(quality=True, safety=True, retired=False)
         self.add(1, scores=[{"evaluatorName": "quality", "value": 1}])
         self.add(1, scores=[{"evaluatorName": {"odd": 1}, "value": 1}])
         result = self.wait("--scored", "--count", "2", "--timeout", "50ms")
         self.assertEqual(result.code, 11, result)
-        self.assertIn("Not all are scored by quality, safety.", result.err)
+        self.assertEqual(result.err, "0 of 2 traces scored.\nStill waiting for scores from: "
+                         "quality, safety. Check --project, --since and --tag, or allow more time "
+                         "with --timeout.\n")
 
-    def test_scored_where_no_evaluator_is_enabled(self):
-        self.assertFails(self.wait("--scored"), 11, "evaluator")
+    def test_scored_without_an_enabled_evaluator(self):
+        self.assertFails(self.wait("--scored"), 11, "No evaluator of this project is enabled")
         self.add_evaluators(retired=False)
-        self.assertFails(self.wait("--scored"), 11, "evaluator")
+        self.assertFails(self.wait("--scored"), 11, "No evaluator of this project is enabled")
 
     def test_timeout(self):
         self.add(1)
-        for options in ((), ("--json",)):
-            result = self.wait("--count", "2", "--timeout", "50ms", *options)
-            self.assertEqual(result.code, 11, result)
-            self.assertIn("2", result.out)
+        result = self.wait("--count", "2", "--timeout", "50ms")
+        self.assertEqual((result.code, result.out),
+                         (11, "Timed out after 0s: 1 of 2 traces arrived.\n"), result)
+        result = self.wait("--count", "2", "--timeout", "50ms", "--json")
+        self.assertEqual(result.code, 11, result)
+        self.assertEqual((result.json["found"], result.json["wanted"]), (1, 2))
 
     def test_timeout_in_github_actions(self):
         path = self.path("summary.md")
         result = self.wait("--tag", "v2", "--count", "3", "--timeout", "50ms", env={
             "GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": path})
         self.assertEqual(result.code, 11)
-        self.assertIn("::error title=twosignal::traces that have arrived: too few, measured 0, "
-                      "limit 3\n", result.err)
+        self.assertIn("::error title=twosignal::traces arrived: too few: measured 0, "
+                      "threshold ≥ 3\n", result.err)
         self.assertIn("--timeout", result.err)
         with open(path, encoding="utf-8") as file:
-            self.assertIn("| traces that have arrived | 0 | 3 | TOO FEW |", file.read())
+            self.assertIn("| traces arrived | 0 | ≥ 3 | TOO FEW |", file.read())
 
     def test_timeout_while_not_scored(self):
         self.add_evaluators(quality=True)
@@ -189,7 +210,7 @@ class Waiting(TracesCase):
         self.server.fault("evaluator.list", times=4, status=503)
         self.assertOk(self.wait("--scored", steps=[nothing] * 3))
 
-    def test_server_that_is_gone_all_the_time(self):
+    def test_server_that_stays_down(self):
         self.server.stop()
         result = self.wait("--timeout", "50ms")
         self.assertEqual(result.code, 11, result)
@@ -200,8 +221,8 @@ class Waiting(TracesCase):
         result = self.assertOk(self.wait(steps=[lambda: self.add(1)] + [nothing] * 9))
         self.assertGreaterEqual(sum(result.naps), 44)
 
-    def test_many_slow_pages_end_with_the_time(self):
-        """--timeout bounds the whole, not each request."""
+    def test_many_slow_pages_end_at_the_timeout(self):
+        """--timeout limits the whole command, not each request."""
         self.add(120)
         self.server.fault("trace.list", times=None, drip=0.002)
         result = self.cli("traces", "wait", "--project", self.server.project, "--count", "120",
@@ -209,7 +230,7 @@ class Waiting(TracesCase):
         self.assertEqual(result.code, 11, result)
         self.assertEqual(self.server.count("trace.list"), 1)
 
-    def test_answer_that_does_not_come_ends_with_the_time(self):
+    def test_response_that_does_not_arrive_ends_at_the_timeout(self):
         fault = self.server.fault("trace.list", times=None, delay=True)
         project, done = self.server.project, threading.Event()
         command = [sys.executable, SCRIPT, "traces", "wait", "--project", project,
@@ -222,7 +243,7 @@ class Waiting(TracesCase):
         if not in_time:
             process.kill()
         self.assertTrue(done.wait(DEADLINE))
-        self.assertTrue(in_time, "it waited for an answer longer than --timeout")
+        self.assertTrue(in_time, "it waited for a response longer than --timeout")
         self.assertEqual(process.returncode, 11)
 
     def test_session_that_expires_meanwhile(self):
@@ -235,7 +256,7 @@ class Waiting(TracesCase):
         result = self.wait(steps=(lambda: self.server.revoke("owner@example.com"), nothing))
         self.assertFails(result, 4, "Authentication expired")
 
-    def test_what_no_waiting_helps_against_ends_it(self):
+    def test_permanent_failure_ends_it(self):
         result = self.cli("traces", "wait", "--project", self.server.hidden, naps=Steps())
         self.assertFails(result, 6, "Project not found")
 

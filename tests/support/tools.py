@@ -184,6 +184,13 @@ class ShortClock(twosignal.Clock):
         time.sleep(min(seconds, 0.001))
 
 
+class PassingClock(ShortClock):
+    """A short clock on which each pause has taken as long as it should have."""
+
+    def monotonic(self):
+        return super().monotonic() + sum(self.naps)
+
+
 class TestConsole(twosignal.Console):
     """A console over streams of a test, which nobody types a password into."""
 
@@ -605,6 +612,9 @@ class ScriptedTransport:
             return self.answer(names, [given[str(i)]["json"] for i in range(len(names))])
         return self.answer(names[0], (given or {}).get("json"))
 
+    def deadline(self, seconds=None):
+        return self.clock.monotonic() + (seconds or self.timeout)
+
     def close(self):
         pass
 
@@ -657,9 +667,9 @@ class ClientCase(Case):
         self.asked = client.transport.asked
         return client
 
-    def assertRaisesCode(self, code, work, *args):
+    def assertRaisesCode(self, code, work, *args, **options):
         with self.assertRaises(twosignal.Failure) as caught:
-            work(*args)
+            work(*args, **options)
         self.assertEqual(caught.exception.code, code)
         return caught.exception
 
