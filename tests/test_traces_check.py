@@ -21,7 +21,7 @@ def fill_four(server):
                                  for name, value in given])
 
 
-LIMITS = (                  # options, exit code; each limit at its boundary and just beyond
+LIMITS = (                  # options, exit code; each threshold at its boundary and just beyond
     ("--max-error-rate 25%", 0), ("--max-error-rate 0.25", 0), ("--max-error-rate 24.9%", 10),
     ("--max-error-rate 0%", 10), ("--max-error-rate 100%", 0), ("--max-error-rate 1", 0),
     ("--max-p95 4s", 0), ("--max-p95 4000ms", 0), ("--max-p95 3999ms", 10), ("--max-p95 1m", 0),
@@ -43,7 +43,7 @@ SCORE_LIMITS = (
 
 
 class Thresholds(TracesCase):
-    def test_each_limit_in_both_dialects(self):
+    def test_each_threshold_in_both_dialects(self):
         for dialect, options in DIALECTS:
             self.use(**options)
             fill_four(self.server)
@@ -53,7 +53,7 @@ class Thresholds(TracesCase):
                     self.assertEqual(result.code, code, result)
                     self.assertEqual(result.json["passed"], code == 0)
 
-    def test_each_limit_with_a_key(self):
+    def test_each_threshold_with_a_key(self):
         fill_four(self.server)
         key = self.key()
         for given, code in LIMITS:
@@ -98,19 +98,21 @@ class Thresholds(TracesCase):
                 self.assertEqual(found[0]["trace_id"], by_name[name])
                 self.assertIn(by_name[name], self.check(*given.split()).out)
 
-    def test_table_shows_measured_limit_and_verdict(self):
+    def test_table_shows_measured_threshold_and_verdict(self):
         fill_four(self.server)
         result = self.check("--max-error-rate", "2%", "--max-p95", "8s", "--min-score",
                             "nobody=0.5")
         self.assertEqual(result.code, 10, result)
         rows = [re.split(r" {2,}", line.strip()) for line in result.lines]
-        self.assertIn(["Check", "Measured", "Limit", "Verdict", "Traces"], rows)
-        self.assertIn(["error rate", "25%", "2%", "FAILED", "4"], rows)
-        self.assertIn(["p95 duration", "4.0s", "8.0s", "OK", "4"], rows)
-        self.assertIn(["lowest score of nobody", "-", "0.5", "NOTHING TO CHECK", "0"], rows)
-        self.assertTrue(result.err.startswith("There are scores of "), result)
+        self.assertEqual(result.lines[0], "Failed (4 traces checked).")
+        self.assertIn(["Check", "Measured", "Threshold", "Verdict", "Traces"], rows)
+        self.assertIn(["error rate", "25%", "≤ 2%", "FAILED", "4"], rows)
+        self.assertIn(["p95 duration", "4.0s", "≤ 8.0s", "OK", "4"], rows)
+        self.assertIn(["lowest score of nobody", "-", "≥ 0.5", "NOTHING TO CHECK", "0"], rows)
+        self.assertIn(["count", "4", "≥ 1", "OK", "4"], rows)
+        self.assertEqual(result.err, "There are scores from: a=b, faithfulness, helpfulness.\n")
 
-    def test_tells_in_how_many_traces_it_was_measured(self):
+    def test_shows_in_how_many_traces_it_was_measured(self):
         self.add(3, duration_ms=None, scores=[])
         self.add(2, cost=None, scores=[{"evaluatorName": "a", "value": 1},
                                        {"evaluatorName": "a", "value": 0.5}])
@@ -120,8 +122,8 @@ class Thresholds(TracesCase):
         self.assertEqual(found, {"lowest score": 2, "lowest score of b": 0, "p95 duration": 2,
                                  "highest cost": 3, "total cost": 3, "error rate": 5, "count": 5})
 
-    def test_limits_are_the_decimals_that_were_written(self):
-        """Not what a binary fraction makes of them."""
+    def test_thresholds_are_the_decimals_that_were_written(self):
+        """They are not rounded to a binary fraction."""
         self.add(1, duration_ms=1001, cost=0.1 + 0.2, scores=[
             {"evaluatorName": "a", "value": 0.8 - 1e-16}])
         for given in ("--max-p95 1.001s", "--max-cost 0.3", "--max-total-cost 0.3",
@@ -145,27 +147,31 @@ class Thresholds(TracesCase):
         self.add(1, duration_ms=8020)
         result = self.check("--max-p95", "8s")
         self.assertEqual(result.code, 10)
-        self.assertIn("8020      8000", result.out)
+        self.assertIn("p95 duration  8020      ≤ 8000     FAILED   1\n", result.out)
 
-    def test_says_how_many_were_looked_at(self):
+    def test_says_how_many_were_scanned(self):
         self.add(3)
         result = self.check("--max-cost", "1", "--min-duration", "1h")
-        self.assertEqual((result.code, result.err), (11, "0 of the 3 traces looked at match. Look "
-                         "further back with --since, or choose less narrowly.\n"))
+        self.assertEqual((result.code, result.err), (11, "0 of 3 scanned traces match. Use an "
+                         "earlier --since or relax the filters.\n"))
 
     def test_too_few(self):
         self.add(1)
         result = self.check("--max-cost", "1", "--min-count", "2")
         self.assertEqual(result.code, 11)
-        self.assertIn("Too few: 1 trace.\n", result.out)
-        self.assertRegex(result.out, r"count +1 +2 +TOO FEW +1\n")
-        self.assertIn("--since", result.err)
-        self.assertIn("Passed, 1 trace checked.", self.check("--max-cost", "1").out)
+        self.assertIn("Not enough traces: 1 of 2.\n", result.out)
+        self.assertRegex(result.out, r"count +1 +≥ 2 +TOO FEW +1\n")
+        self.assertEqual(result.err, "Use an earlier --since or relax the filters.\n")
+        self.assertEqual(self.check("--max-cost", "1").lines[0], "Passed (1 trace checked).")
 
-    def test_says_what_scores_there_are(self):
+    def test_says_which_scores_there_are(self):
         self.add(1, scores=[{"evaluatorName": "tone", "value": 1}])
         result = self.check("--min-score", "tune=0.5")
-        self.assertEqual((result.code, result.err), (11, "There are scores of tone.\n"))
+        self.assertEqual((result.code, result.err), (11, "There are scores from: tone.\n"))
+        self.assertEqual(result.lines[0], "No data to check (1 trace).")
+        self.use()
+        self.add(1)
+        self.assertEqual(self.check("--min-score", "0.5").err, "No trace has a score.\n")
 
     def test_no_traces_never_pass(self):
         for given in LIMITS + SCORE_LIMITS:
@@ -175,7 +181,7 @@ class Thresholds(TracesCase):
                 self.assertEqual(result.code, 11, result)
                 self.assertIs(result.json["passed"], False)
 
-    def test_traces_that_tell_nothing_never_pass(self):
+    def test_traces_without_values_never_pass(self):
         self.add(3, duration_ms=None, cost=None, status="RUNNING")
         for option in ("--max-p95 8s", "--max-cost 1", "--max-total-cost 1", "--min-score 0"):
             with self.subTest(option=option):
@@ -184,14 +190,14 @@ class Thresholds(TracesCase):
                 self.assertIsNone(result.json["checks"][0]["measured"])
                 self.assertIsNone(result.json["checks"][0]["passed"])
 
-    def test_scores_that_are_no_numbers_never_pass(self):
+    def test_scores_that_are_not_numbers_never_pass(self):
         for value in (float("nan"), None):
             self.use()
             self.add(scores=[{"evaluatorName": "helpfulness", "value": value}])
             with self.subTest(value=value):
                 self.assertEqual(self.check("--min-score", "0.5").code, 11)
 
-    def test_a_score_that_is_no_number_does_not_hold(self):
+    def test_a_score_that_is_not_a_number_fails(self):
         self.add(scores=[{"evaluatorName": "a", "value": float("nan")}])
         self.add(scores=[{"evaluatorName": "a", "value": 0.9}])
         for option in ("0.5", "a=0.5", "a=0"):
@@ -201,12 +207,12 @@ class Thresholds(TracesCase):
         result = self.check("--json", "--min-score", "0.5")
         self.assertEqual(result.json["checks"][0]["worst"][0]["value"], None)
 
-    def test_scores_that_cannot_be_had_are_an_error(self):
+    def test_scores_that_cannot_be_fetched_are_an_error(self):
         fill_four(self.server)
         self.server.fault("trace.getById", times=None, status=500)
         self.assertFails(self.check("--min-score", "0.1"), 8)
 
-    def test_failed_check_wins_over_one_with_nothing_to_measure(self):
+    def test_failed_check_goes_before_one_without_data(self):
         fill_four(self.server)
         result = self.check("--max-p95", "1s", "--min-score", "nobody=0.5")
         self.assertEqual(result.code, 10)
@@ -224,6 +230,24 @@ class Thresholds(TracesCase):
             with self.subTest(given=given):
                 self.assertFails(self.check(*given.split()), 2)
         self.assertEqual(self.server.requests, [])
+
+    def test_server_without_pages(self):
+        """A full list may not be all traces, and a gate must not pass on a part of them."""
+        self.use(bare_list=True)
+        self.add(99)
+        self.assertEqual(self.check("--json", "--max-cost", "1").json["traces"], 99)
+        self.add(1)
+        message = ("This server returned 100 traces and has no further pages: more may exist. "
+                   "Use narrower --since and --until.")
+        for options in ((), ("--min-count", "1"), ("--limit", "101"), ("--min-duration", "1ms"),
+                        ("--max-error-rate", "100%")):
+            with self.subTest(options=options):
+                self.assertFails(self.check("--max-cost", "1", *options), 8, message)
+        result = self.check("--max-cost", "1", "--json")
+        self.assertEqual((result.code, result.error["code"]), (8, "UNSUPPORTED"))
+        for options in (("--limit", "100"), ("--limit", "1"), ("--since", "5850s")):
+            with self.subTest(options=options):
+                self.assertEqual(self.check("--max-cost", "1", *options).code, 0)
 
     def test_many_pages(self):
         count = full(230, 2300)
@@ -264,9 +288,8 @@ class Reports(TracesCase):
         self.check("--junit", self.report, "--max-cost", "0.035")
         failure = self.parsed().find("testsuite/testcase/failure")
         worst = max(self.server.rows("traces"), key=lambda row: row["totalCost"])
-        self.assertIn(worst["id"], failure.text)
-        self.assertIn("$0.04", failure.get("message"))
-        self.assertIn("$0.035", failure.get("message"))
+        self.assertEqual(failure.text, worst["id"])
+        self.assertEqual(failure.get("message"), "failed: measured $0.04, threshold ≤ $0.035")
 
     def test_junit_with_hostile_names(self):
         for place, name in enumerate(HOSTILE_NAMES):
@@ -299,7 +322,7 @@ class Reports(TracesCase):
         self.assertEqual(sorted(os.listdir(self.folder)), before)
         self.assertEqual(os.listdir(folder), [])
 
-    def test_junit_stays_as_it_was_if_the_server_fails_half_way(self):
+    def test_junit_is_unchanged_if_the_server_fails_half_way(self):
         self.add(250)
         self.write("report.xml", "before")
         pages = iter(range(9))
@@ -350,18 +373,23 @@ class Reports(TracesCase):
         self.assertEqual(result.code, 10)
         lines = result.err.splitlines()
         self.assertEqual(len(lines), 2, result)
-        for line in lines:
-            self.assertRegex(line, r"^::error [^:]*::\S")
-        self.assertIn("25%25", result.err)
-        self.assertNotRegex(result.err, "%(?!25)")
+        ids = {row["name"]: row["id"] for row in self.server.rows("traces")}
+        slowest = ", ".join(ids["agent %d" % number] for number in (4, 3, 2, 1))
+        self.assertEqual(lines, [
+            "::error title=twosignal::error rate: failed: measured 25%25, threshold ≤ 2%25; "
+            "worst traces: " + ids["agent 2"],
+            "::error title=twosignal::p95 duration: failed: measured 4.0s, threshold ≤ 1.0s; "
+            "worst traces: " + slowest])
 
     def test_github_annotations_of_a_pass_and_of_nothing(self):
         result, _ = self.actions("--max-cost", "1")
         self.assertNotIn("::", result.err + result.out)
         result, _ = self.actions("--min-score", "nobody=0.5", "--quiet")
-        self.assertEqual((result.code, result.err.count("::error ")), (11, 1))
+        self.assertEqual((result.code, result.err), (
+            11, "::error title=twosignal::lowest score of nobody: nothing to check: measured -, "
+            "threshold ≥ 0.5\n"))
 
-    def test_github_commands_cannot_be_planted(self):
+    def test_github_commands_cannot_be_injected(self):
         for name in HOSTILE_NAMES + ("x\n::stop-commands::y", "x\r::set-output name=a::b"):
             with self.subTest(name=name[:20]):
                 result, _ = self.actions("--min-score", name + "=0.5", summary=False)
@@ -373,13 +401,13 @@ class Reports(TracesCase):
             _, lines = self.actions("--min-score", name + "=0.5", "--max-p95", "8s")
             table = [line for line in lines if line.startswith("|")]
             with self.subTest(name=name[:20]):
-                self.assertEqual(len(table), 5)         # all holds, or there is nothing
+                self.assertEqual(len(table), 5)         # all pass, or there is no data
                 for line in table:
                     self.assertEqual(len(re.findall(r"(?<!\\)\|", line)), 6, line)
                     self.assertNotIn("<b>", line)
             os.unlink(self.path("summary.md"))
 
-    def test_github_is_told_of_errors_too(self):
+    def test_github_annotates_errors_too(self):
         self.server.fault("trace.list", times=None, status=403)
         result, lines = self.actions("--max-cost", "1")
         self.assertEqual((result.code, lines), (5, []))
@@ -391,10 +419,18 @@ class Reports(TracesCase):
         self.assertEqual(result.code, 10)
         annotations = [line for line in result.err.splitlines() if line.startswith("::error ")]
         self.assertEqual(len(annotations), 1)
-        self.assertIn(worst["id"], annotations[0])
-        self.assertIn("| %s | $0.04 | highest cost |" % worst["id"], lines)
+        self.assertTrue(annotations[0].endswith("; worst traces: " + worst["id"]), annotations)
+        self.assertEqual(lines, [
+            "### twosignal traces check", "",
+            "| Check | Measured | Threshold | Verdict | Traces |",
+            "| --- | --- | --- | --- | --- |",
+            "| p95 duration | 4.0s | ≤ 9h 00m | OK | 4 |",
+            "| highest cost | $0.04 | ≤ $0.035 | FAILED | 4 |",
+            "| count | 4 | ≥ 1 | OK | 4 |", "", "Worst traces:", "",
+            "| Trace | Value | Check |", "| --- | --- | --- |",
+            "| %s | $0.04 | highest cost |" % worst["id"], ""])
 
-    def test_github_summary_is_added_to_what_is_there(self):
+    def test_github_summary_is_appended(self):
         self.write("summary.md", "# Before\n")
         _, lines = self.actions("--max-cost", "1")
         self.assertEqual(lines[0], "# Before")
@@ -402,14 +438,14 @@ class Reports(TracesCase):
         self.assertEqual(again[:len(lines)], lines)
         self.assertGreater(len(again), len(lines))
 
-    def test_github_summary_that_cannot_be_written_changes_no_verdict(self):
+    def test_github_summary_that_cannot_be_written_leaves_the_verdict(self):
         env = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": self.folder}
         for option, code in (("4s", 0), ("1s", 10)):
             result = self.check("--max-p95", option, env=env)
             self.assertEqual(result.code, code, result)
-            self.assertIn("GITHUB_STEP_SUMMARY", result.err)
+            self.assertIn("Cannot write GITHUB_STEP_SUMMARY: ", result.err)
 
-    def test_elsewhere_nothing_of_github(self):
+    def test_outside_of_github_there_is_neither(self):
         result = self.check("--max-p95", "1s",
                             env={"GITHUB_STEP_SUMMARY": self.path("summary.md")})
         self.assertEqual((result.code, result.err), (10, ""))
