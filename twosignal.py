@@ -166,6 +166,21 @@ def os_reason(error) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+# --- two small helpers
+
+class Struct:
+    """An object made of its arguments, which are named by the annotations of its class.
+
+    A class attribute is a default. It stands in for dataclasses, which Python 3.6 lacks.
+    """
+
+    def __init__(self, *values, **named):
+        names = list(type(self).__annotations__)
+        if len(values) > len(names):
+            raise TypeError(f"{type(self).__name__} takes {len(names)} values")
+        vars(self).update(zip(names, values), **named)
+
+
 def without_none(**values) -> dict:
     """The values that are not None: servers refuse null for an optional input."""
     return {key: value for key, value in values.items() if value is not None}
@@ -206,11 +221,8 @@ def printable(value) -> str:
 
 def _escape(match) -> str:
     code_point = ord(match.group())
-    if code_point < 0x100:
-        return f"\\x{code_point:02x}"
-    if code_point < 0x10000:
-        return f"\\u{code_point:04x}"
-    return f"\\U{code_point:08x}"
+    form = "\\x%02x" if code_point < 0x100 else "\\u%04x" if code_point < 0x10000 else "\\U%08x"
+    return form % code_point
 
 
 def to_json(value, indent=2, ascii_only=False) -> str:
@@ -226,9 +238,7 @@ def to_json(value, indent=2, ascii_only=False) -> str:
 
 def _json_escape(match) -> str:
     # A raw line break can only be the encoder's own: inside a string it is escaped already.
-    if match.group() == "\n":
-        return "\n"
-    return json.dumps(match.group())[1:-1]
+    return "\n" if match.group() == "\n" else json.dumps(match.group())[1:-1]
 
 
 def encodable(text: str, encoding: str) -> str:
@@ -295,21 +305,12 @@ def mask_secrets(text: str, secrets) -> str:
 
 def to_number(value):
     """A finite int or float, from a decimal string too; None for anything else."""
-    if isinstance(value, str):
-        value = _parse_decimal(value)
+    if isinstance(value, str) and len(value) <= MAX_DIGITS and re.match(_DECIMAL, value):
+        value = int(value) if re.match(r"-?\d+\Z", value) else float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     is_finite = abs(value) < 10 ** MAX_DIGITS       # also false for NaN and the infinities
     return value if is_finite else None
-
-
-def _parse_decimal(text):
-    """An int or float, or None if the text is no decimal number."""
-    if len(text) > MAX_DIGITS or not re.match(_DECIMAL, text):
-        return None
-    if re.match(r"-?\d+\Z", text):
-        return int(text)
-    return float(text)
 
 
 def format_duration(milliseconds) -> str:
@@ -367,9 +368,7 @@ def counted(number, noun: str) -> str:
 
 def yes_or_no(value) -> str:
     """yes, no; any other value as it is."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return printable(value)
+    return ("yes" if value else "no") if isinstance(value, bool) else printable(value)
 
 
 def bar(used, limit, columns=20) -> str:
@@ -387,14 +386,11 @@ def parse_timestamp(timestamp):
     """Unix seconds of an ISO 8601 timestamp, UTC if it names no zone; None for anything else."""
     match = re.match(_TIMESTAMP, timestamp) if isinstance(timestamp, str) else None
     seconds = _whole_seconds(match) if match else None
-    if seconds is None:
-        return None
-    return seconds + float(match.group(7) or 0)
+    return None if seconds is None else seconds + float(match.group(7) or 0)
 
 
 def _whole_seconds(match):
-    """Unix seconds of what _TIMESTAMP matched, without the fraction; None if there is no such day.
-    """
+    """Unix seconds of what _TIMESTAMP matched, without the fraction; None for a day like 02-30."""
     import datetime
     year, month, day, hour, minute, second = [int(part) for part in match.groups()[:6]]
     try:
@@ -524,7 +520,7 @@ def to_record(wire, kind=""):
     rules = _rules_cache.setdefault(kind, {})
     for key, value in wire.items():
         name, convert, unchanged_types = rules.get(key) or _add_rule(rules, kind, key)
-        if name != key and _is_taken(name, record, wire):
+        if name != key and (record.get(name) is not None or wire.get(name) is not None):
             name = key              # an object with both spellings keeps both
         elif value is None:
             record.setdefault(name)
@@ -533,10 +529,6 @@ def to_record(wire, kind=""):
     if isinstance(record.get("_count"), dict):
         _spread_counts(record, record.pop("_count"))
     return record
-
-
-def _is_taken(name, record, wire) -> bool:
-    return record.get(name) is not None or wire.get(name) is not None
 
 
 def _spread_counts(record, counts):
@@ -579,22 +571,15 @@ def _conversion(name) -> tuple:
 
     if name == "cost_usd":          # a number, a decimal string, or null
         return to_number, frozenset((type(None), int))
-    convert_text = _text_conversion(name)
-    if convert_text is None:
+    is_time = name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp")
+    if not is_time and name != "score":
         return convert_nested, _JSON_SCALARS
+    convert_text = utc_timestamp if is_time else to_number
 
     def convert(value):
         return convert_text(value) if isinstance(value, str) else convert_nested(value)
 
     return convert, _JSON_SCALARS - {str}
-
-
-def _text_conversion(name):
-    """The function for strings below a record's key, or None if they stay as they are."""
-    if name == "score":
-        return to_number
-    is_time = name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp")
-    return utc_timestamp if is_time else None
 
 
 def usage_record(wire: dict, plan) -> dict:
@@ -605,18 +590,12 @@ def usage_record(wire: dict, plan) -> dict:
     used = to_record(wire, "usage")
     plan = plan if isinstance(plan, str) else None
     traces_limit, evals_limit = PLANS.get(plan, (None, None))
-    record = {
-        "month": used.pop("month", None),
-        "plan": plan,
-        "traces_used": to_number(used.pop("traces_used")),
-        "traces_limit": traces_limit,
+    return {
+        "month": used.pop("month", None), "plan": plan,
+        "traces_used": to_number(used.pop("traces_used")), "traces_limit": traces_limit,
         "spans_used": to_number(used.pop("spans_used")),
-        "evals_used": to_number(used.pop("evals_used")),
-        "evals_limit": evals_limit,
-        "projects": used.pop("projects", []),
-    }
-    record.update(used)
-    return record
+        "evals_used": to_number(used.pop("evals_used")), "evals_limit": evals_limit,
+        "projects": used.pop("projects", []), **used}
 
 
 # --- paths into records
@@ -692,20 +671,14 @@ def _spans_by_parent(spans) -> dict:
 # Rendering
 ############################################################
 
-class Column:
-    """A heading, and the text below it.
+class Column(Struct):
+    """A heading, and the text below it."""
 
-    source: a record's key, or a function of the record that returns text; format_value: makes text
-    of the key's value; min_width: columns that it takes at least, so that later pages fit too;
-    optional: dropped if the terminal has no room for it.
-    """
-
-    def __init__(self, heading, source, format_value=printable, min_width=0, optional=False):
-        self.heading = heading
-        self.source = source
-        self.format_value = format_value
-        self.min_width = max(min_width, display_width(heading))
-        self.optional = optional
+    heading: str
+    source: object              # a record's key, or a function of the record that returns text
+    format_value: object = staticmethod(printable)      # makes text of the key's value
+    min_width: int = 0          # terminal columns, so that later pages fit too
+    optional: bool = False      # dropped if the terminal has no room for it
 
     def text(self, record: dict) -> str:
         """The cell of one record."""
@@ -723,33 +696,27 @@ class Screen:
         self.ascii_only = not encoding.lower().replace("_", "-").startswith("utf")
 
 
-class Outcome:
-    """What follows a result's output: a remark, an error, the exit code.
+class Outcome(Struct):
+    """What follows a result's output."""
 
-    remark: a line for stderr, or ""; failure: printed as an error, which then sets the exit code.
-    """
-
-    def __init__(self, remark="", failure=None, exit_code=0):
-        self.remark = remark
-        self.failure = failure
-        self.exit_code = failure.exit_code if failure else exit_code
+    remark: str = ""            # a line for stderr
+    failure: object = None      # a Failure, which is printed and sets the exit code
+    exit_code: int = 0
 
 
-class Result:
+class Result(Struct):
     """What a command returns; one of FORMATS prints it.
 
     A subclass has records(), the rows for jsonl, csv and tsv; json_lines(screen) and
     table_lines(screen) yield whole lines of one JSON document, and of text for people.
     conclude: a function without parameters, called once all is printed; it returns an Outcome. If
     it raises Failure, the output is void, and the file of -o is not written.
-    streams: rows come as they happen, each is printed at once, and there is no last one.
-    extra_fields: fields that later records may have although the first ones lack them.
     """
 
-    streams = False
     columns = ()
-    extra_fields = ()
     conclude = staticmethod(Outcome)
+    streams = False             # rows are printed as they happen, and there is no last one
+    extra_fields = ()           # of later records, although the first ones may lack them
 
     def batches(self):
         """Yields the rows in lists: as many as a page, or one by one if they stream."""
@@ -769,18 +736,12 @@ def in_batches(rows, size):
 
 
 class Listing(Result):
-    """Records as rows. They may come from a generator, and are then printed as they come.
+    """Records as rows. They may come from a generator, and are then printed as they come."""
 
-    noun: what they are, for "No traces found."
-    """
-
-    def __init__(self, noun, columns, rows, conclude=Outcome, streams=False, extra_fields=()):
-        self.noun = noun
-        self.columns = columns
-        self.rows = rows
-        self.conclude = conclude
-        self.streams = streams
-        self.extra_fields = extra_fields
+    noun: str                   # what they are, for "No traces found."
+    columns: tuple
+    rows: object
+    conclude: object = Result.conclude
 
     def records(self):
         return self.rows
@@ -819,7 +780,8 @@ def _column_widths(columns, cells, room) -> list:
     """The width of each column, without that of an optional last one that has no room."""
     widths = []
     for i, column in enumerate(columns):
-        widths.append(max([column.min_width] + [display_width(row[i]) for row in cells]))
+        texts = [column.heading] + [row[i] for row in cells]
+        widths.append(max([column.min_width] + list(map(display_width, texts))))
     last = columns[-1]
     taken = sum(widths[:-1]) + 2 * len(widths[:-1])
     if last.optional and room - taken < max(8, display_width(last.heading)):
@@ -856,16 +818,13 @@ def _coloured(line, cells) -> str:
 class Details(Result):
     """One record: a line for each field, then further parts.
 
-    parts: (title, a Listing or a list of lines); message: a sentence that the table begins with;
-    the other formats print the record alone.
+    Formats other than the table print the record alone.
     """
 
-    def __init__(self, record, fields=(), parts=(), message="", conclude=Outcome):
-        self.record = record
-        self.fields = fields
-        self.parts = parts
-        self.message = message
-        self.conclude = conclude
+    record: object
+    fields: tuple = ()
+    parts: tuple = ()           # (title, a Listing or a list of lines)
+    message: str = ""           # a sentence that the table begins with
 
     def records(self):
         return [self.record]
@@ -888,8 +847,11 @@ class Details(Result):
                 yield line
 
 
-class RawValue(Details):
+class RawValue(Result):
     """A value of any type, printed as JSON even if a table was asked for."""
+
+    record: object
+    json_lines = Details.json_lines
 
     def records(self):
         rows = self.record if isinstance(self.record, list) else [self.record]
@@ -902,6 +864,8 @@ class RawValue(Details):
 class Text(RawValue):
     """Text that is printed as it is, and with --json as a string."""
 
+    record: str
+
     def table_lines(self, screen):
         yield self.record
 
@@ -910,14 +874,6 @@ class Text(RawValue):
 
 # A format is a generator (result, screen) of text in whole lines. It returns a remark for the user
 # about what it had no place for, or None.
-
-def _table_format(result, screen):
-    yield from result.table_lines(screen)
-
-
-def _json_format(result, screen):
-    yield from result.json_lines(screen)
-
 
 def _json_lines_format(result, screen):
     for row in result.records():
@@ -955,16 +911,12 @@ def _column_names(rows, result) -> list:
     return names
 
 
-def _tsv_format(result, screen):
-    return _csv_format(result, screen, "\t")
-
-
 FORMATS = {
-    "table": _table_format,
-    "json": _json_format,
+    "table": lambda result, screen: result.table_lines(screen),
+    "json": lambda result, screen: result.json_lines(screen),
     "jsonl": _json_lines_format,
     "csv": _csv_format,
-    "tsv": _tsv_format,
+    "tsv": lambda result, screen: _csv_format(result, screen, "\t"),
 }
 # Spreadsheets take text that begins like this for a formula; full-width characters too.
 _FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
@@ -1003,19 +955,17 @@ def only_fields(result, fields, report_error) -> Result:
     columns = [Column(field, field) for field in fields]
     rows = _picked_rows(result, fields, report_error)
     if isinstance(result, Listing):
-        return Listing(result.noun, columns, rows, result.conclude, result.streams)
+        return Listing(result.noun, columns, rows, result.conclude, streams=result.streams)
     if isinstance(result.record, list):
         return Listing("records", columns, rows)
     return Details(next(rows), columns, conclude=result.conclude)
 
 
 def _picked_rows(result, fields, report_error):
-    is_checked = False
-    for rows in result.batches():
-        if not is_checked:
-            for error in _field_errors(fields, rows, result.extra_fields):
-                report_error(error)
-            is_checked = True
+    for number, rows in enumerate(result.batches()):
+        errors = _field_errors(fields, rows, result.extra_fields) if number == 0 else ()
+        for error in errors:
+            report_error(error)
         for row in rows:
             yield {field: row[field] if field in row else get_path(row, field) for field in fields}
 
@@ -1043,20 +993,19 @@ def _may_contain(value, parts) -> bool:
     """Whether something can be at that path: an empty list may have had an entry, null a value."""
     if not parts or value is None:
         return True
-    if isinstance(value, list):
-        return parts[0].isdigit() and _may_contain(get_item(value, parts[0]), parts[1:])
-    return (isinstance(value, dict) and parts[0] in value
-            and _may_contain(value[parts[0]], parts[1:]))
+    is_entry = parts[0].isdigit() if isinstance(value, list) else (
+        isinstance(value, dict) and parts[0] in value)
+    return is_entry and _may_contain(get_item(value, parts[0]), parts[1:])
 
 
 def field_names(result) -> Listing:
     """The paths into the first records, as --fields takes them: what --fields '?' prints."""
     rows = next(result.batches(), [])
     names = dict.fromkeys(name for row in rows for name in path_names(row))
-    # A gate's verdict stays what it is; a listing was not read to its end, so nothing follows it.
-    conclude = result.conclude if isinstance(result, Details) else Outcome
-    return Listing("fields", (Column("Field", "field"),), [{"field": name} for name in names],
-                   conclude)
+    listing = Listing("fields", (Column("Field", "field"),), [{"field": name} for name in names])
+    if isinstance(result, Details):     # a gate's verdict stays what it is
+        listing.conclude = result.conclude
+    return listing
 
 
 ############################################################
@@ -3033,12 +2982,12 @@ class More(enum.Enum):
     UNKNOWN = "unknown"             # a bare list has no cursor, and may or may not be all
 
 
-class TracePage:
-    """traces: wire objects, newest first; more: a More."""
+class TracePage(Struct):
+    """Some of a project's traces."""
 
-    def __init__(self, traces, more):
-        self.traces = traces
-        self.more = more
+    traces: list                    # wire objects, newest first
+    more: More                      # whether the server has more behind them
+    is_last: bool = False           # there is no way to ask for more
 
 
 class Client:
@@ -3126,13 +3075,13 @@ class Client:
     def _call_batch(self, name, inputs) -> list:
         """The result of a query for each input, in one request if the server can do that."""
         def read(response):
+            answers = result_or_failure(lambda: response_json(response))
+            if response.status < 500 and isinstance(answers, list) and len(answers) == len(inputs):
+                return [result_or_failure(lambda: trpc_value(answer, response, name))
+                        for answer in answers]
             if response.status in (400, 404, 405, 414, 431):    # batching is off, or the URL long
                 return None
-            answers = response_json(response) if response.status < 500 else None
-            if not isinstance(answers, list) or len(answers) != len(inputs):
-                raise foreign_response(response)
-            return [result_or_failure(lambda: trpc_value(answer, response, name))
-                    for answer in answers]
+            raise foreign_response(response)
 
         if self._can_batch and len(inputs) > 1:
             results = self._authorized(batch_url(self.url, name, inputs), None, read)
@@ -3205,28 +3154,32 @@ class Client:
         previous_ids = set()
         seen_cursors = set()
         empty_pages = 0
+        size = page_size()
         while True:
-            size = page_size()
             answer = self._trace_page(dict(query, limit=size, **without_none(cursor=cursor)))
             traces = rows_of(answer)
             new = [trace for trace in traces if str(trace.get("id")) not in previous_ids]
+            page = TracePage(new, More.YES)
             if isinstance(answer, list):
-                # All that such a server returns: it has no next page. A list that is longer than
-                # the limit comes from a server that knows no limit, and is complete.
-                yield TracePage(new, More.UNKNOWN if len(traces) == size else More.NO)
+                # Such a server has no next page, but may return a whole one if fewer were asked
+                # for. A list longer than the limit is complete: the server knows no limit.
+                page.more = More.UNKNOWN if len(traces) == size else More.NO
+                page.is_last = page.more is More.NO or size >= PAGE_SIZE
+            else:
+                cursor = answer.get("nextCursor")
+                if cursor is None or cursor == "":
+                    page.more, page.is_last = More.NO, True
+                elif not isinstance(cursor, (str, int)):
+                    raise wrong_type("nextCursor")
+            yield page
+            if page.is_last:
                 return
-            cursor = answer.get("nextCursor")
-            if not cursor:
-                yield TracePage(new, More.NO)
-                return
-            if not isinstance(cursor, (str, int)):
-                raise wrong_type("nextCursor")
-            yield TracePage(new, More.YES)
             empty_pages = 0 if traces else empty_pages + 1
             if cursor in seen_cursors or empty_pages > MAX_EMPTY_PAGES:
                 raise protocol_error("The server's pages of traces do not end", REPORT_TO_OPERATOR)
             seen_cursors.add(cursor)
             previous_ids = {str(trace["id"]) for trace in traces if trace.get("id") is not None}
+            size = PAGE_SIZE if page.more is More.UNKNOWN else page_size()
 
     def _trace_page(self, values):
         """One answer of trace.list; with an API key, of its REST sister."""
@@ -3597,27 +3550,20 @@ def redirect_to_null(stream):
 COMMANDS = {}                       # "traces list": Command, in the order of --help
 
 
-class Command:
-    """A command: a function (client, args, console) -> Result, and how it is called.
-
-    The function's docstring is the help. takes_key: works with a project's API key in place of a
-    session; exclusive: flags that contradict each other; is_offline: asks no server;
-    ends_session: goes to the address of the stored session; is_endless: Ctrl-C is its normal end;
-    is_hidden: not in help or completion.
+class Command(Struct):
+    """A command. Its function (client, args, console) returns a Result; its docstring is the help.
     """
 
-    def __init__(self, name, function, options, examples=(), exclusive=(), takes_key=False,
-                 is_offline=False, ends_session=False, is_endless=False, is_hidden=False):
-        self.name = name
-        self.function = function
-        self.options = options
-        self.examples = examples
-        self.exclusive = exclusive
-        self.takes_key = takes_key
-        self.is_offline = is_offline
-        self.ends_session = ends_session
-        self.is_endless = is_endless
-        self.is_hidden = is_hidden
+    name: str
+    function: object
+    options: tuple
+    examples: tuple = ()
+    exclusive: tuple = ()       # flags that contradict each other
+    takes_key: bool = False     # works with a project's API key in place of a session
+    is_offline: bool = False    # asks no server, and gets None for the client
+    ends_session: bool = False  # goes to the address of the stored session
+    is_endless: bool = False    # Ctrl-C is its normal end
+    is_hidden: bool = False     # not in help or completion
 
     @property
     def help(self) -> str:
@@ -3627,7 +3573,6 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """The first line of the help."""
         return self.help.partition("\n")[0]
 
     @property
@@ -3649,59 +3594,54 @@ def command(name, *options, **attributes):
 def visible_commands(group="") -> list:
     """The commands that help lists, of one group or all."""
     return [each for name, each in COMMANDS.items()
-            if not each.is_hidden and (not group or name.split()[0] == group)]
+            if not each.is_hidden and group in ("", name.split()[0])]
 
 
-class Option:
-    """An option with its flags, or an operand with its name.
+class Option(Struct):
+    """An option such as "-n, --limit N", or an operand such as "ID", "[DIR]" or "[WORD...]"."""
 
-    metavar: the name of its value; an option without one is a switch. parse: a function from text
-    to the value, which raises ValueError with what the value must be; constant: what a switch
-    stores; env: the variable that is used if it is omitted; required: omitting it is a usage error
-    (unless_key: but not with an API key); repeatable: the value is a list; choices: values that
-    shells complete; completes: "projects" or "organizations", whose names they ask the server for.
-    """
+    form: str                   # its flags, and the name of its value unless it is a switch
+    help: str = ""
+    parse: object = staticmethod(str)   # from text; raises ValueError with what it must be
+    name: str = None            # of its attribute in Arguments; by default that of its long flag
+    constant: object = True     # what a switch stores
+    env: str = None             # the variable that is used if it is omitted
+    required: bool = False      # omitting it is a usage error
+    unless_key: bool = False    # but not with an API key
+    repeatable: bool = False    # the value is a list
+    choices: tuple = ()         # values that shells complete
+    completes: str = None       # projects or organizations: names to complete from the server
 
-    def __init__(self, *flags, metavar=None, help="", parse=None, name=None, constant=True,
-                 env=None, required=None, unless_key=False, repeatable=False, choices=(),
-                 completes=None):
-        self.flags = flags
-        self.metavar = metavar
-        self.help = help
-        self.parse = parse or str
-        self.constant = constant
-        self.env = env
-        self.unless_key = unless_key
-        self.repeatable = repeatable
-        self.choices = tuple(choices)
-        self.completes = completes
-        self.is_operand = not flags[0].startswith("-")
-        self.required = self.is_operand if required is None else required
-        self.takes_value = bool(metavar) and not self.is_operand
-        self.name = name or self.label.lstrip("-").replace("-", "_")
-
-    @property
-    def label(self) -> str:
-        """What an error calls it: its long flag, or the operand's metavar."""
+    def __init__(self, *values, **named):
+        super().__init__(*values, **named)
+        *flags, last = self.form.replace(",", "").split()
+        self.is_operand = not self.form.startswith("-")
+        self.metavar = None if last.startswith("-") else last.strip("[.]")
         if self.is_operand:
-            return self.flags[0]
-        return next((flag for flag in self.flags if flag.startswith("--")), self.flags[0])
+            flags = [self.metavar.lower()]
+            self.required = not last.startswith("[")
+            self.repeatable = "..." in last
+        elif last.startswith("-"):
+            flags.append(last)
+        self.flags = tuple(flags)
+        self.takes_value = self.metavar is not None and not self.is_operand
+        self.label = self.metavar if self.is_operand else next(
+            (flag for flag in flags if flag.startswith("--")), flags[0])
+        self.name = self.name or self.label.lstrip("-").replace("-", "_").lower()
 
     @property
     def full_help(self) -> str:
         """Its help, with the variable that replaces it and whether it is required."""
-        notes = [f"env: {self.env}"] if self.env else []
-        if self.required and not self.is_operand and not self.env:
-            notes.append("required")
-        return self.help + (f" ({'; '.join(notes)})" if notes else "")
+        if self.env:
+            return f"{self.help} (env: {self.env})"
+        return self.help + (" (required)" if self.required and not self.is_operand else "")
 
     def convert(self, text):
         """The value that a text stands for. Raises a usage error."""
         try:
             return self.parse(text)
         except ValueError as error:
-            label = self.metavar if self.is_operand else self.label
-            raise usage_error(f"Invalid {label} '{text}': {error}")
+            raise usage_error(f"Invalid {self.label} '{text}': {error}")
 
 
 def flags_of(options) -> dict:
@@ -3720,7 +3660,9 @@ def non_empty(text) -> str:
 def whole_number(minimum):
     """A value type: an int that is not below the minimum."""
     def parse(text):
-        if not re.match(r"[0-9]{1,18}\Z", text) or int(text) < minimum:
+        if not re.match(r"[0-9]{1,18}\Z", text):
+            raise ValueError("must be a whole number")
+        if int(text) < minimum:
             raise ValueError(f"must be {minimum} or more")
         return int(text)
     return parse
@@ -3730,7 +3672,7 @@ def parse_seconds(text) -> float:
     """30 or 0.5, above 0 and at most a day."""
     value = to_number(text)
     if value is None or not 0 < value <= DAY:
-        raise ValueError("must be a number of seconds")
+        raise ValueError("must be a number of seconds, above 0 and at most a day")
     return float(value)
 
 
@@ -3862,25 +3804,23 @@ def _argument_file(path, flag) -> str:
 
 # --- options of every command
 
-HELP = Option("-h", "--help", help="show help and exit")
-VERSION = Option("-V", "--version", help="show the version and exit")
-FORMAT = Option("--format", metavar="FORMAT", parse=parse_format, choices=FORMATS,
-                help=f"output format: {', '.join(FORMATS)} (default: table)")
-QUIET = Option("-q", "--quiet", help="print errors only")
-DEBUG = Option("--debug", help="print requests on stderr, with secrets masked")
+HELP = Option("-h, --help", "show help and exit")
+VERSION = Option("-V, --version", "show the version and exit")
+QUIET = Option("-q, --quiet", "print errors only")
+DEBUG = Option("--debug", "print requests on stderr, with secrets masked")
 GLOBAL_OPTIONS = (
-    Option("--json", name="format", constant="json", help="print JSON instead of a table"),
-    FORMAT,
-    Option("--fields", metavar="NAMES", parse=parse_fields,
-           help="print only these fields, e.g. id,name,scores.0.score; '?' lists them"),
-    Option("-o", "--output", metavar="FILE", parse=non_empty,
-           help="write output to FILE atomically; '-' is stdout"),
-    Option("--url", metavar="URL", help="use this server for this command (env: TWOSIGNAL_URL)"),
-    Option("--timeout", metavar="SECONDS", parse=parse_seconds,
-           help=f"total timeout per request, retries included (default: {DEFAULT_TIMEOUT:.0f})"),
-    Option("--ca-cert", metavar="FILE", help="also trust the certificates in this PEM file"),
+    Option("--json", "print JSON instead of a table", name="format", constant="json"),
+    Option("--format FORMAT", f"output format: {', '.join(FORMATS)} (default: table)",
+           parse_format, choices=tuple(FORMATS)),
+    Option("--fields NAMES", "print only these fields, e.g. id,name,scores.0.score; '?' lists them",
+           parse_fields),
+    Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", non_empty),
+    Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
+    Option("--timeout SECONDS", "total timeout per request, retries included "
+           f"(default: {DEFAULT_TIMEOUT:.0f})", parse_seconds),
+    Option("--ca-cert FILE", "also trust the certificates in this PEM file"),
     QUIET,
-    Option("--no-color", help="print without colors"),
+    Option("--no-color", "print without colors"),
     DEBUG,
     HELP,
 )
@@ -3963,14 +3903,12 @@ class CommandLine:
         option = self.known_flags().get(flag)
         if option is None:
             self._fail(unknown_option(flag, self.command, self.words))
-        elif not option.takes_value:
-            self.options.append((flag, None))
-            if equals:
-                self._fail(usage_error(f"{flag} takes no value"))
-        elif equals:
-            self.options.append((flag, value))
-        else:
+        elif option.takes_value and not equals:
             self._read_value(flag)
+        elif equals and not option.takes_value:
+            self._fail(usage_error(f"{flag} takes no value"))
+        else:
+            self.options.append((flag, value if equals else None))
 
     def _read_short_options(self, token):
         """Reads joined flags such as -qy or -qn3; the rest of the token may be a value."""
@@ -4056,25 +3994,25 @@ class Arguments:
 
     def _check(self, chosen):
         """Raises a usage error for options that contradict each other, or are missing."""
-        flags = flags_of(chosen.options)
-        if chosen.exclusive and all(self._is_given(flags[flag]) for flag in chosen.exclusive):
+        if chosen.exclusive and all(self._is_typed(chosen, flag) for flag in chosen.exclusive):
             raise usage_error(f"{' and '.join(chosen.exclusive)} cannot be used together",
                               "Use one of them.")
         missing = [option for option in chosen.options if option.required
-                   and not getattr(self, option.name)
+                   and getattr(self, option.name) is None
                    and not (option.unless_key and chosen.takes_key and has_key())]
+        if missing and not chosen.takes_key and has_key() and not load_session_if_valid():
+            raise not_logged_in()       # first things first: an API key is not enough
         for option in missing:
             if option.env:
-                raise usage_error(f"No {option.name} given",
-                                  f"Pass {option.label} or set {option.env}.")
+                noun = "organization" if option.name == "org" else option.name
+                raise usage_error(f"No {noun} given", f"Pass {option.label} or set {option.env}.")
         if missing:
-            names = ", ".join(option.metavar if option.is_operand else option.label
-                              for option in missing)
-            raise usage_error(f"Missing {names}", f"See 'twosignal {chosen.name} --help'.")
+            labels = ", ".join(option.label for option in missing)
+            raise usage_error(f"Missing {labels}", f"See 'twosignal {chosen.name} --help'.")
 
-    def _is_given(self, option) -> bool:
-        is_typed = option.name not in self.from_environment
-        return is_typed and getattr(self, option.name) not in (None, False)
+    def _is_typed(self, chosen, flag) -> bool:
+        name = flags_of(chosen.options)[flag].name
+        return name not in self.from_environment and getattr(self, name) not in (None, False)
 
 
 # --- help texts
@@ -4084,15 +4022,13 @@ def help_text(words) -> str:
     chosen = COMMANDS.get(" ".join(words))
     if chosen:
         return command_help(chosen)
-    group = words[0] if words else ""
-    usage = f"usage: twosignal {group} COMMAND" if group else "usage: twosignal COMMAND"
-    lines = [f"{usage} [OPTIONS]", ""]
+    group = "".join(words)
+    lines = [" ".join(["usage: twosignal", *words, "COMMAND [OPTIONS]"]), ""]
     if not group:
         lines += ["Manages traces, evaluators, datasets, API keys and more of 2Signal.", ""]
     lines += ["commands:"] + command_lines(group) + ["", "global options:"]
-    for option in GLOBAL_OPTIONS if group else GLOBAL_OPTIONS + (VERSION,):
-        flags = f"{', '.join(option.flags)} {option.metavar or ''}"
-        lines.append(f"  {flags:20} {option.full_help}")
+    options = GLOBAL_OPTIONS if group else GLOBAL_OPTIONS + (VERSION,)
+    lines += [f"  {option.form:20} {option.full_help}" for option in options]
     first = visible_commands(group)[0].name
     return "\n".join(lines + ["", f"Help for one command: twosignal {first} --help", ""])
 
@@ -4105,31 +4041,21 @@ def command_lines(group="") -> list:
 def command_help(chosen) -> str:
     """The help of one command, laid out by argparse."""
     import argparse
-    operands = [option.metavar if option.required else f"[{option.metavar}]"
-                for option in chosen.options if option.is_operand]
+    operands = [option.form for option in chosen.options if option.is_operand]
     parser = argparse.ArgumentParser(
-        prog="twosignal", add_help=False, description=chosen.help,
+        add_help=False, description=chosen.help,
         usage=" ".join(["twosignal", chosen.name, *operands, "[OPTIONS]"]),
-        epilog="\n  ".join(("examples:",) + tuple(chosen.examples)),
+        epilog="\n  ".join(("examples:",) + chosen.examples),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.color = False            # Python 3.14 would colour it
-    groups = {True: parser.add_argument_group("arguments"),
-              False: parser.add_argument_group("options")}
-    for option in chosen.options:
-        _add_to_help(groups[option.is_operand], option)
-    shared = parser.add_argument_group("global options")
-    for option in chosen.all_options[len(chosen.options):]:
-        _add_to_help(shared, option)
+    groups = [parser.add_argument_group(title)
+              for title in ("arguments", "options", "global options")]
+    for option in chosen.all_options:
+        number = 2 if option in GLOBAL_OPTIONS else 0 if option.is_operand else 1
+        details = {"metavar": option.metavar} if option.metavar else {"action": "store_true"}
+        groups[number].add_argument(*option.flags, help=option.full_help.replace("%", "%%"),
+                                    **details)
     return parser.format_help()
-
-
-def _add_to_help(group, option):
-    details = {"help": option.full_help.replace("%", "%%")}
-    if option.metavar:
-        details["metavar"] = option.metavar
-    elif not option.is_operand:
-        details["action"] = "store_true"
-    group.add_argument(*option.flags, **details)
 
 
 def unknown_command(words) -> Failure:
@@ -4148,11 +4074,9 @@ def unknown_command(words) -> Failure:
 
 def no_command(words) -> Failure:
     """Nothing was given, or a group alone."""
-    group = words[0] if words else ""
-    failure = usage_error("No command given",
-                          f"See 'twosignal {group} --help'.".replace("  ", " "))
-    failure.problems = [line.strip() for line in command_lines(group)]
-    return failure
+    see = " ".join(["twosignal", *words, "--help"])
+    return Failure("No command given", f"See '{see}'.", "USAGE",
+                   [line.strip() for line in command_lines("".join(words))])
 
 
 ############################################################
@@ -4161,36 +4085,41 @@ def no_command(words) -> Failure:
 
 SCORES_REQUIRED = "required"        # of the traces in a scan: without them it fails
 SCORES_IF_KNOWN = "if known"        # null if an API key cannot read them
-_CLOCK_TOLERANCE = 0.0005           # seconds; the wire rounds timestamps to milliseconds
-_ORDER_TOLERANCE = HOUR             # by which a trace may be listed too late: agents' clocks differ
+CLOCK_TOLERANCE = 0.0005            # seconds; the wire rounds timestamps to milliseconds
+ORDER_TOLERANCE = HOUR              # a trace may be listed that much late: agents' clocks differ
 
 
 # --- filters
 
-class TraceQuery:
+class TraceQuery(Struct):
     """Which traces of a project are wanted.
 
     What the server can filter, it filters; whatever it cannot, or an older one ignores, is
-    filtered here. since, until: Unix seconds; status: OK or ERROR; search: a part of the name;
-    tags: all must match; min_duration, max_duration: milliseconds; min_cost: USD.
+    filtered here.
     """
 
-    def __init__(self, project=None, since=None, until=None, status=None, search=None, tags=None,
-                 min_duration=None, max_duration=None, min_cost=None):
-        if since is not None and until is not None and since >= until:
+    project: str = None             # its ID
+    since: float = None             # Unix seconds
+    until: float = None
+    status: str = None              # OK or ERROR
+    search: str = None              # a part of the name
+    tags: list = None               # all must match
+    min_duration: float = None      # milliseconds
+    max_duration: float = None
+    min_cost: float = None          # USD
+
+    def __init__(self, *values, **named):
+        super().__init__(*values, **named)
+        if self.since is not None and self.until is not None and self.since >= self.until:
             raise usage_error("--since is not before --until")
-        self.project = project
-        self.since = since
-        self.until = until
-        self.status = status
-        self.search = search
-        self.tags = tags
-        self.min_duration = min_duration
-        self.max_duration = max_duration
-        self.min_cost = min_cost
         # No server knows these filters.
-        self.is_local = (min_duration, max_duration, min_cost) != (None, None, None)
-        self._conditions = self._make_conditions()
+        self.is_local = (self.min_duration, self.max_duration, self.min_cost) != (None, None, None)
+        self._conditions = [condition for is_given, condition in (
+            (self.status, lambda trace: str(trace["status"]).upper() == self.status),
+            (self.search, self._matches_search),
+            (self.tags, self._matches_tags),
+            (self.is_local, self._matches_limits),
+            ((self.since, self.until) != (None, None), self._matches_time)) if is_given]
 
     def input(self) -> dict:
         """The input of trace.list, in the spellings of all server versions."""
@@ -4204,19 +4133,6 @@ class TraceQuery:
         """Whether a record is wanted."""
         return all(condition(trace) for condition in self._conditions)
 
-    def _make_conditions(self) -> list:
-        """A function of a record for each filter that was given."""
-        conditions = (
-            (self.status is not None, lambda trace: str(trace["status"]).upper() == self.status),
-            (self.search is not None, self._matches_search),
-            (self.tags is not None, self._matches_tags),
-            (self.min_duration is not None or self.max_duration is not None,
-             lambda trace: is_within(trace["duration_ms"], self.min_duration, self.max_duration)),
-            (self.min_cost is not None, lambda trace: is_within(trace["cost_usd"], self.min_cost)),
-            (self.since is not None or self.until is not None, self._matches_time),
-        )
-        return [condition for is_given, condition in conditions if is_given]
-
     def _matches_search(self, trace) -> bool:
         return self.search.casefold() in str(trace["name"] or "").casefold()
 
@@ -4224,11 +4140,15 @@ class TraceQuery:
         tags = trace.get("tags")
         return isinstance(tags, list) and all(tag in tags for tag in self.tags)
 
+    def _matches_limits(self, trace) -> bool:
+        return (is_within(trace["duration_ms"], self.min_duration, self.max_duration)
+                and is_within(trace["cost_usd"], self.min_cost, None))
+
     def _matches_time(self, trace) -> bool:
         # Servers filter by one of these two times, and which one depends on the version.
         times = [parse_timestamp(trace.get("created_at")), parse_timestamp(trace.get("start_time"))]
-        earliest = None if self.since is None else self.since - _CLOCK_TOLERANCE
-        latest = None if self.until is None else self.until + _CLOCK_TOLERANCE
+        earliest = None if self.since is None else self.since - CLOCK_TOLERANCE
+        latest = None if self.until is None else self.until + CLOCK_TOLERANCE
         return any(is_within(when, earliest, latest) for when in times)
 
     def is_behind(self, traces) -> bool:
@@ -4240,67 +4160,56 @@ class TraceQuery:
         if self.since is None or not times or None in times:
             return False
         is_newest_first = times == sorted(times, reverse=True)
-        return is_newest_first and times[0] < self.since - _ORDER_TOLERANCE
+        return is_newest_first and times[0] < self.since - ORDER_TOLERANCE
 
     def check_project(self, traces):
         """Raises a usage error if records come from another project, as with another's API key."""
         wanted = self.project.lower()
         if all(str(trace.get("project_id")).lower() == wanted for trace in traces):
             return
+        message = f"With an API key, --project must be an ID, not a name: '{self.project}'"
         if is_uuid(self.project):
             message = f"The API key is for another project than {self.project}"
-        else:
-            message = f"With an API key, --project must be an ID, not a name: '{self.project}'"
         raise usage_error(message,
                           "Leave --project and TWOSIGNAL_PROJECT out, or use another key.")
 
 
-def is_within(value, minimum, maximum=None) -> bool:
-    """Whether a value is a number within the bounds, of which each may be None."""
+def is_within(value, minimum, maximum) -> bool:
+    """Whether a value is a number within the bounds; without bounds, anything is."""
+    if minimum is None and maximum is None:
+        return True
     number = to_number(value)
-    if number is None:
-        return False
-    return (minimum is None or number >= minimum) and (maximum is None or number <= maximum)
+    return number is not None and (minimum is None or number >= minimum) and (
+        maximum is None or number <= maximum)
 
 
 def created_seconds(trace):
     """Unix seconds of when a wire trace was made, or None."""
-    created = parse_timestamp(trace.get("createdAt"))
-    return parse_timestamp(trace.get("startTime")) if created is None else created
+    seconds = parse_timestamp(trace.get("createdAt"))
+    return parse_timestamp(trace.get("startTime")) if seconds is None else seconds
 
 
 # --- pages
 
-class TraceScan:
-    """The records of the traces that a TraceQuery matches, newest first, read page by page.
+class TraceScan(Struct):
+    """The records of the traces that a TraceQuery matches, newest first, read page by page."""
 
-    limit: how many to return at most, None for all; scores: SCORES_REQUIRED, SCORES_IF_KNOWN, or
-    None if they are not wanted; strict_scores: see Client.add_scores; complete: it is an error if
-    the server cannot return all up to the limit; exact: read on behind the limit, until it is
-    certain whether another one matches.
-    scanned, matched, returned: how many traces so far; more: a More, whether others match.
-    """
-
-    def __init__(self, client, query, console, limit=None, scores=None, strict_scores=True,
-                 complete=False, exact=False):
-        self.client = client
-        self.query = query
-        self.console = console
-        self.limit = limit
-        self.scores = scores
-        self.strict_scores = strict_scores
-        self.complete = complete
-        self.exact = exact
-        self.scanned = 0
-        self.matched = 0
-        self.returned = 0
-        self.more = More.NO
-        self.lacks_paging = False
+    client: Client
+    query: TraceQuery
+    console: Console
+    limit: int = None               # how many to return at most
+    scores: str = None              # SCORES_REQUIRED, SCORES_IF_KNOWN, or None if not wanted
+    strict_scores: bool = True      # see Client.add_scores
+    needs_all: bool = False         # it fails if the server cannot return all up to the limit
+    exact: bool = False             # reads on behind the limit until it knows if another matches
+    # The state so far:
+    scanned = matched = returned = 0        # traces
+    more = More.NO                  # whether others match
+    lacks_paging = False            # the server cannot tell whether there are others
 
     def __iter__(self):
         for pairs in self.pages():
-            for trace in self.records(pairs):
-                yield trace
+            yield from self.records(pairs)
 
     def pages(self):
         """Yields the matching (wire trace, record) of each page, up to the limit. Raises Failure.
@@ -4312,29 +4221,27 @@ class TraceScan:
             self.scanned += len(page.traces)
             self.matched += len(pairs)
             self.returned += min(room, len(pairs))
-            has_more = self._has_more(page)
-            self.more = More.YES if len(pairs) > room else self._more_matching(has_more)
+            is_behind = self.query.is_behind(page.traces)
+            is_last = is_behind or page.is_last
+            server_has = More.NO if is_behind else page.more
+            self.lacks_paging = is_last and server_has is More.UNKNOWN
+            has_surplus = len(pairs) > room
+            self.more = More.YES if has_surplus else self._more_matching(server_has)
             yield pairs[:room]
             is_full = self.returned == self.limit
-            if has_more is More.UNKNOWN and self.complete and not is_full:
-                raise cannot_page(self.scanned)
+            if self.lacks_paging and self.needs_all and not is_full:
+                raise Failure(f"This server returned {counted(self.scanned, 'trace')} and has no "
+                              "further pages: more may exist",
+                              "Use narrower --since and --until.", "UNSUPPORTED")
             is_certain = self.more is not More.UNKNOWN or not self.exact
-            if has_more is not More.YES or len(pairs) > room or (is_full and is_certain):
+            if is_last or has_surplus or (is_full and is_certain):
                 return
             self.console.progress(counted(self.scanned, "trace"), started)
 
-    def _has_more(self, page) -> More:
-        """Whether the server has more traces that could match."""
-        if self.query.is_behind(page.traces):
-            return More.NO
-        self.lacks_paging = page.more is More.UNKNOWN
-        return page.more
-
-    def _more_matching(self, has_more) -> More:
+    def _more_matching(self, server_has) -> More:
         """Whether more traces match, as far as the server's having more can tell."""
-        if has_more is More.YES and (self.exact or self._is_filtered()):
-            return More.UNKNOWN
-        return has_more
+        may_differ = self.exact or self._is_filtered()
+        return More.UNKNOWN if server_has is More.YES and may_differ else server_has
 
     def _page_size(self) -> int:
         """As many as are still needed; whole pages if some of them may not match."""
@@ -4343,8 +4250,7 @@ class TraceScan:
         return min(PAGE_SIZE, self.limit - self.returned)
 
     def _is_filtered(self) -> bool:
-        """Whether traces are filtered here, by filters that no server or this server does not know.
-        """
+        """Whether traces are filtered here: no server, or not this one, knows all the filters."""
         return self.query.is_local or self.scanned > self.matched
 
     def matching(self, traces) -> list:
@@ -4356,39 +4262,36 @@ class TraceScan:
 
     def records(self, pairs) -> list:
         """The records of (wire trace, record), with their scores if they are wanted."""
-        if self.scores:
-            self._add_scores(pairs)
-        for _, record in pairs:
-            child_records(record, "scores")         # raises if they are no list
-        return [record for _, record in pairs]
-
-    def _add_scores(self, pairs):
-        are_known = self.client.add_scores([trace for trace, _ in pairs], self.query.project,
-                                           self.scores == SCORES_REQUIRED, self.strict_scores)
-        if not are_known:
+        if self.scores and not self.client.add_scores(
+                [trace for trace, _ in pairs], self.query.project,
+                self.scores == SCORES_REQUIRED, self.strict_scores):
             self.console.tell_once("Scores are null: project API keys cannot read scores.",
                                    "scores")
         for trace, record in pairs:
-            scores = trace["scores"]
-            record["scores"] = scores and [to_record(score, "score") for score in scores]
+            if self.scores:
+                record["scores"] = trace["scores"] and [
+                    to_record(score, "score") for score in trace["scores"]]
+            child_records(record, "scores")         # raises if they are no list
+        return [record for _, record in pairs]
 
     def truncated(self) -> Failure:
         """The error of --fail-if-truncated."""
-        may = "may " if self.more is More.UNKNOWN else ""
-        return Failure(f"More traces than the {self.returned} shown {may}exist",
+        return Failure(f"More traces than the {self.returned} shown {self._may()}exist",
                        f"Use {self._way_to_more()}.", "CHECK_FAILED")
-
-    def _way_to_more(self) -> str:
-        return "narrower --since and --until" if self.lacks_paging else "--limit N or --all"
 
     def remark(self) -> str:
         """What a listing tells: whether there are more traces, and how many were scanned."""
         if self.more is More.NO:
             return self.scan_remark()
-        may = "may " if self.more is More.UNKNOWN else ""
-        told = (f"Showing {counted(self.returned, 'trace')}; more {may}exist. "
+        told = (f"Showing {counted(self.returned, 'trace')}; more {self._may()}exist. "
                 f"Use {self._way_to_more()}.")
         return f"{told} {self.scan_remark()}".rstrip()
+
+    def _may(self) -> str:
+        return "may " if self.more is More.UNKNOWN else ""
+
+    def _way_to_more(self) -> str:
+        return "narrower --since and --until" if self.lacks_paging else "--limit N or --all"
 
     def scan_remark(self) -> str:
         """How many traces were scanned, if some of them were filtered here; otherwise ""."""
@@ -4396,14 +4299,7 @@ class TraceScan:
             return ""
         if self.returned == self.limit:
             return f"Scanned {counted(self.scanned, 'trace')}."
-        return (f"{format_count(self.returned)} of {format_count(self.scanned)} scanned traces "
-                "match.")
-
-
-def cannot_page(returned) -> Failure:
-    """A server without pages returned as many traces as were asked for."""
-    return Failure(f"This server returned {counted(returned, 'trace')} and has no further pages: "
-                   "more may exist", "Use narrower --since and --until.", "UNSUPPORTED")
+        return f"{self.returned:,} of {self.scanned:,} scanned traces match."
 
 
 # --- statistics
@@ -4428,8 +4324,7 @@ class Measurements:
         """Adds a number, or None for a value that is none."""
         from heapq import heappush, heappushpop
         if value is None:
-            if len(self.not_numbers) < MAX_WORST:
-                self.not_numbers.append(trace_id)
+            self.not_numbers += [trace_id] if len(self.not_numbers) < MAX_WORST else []
             return
         self.values.append(value)
         if trace_id != self._last_trace:
@@ -4465,12 +4360,11 @@ class TraceStats:
             if value is not None:
                 measurements.add(value, trace_id)
         for score in trace.get("scores") or ():
-            value = to_number(score.get("score"))
             evaluator = str(score.get("evaluator"))
             if evaluator not in self.scores:
                 self.scores[evaluator] = Measurements(lowest_is_worst=True)
-            self.scores[evaluator].add(value, trace_id)
-            self.scores[None].add(value, trace_id)
+            for name in (evaluator, None):
+                self.scores[name].add(to_number(score.get("score")), trace_id)
 
     def evaluators(self) -> list:
         """The names of those that have scored a trace."""
@@ -4479,30 +4373,22 @@ class TraceStats:
 
 # --- thresholds
 
-class Threshold:
-    """What a gate measures, whether it is a minimum, and how its values look.
+class Threshold(Struct):
+    """What a gate measures, in which direction its limit holds, and how its values look."""
 
-    title: of the check; measure: a function (stats, limit) that returns (value or None, in how
-    many traces it was measured, (value, trace ID) of the worst); no_data_verdict: for a value of
-    None. Its option of traces check: option, metavar, parse, help, repeatable. needs_scores: the
-    traces have to come with their scores.
-    """
-
-    def __init__(self, title, format_value, is_minimum=False, format_worst=None,
-                 no_data_verdict="NOTHING TO CHECK", measure=None, option=None, metavar=None,
-                 parse=None, help="", repeatable=False, needs_scores=False):
-        self.title = title
-        self.format_value = format_value
-        self.is_minimum = is_minimum
-        self.format_worst = format_worst or format_value
-        self.no_data_verdict = no_data_verdict
-        self.measure = measure
-        self.option = option
-        self.metavar = metavar
-        self.parse = parse
-        self.help = help
-        self.repeatable = repeatable
-        self.needs_scores = needs_scores
+    title: str                      # of the check
+    format_value: object
+    # (stats, limit) -> (value or None, in how many traces, (value, trace ID) of the worst)
+    measure: object = None
+    is_minimum: bool = False
+    format_worst: object = None     # format_value by default
+    no_data_verdict: str = "NOTHING TO CHECK"
+    needs_scores: bool = False      # the traces have to come with their scores
+    # Its option of traces check:
+    option: str = None
+    help: str = ""
+    parse: object = None
+    repeatable: bool = False
 
     @property
     def sign(self) -> str:
@@ -4542,15 +4428,13 @@ def _measure_error_rate(stats, limit):
 def _measure_p95(stats, limit):
     values = sorted(stats.durations.values)
     nearest_rank = -(-len(values) * 95 // 100)          # rounded up
-    value = values[nearest_rank - 1] if values else None
-    return value, len(values), stats.durations.worst()
+    return values[nearest_rank - 1] if values else None, len(values), stats.durations.worst()
 
 
 def _measure_highest_cost(stats, limit):
     worst = stats.costs.worst()
-    highest = worst[0][0] if worst else None
-    beyond = [pair for pair in worst if pair[0] > limit]
-    return highest, stats.costs.traces, beyond
+    above = [pair for pair in worst if pair[0] > limit]
+    return worst[0][0] if worst else None, stats.costs.traces, above
 
 
 def _measure_total_cost(stats, limit):
@@ -4559,23 +4443,20 @@ def _measure_total_cost(stats, limit):
 
 
 THRESHOLDS = (                      # those of traces check; a new one is one more entry
-    Threshold("error rate", format_percent, measure=_measure_error_rate,
-              format_worst=lambda value: "error",
-              option="--max-error-rate", metavar="SHARE", parse=parse_share,
-              help="maximum share of traces with status ERROR, e.g. 2% or 0.02"),
-    ScoreThreshold("lowest score", format_score, is_minimum=True, needs_scores=True,
-                   option="--min-score", metavar="[NAME=]SCORE", parse=parse_score_threshold,
+    Threshold("error rate", format_percent, _measure_error_rate,
+              format_worst=lambda value: "error", option="--max-error-rate SHARE",
+              help="maximum share of traces with status ERROR, e.g. 2% or 0.02",
+              parse=parse_share),
+    ScoreThreshold(title="lowest score", format_value=format_score, is_minimum=True,
+                   needs_scores=True, option="--min-score [NAME=]SCORE", repeatable=True,
                    help="minimum of every score, or of evaluator NAME's, e.g. 0.5 or "
-                        "faithfulness=0.8; repeatable", repeatable=True),
-    Threshold("p95 duration", format_duration, measure=_measure_p95,
-              option="--max-p95", metavar="TIME", parse=parse_duration,
-              help="maximum 95th-percentile duration, e.g. 8s"),
-    Threshold("highest cost", format_cost, measure=_measure_highest_cost,
-              option="--max-cost", metavar="USD", parse=parse_usd,
-              help="maximum cost of any single trace, e.g. 0.05"),
-    Threshold("total cost", format_cost, measure=_measure_total_cost,
-              option="--max-total-cost", metavar="USD", parse=parse_usd,
-              help="maximum total cost of all traces, e.g. 5"),
+                        "faithfulness=0.8; repeatable", parse=parse_score_threshold),
+    Threshold("p95 duration", format_duration, _measure_p95, option="--max-p95 TIME",
+              help="maximum 95th-percentile duration, e.g. 8s", parse=parse_duration),
+    Threshold("highest cost", format_cost, _measure_highest_cost, option="--max-cost USD",
+              help="maximum cost of any single trace, e.g. 0.05", parse=parse_usd),
+    Threshold("total cost", format_cost, _measure_total_cost, option="--max-total-cost USD",
+              help="maximum total cost of all traces, e.g. 5", parse=parse_usd),
 )
 TRACE_COUNT = Threshold("count", format_count, is_minimum=True, no_data_verdict="TOO FEW")
 CHECK_COLUMNS = tuple(Column(key.title(), key)
@@ -4610,22 +4491,20 @@ class CheckResult:
         measured = "-" if self.value is None else self.threshold.format_value(self.value)
         limit = self.threshold.format_value(self.limit)
         if measured == limit and self.passed is False:      # they differ in digits not shown
-            measured = f"{self.value:.10g}"
-            limit = f"{self.limit:.10g}"
+            measured, limit = f"{self.value:.10g}", f"{self.limit:.10g}"
         return {"check": printable(self.title), "measured": measured,
                 "threshold": f"{self.threshold.sign} {limit}",
                 "traces": format_count(self.traces), "verdict": self.verdict}
 
     @property
     def verdict(self) -> str:
-        if self.passed is None:
-            return self.threshold.no_data_verdict
-        return "OK" if self.passed else "FAILED"
+        return {True: "OK", False: "FAILED", None: self.threshold.no_data_verdict}[self.passed]
 
     def worst_rows(self) -> list:
         """Text for each of WORST_COLUMNS."""
-        return [{"trace_id": trace_id, "value": self.threshold.format_worst(value),
-                 "check": self.title} for value, trace_id in self.worst]
+        format_worst = self.threshold.format_worst or self.threshold.format_value
+        return [{"trace_id": trace_id, "value": format_worst(value), "check": self.title}
+                for value, trace_id in self.worst]
 
     def sentence(self) -> str:
         """Such as "failed: measured 4.8s, threshold ≤ 3.0s"."""
@@ -4655,26 +4534,22 @@ class Gate:
         self.stats = TraceStats()
         self.results = []
 
-    def run(self):
-        """Reads the traces and fills the results. Raises Failure."""
+    def run(self) -> list:
+        """Reads the traces and returns the CheckResults. Raises Failure."""
         for trace in self.scan:
             self.stats.add(trace)
         self.results = [threshold.check(self.stats, limit) for threshold, limit in self.checks]
-        is_enough = self.stats.count >= self.min_count
+        is_enough = self.stats.count >= self.min_count or None      # too few are no verdict
         self.results.append(CheckResult(TRACE_COUNT, self.min_count, self.stats.count,
                                         is_enough, self.stats.count))
-        if not is_enough:           # too little data is no verdict
-            self.results[-1].passed = None
         return self.results
 
     def message(self) -> str:
         """The sentence above the table."""
         traces = counted(self.stats.count, "trace")
         code = exit_code_of(self.results)
-        if code == EXIT_CODES["CHECK_FAILED"]:
-            return f"Failed ({traces} checked)."
-        if code == 0:
-            return f"Passed ({traces} checked)."
+        if code in (0, EXIT_CODES["CHECK_FAILED"]):
+            return f"{'Failed' if code else 'Passed'} ({traces} checked)."
         if self.stats.count < self.min_count:
             return f"Not enough traces: {format_count(self.stats.count)} of {self.min_count}."
         return f"No data to check ({traces})."
@@ -4732,23 +4607,27 @@ def junit_xml(results, title) -> str:
     for result in results:
         lines.append(f'    <testcase classname="twosignal" name="{escape(result.row()["check"])}">')
         if result.passed is not True:
-            traces = "\n".join(trace_id for _, trace_id in result.worst)
-            lines.append(f'      <failure message="{escape(result.sentence())}">'
-                         f'{escape(traces)}</failure>')
+            traces = escape("\n".join(trace_id for _, trace_id in result.worst))
+            lines.append(f'      <failure message="{escape(result.sentence())}">{traces}</failure>')
         lines.append("    </testcase>")
     return "\n".join(lines + ["  </testsuite>", "</testsuites>", ""])
 
 
 def report_to_github(results, title, console):
     """In GitHub Actions: an annotation for each check that does not hold, and a summary."""
-    if not setting("GITHUB_ACTIONS"):
-        return
     for result in results:
         if result.passed is not True:
             worst = ", ".join(trace_id for _, trace_id in result.worst)
             annotate(f"{result.row()['check']}: {result.sentence()}"
                      + (f"; worst traces: {worst}" if worst else ""), console)
-    _write_summary(results, title, console)
+    path = setting("GITHUB_STEP_SUMMARY")
+    if not setting("GITHUB_ACTIONS") or not path:
+        return
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("\n".join(_summary_lines(results, title)) + "\n\n")
+    except OSError as error:
+        console.tell(f"Cannot write GITHUB_STEP_SUMMARY: {os_reason(error)}")
 
 
 def annotate(text, console):
@@ -4757,29 +4636,20 @@ def annotate(text, console):
         console.say("::error title=twosignal::" + printable(text).rstrip().replace("%", "%25"))
 
 
-def _write_summary(results, title, console):
-    """Appends a Markdown table to the summary of the run in GitHub Actions."""
-    path = setting("GITHUB_STEP_SUMMARY")
-    if not path:
-        return
-    columns = CHECK_COLUMNS
-    if all(result.traces is None for result in results):
-        columns = columns[:-1]
+def _summary_lines(results, title) -> list:
+    """The checks and the worst traces as Markdown tables."""
+    has_traces = any(result.traces is not None for result in results)
+    columns = CHECK_COLUMNS if has_traces else CHECK_COLUMNS[:-1]
     lines = [f"### {title}", ""] + _markdown_table(columns, [result.row() for result in results])
     worst = [row for result in results for row in result.worst_rows()]
-    if worst:
-        lines += ["", "Worst traces:", ""] + _markdown_table(WORST_COLUMNS, worst)
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n\n")
-    except OSError as error:
-        console.tell(f"Cannot write GITHUB_STEP_SUMMARY: {os_reason(error)}")
+    return lines + (["", "Worst traces:", ""] + _markdown_table(WORST_COLUMNS, worst)
+                    if worst else [])
 
 
 def _markdown_table(columns, rows) -> list:
     cells = [[column.heading for column in columns], ["---"] * len(columns)]
     cells += [[column.text(row) for column in columns] for row in rows]
-    return ["| %s |" % " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in line)
+    return ["| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in line) + " |"
             for line in cells]
 
 
@@ -4803,26 +4673,22 @@ def polls(transport, deadline):
         pause = min(pause * 1.5, 15.0)
 
 
-class WaitProgress:
-    """What traces wait has found so far.
+class WaitProgress(Struct):
+    """What traces wait has found so far."""
 
-    find_query: a function that returns the TraceQuery; it may ask the server for IDs. wanted: how
-    many traces to wait for; scored: only those that every enabled evaluator has scored.
-    found: how many there are, at most `wanted`; missing: evaluators that lack a score.
-    """
+    client: Client
+    console: Console
+    find_query: object              # returns the TraceQuery; it may ask the server for IDs
+    wanted: int                     # traces
+    scored: bool                    # only those that every enabled evaluator has scored
+    # The state so far:
+    found = 0                       # traces, at most `wanted`
+    missing = frozenset()           # evaluators that lack a score
+    query = scan = evaluators = None
 
-    def __init__(self, client, console, find_query, wanted, scored):
-        self.client = client
-        self.console = console
-        self.find_query = find_query
-        self.wanted = wanted
-        self.scored = scored
-        self.found = 0
-        self.missing = set()
-        self._query = None
-        self._scan = None
-        self._evaluators = None
-        self._scored_ids = set()
+    def __init__(self, *values):
+        super().__init__(*values)
+        self.scored_ids = set()
 
     @property
     def is_complete(self) -> bool:
@@ -4830,39 +4696,39 @@ class WaitProgress:
 
     def poll(self):
         """Asks the server once. Raises Failure; what was found before stays."""
-        self._query = self._query or self.find_query()
+        self.query = self.query or self.find_query()
         if not self.scored:
-            self._scan = TraceScan(self.client, self._query, self.console, self.wanted,
-                                   complete=True)
-            self.found = sum(map(len, self._scan.pages()))
+            self.scan = TraceScan(self.client, self.query, self.console, self.wanted,
+                                  needs_all=True)
+            self.found = sum(map(len, self.scan.pages()))
             return
-        if self._evaluators is None:
-            self._evaluators = enabled_evaluators(self.client, self._query.project)
-        self._scan = TraceScan(self.client, self._query, self.console, scores=SCORES_REQUIRED,
-                               complete=True)
+        if self.evaluators is None:
+            self.evaluators = enabled_evaluators(self.client, self.query.project)
+        self.scan = TraceScan(self.client, self.query, self.console, scores=SCORES_REQUIRED,
+                              needs_all=True)
         self.missing = set()
-        for pairs in self._scan.pages():
+        for pairs in self.scan.pages():
             self._count_scored(pairs)
             if self.is_complete:
                 break
 
     def _count_scored(self, pairs):
         """Counts the traces that are scored; those that were counted are not asked for again."""
-        new = [pair for pair in pairs if str(pair[1]["id"]) not in self._scored_ids]
-        for trace in self._scan.records(new):
+        new = [pair for pair in pairs if str(pair[1]["id"]) not in self.scored_ids]
+        for trace in self.scan.records(new):
             names = {str(score.get("evaluator")) for score in trace["scores"]}
-            self.missing |= self._evaluators - names
-            if self._evaluators <= names:
-                self._scored_ids.add(str(trace["id"]))
-        self.found = min(len(self._scored_ids), self.wanted)
+            self.missing |= self.evaluators - names
+            if self.evaluators <= names:
+                self.scored_ids.add(str(trace["id"]))
+        self.found = min(len(self.scored_ids), self.wanted)
 
     def advice(self) -> str:
         """How many traces were scanned; after a timeout, what is missing and what to check."""
-        told = [self._scan.scan_remark()] if self._scan else []
+        told = [self.scan.scan_remark()] if self.scan else []
+        if self.missing and not self.is_complete:
+            names = ", ".join(map(printable, sorted(self.missing)))
+            told.append(f"Still waiting for scores from: {names}.")
         if not self.is_complete:
-            if self.missing:
-                names = ", ".join(map(printable, sorted(self.missing)))
-                told.append(f"Still waiting for scores from: {names}.")
             told.append("Check --project, --since and --tag, or allow more time with --timeout.")
         return " ".join(filter(None, told))
 
@@ -4889,7 +4755,6 @@ class TraceTail:
 
     def __init__(self, scan):
         self.scan = scan            # a TraceScan, for its query, matching and records
-        self.client = scan.client
         self.has_missed = False     # the last poll may have missed traces
         self._seen = {}             # trace ID: Unix seconds when it was made, or None
         self._matched = set()       # IDs of the seen ones that have been returned
@@ -4932,16 +4797,14 @@ class TraceTail:
             count = len(self._seen)
             pairs += self._take_new(page.traces)
             new = len(self._seen) - count
-            if page.traces and not new:
-                break
-            if self._has_no_times and new < len(page.traces):
+            if page.traces and not new or self._has_no_times and new < len(page.traces):
                 break
             # All of a page without a next one is new: there may have been more.
             self.has_missed = page.more is More.UNKNOWN and new == len(page.traces)
         return pairs
 
     def _pages(self):
-        return self.client.trace_pages(self.scan.query.input(), lambda: PAGE_SIZE)
+        return self.scan.client.trace_pages(self.scan.query.input(), lambda: PAGE_SIZE)
 
     def _take_new(self, traces) -> list:
         """(wire trace, record) of those that match for the first time; remembers all."""
@@ -4949,11 +4812,10 @@ class TraceTail:
         for trace in traces:
             trace_id = str(trace.get("id"))
             when = created_seconds(trace)
-            is_older = self._start is not None and when is not None and when < self._start
+            is_older = None not in (self._start, when) and when < self._start
             if trace_id in self._seen or not is_older:
                 self._seen[trace_id] = when
-                if trace_id not in self._matched:
-                    current.append(trace)
+                current += [] if trace_id in self._matched else [trace]
         pairs = self.scan.matching(current)
         self._matched.update(str(trace.get("id")) for trace, _ in pairs)
         return pairs
@@ -4981,30 +4843,13 @@ ID, NAME = Column("ID", "id"), Column("Name", "name")
 CREATED = Column("Created", "created_at", format_age, min_width=12)
 DESCRIPTION = Column("Description", "description")
 
-PROJECT = Option("--project", metavar="ID", env="TWOSIGNAL_PROJECT", required=True,
-                 unless_key=True, parse=non_empty, completes="projects",
-                 help="project, by ID or name")
-ORG = Option("--org", metavar="ID", env="TWOSIGNAL_ORG", required=True, parse=non_empty,
-             completes="organizations", name="org", help="organization, by ID or name")
-JUNIT = Option("--junit", metavar="FILE", parse=non_empty,
-               help="also write the checks to FILE as a JUnit report")
-YES = Option("-y", "--yes", help="do not ask for confirmation")
-
-
-def name_option(noun) -> Option:
-    """The required -n/--name of a command that creates something."""
-    return Option("-n", "--name", metavar="NAME", required=True, help=f"name of the {noun}")
-
-
-def id_operand(noun, by_name=True) -> Option:
-    """The operand that says which one."""
-    return Option("id", metavar="ID", parse=non_empty,
-                  help=f"{noun}, by ID or name" if by_name else f"ID of the {noun}")
-
-
-def json_option(flag, help, **details) -> Option:
-    """An option whose value json_argument() reads."""
-    return Option(flag, metavar="JSON", help=f"{help}: a literal, @FILE, or - for stdin", **details)
+PROJECT = Option("--project ID", "project, by ID or name", non_empty, env="TWOSIGNAL_PROJECT",
+                 required=True, unless_key=True, completes="projects")
+ORG = Option("--org ID", "organization, by ID or name", non_empty, env="TWOSIGNAL_ORG",
+             required=True, completes="organizations")
+JUNIT = Option("--junit FILE", "also write the checks to FILE as a JUnit report", non_empty)
+YES = Option("-y, --yes", "do not ask for confirmation")
+JSON_VALUE = ": a literal, @FILE, or - for stdin"
 
 
 def chosen_project(client, args) -> str:
@@ -5032,8 +4877,8 @@ def created(noun, columns, wire) -> Details:
 def delete(client, args, console, procedure, verb="delete", by_name=True) -> Details:
     """Deletes or revokes what the operand `id` names; asks first, unless --yes was given."""
     resource = resource_of(procedure)
-    noun = resource.noun if resource.noun == "API key" else resource.noun.lower()
     list_procedure = procedure.partition(".")[0] + ".list"
+    noun = "API key" if list_procedure == "apiKey.list" else resource.noun.lower()
     project = chosen_project(client, args)
     wanted = args.id
     if by_name:
@@ -5041,8 +4886,8 @@ def delete(client, args, console, procedure, verb="delete", by_name=True) -> Det
     done = verb + "d"
     if not args.yes:
         console.require_terminal("--yes")
-        rows = client.rows(list_procedure, {"projectId": project})
-        name = printable(find_row(rows, wanted, resource).get("name"))
+        row = find_row(client.rows(list_procedure, {"projectId": project}), wanted, resource)
+        name = printable(row.get("name"))
         if not console.confirm(f'{verb.title()} {noun} "{name}" ({wanted})? [y/N] '):
             raise Failure(f"Nothing was {done}", code="CANCELLED")
     client.mutate(procedure, {"id": wanted, "projectId": project})
@@ -5082,11 +4927,11 @@ def account(session, url, message="") -> Details:
 
 @command(
     "login",
-    Option("-e", "--email", metavar="EMAIL", env="TWOSIGNAL_EMAIL",
-           help="your email address; prompted for if omitted"),
-    Option("-p", "--password", metavar="PASSWORD", env="TWOSIGNAL_PASSWORD",
-           help="your password; prompted for if omitted; exposes it in the process list"),
-    Option("--password-stdin", help="read the password from stdin, one line"),
+    Option("-e, --email EMAIL", "your email address; prompted for if omitted",
+           env="TWOSIGNAL_EMAIL"),
+    Option("-p, --password PASSWORD", "your password; prompted for if omitted; exposes it in the "
+           "process list", env="TWOSIGNAL_PASSWORD"),
+    Option("--password-stdin", "read the password from stdin, one line"),
     exclusive=("--password", "--password-stdin"),
     examples=("twosignal login", "twosignal login -e you@example.com --password-stdin < secret.txt",
               "twosignal login --url https://twosignal.example.com"))
@@ -5096,14 +4941,11 @@ def login(client, args, console):
         console.tell("Warning: other users of this machine can see a password on the command "
                      "line. Use --password-stdin or TWOSIGNAL_PASSWORD.")
     warn_if_unencrypted(client.url, "password", console)
-    email = args.email
-    if not email:
-        email = console.ask("Email: ", "--email or set TWOSIGNAL_EMAIL")
-    if args.password_stdin:
-        password = console.read_line()
-    else:
-        password = args.password or console.ask_secret(
-            "Password: ", "--password-stdin or set TWOSIGNAL_PASSWORD")
+    email = args.email or console.ask("Email: ", "--email or set TWOSIGNAL_EMAIL")
+    password = console.read_line() if args.password_stdin else args.password
+    if not password and not args.password_stdin:
+        password = console.ask_secret("Password: ",
+                                      "--password-stdin or set TWOSIGNAL_PASSWORD")
     if not email.strip() or not password:
         raise usage_error(f"The {'password' if email.strip() else 'email'} is empty")
     session = client.auth.login(email.strip(), password)
@@ -5163,7 +5005,7 @@ def orgs_list(client, args, console):
     return Listing("organizations", ORG_COLUMNS, list_records(client, "organization.list"))
 
 
-@command("orgs create", Option("name", metavar="NAME", help="name of the organization"),
+@command("orgs create", Option("NAME", "name of the organization"),
          examples=('twosignal orgs create "My Org"',))
 def orgs_create(client, args, console):
     """Create an organization."""
@@ -5178,8 +5020,8 @@ def projects_list(client, args, console):
         "organizationId": organization_id(client, args.org)}))
 
 
-@command("projects create", Option("name", metavar="NAME", help="name of the project"), ORG,
-         Option("-d", "--description", metavar="TEXT", help="description of the project"),
+@command("projects create", Option("NAME", "name of the project"), ORG,
+         Option("-d, --description TEXT", "description of the project"),
          examples=('twosignal projects create "My Project" --org ID',))
 def projects_create(client, args, console):
     """Create a project in an organization."""
@@ -5208,27 +5050,23 @@ TRACE_FIELDS = (
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
 FILTER_OPTIONS = (
-    Option("--since", metavar="WHEN", parse=parse_when,
-           help="only traces created after WHEN: 30m, 24h or 7d (ago), a date, or ISO 8601 (UTC)"),
-    Option("--until", metavar="WHEN", parse=parse_when,
-           help="only traces created before WHEN (same formats)"),
-    Option("--status", metavar="STATUS", parse=parse_status, choices=("OK", "ERROR"),
-           help="only traces with this status: OK or ERROR"),
-    Option("--error", help="short for --status ERROR"),
-    Option("--search", metavar="TEXT", parse=non_empty,
-           help="only traces whose name contains TEXT"),
-    Option("--tag", metavar="TAG", parse=non_empty, repeatable=True,
-           help="only traces with this tag; repeatable, all must match"),
-    Option("--min-duration", metavar="TIME", parse=parse_duration,
-           help="only traces that took at least TIME, e.g. 500ms or 5s"),
-    Option("--max-duration", metavar="TIME", parse=parse_duration,
-           help="only traces that took at most TIME, e.g. 500ms or 5s"),
-    Option("--min-cost", metavar="USD", parse=parse_usd,
-           help="only traces that cost at least USD, e.g. 0.05"),
+    Option("--since WHEN", "only traces created after WHEN: 30m, 24h or 7d (ago), a date, or ISO "
+           "8601 (UTC)", parse_when),
+    Option("--until WHEN", "only traces created before WHEN (same formats)", parse_when),
+    Option("--status STATUS", "only traces with this status: OK or ERROR", parse_status,
+           choices=("OK", "ERROR")),
+    Option("--error", "short for --status ERROR"),
+    Option("--search TEXT", "only traces whose name contains TEXT", non_empty),
+    Option("--tag TAG", "only traces with this tag; repeatable, all must match", non_empty,
+           repeatable=True),
+    Option("--min-duration TIME", "only traces that took at least TIME, e.g. 500ms or 5s",
+           parse_duration),
+    Option("--max-duration TIME", "only traces that took at most TIME, e.g. 500ms or 5s",
+           parse_duration),
+    Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd),
 )
-THRESHOLD_OPTIONS = tuple(
-    Option(each.option, metavar=each.metavar, parse=each.parse, repeatable=each.repeatable,
-           help=each.help) for each in THRESHOLDS)
+THRESHOLD_OPTIONS = tuple(Option(each.option, each.help, each.parse, repeatable=each.repeatable)
+                          for each in THRESHOLDS)
 
 
 def tag_text(tags) -> str:
@@ -5263,10 +5101,10 @@ def wanted_scores(args):
 
 @command(
     "traces list", PROJECT,
-    Option("-n", "-L", "--limit", metavar="N", parse=whole_number(1),
-           help=f"maximum number of traces (default: {DEFAULT_LIMIT})"),
-    Option("--all", help="fetch all pages"),
-    Option("--fail-if-truncated", help="exit 10 if more traces match than are shown"),
+    Option("-n, -L, --limit N", f"maximum number of traces (default: {DEFAULT_LIMIT})",
+           whole_number(1)),
+    Option("--all", "fetch all pages"),
+    Option("--fail-if-truncated", "exit 10 if more traces match than are shown"),
     *FILTER_OPTIONS, takes_key=True, exclusive=("--all", "--limit"),
     examples=("twosignal traces list --project ID --status ERROR",
               "twosignal traces list --project ID --since 24h --all --format jsonl -o traces.jsonl",
@@ -5275,7 +5113,7 @@ def traces_list(client, args, console):
     """List the traces of a project, newest first."""
     limit = None if args.all else args.limit or DEFAULT_LIMIT
     scan = TraceScan(client, trace_query(client, args), console, limit, wanted_scores(args),
-                     complete=args.all, exact=args.fail_if_truncated)
+                     needs_all=args.all, exact=args.fail_if_truncated)
 
     def conclude():
         if scan.more is not More.NO and args.fail_if_truncated:
@@ -5285,7 +5123,7 @@ def traces_list(client, args, console):
     return Listing("traces", TRACE_COLUMNS, scan, conclude, extra_fields=TRACE_KEYS)
 
 
-@command("traces get", id_operand("trace", by_name=False), PROJECT,
+@command("traces get", Option("ID", "ID of the trace", non_empty), PROJECT,
          examples=("twosignal traces get ID --project ID",))
 def traces_get(client, args, console):
     """Show a trace with its spans as a tree, and its scores."""
@@ -5306,11 +5144,11 @@ def traces_get(client, args, console):
 
 @command(
     "traces check", PROJECT, *THRESHOLD_OPTIONS,
-    Option("--min-count", metavar="N", parse=whole_number(1),
-           help="minimum number of traces; exit 11 if fewer (default: 1)"),
+    Option("--min-count N", "minimum number of traces; exit 11 if fewer (default: 1)",
+           whole_number(1)),
     JUNIT,
-    Option("-n", "-L", "--limit", metavar="N", parse=whole_number(1),
-           help="check only the N most recent traces (default: all)"),
+    Option("-n, -L, --limit N", "check only the N most recent traces (default: all)",
+           whole_number(1)),
     *FILTER_OPTIONS, takes_key=True,
     examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --min-score 0.5",
               "twosignal traces check --project ID --min-score faithfulness=0.8 --max-p95 8s "
@@ -5326,12 +5164,12 @@ def traces_check(client, args, console):
         limits = limits if option.repeatable else [limits]
         checks += [(threshold, limit) for limit in limits or () if limit is not None]
     if not checks and not args.min_count:
-        flags = ", ".join(threshold.option for threshold in THRESHOLDS)
+        flags = ", ".join(option.label for option in THRESHOLD_OPTIONS)
         raise usage_error("No threshold given", f"Pass one or more of {flags}.")
-    needs_scores = any(threshold.needs_scores for threshold, _ in checks)
     with GateReport("twosignal traces check", console, args.junit, args.output) as report:
+        needs_scores = any(threshold.needs_scores for threshold, _ in checks)
         scan = TraceScan(client, trace_query(client, args), console, args.limit,
-                         SCORES_REQUIRED if needs_scores else None, complete=True)
+                         SCORES_REQUIRED if needs_scores else None, needs_all=True)
         gate = Gate(scan, checks, args.min_count or 1)
         report.write(gate.run())
     return gate_result(gate)
@@ -5348,16 +5186,15 @@ def gate_result(gate) -> Details:
     if worst:
         parts.append(("Worst traces", Listing("traces", WORST_COLUMNS, worst)))
     return Details(record, (), parts, gate.message(),
-                   lambda: Outcome(gate.advice(), exit_code=code))
+                   conclude=lambda: Outcome(gate.advice(), exit_code=code))
 
 
 @command(
     "traces wait", PROJECT,
-    Option("--count", metavar="N", parse=whole_number(1),
-           help="number of matching traces to wait for (default: 1)"),
-    Option("--scored", help="also wait until every enabled evaluator has scored them"),
-    Option("--timeout", metavar="TIME", parse=parse_wait, name="wait_timeout",
-           help="how long to wait, e.g. 90s (default: 5m)"),
+    Option("--count N", "number of matching traces to wait for (default: 1)", whole_number(1)),
+    Option("--scored", "also wait until every enabled evaluator has scored them"),
+    Option("--timeout TIME", "how long to wait, e.g. 90s (default: 5m)", parse_wait,
+           name="wait_timeout"),
     *FILTER_OPTIONS, takes_key=True,
     examples=("twosignal traces wait --project ID --since 10m --count 20 --scored --timeout 5m",))
 def traces_wait(client, args, console):
@@ -5402,10 +5239,9 @@ def wait_result(progress, wanted, done, waited, console) -> Details:
 
 @command(
     "traces tail", PROJECT,
-    Option("-n", "--lines", metavar="N", parse=whole_number(0),
-           help=f"show the last N traces first (default: {DEFAULT_TAIL_LINES})"),
-    Option("--interval", metavar="TIME", parse=parse_wait,
-           help=f"polling interval (default: {DEFAULT_INTERVAL:.0f}s)"),
+    Option("-n, --lines N", f"show the last N traces first (default: {DEFAULT_TAIL_LINES})",
+           whole_number(0)),
+    Option("--interval TIME", f"polling interval (default: {DEFAULT_INTERVAL:.0f}s)", parse_wait),
     *FILTER_OPTIONS, takes_key=True, is_endless=True,
     examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "
               "--format jsonl | while read -r line; do echo \"$line\"; done"))
@@ -5442,13 +5278,12 @@ def new_traces(client, args, console):
 
 
 @command(
-    "scores create", Option("trace", metavar="TRACE", parse=non_empty, help="ID of the trace"),
-    Option("--name", metavar="NAME", required=True, parse=non_empty, help="name of the evaluator"),
-    Option("--value", metavar="SCORE", required=True, parse=parse_score,
-           help="score from 0 to 1"),
-    Option("--label", metavar="TEXT", help="label of the score, e.g. pass or fail"),
-    Option("--reasoning", metavar="TEXT", help="explanation of the score"),
-    Option("--span", metavar="ID", parse=non_empty, help="score this span instead of the trace"),
+    "scores create", Option("TRACE", "ID of the trace", non_empty),
+    Option("--name NAME", "name of the evaluator", non_empty, required=True),
+    Option("--value SCORE", "score from 0 to 1", parse_score, required=True),
+    Option("--label TEXT", "label of the score, e.g. pass or fail"),
+    Option("--reasoning TEXT", "explanation of the score"),
+    Option("--span ID", "score this span instead of the trace", non_empty),
     takes_key=True,
     examples=("twosignal scores create TRACE --name accuracy --value 0.92 --label pass",))
 def scores_create(client, args, console):
@@ -5481,11 +5316,10 @@ def evaluators_list(client, args, console):
 
 
 @command(
-    "evaluators create", PROJECT, name_option("evaluator"),
-    Option("--type", metavar="TYPE", required=True,
-           help="type of the evaluator: CONTAINS, REGEX_MATCH, JSON_SCHEMA, LATENCY, COST, "
-                "SIMILARITY, LLM_JUDGE, CUSTOM, or one that a newer server knows"),
-    json_option("--config", "configuration of the evaluator"),
+    "evaluators create", PROJECT, Option("-n, --name NAME", "name of the evaluator", required=True),
+    Option("--type TYPE", "type of the evaluator: CONTAINS, REGEX_MATCH, JSON_SCHEMA, LATENCY, "
+           "COST, SIMILARITY, LLM_JUDGE, CUSTOM, or one that a newer server knows", required=True),
+    Option("--config JSON", "configuration of the evaluator" + JSON_VALUE),
     examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA',
               "twosignal evaluators create --project ID -n Fast --type LATENCY "
               "--config '{\"maxMs\": 2000}'"))
@@ -5497,9 +5331,9 @@ def evaluators_create(client, args, console):
         "config": {} if config is None else config}))
 
 
-@command("evaluators toggle", PROJECT, id_operand("evaluator"),
-         Option("--enable", help="enable the evaluator"),
-         Option("--disable", help="disable the evaluator"),
+@command("evaluators toggle", PROJECT, Option("ID", "evaluator, by ID or name", non_empty),
+         Option("--enable", "enable the evaluator"),
+         Option("--disable", "disable the evaluator"),
          exclusive=("--enable", "--disable"),
          examples=("twosignal evaluators toggle ID --project ID --enable",))
 def evaluators_toggle(client, args, console):
@@ -5520,7 +5354,7 @@ def evaluators_toggle(client, args, console):
                    message=f'{verb} evaluator "{printable(record.get("name"))}".')
 
 
-@command("evaluators delete", PROJECT, id_operand("evaluator"), YES,
+@command("evaluators delete", PROJECT, Option("ID", "evaluator, by ID or name", non_empty), YES,
          examples=("twosignal evaluators delete ID --project ID -y",))
 def evaluators_delete(client, args, console):
     """Delete an evaluator."""
@@ -5543,8 +5377,9 @@ def datasets_list(client, args, console):
     return list_of_project(client, args, "datasets", DATASET_COLUMNS, "dataset.list")
 
 
-@command("datasets create", PROJECT, name_option("dataset"),
-         Option("-d", "--description", metavar="TEXT", help="description of the dataset"),
+@command("datasets create", PROJECT,
+         Option("-n, --name NAME", "name of the dataset", required=True),
+         Option("-d, --description TEXT", "description of the dataset"),
          examples=('twosignal datasets create --project ID -n "Test Cases"',))
 def datasets_create(client, args, console):
     """Create a dataset."""
@@ -5559,7 +5394,7 @@ def chosen_dataset(client, args) -> dict:
             "projectId": project}
 
 
-@command("datasets get", PROJECT, id_operand("dataset"),
+@command("datasets get", PROJECT, Option("ID", "dataset, by ID or name", non_empty),
          examples=("twosignal datasets get ID --project ID",))
 def datasets_get(client, args, console):
     """Show a dataset with its items."""
@@ -5570,10 +5405,10 @@ def datasets_get(client, args, console):
                    [("Items", Listing("items", ITEM_COLUMNS, dataset["items"]))])
 
 
-@command("datasets add-item", PROJECT, id_operand("dataset"),
-         json_option("--input", "input for the agent", required=True),
-         json_option("--expected", "expected output"),
-         json_option("--metadata", "metadata of the item"),
+@command("datasets add-item", PROJECT, Option("ID", "dataset, by ID or name", non_empty),
+         Option("--input JSON", "input for the agent" + JSON_VALUE, required=True),
+         Option("--expected JSON", "expected output" + JSON_VALUE),
+         Option("--metadata JSON", "metadata of the item" + JSON_VALUE),
          examples=("twosignal datasets add-item ID --project ID --input '{\"prompt\": \"Hi\"}'",
                    "twosignal datasets add-item ID --project ID --input @in.json --expected 7"))
 def datasets_add_item(client, args, console):
@@ -5590,7 +5425,7 @@ def datasets_add_item(client, args, console):
     return Details(to_record(resource_object(wire)), ITEM_FIELDS, message="Added an item.")
 
 
-@command("datasets delete", PROJECT, id_operand("dataset"), YES,
+@command("datasets delete", PROJECT, Option("ID", "dataset, by ID or name", non_empty), YES,
          examples=("twosignal datasets delete ID --project ID -y",))
 def datasets_delete(client, args, console):
     """Delete a dataset and its items."""
@@ -5610,7 +5445,8 @@ def api_keys_list(client, args, console):
     return list_of_project(client, args, "API keys", KEY_COLUMNS, "apiKey.list")
 
 
-@command("api-keys create", PROJECT, name_option("API key"),
+@command("api-keys create", PROJECT,
+         Option("-n, --name NAME", "name of the API key", required=True),
          examples=('twosignal api-keys create --project ID -n "CI Pipeline"',))
 def api_keys_create(client, args, console):
     """Create an API key, which is shown only once."""
@@ -5622,7 +5458,7 @@ def api_keys_create(client, args, console):
     return result
 
 
-@command("api-keys revoke", id_operand("API key", by_name=False), PROJECT, YES,
+@command("api-keys revoke", Option("ID", "ID of the API key", non_empty), PROJECT, YES,
          examples=("twosignal api-keys revoke ID --project ID -y",))
 def api_keys_revoke(client, args, console):
     """Revoke an API key: whatever uses it stops working."""
@@ -5652,8 +5488,8 @@ def used_of_limit(record, what) -> str:
 
 @command(
     "usage", ORG,
-    Option("--fail-above", metavar="PERCENT", parse=parse_percent,
-           help="exit 10 if usage exceeds PERCENT of any plan limit, e.g. 90"),
+    Option("--fail-above PERCENT", "exit 10 if usage exceeds PERCENT of any plan limit, e.g. 90",
+           parse_percent),
     JUNIT,
     examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args, console):
@@ -5708,10 +5544,9 @@ def usage_failure(checks, limit):
 # --- what has no command of its own
 
 @command(
-    "api", Option("procedure", metavar="PROCEDURE", parse=non_empty,
-                  help="tRPC procedure, e.g. trace.list"),
-    json_option("--input", "input of the procedure"),
-    Option("--mutation", help="call it as a mutation (POST)"),
+    "api", Option("PROCEDURE", "tRPC procedure, e.g. trace.list", non_empty),
+    Option("--input JSON", "input of the procedure" + JSON_VALUE),
+    Option("--mutation", "call it as a mutation (POST)"),
     examples=("twosignal api organization.list", "twosignal api modelRouting.list "
               "--input '{\"projectId\": \"ID\"}'"))
 def api(client, args, console):
@@ -5742,8 +5577,7 @@ def api_hint(failure, args, values) -> str:
     return ""
 
 
-@command("help", Option("command", metavar="COMMAND", required=False, repeatable=True,
-                        help="the command to explain"),
+@command("help", Option("[COMMAND...]", "the command to explain"),
          is_offline=True, examples=("twosignal help traces list",))
 def help_command(client, args, console):
     """Show help for a command."""
@@ -5824,9 +5658,8 @@ def parse_shell(text) -> str:
 
 
 @command("completion",
-         Option("shell", metavar="SHELL", parse=parse_shell, choices=COMPLETION_SCRIPTS,
-                help=f"your shell: {', '.join(COMPLETION_SCRIPTS)}"),
-         is_offline=True,
+         Option("SHELL", "your shell: bash, zsh or fish", parse_shell,
+                choices=tuple(COMPLETION_SCRIPTS)), is_offline=True,
          examples=('eval "$(twosignal completion bash)"',
                    "twosignal completion fish > ~/.config/fish/completions/twosignal.fish"))
 def completion(client, args, console):
@@ -5834,25 +5667,19 @@ def completion(client, args, console):
     return Text(COMPLETION_SCRIPTS[args.shell])
 
 
-@command("__complete", Option("words", metavar="WORD", required=False, repeatable=True),
-         is_offline=True, is_hidden=True)
+@command("__complete", Option("[WORD...]"), is_offline=True, is_hidden=True)
 def complete(client, args, console):
     """Print what can stand in place of the last word."""
-    kind, candidates = completions([re.sub(r"\\(.)|^[\"']", r"\1", word)
-                                    for word in args.words or [""]], console.clock)
+    words = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]   # unquoted
+    kind, candidates = completions(words, console.clock)
     return Text("\n".join([kind] + candidates) + "\n")
 
 
 def completions(words, clock=CLOCK) -> tuple:
     """("words", candidates) for the last of the words, or ("files", []) if it is a file's name."""
     *before, current = words
-    if current == "=":              # bash makes --format=js three words
-        before.append(current)
-        current = ""
     prefix = ""
-    if before and before[-1] == "=":
-        before.pop()
-    elif current.startswith("--") and "=" in current:
+    if current.startswith("--") and "=" in current:
         flag, _, current = current.partition("=")
         before.append(flag)
         prefix = flag + "="
@@ -5919,15 +5746,14 @@ def _next_words(line, current) -> list:
 
 # --- installation
 
-@command("install", Option("directory", metavar="DIR", required=False, parse=non_empty,
-                           help="directory to install into (default: ~/.local/bin)"),
+@command("install", Option("[DIR]", "directory to install into (default: ~/.local/bin)", non_empty),
          is_offline=True, examples=("twosignal install", "twosignal install /usr/local/bin"))
 def install(client, args, console):
     """Install this program as one executable file that starts faster.
 
     The file has the bytecode for this Python besides the source, which any other Python uses.
     """
-    directory = os.path.abspath(os.path.expanduser(args.directory or "~/.local/bin"))
+    directory = os.path.abspath(os.path.expanduser(args.dir or "~/.local/bin"))
     path = os.path.join(directory, "twosignal")
     content = executable_content()
     try:
@@ -6053,10 +5879,10 @@ def execute(chosen, args, console) -> int:
     client = None if chosen.is_offline else make_client(chosen, args, console)
     try:
         if args.output in (None, "-"):
-            return call(chosen, client, args, console)
+            return call_command(chosen, client, args, console)
         # A file that cannot be written is an error before anything is changed.
         with output_file(args.output) as console.file:
-            return call(chosen, client, args, console)
+            return call_command(chosen, client, args, console)
     finally:
         if client:
             client.close()
@@ -6084,7 +5910,7 @@ def server_url(chosen, args, clock) -> str:
     return DEFAULT_URL if isinstance(url, Failure) else url
 
 
-def call(chosen, client, args, console) -> int:
+def call_command(chosen, client, args, console) -> int:
     """Calls the function and prints the result; Ctrl-C is how a stream ends."""
     try:
         result = chosen.function(client, args, console)
@@ -6134,9 +5960,7 @@ def print_result(result, args, console) -> int:
     for remark in (omitted, outcome.remark):
         if remark:
             console.tell(remark)
-    if outcome.failure:
-        console.fail(outcome.failure)
-    return outcome.exit_code
+    return console.fail(outcome.failure) if outcome.failure else outcome.exit_code
 
 
 def print_lines(lines, at_once, console):
