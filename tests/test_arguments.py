@@ -1,42 +1,37 @@
 """The section Arguments: options wherever they stand, values, help, usage errors."""
 import json
 import os
+import re
 import shlex
 import sys
 import unittest
-from unittest import mock
 
 import twosignal
-from tools import LISTS, PROCEDURES, ROOT, Case, CommandCase, procedure_inputs, requests_of
+from tools import (LISTS, PROCEDURES, ROOT, Case, CommandCase, merged, procedure_inputs,
+                   replaced_environment, requests_of)
 
 
 class ParserCase(Case):
-    """Parses command lines and carries out none of them."""
+    """Parses command lines without running them."""
 
     def setUp(self):
         super().setUp()
         self.environment.update(TWOSIGNAL_PROJECT="p", TWOSIGNAL_ORG="o")
 
     def parse(self, *argv, **kwargs):
-        """(name, namespace) of the command line; fails where it is not accepted."""
-        seen = []
-
-        def note(command, args, console):
-            seen.append((command.name, args))
-            return 0
-        with mock.patch("twosignal._execute", note):
-            self.assertOk(self.run_cli(*argv, **kwargs))
-        self.assertEqual(len(seen), 1, argv)
-        return seen[0]
+        """(name of the command, Arguments); raises Failure if the command line is wrong."""
+        line = twosignal.CommandLine(argv)
+        self.assertIsNone(line.error)
+        with replaced_environment(merged(self.environment, kwargs.get("env"))):
+            return line.command.name, twosignal.Arguments(line.command, line)
 
     def refused(self, *argv, **kwargs):
-        """The message with which a command line is refused, before anything was done."""
-        with mock.patch("twosignal._execute", side_effect=AssertionError("it was run")):
-            return self.assertFails(self.run_cli(*argv, **kwargs), 2).err
+        """What is printed for a wrong command line; without a session nothing else gives 2."""
+        return self.assertFails(self.run_cli(*argv, **kwargs), 2).err
 
 
 class ArgumentForms(ParserCase):
-    def test_a_value_stands_beside_or_behind_its_option(self):
+    def test_a_value_is_joined_to_its_option_or_follows_it(self):
         for argv in (["--limit", "5"], ["--limit=5"], ["-n", "5"], ["-n5"], ["-L", "5"], ["-L5"],
                      ["-qn5"], ["-qn", "5"]):
             with self.subTest(argv=argv):
@@ -64,16 +59,18 @@ class ArgumentForms(ParserCase):
         self.assertEqual((args.search, args.all), ("--all", False))
         _, args = self.parse("login", "-e", "a@b.c", "-p", "-secret")
         self.assertEqual(args.password, "-secret")
+        _, args = self.parse("traces", "list", "--project", "-q")
+        self.assertEqual((args.project, args.quiet), ("-q", False))
         _, args = self.parse("login", "-e", "a@b.c", "--password=--secret")
         self.assertEqual(args.password, "--secret")
 
-    def test_values_that_look_like_numbers_or_blanks(self):
+    def test_values_of_any_text(self):
         for text in ("-1", "-0.5", " ", "a b", "", "=", "a=b", "@", "日本", "'", "%s", "%"):
             with self.subTest(text=text):
                 _, args = self.parse("datasets", "create", "-n", "x", "--description=" + text)
                 self.assertEqual(args.description, text)
 
-    def test_after_two_dashes_nothing_is_an_option(self):
+    def test_nothing_is_an_option_after_two_dashes(self):
         for argv in (["traces", "get", "--", "-id"], ["traces", "get", "--", "--json"],
                      ["--json", "traces", "get", "--", "--help"],
                      ["orgs", "create", "--", "--version"], ["orgs", "create", "--", "-h"]):
@@ -99,35 +96,37 @@ class ArgumentForms(ParserCase):
                     self.assertEqual(getattr(args, name), value)
 
     def test_a_command_as_a_value(self):
-        """A value that is spelled like a command or a group is a value."""
+        """A value may be spelled like a command or a group."""
         found, args = self.parse("--project", "traces", "traces", "list", "--search", "list")
         self.assertEqual((found, args.project, args.search), ("traces list", "traces", "list"))
         found, args = self.parse("orgs", "create", "list")
         self.assertEqual((found, args.name), ("orgs create", "list"))
 
     def test_the_last_format_wins(self):
-        for given, form, errors in (("--json --format csv", "csv", False),
-                                    ("--format csv --json", "json", True),
-                                    ("--format=table --format jsonl", "jsonl", True),
-                                    ("--json --format=table", "table", False)):
-            with self.subTest(given=given):
-                _, args = self.parse("orgs", "list", *given.split())
-                self.assertEqual(args.format, form)
-                self.assertEqual(twosignal._wants_json(given.split()), errors)
+        for options, name, has_json_errors in (("--json --format csv", "csv", False),
+                                               ("--format csv --json", "json", True),
+                                               ("--format=table --format jsonl", "jsonl", True),
+                                               ("--json --format=table", "table", False)):
+            with self.subTest(options=options):
+                _, args = self.parse("orgs", "list", *options.split())
+                self.assertEqual(args.format, name)
+                result = self.assertFails(self.run_cli("orgs", "list", "x", *options.split()), 2)
+                self.assertEqual(bool(result.error), has_json_errors)
 
-    def test_what_was_not_given_is_false_or_none(self):
+    def test_omitted_options_are_false_or_none(self):
         _, args = self.parse("traces", "list")
         self.assertEqual((args.format, args.all, args.limit, args.status, args.url, args.timeout),
                          (None, False, None, None, None, None))
-        self.assertEqual(args.given, set())
+        self.assertEqual(args.from_environment, {"project"})
 
-    def test_variables_stand_in(self):
+    def test_variables_replace_omitted_options(self):
         _, args = self.parse("traces", "list")
         self.assertEqual(args.project, "p")
         _, args = self.parse("traces", "list", "--project", "q")
-        self.assertEqual(args.project, "q")
+        self.assertEqual((args.project, args.from_environment), ("q", set()))
         _, args = self.parse("login", env={"TWOSIGNAL_EMAIL": "a@b.c", "TWOSIGNAL_PASSWORD": "x"})
-        self.assertEqual((args.email, args.password, args.given), ("a@b.c", "x", set()))
+        self.assertEqual((args.email, args.password), ("a@b.c", "x"))
+        self.assertEqual(args.from_environment, {"email", "password"})
 
 
 class RefusedArguments(ParserCase):
@@ -149,13 +148,14 @@ class RefusedArguments(ParserCase):
                               else "'twosignal %s" % nearest, message)
 
     def test_commands_that_resemble_nothing(self):
-        for argv in (["xyzzy"], ["list"], [""], [" "], ["日本"], ["--", "traces"], ["\x1b[31m"]):
+        for argv, shown in ((["xyzzy"], "xyzzy"), (["list"], "list"), ([""], ""), ([" "], " "),
+                            (["日本"], "日本"), (["--", "xyzzy"], "xyzzy"),
+                            (["\x1b[31m"], "\\x1b[31m")):
             with self.subTest(argv=argv):
-                message = self.refused(*argv)
-                self.assertIn("twosignal", message)
-                self.assertNotIn("\x1b", message)
+                self.assertEqual(self.refused(*argv), "Error: There is no command '%s'. See "
+                                                      "'twosignal --help'.\n" % shown)
 
-    def test_every_refusal_names_a_way_out(self):
+    def test_every_usage_error_has_a_hint(self):
         for argv in (["traces", "list", "extra"], ["traces", "list", "--limit"],
                      ["traces", "list", "--limit", "x"], ["traces", "get"],
                      ["traces", "list", "--nope"], ["datasets", "create"], ["--nope"],
@@ -165,38 +165,43 @@ class RefusedArguments(ParserCase):
                      ["traces", "list", "--all", "-n", "5"],
                      ["evaluators", "toggle", "x", "--enable", "--disable"],
                      ["traces", "list", "--timeout", "-1"], ["traces", "list", "--status", "x"],
-                     ["traces", "list", "-V"], ["traces", "get", "-1x"],
-                     ["--debug", "--limit", "5"]):
+                     ["traces", "list", "-V"], ["traces", "get", "-1x"]):
             with self.subTest(argv=argv):
                 result = self.assertFails(self.run_cli(*argv), 2)
                 self.assertEqual(len(result.err.splitlines()), 1, result)
                 self.assertRegex(result.err, r"\. [A-Z]", "it has no hint")
 
-    def test_an_option_that_is_meant_is_named(self):
-        for given, meant in (("--limt", "--limit"), ("--max-durations", "--max-duration"),
+    def test_an_alike_option_is_suggested(self):
+        for typed, meant in (("--limt", "--limit"), ("--max-durations", "--max-duration"),
                              ("--jsn", "--json"), ("--limt=3", "--limit")):
-            self.assertIn("Did you mean %s?" % meant, self.refused("traces", "list", given))
+            self.assertIn("Did you mean %s?" % meant, self.refused("traces", "list", typed))
         self.assertIn("--help", self.refused("traces", "list", "--xyzzy"))
         self.assertIn("--help", self.refused("traces", "list", "--limit", "--limt"))
 
     def test_an_unknown_option_is_named(self):
-        self.assertIn("--nope", self.refused("traces", "list", "--nope"))
-        self.assertIn("--nope", self.refused("--nope"))
-        self.assertIn("--nope", self.refused("traces", "--nope"))
-        self.assertIn("-x", self.refused("traces", "list", "-x"))
+        for argv, option in ((["traces", "list", "--nope"], "--nope"), (["--nope"], "--nope"),
+                             (["traces", "--nope"], "--nope"), (["traces", "list", "-x"], "-x"),
+                             (["traces", "list", "-qx"], "-x")):
+            self.assertIn("There is no option %s. " % option, self.refused(*argv))
 
     def test_an_option_without_its_value(self):
-        for argv in (["traces", "list", "--limit"], ["traces", "list", "--search", "--json"],
-                     ["--url"], ["orgs", "list", "--url"], ["traces", "list", "--project", "-q"],
-                     ["datasets", "create", "-n"]):
+        for argv, option in ((["traces", "list", "--limit"], "--limit"), (["--url"], "--url"),
+                             (["traces", "list", "--search", "--all"], "--search"),
+                             (["orgs", "list", "--url"], "--url"),
+                             (["datasets", "create", "-n"], "-n"),
+                             (["traces", "list", "-qn"], "-n"),
+                             (["traces", "get", "--project", "--", "x"], "--project")):
             with self.subTest(argv=argv):
-                self.refused(*argv)
+                self.assertIn("Error: %s needs a value. " % option, self.refused(*argv))
 
     def test_options_of_other_commands(self):
-        self.assertIn("--limit", self.refused("orgs", "list", "--limit", "5"))
-        self.assertIn("--yes", self.refused("traces", "list", "--yes"))
+        for argv, option in ((["orgs", "list", "--limit", "5"], "--limit"),
+                             (["--limit", "5", "orgs", "list"], "--limit"),
+                             (["traces", "list", "--yes"], "--yes")):
+            with self.subTest(argv=argv):
+                self.assertIn("There is no option %s. " % option, self.refused(*argv))
 
-    def test_json_says_it_in_json(self):
+    def test_usage_errors_are_json_with_json(self):
         for argv in (["--json", "trace"], ["traces", "lst", "--json"], ["traces", "list", "--json",
                      "--limit", "x"], ["--json"], ["traces", "--json"]):
             with self.subTest(argv=argv):
@@ -213,27 +218,28 @@ class HelpTexts(ParserCase):
         return self.assertOk(self.run_cli(*argv, **kwargs), err="").out
 
     def test_top(self):
-        for argv in ([], ["--help"], ["-h"], ["-q", "--help"]):
+        for argv in (["--help"], ["-h"], ["-q", "--help"], ["help"]):
             with self.subTest(argv=argv):
                 out = self.shown(*argv)
-                for name, command in twosignal.COMMANDS.items():
-                    self.assertIn("  %s " % name, out)
-                for option in twosignal.SHARED:
+                for command in twosignal.visible_commands():
+                    self.assertIn("  %s " % command.name, out)
+                self.assertNotIn("__complete", out)
+                for option in twosignal.GLOBAL_OPTIONS:
                     for flag in option.flags:
                         self.assertIn(flag, out)
                 self.assertIn("--version", out)
 
     def test_groups(self):
         for group in GROUPS:
-            for argv in ([group], [group, "--help"], ["--help", group], [group, "-h"]):
+            for argv in ([group, "--help"], ["--help", group], [group, "-h"], ["help", group]):
                 with self.subTest(argv=argv):
                     out = self.shown(*argv)
-                    for name, command in twosignal.COMMANDS.items():
+                    for name in twosignal.COMMANDS:
                         assertion = self.assertIn if name.split()[0] == group else self.assertNotIn
                         assertion("  %s " % name, out)
                     self.assertIn("usage: twosignal %s " % group, out)
 
-    def test_help_comes_before_what_is_missing_or_wrong(self):
+    def test_help_takes_precedence_over_usage_errors(self):
         for argv in (["traces", "get", "--help"], ["datasets", "create", "-h"],
                      ["traces", "list", "--limit", "x", "--help"], ["--help", "traces", "list"],
                      ["traces", "--help", "list"], ["traces", "list", "--json", "--help"]):
@@ -245,11 +251,15 @@ class HelpTexts(ParserCase):
         for argv in [["--help"]] + [[group, "--help"] for group in GROUPS]:
             for line in self.shown(*argv).splitlines():
                 self.assertLessEqual(len(line), 80, line)
+        for group in [()] + [(group,) for group in GROUPS]:
+            for line in self.run_cli(*group).err.splitlines():
+                self.assertLessEqual(len(line), 80, line)
 
     def test_version(self):
         expected = "twosignal %s (Python %d.%d.%d)\n" % (
             (twosignal.__version__,) + sys.version_info[:3])
-        for argv in (["--version"], ["-V"], ["--json", "--version"], ["-q", "-V"]):
+        for argv in (["--version"], ["-V"], ["--json", "--version"], ["-q", "-V"], ["version"],
+                     ["-qV"], ["-V", "traces", "list"], ["-q", "version"]):
             self.assertEqual(self.shown(*argv), expected)
 
 
@@ -258,7 +268,7 @@ README = os.path.join(ROOT, "README.md")
 
 def words_of(example):
     """The arguments of twosignal in an example, without redirections and what follows a pipe."""
-    words = shlex.split(example[example.index("twosignal "):].rstrip(")"))
+    words = shlex.split(re.sub(r'\)"?\Z', "", example[example.index("twosignal "):]))
     ends = [place for place, word in enumerate(words) if word in ("<", ">", "|", ">>")]
     return words[1:min(ends + [len(words)])]
 
@@ -267,15 +277,16 @@ class CommandDeclarations(ParserCase):
     """Each command: help, an example that parses, a line in the README."""
 
     def test_help(self):
-        for name, command in twosignal.COMMANDS.items():
-            with self.subTest(command=name):
+        for command in twosignal.visible_commands():
+            with self.subTest(command=command.name):
                 self.assertTrue(command.help.endswith("."), command.help)
-                result = self.run_cli(*name.split() + ["--help"], columns=80)
+                result = self.run_cli(*command.name.split() + ["--help"], columns=80)
                 out = self.assertOk(result, err="").out
-                self.assertIn("usage: twosignal %s " % name, out)
+                self.assertEqual(self.run_cli("help", *command.name.split()).out, out)
+                self.assertIn("usage: twosignal %s " % command.name, out)
                 self.assertIn(" ".join(command.help.split()[:4]), " ".join(out.split()))
-                for option in command.options + twosignal.SHARED:
-                    self.assertTrue(option.details.get("help"), option.flags)
+                for option in command.options + twosignal.GLOBAL_OPTIONS:
+                    self.assertTrue(option.help, option.flags)
                     for flag in option.flags:
                         if flag.startswith("-"):
                             self.assertIn(flag, out)
@@ -283,34 +294,39 @@ class CommandDeclarations(ParserCase):
                         self.assertIn(option.env, out)
 
     def test_examples(self):
-        for name, command in twosignal.COMMANDS.items():
-            self.assertTrue(command.examples, name)
+        for command in twosignal.visible_commands():
+            self.assertTrue(command.examples, command.name)
             for example in command.examples:
                 with self.subTest(example=example):
-                    self.assertIn("twosignal " + name, example)
+                    self.assertIn("twosignal " + command.name, example)
                     found, _ = self.parse(*words_of(example))
-                    self.assertEqual(found, name)
-                    self.assertIn(example, self.run_cli(*name.split() + ["--help"]).out)
+                    self.assertEqual(found, command.name)
+                    self.assertIn(example, self.run_cli(*command.name.split() + ["--help"]).out)
 
     @unittest.skipUnless(os.path.exists(README), "there is no README.md")
     def test_readme(self):
         with open(README, encoding="utf-8") as file:
             text = file.read()
-        for name in twosignal.COMMANDS:
-            with self.subTest(command=name):
-                self.assertRegex(text, r"`(twosignal )?%s\b" % name)
+        for command in twosignal.visible_commands():
+            with self.subTest(command=command.name):
+                self.assertRegex(text, r"`(twosignal )?%s\b" % command.name)
 
     def test_option_names(self):
         """One name, one meaning: no flag twice in a command, no two options under one name."""
         for name, command in twosignal.COMMANDS.items():
-            for options in (command.options, twosignal.SHARED):
+            for options in (command.options, twosignal.GLOBAL_OPTIONS):
                 flags = [flag for option in options for flag in option.flags]
                 self.assertEqual(len(flags), len(set(flags)), name)
                 names = [option.name for option in options if "--json" not in option.flags]
                 self.assertEqual(len(names), len(set(names)), name)     # --json is a --format
 
-    def test_groups(self):
-        self.assertEqual(sorted(twosignal.GROUPS), GROUPS)
+    def test_a_flag_takes_a_value_in_each_command_or_in_none(self):
+        """Options may come before the command, when it is not known yet which one it is."""
+        with_value, without = set(), set()
+        for command in twosignal.COMMANDS.values():
+            for flag, option in twosignal.flags_of(command.all_options).items():
+                (with_value if option.takes_value else without).add(flag)
+        self.assertEqual(with_value & without, set())
 
 
 class HelpWithoutSettings(Case):
@@ -381,7 +397,7 @@ class GlobalOptions(CommandCase):
                 self.assertFails(self.cli("orgs", "list", "--timeout", value), 2, "--timeout")
         self.assertEqual(self.server.requests, [])
 
-    def test_quiet_leaves_out_notices(self):
+    def test_quiet_omits_remarks(self):
         for number in range(21):
             self.server.add_trace(project=self.server.project, scores=[], spans=[])
         for argv in (["-q", "traces", "list"], ["traces", "-q", "list"],
@@ -423,7 +439,7 @@ class JsonArguments(CommandCase):
         self.assertEqual(self.assertOk(self.add_item("--input", "@" + path)).json["input"],
                          {"a": 1})
 
-    def test_what_is_not_json(self):
+    def test_text_that_is_not_json(self):
         broken = '{\n  "prompt": tru\n}'
         path = self.write("broken.json", broken)
         self.server.clear()
@@ -440,13 +456,12 @@ class JsonArguments(CommandCase):
     def test_files_that_cannot_be_read(self):
         for path in (self.path("missing.json"), self.folder, "", self.path("a\0b")):
             with self.subTest(path=path):
-                result = self.add_item("--input", "@" + path)
-                self.assertIn(result.code, (1, 2))
-                self.assertFails(result, result.code)
+                self.assertFails(self.add_item("--input", "@" + path), 2,
+                                 "Cannot read the file of --input: " + path)
         self.assertIn("missing.json", self.add_item("--input", "@missing.json").err)
         self.assertEqual(self.server.requests, [])
 
-    def test_what_is_not_utf8(self):
+    def test_bytes_that_are_not_utf8(self):
         for data in ('"é"'.encode("latin-1"), '"\ud800"'.encode("utf-8", "surrogatepass")):
             path = self.write("other.json", data)
             result = self.assertFails(self.add_item("--input", "@" + path), 2, "other.json")
@@ -454,7 +469,7 @@ class JsonArguments(CommandCase):
             result = self.assertFails(self.add_item("--input", "-", stdin=data), 2, "stdin")
             self.assertRegex(result.err, "(?i)utf-8")
 
-    def test_stdin_serves_one_option(self):
+    def test_stdin_is_read_for_one_option_only(self):
         result = self.add_item("--input", "-", "--expected", "-", stdin="1")
         self.assertFails(result, 2)
         self.assertEqual(self.server.requests, [])
@@ -503,9 +518,7 @@ class AwkwardArguments(CommandCase):
                      ["datasets", "create", "-n", ""], ["api-keys", "create", "-n", ""],
                      ["evaluators", "create", "-n", "", "--type", "CUSTOM"]):
             with self.subTest(argv=argv):
-                result = self.cli(*argv)
-                self.assertIn(result.code, (1, 2), result)
-                self.assertFails(result, result.code, "name")
+                self.assertFails(self.cli(*argv), 1, "name")
 
     def test_names_of_ten_thousand_characters(self):
         name = "名" * 10000
@@ -513,11 +526,7 @@ class AwkwardArguments(CommandCase):
                      ["datasets", "create", "-n", name], ["api-keys", "create", "-n", name],
                      ["evaluators", "create", "-n", name, "--type", "CUSTOM"]):
             with self.subTest(argv=argv[:2]):
-                result = self.cli(*argv, "--json")
-                if result.code == 0:
-                    self.assertEqual(result.json["name"], name)
-                else:
-                    self.assertFails(result, 1)
+                self.assertFails(self.cli(*argv, "--json"), 1)
         for command in LISTS:
             with self.subTest(command=command):
                 self.assertOk(self.cli(*command.split()))
@@ -546,12 +555,6 @@ class UsageErrors(CommandCase):
         self.assertFails(self.cli("trace", "list"), 2, "traces")
         self.assertFails(self.cli("traces", "lst"), 2, "list")
         self.assertFails(self.cli("evaluators", "togle", "x"), 2, "evaluators toggle")
-
-    def test_nothing_given_shows_what_there_is(self):
-        for argv in ([], ["traces"]):
-            result = self.cli(*argv)
-            self.assertIn(result.code, (0, 2), result)
-            self.assertIn("list" if argv else "traces", result.out + result.err)
 
     def test_no_project(self):
         for command in PROCEDURES:
@@ -583,8 +586,175 @@ class UsageErrors(CommandCase):
                 with self.subTest(name=name, content=content):
                     self.log_in()
                     self.write("home/" + name, content)
-                    result = self.cli("orgs", "list")
-                    self.assertNotIn("Traceback", result.err)
-                    if result.code:
-                        self.assertFails(result, result.code)
-                        self.assertIn(result.code, (1, 2, 4))
+                    # Without an address, the default one is used, to which no session belongs.
+                    has_no_address = (name, content) == ("config.json", b'{"access_token": []}')
+                    self.assertFails(self.cli("orgs", "list"), 4 if has_no_address else 1)
+
+
+class ArgvIsReadOnce(CommandCase):
+    """What help, --quiet and --json mean comes from the same reading as everything else."""
+
+    def assertShowsHelp(self, *argv, command):
+        self.server.clear()
+        result = self.assertOk(self.cli(*argv), err="")
+        self.assertEqual(result.out, twosignal.help_text(command.split()))
+        self.assertEqual(self.server.requests, [])
+
+    def test_help_among_joined_flags(self):
+        evaluator = self.server.add_evaluator(name="Kept")
+        for flags in (["-yh"], ["-hy"], ["-y", "-h"], ["-hqy"], ["-qyh"], ["--yes", "--help"]):
+            with self.subTest(flags=flags):
+                self.assertShowsHelp("evaluators", "delete", evaluator, *flags,
+                                     command="evaluators delete")
+                self.assertShowsHelp(*flags, "evaluators", "delete", evaluator,
+                                     command="evaluators delete")
+        for flags in ("-qh", "-hq", "-hn3", "-qhn3", "-hL3"):
+            with self.subTest(flags=flags):
+                self.assertShowsHelp("traces", "list", flags, command="traces list")
+        self.assertShowsHelp("orgs", "list", "-qh", command="orgs list")
+        self.assertShowsHelp("traces", "-hq", command="traces")
+        self.assertShowsHelp("-hq", command="")
+        self.assertIn("Kept", [row["name"] for row in self.records("evaluators list")])
+
+    def test_letters_of_a_value_are_no_flags(self):
+        """-nh is the name "h", and -yn the flag -y before a name."""
+        record = self.assertOk(self.cli("datasets", "create", "-nh", "--json"), err="").json
+        self.assertEqual(record["name"], "h")
+        record = self.assertOk(self.cli("datasets", "create", "-qnqh", "--json"), err="").json
+        self.assertEqual(record["name"], "qh")
+
+    def test_a_value_may_look_like_a_flag(self):
+        for argv in (["-n", "x", "-d", "-h"], ["-n", "x", "--description", "-h"],
+                     ["-n", "x", "-d-h"], ["-d", "-h", "-n", "x"]):
+            with self.subTest(argv=argv):
+                record = self.assertOk(self.cli("datasets", "create", *argv, "--json"), err="").json
+                self.assertEqual((record["name"], record["description"]), ("x", "-h"))
+        for _ in range(2):
+            self.server.add_trace(name="a-q", project=self.server.project)
+        result = self.assertOk(self.cli("traces", "list", "-n1", "--search", "-q"))
+        self.assertIn("a-q", result.out)
+        self.assertNotEqual(result.err, "", "it is quiet")
+
+    def test_a_long_option_is_never_a_value(self):
+        result = self.assertFails(self.cli("datasets", "create", "-n", "--json"), 2)
+        self.assertEqual(result.error["message"], "-n needs a value")
+        self.assertShowsHelp("datasets", "create", "-n", "--help", command="datasets create")
+        self.assertFails(self.cli("traces", "list", "--search", "--quiet"), 2)
+
+    def test_quiet_among_joined_flags(self):
+        for flags in (["-qn3"], ["-qn", "3"], ["-qL3"], ["-n3", "-q"]):
+            with self.subTest(flags=flags):
+                result = self.assertOk(self.cli("traces", "list", *flags), err="")
+                self.assertEqual(len(result.lines), 2 + 3)
+        result = self.assertOk(self.cli("traces", "list", "-n3"))
+        self.assertEqual(len(result.lines), 2 + 3)
+        self.assertNotEqual(result.err, "")
+
+    def test_json_behind_an_error(self):
+        for argv, message in (
+                (["traces", "lst"], "There is no command 'traces lst'"),
+                (["xyzzy"], "There is no command 'xyzzy'"),
+                (["traces", "list", "--nope"], "There is no option --nope"),
+                (["traces", "list", "-xq"], "There is no option -x"),
+                (["traces", "list", "--limit"], "--limit needs a value"),
+                (["traces", "list", "--limit", "x"], "Invalid --limit 'x'"),
+                (["traces", "list", "--all=yes"], "--all takes no value"),
+                (["traces", "list", "extra"], "Unexpected argument 'extra'"),
+                (["traces", "get"], "Missing ID"),
+                (["evaluators", "toggle", "x", "--enable", "--disable"],
+                 "--enable and --disable cannot be used together"),
+                (["traces"], "No command given"), ([], "No command given")):
+            for options in (["--json"], ["--format", "json"], ["--format=jsonl"]):
+                with self.subTest(argv=argv, options=options):
+                    result = self.assertFails(self.cli(*argv + options), 2)
+                    self.assertEqual(result.out, "")
+                    document = json.loads(result.err)
+                    self.assertTrue(document["error"]["message"].startswith(message), result)
+                    self.assertEqual(document["error"]["code"], "USAGE")
+        self.assertEqual(self.server.requests, [])
+
+    def test_json_as_a_value_or_operand_is_no_option(self):
+        for argv in (["orgs", "list", "extra", "--", "--json"],
+                     ["traces", "list", "--search=--json", "extra"]):
+            with self.subTest(argv=argv):
+                result = self.assertFails(self.cli(*argv), 2, "Unexpected argument 'extra'")
+                self.assertIsNone(result.error)
+
+    def test_a_format_that_does_not_exist(self):
+        result = self.assertFails(self.cli("orgs", "list", "--json", "--format", "xml"), 2,
+                                  "Invalid --format 'xml': must be one of table, json, jsonl")
+        self.assertIsNone(result.error)         # the last format is not JSON
+
+    def test_the_first_of_several_errors_is_shown(self):
+        self.assertFails(self.cli("traces", "list", "--nope", "--limit", "--all=x"), 2,
+                         "There is no option --nope")
+
+    def test_the_command_comes_before_its_options(self):
+        """An unknown command is what is wrong, whatever else is."""
+        for argv in (["xyzzy", "--nope"], ["--nope", "xyzzy"], ["xyzzy", "--help"],
+                     ["--version", "xyzzy"]):
+            with self.subTest(argv=argv):
+                self.assertFails(self.cli(*argv), 2, "There is no command 'xyzzy'")
+
+    def test_no_command(self):
+        for argv in ([], ["-q"], ["--debug", "--limit", "5"], ["--url", "traces"]):
+            with self.subTest(argv=argv):
+                result = self.cli(*argv)
+                self.assertEqual((result.code, result.out), (2, ""), result)
+                first, *lines = result.err.splitlines()
+                self.assertEqual(first, "Error: No command given. See 'twosignal --help'.")
+                self.assertEqual([line.split("  ")[1] for line in lines],
+                                 [command.name for command in twosignal.visible_commands()])
+        self.assertEqual(self.server.requests, [])
+
+    def test_a_group_alone(self):
+        for group in GROUPS:
+            for argv in ([group], [group, "--no-color"], ["-q", group], ["--", group]):
+                with self.subTest(argv=argv):
+                    result = self.cli(*argv)
+                    self.assertEqual((result.code, result.out), (2, ""), result)
+                    first, *lines = result.err.splitlines()
+                    self.assertEqual(
+                        first, "Error: No command given. See 'twosignal %s --help'." % group)
+                    commands = twosignal.visible_commands(group)
+                    self.assertEqual([line.split("  ")[1] for line in lines],
+                                     [command.name for command in commands])
+        self.assertEqual(self.server.requests, [])
+
+    def test_no_command_as_json(self):
+        error = self.assertFails(self.cli("traces", "--json"), 2).error
+        self.assertEqual((error["code"], error["message"], error["exit_code"]),
+                         ("USAGE", "No command given", 2))
+        self.assertEqual([line.split("  ")[0] for line in error["problems"]],
+                         [command.name for command in twosignal.visible_commands("traces")])
+
+    def test_the_help_command(self):
+        for words in ((), ("traces",), ("traces", "list"), ("login",), ("help",)):
+            with self.subTest(words=words):
+                self.assertShowsHelp("help", *words, command=" ".join(words))
+        self.assertShowsHelp("help", "--help", command="help")
+        self.assertShowsHelp("help", "traces", "--help", command="help")
+        self.assertEqual(self.assertOk(self.cli("help", "usage", "--json"), err="").json,
+                         twosignal.help_text(["usage"]))
+        for words, message in ((["xyzzy"], "There is no command 'xyzzy'. See 'twosignal --help'."),
+                               (["traces", "lst"], "There is no command 'traces lst'. Did you mean "
+                                                   "'twosignal traces list'?"),
+                               ([""], "There is no command ''. See 'twosignal --help'.")):
+            with self.subTest(words=words):
+                self.assertFails(self.cli("help", *words), 2, message)
+        self.assertEqual(self.server.requests, [])
+
+    def test_the_version_command(self):
+        self.assertEqual(self.assertOk(self.cli("version"), err="").out,
+                         self.assertOk(self.cli("--version"), err="").out)
+        self.assertShowsHelp("version", "--help", command="version")
+        self.assertFails(self.cli("version", "extra"), 2, "Unexpected argument 'extra'")
+
+    def test_streams_of_processes(self):
+        """Help is output, and goes to stdout; what is wrong goes to stderr."""
+        for argv, code in ((["help"], 0), (["evaluators", "delete", "x", "-yh"], 0),
+                           (["version"], 0), ([], 2), (["traces"], 2)):
+            with self.subTest(argv=argv):
+                result = self.run_process(*argv)
+                self.assertEqual((result.code, bool(result.out), bool(result.err)),
+                                 (code, code == 0, code == 2), result)
