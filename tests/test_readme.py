@@ -7,6 +7,7 @@
 import ast
 import functools
 import glob
+import json
 import os
 import re
 import shlex
@@ -20,7 +21,7 @@ if not __package__:     # started as a script, not by `python3 -m unittest`
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 
 from tools import (ROOT, SCRIPT, SUPPORT, TESTS, ServerCase, executable,  # noqa: E402
-                   merged, run_command, write_script)
+                   merged, minutes_ago, run_command, write_script)
 
 import twosignal  # noqa: E402
 
@@ -30,6 +31,9 @@ PROMISES = 41
 COMMIT = "8f7c0e2d"
 BASH = shutil.which("bash")
 OF_PYTHON = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+MAX_LINE = 120      # characters of a line that is in no table
+ERROR_HEADING = "| exit code | code | meaning | what to do |"
+RETRY_HEADING = "| failure | query | change | session refresh |"
 DOCUMENTED = ("Authentication expired", "Project not found", "Rate limited", "Connection refused",
               "Permission denied")
 
@@ -88,33 +92,46 @@ def anchors(text):
 ####################################################################################################
 
 def command_rows():
-    return [("`%s`" % name, command.summary.rstrip("."), "`%s`" % command.examples[0])
-            for name, command in twosignal.COMMANDS.items()]
+    return [("`%s`" % command.name, command.summary.rstrip("."), "`%s`" % command.examples[0])
+            for command in twosignal.visible_commands()]
 
 
 def flags(option):
-    metavar = option.details.get("metavar")
-    return ", ".join("`%s`" % flag for flag in option.flags) + (" " + metavar if metavar else "")
+    return ", ".join("`%s`" % flag for flag in option.flags) + (
+        " " + option.metavar if option.metavar else "")
 
 
-def choice_rows():
-    return [(flags(option), option.details["help"]) for option in twosignal.CHOICE]
+def filter_rows():
+    return [(flags(option), option.full_help) for option in twosignal.FILTER_OPTIONS]
 
 
-def everywhere_rows():
-    version = ("`-V`, `--version`", "the version of this client and of Python; without a command")
-    return [(flags(option), option.details["help"]) for option in twosignal.SHARED] + [version]
+def threshold_options():
+    """Pairs of an option of traces check that sets a threshold, and the name of its check."""
+    check = twosignal.COMMANDS["traces check"]
+    count, = [option for option in check.options if option.name == "min_count"]
+    titles = [threshold.title for threshold in twosignal.THRESHOLDS]
+    return list(zip(twosignal.THRESHOLD_OPTIONS, titles)) + [(count, twosignal.TRACE_COUNT.title)]
 
 
-def single_rows():
-    """The options that only some commands have, in the order in which they come up."""
-    others = set(twosignal.CHOICE + twosignal.SHARED) | {twosignal.PROJECT, twosignal.ORG}
+def check_rows():
+    return [(flags(option), title, option.full_help) for option, title in threshold_options()]
+
+
+def global_rows():
+    version = (flags(twosignal.VERSION), twosignal.VERSION.full_help + "; without a command")
+    return [(flags(option), option.full_help) for option in twosignal.GLOBAL_OPTIONS] + [version]
+
+
+def other_rows():
+    """The options that only some commands have, in the order in which they appear in --help."""
+    others = set(twosignal.FILTER_OPTIONS + twosignal.GLOBAL_OPTIONS)
+    others |= {twosignal.PROJECT, twosignal.ORG} | {option for option, _ in threshold_options()}
     found = {}
-    for name, command in twosignal.COMMANDS.items():
+    for command in twosignal.visible_commands():
         for option in command.options:
-            if option not in others and option.flags[0].startswith("-"):
-                key = (flags(option), option.details["help"])
-                found.setdefault(key, []).append("`%s`" % name)
+            if option not in others and not option.is_operand:
+                key = (flags(option), option.full_help)
+                found.setdefault(key, []).append("`%s`" % command.name)
     return [(key[0], ", ".join(names), key[1]) for key, names in found.items()]
 
 
@@ -153,11 +170,12 @@ def promised_by(docstring):
 
 PROMISE_HEADING = "| row | promise | tests |"
 GENERATED = (
-    (README, "| command | what it does | for example |", command_rows),
-    (README, "| option | keeps traces |", choice_rows),
-    (README, "| option | of | what it does |", single_rows),
-    (README, "| option | what it does |", everywhere_rows),
-    (README, "| plan | traces a month | LLM evaluations a month |", plan_rows),
+    (README, "| command | what it does | example |", command_rows),
+    (README, "| filter | what it does |", filter_rows),
+    (README, "| threshold | check | what it does |", check_rows),
+    (README, "| option | commands | what it does |", other_rows),
+    (README, "| option | what it does |", global_rows),
+    (README, "| plan | traces per month | LLM evaluations per month |", plan_rows),
     (OWN, PROMISE_HEADING, promise_rows),
 )
 
@@ -178,7 +196,8 @@ def write_tables():
 class Recipe:
     """A YAML block as dicts, lists and text. Raises ValueError for what is not in the subset.
 
-    The subset: mappings and lists by indentation of two blanks, plain values on one line.
+    The subset: mappings and lists by indentation of two blanks, plain values on one line, and
+    folded ones (>-), whose lines are indented once more.
     """
 
     def __init__(self, text):
@@ -204,7 +223,7 @@ class Recipe:
                 found.append(self.read_mapping(indent + 2))
             else:
                 self.lines.pop(0)
-                found.append(plain_value(rest))
+                found.append(self.read_value(rest, indent))
         return found
 
     def read_mapping(self, indent):
@@ -215,10 +234,21 @@ class Recipe:
             if not match or match.group(1) in found:
                 raise ValueError("no key, or one that is there already: " + line)
             key, value = match.groups()
-            found[key] = self.read(indent + 2) if value is None else plain_value(value)
+            found[key] = self.read(indent + 2) if value is None else self.read_value(value, indent)
         if not found:
             raise ValueError("nothing at indentation %d" % indent)
         return found
+
+    def read_value(self, text, indent):
+        """A plain value, or the lines below it as one if it is folded."""
+        if text != ">-":
+            return plain_value(text)
+        folded = []
+        while self.here(indent + 2):
+            folded.append(self.lines.pop(0).strip())
+        if not folded:
+            raise ValueError("nothing is folded")
+        return " ".join(folded)
 
 
 def plain_value(text):
@@ -263,100 +293,194 @@ class ReadmeTables(unittest.TestCase):
                 self.assertEqual(text[start:end], table(heading, make()),
                                  "run: python3 tests/test_readme.py --write")
 
-    def test_each_option_is_in_a_table(self):
+    def test_each_option_is_documented(self):
         told = set(re.findall(r"`(--?[a-zA-Z][\w-]*)`", read(README)))
-        for name, command in twosignal.COMMANDS.items():
-            for option in command.options + twosignal.SHARED:
-                for flag in option.flags:
-                    if flag.startswith("-"):
-                        self.assertIn(flag, told, name)
+        for command in twosignal.visible_commands():
+            self.assertLessEqual(set(twosignal.flags_of(command.all_options)), told, command.name)
 
     def test_exit_codes(self):
-        told = [int(code) for cell in self.column("| exit code | when |")
-                for code in cell.split(",")]
-        ends = [twosignal.INTERRUPTED, twosignal.TERMINATED, twosignal.READER_GONE]
-        self.assertEqual(sorted(told), sorted({0, 1, *twosignal.EXIT_CODES.values(), *ends}))
-
-    def test_error_codes(self):
-        heading = "| code | exit code | when |"
-        told = dict(zip(self.column(heading), map(int, self.column(heading, 1))))
-        self.assertEqual(told, {code: twosignal.EXIT_CODES.get(code, 1)
-                                for code in failure_codes()})
+        told = {int(code) for cell in self.column(ERROR_HEADING) for code in cell.split(",")}
+        ends = {twosignal.EXIT_INTERRUPTED, twosignal.EXIT_TERMINATED, twosignal.EXIT_READER_GONE}
+        self.assertEqual(told, {0, 1, *twosignal.EXIT_CODES.values()} | ends)
 
     def test_documented_errors(self):
-        heading = "| error | cause | what to do |"
-        self.assertEqual(tuple(self.column(heading)), DOCUMENTED)
-        failures = [twosignal.expired()] + [
-            twosignal._failure(code, 0, None, "project.list")
+        """The documented names are in bold, each in the row of its code."""
+        told = {name: code.strip("`") for _, code, meaning, _ in rows(README, ERROR_HEADING)
+                for name in re.findall(r"\*\*(.*?)\*\*", meaning)}
+        self.assertEqual(set(told), set(DOCUMENTED))
+        self.assertEqual(told.pop("Connection refused"), "CONNECTION_REFUSED")
+        project = twosignal.resource_of("project.list")
+        failures = [twosignal.authentication_expired()] + [
+            twosignal.server_failure(code, 0, None, project)
             for code in ("NOT_FOUND", "TOO_MANY_REQUESTS", "FORBIDDEN")]
-        self.assertEqual({failure.message for failure in failures},
-                         set(DOCUMENTED) - {"Connection refused"})
-
-    def test_retries(self):
-        """The statuses of the table are those of the code, for queries, changes and refreshes."""
-        heading = "| what happened | a query | a change | a refresh of the session |"
-        refreshed = re.search(r"retried=\(([\d, ]+)\)", read(SCRIPT)).group(1)
-        told = [(re.findall(r"\b\d{3}\b", row[0]), row[1:]) for row in rows(README, heading)]
-        for place, retried in enumerate((twosignal.RETRIED, twosignal.RETRIED_CHANGE,
-                                         [int(status) for status in refreshed.split(",")])):
-            found = [int(status) for statuses, cells in told for status in statuses
-                     if cells[place] == "up to %d tries" % twosignal.TRIES]
-            self.assertEqual(sorted(found), sorted(retried))
-        self.assertEqual({cell for _, cells in told for cell in cells if "tries" in cell},
-                         {"up to %d tries" % twosignal.TRIES})
+        self.assertEqual({failure.message: failure.code for failure in failures}, told)
 
     def test_limits_in_the_text(self):
         text = " ".join(read(README).split())
-        pauses = [twosignal.PAUSE * 2 ** attempt * part for attempt, part in
-                  ((1, 0.5), (twosignal.TRIES - 1, 1.5))]
+        pauses = [twosignal.RETRY_PAUSE * 2 ** attempt * part for attempt, part in
+                  ((1, 0.5), (twosignal.MAX_TRIES - 1, 1.5))]
         for words in ("%.1f to %.1f seconds" % tuple(pauses),
-                      "more than %d seconds is announced" % twosignal.TOLD_WAIT,
-                      "larger than %d MiB" % (twosignal.LARGEST_ANSWER >> 20),
-                      "for queries, at most %d" % twosignal.REDIRECTS,
+                      "more than %d seconds is announced" % twosignal.ANNOUNCED_PAUSE,
+                      "larger than %d MiB" % (twosignal.MAX_RESPONSE_BYTES >> 20),
+                      "queries, at most %d" % twosignal.MAX_REDIRECTS,
+                      "newest %d traces" % twosignal.PAGE_SIZE,
+                      "shows %d traces" % twosignal.DEFAULT_LIMIT,
                       "`%s`" % twosignal.DEFAULT_URL):
             self.assertIn(words, text)
 
     def test_environment_variables(self):
         source = read(SCRIPT)
-        used = set(re.findall(r'(?:\bsetting\(|\benv=|\benviron\.get\()"(\w+)"', source))
+        used = set(re.findall(r'(?:\bsetting\(|\benviron\.get\()"(\w+)"', source))
+        used |= {option.env for command in twosignal.COMMANDS.values()
+                 for option in command.options if option.env}
         cells = [row[0] for row in rows(README, "| variable | what it is for |")]
         told = re.findall(r"`(\w+)`", " ".join(cells))
         self.assertEqual(sorted(told), sorted(used | OF_PYTHON))
         self.assertEqual(set(re.findall(r"TWOSIGNAL_[A-Z_]*[A-Z]", source)),
                          {name for name in used if name.startswith("TWOSIGNAL_")})
 
+    def test_users_own_data(self):
+        own = re.search(r"Your own data \((.*?)\)", read(README), re.DOTALL).group(1)
+        self.assertEqual(sorted(re.findall(r"\w+", own)),
+                         sorted(map(twosignal.snake_case, twosignal.USER_DATA)))
+
+
+class ReadmeFacts(ServerCase):
+    """What the README says about errors, retries and records, compared with runs."""
+
+    def setUp(self):
+        super().setUp()
+        self.log_in()
+        self.project = ("--project", self.server.project)
+
+    def error_code(self, *args, **kwargs):
+        return re.search(r'"code": "(\w+)"', self.cli(*args, "--json", **kwargs).err).group(1)
+
+    def test_error_codes(self):
+        """Each code is in the table once, with its exit code, in the order of those."""
+        codes = set(twosignal.EXIT_CODES) | set(twosignal.STATUS_CODES.values())
+        evaluator = self.server.add_evaluator()
+        codes.add(self.error_code("evaluators", "delete", evaluator, *self.project, stdin="n\n",
+                                  tty=True))
+        codes.add(self.error_code("orgs", "list", "-o", self.path("none", "file")))
+        broken = twosignal.Command("broken", lambda client, args, console: 1 / 0, ())
+        with mock.patch.dict(twosignal.COMMANDS, broken=broken):
+            codes.add(self.error_code("broken"))
+        pairs = [(code.strip("`"), int(number))
+                 for number, code, *_ in rows(README, ERROR_HEADING) if code]
+        self.assertEqual(len(pairs), len(dict(pairs)))
+        self.assertEqual(dict(pairs), {code: twosignal.Failure("", code=code).exit_code
+                                       for code in codes})
+        self.assertEqual([number for _, number in pairs], sorted(number for _, number in pairs))
+
+    def test_error_document(self):
+        """The sample error has the keys of a real one."""
+        sample, = [json.loads(body) for body in blocks(read(README), "json") if "error" in body]
+        result = self.cli("traces", "list", "--project", "d" * 8 + "-0000-4000-8000-" + "d" * 12,
+                          "--json")
+        self.assertEqual(dict(result.error, hint="…"), sample["error"])
+
+    def test_retries(self):
+        """Each status of the table is retried, or ends the command, as the table says."""
+        told = {}
+        for failure, *cells in rows(README, RETRY_HEADING):
+            told.update((int(status), cells) for status in re.findall(r"\b\d{3}\b", failure))
+        self.assertLessEqual(set(twosignal.RETRIED_STATUSES), set(told))
+        for status, cells in told.items():
+            found = [self.outcome(status, "orgs", "list"),
+                     self.outcome(status, "orgs", "create", "New"), self.refresh_outcome(status)]
+            self.assertEqual(found, cells, status)
+
+    def outcome(self, status, *args, fragment="organization."):
+        """What the table says about a command whose requests all fail with a status."""
+        self.server.clear()
+        self.log_in()
+        self.server.fault(fragment, times=None, status=status)
+        if fragment != "organization.":
+            self.server.expire("owner@example.com")
+            self.write(os.path.join("home", "session.json"),
+                       dict(self.state("session.json"), expires_at=1))
+        result = self.cli(*args)
+        tries = self.server.count(fragment)
+        if tries == twosignal.MAX_TRIES:
+            return "up to %d tries" % tries
+        self.assertEqual(tries, 1, result)
+        return "no retry: exit %d" % result.code
+
+    def refresh_outcome(self, status):
+        return self.outcome(status, "orgs", "list", fragment="auth/refresh")
+
     def test_records(self):
         """The keys that the README names are those of the records."""
         told = dict(rows(README, "| command | its JSON |"))
         named = {command: re.findall(r"`(\w+)`", cell) for command, cell in told.items()}
-        self.assertEqual(named["`traces list`"][:-1], list(twosignal.record({}, "trace")))
+        self.assertEqual(named["`traces list`"][:-1], list(twosignal.to_record({}, "trace")))
         self.assertEqual(named["`usage`"], list(twosignal.usage_record({}, "PRO")))
-        wire = {key: name for names in twosignal._RENAMED.values() for key, name in names.items()}
-        cells = rows(README, "| on the wire | in the record |")
-        told = {key: new for old, new in cells for key, new in zip(
-            re.findall(r"`(\w+)`", old), re.findall(r"`(\w+)`", new) * 2)}
-        self.assertEqual({key: told.get(key) for key in wire}, wire)
-        own = re.search(r"Your own data \((.*?)\)", read(README), re.DOTALL).group(1)
-        self.assertEqual(sorted(re.findall(r"\w+", own)),
-                         sorted(twosignal.snake(key) for key in twosignal.OWN_DATA))
+        check = self.cli("traces", "check", "--max-error-rate", "1", *self.project, "--json").json
+        self.assertEqual(named["`traces check`"][:9], list(check) + list(check["checks"][0]))
+        wait = self.cli("traces", "wait", *self.project, "--json").json
+        self.assertEqual(named["`traces wait`"], list(wait))
+        self.assertEqual(named["`login`, `whoami`"], list(self.cli("whoami", "--json").json))
+
+    def test_renamed_keys(self):
+        """The table lists each key of the API that has another name in the record."""
+        trace = self.server.add_trace(scores=[{"evaluatorName": "a", "value": 1}], spans=[{}])
+        wire = self.cli("api", "trace.getById", "--input", json.dumps(
+            {"traceId": trace, "projectId": self.server.project})).json
+        usage = self.cli("api", "usage.getCurrentMonth", "--input", json.dumps(
+            {"organizationId": self.server.org})).json
+        found = {}
+        for kind, each in (("trace", wire), ("span", wire["spans"][0]),
+                           ("score", wire["scores"][0]), ("usage", usage)):
+            for key in each:
+                name, = [name for name, value in twosignal.to_record({key: 1}, kind).items()
+                         if value == 1]
+                if name != twosignal.snake_case(key):
+                    found[key] = name
+        self.assertEqual(len(found), 8, found)
+        told = {key: new for old, new in rows(README, "| on the wire | in the record |")
+                for key, new in zip(re.findall(r"`(\w+)`", old),
+                                    re.findall(r"`(\w+)`", new) * 2)}
+        self.assertEqual({key: told.get(key) for key in found}, found)
 
 
-def failure_codes():
-    """Every code that a Failure of this client can have."""
-    found = set(twosignal.EXIT_CODES) | set(twosignal.STATUS_CODES.values()) | {"FAILED"}
-    for call in ast.walk(ast.parse(read(SCRIPT))):
-        if isinstance(call, ast.Call) and getattr(call.func, "id", "") in (
-                "Failure", "Passing", "NoProcedure", "_failure"):
-            given = call.args[2:3] + [each.value for each in call.keywords if each.arg == "code"]
-            found.update(text for each in given for text in texts_in(each))
-    return found
+class SampleOutput(ServerCase):
+    """The tables in the README are what the program prints."""
 
+    options = {"empty": True}
 
-def texts_in(node):
-    """The constants in an expression that look like a code."""
-    values = [getattr(each, "s" if type(each).__name__ == "Str" else "value", None)
-              for each in ast.walk(node) if type(each).__name__ in ("Constant", "Str")]
-    return [value for value in values if isinstance(value, str) and re.match("[A-Z_]{4,}$", value)]
+    def setUp(self):
+        super().setUp()
+        self.log_in()
+        self.project = self.server.project    # which has that name
+        self.environment["TWOSIGNAL_PROJECT"] = self.project
+
+    def assertPrints(self, words, code):
+        """The command of the one console block with these words prints the rest of the block."""
+        block, = [body for body in blocks(read(README), "console") if words in body]
+        command, _, expected = block.partition("\n")
+        arguments, = call_lines(command)
+        result = self.cli(*arguments)
+        self.assertEqual((result.out, result.code), (expected, code), result)
+
+    def test_list(self):
+        for minutes, id, fields in (
+                (2, "a1b2c3d4-e5f6-7890-abcd-ef1234567890", dict(duration_ms=1200, cost=0.003)),
+                (5, "f9e8d7c6-b5a4-3210-fedc-ba0987654321",
+                 dict(duration_ms=4800, cost=0.012, status="ERROR")),
+                (12, "11223344-5566-7788-99aa-bbccddeeff00", dict(duration_ms=800, cost=0.001))):
+            self.server.add_trace(project=self.project, id=id, created=minutes_ago(minutes),
+                                  **fields)
+        self.assertPrints("traces list", 0)
+
+    def test_check(self):
+        for place in range(20):
+            self.server.add_trace(
+                project=self.project, duration_ms=4100 if place > 17 else 1000,
+                scores=[{"evaluatorName": "helpfulness", "value": 0.71 if place else 0.9}],
+                **({} if place else {"status": "ERROR",
+                                     "id": "f9e8d7c6-b5a4-3210-fedc-ba0987654321"}))
+        self.assertPrints("traces check", 10)
 
 
 class Promises(unittest.TestCase):
@@ -385,15 +509,17 @@ class ReadmeText(unittest.TestCase):
                 for arguments in call_lines(script):
                     with self.subTest(arguments=arguments):
                         names.add(self.parse(arguments))
-        self.assertLessEqual(set(twosignal.COMMANDS), names)
+        commands = {command.name for command in twosignal.visible_commands()}
+        self.assertLessEqual(commands, names)
 
     def parse(self, arguments):
-        words, rest = twosignal._words(arguments)
-        name = " ".join(words)
-        if "--help" in rest or "--version" in rest or arguments == ["COMMAND"]:
+        line = twosignal.CommandLine(arguments)
+        name = " ".join(line.words)
+        if line.has(twosignal.HELP) or line.has(twosignal.VERSION):
             return name
+        self.assertIsNone(line.error)
         self.assertIn(name, twosignal.COMMANDS)
-        twosignal._arguments(name, twosignal.COMMANDS[name], rest)
+        twosignal.Arguments(line.command, line)
         return name
 
     def test_the_command_lines_are_found(self):
@@ -429,18 +555,26 @@ class ReadmeText(unittest.TestCase):
             self.assertNotRegex(read(path), r"/root/|/work/|pypi\.org|pythonhosted")
             self.assertNotIn("\t", read(path))
 
+    def test_lines_are_short(self):
+        for path in (README, OWN):
+            long = [line for line in read(path).splitlines()
+                    if len(line) > MAX_LINE and not line.startswith("|")]
+            self.assertEqual(long, [], path)
+
 
 class RecipeParser(unittest.TestCase):
     def test_recipes_are_read(self):
         text = "on: [push]\njobs:\n  gate:\n    steps:\n      - uses: a@v4\n      - run: b -c\n" \
-               "  other:\n    script:\n      - python3 x\n"
+               "  other:\n    script:\n      - >-\n        python3 x\n        -y\n      - z\n" \
+               "    name: >-\n      a\n      b\n"
         self.assertEqual(Recipe(text).value, {"on": ["push"], "jobs": {
             "gate": {"steps": [{"uses": "a@v4"}, {"run": "b -c"}]},
-            "other": {"script": ["python3 x"]}}})
+            "other": {"script": ["python3 x -y", "z"], "name": "a b"}}})
 
     def test_broken_recipes_are_refused(self):
         for text in ("a:\n   b: c", "a:\n\tb: c", "a: b: c", "a: b #c", "a:b", "- a\n b",
-                     "a:\n  b: c\n d: e", "a: 1\na: 2", "a: %x", "a: 'x'"):
+                     "a:\n  b: c\n d: e", "a: 1\na: 2", "a: %x", "a: 'x'", "a: >-\nb: c",
+                     "a: >-\n    b", "a: >\n  b"):
             with self.subTest(text=text), self.assertRaises((ValueError, IndexError)):
                 Recipe(text)
 
@@ -463,10 +597,10 @@ class ShellSyntax(unittest.TestCase):
             self.assertGreaterEqual(len(lines), 2)
             self.assertParses("\n".join(lines))
 
-    def test_the_crontab_line_parses(self):
-        line, = blocks(read(README), "cron")
-        self.assertRegex(line, r"\A([\d*/,-]+ ){5}\S[^\n%]*\n\Z")
-        self.assertParses(cron_command())
+    def test_the_crontab_parses(self):
+        table, = blocks(read(README), "cron")
+        self.assertRegex(table, r"\A(\w+=\S+\n)*([\d*/,-]+ ){5}\S[^\n%]*\n\Z")
+        self.assertParses(cron_script())
 
 
 def write_recipes(folder):
@@ -487,8 +621,10 @@ def recipe_script(text):
     return [line for job in recipe.values() for line in job["script"]]
 
 
-def cron_command():
-    return blocks(read(README), "cron")[0].split(None, 5)[5]
+def cron_script():
+    """What cron does for the crontab: it sets the variables, and runs the command."""
+    *settings, job = blocks(read(README), "cron")[0].splitlines()
+    return "\n".join(["export " + line for line in settings] + [job.split(None, 5)[5]])
 
 
 @unittest.skipUnless(BASH, "no bash here")
@@ -553,7 +689,7 @@ class RecipeRuns(ServerCase):
     def test_cron(self):
         key = self.write("twosignal.key", self.server.secret(self.server.add_key(self.project)))
         os.chmod(key, 0o600)
-        command = cron_command().replace("/etc/twosignal.key", key).replace(
+        command = cron_script().replace("/etc/twosignal.key", key).replace(
             "/usr/local/bin/twosignal", "twosignal")
         env = {"TWOSIGNAL_EMAIL": None, "TWOSIGNAL_PASSWORD": None, "TWOSIGNAL_PROJECT": None}
         result = self.bash(command, **env)
