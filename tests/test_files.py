@@ -15,8 +15,8 @@ import unittest
 from unittest import mock
 
 import twosignal
-from tools import (DEADLINE, FULL_DISK, SCRIPT, SESSION, ProcessCase, ShortClock, StateCase,
-                   TracesCase, fails_from, file_bytes, full, heed_interrupts, json_page,
+from tools import (DEADLINE, FULL_DISK, SCRIPT, SESSION, EventfulClock, ProcessCase,
+                   StateCase, TracesCase, fails_from, file_bytes, full, heed_interrupts, json_page,
                    kept_signals, posix, replaced_environment, requests_of, run_command)
 
 
@@ -311,18 +311,6 @@ def lacking(module, *names):
             setattr(module, name, value)
 
 
-class ReleasingClock(ShortClock):
-    """Whoever waits for a lock makes its holder release it."""
-
-    def __init__(self, release):
-        super().__init__()
-        self.release = release
-
-    def sleep(self, seconds):
-        self.release()
-        super().sleep(seconds)
-
-
 class WindowsFiles(StateCase):
     """What only Windows does, with stand-ins for its functions."""
 
@@ -404,7 +392,7 @@ class WindowsFiles(StateCase):
             taken = {}
             with self.locking(taken, [], error):
                 with twosignal.session_lock(time.monotonic() + 60):
-                    clock = ReleasingClock(taken.clear)
+                    clock = EventfulClock(taken.clear)
                     with twosignal.session_lock(time.monotonic() + 60, clock):
                         self.assertEqual(len(taken), 1)
             self.assertEqual(clock.naps, [0.02])
@@ -470,7 +458,7 @@ class Locking(StateCase):
         order, waiting = [], threading.Event()
 
         def second():
-            with twosignal.session_lock(time.monotonic() + 60, ReleasingClock(waiting.set)):
+            with twosignal.session_lock(time.monotonic() + 60, EventfulClock(waiting.set)):
                 order.append("second")
         thread = threading.Thread(target=second, daemon=True)
         with twosignal.session_lock(time.monotonic() + 60):

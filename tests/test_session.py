@@ -1,6 +1,7 @@
-"""The section Session: its file, refreshes, several processes and a TUI at once, logging in."""
+"""The section Session: its file, refreshes, concurrent processes and a TUI, logins."""
 import contextlib
 import errno
+import importlib
 import itertools
 import json
 import os
@@ -16,14 +17,31 @@ from unittest import mock
 import twosignal
 from servers import Proxy, Scripted, answer, silence
 from standin import PROJECT_REF, StandIn
-from tools import (DEADLINE, SCRIPT, SESSION, Result, ServerCase, StateCase, as_bytes, as_text,
-                   file_bytes, full, heed_interrupts, kept_signals, posix, replaced_environment,
-                   run_command, shortened_sleep)
+from tools import (DEADLINE, SCRIPT, SESSION, EventfulClock, PassingClock, Result, ServerCase,
+                   StateCase, as_bytes, as_text, file_bytes, full, heed_interrupts, kept_signals,
+                   posix, replaced_environment, run_command)
+
+
+def around(function, before):
+    """Within the block, `before` is called first whenever that function of a module is called."""
+    module, _, name = function.rpartition(".")
+    original = getattr(importlib.import_module(module), name)
+
+    def called(*args, **kwargs):
+        before()
+        return original(*args, **kwargs)
+    return mock.patch(function, called)
+
+
+def once(action):
+    """A function that performs the action when it is first called, and nothing later."""
+    left = [action]
+    return lambda: left.pop()() if left else None
 
 
 def wrong_sessions():
-    """Texts and bytes that are no session."""
-    shapes = ["[]", "{}", "null", "true", "0", "1e999", '"text"', "[{}]", "NaN", "-Infinity",
+    """Contents of session.json that are not a session, as bytes."""
+    shapes = ["[]", "null", "true", "0", "1e999", '"text"', "[{}]", "NaN", "-Infinity",
               "{} {}", "\x00", "\x00" * 500, "[" * 100000, '{"a":' * 100000, "1" * 5000,
               "<html></html>", b"\xff\xfe{\x00}\x00", b"\xff" * 100, " " * (2 << 20)]
     shapes += [dict(SESSION, **{key: value}) for key in SESSION for value in
@@ -46,7 +64,7 @@ class SessionFile(StateCase):
         os.rmdir(self.home)
         self.assertIsNone(twosignal.load_session())
 
-    def test_tui_can_read_what_is_written(self):
+    def test_tui_can_read_it(self):
         """Row 13: the six documented keys, with the types that the TUI expects."""
         twosignal.save_session(twosignal.Session(dict(SESSION, api_url="https://one.example.com")))
         found = self.state("session.json")
@@ -54,7 +72,7 @@ class SessionFile(StateCase):
             self.assertEqual((key, found[key]), (key, value))
             self.assertIs(type(found[key]), type(value))
 
-    def test_what_the_tui_wrote_can_be_read(self):
+    def test_file_of_the_tui(self):
         """Row 13: six keys and no more, on one line or indented, in any order."""
         for text in (json.dumps(SESSION), json.dumps(SESSION, indent=4, sort_keys=True),
                      json.dumps(SESSION, separators=(",", ":")) + "\r\n"):
@@ -65,126 +83,130 @@ class SessionFile(StateCase):
             self.assertIsNone(session.api_url)
 
     def test_unknown_keys_stay(self):
-        """Row 13: whatever they hold."""
+        """Row 13: whatever their values are."""
         values = dict(SESSION, theme={"dark": [1, None, "東京"]}, last_project="p")
         self.store(values)
         twosignal.save_session(twosignal.load_session())
         self.assertEqual(self.state("session.json"), values)
 
-    def saved(self, stored, fresh, spent):
-        """What save_session returns, and what the file holds then."""
+    def save_over(self, stored, fresh, spent):
+        """The refresh tokens of what save_session returns and of what the file holds then."""
         self.store(stored)
-        session = twosignal.save_session(twosignal.Session(fresh), twosignal.Session(spent))
+        session = twosignal.save_session(twosignal.Session(fresh), twosignal.Session(spent),
+                                         self.clock)
         return session.refresh_token, self.state("session.json")["refresh_token"]
 
     def test_older_session_never_overwrites_a_newer_one(self):
         """Row 13: what another program stored meanwhile stays if it is newer."""
         fresh = dict(SESSION, refresh_token="two", expires_at=2000)
         spent = dict(SESSION, expires_at=1000)
-        for expires_at, kept in ((2500, "other"), (2000, "other"), (1500, "two")):
+        for expires_at, winner in ((2500, "other"), (2000, "other"), (1500, "two")):
             stored = dict(SESSION, refresh_token="other", expires_at=expires_at)
             with self.subTest(expires_at=expires_at):
-                self.assertEqual(self.saved(stored, dict(fresh), spent), (kept, kept))
+                self.assertEqual(self.save_over(stored, dict(fresh), spent),
+                                 (winner, winner))
 
     def test_spent_or_damaged_file_is_replaced(self):
-        """Row 13: the session that this one replaces, also with a later expiry; a damaged file."""
+        """Row 13: the session that is replaced, even if it expires later; a damaged file."""
         fresh, spent = dict(SESSION, refresh_token="two", expires_at=2000), dict(SESSION)
-        self.assertEqual(self.saved(spent, fresh, spent), ("two", "two"))
-        self.assertEqual(self.saved('{"access', fresh, spent), ("two", "two"))
+        self.assertEqual(self.save_over(spent, fresh, spent), ("two", "two"))
+        self.assertEqual(self.save_over('{"access', fresh, spent), ("two", "two"))
 
     def test_half_written_file_is_read_again(self):
-        """Row 13: the TUI writes in place; a reader that comes in between waits for the rest."""
+        """Row 13: the TUI writes in place; a reader waits for the rest of an incomplete file."""
         text = json.dumps(SESSION)
-        for kept in (0, 1, len(text) // 2, len(text) - 1):
-            self.store(text[:kept])
-            rest = type("Naps", (list,), {"append": lambda _, nap: self.store(text)})()
-            with mock.patch("time.sleep", shortened_sleep(rest)):
-                self.assertEqual(twosignal.load_session().refresh_token, "refresh-one")
+        for size in (0, 1, len(text) // 2, len(text) - 1):
+            self.store(text[:size])
+            clock = EventfulClock(lambda: self.store(text))
+            self.assertEqual(twosignal.load_session(clock).refresh_token, "refresh-one")
 
-    def test_cut_at_every_byte(self):
+    def test_truncated_at_every_byte(self):
         """Row 14: reported with its name, never an exception of another kind."""
         text = json.dumps(dict(SESSION, user_email="東京@example.com"), indent=2,
                           ensure_ascii=False).encode("utf-8")
         for size in range(0, len(text), full(29, 1)):
             self.store(text[:size])
-            self.assertRefused(twosignal.load_session, self.file, "twosignal login")
+            self.assertDamaged()
+
+    def assertDamaged(self):
+        """The file is reported as damaged, with its name and the way out."""
+        self.assertRefused(lambda: twosignal.load_session(self.clock),
+                           self.file + " is damaged", "twosignal login")
 
     def test_wrong_shapes(self):
-        """Row 14: reported with its name, or no session at all; never another exception."""
+        """Row 14: reported with its name; never another exception."""
         for text in wrong_sessions():
             with self.subTest(text=text[:60]):
                 self.store(text)
-                try:
-                    self.assertIsNone(twosignal.load_session())
-                except twosignal.Failure as failure:
-                    self.assertIn(self.file, failure.message)
+                self.assertDamaged()
 
-    def test_odd_expiry_can_be_asked(self):
-        """Row 14: a session that is accepted can be used: its expiry is a time."""
-        for expires_at in (0, -1, 1e300, 10 ** 20, 10 ** 400, 1.5, "1893456000", "1e300", True):
+    def test_empty_object(self):
+        """It is what a program may leave behind in place of a session."""
+        self.store("{}")
+        self.assertIsNone(twosignal.load_session())
+
+    def test_unusual_expiry(self):
+        """Row 14: the expiry of a session that is accepted is a time."""
+        for expires_at, shown in (
+                (0, "1970-01-01T00:00:00Z"), (-1, "1969-12-31T23:59:59Z"),
+                (1.5, "1970-01-01T00:00:01Z"), ("1893456000", "2030-01-01T00:00:00Z")):
+            with self.subTest(expires_at=expires_at):
+                self.store(dict(SESSION, expires_at=expires_at))
+                session = twosignal.load_session()
+                self.assertEqual(twosignal.iso_timestamp(session.expires_at), shown)
+                self.assertEqual(session.remaining(60), float(expires_at) - 60)
+        for expires_at in (1e300, 10 ** 20, 10 ** 400, "1e300", True):
             with self.subTest(expires_at=str(expires_at)[:20]):
                 self.store(dict(SESSION, expires_at=expires_at))
-                try:
-                    session = twosignal.load_session()
-                except twosignal.Failure as failure:
-                    self.assertIn(self.file, failure.message)
-                    continue
-                self.assertIn(session.holds(60), (True, False))
-                self.assertIsInstance(twosignal.iso(session.expires_at), str)
+                self.assertDamaged()
 
     @posix
-    def test_file_that_cannot_be_read(self):
+    def test_unreadable_file(self):
         """Row 14: a directory in its place is reported with its name."""
         os.mkdir(self.file)
         self.assertRefused(twosignal.load_session, self.file)
 
     def test_no_line_break_or_blank_in_a_token(self):
-        """Row 33: a token that could change a request is refused where it is read."""
+        """Row 33: a token that could change a request is refused when it is read."""
         for key, evil in itertools.product(
                 ("access_token", "refresh_token", "project_ref"),
                 ("a\r\nX-Evil: 1", "a\nb", "a b", "a\tb", "a\x00b", "a\x7f", "é", "", "a\n")):
             with self.subTest(key=key, evil=evil):
                 self.store(dict(SESSION, **{key: evil}))
-                self.assertRefused(twosignal.load_session, self.file)
+                self.assertDamaged()
         for evil in ("a;b", "a=b", "a,b", "a%b", "a/b", '"'):
             self.store(dict(SESSION, project_ref=evil))
-            self.assertRefused(twosignal.load_session, self.file)
+            self.assertDamaged()
 
-    def test_forgetting(self):
-        twosignal.forget_session()
+    def test_deletion(self):
+        twosignal.delete_session()
         self.store(SESSION)
-        twosignal.forget_session()
+        twosignal.delete_session()
         self.assertFalse(os.path.exists(self.file))
 
 
 class WriteProofs(StateCase):
     def test_proof_changes_nothing(self):
-        """Row 12: the file is the same to the byte, and no other one is left."""
+        """Row 12: the file is identical to the byte, and no other one is left."""
         text = json.dumps(SESSION, indent=7).encode() + b"\r\n"
         self.write("home/session.json", text)
         twosignal.prove_writable(twosignal.load_session())
         self.assertEqual((file_bytes(self.file), self.leftovers()), (text, []))
 
     def test_proof_keeps_what_others_write_meanwhile(self):
-        """Rows 12, 13: a newer session that comes during the proof stays, and so does a logout."""
+        """Rows 12, 13: a login or logout of another program during the proof is not undone."""
         session = twosignal.Session(dict(SESSION))
-        for newer in (json.dumps(dict(SESSION, refresh_token="newer")), None):
+        newer = json.dumps(dict(SESSION, refresh_token="newer"))
+        for change, expected in ((lambda: self.write("home/session.json", newer), newer),
+                                 (lambda: os.unlink(self.file), None)):
             self.write("home/session.json", SESSION)
-            read, reads = twosignal.read_text, []
-
-            def changed(path):
-                if reads:               # after the first look at the file
-                    os.unlink(path) if newer is None else self.write("home/session.json", newer)
-                    reads.clear()
-                found = read(path)
-                reads.append(path)
-                return found
-            with mock.patch("twosignal.read_text", changed):
+            with around("os.fsync", once(change)):
                 twosignal.prove_writable(session)
-            self.assertEqual(twosignal.read_text(self.file), newer)
+            self.assertEqual(twosignal.read_text(self.file), expected)
+            self.assertEqual(self.leftovers(), [])
 
     def test_proof_fails_where_a_save_would(self):
-        """Row 12: each step that a save takes is tried."""
+        """Row 12: each step of a save is tried."""
         self.write("home/session.json", SESSION)
         session = twosignal.load_session()
         for function in ("tempfile.mkstemp", "os.fsync", "os.replace"):
@@ -211,7 +233,7 @@ class SessionCase(ServerCase):
         return session
 
     def log_in_with(self, seconds, email=OWNER, **more):
-        """A session whose access token holds for so long, here and at the server."""
+        """Stores a session that expires in that many seconds, here and on the server."""
         session = self.log_in(email)
         if seconds <= 0:
             self.server.expire(email)
@@ -221,20 +243,20 @@ class SessionCase(ServerCase):
         return self.log_in_with(-10, **more)
 
     def on_request(self, fragment, before=None, after=None):
-        """Calls functions around the server's answer to the first request with that path."""
-        answer, left = self.server.answer, [True]
+        """Calls functions around the server's response to the first request with that path."""
+        respond, left = self.server.answer, [True]
 
-        def noted(request):
-            first = bool(left) and fragment in request.path
-            if first:
+        def answer(request):
+            is_first = bool(left) and fragment in request.path
+            if is_first:
                 left.clear()
-            if first and before:
+            if is_first and before:
                 before()
-            found = answer(request)
-            if first and after:
+            response = respond(request)
+            if is_first and after:
                 after()
-            return found
-        self.enter(mock.patch.object(self.server, "answer", noted))
+            return response
+        self.enter(mock.patch.object(self.server, "answer", answer))
 
     def tui(self):
         return Tui(self.file, self.server)
@@ -256,7 +278,7 @@ class SessionCase(ServerCase):
 
 
 class Tui:
-    """Another program that shares the file: no lock, six keys, the file rewritten in place."""
+    """Another program that shares the file: no lock, six keys, it rewrites the file in place."""
 
     def __init__(self, path, server):
         self.path, self.server = path, server
@@ -329,7 +351,7 @@ class ConcurrentProcesses(SessionCase):
         return Result(process.returncode, as_text(out), as_text(err))
 
     def test_one_refresh_for_all(self):
-        """Row 1: processes that start with an expired session; each refresh token works once."""
+        """Row 1: for all processes that start with an expired session: a token works only once."""
         for _ in range(full(1, 20)):
             self.server.clear()
             session = self.log_in_expired()
@@ -344,12 +366,12 @@ class ConcurrentProcesses(SessionCase):
 
     @posix
     def test_killed_during_a_refresh(self):
-        """Row 5: SIGKILL while it holds the lock and waits for the server: the next run goes on."""
+        """Row 5: SIGKILL while it holds the lock and waits for the server: the next run works."""
         session = self.log_in_expired()
         fault = self.server.fault("auth/refresh", status=503, delay=True)
         process = self.start(*LISTING)
         self.assertTrue(fault.begun.wait(DEADLINE))
-        locked = self.run_cli(*LISTING, "--timeout", "0.2")
+        locked = self.run_cli(*LISTING, "--timeout", "2", clock=PassingClock())
         self.assertFails(locked, 3, "session.lock")
         process.kill()
         process.wait()
@@ -361,7 +383,7 @@ class ConcurrentProcesses(SessionCase):
 
     @posix
     def test_signal_during_a_refresh(self):
-        """Row 6: SIGTERM and Ctrl-C while the server answers: the new session is on disk."""
+        """Row 6: SIGTERM and Ctrl-C while the server responds: the new session is on disk."""
         for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
             with self.subTest(signal=number):
                 self.server.clear()
@@ -378,7 +400,7 @@ class ConcurrentProcesses(SessionCase):
 
     @posix
     def test_disk_is_full(self):
-        """Row 12: a file can't grow: known before the token is spent."""
+        """Row 12: that a file cannot grow is known before the token is spent."""
         self.log_in_expired()
         before = self.content()
         limited = ["sh", "-c", 'ulimit -f 0 && exec "$0" "$@"', sys.executable, SCRIPT]
@@ -389,56 +411,42 @@ class ConcurrentProcesses(SessionCase):
                          ["config.json", "session.json", "session.lock"])
 
 
-class Naps(list):
-    """Waits of a run; the first one lets something else happen."""
-
-    def __init__(self, action):
-        super().__init__()
-        self.action = action
-
-    def append(self, seconds):
-        if not self:
-            self.action()
-        super().append(seconds)
-
-
 class RefreshUnderLock(SessionCase):
     def held(self):
         """The lock, held by somebody else until the test ends or .close() is called."""
         holder = contextlib.ExitStack()
         self.addCleanup(holder.close)
         with replaced_environment(self.environment):
-            holder.enter_context(twosignal.Lock(time.monotonic() + 60))
+            holder.enter_context(twosignal.session_lock(time.monotonic() + 60))
         return holder
 
-    def hurried(self):
-        """Waits for the lock are short, whatever --timeout leaves for them."""
-        lock = twosignal.Lock
-        return mock.patch.object(twosignal, "Lock", lambda deadline: lock(
-            min(deadline, time.monotonic() + 0.2)))
+    def run_patiently(self, *args):
+        """Run a command on a clock on which its waiting takes no time."""
+        return self.run_cli(*args, clock=PassingClock(self.naps))
 
     def test_never_refreshes_without_the_lock(self):
-        """Row 4: it waits, but not for ever: exit 3, a hint, and the token is not spent."""
+        """Row 4: it waits until its timeout: exit 3, a hint, and the token is not spent."""
         self.log_in_expired()
         before = self.content()
         self.held()
-        result = self.run_cli(*LISTING, "--timeout", "0.3")
-        self.assertFails(result, 3, "session.lock", "hangs")
-        self.assertEqual(result.error["code"], "LOCKED")
-        self.assertTrue(self.naps)
+        for more, seconds in (((), 30), (("--timeout", "0.3"), 0.3)):
+            result = self.run_patiently(*LISTING + more)
+            self.assertFails(result, 3, "Another process holds the lock", "session.lock", "hangs")
+            self.assertEqual(result.error["code"], "LOCKED")
+            self.assertGreater(sum(self.naps), seconds / 2)
+            self.assertLess(sum(self.naps), seconds + 0.1)
         self.assertRefreshes(0)
         self.assertEqual(self.content(), before)
 
     def test_not_after_a_rejected_token_either(self):
-        """Row 4: 401 with a token that should hold."""
+        """Row 4: 401 with a token that has not expired."""
         self.log_in()
         self.server.revoke_access(OWNER)
         self.held()
-        with self.hurried():
-            self.assertFails(self.run_cli(*LISTING), 3, "session.lock")
+        self.assertFails(self.run_patiently(*LISTING, "--timeout", "2"), 3, "session.lock")
         self.assertRefreshes(0)
 
-    def test_session_that_holds_needs_no_lock(self):
+    def test_valid_session_needs_no_lock(self):
         """Row 4: the lock is for refreshes alone."""
         self.log_in()
         self.held()
@@ -446,75 +454,67 @@ class RefreshUnderLock(SessionCase):
         self.assertEqual(self.naps, [])
 
     def test_early_refresh_gives_way(self):
-        """Rows 4, 9: a token that still holds is used where the lock can't be had."""
+        """Rows 4, 9: a token that is still valid is used if the lock is not free in a second."""
         self.log_in_with(30)
         self.held()
-        with self.hurried():
-            self.assertOk(self.run_cli(*LISTING), "")
+        self.assertOk(self.run_patiently(*LISTING), "")
+        self.assertLess(sum(self.naps), 1.1)
         self.assertRefreshes(0)
 
     def test_login_waits_for_the_lock(self):
-        """Row 4: the session of a login is stored under the lock as well."""
-        naps = Naps(self.held().close)
+        """Row 4: the session of a login is saved under the lock as well."""
+        clock = EventfulClock(self.held().close)
         result = self.run_cli("login", "--url", self.server.url, "-e", OWNER, "--password-stdin",
-                              stdin=PASSWORD, naps=naps)
+                              stdin=PASSWORD, clock=clock)
         self.assertOk(result)
-        self.assertTrue(naps)
+        self.assertEqual(clock.naps, [0.02])
 
     def test_logout_does_not_depend_on_the_lock(self):
-        """Row 5: whoever holds it for long, the session is forgotten here."""
+        """Row 5: even if another process keeps it, the session is deleted here."""
         self.log_in()
         self.held()
-        with self.hurried():
-            self.assertOk(self.run_cli("logout"))
+        self.assertOk(self.run_patiently("logout", "--timeout", "2"))
         self.assertFalse(os.path.exists(self.file))
 
     def test_lock_is_held_from_reading_to_writing(self):
-        """Row 2: while the session is read, refreshed and written nobody else gets the lock."""
+        """Row 2: while a session is refreshed and saved, nobody else gets the lock."""
         self.log_in_expired()
         found = []
 
         def look(step):
             try:
-                with twosignal.Lock(time.monotonic()):
+                with twosignal.session_lock(time.monotonic()):
                     found.append((step, "free"))
-            except twosignal.Passing:
+            except twosignal.TransientFailure:
                 found.append((step, "held"))
 
-        def around(name, step):
-            function = getattr(twosignal, name)
-
-            def looked(*args, **kwargs):
-                look(step)
-                return function(*args, **kwargs)
-            return mock.patch.object(twosignal, name, looked)
-        self.on_request("auth/refresh", lambda: look("request"), lambda: look("answer"))
+        self.on_request("auth/refresh", lambda: look("request"), lambda: look("response"))
         self.on_request(QUERY, lambda: look("query"))
-        with around("prove_writable", "proof"), around("save_session", "save"):
-            with around("_replace", "replace"):
-                self.assertOk(self.run_cli(*LISTING), "")
-        self.assertEqual(found, [("proof", "held"), ("replace", "held"), ("request", "held"),
-                                 ("answer", "held"), ("save", "held"), ("replace", "held"),
-                                 ("query", "free")])
+        self.enter(around("os.fsync", lambda: look("sync")))
+        self.enter(around("os.replace", lambda: look("replace")))
+        self.assertOk(self.run_cli(*LISTING), "")
+        self.assertEqual(found, [("sync", "held"), ("sync", "held"), ("replace", "held"),
+                                 ("request", "held"), ("response", "held"),
+                                 ("sync", "held"), ("replace", "held"), ("query", "free")])
 
-    def after_the_lock(self, action):
-        """Something happens while the run waits for the lock, and never again."""
-        wait, left = twosignal.Lock._wait, [True]
+    def run_locked(self, action):
+        """Run a command while another process holds the lock, does something, and releases it."""
+        holder = self.held()
 
-        def waited(lock, path):
-            if left:
-                left.clear()
-                action()
-            return wait(lock, path)
-        return mock.patch.object(twosignal.Lock, "_wait", waited)
+        def end():
+            action()
+            holder.close()
+        clock = EventfulClock(end)
+        result = self.run_cli(*LISTING, clock=clock)
+        self.assertEqual(clock.naps[0], 0.02)
+        return result
 
     def test_session_is_read_again(self):
         """Row 3: another process refreshed it while this one waited for the lock."""
         for prepare in (self.log_in_expired, lambda: self.log_in_with(30)):
             self.server.clear()
             prepare()
-            with self.after_the_lock(self.tui().rotate):
-                self.assertOk(self.run_cli(*LISTING), "")
+            self.assertOk(self.run_locked(self.tui().rotate), "")
             self.assertRefreshes(0)
             self.assertEqual(self.server.count(QUERY), 1)
 
@@ -522,16 +522,14 @@ class RefreshUnderLock(SessionCase):
         """Rows 3, 10: the token was rejected; meanwhile another process has a new one."""
         self.log_in()
         self.server.revoke_access(OWNER)
-        with self.after_the_lock(self.tui().rotate):
-            self.assertOk(self.run_cli(*LISTING), "")
+        self.assertOk(self.run_locked(self.tui().rotate), "")
         self.assertRefreshes(0)
         self.assertEqual(self.server.count(QUERY), 2)
 
     def test_logged_out_meanwhile(self):
         """Row 3: another program logged out while this one waited: no refresh."""
         self.log_in_expired()
-        with self.after_the_lock(self.tui().log_out):
-            self.assertFails(self.run_cli(*LISTING), 4, "Not logged in")
+        self.assertFails(self.run_locked(self.tui().log_out), 4, "Not logged in")
         self.assertRefreshes(0)
         self.assertFalse(os.path.exists(self.file))
 
@@ -555,21 +553,19 @@ class Refreshes(SessionCase):
             self.assertRefreshes(refreshes)
 
     @posix
-    def test_signal_between_answer_and_save(self):
-        """Row 6: the new session is on disk, then the signal has its way."""
+    def test_signal_between_response_and_save(self):
+        """Row 6: the new session is on disk, then the signal takes effect."""
         self.enter(kept_signals())
         heed_interrupts()
         for name, code in (("SIGTERM", 143), ("SIGINT", 130)):
-            for place in ("save_session", "_replace"):
-                with self.subTest(signal=name, place=place):
-                    session, function = self.log_in_expired(), getattr(twosignal, place)
+            def interrupt():
+                if self.server.count("auth/refresh"):
+                    os.kill(os.getpid(), getattr(signal, name))
+            for function in ("tempfile.mkstemp", "os.fsync", "os.replace"):
+                with self.subTest(signal=name, function=function):
                     self.server.clear()
-
-                    def signalled(*args, **kwargs):
-                        if self.server.count("auth/refresh"):
-                            os.kill(os.getpid(), getattr(signal, name))
-                        return function(*args, **kwargs)
-                    with mock.patch.object(twosignal, place, signalled):
+                    session = self.log_in_expired()
+                    with around(function, interrupt):
                         result = self.run_cli(*LISTING)
                     self.assertEqual((result.code, result.out), (code, ""), result)
                     self.assertNotIn("Traceback", result.err)
@@ -578,8 +574,8 @@ class Refreshes(SessionCase):
                     self.assertEqual([name for name in os.listdir(self.home)
                                       if name.startswith(".")], [])
 
-    def test_already_used_but_a_newer_one_is_there(self):
-        """Row 7: the TUI rotated it while the request was on its way: its session is used."""
+    def test_already_used_but_a_newer_one_is_stored(self):
+        """Row 7: the TUI refreshed it during the request: the TUI's session is used."""
         self.server.strict = False
         self.log_in_expired()
         self.on_request("auth/refresh", before=self.tui().rotate)
@@ -588,18 +584,18 @@ class Refreshes(SessionCase):
         found = self.tui().read()
         self.assertIsNotNone(self.server.sessions.account(found["access_token"]))
 
-    def test_newer_one_comes_a_moment_later(self):
-        """Row 7: the TUI has its answer, but has not written it yet."""
+    def test_newer_one_appears_a_moment_later(self):
+        """Row 7: the TUI has its response, but has not saved it yet."""
         self.server.strict = False
         session = self.log_in_expired()
         fresh = dict(session, **self.tui().spend(session))
-        naps = Naps(lambda: self.tui().write(fresh))
-        self.assertOk(self.run_cli(*LISTING, naps=naps), "")
+        clock = EventfulClock(lambda: self.tui().write(fresh))
+        self.assertOk(self.run_cli(*LISTING, clock=clock), "")
         self.assertRefreshes(1)
         self.assertEqual(self.tui().read(), {key: fresh[key] for key in KEYS})
 
     def test_already_used_and_nothing_newer(self):
-        """Row 7: without another session the end of this one is told; the file stays."""
+        """Row 7: without another session, this one's expiry is reported; the file stays."""
         for damage in ("used", "revoked"):
             with self.subTest(damage=damage):
                 self.server.clear()
@@ -615,38 +611,38 @@ class Refreshes(SessionCase):
                 self.assertEqual(self.server.count(QUERY), 0)
                 self.assertEqual(self.content(), before)
 
-    PASSING = (
-        [(dict(status=status), (3, 7, 8)) for status in (408, 409, 429, 500, 502, 503, 504)]
-        + [(dict(status=status, body="<html>Who are you?</html>"), (7, 8))
-           for status in (200, 400, 401, 403, 404, 429, 500, 503)]
-        + [(dict(status=302, headers={"Location": "https://portal.example.com/"}, body="<html>"),
-            (8,)),
-           (dict(reset=True), (3,)), (dict(raw=b""), (3,)), (dict(cut=20), (3,)),
-           (dict(raw=b"HTTP/1.1 2"), (3, 8)), (dict(raw=b"SSH-2.0-x\r\n"), (3, 8)),
-           (dict(garbage=b""), (8,)), (dict(garbage=b"{"), (8,)), (dict(garbage=b"[]"), (8,)),
-           (dict(garbage=b'{"data": null, "error": null}'), (8,)),
-           (dict(garbage=b'{"data": {}, "error": null}'), (8,)),
-           (dict(garbage=b'{"data": {"access_token": "a"}, "error": null}'), (8,)),
+    TRANSIENT = (       # faults of a refresh, and the exit code
+        [(dict(status=status), 7) for status in (409, 429)]
+        + [(dict(status=status), 8) for status in (408, 500, 502, 503, 504)]
+        + [(dict(status=status, body="<html>Who are you?</html>"), 8)
+           for status in (200, 400, 401, 403, 404, 500, 503)]
+        + [(dict(status=429, body="<html>Who are you?</html>"), 7),
+           (dict(status=302, headers={"Location": "https://portal.example.com/"}, body="<html>"),
+            8),
+           (dict(reset=True), 3), (dict(raw=b""), 3), (dict(cut=20), 3),
+           (dict(raw=b"HTTP/1.1 2"), 8), (dict(raw=b"SSH-2.0-x\r\n"), 8),
+           (dict(garbage=b""), 8), (dict(garbage=b"{"), 8), (dict(garbage=b"[]"), 8),
+           (dict(garbage=b'{"data": null, "error": null}'), 8),
+           (dict(garbage=b'{"data": {}, "error": null}'), 8),
+           (dict(garbage=b'{"data": {"access_token": "a"}, "error": null}'), 8),
            (dict(garbage=b'{"data": {"access_token": "a b", "refresh_token": "c", '
-                         b'"expires_at": 1893456000}, "error": null}'), (8,)),
+                         b'"expires_at": 1893456000}, "error": null}'), 8),
            (dict(garbage=b'{"data": {"access_token": "a", "refresh_token": "", '
-                         b'"expires_at": 1893456000}, "error": null}'), (8,)),
+                         b'"expires_at": 1893456000}, "error": null}'), 8),
            (dict(garbage=b'{"data": {"access_token": "a", "refresh_token": "c", '
-                         b'"expires_at": "soon"}, "error": null}'), (8,)),
-           (dict(status=500, body={"data": None, "error": {"code": "X", "message": "down"}}),
-            (8,))])
+                         b'"expires_at": "soon"}, "error": null}'), 8),
+           (dict(status=500, body={"data": None, "error": {"code": "X", "message": "down"}}), 8)])
 
-    def test_passing_failure_never_logs_out(self):
-        """Row 8: the file is identical to the byte, and the session works when it is over."""
-        for fault, codes in self.PASSING:
+    def test_transient_failure_never_logs_out(self):
+        """Row 8: the file is identical to the byte, and the session works afterwards."""
+        for fault, code in self.TRANSIENT:
             with self.subTest(fault=fault):
                 self.server.clear()
                 self.log_in_expired()
                 before = self.content()
                 self.server.fault("auth/refresh", times=None, **fault)
                 result = self.run_cli(*LISTING)
-                self.assertFails(result, result.code)
-                self.assertIn(result.code, codes, result)
+                self.assertFails(result, code)
                 self.assertNotIn("Authentication expired", result.err)
                 self.assertEqual(self.content(), before)
                 self.assertEqual(self.server.count(QUERY), 0)
@@ -654,8 +650,8 @@ class Refreshes(SessionCase):
                 if "cut" not in fault:      # there the server has spent the token
                     self.assertOk(self.run_cli(*LISTING), "")
 
-    def test_no_answer_never_logs_out(self):
-        """Row 8: nobody listens, or nobody answers."""
+    def test_no_response_never_logs_out(self):
+        """Row 8: nothing listens, or nothing responds."""
         session = self.log_in_expired()
         with Scripted([silence]) as server:
             url = server.url
@@ -668,8 +664,8 @@ class Refreshes(SessionCase):
                          "Connection refused")
         self.assertEqual(self.content(), before)
 
-    def test_passing_failures_are_tried_again(self):
-        """Row 8: 409 and 429 say that the token was not spent."""
+    def test_transient_failures_are_retried(self):
+        """Row 8: 409 and 429 mean that the token was not spent."""
         for status in (409, 429):
             self.server.clear()
             session = self.log_in_expired()
@@ -678,9 +674,9 @@ class Refreshes(SessionCase):
             self.assertRefreshes(3)
             self.assertRefreshed(session)
 
-    def test_token_that_holds_is_used_where_the_early_refresh_fails(self):
-        """Row 9: 30 s are left; whatever the refresh answers, the command works."""
-        for fault, _ in self.PASSING + [(dict(status=401), None), (dict(status=400), None)]:
+    def test_valid_token_is_used_if_the_early_refresh_fails(self):
+        """Row 9: 30 s are left; whatever the response to the refresh is, the command works."""
+        for fault, _ in self.TRANSIENT + [(dict(status=401), None), (dict(status=400), None)]:
             with self.subTest(fault=fault):
                 self.server.clear()
                 self.log_in_with(30)
@@ -706,7 +702,7 @@ class Refreshes(SessionCase):
         self.assertEqual(sum(row["name"] == "New" for row in self.server.rows("organizations")), 1)
 
     def test_revoked_in_the_middle_of_a_batch(self):
-        """Row 10: the list came, then the token died: the scores come with a new one."""
+        """Row 10: the token dies after the list: the scores are fetched with a new one."""
         self.log_in()
         self.on_request("trace.list", after=lambda: self.server.revoke_access(OWNER))
         result = self.assertOk(self.run_cli("traces", "list", "--json", "--project",
@@ -715,7 +711,7 @@ class Refreshes(SessionCase):
         self.assertRefreshes(1)
 
     def test_revoked_session(self):
-        """Row 10: one refresh, no retry, and the way out."""
+        """Row 10: one refresh, no retry, and a hint."""
         self.log_in()
         before = self.content()
         self.server.revoke(OWNER)
@@ -725,7 +721,7 @@ class Refreshes(SessionCase):
         self.assertEqual(self.content(), before)
 
     def test_rejected_again_and_again(self):
-        """Row 10: a server that rejects every token is asked twice, not for ever."""
+        """Row 10: a server that rejects every token gets two requests, not more."""
         self.log_in()
         self.server.fault(QUERY, times=None, status=401)
         self.assertFails(self.run_cli(*LISTING), 4, "Authentication expired")
@@ -739,17 +735,17 @@ class Refreshes(SessionCase):
         self.assertFails(self.run_cli(*LISTING), 8)
         self.assertRefreshes(0)
 
-    def test_refreshed_by_another_while_the_request_was_on_its_way(self):
+    def test_refreshed_by_another_during_the_request(self):
         """Row 10: the session is read again first: 0 refreshes here."""
         self.log_in()
 
-        def rotated():
+        def rotate():
             self.tui().rotate()
             row = self.server.store.get("tokens", old)
             with self.server.transaction():
                 self.server.store.put("tokens", dict(row, dead=True))
         old = self.tui().read()["access_token"]
-        self.on_request(QUERY, before=rotated)
+        self.on_request(QUERY, before=rotate)
         self.assertOk(self.run_cli(*LISTING), "")
         self.assertRefreshes(0)
         self.assertEqual(self.server.count(QUERY), 2)
@@ -762,8 +758,8 @@ class UnwritableHomes(SessionCase):
         self.assertEqual(self.content(), before)
         self.assertEqual([name for name in os.listdir(self.home) if name.startswith(".")], [])
 
-    def test_disk_does_not_play_along(self):
-        """Row 12: known before the single-use token is spent, at whichever step."""
+    def test_write_errors(self):
+        """Row 12: known before the single-use token is spent, whichever step fails."""
         self.log_in_expired()
         before = self.content()
         for function, number in (("tempfile.mkstemp", errno.EROFS), ("os.fsync", errno.ENOSPC),
@@ -776,7 +772,7 @@ class UnwritableHomes(SessionCase):
                     self.assertNothingSpent(self.run_cli(*LISTING), before)
         self.assertOk(self.run_cli(*LISTING))
 
-    def test_lock_cannot_be_made(self):
+    def test_lock_cannot_be_created(self):
         """Rows 4, 12: no lock, no refresh."""
         self.log_in_expired()
         before = self.content()
@@ -785,7 +781,7 @@ class UnwritableHomes(SessionCase):
 
     @posix
     def test_read_only_directory(self):
-        """Row 12: also where nothing is simulated."""
+        """Row 12: also if nothing is simulated."""
         self.log_in_expired()
         self.assertOk(self.run_cli(*LISTING))       # imports what a refresh needs
         self.log_in_expired()
@@ -800,7 +796,7 @@ class UnwritableHomes(SessionCase):
 
     @contextlib.contextmanager
     def unprivileged(self):
-        """Permissions count within the block, also where the tests run as root."""
+        """Permissions matter within the block, even if the tests run as root."""
         if os.geteuid() != 0:
             yield
             return
@@ -815,8 +811,8 @@ class UnwritableHomes(SessionCase):
         finally:
             os.seteuid(0)
 
-    def test_session_that_holds_needs_no_writing(self):
-        """Row 12: neither a fresh one nor one whose early refresh can't be stored."""
+    def test_valid_session_needs_no_writing(self):
+        """Row 12: neither a fresh one nor one whose early refresh cannot be saved."""
         for seconds in (3000, 30):
             self.server.clear()
             self.log_in_with(seconds)
@@ -825,7 +821,7 @@ class UnwritableHomes(SessionCase):
             self.assertRefreshes(0)
 
     @posix
-    def test_linked_session_is_refreshed_behind_its_link(self):
+    def test_linked_session_is_refreshed_in_its_target(self):
         """Row 15: the link stays, its target has the new session."""
         session = self.log_in_expired()
         target = self.path("elsewhere.json")
@@ -846,7 +842,7 @@ class UnwritableHomes(SessionCase):
 
     @posix
     def test_files_of_a_login_are_private(self):
-        """Row 16: login makes the directory and its files for their owner alone."""
+        """Row 16: login creates the directory and its files for their owner alone."""
         os.rmdir(self.home)
         self.assertOk(self.run_cli("login", "--url", self.server.url, "-e", OWNER,
                                    "--password-stdin", stdin=PASSWORD))
@@ -860,103 +856,105 @@ VIEWER = StandIn.VIEWER[0]
 
 
 class BesideTheTui(SessionCase):
-    """A writer without a lock acts at each moment of a refresh."""
+    """Another program, which takes no lock, writes the file at any step of a refresh."""
 
     def setUp(self):
         super().setUp()
         self.server.strict = False
 
-    def during(self, place, action):
-        """Lets the action happen once, at that place of the next run."""
-        left = [action]
+    def during(self, step, action):
+        """Lets the action happen once, at that step of the next refresh."""
+        happened = []
+        self.addCleanup(lambda: self.assertEqual(happened, [step]))
+        act = once(lambda: happened.append(step) or action())
 
-        def act():
-            if left:
-                left.pop()()
-        if place == "request":
-            return self.on_request("auth/refresh", before=act)
-        if place == "answer":
-            return self.on_request("auth/refresh", after=act)
-        name = {"lock": "_take", "proof": "prove_writable", "save": "save_session",
-                "write": "write_text"}[place]
-        function = getattr(twosignal, name)
-
-        def acted(*args, **kwargs):
-            if place != "write" or self.server.count("auth/refresh"):
+        def act_after_refresh():
+            if self.server.count("auth/refresh"):
                 act()
-            return function(*args, **kwargs)
-        self.enter(mock.patch.object(twosignal, name, acted))
+        if step == "request":
+            self.on_request("auth/refresh", before=act)
+        elif step == "response":
+            self.on_request("auth/refresh", after=act)
+        else:
+            self.enter({"lock": lambda: around("os.open", act),
+                        "proof": lambda: around("tempfile.mkstemp", act),
+                        "save": lambda: around("tempfile.mkstemp", act_after_refresh),
+                        "sync": lambda: around("os.fsync", act_after_refresh)}[step]())
 
     def assertUsable(self):
-        """What the file holds is a session that works, now and after its next refresh."""
+        """The file holds a session that works, and whose refresh token has not been used."""
         found = self.tui().read()
         self.assertIsNotNone(self.server.sessions.account(found["access_token"]))
         self.assertFalse(self.server.store.get("tokens", found["refresh_token"])["used"])
         return found
 
-    PLACES = ("lock", "proof", "request", "answer", "save", "write")
+    STEPS = ("lock", "proof", "request", "response", "save", "sync")
 
     def test_rewritten_file(self):
-        """Row 13: the TUI writes the old session again, at each moment: the new one wins."""
-        for place in self.PLACES:
-            with self.subTest(place=place):
+        """Row 13: the TUI writes the old session again, at any step: the new one wins."""
+        for step in self.STEPS:
+            with self.subTest(step=step):
                 self.server.clear()
                 session = self.log_in_expired()
-                self.during(place, self.tui().touch)
+                self.during(step, self.tui().touch)
                 self.assertOk(self.run_cli(*LISTING), "")
                 self.assertNotEqual(self.assertUsable()["refresh_token"], session["refresh_token"])
 
     def test_rotated_session(self):
-        """Rows 7, 13: the TUI refreshes it before this program does: that one is used and stays."""
-        for place in ("lock", "proof", "request"):
-            with self.subTest(place=place):
+        """Rows 7, 13: the TUI refreshes it before this program does: its session is used."""
+        for step in ("lock", "proof", "request"):
+            with self.subTest(step=step):
                 self.server.clear()
                 self.log_in_expired()
-                self.during(place, self.tui().rotate)
+                self.during(step, self.tui().rotate)
                 self.assertOk(self.run_cli(*LISTING), "")
                 self.assertUsable()
 
     def test_new_login(self):
-        """Row 13: a login in the TUI, at each moment, is never undone."""
-        for place in self.PLACES:
-            with self.subTest(place=place):
+        """Row 13: a login in the TUI, at any step, is never undone."""
+        for step in self.STEPS:
+            with self.subTest(step=step):
                 self.server.clear()
                 self.log_in_expired()
                 fresh = dict(self.server.tokens(OWNER), expires_at=int(time.time()) + 7000)
-                self.during(place, lambda: self.tui().write(fresh))
+                self.during(step, lambda: self.tui().write(fresh))
                 self.assertOk(self.run_cli(*LISTING), "")
                 self.assertEqual(self.tui().read()["refresh_token"], fresh["refresh_token"])
 
     def test_login_of_another_account(self):
-        """Row 13: whoever logs in as somebody else in the TUI stays so, whatever the expiry."""
-        for place in ("answer", "save", "write"):
-            with self.subTest(place=place):
+        """Row 13: a login to another account in the TUI is never undone, whatever the expiry."""
+        for step in ("response", "save", "sync"):
+            with self.subTest(step=step):
                 self.server.clear()
                 self.log_in_expired()
                 other = dict(self.server.tokens(VIEWER), expires_at=int(time.time()) + 600)
-                self.during(place, lambda: self.tui().write(other))
-                self.run_cli(*LISTING)
+                self.during(step, lambda: self.tui().write(other))
+                self.assertOk(self.run_cli(*LISTING), "")
                 self.assertEqual(self.tui().read()["user_email"], VIEWER)
 
     def test_logout(self):
-        """Row 13: a logout in the TUI, at each moment, is never undone."""
-        for place in self.PLACES:
-            with self.subTest(place=place):
+        """Row 13: a logout in the TUI, at any step, is never undone."""
+        for step in self.STEPS:
+            with self.subTest(step=step):
                 self.server.clear()
                 self.log_in_expired()
-                self.during(place, self.tui().log_out)
-                self.run_cli(*LISTING)
+                self.during(step, self.tui().log_out)
+                result = self.run_cli(*LISTING)
+                if step == "lock":
+                    self.assertFails(result, 4, "Not logged in")
+                else:                       # the session has been refreshed for this command
+                    self.assertOk(result, "")
                 self.assertFalse(os.path.exists(self.file))
 
     def test_unknown_keys_stay(self):
-        """Row 13: what this program does not know stays through a refresh."""
+        """Row 13: keys that this program does not know stay through a refresh."""
         session = self.log_in_expired(theme={"dark": ["東京", None]}, last_project="p-1")
         self.assertOk(self.run_cli(*LISTING), "")
         found = self.assertRefreshed(session)
         self.assertEqual((found["theme"], found["last_project"]), ({"dark": ["東京", None]}, "p-1"))
 
     def test_tui_session_is_used(self):
-        """Row 13: six keys, no address: it belongs to the configured one, and stays readable."""
+        """Row 13: without an address it belongs to the configured one; the TUI can read it."""
         session = self.log_in_expired()
         self.tui().write(session)
         self.assertOk(self.run_cli(*LISTING), "")
@@ -973,7 +971,7 @@ class DamagedFiles(SessionCase):
     def log_in_again(self, *more):
         return self.run_cli("login", "-e", OWNER, "--password-stdin", *more, stdin=PASSWORD)
 
-    def test_session_cut_at_every_byte(self):
+    def test_session_truncated_at_every_byte(self):
         """Row 14: reported with its name; login and logout still work."""
         self.log_in()
         whole = self.content()
@@ -996,22 +994,26 @@ class DamagedFiles(SessionCase):
         shapes += [dict(session, access_token=value) for value in (None, 5, [], "a\r\nb", "")]
         shapes += [dict(session, expires_at=value) for value in ("x", None, [], 10 ** 400)]
         shapes += [dict(session, user_email=[]), dict(session, project_ref="a;b"),
-                   dict(session, api_url=7), dict(session, api_url="file:///etc/passwd"),
-                   dict(session, api_url="")]
+                   dict(session, api_url=7), dict(session, api_url="file:///etc/passwd")]
         for shape in shapes:
             with self.subTest(shape=str(shape)[:60]):
                 self.write("home/session.json", shape)
                 for command in (LISTING, ("whoami",)):
-                    result = self.run_cli(*command)
-                    if result.code:
-                        self.assertFails(result, result.code)
-                        self.assertIn(result.code, (1, 2, 4), result)
-                        self.assertIn("session.json", result.err)
-                self.assertOk(self.run_cli("logout"))
+                    self.assertFails(self.run_cli(*command), 1, self.file + " is damaged",
+                                     "twosignal login")
+                self.assertEqual(self.assertOk(self.run_cli("logout")).out,
+                                 "Logged out: deleted the damaged session.\n")
                 self.assertFalse(os.path.exists(self.file))
                 self.write("home/session.json", shape)
                 self.assertOk(self.log_in_again())
                 self.assertOk(self.run_cli(*LISTING))
+
+    def test_session_with_an_empty_address(self):
+        """It belongs to the configured server, like one without an address."""
+        self.stored(dict(self.log_in(), api_url=""))
+        self.assertOk(self.run_cli(*LISTING), "")
+        self.assertEqual(self.assertOk(self.run_cli("whoami", "--json")).json["api_url"],
+                         self.server.url)
 
     def test_damaged_config(self):
         """Row 14: reported with its name; login and logout still work."""
@@ -1030,14 +1032,15 @@ class DamagedFiles(SessionCase):
                 self.assertOk(self.run_cli(*LISTING))
                 session = self.state("session.json")
 
-    def test_logout_where_nothing_can_be_reached(self):
-        """Row 14: the session is always forgotten here."""
+    def test_logout_without_a_working_server(self):
+        """Row 14: the session is always deleted here."""
         session = self.log_in()
         with Scripted([answer("down", 503)]) as server:
             self.stored(dict(session, api_url=server.url))
             result = self.run_cli("logout")
         self.assertEqual(result.code, 0, result)
-        self.assertIn("could not be ended", result.err)
+        self.assertIn("Logged out locally, but the session could not be revoked on the server: ",
+                      result.err)
         self.assertFalse(os.path.exists(self.file))
 
 
@@ -1046,7 +1049,7 @@ class SessionsPerServer(SessionCase):
                 ("traces", "list", "--project", "p"), ("usage", "--org", "o"))
 
     def test_session_stays_with_its_server(self):
-        """Row 30: session of A, address of B: not logged in to B, nothing sent, A's kept."""
+        """Row 30: session of A, address of B: not logged in to B, nothing sent, A's stays."""
         other = self.serve()
         for seconds in (3000, -10):
             self.log_in_with(seconds)
@@ -1062,13 +1065,14 @@ class SessionsPerServer(SessionCase):
                         self.assertEqual(self.content(), before)
         self.assertEqual((other.connections, self.server.connections), (0, 0))
 
-    def test_changed_config_does_not_take_the_session_along(self):
+    def test_changed_config_does_not_redirect_the_session(self):
         """Row 30: the address in config.json changed after the login."""
         other = self.serve()
         self.log_in()
         before = self.content()
         self.write("home/config.json", {"api_url": other.url})
-        self.assertFails(self.run_cli(*LISTING), 4, other.url, "belongs to " + self.server.url)
+        self.assertFails(self.run_cli(*LISTING), 4, "Not logged in to " + other.url,
+                         "the stored session belongs to " + self.server.url)
         self.assertEqual((other.connections, self.content()), (0, before))
 
     def test_session_of_the_tui_goes_to_the_configured_server_alone(self):
@@ -1103,7 +1107,7 @@ class SessionsPerServer(SessionCase):
         self.assertEqual(self.server.connections, 0)
 
     def test_failed_login_keeps_the_session(self):
-        """Row 30: A's session stays where B does not accept the password."""
+        """Row 30: A's session stays if B does not accept the password."""
         other = self.serve()
         self.log_in()
         before = self.content()
@@ -1113,7 +1117,7 @@ class SessionsPerServer(SessionCase):
         self.assertEqual(self.state("config.json"), {"api_url": self.server.url})
 
     def test_only_http_and_https(self):
-        """Row 32: a usage error that opens nothing, wherever the address stands."""
+        """Row 32: a usage error that opens nothing, wherever the address was given."""
         secret = self.write("secret.txt", b"precious")
         urls = ["file://" + secret, "file:" + secret, "ftp://127.0.0.1/x", "data:text/plain,x",
                 "javascript:alert(1)", "//127.0.0.1", "http://", "http:///x", "https://:80",
@@ -1150,7 +1154,7 @@ class Logins(SessionCase):
             env, TWOSIGNAL_PASSWORD=PASSWORD))
 
     def test_unencrypted_login_is_warned_about(self):
-        """Row 31: once, on stderr, where the server is not this machine."""
+        """Row 31: once, on stderr, if the server is not this machine."""
         address = tuple(self.server.url[len("http://"):].split(":"))
         hosts = {"signal.example.test": (address[0], int(address[1]))}
         with Proxy(hosts=hosts) as proxy:
@@ -1167,7 +1171,7 @@ class Logins(SessionCase):
         for url in (self.server.url, "http://localhost:" + port):
             self.assertOk(self.log_in_at(url), "")
 
-    def test_warned_before_the_password_is_asked_for(self):
+    def test_warned_before_the_password_prompt(self):
         """Row 31: there is time to stop."""
         result = self.run_cli("login", "--url", "http://signal.example.test", "-e", OWNER)
         self.assertFails(result, 2, "--password-stdin")
@@ -1184,10 +1188,10 @@ class Logins(SessionCase):
             os.unlink(self.file)
 
     def test_password_at_a_prompt(self):
-        """Row 36: asked for in a terminal, which does not show it."""
+        """Row 36: prompted for on a terminal, which does not show it."""
         output, code = self.run_terminal(
             "login", "--url", self.server.url,
-            script=[("mail", OWNER + "\n"), ("assword", PASSWORD + "\n")])
+            script=[("Email: ", OWNER + "\n"), ("Password: ", PASSWORD + "\n")])
         self.assertEqual(code, 0, output)
         self.assertNotIn(PASSWORD, output)
         self.assertEqual(self.state("session.json")["user_email"], OWNER)
@@ -1199,8 +1203,8 @@ class Logins(SessionCase):
         self.assertEqual(result.err.count("Warning"), 1)
         self.assertNotIn(PASSWORD, result.err + result.out)
 
-    def test_never_asked_for_without_a_terminal(self):
-        """Row 36: a usage error that names a way without the command line."""
+    def test_no_prompt_without_a_terminal(self):
+        """Row 36: a usage error that names a way other than the command line."""
         result = self.run_cli("login", "--url", self.server.url, "-e", OWNER)
         self.assertFails(result, 2, "--password-stdin")
         self.assertEqual(self.server.connections, 0)
@@ -1217,8 +1221,8 @@ class Logins(SessionCase):
         self.tui().rotate()
         self.assertOk(self.run_cli(*LISTING))
 
-    def test_expiry_is_stored_as_a_whole_number(self):
-        """Row 13: the TUI reads an int, whatever number the server answers."""
+    def test_expiry_is_saved_as_an_integer(self):
+        """Row 13: the TUI reads an int, whatever number the server sends."""
         fresh = self.server.tokens()
         for expires_at in (fresh["expires_at"] + 0.5, str(fresh["expires_at"])):
             data = dict(fresh, expires_at=expires_at, user={"id": "u", "email": OWNER})

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import unittest
 from unittest import mock
@@ -189,6 +188,19 @@ class PassingClock(ShortClock):
 
     def monotonic(self):
         return super().monotonic() + sum(self.naps)
+
+
+class EventfulClock(ShortClock):
+    """A short clock on which something happens at the beginning of the first pause."""
+
+    def __init__(self, action, naps=None):
+        super().__init__(naps)
+        self.action = action
+
+    def sleep(self, seconds):
+        if not self.naps:
+            self.action()
+        super().sleep(seconds)
 
 
 class TestConsole(twosignal.Console):
