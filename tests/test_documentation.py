@@ -24,8 +24,7 @@ SCRIPTS = {
     "usage check": ("twosignal usage --org $ORG_ID --json | \\", '"'),
 }
 
-# What each line of the documentation prints, as a regular expression; None: nothing on stdout.
-# A table's columns are shown by their headings.
+# What each line of the documentation prints, as a regular expression.
 PRINTED = {
     "twosignal login -e you@example.com -p yourpassword": r"you@example\.com",
     "twosignal login --url https://your-instance.example.com": r"you@example\.com",
@@ -60,7 +59,7 @@ PRINTED = {
     "$ twosignal traces list --project abc123": r"^ID +Status +Duration +Cost +Created",
     "$ twosignal traces list --project abc123 --json": r"^\[",
 }
-IN_TERMINAL = {"twosignal login"}  # the one documented command that asks
+IN_TERMINAL = {"twosignal login"}  # the one documented command that prompts
 
 
 def read_document():
@@ -83,14 +82,14 @@ def single_commands():
 
 
 def example(after):
-    """The example that stands under a line of the documentation, until the next blank line."""
+    """The example below a line of the documentation, up to the next blank line."""
     lines = read_document()
     start = lines.index(after) + 2
     return lines[start:lines.index("", start)]
 
 
 class DocumentCase(ServerCase):
-    """A new user of the documentation: an account, an organization, a project with its traces."""
+    """A new reader of the documentation: an account, an organization, a project with traces."""
 
     def setUp(self):
         super().setUp()
@@ -146,10 +145,10 @@ class DocumentCase(ServerCase):
 
 
 class DocumentCoverage(unittest.TestCase):
-    def test_no_command_line_is_forgotten(self):
+    def test_each_command_line_is_tested(self):
         self.assertEqual(set(single_commands()), set(PRINTED) | IN_TERMINAL)
 
-    def test_no_call_within_a_script_is_forgotten(self):
+    def test_each_call_within_a_script_is_tested(self):
         text = "\n".join(line for name in SCRIPTS for line in read_script(name))
         calls = [line for line in read_document()
                  if "twosignal " in line and re.search(r"\$\(twosignal |^twosignal .*\\$", line)]
@@ -185,7 +184,7 @@ class DocumentedCommands(DocumentCase):
         self.assertEqual(self.state("config.json"), {"api_url": self.server.url})
 
     def test_from_top_to_bottom(self):
-        """The blocks on authentication and organizations as one session, in their order."""
+        """The blocks on authentication and organizations as one session, in order."""
         lines = [line for line in single_commands() if line not in IN_TERMINAL]
         start = lines.index("twosignal whoami")
         script = [self.replace(line) for line in lines[:start + 2] + ["twosignal orgs list"]]
@@ -240,7 +239,7 @@ class DocumentedScripts(DocumentCase):
         result = self.gate(0.5, 0.8, 1.0)
         self.assertEqual((result.code, result.out, result.err), (0, "", ""))
 
-    def test_score_gate_fails_on_scores_that_the_list_only_counts(self):
+    def test_score_gate_fails_on_scores_that_are_not_in_the_list(self):
         result = self.gate(0.8, 0.41, 0.0, 1.0)
         self.assertEqual((result.code, result.out, result.err),
                          (1, "Found 2 traces with low evaluator scores\n", ""))
@@ -265,8 +264,8 @@ class DocumentedScripts(DocumentCase):
         request = urllib.request.Request(self.server.url + "/api/v1/traces",
                                          headers={"Authorization": "Bearer " + key})
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=60) as answer:
-            return answer.status
+        with opener.open(request, timeout=60) as response:
+            return response.status
 
     def usage(self, traces):
         self.server.set_plan(self.server.org, "PRO")
@@ -330,7 +329,7 @@ class DocumentedExamples(DocumentCase):
 
 
 class ErrorTable(DocumentCase):
-    """The five documented errors: the name begins the line, the way out of it follows."""
+    """The five documented errors: the line starts with the name, and the fix follows."""
 
     shown = {
         "Authentication expired": "Run twosignal login again",
@@ -450,7 +449,7 @@ class AddressPriority(Case):
         self.proxy = self.listen()
 
     def listen(self):
-        """A proxy that notes where a request would go, and refuses it; returns its address."""
+        """Starts a proxy that records each request's target and refuses it; returns its URL."""
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen(16)
@@ -459,7 +458,7 @@ class AddressPriority(Case):
         address = listener.getsockname()
         self.addCleanup(thread.join)
         self.addCleanup(listener.close)
-        self.addCleanup(self.ask_to_end, address)
+        self.addCleanup(self.end, address)
         return "http://127.0.0.1:{}".format(address[1])
 
     def refuse(self, listener):
@@ -473,7 +472,7 @@ class AddressPriority(Case):
                 connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n"
                                    b"Connection: close\r\n\r\n")
 
-    def ask_to_end(self, address):
+    def end(self, address):
         with socket.create_connection(address) as connection:
             connection.sendall(b"end")
 
