@@ -1,13 +1,18 @@
 """The section Traces: `traces check`, its thresholds and its reports."""
+import io
 import json
 import os
 import re
 import stat
+import sys
+import types
 import unittest
 import xml.etree.ElementTree
 from unittest import mock
 
-from tools import DIALECTS, TracesCase, full, minutes_ago
+import twosignal
+from tools import (DIALECTS, SCRIPT, TracesCase, full, kept_signals, minutes_ago,
+                   replaced_environment)
 
 
 def fill_four(server):
@@ -258,6 +263,65 @@ class Thresholds(TracesCase):
         self.assertEqual(self.server.connections, 1)
 
 
+class ThresholdObjects(TracesCase):
+    """Each threshold is one entry of THRESHOLDS, which is all that an option needs."""
+
+    def test_each_has_an_option_with_its_help(self):
+        text = self.assertOk(self.run_cli("traces", "check", "--help"), err="").out
+        text = " ".join(text.split())
+        for threshold in twosignal.THRESHOLDS:
+            with self.subTest(threshold=threshold.title):
+                self.assertRegex(threshold.option, r"^--(max|min)-[a-z0-9-]+ \S+$")
+                self.assertIn(f" {threshold.option} {threshold.help} ", text)
+
+    def test_each_is_named_if_none_is_given(self):
+        flags = [threshold.option.split()[0] for threshold in twosignal.THRESHOLDS]
+        self.assertFails(self.check(), 2, f"No threshold given. Pass one or more of "
+                         f"{', '.join(flags)}.")
+
+    def test_each_is_measured_and_reported(self):
+        """By its title, with its sign and its limit as its own format writes it."""
+        self.add(1, scores=[{"evaluatorName": "tone", "value": 0.5}])
+        limits = {"--max-error-rate": "1%", "--min-score": "0.25", "--max-p95": "90s",
+                  "--max-cost": "2", "--max-total-cost": "3"}
+        shown = {"--max-error-rate": "≤ 1%", "--min-score": "≥ 0.25", "--max-p95": "≤ 1m 30s",
+                 "--max-cost": "≤ $2.00", "--max-total-cost": "≤ $3.00"}
+        for threshold in twosignal.THRESHOLDS:
+            flag = threshold.option.split()[0]
+            with self.subTest(threshold=threshold.title):
+                result = self.check(flag, limits[flag])
+                self.assertEqual(result.code, 0, result)
+                row = re.split(r" {2,}", result.lines[5])
+                self.assertEqual((row[0], row[2]), (threshold.title, shown[flag]))
+
+    def test_direction(self):
+        for is_minimum, sign, values in ((True, "≥", (False, True, True)),
+                                         (False, "≤", (True, True, False))):
+            threshold = twosignal.Threshold("x", str, is_minimum=is_minimum)
+            self.assertEqual(threshold.sign, sign)
+            self.assertEqual(tuple(threshold.holds(value, 2) for value in (1, 2, 3)), values)
+
+    def test_a_new_entry_gets_an_option(self):
+        """With a copy of the module that has one more, made of another one."""
+        with open(SCRIPT, encoding="utf-8") as file:
+            source = file.read()
+        entry = re.search(r'\n    Threshold\("total cost".*?\),(?=\n)', source, re.DOTALL).group()
+        new = entry.replace("total cost", "sum").replace("--max-total-cost", "--max-sum")
+        module = types.ModuleType("twosignal_with_another_threshold")
+        with mock.patch.dict(sys.modules, {module.__name__: module}):
+            exec(compile(source.replace(entry, entry + new), "copy", "exec"), vars(module))
+        self.add(2, cost=0.2)
+        for argv, code, text in (
+                (("--help",), 0, "  --max-sum USD "), (("--max-sum", "0.4"), 0, "sum"),
+                (("--max-sum", "0.3"), 10, "sum    $0.40     ≤ $0.30    FAILED   2")):
+            streams = [io.StringIO() for _ in range(3)]
+            with self.subTest(argv=argv), replaced_environment(self.environment), kept_signals():
+                found = module.main(["traces", "check", "--project", self.server.project, *argv],
+                                    module.Console(streams))
+                self.assertEqual(found, code, streams[2].getvalue())
+                self.assertIn(text, streams[1].getvalue())
+
+
 HOSTILE_NAMES = ("<b> & \"c\" 'd'", "]]>", "a\x1b[31mred", "\u202etxt.exe", "line\nbreak",
                  "tab\there", "a|b", "100%", "%s%d", "\uffff\ufffe", "東京 🤖", "x" * 3000,
                  "`code`", "{{x}}")
@@ -283,6 +347,18 @@ class Reports(TracesCase):
             self.assertEqual(suite.get("failures"), str(failures))
             self.assertEqual(len(suite.findall("testcase/failure")), failures)
             self.assertEqual(os.listdir(self.folder).count("report.xml"), 1)
+
+    def test_junit_shows_the_direction(self):
+        """Also of a minimum, and of a check without data."""
+        self.check("--junit", self.report, "--max-p95", "3s", "--min-score", "0.6",
+                   "--min-score", "nobody=0.9", "--min-count", "9")
+        failures = {case.get("name"): case.find("failure").get("message")
+                    for case in self.parsed().findall("testsuite/testcase")}
+        self.assertEqual(failures, {
+            "p95 duration": "failed: measured 4.0s, threshold ≤ 3.0s",
+            "lowest score": "failed: measured 0.5, threshold ≥ 0.6",
+            "lowest score of nobody": "nothing to check: measured -, threshold ≥ 0.9",
+            "count": "too few: measured 4, threshold ≥ 9"})
 
     def test_junit_names_the_worst_traces(self):
         self.check("--junit", self.report, "--max-cost", "0.035")
@@ -429,6 +505,16 @@ class Reports(TracesCase):
             "| count | 4 | ≥ 1 | OK | 4 |", "", "Worst traces:", "",
             "| Trace | Value | Check |", "| --- | --- | --- |",
             "| %s | $0.04 | highest cost |" % worst["id"], ""])
+
+    def test_github_shows_the_direction_of_a_minimum(self):
+        result, lines = self.actions("--min-score", "0.6", "--min-count", "9")
+        self.assertEqual(result.code, 10)
+        annotations = [line.partition(";")[0] for line in result.err.splitlines()]
+        self.assertEqual(annotations[:2], [
+            "::error title=twosignal::lowest score: failed: measured 0.5, threshold ≥ 0.6",
+            "::error title=twosignal::count: too few: measured 4, threshold ≥ 9"])
+        self.assertIn("| lowest score | 0.5 | ≥ 0.6 | FAILED | 4 |", lines)
+        self.assertIn("| count | 4 | ≥ 9 | TOO FEW | 4 |", lines)
 
     def test_github_summary_is_appended(self):
         self.write("summary.md", "# Before\n")

@@ -518,12 +518,20 @@ class ListsWithoutPages(TracesCase):
                 "Use narrower --since and --until.\n")
 
     def test_a_full_list_may_not_be_all(self):
+        self.add(120)
+        self.assertOk(self.list(),
+                      err="Showing 20 traces; more may exist. Use --limit N or --all.\n")
+        for limit in ("100", "101", "120", "500"):
+            with self.subTest(limit=limit):
+                result = self.assertOk(self.list("-n", limit))
+                self.assertEqual(len(result.lines), 2 + 100)
+                self.assertEqual(result.err, "Showing 100 traces; more may exist. "
+                                 "Use narrower --since and --until.\n")
+
+    def test_a_short_list_is_all(self):
         self.add(21)
-        self.assertOk(self.list(), err="Showing 20 traces; more may exist. "
-                      "Use narrower --since and --until.\n")
-        self.assertOk(self.list("-n", "21"), err="Showing 21 traces; more may exist. "
-                      "Use narrower --since and --until.\n")
         self.assertOk(self.list("-n", "22"), err="")
+        self.assertEqual(self.server.count("trace.list"), 1)
 
     def test_all_of_them(self):
         for count, code in ((99, 0), (100, 8), (101, 8)):
@@ -562,14 +570,31 @@ class ListsWithoutPages(TracesCase):
                           err="Showing 20 traces; more exist. Use --limit N or --all.\n")
 
     def test_fail_if_truncated(self):
-        self.add(21)
-        self.assertEqual(self.list("-n", "22", "--fail-if-truncated").code, 0)
-        for limit in ("20", "21"):
+        self.add(100)
+        for limit, code, error in (
+                ("20", 10, "More traces than the 20 shown exist. Use --limit N or --all."),
+                ("99", 10, "More traces than the 99 shown exist. Use --limit N or --all."),
+                ("100", 10, "More traces than the 100 shown may exist. "
+                 "Use narrower --since and --until."),
+                ("200", 10, "More traces than the 100 shown may exist. "
+                 "Use narrower --since and --until.")):
             with self.subTest(limit=limit):
                 result = self.list("-n", limit, "--fail-if-truncated")
-                self.assertEqual((result.code, len(result.lines)), (10, 2 + int(limit)), result)
-                self.assertEqual(result.err, f"Error: More traces than the {limit} shown may "
-                                 "exist. Use narrower --since and --until.\n")
+                self.assertEqual(result.code, code, result)
+                self.assertEqual(len(result.lines), 2 + min(int(limit), 100))
+                self.assertEqual(result.err, f"Error: {error}\n")
+        for limit in ("98", "99"):
+            self.assertOk(self.list("-n", limit, "--fail-if-truncated", "--since", "5850s"),
+                          err="")
+
+    def test_filters_that_the_server_ignores(self):
+        """A part of a page may not match, so a whole one is read before the list ends."""
+        self.use(bare_list=True, known_filters=())
+        self.add(50)
+        self.add(1, name="failed", status="ERROR", created=minutes_ago(99))
+        self.assertEqual(self.names("--error", "-n", "1"), ["failed"])
+        self.assertEqual(self.names("--search", "trace", "--all"),
+                         ["trace %d" % place for place in range(50)])
 
     def test_filters_on_a_full_list(self):
         """What no server filters is filtered from whole pages: the rest is not known."""

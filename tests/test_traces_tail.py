@@ -293,7 +293,7 @@ class Tailing(TracesCase):
         names = [json.loads(line)["name"] for line in result.lines]
         self.assertEqual(names[:2] + names[-1:], ["old", "x 50", "z 100"])
         self.assertEqual(len(names), 1 + 3 * 100)
-        warning = ("More than 100 new traces at once: some may be missing. "
+        warning = ("100 or more new traces at once: some may be missing. "
                    "Use a shorter --interval.\n")
         self.assertEqual(result.err, 2 * warning + "\n")
 

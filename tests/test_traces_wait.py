@@ -56,7 +56,7 @@ class Waiting(TracesCase):
         self.add(100, scores=[{"evaluatorName": "quality", "value": 1}])
         self.assertOk(self.wait("--count", "100"), err="")
         self.assertOk(self.wait("--scored", "--count", "100"), err="")
-        for options in (("--count", "101"), ("--scored", "--count", "101"),
+        for options in (("--count", "101"), ("--error",), ("--scored", "--count", "101"),
                         ("--min-duration", "1h")):
             with self.subTest(options=options):
                 self.use(bare_list=True, known_filters=())
