@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 import unittest
-from unittest import mock
 from urllib.parse import parse_qs, unquote, urlsplit
 
 SUPPORT = os.path.dirname(os.path.abspath(__file__))
