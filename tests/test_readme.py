@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import ssl
 import subprocess
 import sys
 import unittest
@@ -92,7 +93,7 @@ def anchors(text):
 ####################################################################################################
 
 def command_rows():
-    return [("`%s`" % command.name, command.summary.rstrip("."), "`%s`" % command.examples[0])
+    return [("`%s`" % command.name, command.summary.rstrip("."), "`%s`" % command.all_examples[0])
             for command in twosignal.visible_commands()]
 
 
@@ -442,6 +443,63 @@ class ReadmeFacts(ServerCase):
                 for key, new in zip(re.findall(r"`(\w+)`", old),
                                     re.findall(r"`(\w+)`", new) * 2)}
         self.assertEqual({key: told.get(key) for key in found}, found)
+
+
+class QuotedMessages(ServerCase):
+    """Each message that the README quotes under Troubleshooting is one that a run prints."""
+
+    OTHERS = {"twosignal: command not found", "import twosignal", "UNSUPPORTED"}
+
+    def setUp(self):
+        super().setUp()
+        self.log_in()
+
+    def test_messages(self):
+        cells = " ".join(row[0] for row in rows(README, "| you see | what to do |"))
+        quoted = set(re.findall(r"`([^`]+)`", cells)) - self.OTHERS
+        printed = [self.another_server(), self.web_page(), self.damaged_session(),
+                   self.unknown_outcome(), self.held_lock(), self.bare_list(), self.certificate()]
+        for text in quoted:
+            pattern = ".*".join(map(re.escape, text.split("…")))
+            self.assertEqual(sum(bool(re.search(pattern, each)) for each in printed), 1, text)
+        self.assertEqual(len(quoted), len(printed))
+
+    def another_server(self):
+        return self.cli("orgs", "list", "--url", "https://other.example.com").err
+
+    def web_page(self):
+        self.server.fault("organization.list", status=200, body="<html>")
+        return self.cli("orgs", "list").err
+
+    def damaged_session(self):
+        before = self.write("home/session.json", "{")
+        result = self.cli("orgs", "list")
+        os.remove(before)
+        self.log_in()
+        return result.err
+
+    def unknown_outcome(self):
+        self.server.fault("organization.create", reset=True, after=True)
+        return self.cli("orgs", "create", "New").err
+
+    def held_lock(self):
+        with twosignal.Lock(os.path.join(self.home, "session.lock"), 0):
+            self.write("home/session.json", dict(self.state("session.json"), expires_at=1))
+            result = self.cli("orgs", "list", "--timeout", "0.1")
+        self.log_in()
+        return result.err
+
+    def bare_list(self):
+        server = self.serve(bare_list=True, empty=True)
+        for _ in range(100):
+            server.add_trace()
+        self.log_in(server=server)
+        return self.cli("traces", "list", "--project", server.project, "-n", "100").err
+
+    def certificate(self):
+        error = ssl.SSLError()
+        error.verify_code = 20      # unable to get local issuer certificate
+        return "No secure connection to x: " + twosignal.certificate_cause(error)[0]
 
 
 class SampleOutput(ServerCase):
