@@ -1,5 +1,4 @@
 """The section Entry: ways to start, signals, odd interpreters."""
-import errno
 import gc
 import os
 import random
@@ -7,14 +6,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import unittest
 import warnings
 from unittest import mock
 
 import twosignal
 from servers import Scripted, certificates, hang_up
-from tools import (DEADLINE, ERROR_LINE, ROOT, SCRIPT, Case, ProcessCase, ServerCase, as_text, full,
-                   heed_interrupts, listing, pty_run, requests_of, run_command, write_script)
+from tools import (DEADLINE, ERROR_LINE, ROOT, SCRIPT, Case, ProcessCase, ServerCase, ShortClock,
+                   as_text, full, heed_interrupts, listing, pty_run, replaced_environment,
+                   requests_of, run_command, write_script)
 
 
 class WaysToStart(ServerCase):
@@ -63,19 +64,19 @@ class WaysToStart(ServerCase):
         self.assertFails(result, 2, "--password-stdin")
 
     def test_main_returns_its_exit_code(self):
-        """main(argv) neither leaves nor raises; without argv it takes the process's own."""
-        with mock.patch.object(sys, "argv", ["twosignal", "--version"]):
-            with mock.patch.object(sys, "stdout") as stdout:
-                stdout.encoding = "utf-8"
-                self.assertEqual(twosignal.main(), 0)
+        """main(argv, console) never raises; without them it takes the process's own."""
+        code = "import twosignal; print(twosignal.main(), twosignal.main(['nope']))"
+        result = self.start([sys.executable, "-B", "-c", code, "--version"], cwd=ROOT)
+        self.assertEqual((result.code, result.out), (0, twosignal.version_text() + "0 2\n"))
+        self.assertIn("There is no command 'nope'", result.err)
         self.assertEqual(self.run_cli("nope").code, 2)
         self.assertEqual(self.run_cli("traces", "get", "nope").code, 6)
 
 
 class Strike:
-    """Sends this process a signal when a command's run comes to a line for the first time.
+    """Sends this process a signal when a command first reaches a line.
 
-    place: (function, line); None only notes the places, in `places`. Counts from _run on, where
+    place: (function, line); None only notes the places, in `places`. Counts from run() on, where
     main is ready for signals.
     """
 
@@ -86,13 +87,13 @@ class Strike:
     def trace(self, frame, event, arg):
         if frame.f_code.co_filename != twosignal.__file__:
             return None
-        if frame.f_code is twosignal._run.__code__:
+        if frame.f_code is twosignal.run.__code__:
             self.running = event != "return"
         if self.running and event == "line":
-            self.come_to((frame.f_code.co_name, frame.f_lineno))
+            self.reach((frame.f_code.co_name, frame.f_lineno))
         return self.trace
 
-    def come_to(self, place):
+    def reach(self, place):
         if self.place is None:
             self.places += [] if place in self.places else [place]
         elif place == self.place and not self.struck:
@@ -100,7 +101,18 @@ class Strike:
             os.kill(os.getpid(), self.number)
 
 
-@unittest.skipIf(os.name == "nt", "signals are others there")
+class StrikingClock(ShortClock):
+    """Sends this process a signal in place of each pause."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def sleep(self, seconds):
+        os.kill(os.getpid(), self.number)
+
+
+@unittest.skipIf(os.name == "nt", "Windows has other signals")
 class Interrupts(ProcessCase):
     shared = False
     CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -174,18 +186,15 @@ class Interrupts(ProcessCase):
         self.assertOk(self.cli(*args))
 
     def test_at_chosen_points(self):
-        """Row 40: while a file is written, while waiting for the lock or for the next try."""
+        """Row 40: while a file is written, while waiting for the lock or for a retry."""
         def strike(number, real):
             def struck(*args, **kwargs):
                 os.kill(os.getpid(), number)
                 return real(*args, **kwargs)
             return struck
 
-        def busy(*args):
-            raise BlockingIOError(errno.EAGAIN, "held")
-
-        points = {"the write": ("os.fsync", os.fsync), "the replacing": ("os.replace", os.replace),
-                  "the lock": ("twosignal._take", busy)}
+        points = {"the write": ("os.fsync", os.fsync),
+                  "the replacement": ("os.replace", os.replace)}
         for number, code in self.CODES.items():
             for name, (target, real) in points.items():
                 with self.subTest(number=number, at=name):
@@ -194,11 +203,19 @@ class Interrupts(ProcessCase):
                         result = self.cli("orgs", "list")
                     self.assertFails_quietly(result, code)
                     self.assertOk(self.cli("orgs", "list"))
-            with self.subTest(number=number, at="the pause before the next try"):
+            with self.subTest(number=number, at="the lock"):
+                self.write("home/session.json", dict(self.log_in(), expires_at=0))
+                with replaced_environment(self.environment):
+                    lock = twosignal.session_lock(time.monotonic() + DEADLINE)
+                with lock:
+                    result = self.cli("orgs", "list", clock=StrikingClock(number))
+                self.assertFails_quietly(result, code)
+                self.assertOk(self.cli("orgs", "list"))
+            with self.subTest(number=number, at="the pause before a retry"):
                 self.log_in()
                 self.server.fault("organization.list", status=503, body="")
-                with mock.patch("time.sleep", strike(number, lambda seconds: None)):
-                    self.assertFails_quietly(self.cli("orgs", "list", naps=False), code)
+                result = self.cli("orgs", "list", clock=StrikingClock(number))
+                self.assertFails_quietly(result, code)
 
     def assertFails_quietly(self, result, code):
         self.assertEqual((result.code, result.out), (code, ""), result)
@@ -206,7 +223,7 @@ class Interrupts(ProcessCase):
         self.assertNothingLeft()
 
     def test_processes(self):
-        """Row 40: Ctrl-C and SIGTERM while waiting for an answer, as processes."""
+        """Row 40: Ctrl-C and SIGTERM while waiting for a response, as processes."""
         for number, code in self.CODES.items():
             for path, args in full([("trace.list", ["traces", "list"])],
                                    [("trace.list", ["traces", "list"]),
@@ -216,7 +233,7 @@ class Interrupts(ProcessCase):
                     self.assertNothingLeft()
 
     def signalled(self, number, path, args):
-        """(exit code, stderr) of a process that gets a signal while it waits for that answer."""
+        """(exit code, stderr) of a process that gets a signal while it waits for a response."""
         fault = self.server.fault(path, delay=True)
         process = subprocess.Popen([sys.executable, SCRIPT] + args, env=self.environment,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -266,7 +283,7 @@ class Interpreters(ProcessCase):
         return full([["-I", "-S"], ["-W", "error", "-bb"], ["-OO"]], always + more)
 
     def test_flags(self):
-        """Row 41: -I, -S, -W error, -bb, -OO: it works, and says nothing else."""
+        """Row 41: -I, -S, -W error, -bb, -OO: it works, and prints nothing else."""
         for flags in self.flags():
             with self.subTest(flags=flags):
                 self.write("home/session.json", dict(self.log_in(), expires_at=0))
@@ -283,7 +300,7 @@ class Interpreters(ProcessCase):
             self.assertRegex(result.err, ERROR_LINE)
 
     def test_help_under_every_optimisation(self):
-        """Row 41: -OO takes docstrings away: help still comes."""
+        """Row 41: -OO removes docstrings; help is still printed."""
         result = self.assertOk(self.run_process("traces", "list", "--help", flags=["-OO"]), err="")
         self.assertIn("--search", result.out)
         self.assertOk(self.run_process("--help", flags=["-OO"]), err="")
