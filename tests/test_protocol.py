@@ -1,4 +1,4 @@
-"""The section Protocol: errors of servers, the cookie, and the recorded answers of real servers."""
+"""The section Protocol: server errors, the cookie, and recorded responses of real servers."""
 import base64
 import json
 import os
@@ -39,7 +39,7 @@ class ServerErrors(ClientCase):
                         self.assertIn(text, found.message)
                         self.assertEqual(found.exit_code, exit_code)
 
-    def test_the_status_stands_in_for_a_code(self):
+    def test_the_status_replaces_a_missing_code(self):
         for code, status, exit_code, text in self.CODES:
             found = self.failure({"error": {"json": {"message": "", "data": {}}}}, status)
             self.assertIn(text, found.message)
@@ -55,7 +55,7 @@ class ServerErrors(ClientCase):
             found = self.failure(trpc_error("NOT_FOUND", 404, said), 404, procedure)
             self.assertEqual((found.message, found.exit_code), (message, 6))
 
-    def test_problems_of_both_zods(self):
+    def test_problems_of_zod_3_and_4(self):
         for problem, line in (
                 ({"path": ["limit"], "message": "Too big"}, "limit: Too big"),
                 ({"path": ["rules", 0, "if"], "message": "Required"}, "rules.0.if: Required"),
@@ -124,7 +124,7 @@ class CookieValue(unittest.TestCase):
         return [tuple(part.split("=", 1)) for part in twosignal.session_cookie(session).split("; ")]
 
     def assertWhole(self, session):
-        """Chunks in order, none too long, none that begins or ends inside %XX."""
+        """The chunks are in order, none is too long, and none begins or ends within %XX."""
         parts = self.parts(session)
         name = "sb-ref-auth-token"
         text = "".join(value for _, value in parts)
@@ -156,7 +156,7 @@ class CookieValue(unittest.TestCase):
             self.assertWhole(session)
 
     def test_never_cut_inside_an_escape(self):
-        """Escapes at each distance from the border of a chunk."""
+        """Escapes at each distance from the end of a chunk."""
         for size in range(3000, 3200):
             email = "%" * 40 + "é" * 10
             session = self.session(access_token="x" * size + "%+/=" * 300, user_email=email)
@@ -165,7 +165,7 @@ class CookieValue(unittest.TestCase):
             self.assertEqual(found["user"]["email"], email)
 
     def test_random_tokens(self):
-        """Row 33: whatever a token or an e-mail address holds, the cookie is one header line."""
+        """Row 33: whatever a token or an email address contains, the cookie is one header line."""
         seed = random.SystemRandom().randrange(2 ** 32)
         dice = random.Random(seed)
         with self.subTest(seed=seed):
@@ -180,7 +180,7 @@ class CookieValue(unittest.TestCase):
 
 
 def token(claims):
-    """A JWT with these claims, signed by nobody."""
+    """A JWT with these claims and no valid signature."""
     import base64
     text = claims if isinstance(claims, bytes) else json.dumps(claims).encode("utf-8")
     return "e30.%s.c2ln" % base64.urlsafe_b64encode(text).rstrip(b"=").decode("ascii")
@@ -196,8 +196,8 @@ class TokenIssuers(unittest.TestCase):
                 claims = {"iss": issuer, "email": filler}
                 self.assertEqual(twosignal.token_project(token(claims)), expected)
 
-    def test_what_has_none(self):
-        """Row 25: nothing that a token holds is trusted."""
+    def test_invalid_tokens(self):
+        """Row 25: nothing in a token is trusted."""
         wrong = [None, 5, [], {}, "", ".", "..", "a.b", "a.b.c", "a.=.c", "a.é.c", "a.!!!!.c"]
         wrong += [token(claims) for claims in (
             {}, [], "x", 5, None, {"iss": None}, {"iss": 5}, {"iss": ["https://x.y"]}, {"iss": ""},
@@ -233,7 +233,7 @@ def recorded(name, server="trpc11"):
 
 
 def scripted(*recordings):
-    """A server that gives these recorded answers, one a connection."""
+    """A server that returns these recorded responses, one per connection."""
     replies = []
     for recording in recordings:
         response = recording["response"]
@@ -259,7 +259,7 @@ class Recordings(Case):
         return client
 
     def ask(self, recording, client):
-        """Makes the recorded request in the client's own words; returns the wire value."""
+        """Makes the recorded request through the client; returns the wire value."""
         request = recording["request"]
         procedure = request["path"].rpartition("/")[2]
         if request["method"] == "POST":
@@ -267,7 +267,7 @@ class Recordings(Case):
         return client.query(procedure, (request.get("input") or {}).get("json"))
 
     def answered(self, name, server="trpc11"):
-        """(the wire value that the client makes of the recorded answer, the recorded value)"""
+        """(the wire value that the client reads from the recorded response, the recorded value)"""
         recording = recorded(name, server)
         with scripted(recording) as place:
             found = self.ask(recording, self.client(place))
@@ -275,7 +275,7 @@ class Recordings(Case):
         return found, recording["response"]["body"]["result"]["data"]["json"]
 
     def assertSent(self, recording, sent):
-        """The request is the one that was recorded, but for the session."""
+        """The request is the recorded one, apart from the session."""
         request = recording["request"]
         parts = urlsplit(target(sent))
         self.assertEqual(sent.split(b" ")[0].decode("ascii"), request["method"])
@@ -289,7 +289,7 @@ class Recordings(Case):
             self.assertTrue(header(sent, "Cookie").startswith("sb-ref-auth-token="))
 
     def test_every_recording_is_understood(self):
-        """Row 25: each recorded answer, success or error, is a value or a documented error."""
+        """Row 25: each recorded response is a value or a documented error."""
         met = set()
         for recording in RECORDINGS:
             name, path = recording["name"], recording["request"]["path"]
@@ -378,8 +378,8 @@ class Recordings(Case):
                 self.assertEqual(header(server.requests[0], "Authorization"),
                                  "Bearer old.access.token")
 
-    def test_procedures_that_a_server_lacks(self):
-        """Both tRPC versions say it in their own words; the other name is asked for then."""
+    def test_missing_procedures(self):
+        """Each tRPC version says it in its own words; the alias is called then."""
         lacking = recorded("no-such-procedure", "trpc10")
         detail = recorded("trace.detail", "trpc10")
         with scripted(lacking, detail) as server:
