@@ -631,7 +631,7 @@ class ArgvIsReadOnce(CommandCase):
                 self.assertEqual((record["name"], record["description"]), ("x", "-h"))
         for _ in range(2):
             self.server.add_trace(name="a-q", project=self.server.project)
-        result = self.assertOk(self.cli("traces", "list", "-n1", "--search", "-q"))
+        result = self.assertOk(self.cli("traces", "list", "-n1", "--search", "-q", columns=200))
         self.assertIn("a-q", result.out)
         self.assertNotEqual(result.err, "", "it is quiet")
 
