@@ -45,7 +45,7 @@ DEFAULT_LIMIT = 20                  # traces in a listing
 DEFAULT_WAIT = 300.0                # seconds that traces wait waits
 DEFAULT_INTERVAL = 2.0              # seconds between two polls of traces tail
 DEFAULT_TAIL_LINES = 10             # traces that traces tail begins with
-NAME_COMPLETION_TIMEOUT = 1.0       # seconds to look up names while a user waits for TAB
+COMPLETION_TIMEOUT = 1.0            # seconds to look up names while a user waits for TAB
 REFRESH_EARLY = 60                  # seconds before its expiry that a session is refreshed
 
 MAX_TRIES = 3                       # of one request
@@ -117,7 +117,6 @@ class Failure(Exception):
 
     @property
     def exit_code(self) -> int:
-        """The process's exit code for this error."""
         return EXIT_CODES.get(self.code, 1)
 
 
@@ -133,21 +132,19 @@ class NoHome(Failure):
     """There is no directory to keep the session and the config file in."""
 
 
-def result_or_failure(function):
+def result_or_failure(function, *arguments):
     """What the function returns, or the Failure that it raises."""
     try:
-        return function()
+        return function(*arguments)
     except Failure as failure:
         return failure
 
 
 def usage_error(message, hint="") -> Failure:
-    """The command line, a variable or a file of the user's is wrong (exit 2)."""
     return Failure(message, hint, "USAGE")
 
 
 def protocol_error(message, hint="Check that the address is that of a 2Signal server.") -> Failure:
-    """A response does not follow 2Signal's protocol (exit 8)."""
     return TransientFailure(message, hint, "BAD_ANSWER")
 
 
@@ -157,7 +154,6 @@ def wrong_type(what) -> Failure:
 
 
 def authentication_expired() -> Failure:
-    """Neither the access token nor the refresh token is accepted any more."""
     return Failure("Authentication expired", "Run 'twosignal login' again.", "UNAUTHORIZED")
 
 
@@ -165,8 +161,6 @@ def os_reason(error) -> str:
     """What the operating system says about an error, such as "No space left on device"."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
-
-# --- two small helpers
 
 class Struct:
     """An object made of its arguments, which are named by the annotations of its class.
@@ -273,13 +267,11 @@ def truncate(text: str, columns: int) -> str:
     if display_width(text) <= columns:
         return text
     room = columns - 1
-    kept = []
-    for character in text:
+    for position, character in enumerate(text):
         room -= _character_width(character)
         if room < 0:
             break
-        kept.append(character)
-    return "".join(kept) + "…"
+    return text[:position] + "…"
 
 
 def to_nfc(text: str) -> str:
@@ -292,12 +284,10 @@ def mask_secrets(text: str, secrets) -> str:
     """The text with *** for each secret: as it is, percent-encoded, in JSON, or escaped."""
     from urllib.parse import quote
     for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) < 4:         # too short to be told from ordinary text
-            continue
-        forms = (secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1],
-                 printable(secret))
-        for form in forms:
-            text = text.replace(form, "***")
+        if len(secret) >= 4:        # a shorter one cannot be told from ordinary text
+            for form in (secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1],
+                         printable(secret)):
+                text = text.replace(form, "***")
     return text
 
 
@@ -322,11 +312,8 @@ def format_duration(milliseconds) -> str:
         return f"{round(value)}ms"
     if round(value / 1000, 1) < MINUTE:
         return f"{value / 1000:.1f}s"
-    seconds = int(round(value / 1000))
-    if seconds < HOUR:
-        return f"{seconds // MINUTE}m {seconds % MINUTE:02d}s"
-    minutes = seconds // MINUTE
-    return f"{minutes // 60}h {minutes % 60:02d}m"
+    minutes, seconds = divmod(int(round(value / 1000)), 60)
+    return f"{minutes}m {seconds:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
 
 
 def format_cost(usd) -> str:
@@ -357,13 +344,17 @@ def format_percent(share) -> str:
 
 
 def format_score(value) -> str:
-    """0.9; "no number" for a score that is none."""
     return "no number" if value is None else f"{value:.4g}"
 
 
 def counted(number, noun: str) -> str:
     """1 trace, 2 traces, 1,000 traces."""
     return f"{format_count(number)} {noun}" + ("" if number == 1 else "s")
+
+
+def format_list(value) -> str:
+    """agent, v2 of a list of texts; - for anything else."""
+    return ", ".join(map(printable, value)) or "-" if isinstance(value, list) else "-"
 
 
 def yes_or_no(value) -> str:
@@ -410,15 +401,13 @@ def utc_timestamp(timestamp: str) -> str:
 
     Text that is no timestamp, or none within the years 1 to 9999, is returned as it is.
     """
-    is_usual = timestamp[10:11] == "T" and timestamp[-1:] == "Z"
-    if is_usual and timestamp[19:-1].strip(".0"):
+    if timestamp[10:11] == "T" and timestamp[-1:] == "Z" and timestamp[19:-1].strip(".0"):
         return timestamp            # nearly all are like that, and need no pattern
     match = re.match(_TIMESTAMP, timestamp)
     if match is None:
         return timestamp
     fraction = match.group(7) or ""
-    if not fraction.strip(".0"):
-        fraction = ""
+    fraction = fraction if fraction.strip(".0") else ""
     if match.group(8) == "Z" and timestamp[10] == "T":
         return timestamp[:19] + fraction + "Z"
     seconds = _whole_seconds(match)
@@ -456,9 +445,9 @@ def format_age(timestamp, now=None) -> str:
     if passed < HOUR:
         return f"{int(passed // MINUTE)} min ago"
     if passed < DAY:
-        return counted(int(passed // HOUR), "hour") + " ago"
+        return f"{counted(int(passed // HOUR), 'hour')} ago"
     if passed < 30 * DAY:
-        return counted(int(passed // DAY), "day") + " ago"
+        return f"{counted(int(passed // DAY), 'day')} ago"
     return iso_timestamp(seconds)[:10]
 
 
@@ -468,8 +457,7 @@ def format_time_of_day(timestamp) -> str:
     if seconds is None:
         return printable(timestamp)
     day, _, time_of_day = iso_timestamp(seconds).partition("T")
-    today = iso_timestamp(time.time())[:10]
-    return time_of_day if day == today else day
+    return time_of_day if day == iso_timestamp(time.time())[:10] else day
 
 
 ############################################################
@@ -640,31 +628,23 @@ def span_tree(spans) -> list:
     """
     spans = [span for span in spans if isinstance(span, dict)]
     spans.sort(key=lambda span: parse_timestamp(span.get("start_time")) or 0)
-    children = _spans_by_parent(spans)
-    starts = [children.get(None, [])] + [[span] for span in spans]     # the latter: cycles
-    placed = []
-    seen = set()
-    for start in starts:
-        waiting = [(0, span) for span in reversed(start)]
-        while waiting:
-            depth, span = waiting.pop()
-            if id(span) in seen:
-                continue
-            seen.add(id(span))
-            placed.append((depth, span))
-            below = children.get(str(span.get("id")), [])
-            waiting += [(depth + 1, child) for child in reversed(below)]
-    return placed
-
-
-def _spans_by_parent(spans) -> dict:
-    """{parent ID: its spans}; None for those whose parent is not among them."""
     ids = {str(span["id"]) for span in spans if span.get("id") is not None}
-    children = {}
+    children = {}                   # by parent ID; None: the parent is missing
     for span in spans:
         parent = str(span.get("parent_span_id"))
         children.setdefault(parent if parent in ids else None, []).append(span)
-    return children
+    placed = []
+    seen = set()
+    for start in [children.get(None, [])] + [[span] for span in spans]:     # the latter: cycles
+        waiting = [(0, span) for span in reversed(start)]
+        while waiting:
+            depth, span = waiting.pop()
+            if id(span) not in seen:
+                seen.add(id(span))
+                placed.append((depth, span))
+                below = children.get(str(span.get("id")), [])
+                waiting += [(depth + 1, child) for child in reversed(below)]
+    return placed
 
 
 ############################################################
@@ -762,18 +742,14 @@ class Listing(Result):
             cells = [[column.text(row) for column in self.columns] for row in rows]
             if widths is None:
                 widths = _column_widths(self.columns, cells, screen.columns)
-                yield self._heading(cells, widths, screen.columns)
+                lines = [_table_line(row, widths, screen.columns)
+                         for row in [[column.heading for column in self.columns]] + cells]
+                yield lines[0] + "\n" + "─" * max(map(display_width, lines)) + "\n"
             for row in cells:
                 line = _table_line(row, widths, screen.columns)
                 yield (_coloured(line, row) if screen.colour else line) + "\n"
         if widths is None:
             yield f"No {self.noun} found.\n"
-
-    def _heading(self, cells, widths, room) -> str:
-        """The headings above a rule that is as long as the longest of the first lines."""
-        heading = _table_line([column.heading for column in self.columns], widths, room)
-        lines = [heading] + [_table_line(row, widths, room) for row in cells]
-        return heading + "\n" + "─" * max(map(display_width, lines)) + "\n"
 
 
 def _column_widths(columns, cells, room) -> list:
@@ -791,14 +767,11 @@ def _column_widths(columns, cells, room) -> list:
 
 def _table_line(cells, widths, room) -> str:
     """Cells side by side, two blanks apart; the last column is truncated if it does not fit."""
-    if len(cells) > len(widths):    # the optional column was dropped
-        return "  ".join(_padded(cells, widths)).rstrip(" ")
-    start = "".join(cell + "  " for cell in _padded(cells[:-1], widths))
-    return (start + truncate(cells[-1], max(8, room - display_width(start)))).rstrip(" ")
-
-
-def _padded(cells, widths) -> list:
-    return [cell + " " * (size - display_width(cell)) for cell, size in zip(cells, widths)]
+    padded = [cell + " " * (size - display_width(cell)) for cell, size in zip(cells, widths)]
+    if len(cells) == len(widths):   # otherwise the optional column was dropped
+        left = sum(widths[:-1]) + 2 * len(widths[:-1])
+        padded[-1] = truncate(cells[-1], max(8, room - left))
+    return "  ".join(padded).rstrip(" ")
 
 
 _RED, _GREEN = 31, 32
@@ -889,7 +862,10 @@ def _csv_format(result, screen, delimiter=","):
     omitted = {}
     for rows in result.batches():
         if names is None:
-            names = _column_names(rows, result)
+            names = _keys_of(rows)
+            if result.streams:      # one row cannot tell what those to come have
+                names += [name for name in result.extra_fields
+                          if name not in names and "." not in name]
             writer.writerow(map(_csv_cell, names))
         omitted.update((key, None) for key in _keys_of(rows) if key not in names)
         writer.writerows([_csv_cell(row.get(name)) for name in names] for row in rows)
@@ -902,13 +878,6 @@ def _csv_format(result, screen, delimiter=","):
     if omitted:
         return (f"Columns omitted (absent from the first {PAGE_SIZE} rows): "
                 f"{', '.join(omitted)}. Name the columns you want with --fields.")
-
-
-def _column_names(rows, result) -> list:
-    names = _keys_of(rows)
-    if result.streams:              # one row cannot tell what those to come have
-        names += [name for name in result.extra_fields if name not in names and "." not in name]
-    return names
 
 
 FORMATS = {
@@ -952,8 +921,16 @@ def only_fields(result, fields, report_error) -> Result:
     report_error: a function that gets the usage error for a field that no record can have, once
     the first rows are known.
     """
+    def picked_rows():
+        for number, batch in enumerate(result.batches()):
+            for error in _field_errors(fields, batch, result.extra_fields) if number == 0 else ():
+                report_error(error)
+            for row in batch:
+                yield {field: row[field] if field in row else get_path(row, field)
+                       for field in fields}
+
     columns = [Column(field, field) for field in fields]
-    rows = _picked_rows(result, fields, report_error)
+    rows = picked_rows()
     if isinstance(result, Listing):
         return Listing(result.noun, columns, rows, result.conclude, streams=result.streams)
     if isinstance(result.record, list):
@@ -961,19 +938,10 @@ def only_fields(result, fields, report_error) -> Result:
     return Details(next(rows), columns, conclude=result.conclude)
 
 
-def _picked_rows(result, fields, report_error):
-    for number, rows in enumerate(result.batches()):
-        errors = _field_errors(fields, rows, result.extra_fields) if number == 0 else ()
-        for error in errors:
-            report_error(error)
-        for row in rows:
-            yield {field: row[field] if field in row else get_path(row, field) for field in fields}
-
-
 def _field_errors(fields, rows, extra_fields):
     """Yields a usage error for each field that none of the records can have."""
-    top_level = [key for key in extra_fields if "." not in key]
-    keys = list(dict.fromkeys(_keys_of(rows) + top_level))
+    keys = _keys_of(rows)
+    keys += [key for key in extra_fields if "." not in key and key not in keys]
     user_data = {snake_case(key) for key in USER_DATA}
     for field in fields:
         is_declared = field not in extra_fields and re.sub(r"\.\d+", "", field) in extra_fields
@@ -981,8 +949,8 @@ def _field_errors(fields, rows, extra_fields):
             continue
         first, *rest = field.split(".")
         if first not in keys:
-            known_keys = ", ".join(map(printable, keys))
-            yield usage_error(f"There is no field '{field}'", f"Available fields: {known_keys}.")
+            yield usage_error(f"There is no field '{field}'",
+                              f"Available fields: {', '.join(keys)}.")
         elif not user_data & {first, *rest} and not any(
                 _may_contain(row.get(first), rest) for row in rows):
             yield usage_error(f"There is no field '{field}'",
@@ -1076,58 +1044,68 @@ def unwritable_file(path, error, hint="") -> Failure:
                    "Free some space, correct its permissions, or set TWOSIGNAL_HOME.")
 
 
-class AtomicFile:
+class OutputTarget:
+    """A file to write to. Raises Failure on any error, BrokenPipeError if nobody reads."""
+
+    def __init__(self, path, hint=""):
+        self.path = path
+        self.hint = hint
+
+    def _guarded(self, action, *arguments):
+        try:
+            return action(*arguments)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise unwritable_file(self.path, error, self.hint)
+
+
+class AtomicFile(OutputTarget):
     """A file that replaces another as a whole, or not at all.
 
     Readers see the old or the new content, never a part. Nothing is replaced if the block raises
     or calls cancel(). mode: its permissions, whatever the umask; follow_links: a symbolic link
-    stays, and its target is replaced. Raises Failure on any write error.
+    stays, and its target is replaced.
     """
 
     def __init__(self, path, mode=0o600, hint="", follow_links=True, clock=CLOCK):
-        self.path = path
+        super().__init__(path, hint)
+        self.target = os.path.realpath(path) if follow_links else path
         self.mode = mode
-        self.hint = hint
-        self.follow_links = follow_links
         self.clock = clock
-        self.file = None
-        self.temporary = None
+        self.file = self.temporary = None
         self.is_cancelled = False
 
     def __enter__(self):
-        import tempfile
         try:
-            self.target = os.path.realpath(self.path) if self.follow_links else self.path
-            _check_name(self.target)
-            with deferred_signals():
-                handle, self.temporary = tempfile.mkstemp(prefix=".twosignal-",
-                                                          dir=os.path.dirname(self.target))
-                self.file = os.fdopen(handle, "wb")
-        except OSError as error:
-            raise unwritable_file(self.path, error, self.hint)
-        except BaseException:       # a signal that was deferred
-            if self.file:
+            self._guarded(self._open)
+        except BaseException:
+            if self.file:           # it was opened, and then a signal arrived
                 self._discard()
             raise
         return self
 
-    def write(self, content: bytes):
+    def _open(self):
+        import tempfile
         try:
-            self.file.write(content)
-        except OSError as error:
-            raise unwritable_file(self.path, error, self.hint)
+            os.lstat(self.target)   # raises OSError if the name is too long
+        except FileNotFoundError:
+            pass
+        with deferred_signals():
+            handle, self.temporary = tempfile.mkstemp(prefix=".twosignal-",
+                                                      dir=os.path.dirname(self.target))
+            self.file = os.fdopen(handle, "wb")
+
+    def write(self, content: bytes):
+        self._guarded(self.file.write, content)
 
     def sync(self):
         """Brings the content to the disk, so that only the replacement is left to do."""
-        if self.file.closed:
-            return
-        try:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
-            os.chmod(self.temporary, self.mode)
-        except OSError as error:
-            raise unwritable_file(self.path, error, self.hint)
+        if not self.file.closed:
+            self._guarded(self.file.flush)
+            self._guarded(os.fsync, self.file.fileno())
+            self._guarded(self.file.close)
+            self._guarded(os.chmod, self.temporary, self.mode)
 
     def cancel(self):
         """Leaves what was there before."""
@@ -1137,35 +1115,20 @@ class AtomicFile:
         with deferred_signals():
             try:
                 if kind is None:
-                    self._finish()
+                    self.sync()
+                if kind is None and not self.is_cancelled:
+                    self._guarded(replace_file, self.temporary, self.target, self.clock)
+                    self.temporary = None
             finally:
                 self._discard()
-
-    def _finish(self):
-        self.sync()
-        if self.is_cancelled:
-            return
-        try:
-            replace_file(self.temporary, self.target, self.clock)
-        except OSError as error:
-            raise unwritable_file(self.path, error, self.hint)
-        self.temporary = None
 
     def _discard(self):
         try:
             self.file.close()
         except OSError:
-            pass        # a full disk, which has been reported already
+            pass                    # a full disk, which has been reported already
         if self.temporary:
             remove_file(self.temporary)
-
-
-def _check_name(path):
-    """Raises OSError if no such file can exist: its name may be too long."""
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        pass
 
 
 def write_text(path: str, text: str, clock=CLOCK):
@@ -1202,59 +1165,37 @@ def output_file(path):
 
     Raises Failure if it is a directory.
     """
-    if re.match(_OPEN_FILE, path):
-        return Device(path)
-    if os.path.isdir(path) or path.endswith(os.sep):
+    is_open = re.match(_OPEN_FILE, path)
+    if not is_open and (os.path.isdir(path) or path.endswith(os.sep)):
         raise Failure(f"Cannot write {path}: Is a directory", OUTPUT_HINT)
-    if os.path.exists(path) and not os.path.isfile(path):
-        return Device(path)
-    return AtomicFile(path, mode=_mode_of_output(path), hint=OUTPUT_HINT)
-
-
-def _mode_of_output(path) -> int:
-    """The permissions that a file has, or that the umask leaves to a new one."""
+    if is_open or os.path.exists(path) and not os.path.isfile(path):
+        return Device(path, OUTPUT_HINT)
     try:
-        return os.stat(path).st_mode & 0o777
-    except OSError:
+        mode = os.stat(path).st_mode & 0o777
+    except OSError:                 # a new file gets what the umask leaves
         mask = os.umask(0o077)      # there is no other way to read it
         os.umask(mask)
-        return 0o666 & ~mask
+        mode = 0o666 & ~mask
+    return AtomicFile(path, mode, OUTPUT_HINT)
 
 
-class Device:
-    """A pipe or device to write to. Raises Failure, or BrokenPipeError if nobody reads."""
-
-    def __init__(self, path):
-        self.path = path
+class Device(OutputTarget):
+    """A pipe or a device."""
 
     def __enter__(self):
-        self.file = self._guarded(lambda: open(_open_descriptor(self.path), "wb", buffering=0))
+        place = self.path
+        match = re.match(_OPEN_FILE, place)
+        if match:
+            place = os.dup({"stdout": 1, "stderr": 2}.get(match.group(1)) or int(match.group(2)))
+        self.file = self._guarded(open, place, "wb", 0)
         return self
 
     def write(self, content: bytes):
         while content:
-            written = self._guarded(lambda: self.file.write(content))
-            content = content[written:]
+            content = content[self._guarded(self.file.write, content):]
 
     def __exit__(self, *_):
         self.file.close()
-
-    def _guarded(self, action):
-        try:
-            return action()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise unwritable_file(self.path, error, OUTPUT_HINT)
-
-
-def _open_descriptor(path):
-    """A copy of the open file that a path such as /dev/stdout names; else the path itself."""
-    match = re.match(_OPEN_FILE, path)
-    if not match:
-        return path
-    standard_stream = {"stdout": 1, "stderr": 2}.get(match.group(1))
-    return os.dup(standard_stream or int(match.group(2)))
 
 
 # --- the lock
@@ -1273,18 +1214,6 @@ class Lock:
         self.handle = None
 
     def __enter__(self):
-        self._open()
-        try:
-            self._acquire()
-        except BaseException:
-            os.close(self.handle)
-            raise
-        return self
-
-    def __exit__(self, *_):
-        os.close(self.handle)
-
-    def _open(self):
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)   # no planted link
         try:
             self.handle = os.open(self.path, flags, 0o600)
@@ -1295,6 +1224,15 @@ class Lock:
                 raise unwritable_file(self.path, error)
         except OSError as error:
             raise unwritable_file(self.path, error)
+        try:
+            self._acquire()
+        except BaseException:
+            os.close(self.handle)
+            raise
+        return self
+
+    def __exit__(self, *_):
+        os.close(self.handle)
 
     def _acquire(self):
         import errno
@@ -1401,7 +1339,7 @@ def home_directory() -> str:
     It need not exist.
     """
     chosen = setting("TWOSIGNAL_HOME")
-    path = _expand_user(chosen or os.path.join("~", ".twosignal"))
+    path = expand_user(chosen or os.path.join("~", ".twosignal"))
     if chosen and not path.startswith("~"):
         return os.path.abspath(path)
     if not os.path.isabs(path):
@@ -1410,7 +1348,7 @@ def home_directory() -> str:
     return path
 
 
-def _expand_user(path) -> str:
+def expand_user(path) -> str:
     """os.path.expanduser, which would take an empty HOME for the root directory."""
     is_own = path == "~" or path.startswith("~" + os.sep)
     if os.name == "nt" or os.environ.get("HOME") or not is_own:
@@ -1447,7 +1385,7 @@ def _keep_private(path, is_new):
     sticky = 0o1000
     try:
         mode = os.stat(path).st_mode
-        is_shared = mode & sticky or path == _expand_user("~")
+        is_shared = mode & sticky or path == expand_user("~")
         if (is_new or mode & 0o077) and hasattr(os, "getuid") and not is_shared:
             os.chmod(path, 0o700)
     except OSError:
@@ -1468,9 +1406,7 @@ def save_config(url: str, clock=CLOCK):
     """Saves the server's address, and keeps whatever else config.json holds. Raises Failure."""
     make_home()
     config = result_or_failure(lambda: load_config(clock))
-    if isinstance(config, Failure):
-        config = {}
-    config["api_url"] = url
+    config = dict({} if isinstance(config, Failure) else config, api_url=url)
     write_text(home_path("config.json"), json.dumps(config, indent=2) + "\n", clock)
 
 
@@ -1501,12 +1437,18 @@ def normal_url(text: str, source="--url") -> str:
     shown = re.sub("[^/@]*@", "***@", text)             # there may be a password before an @
     error = usage_error(f"{source} is not a server's address: {shown}",
                         "It should look like https://twosignal.example.com.")
-    scheme, rest = _split_scheme(text.strip())
-    if scheme not in ("", "http", "https"):
+    scheme, separator, rest = text.strip().partition("://")
+    scheme = scheme.lower()
+    if not separator:
+        scheme, rest = "", text.strip()
+    elif scheme not in ("http", "https"):
         raise error
     host, slash, path = rest.partition("/")
-    host = _normal_host(host.lower(), error)
-    if path.startswith("/"):
+    host = _ascii_host(host.lower(), error)
+    if not re.match(_HOST, host) or path.startswith("/"):
+        raise error
+    _, colon, port = host.rpartition(":")
+    if colon and not host.endswith("]") and not 0 < int(port) < 65536:
         raise error
     path = re.sub(r"(/(api(/v1|/trpc)?)?)*\Z", "", slash + path)
     if re.search(r"[^!$%&'()*+,./:;=@\w~-]", path, re.ASCII):
@@ -1516,24 +1458,6 @@ def normal_url(text: str, source="--url") -> str:
     if host.endswith(default_port):
         host = host[:-len(default_port)]
     return f"{scheme}://{host}{path}"
-
-
-def _split_scheme(text) -> tuple:
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return "", text
-    return scheme.lower() or "none", rest
-
-
-def _normal_host(host, error) -> str:
-    """host[:port] in ASCII; raises `error` if it is none."""
-    host = _ascii_host(host, error)
-    if not re.match(_HOST, host):
-        raise error
-    _, colon, port = host.rpartition(":")
-    if colon and not host.endswith("]") and not 0 < int(port) < 65536:
-        raise error
-    return host
 
 
 def _ascii_host(host, error) -> str:
@@ -1573,40 +1497,27 @@ def api_key():
     key = setting("TWOSIGNAL_API_KEY")
     path = setting("TWOSIGNAL_API_KEY_FILE")
     if not key and path:
-        key = _key_in_file(path)
+        text = read_text(path)
+        key = (text or "").strip()
+        if not key:
+            what = "There is no file" if text is None else "There is no API key in"
+            raise usage_error(f"{what} {path}", "Correct TWOSIGNAL_API_KEY_FILE.")
     if key and not re.match(r"[!-~]+\Z", key):
         raise usage_error("The API key contains characters that no key has",
                           "Correct TWOSIGNAL_API_KEY or its file.")
     return key
 
 
-def _key_in_file(path) -> str:
-    text = read_text(path)
-    if text is None:
-        problem = f"There is no file {path}"
-    elif not text.strip():
-        problem = f"There is no API key in {path}"
-    else:
-        return text.strip()
-    raise usage_error(problem, "Correct TWOSIGNAL_API_KEY_FILE.")
-
-
 ############################################################
 # Transport
 ############################################################
 
-class Response:
-    """status: int; headers: a mapping that ignores case; body: bytes."""
+class Response(Struct):
+    """What a server answered, whatever its status."""
 
-    def __init__(self, status, headers, body):
-        self.status = status
-        self.headers = headers
-        self.body = body
-
-    @property
-    def content_type(self) -> str:
-        """Such as text/html; "" if the response does not say."""
-        return (self.headers.get("Content-Type") or "").partition(";")[0].strip()
+    status: int
+    headers: object             # a mapping that ignores case
+    body: bytes
 
 
 class Transport:
@@ -1661,7 +1572,9 @@ class Transport:
                                                      self.clock.time())
             if response.status not in retried:
                 return response
-            if not self._pause(attempt, _status_cause(response.status), deadline):
+            cause = "Rate limited" if response.status == 429 else (
+                f"The server answered {response.status}")
+            if not self._pause(attempt, cause, deadline):
                 return response
 
     def _pause(self, attempt, cause, deadline) -> bool:
@@ -1679,12 +1592,17 @@ class Transport:
         return True
 
     def _follow_redirects(self, method, url, headers, body, changes, deadline) -> Response:
+        from urllib.parse import quote, urljoin
         for _ in range(MAX_REDIRECTS + 1):
             response = self._exchange(method, url, headers, body, deadline)
             location = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or not location:
                 return response
-            target = _redirect_target(url, location)
+            # http.client decodes headers as latin-1; what no URL may contain is percent-encoded.
+            try:
+                target = urljoin(url, quote(location.strip(), "!#$%&'()*+,/:;=?@[]~", "latin-1"))
+            except (ValueError, UnicodeError):
+                raise protocol_error("The server redirects to something that is no address")
             if changes or method != "GET" or origin(target) != origin(url):
                 server = "/".join(target.split("/")[:3])
                 raise TransientFailure(f"The server redirects to {server}",
@@ -1715,18 +1633,13 @@ class Transport:
         return response
 
     def _log(self, request, headers, outcome):
-        if self.log is None:
-            return
-        url = mask_secret_fields(request.full_url)
-        self.log(f"{request.get_method()} {url}: {outcome}")
-        self.log(curl_command(request.get_method(), url, headers, request.data))
+        if self.log:
+            url = mask_secret_fields(request.full_url)
+            self.log(f"{request.get_method()} {url}: {outcome}")
+            self.log(curl_command(request.get_method(), url, headers, request.data))
 
     def close(self):
         self._connections.close()
-
-
-def _status_cause(status) -> str:
-    return "Rate limited" if status == 429 else f"The server answered {status}"
 
 
 def parse_retry_after(value, now):
@@ -1747,8 +1660,6 @@ def parse_retry_after(value, now):
     return max(0.0, when - now) if 0 <= when < MAX_EXPIRY else None
 
 
-# --- redirects and origins
-
 def origin(url) -> tuple:
     """(scheme, host, port); credentials never go to another one."""
     from urllib.parse import urlsplit
@@ -1758,17 +1669,6 @@ def origin(url) -> tuple:
         return parts.scheme, parts.hostname, port
     except ValueError:
         return None, None, None
-
-
-def _redirect_target(url, location) -> str:
-    """The absolute address that a Location header stands for."""
-    from urllib.parse import quote, urljoin
-    # http.client decodes headers as latin-1; what no URL may contain is percent-encoded.
-    reserved = "!#$%&'()*+,/:;=?@[]~"
-    try:
-        return urljoin(url, quote(location.strip(), safe=reserved, encoding="latin-1"))
-    except (ValueError, UnicodeError):
-        raise protocol_error("The server redirects to something that is no address")
 
 
 # --- --debug
@@ -1861,36 +1761,22 @@ class Connections:
 
         Raises what the standard library raises.
         """
+        import http.client
         headers = dict(request.unredirected_hdrs, **request.headers)
         headers["Host"] = request.full_url.split("/")[2]
         tunnel_host = getattr(request, "_tunnel_host", None)    # set by urllib's ProxyHandler
         proxy_authorization = headers.pop("Proxy-authorization", None) if tunnel_host else None
         place = (request.type, request.host, tunnel_host)
-        reused = self._take_kept(place, request)
-        if reused:
-            response = self._ask_reused(reused, request, headers, place)
-            if response:
-                return response
+        kept, self.kept = self.kept, None
+        if kept and place == self.kept_place and request.get_method() == "GET" and kept.is_idle():
+            try:
+                return self._ask(kept, request, headers, place)
+            except (http.client.RemoteDisconnected, ConnectionError):
+                pass                # it had died since its last use
+        elif kept:
+            kept.close()
         connection = self._connect(request, tunnel_host, proxy_authorization)
         return self._ask(connection, request, headers, place)
-
-    def _take_kept(self, place, request):
-        """The kept connection if this request may use it; otherwise it is closed."""
-        kept, self.kept = self.kept, None
-        if kept is None:
-            return None
-        if place == self.kept_place and request.get_method() == "GET" and kept.is_idle():
-            return kept
-        kept.close()
-        return None
-
-    def _ask_reused(self, connection, request, headers, place):
-        """The response, or None if the connection had died since its last use."""
-        import http.client
-        try:
-            return self._ask(connection, request, headers, place)
-        except (http.client.RemoteDisconnected, ConnectionError):
-            return None
 
     def _connect(self, request, tunnel_host, proxy_authorization):
         """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
@@ -2118,52 +2004,45 @@ def tls_context(ca_cert=None):
     return context
 
 
-# OpenSSL's X509_V_ERR codes: what a refused certificate means, and the way out.
-_CERTIFICATE_CAUSES = {
+_WRONG_HOST = ("its certificate is for another host",
+               "Use --url with the name it was issued for.")
+_SELF_SIGNED = ("its certificate is self-signed", "Trust it with --ca-cert FILE.")
+_UNVERIFIED = ("its certificate cannot be verified",
+               "Check its dates and its host name, or trust its authority with --ca-cert FILE.")
+_CERTIFICATE_CAUSES = {             # OpenSSL's X509_V_ERR codes: what is wrong, and the way out
     9: ("its certificate is not valid yet", "Correct this machine's clock."),
     10: ("its certificate has expired",
          "Renew it on the server, or correct this machine's clock."),
-    18: ("its certificate is self-signed", "Trust it with --ca-cert FILE."),
-    19: ("its certificate is self-signed", "Trust it with --ca-cert FILE."),
+    18: _SELF_SIGNED, 19: _SELF_SIGNED,
     20: ("its certificate comes from an unknown authority",
          "Trust that authority with --ca-cert FILE or SSL_CERT_FILE."),
-    21: ("its certificate cannot be verified",
-         "Check its dates and its host name, or trust its authority with --ca-cert FILE."),
-    62: ("its certificate is for another host", "Use --url with the name it was issued for."),
-    64: ("its certificate is for another host", "Use --url with the name it was issued for."),
+    21: _UNVERIFIED,
+    62: _WRONG_HOST, 64: _WRONG_HOST,
 }
-_UNKNOWN_AUTHORITY, _UNVERIFIED, _WRONG_HOST = 20, 21, 62
 
 
 def certificate_cause(error) -> tuple:
     """(what is wrong with the certificate, the way out) of an ssl error."""
-    # Python 3.6 has no verify_code: a wrong host is a CertificateError of its own there, and the
-    # rest cannot be told apart.
     import ssl
     code = getattr(error, "verify_code", None)
     if code is None:
-        is_other_host = isinstance(error, ssl.CertificateError)
-        code = _WRONG_HOST if is_other_host else _UNVERIFIED
-    if code in (_UNKNOWN_AUTHORITY, _UNVERIFIED) and not _has_authorities():
-        return ("no CA certificates were found on this machine",
-                "Install them, or name a file with --ca-cert or SSL_CERT_FILE.")
-    if code in _CERTIFICATE_CAUSES:
-        return _CERTIFICATE_CAUSES[code]
-    return (f"its certificate cannot be verified: {getattr(error, 'verify_message', error)}",
-            "Trust it with --ca-cert FILE, or replace it on the server.")
+        # Python 3.6: a wrong host is a CertificateError of its own, the rest cannot be told apart.
+        return _WRONG_HOST if isinstance(error, ssl.CertificateError) else _unless_no_authorities(
+            _UNVERIFIED)
+    if code in (20, 21):
+        return _unless_no_authorities(_CERTIFICATE_CAUSES[code])
+    return _CERTIFICATE_CAUSES.get(code, (f"{_UNVERIFIED[0]}: {error.verify_message}",
+                                          "Trust it with --ca-cert FILE, or replace it."))
 
 
-def _has_authorities() -> bool:
+def _unless_no_authorities(cause) -> tuple:
+    """The cause, or that this machine has no CA certificates at all."""
     import ssl
     paths = ssl.get_default_verify_paths()
-    return bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))
-
-
-def _is_untrusted(error) -> bool:
-    """Whether an ssl error is about the certificate, which no retry makes better."""
-    import ssl
-    return (isinstance(error, ssl.CertificateError)
-            or getattr(error, "reason", None) == "CERTIFICATE_VERIFY_FAILED")    # Python 3.6
+    if paths.cafile or (paths.capath and os.listdir(paths.capath)):
+        return cause
+    return ("no CA certificates were found on this machine",
+            "Install them, or name a file with --ca-cert or SSL_CERT_FILE.")
 
 
 # --- what failures mean
@@ -2179,7 +2058,8 @@ class ProxyRefused(OSError):
 class RequestError(Exception):
     """A request without a response: the cause, and whether a retry makes sense.
 
-    was_sent: it may have arrived at the server; is_retryable: another try may succeed.
+    was_sent: it may have arrived at the server; is_retryable: another try may succeed. An error
+    that is a bug of this program is raised as it is.
     """
 
     def __init__(self, error, request, url):
@@ -2188,58 +2068,44 @@ class RequestError(Exception):
         host = url.split("/")[2]
         is_proxied = request.has_proxy() or request._tunnel_host
         place = f"the proxy {request.host}" if is_proxied else host
-        setting_names = "http_proxy, https_proxy or no_proxy" if is_proxied else (
-            "--url or TWOSIGNAL_URL")
-        cause = _cause_of(error, place, host, f"Check your {setting_names} setting.")
-        self.code, self.message, self.hint, self.is_retryable = cause
+        settings = "http_proxy, https_proxy or no_proxy" if is_proxied else "--url or TWOSIGNAL_URL"
+        causes = [_tls_cause(error, host)] if _is_tls_error(error) else [
+            row[1:] for row in _causes(error, place, host, f"Check your {settings} setting.")
+            if isinstance(error, row[0])]
+        if not causes:
+            raise error
+        self.code, self.message, self.hint, self.is_retryable = causes[0]
 
     def failure(self, outcome_unknown) -> Failure:
         """The error for the user; outcome_unknown: a change may have been made."""
-        if outcome_unknown:
-            message = self.message[:1].lower() + self.message[1:]
-            return Failure(f"The outcome is unknown: {message}",
-                           "The change may have been made: check before you repeat it.",
-                           "UNKNOWN_OUTCOME")
-        return TransientFailure(self.message, self.hint, self.code)
-
-
-def _cause_of(error, place, host, address_hint) -> tuple:
-    """(code, message, hint, is_retryable) for what the standard library raised.
-
-    Raises the error itself if it is a bug of this program.
-    """
-    if _is_tls_error(error):
-        return _tls_cause(error, host)
-    for kinds, code, message, hint, is_retryable in _causes(error, place, host, address_hint):
-        if isinstance(error, kinds):
-            return code, message, hint, is_retryable
-    raise error
+        if not outcome_unknown:
+            return TransientFailure(self.message, self.hint, self.code)
+        message = self.message[:1].lower() + self.message[1:]
+        return Failure(f"The outcome is unknown: {message}",
+                       "The change may have been made: check before you repeat it.",
+                       "UNKNOWN_OUTCOME")
 
 
 def _causes(error, place, host, address_hint) -> tuple:
     """(exception types, code, message, hint, is_retryable); the first row that fits counts."""
     import http.client
     import socket
-    failed = "CONNECTION_FAILED"
+    failed, hint = "CONNECTION_FAILED", address_hint
     return (
-        (ConnectionRefusedError, "CONNECTION_REFUSED", f"Connection refused by {place}",
-         address_hint, True),
+        (ConnectionRefusedError, "CONNECTION_REFUSED", f"Connection refused by {place}", hint,
+         True),
         ((socket.timeout, TimeoutError), "TIMED_OUT", f"No response from {place} in time",
          "Try again, or allow more time with --timeout SECONDS.", True),
-        (ProxyRefused, failed, f"The proxy refused the connection to {host}: {error}",
-         address_hint, True),
-        ((socket.gaierror, UnicodeError), failed, f"Cannot resolve the host {place}",
-         address_hint, True),
+        (ProxyRefused, failed, f"The proxy refused the connection to {host}: {error}", hint, True),
+        ((socket.gaierror, UnicodeError), failed, f"Cannot resolve the host {place}", hint, True),
         (ResponseTooLarge, "BAD_ANSWER", f"The response of {place} is too large",
          "Ask for less, for example with --limit.", False),
-        (http.client.IncompleteRead, failed, f"The response of {place} was cut short",
-         address_hint, True),
+        (http.client.IncompleteRead, failed, f"The response of {place} was cut short", hint, True),
         (http.client.RemoteDisconnected, failed,
-         f"{place} closed the connection without a response", address_hint, True),
+         f"{place} closed the connection without a response", hint, True),
         ((http.client.HTTPException, ValueError), "BAD_ANSWER", f"{place} does not speak HTTP",
-         address_hint, False),
-        (OSError, failed, f"The connection to {place} failed: {os_reason(error)}",
-         address_hint, True),
+         hint, False),
+        (OSError, failed, f"The connection to {place} failed: {os_reason(error)}", hint, True),
     )
 
 
@@ -2251,12 +2117,13 @@ def _is_tls_error(error) -> bool:
 
 
 def _tls_cause(error, host) -> tuple:
-    """(code, message, hint, is_retryable) of an ssl error."""
-    is_untrusted = _is_untrusted(error)
+    """(code, message, hint, is_retryable) of an ssl error; no retry makes a certificate better."""
+    import ssl
+    reason = getattr(error, "reason", None)             # OpenSSL's name for it, not a text
+    is_untrusted = isinstance(error, ssl.CertificateError) or reason == "CERTIFICATE_VERIFY_FAILED"
     if is_untrusted:
         cause, hint = certificate_cause(error)
-    elif getattr(error, "reason", None) in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL",
-                                            "HTTP_REQUEST"):
+    elif reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"):
         cause = "it does not speak TLS"
         hint = "If it is a plain HTTP server, use an http:// address."
     else:
@@ -2288,12 +2155,11 @@ MAX_PROBLEMS = 50                   # of a rejected input that are shown
 _MISSING_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 
 
-class Resource:
-    """A kind of thing on the server: its noun, and the command that lists its IDs."""
+class Resource(Struct):
+    """A kind of thing on the server."""
 
-    def __init__(self, noun, list_command):
-        self.noun = noun
-        self.list_command = list_command
+    noun: str
+    list_command: str               # which shows its IDs
 
 
 RESOURCES = {                       # by the first part of a procedure's name
@@ -2323,7 +2189,7 @@ def strict_json(text: str):
     RecursionError if it is nested too deeply.
     """
     return json.loads(text, parse_int=_parse_int, parse_float=_parse_float,
-                      parse_constant=_refuse_constant)
+                      parse_constant=_parse_constant)
 
 
 def _parse_int(digits):
@@ -2333,14 +2199,13 @@ def _parse_int(digits):
 
 
 def _parse_float(digits):
-    value = float(digits)
-    if value in (float("inf"), float("-inf")):
+    if abs(float(digits)) == float("inf"):
         raise ValueError("a number is too large")
-    return value
+    return float(digits)
 
 
-def _refuse_constant(constant):
-    raise ValueError(f"{constant} is not JSON")
+def _parse_constant(name):
+    raise ValueError(f"{name} is not JSON")
 
 
 def response_json(response):
@@ -2368,23 +2233,18 @@ def apply_superjson(value, meta):
     types = meta.get("values") if isinstance(meta, dict) else None
     if isinstance(types, list):
         return _typed(value, types)
-    if isinstance(types, dict):
-        for path, kinds in types.items():
-            if _is_numeric(kinds):          # most are Dates or undefined: nothing to do
-                _apply_type(value, path, kinds)
+    for path, kinds in types.items() if isinstance(types, dict) else ():
+        if not _is_numeric(kinds):
+            continue                # most are Dates or undefined: nothing to do
+        # A dot within a key is escaped.
+        *parents, last = [part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", path)]
+        container = value
+        for part in parents:
+            container = get_item(container, part)
+        found = get_item(container, last)
+        if isinstance(found, str):
+            container[int(last) if isinstance(container, list) else last] = _typed(found, kinds)
     return value
-
-
-def _apply_type(value, path, kinds):
-    """Replaces the text at a path by the number that it stands for. A dot in a key is "\\."."""
-    *parents, last = [part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", path)]
-    container = value
-    for part in parents:
-        container = get_item(container, part)
-    found = get_item(container, last)
-    if isinstance(found, str):
-        key = int(last) if isinstance(container, list) else last
-        container[key] = _typed(found, kinds)
 
 
 def _is_numeric(kinds) -> bool:
@@ -2393,9 +2253,7 @@ def _is_numeric(kinds) -> bool:
 
 
 def _typed(value, kinds):
-    if not isinstance(value, str) or not _is_numeric(kinds):
-        return value
-    number = to_number(value)
+    number = to_number(value) if isinstance(value, str) and _is_numeric(kinds) else None
     is_valid = number is not None and (kinds[0] != "bigint" or isinstance(number, int))
     return number if is_valid else value
 
@@ -2405,9 +2263,9 @@ def _typed(value, kinds):
 def trpc_url(url, procedure, procedure_input=None) -> str:
     """The address of a procedure; with its input for a query that takes one."""
     address = f"{url}/api/trpc/{procedure}"
-    if procedure_input is None:
-        return address
-    return f"{address}?input={compact_json({'json': procedure_input})}"
+    if procedure_input is not None:
+        address += f"?input={compact_json({'json': procedure_input})}"
+    return address
 
 
 def batch_url(url, procedure, inputs) -> str:
@@ -2454,12 +2312,9 @@ def _trpc_failure(error, response, procedure) -> Failure:
     error = error.get("json", error) if isinstance(error, dict) else None
     if not isinstance(error, dict):
         return foreign_response(response)
-    data = error.get("data")
-    if not isinstance(data, dict):
-        data = {}
+    data = error.get("data") if isinstance(error.get("data"), dict) else {}
     status = data.get("httpStatus")
-    if not isinstance(status, int):
-        status = response.status
+    status = status if isinstance(status, int) else response.status
     code = data.get("code")
     if code not in STATUS_CODES.values():
         code = STATUS_CODES.get(status)
@@ -2478,11 +2333,10 @@ def auth_data(response) -> dict:
     if isinstance(error, dict) and response.status >= 400:
         raise server_failure(STATUS_CODES.get(response.status), response.status,
                              error.get("message"))
-    if not 200 <= response.status < 300 or not isinstance(envelope, dict):
+    data = envelope.get("data") if isinstance(envelope, dict) else None
+    if not 200 <= response.status < 300 or not isinstance(data, dict):
         raise foreign_response(response)
-    if not isinstance(envelope.get("data"), dict):
-        raise foreign_response(response)
-    return envelope["data"]
+    return data
 
 
 def rest_value(response, resource=None):
@@ -2532,11 +2386,10 @@ def foreign_response(response) -> Failure:
     if status == 407:
         return Failure("The proxy requires a user name and a password",
                        "Put them into http_proxy or https_proxy.", "CONNECTION_FAILED")
-    content_type = response.content_type
-    what = {"text/html": "a web page", "application/json": "JSON"}.get(
-        content_type, content_type or "something")
-    return protocol_error(f"The server answered {status} with {what}, which is not 2Signal's "
-                          "protocol")
+    content_type = (response.headers.get("Content-Type") or "").partition(";")[0].strip()
+    what = {"text/html": "a web page", "application/json": "JSON"}.get(content_type, content_type)
+    return protocol_error(f"The server answered {status} with {what or 'something'} that is not "
+                          "2Signal's protocol")
 
 
 def server_failure(code, status, message, resource=None) -> Failure:
@@ -2545,34 +2398,28 @@ def server_failure(code, status, message, resource=None) -> Failure:
     code: one of STATUS_CODES, or None; message: the server's own, of any type; resource: what was
     asked for.
     """
-    message = message if isinstance(message, str) else ""
+    said = message if isinstance(message, str) else ""
+    message = said if len(said) <= MAX_SERVER_MESSAGE else said[:MAX_SERVER_MESSAGE] + "…"
     if code == "UNAUTHORIZED":
         return authentication_expired()
     if code == "FORBIDDEN":
         return Failure("Permission denied", "Your role does not allow this action. "
                        "Contact your organization admin.", code)
     if code == "NOT_FOUND":
-        return not_found(_shortened(message), resource)
+        return not_found(message, resource)
     if code == "TOO_MANY_REQUESTS":
         return TransientFailure("Rate limited", "Wait a few seconds and retry.", code)
     if code == "TIMEOUT" or (code is None and status >= 500):
-        detail = f": {_shortened(message)}" if message else ""
-        return TransientFailure(f"The server failed ({status}){detail}",
+        return TransientFailure(f"The server failed ({status}){message and ': ' + message}",
                                 "Try again later; if it keeps failing, tell whoever runs the "
                                 "server.", code or "INTERNAL_SERVER_ERROR")
     if code == "PAYLOAD_TOO_LARGE":
         return Failure("Request too large", "Send less at once.", code)
-    problems = input_problems(message)
+    problems = input_problems(said)
     if problems:
         return Failure("The server rejected the input", "", code or "BAD_REQUEST", problems)
-    message = _shortened(message) or f"HTTP status {status}"
-    return Failure(f"The server refused: {message}", "", code or "BAD_REQUEST")
-
-
-def _shortened(message) -> str:
-    if len(message) <= MAX_SERVER_MESSAGE:
-        return message
-    return message[:MAX_SERVER_MESSAGE] + "…"
+    return Failure(f"The server refused: {message or f'HTTP status {status}'}", "",
+                   code or "BAD_REQUEST")
 
 
 def not_found(message="", resource=None) -> Failure:
@@ -2585,8 +2432,7 @@ def not_found(message="", resource=None) -> Failure:
     resource = named or resource
     if resource is None:
         return Failure(message or "Resource not found", "", "NOT_FOUND")
-    if named or not message:
-        message = f"{resource.noun} not found"
+    message = f"{resource.noun} not found" if named or not message else message
     return Failure(message, f"Check the ID with 'twosignal {resource.list_command}'.", "NOT_FOUND")
 
 
@@ -2598,22 +2444,21 @@ def input_problems(message) -> list:
         return []
     if not isinstance(problems, list):
         return []
-    return [_input_problem(problem) for problem in problems[:MAX_PROBLEMS]
-            if isinstance(problem, dict)]
-
-
-def _input_problem(problem) -> str:
-    """A line such as "config.maxMs: Required"."""
-    text = printable(problem.get("message") or "is not valid")
-    choices = problem.get("options") or problem.get("values")       # zod 3, zod 4
-    if isinstance(choices, list):
-        choices = [printable(choice) for choice in choices[:MAX_PROBLEMS]]
-        if not all(choice in text for choice in choices):
-            text += f" (one of {', '.join(choices)})"
-    path = problem.get("path")
-    if not isinstance(path, list) or not path:
-        return text
-    return ".".join(map(printable, path)) + ": " + text
+    lines = []
+    for problem in problems[:MAX_PROBLEMS]:
+        if not isinstance(problem, dict):
+            continue
+        text = printable(problem.get("message") or "is not valid")
+        choices = problem.get("options") or problem.get("values")       # zod 3, zod 4
+        if isinstance(choices, list):
+            choices = [printable(choice) for choice in choices[:MAX_PROBLEMS]]
+            if not all(choice in text for choice in choices):
+                text += f" (one of {', '.join(choices)})"
+        path = problem.get("path")
+        if isinstance(path, list) and path:
+            text = ".".join(map(printable, path)) + ": " + text     # config.maxMs: Required
+        lines.append(text)
+    return lines
 
 
 def add_outcome_hint(failure, list_command) -> Failure:
@@ -2713,10 +2558,8 @@ def load_session(clock=CLOCK):
     """The stored Session, or None. Raises Failure."""
     path = home_path("session.json")
     values = read_json_object(path, clock)
-    if not values:
-        return None
     try:
-        return Session(values)
+        return Session(values) if values else None
     except ValueError:
         raise damaged_file(path)
 
@@ -2740,18 +2583,14 @@ def save_session(session, spent=None, clock=CLOCK) -> Session:
         if spent is None:
             return session
         stored = load_session_if_valid(clock)
-        if stored is None or stored.refresh_token == spent.refresh_token:
-            is_logged_out = not os.path.exists(path)
-            if is_logged_out:
-                file.cancel()
+        is_unchanged = stored is None or stored.refresh_token == spent.refresh_token
+        if is_unchanged and os.path.exists(path):       # else it was a logout
             return session
-        if stored.user_id != spent.user_id:
-            file.cancel()
+        is_newer = not is_unchanged and stored.user_id == spent.user_id
+        if is_newer and stored.expires_at < session.expires_at:
             return session
-        if stored.expires_at >= session.expires_at:
-            file.cancel()
-            return stored
-        return session
+        file.cancel()
+        return stored if is_newer else session
 
 
 def prove_writable(session, clock=CLOCK):
@@ -2760,19 +2599,16 @@ def prove_writable(session, clock=CLOCK):
     The file is replaced by itself, to the byte, and a larger one than needed is tried beside it.
     """
     path = home_path("session.json")
-    room_to_spare = 4096
     text = read_text(path)
-    with deferred_signals(), AtomicFile(path, clock=clock) as file:
-        file.write(session.text().encode("utf-8") + b" " * room_to_spare)
-        file.sync()
-        file.cancel()
-    if text is None:
-        return
-    with deferred_signals(), AtomicFile(path, clock=clock) as file:
-        file.write(text.encode("utf-8"))
-        file.sync()
-        if read_text(path) != text:
-            file.cancel()
+    spare = " " * 4096
+    for content in (session.text() + spare, text):
+        if content is None:         # there is no file to replace
+            return
+        with deferred_signals(), AtomicFile(path, clock=clock) as file:
+            file.write(content.encode("utf-8"))
+            file.sync()
+            if content is not text or read_text(path) != text:
+                file.cancel()
 
 
 def delete_session():
@@ -2787,9 +2623,8 @@ def not_logged_in() -> Failure:
     if has_key():
         return Failure("Not logged in, and an API key is not enough for this command",
                        "Run 'twosignal login' with an account.", "NOT_LOGGED_IN")
-    is_empty = "TWOSIGNAL_API_KEY" in os.environ
-    return Failure("Not logged in", "Run 'twosignal login'." + (
-        " TWOSIGNAL_API_KEY is empty." if is_empty else ""), "NOT_LOGGED_IN")
+    note = " TWOSIGNAL_API_KEY is empty." if "TWOSIGNAL_API_KEY" in os.environ else ""
+    return Failure("Not logged in", "Run 'twosignal login'." + note, "NOT_LOGGED_IN")
 
 
 def key_cannot(what) -> Failure:
@@ -2861,14 +2696,11 @@ class Authenticator:
 
     def _load(self) -> Session:
         """The stored session, if it belongs to this server. Raises NOT_LOGGED_IN."""
-        try:
-            session = load_session(self.clock)
-        except NoHome:
-            if not has_key():
-                raise
-            session = None
-        if session is None:
+        session = result_or_failure(lambda: load_session(self.clock))
+        if session is None or isinstance(session, NoHome) and has_key():
             raise not_logged_in()
+        if isinstance(session, Failure):
+            raise session
         self.keep_secret(session.access_token)
         self.keep_secret(session.refresh_token)
         # A session of the TUI does not name its issuer: that is the address the TUI would use.
@@ -2893,21 +2725,18 @@ class Authenticator:
         deadline = self.transport.deadline(1 if still_usable else None)
         try:
             with session_lock(deadline, self.clock):
-                return self._renewed_under_lock(rejected)
+                # Another process may have refreshed it while this one waited for the lock.
+                stored = self._load()
+                expires_soon = stored.remaining(self.clock.time()) <= REFRESH_EARLY
+                if stored.access_token != rejected and not expires_soon:
+                    return stored
+                prove_writable(stored, self.clock)
+                with deferred_signals():
+                    return self._refresh(stored)
         except Failure:
             if still_usable:
                 return session
             raise
-
-    def _renewed_under_lock(self, rejected) -> Session:
-        # Another process may have refreshed it while this one waited for the lock.
-        stored = self._load()
-        is_accepted = stored.access_token != rejected
-        if is_accepted and stored.remaining(self.clock.time()) > REFRESH_EARLY:
-            return stored
-        prove_writable(stored, self.clock)
-        with deferred_signals():
-            return self._refresh(stored)
 
     def _refresh(self, spent) -> Session:
         """Exchanges the refresh token, which works once, and saves the new session."""
@@ -2933,9 +2762,9 @@ class Authenticator:
         """
         for _ in range(10):
             stored = load_session_if_valid(self.clock)
-            if stored and stored.refresh_token != spent.refresh_token:
-                if stored.remaining(self.clock.time()) > 0:
-                    return self._load()
+            is_other = stored is not None and stored.refresh_token != spent.refresh_token
+            if is_other and stored.remaining(self.clock.time()) > 0:
+                return self._load()
             self.clock.sleep(0.05)
         return None
 
@@ -2952,7 +2781,7 @@ class Authenticator:
         try:
             session = Session(values)
         except ValueError as error:
-            raise protocol_error(f"The server's login has no valid {error}")
+            raise protocol_error(f"The server's session has no valid {error}")
         values["expires_at"] = int(session.expires_at)      # the TUI reads whole seconds only
         self.keep_secret(session.access_token)
         self.keep_secret(session.refresh_token)
@@ -3270,10 +3099,8 @@ def project_id(client, text, organization=None) -> str:
 
 def visible_projects(client, organization=None) -> list:
     """The wire objects of the projects of one organization (ID or name), or of all."""
-    if organization:
-        ids = [organization_id(client, organization)]
-    else:
-        ids = [row.get("id") for row in client.rows("organization.list")]
+    ids = [organization_id(client, organization)] if organization else [
+        row.get("id") for row in client.rows("organization.list")]
     return client.visible_rows("project.list", [{"organizationId": each} for each in ids])
 
 
@@ -3346,16 +3173,15 @@ class Console:
             return
         if self._progress and self.stdout.isatty():
             self.clear_progress()
-        encoding = self.stdout.encoding or "utf-8"
-        self._guarded(lambda: self.stdout.write(encodable(text, encoding)))
+        self._guarded(self.stdout.write, encodable(text, self.stdout.encoding or "utf-8"))
 
     def flush(self):
         if self.stdout is not None:
             self._guarded(self.stdout.flush)
 
-    def _guarded(self, write):
+    def _guarded(self, write, *arguments):
         try:
-            write()
+            write(*arguments)
         except OSError as error:
             redirect_to_null(self.stdout)
             if isinstance(error, BrokenPipeError):
@@ -3374,7 +3200,6 @@ class Console:
         self._repeated[topic] = text
 
     def log(self, text):
-        """Prints a line of --debug."""
         self.say(f"debug: {text}")
 
     def say(self, *lines):
@@ -3394,22 +3219,17 @@ class Console:
 
     def fail(self, failure) -> int:
         """Prints an error as a line, or as JSON, and returns its exit code."""
-        if self.json_errors:
-            self.say(to_json({"error": self._error_record(failure)}, indent=None))
+        if not self.json_errors:
+            line = f"Error: {failure.message.rstrip('.')}. {failure.hint}".rstrip()
+            self.say(line, *("  " + problem for problem in failure.problems))
             return failure.exit_code
-        line = f"Error: {failure.message.rstrip('.')}. {failure.hint}".rstrip()
-        self.say(line, *("  " + problem for problem in failure.problems))
-        return failure.exit_code
-
-    def _error_record(self, failure) -> dict:
         # Masked before it becomes JSON, which would escape parts of a secret.
-        record = {"code": failure.code,
-                  "message": mask_secrets(failure.message, self._secrets),
-                  "hint": mask_secrets(failure.hint, self._secrets)}
-        if failure.problems:
-            record["problems"] = [mask_secrets(line, self._secrets) for line in failure.problems]
-        record["exit_code"] = failure.exit_code
-        return record
+        message, hint, *problems = [mask_secrets(line, self._secrets) for line in
+                                    [failure.message, failure.hint] + failure.problems]
+        record = {"code": failure.code, "message": message, "hint": hint,
+                  **({"problems": problems} if problems else {}), "exit_code": failure.exit_code}
+        self.say(to_json({"error": record}, indent=None))
+        return failure.exit_code
 
     # --- progress
 
@@ -3576,6 +3396,13 @@ class Command(Struct):
         return self.help.partition("\n")[0]
 
     @property
+    def all_examples(self) -> tuple:
+        """Its examples; by default the shortest command line that is valid."""
+        words = [option.label if option.is_operand else f"{option.label} {option.metavar}"
+                 for option in self.options if option.required]
+        return self.examples or (" ".join(["twosignal", self.name, *words]),)
+
+    @property
     def all_options(self) -> tuple:
         """Its options and the global ones, of which its own take precedence."""
         own_flags = set(flags_of(self.options))
@@ -3616,8 +3443,9 @@ class Option(Struct):
         super().__init__(*values, **named)
         *flags, last = self.form.replace(",", "").split()
         self.is_operand = not self.form.startswith("-")
-        self.metavar = None if last.startswith("-") else last.strip("[.]")
+        self.metavar = None if last.startswith("-") else last
         if self.is_operand:
+            self.metavar = last.strip("[.]")
             flags = [self.metavar.lower()]
             self.required = not last.startswith("[")
             self.repeatable = "..." in last
@@ -3717,34 +3545,31 @@ def parse_status(text) -> str:
 
 
 def parse_usd(text) -> float:
-    value = to_number(text.strip().lstrip("$"))
-    if value is None or value < 0:
-        raise ValueError("must be an amount in USD such as 0.05")
-    return value
+    return _number_within(text.strip().lstrip("$"), float("inf"), "an amount in USD such as 0.05")
 
 
 def parse_share(text) -> float:
     """0.02 of 2% or of 0.02."""
-    text = text.strip()
-    is_percent = text.endswith("%")
-    value = to_number(text.rstrip("%"))
-    if value is None or not 0 <= value <= (100 if is_percent else 1):
-        raise ValueError("must be a share such as 2% or 0.02")
-    return value / 100 if is_percent else value
+    if text.strip().endswith("%"):
+        return _number_within(text.strip()[:-1], 100, "a share such as 2% or 0.02") / 100
+    return _number_within(text, 1, "a share such as 2% or 0.02")
 
 
 def parse_percent(text) -> float:
     """0.9 of 90 or of 90%."""
-    try:
-        return parse_share(text.strip().rstrip("%") + "%")
-    except ValueError:
-        raise ValueError("must be a percentage from 0 to 100, such as 90")
+    return _number_within(text.strip().rstrip("%"), 100, "a percentage from 0 to 100, such as 90"
+                          ) / 100
 
 
 def parse_score(text) -> float:
+    return _number_within(text, 1, "a score from 0 to 1")
+
+
+def _number_within(text, maximum, what) -> float:
+    """A number from 0 to the maximum; what: its name for the error."""
     value = to_number(text.strip())
-    if value is None or not 0 <= value <= 1:
-        raise ValueError("must be a score from 0 to 1")
+    if value is None or not 0 <= value <= maximum:
+        raise ValueError(f"must be {what}")
     return value
 
 
@@ -3757,16 +3582,16 @@ def parse_score_threshold(text) -> tuple:
 
 
 def parse_fields(text) -> list:
-    fields = [field.strip() for field in text.split(",") if field.strip()]
-    if not fields:
-        raise ValueError("must name a field")
-    return fields
+    return [field.strip() for field in non_empty(text.strip(", ")).split(",") if field.strip()]
 
 
-def parse_format(text) -> str:
-    if text not in FORMATS:
-        raise ValueError(f"must be one of {', '.join(FORMATS)}")
-    return text
+def one_of(choices):
+    """A value type: one of these texts."""
+    def parse(text):
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+    return parse
 
 
 def json_argument(text, flag, console):
@@ -3778,10 +3603,15 @@ def json_argument(text, flag, console):
         return None
     if text == "-":
         text = console.read_stdin(flag)
-    elif text.startswith("@"):
-        text = _argument_file(text[1:], flag)
     try:
+        if text.startswith("@"):
+            with open(text[1:], encoding="utf-8-sig") as file:
+                text = file.read()
         return strict_json(text)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8" if isinstance(error, ValueError) else os_reason(error)
+        raise usage_error(f"Cannot read the file of {flag}: {text[1:]}: {reason}",
+                          "Check the path after the @.")
     except RecursionError:
         raise usage_error(f"{flag} is nested too deeply")
     except ValueError as error:
@@ -3790,16 +3620,6 @@ def json_argument(text, flag, console):
             reason = f"{error.msg} (line {error.lineno}, column {error.colno})"
         raise usage_error(f"{flag} is not JSON: {reason}",
                           f"Quote it for the shell, as in {flag} '{{\"prompt\": \"Hi\"}}'.")
-
-
-def _argument_file(path, flag) -> str:
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
-    except (OSError, ValueError) as error:
-        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else os_reason(error)
-        raise usage_error(f"Cannot read the file of {flag}: {path}: {reason}",
-                          "Check the path after the @.")
 
 
 # --- options of every command
@@ -3811,7 +3631,7 @@ DEBUG = Option("--debug", "print requests on stderr, with secrets masked")
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"output format: {', '.join(FORMATS)} (default: table)",
-           parse_format, choices=tuple(FORMATS)),
+           one_of(FORMATS), choices=tuple(FORMATS)),
     Option("--fields NAMES", "print only these fields, e.g. id,name,scores.0.score; '?' lists them",
            parse_fields),
     Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", non_empty),
@@ -3842,39 +3662,11 @@ class CommandLine:
         self.operands = []
         self.error = None
         self._tokens = [self._decoded(token) for token in argv]
-        self._read()
-
-    @property
-    def command(self):
-        """The Command that the words name, or None."""
-        return COMMANDS.get(" ".join(self.words))
-
-    def has(self, option) -> bool:
-        """Whether an option was given."""
-        return any(flag in option.flags for flag, _ in self.options)
-
-    @property
-    def format(self):
-        """The format that was asked for last, valid or not, or None."""
-        found = None
-        for flag, value in self.options:
-            if flag in ("--json", "--format"):
-                found = "json" if flag == "--json" else value
-        return found
-
-    def _decoded(self, token) -> str:
-        text = result_or_failure(lambda: as_utf8(token, "An argument"))
-        if isinstance(text, Failure):
-            self._fail(text)
-            return printable(token)
-        return text
-
-    def _read(self):
         while self._tokens:
             token = self._tokens.pop(0)
-            if token == "--":
-                for operand in self._tokens:
-                    self._add_word(operand)
+            if token == "--":       # no options after it
+                for word in self._tokens:
+                    self._add_word(word)
                 return
             if token.startswith("--"):
                 self._read_long_option(token)
@@ -3883,20 +3675,44 @@ class CommandLine:
             else:
                 self._add_word(token)
 
-    def _add_word(self, token):
-        if self.command is None and len(self.words) < 2:
-            self.words.append(token)
-        else:
-            self.operands.append(token)
+    @property
+    def command(self):
+        """The Command that the words name, or None."""
+        return COMMANDS.get(" ".join(self.words))
+
+    @property
+    def is_group(self) -> bool:
+        """Whether the only word is one that commands begin with."""
+        return self.words in [each.name.split()[:1] for each in visible_commands()]
+
+    def has(self, option) -> bool:
+        """Whether an option was given."""
+        return any(flag in option.flags for flag, _ in self.options)
+
+    @property
+    def format(self):
+        """The format that was asked for last, valid or not, or None."""
+        found = ["json" if flag == "--json" else value for flag, value in self.options
+                 if flag in ("--json", "--format")]
+        return found[-1] if found else None
 
     def known_flags(self) -> dict:
         """{flag: Option} of the command; of all commands as long as it is not known."""
         if self.command:
             return flags_of(self.command.all_options)
-        options = [VERSION]
-        for each in COMMANDS.values():
-            options += each.all_options
-        return flags_of(options)
+        return flags_of([VERSION] + [option for each in COMMANDS.values()
+                                     for option in each.all_options])
+
+    def _decoded(self, token) -> str:
+        text = result_or_failure(as_utf8, token, "An argument")
+        if isinstance(text, Failure):
+            self.error = text
+            return printable(token)
+        return text
+
+    def _add_word(self, token):
+        is_of_command = self.command is None and len(self.words) < 2
+        (self.words if is_of_command else self.operands).append(token)
 
     def _read_long_option(self, token):
         flag, equals, value = token.partition("=")
@@ -3912,17 +3728,13 @@ class CommandLine:
 
     def _read_short_options(self, token):
         """Reads joined flags such as -qy or -qn3; the rest of the token may be a value."""
-        letters = token[1:]
-        while letters:
-            flag = "-" + letters[0]
-            letters = letters[1:]
+        for position in range(1, len(token)):
+            flag, rest = "-" + token[position], token[position + 1:]
             option = self.known_flags().get(flag)
             if option is None:
                 return self._fail(unknown_option(flag, self.command, self.words))
-            if option.takes_value and letters:
-                return self.options.append((flag, letters))
             if option.takes_value:
-                return self._read_value(flag)
+                return self.options.append((flag, rest)) if rest else self._read_value(flag)
             self.options.append((flag, None))
 
     def _read_value(self, flag):
@@ -3956,50 +3768,48 @@ class Arguments:
     def __init__(self, chosen, line):
         """chosen: the Command; line: its CommandLine. Raises a usage error."""
         flags = flags_of(chosen.all_options)
-        given = {}
+        values = {}
+        self.from_environment = set()
         for flag, text in line.options:
             if flag not in flags:
                 raise unknown_option(flag, chosen, line.words)
-            self._store(given, flags[flag], text)
-        self._store_operands(given, chosen, line.operands)
-        self.from_environment = set()
+            self._add(values, flags[flag], text)
+        operands = list(line.operands)
+        for option in chosen.options:
+            while option.is_operand and operands and (option.repeatable
+                                                      or option.name not in values):
+                self._add(values, option, operands.pop(0))
+        if operands:
+            raise usage_error(f"Unexpected argument '{operands[0]}'",
+                              f"See 'twosignal {chosen.name} --help'.")
         for option in chosen.all_options:
-            if option.name not in given and option.env and setting(option.env):
-                given[option.name] = option.convert(setting(option.env))
+            if option.name not in values and option.env and setting(option.env):
+                self._add(values, option, setting(option.env))
                 self.from_environment.add(option.name)
         for option in chosen.all_options + GLOBAL_OPTIONS:
             is_switch = option.metavar is None and option.constant is True
-            given.setdefault(option.name, False if is_switch else None)
-        vars(self).update(given)
-        self._check(chosen)
+            values.setdefault(option.name, False if is_switch else None)
+        vars(self).update(values)
+        self._check(chosen, flags)
 
     @staticmethod
-    def _store(given, option, text):
+    def _add(values, option, text):
         value = option.constant if text is None else option.convert(text)
         if option.repeatable:
-            given.setdefault(option.name, []).append(value)
-        else:
-            given[option.name] = value
+            value = values.get(option.name, []) + [value]
+        values[option.name] = value
 
-    def _store_operands(self, given, chosen, texts):
-        texts = list(texts)
-        for option in chosen.options:
-            while option.is_operand and texts:
-                self._store(given, option, texts.pop(0))
-                if not option.repeatable:
-                    break
-        if texts:
-            raise usage_error(f"Unexpected argument '{texts[0]}'",
-                              f"See 'twosignal {chosen.name} --help'.")
-
-    def _check(self, chosen):
+    def _check(self, chosen, flags):
         """Raises a usage error for options that contradict each other, or are missing."""
-        if chosen.exclusive and all(self._is_typed(chosen, flag) for flag in chosen.exclusive):
+        names = [flags[flag].name for flag in chosen.exclusive]
+        if names and all(getattr(self, name) not in (None, False)
+                         and name not in self.from_environment for name in names):
             raise usage_error(f"{' and '.join(chosen.exclusive)} cannot be used together",
                               "Use one of them.")
-        missing = [option for option in chosen.options if option.required
-                   and getattr(self, option.name) is None
-                   and not (option.unless_key and chosen.takes_key and has_key())]
+        may_use_key = chosen.takes_key and has_key()
+        missing = [option for option in chosen.options
+                   if option.required and getattr(self, option.name) is None
+                   and not (option.unless_key and may_use_key)]
         if missing and not chosen.takes_key and has_key() and not load_session_if_valid():
             raise not_logged_in()       # first things first: an API key is not enough
         for option in missing:
@@ -4009,10 +3819,6 @@ class Arguments:
         if missing:
             labels = ", ".join(option.label for option in missing)
             raise usage_error(f"Missing {labels}", f"See 'twosignal {chosen.name} --help'.")
-
-    def _is_typed(self, chosen, flag) -> bool:
-        name = flags_of(chosen.options)[flag].name
-        return name not in self.from_environment and getattr(self, name) not in (None, False)
 
 
 # --- help texts
@@ -4045,7 +3851,7 @@ def command_help(chosen) -> str:
     parser = argparse.ArgumentParser(
         add_help=False, description=chosen.help,
         usage=" ".join(["twosignal", chosen.name, *operands, "[OPTIONS]"]),
-        epilog="\n  ".join(("examples:",) + chosen.examples),
+        epilog="\n  ".join(("examples:",) + chosen.all_examples),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.color = False            # Python 3.14 would colour it
     groups = [parser.add_argument_group(title)
@@ -4857,15 +4663,10 @@ def chosen_project(client, args) -> str:
     return args.project and project_id(client, args.project, setting("TWOSIGNAL_ORG"))
 
 
-def list_records(client, procedure, values=None) -> list:
-    """The records of a list procedure."""
-    return [to_record(row) for row in client.rows(procedure, values)]
-
-
-def list_of_project(client, args, noun, columns, procedure) -> Listing:
-    """The Listing of what a project has."""
-    return Listing(noun, columns, list_records(client, procedure, {
-        "projectId": chosen_project(client, args)}))
+def listing(client, noun, columns, procedure, **values) -> Listing:
+    """The Listing of a list procedure; values: its input."""
+    rows = client.rows(procedure, values or None)
+    return Listing(noun, columns, [to_record(row) for row in rows])
 
 
 def created(noun, columns, wire) -> Details:
@@ -4972,7 +4773,7 @@ def whoami(client, args, console):
     return account(client.auth.session(), client.url)
 
 
-@command("logout", ends_session=True, examples=("twosignal logout",))
+@command("logout", ends_session=True)
 def logout(client, args, console):
     """Log out, and revoke the session on the server."""
     stored = result_or_failure(lambda: load_session(console.clock))
@@ -4999,10 +4800,10 @@ ORG_COLUMNS = (ID, Column("Plan", "plan"), Column("Role", "role"),
 PROJECT_COLUMNS = (ID, CREATED, NAME)
 
 
-@command("orgs list", examples=("twosignal orgs list",))
+@command("orgs list")
 def orgs_list(client, args, console):
     """List your organizations."""
-    return Listing("organizations", ORG_COLUMNS, list_records(client, "organization.list"))
+    return listing(client, "organizations", ORG_COLUMNS, "organization.list")
 
 
 @command("orgs create", Option("NAME", "name of the organization"),
@@ -5013,11 +4814,11 @@ def orgs_create(client, args, console):
                    client.mutate("organization.create", {"name": args.name}))
 
 
-@command("projects list", ORG, examples=("twosignal projects list --org ID",))
+@command("projects list", ORG)
 def projects_list(client, args, console):
     """List the projects of an organization."""
-    return Listing("projects", PROJECT_COLUMNS, list_records(client, "project.list", {
-        "organizationId": organization_id(client, args.org)}))
+    return listing(client, "projects", PROJECT_COLUMNS, "project.list",
+                   organizationId=organization_id(client, args.org))
 
 
 @command("projects create", Option("NAME", "name of the project"), ORG,
@@ -5045,7 +4846,7 @@ TRACE_KEYS = (
         "reasoning"))
 TRACE_FIELDS = (
     ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", format_count),
-    Column("Session", "session_id"), Column("Tags", lambda row: tag_text(row.get("tags"))),
+    Column("Session", "session_id"), Column("Tags", "tags", format_list),
     Column("Metadata", "metadata"))
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
@@ -5069,11 +4870,6 @@ THRESHOLD_OPTIONS = tuple(Option(each.option, each.help, each.parse, repeatable=
                           for each in THRESHOLDS)
 
 
-def tag_text(tags) -> str:
-    """agent, v2"""
-    return ", ".join(map(printable, tags)) or "-" if isinstance(tags, list) else "-"
-
-
 def trace_query(client, args) -> TraceQuery:
     """The query that FILTER_OPTIONS and --project describe."""
     if args.error and args.status == "OK":
@@ -5091,10 +4887,10 @@ def output_format(args) -> str:
 
 def wanted_scores(args):
     """SCORES_REQUIRED if --fields names them, SCORES_IF_KNOWN if all fields are shown, or None."""
-    if args.fields == ["?"]:
+    if not args.fields and output_format(args) == "table":
+        return None
+    if not args.fields or args.fields == ["?"]:
         return SCORES_IF_KNOWN
-    if not args.fields:
-        return SCORES_IF_KNOWN if output_format(args) != "table" else None
     names_scores = any(field.split(".")[0] == "scores" for field in args.fields)
     return SCORES_REQUIRED if names_scores else None
 
@@ -5123,8 +4919,7 @@ def traces_list(client, args, console):
     return Listing("traces", TRACE_COLUMNS, scan, conclude, extra_fields=TRACE_KEYS)
 
 
-@command("traces get", Option("ID", "ID of the trace", non_empty), PROJECT,
-         examples=("twosignal traces get ID --project ID",))
+@command("traces get", Option("ID", "ID of the trace", non_empty), PROJECT)
 def traces_get(client, args, console):
     """Show a trace with its spans as a tree, and its scores."""
     trace = to_record(client.trace(args.id, chosen_project(client, args)), "trace")
@@ -5160,9 +4955,9 @@ def traces_check(client, args, console):
     """
     checks = []
     for threshold, option in zip(THRESHOLDS, THRESHOLD_OPTIONS):
-        limits = getattr(args, option.name)
-        limits = limits if option.repeatable else [limits]
-        checks += [(threshold, limit) for limit in limits or () if limit is not None]
+        value = getattr(args, option.name)
+        limits = value if isinstance(value, list) else [value]
+        checks += [(threshold, limit) for limit in limits if limit is not None]
     if not checks and not args.min_count:
         flags = ", ".join(option.label for option in THRESHOLD_OPTIONS)
         raise usage_error("No threshold given", f"Pass one or more of {flags}.")
@@ -5223,18 +5018,18 @@ def traces_wait(client, args, console):
 
 def wait_result(progress, wanted, done, waited, console) -> Details:
     """What was found within `waited` seconds; the exit code says whether that is enough."""
-    record = {"found": progress.found, "wanted": wanted, "scored": done == "scored",
+    record = {"found": progress.found, "wanted": wanted, "scored": progress.scored,
               "waited_seconds": waited}
     told = f"{progress.found} of {wanted} traces {done}"
-    if progress.is_complete:
-        message = f"{told} after {waited:.0f}s."
-        return Details(record, message=message, conclude=lambda: Outcome(progress.advice()))
-    result = CheckResult(Threshold(f"traces {done}", format_count, is_minimum=True,
-                                   no_data_verdict="TOO FEW"), wanted, progress.found, False)
-    result.passed = None
-    report_to_github([result], "twosignal traces wait", console)
-    return Details(record, message=f"Timed out after {waited:.0f}s: {told}.", conclude=lambda:
-                   Outcome(progress.advice(), exit_code=EXIT_CODES["NOTHING_TO_CHECK"]))
+    code = 0 if progress.is_complete else EXIT_CODES["NOTHING_TO_CHECK"]
+    if code:
+        threshold = Threshold(f"traces {done}", format_count, is_minimum=True,
+                              no_data_verdict="TOO FEW")
+        report_to_github([CheckResult(threshold, wanted, progress.found, None)],
+                         "twosignal traces wait", console)
+    message = f"Timed out after {waited:.0f}s: {told}." if code else f"{told} after {waited:.0f}s."
+    return Details(record, message=message,
+                   conclude=lambda: Outcome(progress.advice(), exit_code=code))
 
 
 @command(
@@ -5246,7 +5041,10 @@ def wait_result(progress, wanted, done, waited, console) -> Details:
     examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "
               "--format jsonl | while read -r line; do echo \"$line\"; done"))
 def traces_tail(client, args, console):
-    """Print new traces as they arrive, oldest first, until Ctrl-C."""
+    """Print new traces as they arrive, oldest first.
+
+    It runs until Ctrl-C, and then ends with exit code 0.
+    """
     return Listing("traces", TAIL_COLUMNS, new_traces(client, args, console), streams=True,
                    extra_fields=TRACE_KEYS)
 
@@ -5271,7 +5069,7 @@ def new_traces(client, args, console):
             requested = min(client.transport.requested_pause or 0, 10 * MINUTE)
             pause = max(min(pause * 2, MINUTE), requested)
             continue
-        console.tell_once(f"More than {PAGE_SIZE} new traces at once: some may be missing. Use a "
+        console.tell_once(f"{PAGE_SIZE} or more new traces at once: some may be missing. Use a "
                           "shorter --interval." if tail.has_missed else "")
         pause = interval
         yield from traces
@@ -5309,10 +5107,11 @@ EVALUATOR_COLUMNS = (ID, Column("Type", "type"), ENABLED, NAME)
 EVALUATOR_FIELDS = (ID, Column("Type", "type"), ENABLED, Column("Config", "config"))
 
 
-@command("evaluators list", PROJECT, examples=("twosignal evaluators list --project ID",))
+@command("evaluators list", PROJECT)
 def evaluators_list(client, args, console):
     """List the evaluators of a project."""
-    return list_of_project(client, args, "evaluators", EVALUATOR_COLUMNS, "evaluator.list")
+    return listing(client, "evaluators", EVALUATOR_COLUMNS, "evaluator.list",
+                   projectId=chosen_project(client, args))
 
 
 @command(
@@ -5371,10 +5170,11 @@ ITEM_COLUMNS = (ID, Column("Input → Expected", lambda row: (
 ITEM_FIELDS = (ID, Column("Input", "input"), Column("Expected", "expected_output"))
 
 
-@command("datasets list", PROJECT, examples=("twosignal datasets list --project ID",))
+@command("datasets list", PROJECT)
 def datasets_list(client, args, console):
     """List the datasets of a project."""
-    return list_of_project(client, args, "datasets", DATASET_COLUMNS, "dataset.list")
+    return listing(client, "datasets", DATASET_COLUMNS, "dataset.list",
+                   projectId=chosen_project(client, args))
 
 
 @command("datasets create", PROJECT,
@@ -5394,8 +5194,7 @@ def chosen_dataset(client, args) -> dict:
             "projectId": project}
 
 
-@command("datasets get", PROJECT, Option("ID", "dataset, by ID or name", non_empty),
-         examples=("twosignal datasets get ID --project ID",))
+@command("datasets get", Option("ID", "dataset, by ID or name", non_empty), PROJECT)
 def datasets_get(client, args, console):
     """Show a dataset with its items."""
     wire = client.query("dataset.getById", chosen_dataset(client, args))
@@ -5413,11 +5212,11 @@ def datasets_get(client, args, console):
                    "twosignal datasets add-item ID --project ID --input @in.json --expected 7"))
 def datasets_add_item(client, args, console):
     """Add a test case to a dataset."""
-    if (args.input, args.expected, args.metadata).count("-") > 1:
+    options = (("input", "--input", args.input), ("expectedOutput", "--expected", args.expected),
+               ("metadata", "--metadata", args.metadata))
+    if [text for _, _, text in options].count("-") > 1:
         raise usage_error("Only one option can read stdin")
-    texts = {"input": (args.input, "--input"), "expectedOutput": (args.expected, "--expected"),
-             "metadata": (args.metadata, "--metadata")}
-    item = {key: json_argument(text, flag, console) for key, (text, flag) in texts.items()
+    item = {key: json_argument(text, flag, console) for key, flag, text in options
             if text is not None}
     dataset = chosen_dataset(client, args)
     wire = client.mutate("dataset.addItem", {
@@ -5439,10 +5238,11 @@ KEY_COLUMNS = (ID, Column("Key", lambda row: printable(row.get("key_prefix")) + 
                Column("Last used", "last_used_at", format_age), NAME)
 
 
-@command("api-keys list", PROJECT, examples=("twosignal api-keys list --project ID",))
+@command("api-keys list", PROJECT)
 def api_keys_list(client, args, console):
     """List the API keys of a project."""
-    return list_of_project(client, args, "API keys", KEY_COLUMNS, "apiKey.list")
+    return listing(client, "API keys", KEY_COLUMNS, "apiKey.list",
+                   projectId=chosen_project(client, args))
 
 
 @command("api-keys create", PROJECT,
@@ -5583,13 +5383,12 @@ def help_command(client, args, console):
     """Show help for a command."""
     words = args.command or []
     line = CommandLine(words)
-    is_group = len(words) == 1 and visible_commands(words[0])
-    if words and not line.command and not is_group:
+    if words and not line.command and not line.is_group:
         raise unknown_command(words)
     return Text(help_text(line.words))
 
 
-@command("version", is_offline=True, examples=("twosignal version",))
+@command("version", is_offline=True)
 def version(client, args, console):
     """Show the version of this client and of Python."""
     return Text(version_text())
@@ -5609,37 +5408,57 @@ def version_text() -> str:
 # Entry
 ############################################################
 
-# Each script asks this program, which prints "words" and a candidate in each line, or "files".
+# Each script asks `twosignal __complete`, which prints "words" and a candidate a line, or "files".
 _BASH_COMPLETION = r"""_twosignal() {
-  local line kind="" current="${COMP_WORDS[COMP_CWORD]}"
+  local rest="${COMP_LINE:0:COMP_POINT}" piece typed kind="" line i
+  local breaks="${COMP_WORDBREAKS//[^=:@]/}"$'\n'
+  local -a words=()
   COMPREPLY=()
+  for ((i = 0; i <= COMP_CWORD; i++)); do       # joins what bash has split at = and :
+    piece="${rest#"${rest%%[![:space:]]*}"}"
+    if [ "$piece" != "$rest" ] || [ "$i" = 0 ]; then words+=(""); fi
+    rest="${piece#"${COMP_WORDS[i]}"}"
+    if [ "$i" -lt "$COMP_CWORD" ]; then piece="${COMP_WORDS[i]}"; fi
+    words[${#words[@]}-1]+="$piece"
+  done
+  case "$piece" in
+    \"* | \'*) typed="$piece" ;;
+    *) typed="${piece##*["$breaks"]}" ;;        # bash replaces this part of the word only
+  esac
+  local before="${words[${#words[@]}-1]%"$typed"}"
   while IFS= read -r line; do
-    if [ -z "$kind" ]; then kind=$line; continue; fi
-    case "$current" in
-      \"* | \'*) COMPREPLY+=("$line") ;;
-      *) COMPREPLY+=("$(printf %q "$line")") ;;
+    if [ -z "$kind" ]; then kind="$line"; continue; fi
+    case "$line" in "$before"*) line="${line#"$before"}" ;; *) continue ;; esac
+    case "$typed" in
+      \"* | \'*) case "$line" in *[\"\'\\\$\`!]*) continue ;; esac ;;   # it would be expanded
+      *) printf -v line %q "$line" ;;
     esac
-  done < <(twosignal __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
-  if [ "$kind" = files ]; then
-    compopt -o filenames 2>/dev/null
-    while IFS= read -r line; do COMPREPLY+=("$line"); done < <(compgen -f -- "${current#=}")
-  fi
+    COMPREPLY+=("$line")
+  done < <(twosignal __complete -- "${words[@]:1}" 2>/dev/null)
+  if [ "$kind" != files ]; then compopt +o default 2>/dev/null; fi
 }
-complete -F _twosignal twosignal
+complete -o default -F _twosignal twosignal
 """
 _ZSH_COMPLETION = r"""#compdef twosignal
 _twosignal() {
   local -a found
   found=("${(@f)$(twosignal __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-  if [ "$found[1]" = files ]; then _files; else compadd -- "${(@)found[2,-1]}"; fi
+  if [ "$found[1]" = files ]; then
+    compset -P '--*='
+    _files
+  else
+    compadd -- "${(@)found[2,-1]}"
+  fi
 }
 if [ "$funcstack[1]" = "_twosignal" ]; then _twosignal; else compdef _twosignal twosignal; fi
 """
 _FISH_COMPLETION = r"""function __twosignal_complete
-    set -l words (commandline -opc)[2..-1] (commandline -ct)
+    set -l current (commandline -ct)
+    set -l words (string escape -- (commandline -opc)[2..-1]) "$current"
     set -l found (twosignal __complete -- $words 2>/dev/null)
     if test "$found[1]" = files
-        __fish_complete_path (commandline -ct)
+        set -l flag (string match -r -- '^--[^=]*=' "$current")
+        printf '%s\n' "$flag"(__fish_complete_path (string replace -- "$flag" '' "$current"))
     else if test (count $found) -gt 1
         printf '%s\n' $found[2..-1]
     end
@@ -5651,14 +5470,8 @@ COMPLETION_SCRIPTS = {"bash": _BASH_COMPLETION, "zsh": _ZSH_COMPLETION, "fish": 
 
 # --- completion
 
-def parse_shell(text) -> str:
-    if text not in COMPLETION_SCRIPTS:
-        raise ValueError(f"must be one of {', '.join(COMPLETION_SCRIPTS)}")
-    return text
-
-
 @command("completion",
-         Option("SHELL", "your shell: bash, zsh or fish", parse_shell,
+         Option("SHELL", "your shell: bash, zsh or fish", one_of(COMPLETION_SCRIPTS),
                 choices=tuple(COMPLETION_SCRIPTS)), is_offline=True,
          examples=('eval "$(twosignal completion bash)"',
                    "twosignal completion fish > ~/.config/fish/completions/twosignal.fish"))
@@ -5684,57 +5497,25 @@ def completions(words, clock=CLOCK) -> tuple:
         before.append(flag)
         prefix = flag + "="
     line = CommandLine(before)
-    option = _awaited_option(before)
-    if option and option.metavar == "FILE":
-        return "files", []
-    found = _option_values(option, line, clock) if option else _next_words(line, current)
+    mark = "value"                  # if it is read as an option's value, that is what comes next
+    read = CommandLine(before + [mark])
+    is_value = bool(read.options) and read.options[-1][1] is mark
+    if not is_value:
+        found = next_words(line, current.startswith("-"))
+    else:
+        option = line.known_flags()[read.options[-1][0]]
+        if option.metavar == "FILE":
+            return "files", []
+        found = server_names(option.completes, line, clock) if option.completes else option.choices
+        # A name that looks like an option would be read as one.
+        found = [each for each in found if prefix or not each.startswith("--")]
     return "words", [prefix + each for each in found
-                     if each.startswith(current) and each.isprintable()]
+                     if each.startswith(current) and each.isprintable() and each.strip()]
 
 
-def _awaited_option(words):
-    """The option whose value comes next, or None."""
-    mark = "value"
-    line = CommandLine(words + [mark])
-    if not line.options or line.options[-1][1] is not mark:
-        return None
-    return line.known_flags()[line.options[-1][0]]
-
-
-def _option_values(option, line, clock) -> list:
-    """The values of an option: fixed ones, or names that the server knows."""
-    if not option.completes:
-        return list(option.choices)
-    import threading
-    names = []
-    # Looking a host up can take longer than any timeout, so it is left behind after a second.
-    thread = threading.Thread(target=_add_server_names, args=(names, option.completes, line, clock),
-                              daemon=True)
-    thread.start()
-    thread.join(NAME_COMPLETION_TIMEOUT)
-    return list(names)
-
-
-def _add_server_names(names, kind, line, clock):
-    """Adds the names of projects or organizations, or nothing if they cannot be had."""
-    def last_value(flag):
-        return dict(option for option in line.options if option[1]).get(flag)
-
-    try:
-        transport = Transport(NAME_COMPLETION_TIMEOUT, last_value("--ca-cert"), clock=clock)
-        client = Client(configured_url(last_value("--url"), clock), transport, may_refresh=False)
-        if kind == "projects":
-            rows = visible_projects(client, last_value("--org") or setting("TWOSIGNAL_ORG"))
-        else:
-            rows = client.rows("organization.list")
-        names += [row["name"] for row in rows if isinstance(row.get("name"), str)]
-    except Failure:
-        pass
-
-
-def _next_words(line, current) -> list:
+def next_words(line, is_flag) -> list:
     """Commands, or the flags and fixed operands of one."""
-    if line.command is None and not current.startswith("-"):
+    if line.command is None and not is_flag:
         typed = len(line.words)
         names = [each.name.split() for each in visible_commands()]
         return list(dict.fromkeys(name[typed] for name in names if name[:typed] == line.words
@@ -5742,6 +5523,26 @@ def _next_words(line, current) -> list:
     options = line.command.all_options if line.command else GLOBAL_OPTIONS + (VERSION,)
     operands = [choice for option in options if option.is_operand for choice in option.choices]
     return operands + [flag for flag in flags_of(options) if flag.startswith("--")]
+
+
+def server_names(kind, line, clock) -> list:
+    """The names of projects or organizations; none if they cannot be had within a second."""
+    import threading
+    given = dict(option for option in line.options if option[1])
+    names = []
+
+    def ask():
+        transport = Transport(COMPLETION_TIMEOUT, given.get("--ca-cert"), clock=clock)
+        client = Client(configured_url(given.get("--url"), clock), transport, may_refresh=False)
+        rows = client.rows("organization.list") if kind == "organizations" else visible_projects(
+            client, given.get("--org") or setting("TWOSIGNAL_ORG"))
+        names.extend(row["name"] for row in rows if isinstance(row.get("name"), str))
+
+    # To look a host up can take longer than any timeout: the thread is then left behind.
+    thread = threading.Thread(target=result_or_failure, args=(ask,), daemon=True)
+    thread.start()
+    thread.join(COMPLETION_TIMEOUT)
+    return list(names)
 
 
 # --- installation
@@ -5753,16 +5554,20 @@ def install(client, args, console):
 
     The file has the bytecode for this Python besides the source, which any other Python uses.
     """
-    directory = os.path.abspath(os.path.expanduser(args.dir or "~/.local/bin"))
-    path = os.path.join(directory, "twosignal")
+    hint = "Name a directory that you can write to: twosignal install DIR."
     content = executable_content()
+    directory = expand_user(args.dir or "~/.local/bin")
+    if directory.startswith("~") or not args.dir and not os.path.isabs(directory):
+        raise Failure(f"There is no home directory for {args.dir or directory}", hint)
+    directory = os.path.abspath(directory)
+    path = os.path.join(directory, "twosignal")
     try:
         os.makedirs(directory, exist_ok=True)
     except OSError as error:
-        raise unwritable_file(directory, error, OUTPUT_HINT)
+        raise unwritable_file(directory, error, hint)
     if os.path.isdir(path):
-        raise Failure(f"Cannot write {path}: Is a directory", OUTPUT_HINT)
-    with AtomicFile(path, 0o755, OUTPUT_HINT, follow_links=False) as file:
+        raise Failure(f"Cannot write {path}: Is a directory", hint)
+    with AtomicFile(path, 0o755, hint, follow_links=False) as file:
         file.write(content)
         file.sync()
         check_executable(file.temporary)
@@ -5809,7 +5614,7 @@ def bytecode(source: bytes) -> bytes:
     """The content of a .pyc file that this version of Python uses without looking at the source."""
     import importlib.util
     import marshal
-    code = compile(source, "twosignal.py", "exec", dont_inherit=True)
+    code = compile(source, "twosignal.py", "exec", dont_inherit=True, optimize=0)
     if sys.version_info >= (3, 7):
         unchecked_hash = 1          # PEP 552
         header = unchecked_hash.to_bytes(4, "little") + importlib.util.source_hash(source)
@@ -5825,22 +5630,23 @@ def check_executable(path):
     command_line = [sys.executable, path] if os.name == "nt" else [path]
     try:
         done = subprocess.run(command_line + ["--version"], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
-        output = done.stdout.decode("utf-8", "replace")
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=MINUTE)
+        if done.stdout.startswith(f"twosignal {__version__} ".encode("ascii")):
+            return
+        lines = (done.stdout + done.stderr).decode("utf-8", "replace").split("\n")
+        reason = next((line for line in reversed(lines) if line.strip()), "no output")
     except (OSError, subprocess.SubprocessError) as error:
-        output = os_reason(error)
-    if not output.startswith(f"twosignal {__version__} "):
-        raise Failure(f"The new executable does not run: {output.strip() or 'no output'}",
-                      "Check that its directory is not mounted noexec, or name another DIR.")
+        reason = os_reason(error)
+    raise Failure(f"The new executable does not run: {reason}",
+                  "Check that its directory is not mounted noexec, or name another DIR.")
 
 
 def path_remark(path) -> str:
     """What to do if the shell will not find the new executable, or another one first."""
     import shutil
     directory = os.path.dirname(path)
-    folders = [os.path.realpath(folder) for folder in os.environ.get("PATH", "").split(os.pathsep)
-               if folder]
-    if os.path.realpath(directory) not in folders:
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
+    if os.path.realpath(directory) not in map(os.path.realpath, folders):
         return f'{directory} is not on PATH. Add it: export PATH="{directory}:$PATH"'
     first = shutil.which("twosignal")
     if first and not os.path.samefile(first, path):
@@ -5860,8 +5666,7 @@ def run(argv, console) -> int:
     console.json_errors = line.format in ("json", "jsonl")
     console.quiet = line.has(QUIET)
     console.debug = line.has(DEBUG)
-    is_group = len(line.words) == 1 and visible_commands(line.words[0])
-    if line.words and not line.command and not is_group:
+    if line.words and not line.command and not line.is_group:
         raise unknown_command(line.words)
     if line.has(VERSION) or line.has(HELP):
         console.print(help_text(line.words) if line.has(HELP) else version_text())
