@@ -1149,6 +1149,9 @@ class SessionsPerServer(SessionCase):
 
 
 class Logins(SessionCase):
+    UNENCRYPTED = ("Warning: http://signal.example.test is unencrypted: others on the network can "
+                   "read the password.\n")
+
     def log_in_at(self, url, **env):
         return self.run_cli("login", "--url", url, "-e", OWNER, env=dict(
             env, TWOSIGNAL_PASSWORD=PASSWORD))
@@ -1161,8 +1164,7 @@ class Logins(SessionCase):
             result = self.log_in_at("http://signal.example.test", http_proxy=proxy.url,
                                     NO_PROXY=None)
         self.assertOk(result)
-        self.assertEqual(result.err.count("Warning"), 1, result)
-        self.assertIn("not encrypted", result.err)
+        self.assertEqual(result.err, self.UNENCRYPTED)
         self.assertNotIn("Warning", result.out)
 
     def test_nothing_to_warn_about_on_this_machine(self):
@@ -1175,7 +1177,7 @@ class Logins(SessionCase):
         """Row 31: there is time to stop."""
         result = self.run_cli("login", "--url", "http://signal.example.test", "-e", OWNER)
         self.assertFails(result, 2, "--password-stdin")
-        self.assertIn("Warning: http://signal.example.test is not encrypted", result.err)
+        self.assertTrue(result.err.startswith(self.UNENCRYPTED), result)
 
     def test_password_from_stdin_or_environment(self):
         """Row 36: not on the command line, and without a warning."""
