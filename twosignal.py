@@ -995,7 +995,7 @@ _OPEN_FILE = r"(?a)/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
 
 
 def read_text(path: str):
-    """The text of a state file, or None if there is no such file. Raises Failure."""
+    """The text of a state file, or None if there is no such file."""
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_STATE_FILE_BYTES + 1)
@@ -1031,25 +1031,19 @@ def read_json_object(path: str, clock=CLOCK) -> dict:
 
 def damaged_file(path) -> Failure:
     """A state file does not hold what it should."""
+    hint = f'It should look like {{"api_url": "{DEFAULT_URL}"}}: correct it, or delete it.'
     if path.endswith("session.json"):
         hint = "Run 'twosignal login' again."
-    else:
-        hint = f'It should look like {{"api_url": "{DEFAULT_URL}"}}: correct it, or delete it.'
     return Failure(f"{path} is damaged", hint)
 
 
 def unwritable_file(path, error, hint="") -> Failure:
-    """A file or directory could not be written."""
     return Failure(f"Cannot write {path}: {os_reason(error)}", hint or
                    "Free some space, correct its permissions, or set TWOSIGNAL_HOME.")
 
 
-class OutputTarget:
+class OutputTarget(Struct):
     """A file to write to. Raises Failure on any error, BrokenPipeError if nobody reads."""
-
-    def __init__(self, path, hint=""):
-        self.path = path
-        self.hint = hint
 
     def _guarded(self, action, *arguments):
         try:
@@ -1064,17 +1058,16 @@ class AtomicFile(OutputTarget):
     """A file that replaces another as a whole, or not at all.
 
     Readers see the old or the new content, never a part. Nothing is replaced if the block raises
-    or calls cancel(). mode: its permissions, whatever the umask; follow_links: a symbolic link
-    stays, and its target is replaced.
+    or calls cancel().
     """
 
-    def __init__(self, path, mode=0o600, hint="", follow_links=True, clock=CLOCK):
-        super().__init__(path, hint)
-        self.target = os.path.realpath(path) if follow_links else path
-        self.mode = mode
-        self.clock = clock
-        self.file = self.temporary = None
-        self.is_cancelled = False
+    path: str
+    mode: int = 0o600               # its permissions, whatever the umask
+    hint: str = ""                  # for errors
+    follow_links: bool = True       # a symbolic link stays, and its target is replaced
+    clock: Clock = CLOCK
+    file = temporary = None
+    is_cancelled = False
 
     def __enter__(self):
         try:
@@ -1087,6 +1080,7 @@ class AtomicFile(OutputTarget):
 
     def _open(self):
         import tempfile
+        self.target = os.path.realpath(self.path) if self.follow_links else self.path
         try:
             os.lstat(self.target)   # raises OSError if the name is too long
         except FileNotFoundError:
@@ -1158,8 +1152,6 @@ def remove_file(path):
         raise unwritable_file(path, error)
 
 
-# --- where -o writes
-
 def output_file(path):
     """What -o FILE writes to: a file that is replaced atomically, or a device as it is.
 
@@ -1182,11 +1174,15 @@ def output_file(path):
 class Device(OutputTarget):
     """A pipe or a device."""
 
+    path: str
+    hint: str
+
     def __enter__(self):
         place = self.path
         match = re.match(_OPEN_FILE, place)
         if match:
-            place = os.dup({"stdout": 1, "stderr": 2}.get(match.group(1)) or int(match.group(2)))
+            number = {"stdout": 1, "stderr": 2}.get(match.group(1)) or int(match.group(2))
+            place = self._guarded(os.dup, number)
         self.file = self._guarded(open, place, "wb", 0)
         return self
 
@@ -1198,20 +1194,17 @@ class Device(OutputTarget):
         self.file.close()
 
 
-# --- the lock
-
-class Lock:
+class Lock(Struct):
     """A lock file, held by one process (and one thread) at a time.
 
     The system releases it when its holder dies. The file exists for this alone and is never
-    replaced or deleted. deadline: time.monotonic() at which waiting ends with a LOCKED failure.
+    replaced or deleted.
     """
 
-    def __init__(self, path, deadline, clock=CLOCK):
-        self.path = path
-        self.deadline = deadline
-        self.clock = clock
-        self.handle = None
+    path: str
+    deadline: float                 # time.monotonic() at which waiting ends with a LOCKED failure
+    clock: Clock = CLOCK
+    handle = None
 
     def __enter__(self):
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)   # no planted link
@@ -1259,8 +1252,6 @@ def _try_lock(handle):
         return msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-
-# --- signals
 
 def handle_signals(handlers: dict) -> dict:
     """Installs {signal name: handler} and returns those before them, as {name: handler}.
@@ -1331,8 +1322,6 @@ def as_utf8(text, what) -> str:
         raise usage_error(f"{what} is not UTF-8")
 
 
-# --- the home directory
-
 def home_directory() -> str:
     """The absolute path of the session's and the config's directory. Raises NoHome.
 
@@ -1392,8 +1381,6 @@ def _keep_private(path, is_new):
         pass        # another user's directory; the files in it are private all the same
 
 
-# --- the config file
-
 def load_config(clock=CLOCK) -> dict:
     """What config.json holds; {} if there is none. Raises Failure."""
     config = read_json_object(home_path("config.json"), clock)
@@ -1405,12 +1392,10 @@ def load_config(clock=CLOCK) -> dict:
 def save_config(url: str, clock=CLOCK):
     """Saves the server's address, and keeps whatever else config.json holds. Raises Failure."""
     make_home()
-    config = result_or_failure(lambda: load_config(clock))
+    config = result_or_failure(load_config, clock)
     config = dict({} if isinstance(config, Failure) else config, api_url=url)
     write_text(home_path("config.json"), json.dumps(config, indent=2) + "\n", clock)
 
-
-# --- the server's address
 
 def configured_url(option=None, clock=CLOCK) -> str:
     """The server's address: --url, TWOSIGNAL_URL, the config file, or the default.
@@ -1478,11 +1463,8 @@ def _ascii_host(host, error) -> str:
 
 
 def is_local(url: str) -> bool:
-    """Whether the address is this machine's."""
     return bool(re.match(_LOCAL_HOST, url.split("/")[2]))
 
-
-# --- the API key
 
 def has_key() -> bool:
     """Whether the environment names an API key or its file."""
@@ -3142,17 +3124,15 @@ class Console:
     """The terminal or the pipes: the only place where this program reads and prints.
 
     streams: (stdin, stdout, stderr), each of which may be None; those of the process by default.
-    file: an AtomicFile or Device that output goes to in place of stdout.
     """
+
+    quiet = json_errors = debug = False
+    file = None                     # an OutputTarget that output goes to in place of stdout
+    has_printed = False
 
     def __init__(self, streams=None, clock=CLOCK):
         self.stdin, self.stdout, self.stderr = streams or (sys.stdin, sys.stdout, sys.stderr)
         self.clock = clock
-        self.quiet = False
-        self.json_errors = False
-        self.debug = False
-        self.file = None
-        self.has_printed = False
         self._secrets = set()
         self._progress = ""         # what the terminal's last line shows
         self._repeated = {}         # topic: the last remark about it
@@ -3161,11 +3141,8 @@ class Console:
         """From now on, *** is shown in place of the secret."""
         self._secrets.add(secret)
 
-    # --- output and remarks
-
     def print(self, text):
-        """Prints output. Raises Failure if it cannot be written, BrokenPipeError if nobody reads.
-        """
+        """Prints output. Raises Failure on a write error, BrokenPipeError if nobody reads."""
         self.has_printed = True
         if self.file is not None:
             return self.file.write(text.encode("utf-8"))
@@ -3231,8 +3208,6 @@ class Console:
         self.say(to_json({"error": record}, indent=None))
         return failure.exit_code
 
-    # --- progress
-
     def progress(self, text, since):
         """Shows on a terminal how far something is that takes longer than a second.
 
@@ -3257,15 +3232,16 @@ class Console:
         """Puts the text into the terminal's last line, in place of the text before."""
         columns = terminal_columns(self.stderr)
         text = truncate(printable(mask_secrets(text, self._secrets)), columns - 1)
-        echoed = len("^C")          # a terminal prints it behind the text
-        size = min(len(self._progress) + echoed, columns - 1)
+        size = len(self._progress)
+        if not text:
+            size = min(size + len("^C"), columns - 1)   # which a terminal prints behind the text
         self._write_stderr("\r" + text.ljust(size) + ("" if text else "\r"))
-        self._progress = text
+        self._progress = text and text.ljust(size)
 
     # --- questions and stdin
 
     def require_terminal(self, option):
-        """Raises a usage error that names the option if there is nobody to ask."""
+        """Raises a usage error that names the option if nobody can be asked."""
         if not is_terminal(self.stdin):
             raise usage_error("No terminal to prompt on", f"Pass {option}.")
 
@@ -3278,7 +3254,6 @@ class Console:
         return answer.strip()
 
     def confirm(self, question) -> bool:
-        """Whether the user types yes."""
         return self._prompt(question).strip().lower() in ("y", "yes")
 
     def ask_secret(self, question, option) -> str:
@@ -3323,8 +3298,6 @@ class Console:
         except OSError as error:
             raise usage_error(f"Cannot read stdin: {os_reason(error)}")
 
-    # --- the screen
-
     def screen(self, plain=False) -> Screen:
         """Where output goes; plain: without colours."""
         columns = _columns_setting() or terminal_columns(self.stdout)
@@ -3367,17 +3340,58 @@ def redirect_to_null(stream):
 # Arguments
 ############################################################
 
-COMMANDS = {}                       # "traces list": Command, in the order of --help
+COMMANDS = {}                       # "traces list": its Command, in the order of --help
+
+
+class Option(Struct):
+    """An option such as "-n, --limit N", or an operand such as "ID", "[DIR]" or "[WORD...]"."""
+
+    form: str                   # its flags, the long one last, and the name of its value if any
+    help: str = ""
+    parse: object = staticmethod(str)   # from text; raises ValueError with what it must be
+    name: str = None            # of its attribute in Arguments; by default that of its long flag
+    constant: object = True     # what a switch stores
+    env: str = None             # the variable that is used if it is omitted
+    required: bool = False      # omitting it is a usage error
+    unless_key: bool = False    # but not with an API key
+    repeatable: bool = False    # the value is a list
+    choices: tuple = ()         # values that shells complete
+    completes: str = None       # projects or organizations: names to complete from the server
+
+    def __init__(self, *values, **named):
+        super().__init__(*values, **named)
+        *flags, last = self.form.replace(",", "").split()
+        self.is_operand = not self.form.startswith("-")
+        self.takes_value = not self.is_operand and not last.startswith("-")
+        if self.is_operand:
+            self.label = self.metavar = last.strip("[.]")
+            self.flags = (self.label.lower(),)
+            self.required = not last.startswith("[")
+            self.repeatable = "..." in last
+        else:
+            self.flags = tuple(flags if self.takes_value else flags + [last])
+            self.label = self.flags[-1]
+            self.metavar = last if self.takes_value else None
+        self.name = self.name or self.label.lstrip("-").replace("-", "_").lower()
+        self.full_help = self.help
+        if self.env:
+            self.full_help += f" (env: {self.env})"
+        elif self.required and not self.is_operand:
+            self.full_help += " (required)"
+
+
+def flags_of(options) -> dict:
+    """{flag: its Option}."""
+    return {flag: option for option in options for flag in option.flags if not option.is_operand}
 
 
 class Command(Struct):
-    """A command. Its function (client, args, console) returns a Result; its docstring is the help.
-    """
+    """A command, such as "traces list"."""
 
     name: str
-    function: object
+    function: object            # (client, args, console) -> Result; its docstring is the help
     options: tuple
-    examples: tuple = ()
+    examples: tuple = ()        # by default the shortest command line that is valid
     exclusive: tuple = ()       # flags that contradict each other
     takes_key: bool = False     # works with a project's API key in place of a session
     is_offline: bool = False    # asks no server, and gets None for the client
@@ -3385,29 +3399,18 @@ class Command(Struct):
     is_endless: bool = False    # Ctrl-C is its normal end
     is_hidden: bool = False     # not in help or completion
 
-    @property
-    def help(self) -> str:
-        """The function's docstring, without its indentation."""
+    def __init__(self, *values, **named):
+        super().__init__(*values, **named)
         lines = (self.function.__doc__ or "").strip().splitlines()
-        return "\n".join(line.strip() for line in lines)
-
-    @property
-    def summary(self) -> str:
-        return self.help.partition("\n")[0]
-
-    @property
-    def all_examples(self) -> tuple:
-        """Its examples; by default the shortest command line that is valid."""
+        self.help = "\n".join(line.strip() for line in lines)
+        self.summary = self.help.partition("\n")[0]
+        own_flags = set(flags_of(self.options))     # they take precedence over global ones
+        self.all_options = self.options + tuple(
+            option for option in GLOBAL_OPTIONS if not own_flags & set(option.flags))
         words = [option.label if option.is_operand else f"{option.label} {option.metavar}"
                  for option in self.options if option.required]
-        return self.examples or (" ".join(["twosignal", self.name, *words]),)
-
-    @property
-    def all_options(self) -> tuple:
-        """Its options and the global ones, of which its own take precedence."""
-        own_flags = set(flags_of(self.options))
-        return self.options + tuple(option for option in GLOBAL_OPTIONS
-                                    if not own_flags & set(option.flags))
+        self.examples = self.examples or (" ".join(["twosignal", self.name, *words]),)
+        self.all_examples = self.examples
 
 
 def command(name, *options, **attributes):
@@ -3424,65 +3427,31 @@ def visible_commands(group="") -> list:
             if not each.is_hidden and group in ("", name.split()[0])]
 
 
-class Option(Struct):
-    """An option such as "-n, --limit N", or an operand such as "ID", "[DIR]" or "[WORD...]"."""
-
-    form: str                   # its flags, and the name of its value unless it is a switch
-    help: str = ""
-    parse: object = staticmethod(str)   # from text; raises ValueError with what it must be
-    name: str = None            # of its attribute in Arguments; by default that of its long flag
-    constant: object = True     # what a switch stores
-    env: str = None             # the variable that is used if it is omitted
-    required: bool = False      # omitting it is a usage error
-    unless_key: bool = False    # but not with an API key
-    repeatable: bool = False    # the value is a list
-    choices: tuple = ()         # values that shells complete
-    completes: str = None       # projects or organizations: names to complete from the server
-
-    def __init__(self, *values, **named):
-        super().__init__(*values, **named)
-        *flags, last = self.form.replace(",", "").split()
-        self.is_operand = not self.form.startswith("-")
-        self.metavar = None if last.startswith("-") else last
-        if self.is_operand:
-            self.metavar = last.strip("[.]")
-            flags = [self.metavar.lower()]
-            self.required = not last.startswith("[")
-            self.repeatable = "..." in last
-        elif last.startswith("-"):
-            flags.append(last)
-        self.flags = tuple(flags)
-        self.takes_value = self.metavar is not None and not self.is_operand
-        self.label = self.metavar if self.is_operand else next(
-            (flag for flag in flags if flag.startswith("--")), flags[0])
-        self.name = self.name or self.label.lstrip("-").replace("-", "_").lower()
-
-    @property
-    def full_help(self) -> str:
-        """Its help, with the variable that replaces it and whether it is required."""
-        if self.env:
-            return f"{self.help} (env: {self.env})"
-        return self.help + (" (required)" if self.required and not self.is_operand else "")
-
-    def convert(self, text):
-        """The value that a text stands for. Raises a usage error."""
-        try:
-            return self.parse(text)
-        except ValueError as error:
-            raise usage_error(f"Invalid {self.label} '{text}': {error}")
-
-
-def flags_of(options) -> dict:
-    """{flag: its Option}."""
-    return {flag: option for option in options for flag in option.flags if not option.is_operand}
-
-
 # --- value types
 
 def non_empty(text) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
     return text
+
+
+def one_of(choices):
+    """A value type: one of these texts."""
+    def parse(text):
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+    return parse
+
+
+def parse_status(text) -> str:
+    if text.upper() not in ("OK", "ERROR"):
+        raise ValueError("must be OK or ERROR")
+    return text.upper()
+
+
+def parse_fields(text) -> list:
+    return [field.strip() for field in non_empty(text.strip(", ")).split(",") if field.strip()]
 
 
 def whole_number(minimum):
@@ -3496,6 +3465,9 @@ def whole_number(minimum):
     return parse
 
 
+_UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
+
+
 def parse_seconds(text) -> float:
     """30 or 0.5, above 0 and at most a day."""
     value = to_number(text)
@@ -3504,23 +3476,19 @@ def parse_seconds(text) -> float:
     return float(value)
 
 
-_UNIT_SECONDS = {"s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
-
-
 def parse_duration(text) -> float:
     """Milliseconds of 500ms, 5s, 2m or 1h."""
     match = re.match(r"(?a)(\d{1,9}(?:\.\d+)?)(ms|[smh])\Z", text.strip())
     if not match:
         raise ValueError("must be a duration such as 500ms, 5s or 2m")
-    unit = 1 if match.group(2) == "ms" else 1000 * _UNIT_SECONDS[match.group(2)]
-    return round(float(match.group(1)) * unit, 6)       # 1.001s are 1001, not 1000.9999999999999
+    milliseconds = float(match.group(1)) * 1000 * _UNIT_SECONDS[match.group(2)]
+    return round(milliseconds, 6)       # 1.001s are 1001, not 1000.9999999999999
 
 
 def parse_wait(text) -> float:
     """Seconds of 90, 90s or 5m."""
-    if re.match(r"[\d.]+\Z", text):
-        return parse_seconds(text)
-    return parse_seconds(str(parse_duration(text) / 1000))
+    is_number = re.match(r"[\d.]+\Z", text)
+    return parse_seconds(text if is_number else str(parse_duration(text) / 1000))
 
 
 def parse_when(text) -> float:
@@ -3538,39 +3506,34 @@ def parse_when(text) -> float:
     return seconds
 
 
-def parse_status(text) -> str:
-    if text.upper() not in ("OK", "ERROR"):
-        raise ValueError("must be OK or ERROR")
-    return text.upper()
-
-
-def parse_usd(text) -> float:
-    return _number_within(text.strip().lstrip("$"), float("inf"), "an amount in USD such as 0.05")
-
-
-def parse_share(text) -> float:
-    """0.02 of 2% or of 0.02."""
-    if text.strip().endswith("%"):
-        return _number_within(text.strip()[:-1], 100, "a share such as 2% or 0.02") / 100
-    return _number_within(text, 1, "a share such as 2% or 0.02")
-
-
-def parse_percent(text) -> float:
-    """0.9 of 90 or of 90%."""
-    return _number_within(text.strip().rstrip("%"), 100, "a percentage from 0 to 100, such as 90"
-                          ) / 100
-
-
-def parse_score(text) -> float:
-    return _number_within(text, 1, "a score from 0 to 1")
-
-
 def _number_within(text, maximum, what) -> float:
     """A number from 0 to the maximum; what: its name for the error."""
     value = to_number(text.strip())
     if value is None or not 0 <= value <= maximum:
         raise ValueError(f"must be {what}")
     return value
+
+
+def parse_score(text) -> float:
+    return _number_within(text, 1, "a score from 0 to 1")
+
+
+def parse_usd(text) -> float:
+    return _number_within(text.strip().lstrip("$"), float("inf"), "an amount in USD such as 0.05")
+
+
+def parse_percent(text) -> float:
+    """0.9 of 90 or of 90%."""
+    number = text.strip().rstrip("%")
+    return _number_within(number, 100, "a percentage from 0 to 100, such as 90") / 100
+
+
+def parse_share(text) -> float:
+    """0.02 of 2% or of 0.02."""
+    number = text.strip()
+    if number.endswith("%"):
+        return _number_within(number[:-1], 100, "a share such as 2% or 0.02") / 100
+    return _number_within(number, 1, "a share such as 2% or 0.02")
 
 
 def parse_score_threshold(text) -> tuple:
@@ -3581,48 +3544,34 @@ def parse_score_threshold(text) -> tuple:
     return name.strip() or None, parse_score(minimum)
 
 
-def parse_fields(text) -> list:
-    return [field.strip() for field in non_empty(text.strip(", ")).split(",") if field.strip()]
-
-
-def one_of(choices):
-    """A value type: one of these texts."""
-    def parse(text):
-        if text not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return text
-    return parse
-
-
 def json_argument(text, flag, console):
-    """The value of a JSON option: a literal, @FILE or - for stdin; None if it was omitted.
-
-    Raises a usage error that says where the JSON is wrong.
-    """
+    """The value of a literal, @FILE or - for stdin; None if omitted. Raises a usage error."""
     if text is None:
         return None
     if text == "-":
         text = console.read_stdin(flag)
-    try:
-        if text.startswith("@"):
+    elif text.startswith("@"):
+        try:
             with open(text[1:], encoding="utf-8-sig") as file:
                 text = file.read()
+        except (OSError, ValueError) as error:      # ValueError: not UTF-8, or a NUL in the path
+            is_text = not isinstance(error, UnicodeDecodeError)
+            reason = os_reason(error) if is_text else "it is not UTF-8"
+            raise usage_error(f"Cannot read the file of {flag}: {text[1:]}: {reason}",
+                              "Check the path after the @.")
+    try:
         return strict_json(text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8" if isinstance(error, ValueError) else os_reason(error)
-        raise usage_error(f"Cannot read the file of {flag}: {text[1:]}: {reason}",
-                          "Check the path after the @.")
     except RecursionError:
         raise usage_error(f"{flag} is nested too deeply")
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} (line {error.lineno}, column {error.colno})"
     except ValueError as error:
-        reason = str(error)
-        if isinstance(error, json.JSONDecodeError):
-            reason = f"{error.msg} (line {error.lineno}, column {error.colno})"
-        raise usage_error(f"{flag} is not JSON: {reason}",
-                          f"Quote it for the shell, as in {flag} '{{\"prompt\": \"Hi\"}}'.")
+        reason = error
+    raise usage_error(f"{flag} is not JSON: {reason}",
+                      f"Quote it for the shell, as in {flag} '{{\"prompt\": \"Hi\"}}'.")
 
 
-# --- options of every command
+# --- what argv says
 
 HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
@@ -3632,7 +3581,7 @@ GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"output format: {', '.join(FORMATS)} (default: table)",
            one_of(FORMATS), choices=tuple(FORMATS)),
-    Option("--fields NAMES", "print only these fields, e.g. id,name,scores.0.score; '?' lists them",
+    Option("--fields NAMES", "only these fields, e.g. id,name,scores.0.score; '?' lists them",
            parse_fields),
     Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", non_empty),
     Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
@@ -3646,34 +3595,27 @@ GLOBAL_OPTIONS = (
 )
 
 
-# --- the one scan of argv
-
 class CommandLine:
-    """What argv says, read once.
-
-    words: those of the command; options: (flag, value or None) in their order; operands: the
-    rest; error: the first usage error, or None. Reading goes on behind an error, so that --json
-    and --quiet are known when it is shown.
-    """
+    """What argv says, read once; to its end, since --json and --quiet apply to errors too."""
 
     def __init__(self, argv):
-        self.words = []
-        self.options = []
-        self.operands = []
-        self.error = None
-        self._tokens = [self._decoded(token) for token in argv]
-        while self._tokens:
+        self.words = []             # those of the command
+        self.options = []           # (flag, value or None) in their order
+        self.operands = []          # the rest
+        texts = [result_or_failure(as_utf8, token, "An argument") for token in argv]
+        self.error = next((text for text in texts if isinstance(text, Failure)), None)  # the first
+        self._tokens = [printable(token) if isinstance(text, Failure) else text
+                        for token, text in zip(argv, texts)]
+        while self._tokens and self._tokens[0] != "--":
             token = self._tokens.pop(0)
-            if token == "--":       # no options after it
-                for word in self._tokens:
-                    self._add_word(word)
-                return
             if token.startswith("--"):
-                self._read_long_option(token)
+                flag, equals, value = token.partition("=")
+                self._read_option(flag, value if equals else None)
             elif token.startswith("-") and token != "-":
                 self._read_short_options(token)
             else:
-                self._add_word(token)
+                self._add_words([token])
+        self._add_words(self._tokens[1:])       # behind -- there are no options
 
     @property
     def command(self):
@@ -3703,113 +3645,94 @@ class CommandLine:
         return flags_of([VERSION] + [option for each in COMMANDS.values()
                                      for option in each.all_options])
 
-    def _decoded(self, token) -> str:
-        text = result_or_failure(as_utf8, token, "An argument")
-        if isinstance(text, Failure):
-            self.error = text
-            return printable(token)
-        return text
+    def unknown_option(self, flag) -> Failure:
+        """There is no such option, with the one that was probably meant."""
+        import difflib
+        options = self.command.all_options if self.command else GLOBAL_OPTIONS
+        alike = difflib.get_close_matches(flag, flags_of(options), 1)
+        hint = f"Did you mean {alike[0]}?" if alike else see_help(*self.words)
+        return usage_error(f"There is no option {flag}", hint)
 
-    def _add_word(self, token):
-        is_of_command = self.command is None and len(self.words) < 2
-        (self.words if is_of_command else self.operands).append(token)
-
-    def _read_long_option(self, token):
-        flag, equals, value = token.partition("=")
-        option = self.known_flags().get(flag)
-        if option is None:
-            self._fail(unknown_option(flag, self.command, self.words))
-        elif option.takes_value and not equals:
-            self._read_value(flag)
-        elif equals and not option.takes_value:
-            self._fail(usage_error(f"{flag} takes no value"))
-        else:
-            self.options.append((flag, value if equals else None))
+    def _add_words(self, tokens):
+        for token in tokens:
+            is_of_command = self.command is None and len(self.words) < 2
+            (self.words if is_of_command else self.operands).append(token)
 
     def _read_short_options(self, token):
         """Reads joined flags such as -qy or -qn3; the rest of the token may be a value."""
-        for position in range(1, len(token)):
-            flag, rest = "-" + token[position], token[position + 1:]
-            option = self.known_flags().get(flag)
-            if option is None:
-                return self._fail(unknown_option(flag, self.command, self.words))
-            if option.takes_value:
-                return self.options.append((flag, rest)) if rest else self._read_value(flag)
-            self.options.append((flag, None))
+        for position, letter in enumerate(token[1:], 2):
+            option = self.known_flags().get("-" + letter)
+            is_last = option is None or option.takes_value
+            self._read_option("-" + letter, token[position:] or None if is_last else None)
+            if is_last:
+                break
 
-    def _read_value(self, flag):
-        """The next token, even if it looks like a short option: -d -h is a description."""
-        if self._tokens and not self._tokens[0].startswith("--"):
-            self.options.append((flag, self._tokens.pop(0)))
-        else:
-            self._fail(usage_error(f"{flag} needs a value"))
-
-    def _fail(self, error):
+    def _read_option(self, flag, value):
+        """Reads an option and its value; value: what is joined to the flag, or None."""
+        option = self.known_flags().get(flag)
+        error = None
+        if option is None:
+            error = self.unknown_option(flag)
+        elif not option.takes_value and value is not None:
+            error = usage_error(f"{flag} takes no value", see_help(*self.words))
+        elif option.takes_value and value is None:
+            # A value may look like a short option: -d -h is a description.
+            if self._tokens and not self._tokens[0].startswith("--"):
+                value = self._tokens.pop(0)
+            else:
+                error = usage_error(f"{flag} needs a value", see_help(*self.words))
+        if error is None:
+            self.options.append((flag, value))
         self.error = self.error or error
 
 
-def unknown_option(flag, chosen, words=()) -> Failure:
-    """There is no such option; chosen: the Command, or None if there is none yet."""
-    import difflib
-    options = chosen.all_options if chosen else GLOBAL_OPTIONS
-    alike = difflib.get_close_matches(flag, flags_of(options), 1) if flag[:2] == "--" else []
-    see = " ".join(["twosignal", *words, "--help"])
-    return usage_error(f"There is no option {flag}",
-                       f"Did you mean {alike[0]}?" if alike else f"See '{see}'.")
-
-
 class Arguments:
-    """What the user gave for a command: an attribute for each option and operand.
-
-    Omitted ones are None, or False for a switch. from_environment: names of those that a variable
-    gave.
-    """
+    """What the user gave: an attribute for each option and operand, None or False if omitted."""
 
     def __init__(self, chosen, line):
         """chosen: the Command; line: its CommandLine. Raises a usage error."""
+        self.from_environment = set()       # names of those that a variable gave
+        self._see_help = see_help(chosen.name)
         flags = flags_of(chosen.all_options)
-        values = {}
-        self.from_environment = set()
         for flag, text in line.options:
             if flag not in flags:
-                raise unknown_option(flag, chosen, line.words)
-            self._add(values, flags[flag], text)
+                raise line.unknown_option(flag)
+            self._add(flags[flag], text)
         operands = list(line.operands)
         for option in chosen.options:
             while option.is_operand and operands and (option.repeatable
-                                                      or option.name not in values):
-                self._add(values, option, operands.pop(0))
+                                                      or option.name not in vars(self)):
+                self._add(option, operands.pop(0))
         if operands:
-            raise usage_error(f"Unexpected argument '{operands[0]}'",
-                              f"See 'twosignal {chosen.name} --help'.")
+            raise usage_error(f"Unexpected argument '{operands[0]}'", self._see_help)
         for option in chosen.all_options:
-            if option.name not in values and option.env and setting(option.env):
-                self._add(values, option, setting(option.env))
+            if option.name not in vars(self) and option.env and setting(option.env):
+                self._add(option, setting(option.env))
                 self.from_environment.add(option.name)
         for option in chosen.all_options + GLOBAL_OPTIONS:
             is_switch = option.metavar is None and option.constant is True
-            values.setdefault(option.name, False if is_switch else None)
-        vars(self).update(values)
-        self._check(chosen, flags)
-
-    @staticmethod
-    def _add(values, option, text):
-        value = option.constant if text is None else option.convert(text)
-        if option.repeatable:
-            value = values.get(option.name, []) + [value]
-        values[option.name] = value
-
-    def _check(self, chosen, flags):
-        """Raises a usage error for options that contradict each other, or are missing."""
-        names = [flags[flag].name for flag in chosen.exclusive]
-        if names and all(getattr(self, name) not in (None, False)
-                         and name not in self.from_environment for name in names):
+            vars(self).setdefault(option.name, False if is_switch else None)
+        if chosen.exclusive and all(line.has(flags[flag]) for flag in chosen.exclusive):
             raise usage_error(f"{' and '.join(chosen.exclusive)} cannot be used together",
                               "Use one of them.")
-        may_use_key = chosen.takes_key and has_key()
+        self._check_required(chosen)
+
+    def _add(self, option, text):
+        """Stores an option's value, converted from text; None is that of a switch."""
+        try:
+            value = option.constant if text is None else option.parse(text)
+        except ValueError as error:
+            raise usage_error(f"Invalid {option.label} '{text}': {error}", self._see_help)
+        if option.repeatable:
+            value = getattr(self, option.name, []) + [value]
+        setattr(self, option.name, value)
+
+    def _check_required(self, chosen):
+        """Raises a usage error if a required option or operand is missing."""
+        may_omit = chosen.takes_key and has_key()
         missing = [option for option in chosen.options
                    if option.required and getattr(self, option.name) is None
-                   and not (option.unless_key and may_use_key)]
+                   and not (option.unless_key and may_omit)]
         if missing and not chosen.takes_key and has_key() and not load_session_if_valid():
             raise not_logged_in()       # first things first: an API key is not enough
         for option in missing:
@@ -3818,10 +3741,15 @@ class Arguments:
                 raise usage_error(f"No {noun} given", f"Pass {option.label} or set {option.env}.")
         if missing:
             labels = ", ".join(option.label for option in missing)
-            raise usage_error(f"Missing {labels}", f"See 'twosignal {chosen.name} --help'.")
+            raise usage_error(f"Missing {labels}", self._see_help)
 
 
 # --- help texts
+
+def see_help(*words) -> str:
+    """The hint that names the help of a command, a group, or the program."""
+    return f"See '{' '.join(['twosignal', *words, '--help'])}'."
+
 
 def help_text(words) -> str:
     """What --help prints after these words: of a command, a group, or the program."""
@@ -3832,16 +3760,13 @@ def help_text(words) -> str:
     lines = [" ".join(["usage: twosignal", *words, "COMMAND [OPTIONS]"]), ""]
     if not group:
         lines += ["Manages traces, evaluators, datasets, API keys and more of 2Signal.", ""]
-    lines += ["commands:"] + command_lines(group) + ["", "global options:"]
+    listed = visible_commands(group)
+    lines += ["commands:"] + [f"  {each.name:18} {each.summary}" for each in listed]
     options = GLOBAL_OPTIONS if group else GLOBAL_OPTIONS + (VERSION,)
-    lines += [f"  {option.form:20} {option.full_help}" for option in options]
-    first = visible_commands(group)[0].name
-    return "\n".join(lines + ["", f"Help for one command: twosignal {first} --help", ""])
-
-
-def command_lines(group="") -> list:
-    """A line for each command of a group, or for all."""
-    return [f"  {each.name:18} {each.summary}" for each in visible_commands(group)]
+    lines += ["", "global options:"]
+    lines += [f"  {option.form:18} {option.full_help}" for option in options]
+    lines += ["", f"Help for one command: twosignal {listed[0].name} --help", ""]
+    return "\n".join(lines)
 
 
 def command_help(chosen) -> str:
@@ -3851,7 +3776,7 @@ def command_help(chosen) -> str:
     parser = argparse.ArgumentParser(
         add_help=False, description=chosen.help,
         usage=" ".join(["twosignal", chosen.name, *operands, "[OPTIONS]"]),
-        epilog="\n  ".join(("examples:",) + chosen.all_examples),
+        epilog="\n  ".join(("examples:",) + chosen.examples),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.color = False            # Python 3.14 would colour it
     groups = [parser.add_argument_group(title)
@@ -3866,23 +3791,20 @@ def command_help(chosen) -> str:
 
 def unknown_command(words) -> Failure:
     """There is no such command, with the one that was probably meant."""
-    import difflib
-    names = [each.name for each in visible_commands()]
-    groups = difflib.get_close_matches(words[0], [name.split()[0] for name in names], 1)
-    alike = groups
-    if groups:
-        of_group = [each.name for each in visible_commands(groups[0])]
-        wanted = " ".join(groups + words[1:])
-        alike = difflib.get_close_matches(wanted, of_group, 1, 0.5) or groups
-    hint = f"Did you mean 'twosignal {alike[0]}'?" if alike else "See 'twosignal --help'."
-    return usage_error(f"There is no command '{' '.join(words)}'", hint)
+    from difflib import get_close_matches
+    message = f"There is no command '{' '.join(words)}'"
+    groups = get_close_matches(words[0], [each.name.split()[0] for each in visible_commands()], 1)
+    if not groups:
+        return usage_error(message, see_help())
+    names = [each.name for each in visible_commands(groups[0])]
+    alike = get_close_matches(" ".join(groups + words[1:]), names, 1, 0.5) or groups
+    return usage_error(message, f"Did you mean 'twosignal {alike[0]}'?")
 
 
 def no_command(words) -> Failure:
     """Nothing was given, or a group alone."""
-    see = " ".join(["twosignal", *words, "--help"])
-    return Failure("No command given", f"See '{see}'.", "USAGE",
-                   [line.strip() for line in command_lines("".join(words))])
+    return Failure("No command given", see_help(*words), "USAGE",
+                   [f"{each.name:18} {each.summary}" for each in visible_commands("".join(words))])
 
 
 ############################################################
@@ -4656,6 +4578,9 @@ ORG = Option("--org ID", "organization, by ID or name", non_empty, env="TWOSIGNA
 JUNIT = Option("--junit FILE", "also write the checks to FILE as a JUnit report", non_empty)
 YES = Option("-y, --yes", "do not ask for confirmation")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
+POSITIVE = whole_number(1)
+EVALUATOR = Option("ID", "evaluator, by ID or name", non_empty)
+DATASET = Option("ID", "dataset, by ID or name", non_empty)
 
 
 def chosen_project(client, args) -> str:
@@ -4663,7 +4588,7 @@ def chosen_project(client, args) -> str:
     return args.project and project_id(client, args.project, setting("TWOSIGNAL_ORG"))
 
 
-def listing(client, noun, columns, procedure, **values) -> Listing:
+def list_resources(client, noun, columns, procedure, **values) -> Listing:
     """The Listing of a list procedure; values: its input."""
     rows = client.rows(procedure, values or None)
     return Listing(noun, columns, [to_record(row) for row in rows])
@@ -4698,17 +4623,16 @@ def delete(client, args, console, procedure, verb="delete", by_name=True) -> Det
 
 def find_row(rows, wanted, resource) -> dict:
     """The row with that ID. Raises NOT_FOUND."""
-    for row in rows:
-        if row.get("id") == wanted:
-            return row
-    raise not_found(resource=resource)
+    found = next((row for row in rows if row.get("id") == wanted), None)
+    if found is None:
+        raise not_found(resource=resource)
+    return found
 
 
 def warn_if_unencrypted(url, secret, console):
     """Warns if a secret goes to another machine in the clear."""
     if url.startswith("http:") and not is_local(url):
-        console.tell(f"Warning: {url} is not encrypted: others on the network can read the "
-                     f"{secret}.")
+        console.tell(f"Warning: {url} is unencrypted: others on the network can read the {secret}.")
 
 
 # --- session
@@ -4776,7 +4700,7 @@ def whoami(client, args, console):
 @command("logout", ends_session=True)
 def logout(client, args, console):
     """Log out, and revoke the session on the server."""
-    stored = result_or_failure(lambda: load_session(console.clock))
+    stored = result_or_failure(load_session, console.clock)
     if isinstance(stored, Failure):
         client.auth.forget()
         return Details({"logged_out": True}, message="Logged out: deleted the damaged session.")
@@ -4803,7 +4727,7 @@ PROJECT_COLUMNS = (ID, CREATED, NAME)
 @command("orgs list")
 def orgs_list(client, args, console):
     """List your organizations."""
-    return listing(client, "organizations", ORG_COLUMNS, "organization.list")
+    return list_resources(client, "organizations", ORG_COLUMNS, "organization.list")
 
 
 @command("orgs create", Option("NAME", "name of the organization"),
@@ -4817,8 +4741,8 @@ def orgs_create(client, args, console):
 @command("projects list", ORG)
 def projects_list(client, args, console):
     """List the projects of an organization."""
-    return listing(client, "projects", PROJECT_COLUMNS, "project.list",
-                   organizationId=organization_id(client, args.org))
+    return list_resources(client, "projects", PROJECT_COLUMNS, "project.list",
+                          organizationId=organization_id(client, args.org))
 
 
 @command("projects create", Option("NAME", "name of the project"), ORG,
@@ -4860,10 +4784,8 @@ FILTER_OPTIONS = (
     Option("--search TEXT", "only traces whose name contains TEXT", non_empty),
     Option("--tag TAG", "only traces with this tag; repeatable, all must match", non_empty,
            repeatable=True),
-    Option("--min-duration TIME", "only traces that took at least TIME, e.g. 500ms or 5s",
-           parse_duration),
-    Option("--max-duration TIME", "only traces that took at most TIME, e.g. 500ms or 5s",
-           parse_duration),
+    Option("--min-duration TIME", "only traces that took TIME or longer, e.g. 5s", parse_duration),
+    Option("--max-duration TIME", "only traces that took TIME or less, e.g. 500ms", parse_duration),
     Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd),
 )
 THRESHOLD_OPTIONS = tuple(Option(each.option, each.help, each.parse, repeatable=each.repeatable)
@@ -4897,8 +4819,7 @@ def wanted_scores(args):
 
 @command(
     "traces list", PROJECT,
-    Option("-n, -L, --limit N", f"maximum number of traces (default: {DEFAULT_LIMIT})",
-           whole_number(1)),
+    Option("-n, -L, --limit N", f"maximum number of traces (default: {DEFAULT_LIMIT})", POSITIVE),
     Option("--all", "fetch all pages"),
     Option("--fail-if-truncated", "exit 10 if more traces match than are shown"),
     *FILTER_OPTIONS, takes_key=True, exclusive=("--all", "--limit"),
@@ -4933,17 +4854,15 @@ def traces_get(client, args, console):
     errors = [f"{printable(span['name'])}: {printable(span['error_message'])}\n"
               for span in spans if span.get("error_message")]
     parts = [("Spans", Listing("spans", columns, spans)),
-             ("Scores", Listing("scores", SCORE_COLUMNS, trace["scores"]))]
-    return Details(trace, TRACE_FIELDS, parts + ([("Errors", errors)] if errors else []))
+             ("Scores", Listing("scores", SCORE_COLUMNS, trace["scores"])), ("Errors", errors)]
+    return Details(trace, TRACE_FIELDS, parts if errors else parts[:-1])
 
 
 @command(
     "traces check", PROJECT, *THRESHOLD_OPTIONS,
-    Option("--min-count N", "minimum number of traces; exit 11 if fewer (default: 1)",
-           whole_number(1)),
+    Option("--min-count N", "minimum number of traces; exit 11 if fewer (default: 1)", POSITIVE),
     JUNIT,
-    Option("-n, -L, --limit N", "check only the N most recent traces (default: all)",
-           whole_number(1)),
+    Option("-n, -L, --limit N", "check only the N most recent traces (default: all)", POSITIVE),
     *FILTER_OPTIONS, takes_key=True,
     examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --min-score 0.5",
               "twosignal traces check --project ID --min-score faithfulness=0.8 --max-p95 8s "
@@ -4976,17 +4895,16 @@ def gate_result(gate) -> Details:
     code = exit_code_of(results)
     record = {"passed": code == 0, "traces": gate.stats.count,
               "checks": [result.record() for result in results]}
-    parts = [("Checks", Listing("checks", CHECK_COLUMNS, [each.row() for each in results]))]
     worst = [row for result in results for row in result.worst_rows()]
-    if worst:
-        parts.append(("Worst traces", Listing("traces", WORST_COLUMNS, worst)))
-    return Details(record, (), parts, gate.message(),
+    parts = [("Checks", Listing("checks", CHECK_COLUMNS, [each.row() for each in results])),
+             ("Worst traces", Listing("traces", WORST_COLUMNS, worst))]
+    return Details(record, (), parts if worst else parts[:-1], gate.message(),
                    conclude=lambda: Outcome(gate.advice(), exit_code=code))
 
 
 @command(
     "traces wait", PROJECT,
-    Option("--count N", "number of matching traces to wait for (default: 1)", whole_number(1)),
+    Option("--count N", "number of matching traces to wait for (default: 1)", POSITIVE),
     Option("--scored", "also wait until every enabled evaluator has scored them"),
     Option("--timeout TIME", "how long to wait, e.g. 90s (default: 5m)", parse_wait,
            name="wait_timeout"),
@@ -5011,7 +4929,7 @@ def traces_wait(client, args, console):
             console.tell_once(f"{failure.message}. Trying again.")
         if progress.is_complete:
             break
-        console.status(f"{progress.found} of {wanted} traces {done}", started)
+        console.status(f"{progress.found:,} of {wanted:,} traces {done}", started)
     waited = round(console.clock.monotonic() - started, 1)
     return wait_result(progress, wanted, done, waited, console)
 
@@ -5020,7 +4938,7 @@ def wait_result(progress, wanted, done, waited, console) -> Details:
     """What was found within `waited` seconds; the exit code says whether that is enough."""
     record = {"found": progress.found, "wanted": wanted, "scored": progress.scored,
               "waited_seconds": waited}
-    told = f"{progress.found} of {wanted} traces {done}"
+    told = f"{progress.found:,} of {wanted:,} traces {done}"
     code = 0 if progress.is_complete else EXIT_CODES["NOTHING_TO_CHECK"]
     if code:
         threshold = Threshold(f"traces {done}", format_count, is_minimum=True,
@@ -5068,11 +4986,11 @@ def new_traces(client, args, console):
             console.tell_once(f"{failure.message}. Trying again.")
             requested = min(client.transport.requested_pause or 0, 10 * MINUTE)
             pause = max(min(pause * 2, MINUTE), requested)
-            continue
-        console.tell_once(f"{PAGE_SIZE} or more new traces at once: some may be missing. Use a "
-                          "shorter --interval." if tail.has_missed else "")
-        pause = interval
-        yield from traces
+        else:
+            console.tell_once(f"{PAGE_SIZE} or more new traces at once: some may be missing. "
+                              "Use a shorter --interval." if tail.has_missed else "")
+            pause = interval
+            yield from traces
 
 
 @command(
@@ -5110,8 +5028,8 @@ EVALUATOR_FIELDS = (ID, Column("Type", "type"), ENABLED, Column("Config", "confi
 @command("evaluators list", PROJECT)
 def evaluators_list(client, args, console):
     """List the evaluators of a project."""
-    return listing(client, "evaluators", EVALUATOR_COLUMNS, "evaluator.list",
-                   projectId=chosen_project(client, args))
+    return list_resources(client, "evaluators", EVALUATOR_COLUMNS, "evaluator.list",
+                          projectId=chosen_project(client, args))
 
 
 @command(
@@ -5130,7 +5048,7 @@ def evaluators_create(client, args, console):
         "config": {} if config is None else config}))
 
 
-@command("evaluators toggle", PROJECT, Option("ID", "evaluator, by ID or name", non_empty),
+@command("evaluators toggle", PROJECT, EVALUATOR,
          Option("--enable", "enable the evaluator"),
          Option("--disable", "disable the evaluator"),
          exclusive=("--enable", "--disable"),
@@ -5153,7 +5071,7 @@ def evaluators_toggle(client, args, console):
                    message=f'{verb} evaluator "{printable(record.get("name"))}".')
 
 
-@command("evaluators delete", PROJECT, Option("ID", "evaluator, by ID or name", non_empty), YES,
+@command("evaluators delete", PROJECT, EVALUATOR, YES,
          examples=("twosignal evaluators delete ID --project ID -y",))
 def evaluators_delete(client, args, console):
     """Delete an evaluator."""
@@ -5173,8 +5091,8 @@ ITEM_FIELDS = (ID, Column("Input", "input"), Column("Expected", "expected_output
 @command("datasets list", PROJECT)
 def datasets_list(client, args, console):
     """List the datasets of a project."""
-    return listing(client, "datasets", DATASET_COLUMNS, "dataset.list",
-                   projectId=chosen_project(client, args))
+    return list_resources(client, "datasets", DATASET_COLUMNS, "dataset.list",
+                          projectId=chosen_project(client, args))
 
 
 @command("datasets create", PROJECT,
@@ -5194,7 +5112,7 @@ def chosen_dataset(client, args) -> dict:
             "projectId": project}
 
 
-@command("datasets get", Option("ID", "dataset, by ID or name", non_empty), PROJECT)
+@command("datasets get", DATASET, PROJECT)
 def datasets_get(client, args, console):
     """Show a dataset with its items."""
     wire = client.query("dataset.getById", chosen_dataset(client, args))
@@ -5204,7 +5122,7 @@ def datasets_get(client, args, console):
                    [("Items", Listing("items", ITEM_COLUMNS, dataset["items"]))])
 
 
-@command("datasets add-item", PROJECT, Option("ID", "dataset, by ID or name", non_empty),
+@command("datasets add-item", PROJECT, DATASET,
          Option("--input JSON", "input for the agent" + JSON_VALUE, required=True),
          Option("--expected JSON", "expected output" + JSON_VALUE),
          Option("--metadata JSON", "metadata of the item" + JSON_VALUE),
@@ -5224,7 +5142,7 @@ def datasets_add_item(client, args, console):
     return Details(to_record(resource_object(wire)), ITEM_FIELDS, message="Added an item.")
 
 
-@command("datasets delete", PROJECT, Option("ID", "dataset, by ID or name", non_empty), YES,
+@command("datasets delete", PROJECT, DATASET, YES,
          examples=("twosignal datasets delete ID --project ID -y",))
 def datasets_delete(client, args, console):
     """Delete a dataset and its items."""
@@ -5241,8 +5159,8 @@ KEY_COLUMNS = (ID, Column("Key", lambda row: printable(row.get("key_prefix")) + 
 @command("api-keys list", PROJECT)
 def api_keys_list(client, args, console):
     """List the API keys of a project."""
-    return listing(client, "API keys", KEY_COLUMNS, "apiKey.list",
-                   projectId=chosen_project(client, args))
+    return list_resources(client, "API keys", KEY_COLUMNS, "apiKey.list",
+                          projectId=chosen_project(client, args))
 
 
 @command("api-keys create", PROJECT,
@@ -5279,8 +5197,7 @@ USAGE_FIELDS = (
 
 def used_of_limit(record, what) -> str:
     """46,000 of 50,000  ███░ 92.0%"""
-    used = record[what + "_used"]
-    limit = record[what + "_limit"]
+    used, limit = record[f"{what}_used"], record[f"{what}_limit"]
     if limit is not None:
         return f"{format_count(used)} of {format_count(limit)}  {bar(used, limit)}"
     return format_count(used) + (" (unlimited)" if record["plan"] in PLANS else "")
@@ -5293,7 +5210,7 @@ def used_of_limit(record, what) -> str:
     JUNIT,
     examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args, console):
-    """Show an organization's usage this month, and the limits of its plan."""
+    """Show an organization's usage this month, and its limits."""
     if args.junit and args.fail_above is None:
         raise usage_error("--junit requires --fail-above", "Pass both, or neither.")
     org = organization_id(client, args.org)
@@ -5317,28 +5234,23 @@ def usage_checks(record, limit) -> list:
         raise Failure(f"The limits of the plan '{printable(record['plan'])}' are not known",
                       "Omit --fail-above.", "NOTHING_TO_CHECK")
     results = []
-    for what in ("traces", "evals"):
-        used = record[what + "_used"]
-        most = record[what + "_limit"]
-        if most is None:            # unlimited
-            continue
-        if used is None:
+    for noun, key in (("traces", "traces"), ("evaluations", "evals")):
+        used, allowed = record[f"{key}_used"], record[f"{key}_limit"]
+        if allowed is not None and used is None:
             raise wrong_type("the usage")
-        threshold = Threshold(f"{what} of the plan", format_percent)
-        share = used / most
-        results.append(CheckResult(threshold, limit, share, threshold.holds(share, limit)))
+        if allowed is not None:     # otherwise unlimited
+            threshold = Threshold(f"{noun} of the plan", format_percent)
+            share = used / allowed
+            results.append(CheckResult(threshold, limit, share, threshold.holds(share, limit)))
     return results
 
 
 def usage_failure(checks, limit):
     """The Failure that names the limits that are exceeded, or None."""
-    nouns = {"traces of the plan": "traces", "evals of the plan": "evaluations"}
-    exceeded = [f"{check.row()['measured']} of {nouns[check.title]}"
+    exceeded = [f"{check.row()['measured']} of {check.title.partition(' ')[0]}"
                 for check in checks if not check.passed]
-    if not exceeded:
-        return None
     return Failure(f"Usage exceeds {format_percent(limit)} of the plan: {', '.join(exceeded)}",
-                   "Reduce usage or upgrade the plan.", "CHECK_FAILED")
+                   "Reduce usage or upgrade the plan.", "CHECK_FAILED") if exceeded else None
 
 
 # --- what has no command of its own
@@ -5381,10 +5293,9 @@ def api_hint(failure, args, values) -> str:
          is_offline=True, examples=("twosignal help traces list",))
 def help_command(client, args, console):
     """Show help for a command."""
-    words = args.command or []
-    line = CommandLine(words)
-    if words and not line.command and not line.is_group:
-        raise unknown_command(words)
+    line = CommandLine(args.command or [])
+    if line.words and not line.command and not line.is_group:
+        raise unknown_command(line.words)
     return Text(help_text(line.words))
 
 
