@@ -6,7 +6,6 @@ import random
 import re
 import time
 import unittest
-from unittest import mock
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import twosignal
@@ -213,8 +212,7 @@ FAILURES = {        # name of the recording: (message, exit code, problems)
     "login-refused": ("Wrong email or password", 4, []),
     "login-incomplete": ("The server refused: Email and password are required", 1, []),
     "refresh-reused": ("Authentication expired", 4, []),
-    "not-an-api": ("The server answered 404 with a web page, which is not 2Signal's protocol", 8,
-                   []),
+    "not-an-api": ("The server answered 404 with a web page that is not 2Signal's protocol", 8, []),
     "unauthorized": ("Authentication expired", 4, []),
     "no-such-project": ("Project not found", 6, []),
     "limit-too-big": ("The server rejected the input", 1,
