@@ -1494,6 +1494,18 @@ def api_key():
 # Transport
 ############################################################
 
+class Request(Struct):
+    """What is sent to a server, and what becomes of it."""
+
+    method: str
+    url: str                    # without a fragment
+    headers: dict
+    body: bytes                 # or None
+    deadline: float             # the time.monotonic() at which its exchange ends at the latest
+    proxy: str = None           # the host and port of the proxy that it goes through
+    was_sent: bool = False      # it may have arrived at the server
+
+
 class Response(Struct):
     """What a server answered, whatever its status."""
 
@@ -1503,60 +1515,49 @@ class Response(Struct):
 
 
 class Transport:
-    """Makes every HTTP request of this program.
-
-    timeout: seconds for a request, its retries included; ca_cert: a PEM file that is trusted
-    besides the system's; tell: a function that prints a remark; log: one that prints a line of
-    --debug, or None. A caller may set `until`, the time.monotonic() at which the last request ends
-    at the latest; requested_pause is the last response's Retry-After in seconds, or None.
-    """
+    """Makes every HTTP request of this program."""
 
     def __init__(self, timeout=DEFAULT_TIMEOUT, ca_cert=None, tell=None, log=None, clock=CLOCK):
-        self.timeout = timeout
-        self.tell = tell or (lambda text: None)
-        self.log = log
+        self.timeout = timeout          # seconds for a request, its retries included
+        self.tell = tell or (lambda text: None)     # prints a remark
+        self.log = log                  # prints a line of --debug; or None
         self.clock = clock
-        self.until = float("inf")
-        self.requested_pause = None
+        self.until = float("inf")       # time.monotonic() at which all has to end; callers set it
+        self.requested_pause = None     # seconds: the last response's Retry-After, or None
         self._connections = Connections(ca_cert)
-        self._opener = None
 
     def deadline(self, seconds=None) -> float:
-        """The time.monotonic() at which something that begins now ends at the latest.
-
-        seconds: how long it may take; the timeout by default.
-        """
+        """The time.monotonic() so many seconds from now, by default the timeout, or `until`."""
         return min(self.clock.monotonic() + (seconds or self.timeout), self.until)
 
     def request(self, method, url, headers=(), body=None, changes=True, reports_unknown=True,
                 retried=None) -> Response:
         """Sends a request and returns the response, whatever its status. Raises Failure.
 
-        changes: the request may change something on the server, so it is sent again only if it
-        certainly did not arrive. reports_unknown: a change that may have arrived is an
-        UNKNOWN_OUTCOME, which the user has to look into. retried: the statuses after which the
-        request is sent again. Redirects of queries are followed within the origin.
+        changes: it may change something on the server, so it is sent again only if it certainly
+        did not arrive. reports_unknown: if it may have arrived, that is an UNKNOWN_OUTCOME, which
+        the user has to look into. retried: the statuses after which it is sent again.
         """
-        if retried is None:
-            retried = RETRIED_CHANGE_STATUSES if changes else RETRIED_STATUSES
+        retried = retried or (RETRIED_CHANGE_STATUSES if changes else RETRIED_STATUSES)
         deadline = self.deadline()
         self.requested_pause = None
         for attempt in range(1, MAX_TRIES + 1):
+            request = Request(method, url, dict(headers), body, deadline)
             try:
-                response = self._follow_redirects(method, url, headers, body, changes, deadline)
+                response = self._follow_redirects(request)
             except RequestError as error:
-                is_certain = not (changes and error.was_sent)
-                if error.is_retryable and is_certain and self._pause(attempt, error.message,
-                                                                     deadline):
-                    continue
-                raise error.failure(outcome_unknown=changes and reports_unknown and error.was_sent)
+                may_have_changed = changes and request.was_sent
+                if may_have_changed and reports_unknown:
+                    raise error.unknown_outcome()
+                if may_have_changed or not error.is_retryable or not self._pause(
+                        attempt, error.message, deadline):
+                    raise
+                continue
             self.requested_pause = parse_retry_after(response.headers.get("Retry-After"),
                                                      self.clock.time())
-            if response.status not in retried:
-                return response
             cause = "Rate limited" if response.status == 429 else (
                 f"The server answered {response.status}")
-            if not self._pause(attempt, cause, deadline):
+            if response.status not in retried or not self._pause(attempt, cause, deadline):
                 return response
 
     def _pause(self, attempt, cause, deadline) -> bool:
@@ -1573,62 +1574,52 @@ class Transport:
         self.requested_pause = None
         return True
 
-    def _follow_redirects(self, method, url, headers, body, changes, deadline) -> Response:
+    def _follow_redirects(self, request) -> Response:
+        """The response, of another address of the same origin if the server redirects a query."""
         from urllib.parse import quote, urljoin
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._exchange(method, url, headers, body, deadline)
+            response = self._exchange(request)
             location = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or not location:
                 return response
-            # http.client decodes headers as latin-1; what no URL may contain is percent-encoded.
             try:
-                target = urljoin(url, quote(location.strip(), "!#$%&'()*+,/:;=?@[]~", "latin-1"))
-            except (ValueError, UnicodeError):
+                # http.client decodes headers as latin-1; what no URL may contain is quoted.
+                location = quote(location.strip(), "!#$%&'()*+,/:;=?@[]~", "latin-1")
+                target = urljoin(request.url, location)
+                is_same_origin = origin(target) == origin(request.url)
+            except ValueError:
                 raise protocol_error("The server redirects to something that is no address")
-            if changes or method != "GET" or origin(target) != origin(url):
+            if request.method != "GET" or not is_same_origin:
                 server = "/".join(target.split("/")[:3])
                 raise TransientFailure(f"The server redirects to {server}",
                                        f"If that is right, use --url {server}.", "REDIRECTED")
-            url = target
+            request.url = target.partition("#")[0]
         raise protocol_error("The server redirects in circles")
 
-    def _exchange(self, method, url, headers, body, deadline) -> Response:
+    def _exchange(self, request) -> Response:
         """One request and its response. Raises RequestError if there is none."""
-        import urllib.request
-        if self._opener is None:
-            self._opener = _opener(self._connections)
         started = self.clock.monotonic()
-        request = urllib.request.Request(url, body, dict(headers), method=method)
-        request.deadline = deadline
-        request.was_sent = False
         try:
-            response = self._opener.open(request, timeout=max(0.001, deadline - started))
-        except Failure:
-            raise
+            response = self._connections.exchange(request)
         except Exception as error:
-            request_error = RequestError(error, request, url)
-            self._log(request, headers, request_error.message)
-            raise request_error
+            failure = request_error(error, request)
+            self._log(request, failure.message)
+            raise failure
         took = (self.clock.monotonic() - started) * 1000
-        self._log(request, headers,
-                  f"{response.status}, {len(response.body)} bytes, {took:.0f} ms")
+        self._log(request, f"{response.status}, {len(response.body)} bytes, {took:.0f} ms")
         return response
 
-    def _log(self, request, headers, outcome):
+    def _log(self, request, outcome):
         if self.log:
-            url = mask_secret_fields(request.full_url)
-            self.log(f"{request.get_method()} {url}: {outcome}")
-            self.log(curl_command(request.get_method(), url, headers, request.data))
+            self.log(f"{request.method} {mask_secret_fields(request.url)}: {outcome}")
+            self.log(curl_command(request))
 
     def close(self):
         self._connections.close()
 
 
 def parse_retry_after(value, now):
-    """Seconds of a Retry-After header, a number or a date; None if it says nothing sensible.
-
-    now: Unix seconds.
-    """
+    """Seconds from now (Unix seconds) that a Retry-After header asks for; None if unusable."""
     if not value:
         return None
     value = value.strip()
@@ -1643,17 +1634,11 @@ def parse_retry_after(value, now):
 
 
 def origin(url) -> tuple:
-    """(scheme, host, port); credentials never go to another one."""
+    """(scheme, host, port): credentials never go to another one. Raises ValueError."""
     from urllib.parse import urlsplit
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-        return parts.scheme, parts.hostname, port
-    except ValueError:
-        return None, None, None
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
-
-# --- --debug
 
 _SECRET_KEY = r'(?i)((?:"|%22)[\w-]*(?:password|secret|token|api_?key)(?:"|%22):(?: |%20)?)'
 _JSON_STRING = r'("(?:[^"\\]|\\.)*"|%22(?:%5C%..|(?!%22).)*%22)'
@@ -1665,165 +1650,143 @@ def mask_secret_fields(text) -> str:
     return re.sub(r"(%22|\b)(ts_|2s_live_)\w{8,}", r"\1\2***", text)
 
 
-def curl_command(method, url, headers, body) -> str:
+def curl_command(request) -> str:
     """The request as a line for a shell, without its secrets."""
     import shlex
-    words = ["curl", "-X", method, url]
-    for name in headers:
-        value = "***" if name in ("Cookie", "Authorization") else headers[name]
-        words += ["-H", f"{name}: {value}"]
-    if body:
-        holds_password = "/api/v1/auth/" in url
-        text = "***" if holds_password else mask_secret_fields(body.decode("utf-8", "replace"))
-        words += ["-d", text]
+    words = ["curl", "-X", request.method, mask_secret_fields(request.url)]
+    for name, value in request.headers.items():
+        words += ["-H", f"{name}: {'***' if name in ('Cookie', 'Authorization') else value}"]
+    if request.body:
+        holds_password = "/api/v1/auth/" in request.url
+        words += ["-d", "***" if holds_password
+                  else mask_secret_fields(request.body.decode("utf-8", "replace"))]
     return " ".join(shlex.quote(word) for word in words)
 
 
-# --- urllib, its proxies, and the connections behind it
-
-def _opener(connections):
-    """A urllib opener with the environment's proxies, and nothing that acts on its own.
-
-    It follows no redirect, opens no file, and raises for no status.
-    """
-    import urllib.request
-
-    class ConnectionHandler(urllib.request.BaseHandler):
-        http_open = https_open = staticmethod(connections.exchange)
-
-    class CheckedProxyHandler(urllib.request.ProxyHandler):
-        def proxy_open(self, request, proxy, scheme):
-            if not (request.host and urllib.request.proxy_bypass(request.host)):
-                _check_proxy(proxy)
-            return super().proxy_open(request, proxy, scheme)
-
-    proxies = urllib.request.getproxies()
-    if proxies.get("all"):
-        for scheme in ("http", "https"):
-            proxies.setdefault(scheme, proxies["all"])
-    opener = urllib.request.OpenerDirector()
-    opener.add_handler(CheckedProxyHandler(proxies))
-    opener.add_handler(ConnectionHandler())
-    return opener
-
-
-def _check_proxy(proxy):
-    """Raises a usage error for a proxy that is no http:// address.
-
-    https:// is refused like socks://: urllib would send the proxy's password unencrypted.
-    """
-    from urllib.parse import urlsplit
-    try:
-        parts = urlsplit(proxy if "://" in proxy else "http://" + proxy)
-        if parts.hostname and parts.scheme == "http" and parts.port != 0:
-            return
-        scheme = parts.scheme
-    except ValueError:
-        scheme = "http"
-    reason = "" if scheme == "http" else f": {scheme}:// is not supported"
-    raise usage_error(f"The proxy in http_proxy or https_proxy cannot be used{reason}",
-                      "It should look like http://proxy.example.com:3128.")
-
+# --- connections
 
 class Connections:
     """Makes one HTTP exchange at a time, within its deadline and the size limit.
 
-    The last connection is kept for the next query to the same place. A change gets a new one: if a
-    kept connection dies, nobody can tell whether the change arrived.
+    The last connection is kept for the next query along the same route. A change gets a new one:
+    if a kept connection dies, nobody can tell whether the change arrived.
     """
 
     def __init__(self, ca_cert=None):
         self.ca_cert = ca_cert
         self.tls = None             # the ssl.SSLContext, once it is needed
         self.kept = None            # an idle DeadlineSocket
-        self.kept_place = None      # where it leads: (scheme, host, tunnelled host)
 
     def exchange(self, request) -> Response:
-        """Sends a urllib Request that has a deadline; sets its was_sent once bytes are out.
+        """Sends a request; sets its proxy, and its was_sent once bytes are out.
 
         Raises what the standard library raises.
         """
         import http.client
-        headers = dict(request.unredirected_hdrs, **request.headers)
-        headers["Host"] = request.full_url.split("/")[2]
-        tunnel_host = getattr(request, "_tunnel_host", None)    # set by urllib's ProxyHandler
-        proxy_authorization = headers.pop("Proxy-authorization", None) if tunnel_host else None
-        place = (request.type, request.host, tunnel_host)
+        from urllib.parse import urlsplit
+        parts = urlsplit(request.url)
+        request.proxy, proxy_headers = find_proxy(parts.scheme, parts.netloc)
+        route = (parts.scheme, parts.netloc, request.proxy, proxy_headers)
         kept, self.kept = self.kept, None
-        if kept and place == self.kept_place and request.get_method() == "GET" and kept.is_idle():
+        if kept and kept.route == route and request.method == "GET" and kept.is_idle():
             try:
-                return self._ask(kept, request, headers, place)
+                return self._ask(kept, request)
             except (http.client.RemoteDisconnected, ConnectionError):
                 pass                # it had died since its last use
         elif kept:
-            kept.close()
-        connection = self._connect(request, tunnel_host, proxy_authorization)
-        return self._ask(connection, request, headers, place)
+            kept.disconnect()
+        return self._ask(self._connect(route, request.deadline), request)
 
-    def _connect(self, request, tunnel_host, proxy_authorization):
+    def _connect(self, route, deadline):
         """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
-        is_secure = request.type == "https"
-        default_port = 443 if is_secure and not tunnel_host else 80
-        connection = DeadlineSocket(open_socket(request.host, default_port, request.deadline))
+        scheme, host, proxy, proxy_headers = route
+        default_port = 443 if scheme == "https" and not proxy else 80
+        connection = DeadlineSocket(open_socket(proxy or host, default_port, deadline), route)
         try:
-            connection.begin(request.deadline)
-            if tunnel_host:
-                open_tunnel(connection, tunnel_host, proxy_authorization)
-            if is_secure:
-                self._encrypt(connection, tunnel_host or request.host)
+            connection.begin(deadline)
+            if scheme == "https" and proxy:
+                open_tunnel(connection, host, proxy_headers)
+            if scheme == "https":
+                self.tls = self.tls or tls_context(self.ca_cert)
+                connection.encrypt(self.tls, host)
         except BaseException:
-            connection.close()
+            connection.disconnect()
             raise
         return connection
 
-    def _encrypt(self, connection, host):
-        if self.tls is None:
-            self.tls = tls_context(self.ca_cert)
-        name, _ = split_port(host)
-        connection.sock.settimeout(seconds_left(connection.deadline))
-        # The handshake is explicit: with do_handshake_on_connect, wrap_socket skips it on a
-        # connection that has ended, and the socket would be used without TLS.
-        connection.sock = self.tls.wrap_socket(connection.sock, server_hostname=name,
-                                               do_handshake_on_connect=False)
-        connection.sock.do_handshake()
-
-    def _ask(self, connection, request, headers, place) -> Response:
+    def _ask(self, connection, request) -> Response:
         """One request and response over a connection, which is then kept or closed."""
         import http.client
-        client = http.client.HTTPConnection(request.host)
-        client.sock = ClientSocket(connection)
+        from urllib.parse import urlsplit
+        scheme, host, proxy, proxy_headers = connection.route
+        headers = dict(request.headers, Host=host)
+        parts = urlsplit(request.url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        if scheme == "http" and proxy:          # a proxy needs the whole address
+            target = request.url
+            headers.update(proxy_headers)
+        client = http.client.HTTPConnection(host)
+        client.sock = connection
         try:
             connection.begin(request.deadline)
             request.was_sent = True
-            client.request(request.get_method(), request.selector, request.data, headers)
+            client.request(request.method, target, request.body, headers)
             reply = client.getresponse()
-            if connection.has_ended:        # http.client takes headers that break off for whole
-                raise http.client.IncompleteRead(b"")
             response = Response(reply.status, reply.headers, read_body(reply, connection))
         except BaseException:
-            connection.close()
+            connection.disconnect()
             raise
         if reply.will_close:
-            connection.close()
+            connection.disconnect()
         else:
             self.kept = connection
-            self.kept_place = place
         return response
 
     def close(self):
         if self.kept:
-            self.kept.close()
+            self.kept.disconnect()
             self.kept = None
 
 
-class DeadlineSocket:
+def find_proxy(scheme, host) -> tuple:
+    """(host and port, headers for it) of the proxy for a server; (None, {}) if there is none.
+
+    Raises a usage error for one that is no http:// address: a connection to a proxy is not
+    encrypted, so the password for an https:// one would go out in plain text.
+    """
+    import urllib.request
+    from urllib.parse import unquote, urlsplit
+    proxies = urllib.request.getproxies()
+    address = proxies.get(scheme) or proxies.get("all")
+    if not address or urllib.request.proxy_bypass(host):
+        return None, {}
+    try:
+        parts = urlsplit(address if "://" in address else "http://" + address)
+        scheme, is_usable = parts.scheme, parts.hostname and parts.port != 0
+    except ValueError:              # of the port, or of an IPv6 address
+        scheme, is_usable = "http", False
+    if scheme != "http" or not is_usable:
+        reason = "" if scheme == "http" else f": {scheme}:// is not supported"
+        raise usage_error(f"The proxy in http_proxy or https_proxy cannot be used{reason}",
+                          "It should look like http://proxy.example.com:3128.")
+    headers = {}
+    if parts.username and parts.password:
+        import base64
+        password = f"{unquote(parts.username)}:{unquote(parts.password)}".encode("utf-8")
+        headers["Proxy-Authorization"] = f"Basic {base64.b64encode(password).decode('ascii')}"
+    return parts.netloc.rpartition("@")[2], headers
+
+
+class DeadlineSocket(io.RawIOBase):
     """A socket that gives up at a deadline, or after MAX_RESPONSE_BYTES of a response.
 
-    Raises socket.timeout and ResponseTooLarge.
+    It is what http.client takes for its socket, and closes too early. Raises socket.timeout and
+    ResponseTooLarge.
     """
 
-    def __init__(self, sock):
+    def __init__(self, sock, route=None):
         self.sock = sock
+        self.route = route          # where it leads: (scheme, host, proxy, headers for the proxy)
 
     def begin(self, deadline):
         """Starts an exchange that ends at that time.monotonic()."""
@@ -1831,11 +1794,24 @@ class DeadlineSocket:
         self.bytes_left = MAX_RESPONSE_BYTES
         self.has_ended = False
 
-    def send(self, data):
+    def encrypt(self, context, host):
+        """Goes on with TLS; context: an ssl.SSLContext."""
+        name, _ = split_port(host)
+        self.sock.settimeout(seconds_left(self.deadline))
+        # The handshake is explicit: with do_handshake_on_connect, wrap_socket skips it on a
+        # connection that has ended, and the socket would be used without TLS.
+        self.sock = context.wrap_socket(self.sock, do_handshake_on_connect=False,
+                                        server_hostname=name)
+        self.sock.do_handshake()
+
+    def sendall(self, data):
         self.sock.settimeout(seconds_left(self.deadline))
         self.sock.sendall(data)
 
-    def receive_into(self, buffer) -> int:
+    def readable(self):
+        return True
+
+    def readinto(self, buffer) -> int:
         self.sock.settimeout(seconds_left(self.deadline))
         size = self.sock.recv_into(buffer)
         self.bytes_left -= size
@@ -1844,9 +1820,11 @@ class DeadlineSocket:
             raise ResponseTooLarge()
         return size
 
-    def reader(self):
+    def reader(self, *_):
         """A buffered binary file over what arrives."""
-        return io.BufferedReader(_SocketReader(self))
+        return io.BufferedReader(self)
+
+    makefile = reader               # what http.client calls it
 
     def is_idle(self) -> bool:
         """Nothing arrived since the last response: neither the end nor unexpected bytes."""
@@ -1857,37 +1835,10 @@ class DeadlineSocket:
             return False
 
     def close(self):
+        """Does nothing: http.client would end the connection before the body is read."""
+
+    def disconnect(self):
         self.sock.close()
-
-
-class ClientSocket:
-    """What http.client sees of a DeadlineSocket.
-
-    http.client closes its socket once it has the head of a last response, and then reads on.
-    """
-
-    def __init__(self, connection):
-        self.connection = connection
-
-    def sendall(self, data):
-        self.connection.send(data)
-
-    def makefile(self, *_):
-        return self.connection.reader()
-
-    def close(self):
-        """Left to Connections, which knows when the body has been read."""
-
-
-class _SocketReader(io.RawIOBase):
-    def __init__(self, connection):
-        self.connection = connection
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        return self.connection.receive_into(buffer)
 
 
 def seconds_left(deadline) -> float:
@@ -1910,10 +1861,9 @@ def split_port(text, default=None) -> tuple:
 def open_socket(host, default_port, deadline):
     """A connected socket; every address of the host is tried before the deadline."""
     import socket
-    name, port = split_port(host, default_port)
     last_error = OSError("the host has no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(name, port,
-                                                                 type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+            *split_port(host, default_port), type=socket.SOCK_STREAM):
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(seconds_left(deadline))
@@ -1926,14 +1876,13 @@ def open_socket(host, default_port, deadline):
     raise last_error
 
 
-def open_tunnel(connection, host, proxy_authorization):
+def open_tunnel(connection, host, headers):
     """Asks a proxy for a connection to the host (CONNECT). Raises ProxyRefused."""
     if ":" not in host.rpartition("]")[2]:
         host += ":443"
     lines = [f"CONNECT {host} HTTP/1.1", f"Host: {host}"]
-    if proxy_authorization:
-        lines.append(f"Proxy-Authorization: {proxy_authorization}")
-    connection.send("\r\n".join(lines + ["", ""]).encode("latin-1"))
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    connection.sendall("\r\n".join(lines + ["", ""]).encode("latin-1"))
     reader = connection.reader()
     status_line = reader.readline(65536).split(None, 2)
     while reader.readline(65536).strip():
@@ -1945,26 +1894,73 @@ def open_tunnel(connection, host, proxy_authorization):
 
 
 def read_body(reply, connection) -> bytes:
-    """The whole body of an http.client response.
-
-    Raises IncompleteRead if it was cut short, ResponseTooLarge if it is too long.
-    """
+    """The whole body of an http.client response. Raises IncompleteRead or ResponseTooLarge."""
     import http.client
+    if connection.has_ended:        # http.client takes headers that break off for whole
+        raise http.client.IncompleteRead(b"")
     if (reply.length or 0) > MAX_RESPONSE_BYTES:
         raise ResponseTooLarge()
-    body = bytearray()
-    while True:
-        part = reply.read(65536)
-        if not part:
-            break
-        body += part
+    # In parts: a chunk may claim to be of any size, and memory would be reserved for all of it.
+    body = b"".join(iter(lambda: reply.read(65536), b""))
     # http.client takes a chunked body that lacks its last line for a whole one.
     if reply.length or (reply.chunked and connection.has_ended):
         raise http.client.IncompleteRead(b"")
-    return bytes(body)
+    return body
 
 
-# --- TLS
+# --- what failures mean
+
+class ResponseTooLarge(Exception):
+    """More bytes than any response of a 2Signal server has."""
+
+
+class ProxyRefused(OSError):
+    """A proxy answered CONNECT with another status than 200; its text is that status."""
+
+
+class RequestError(TransientFailure):
+    """There is no response to a request; is_retryable: another try may succeed."""
+
+    def __init__(self, message, hint, code="CONNECTION_FAILED", is_retryable=True):
+        super().__init__(message, hint, code)
+        self.is_retryable = is_retryable
+
+    def unknown_outcome(self) -> Failure:
+        """The error for a change that may have been made all the same."""
+        return Failure(f"The outcome is unknown: {self.message[:1].lower()}{self.message[1:]}",
+                       "The change may have been made: check before you repeat it.",
+                       "UNKNOWN_OUTCOME")
+
+
+def request_error(error, request) -> RequestError:
+    """What an exception of the standard library means. Any other is raised as it is."""
+    import http.client
+    import socket
+    host = request.url.split("/")[2]
+    ssl = sys.modules.get("ssl")    # unless it is imported, nothing can raise one of its errors
+    if ssl and isinstance(error, (ssl.SSLError, ssl.CertificateError)):
+        return tls_error(error, host)
+    place = f"the proxy {request.proxy}" if request.proxy else host
+    settings = "http_proxy, https_proxy or no_proxy" if request.proxy else "--url or TWOSIGNAL_URL"
+    hint = f"Check your {settings} setting."
+    for kinds, *details in (        # the first that fits counts
+            (ConnectionRefusedError, f"Connection refused by {place}", hint, "CONNECTION_REFUSED"),
+            ((socket.timeout, TimeoutError), f"No response from {place} in time",
+             "Try again, or allow more time with --timeout SECONDS.", "TIMED_OUT"),
+            (ProxyRefused, f"The proxy refused the connection to {host}: {error}", hint),
+            ((socket.gaierror, UnicodeError), f"Cannot resolve the host {place}", hint),
+            (ResponseTooLarge, f"The response of {place} is too large",
+             "Ask for less, for example with --limit.", "BAD_ANSWER", False),
+            (http.client.IncompleteRead, f"The response of {place} was cut short", hint),
+            (http.client.RemoteDisconnected,
+             f"{place} closed the connection without a response", hint),
+            ((http.client.HTTPException, ValueError), f"{place} does not speak HTTP", hint,
+             "BAD_ANSWER", False),
+            (OSError, f"The connection to {place} failed: {os_reason(error)}", hint)):
+        if isinstance(error, kinds):
+            return RequestError(*details)
+    raise error
+
 
 def tls_context(ca_cert=None):
     """An ssl context that always verifies; the library itself reads SSL_CERT_FILE, SSL_CERT_DIR.
@@ -1986,20 +1982,33 @@ def tls_context(ca_cert=None):
     return context
 
 
-_WRONG_HOST = ("its certificate is for another host",
-               "Use --url with the name it was issued for.")
-_SELF_SIGNED = ("its certificate is self-signed", "Trust it with --ca-cert FILE.")
-_UNVERIFIED = ("its certificate cannot be verified",
-               "Check its dates and its host name, or trust its authority with --ca-cert FILE.")
+def tls_error(error, host) -> RequestError:
+    """What an ssl error means. No retry makes a certificate better."""
+    import ssl
+    reason = getattr(error, "reason", None)             # OpenSSL's name for it, not a text
+    is_untrusted = isinstance(error, ssl.CertificateError) or reason == "CERTIFICATE_VERIFY_FAILED"
+    cause, hint = os_reason(error), "Check the server's TLS settings."
+    if is_untrusted:
+        cause, hint = certificate_cause(error)
+    elif reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"):
+        cause = "it does not speak TLS"
+        hint = "If it is a plain HTTP server, use an http:// address."
+    return RequestError(f"No secure connection to {host}: {cause}", hint,
+                        is_retryable=not is_untrusted)
+
+
+_UNVERIFIED, _WRONG_HOST = 21, 62
 _CERTIFICATE_CAUSES = {             # OpenSSL's X509_V_ERR codes: what is wrong, and the way out
     9: ("its certificate is not valid yet", "Correct this machine's clock."),
     10: ("its certificate has expired",
          "Renew it on the server, or correct this machine's clock."),
-    18: _SELF_SIGNED, 19: _SELF_SIGNED,
+    18: ("its certificate is self-signed", "Trust it with --ca-cert FILE."),
     20: ("its certificate comes from an unknown authority",
          "Trust that authority with --ca-cert FILE or SSL_CERT_FILE."),
-    21: _UNVERIFIED,
-    62: _WRONG_HOST, 64: _WRONG_HOST,
+    _UNVERIFIED: ("its certificate cannot be verified", "Check its dates and its host name, or "
+                  "trust its authority with --ca-cert FILE."),
+    _WRONG_HOST: ("its certificate is for another host",
+                  "Use --url with the name it was issued for."),
 }
 
 
@@ -2007,112 +2016,19 @@ def certificate_cause(error) -> tuple:
     """(what is wrong with the certificate, the way out) of an ssl error."""
     import ssl
     code = getattr(error, "verify_code", None)
+    code = {19: 18, 64: _WRONG_HOST}.get(code, code)    # in the chain; an IP address
     if code is None:
         # Python 3.6: a wrong host is a CertificateError of its own, the rest cannot be told apart.
-        return _WRONG_HOST if isinstance(error, ssl.CertificateError) else _unless_no_authorities(
-            _UNVERIFIED)
-    if code in (20, 21):
-        return _unless_no_authorities(_CERTIFICATE_CAUSES[code])
-    return _CERTIFICATE_CAUSES.get(code, (f"{_UNVERIFIED[0]}: {error.verify_message}",
-                                          "Trust it with --ca-cert FILE, or replace it."))
-
-
-def _unless_no_authorities(cause) -> tuple:
-    """The cause, or that this machine has no CA certificates at all."""
-    import ssl
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile or (paths.capath and os.listdir(paths.capath)):
-        return cause
-    return ("no CA certificates were found on this machine",
-            "Install them, or name a file with --ca-cert or SSL_CERT_FILE.")
-
-
-# --- what failures mean
-
-class ResponseTooLarge(Exception):
-    """More bytes than any response of a 2Signal server has."""
-
-
-class ProxyRefused(OSError):
-    """A proxy answered CONNECT with another status than 200; its text is that status."""
-
-
-class RequestError(Exception):
-    """A request without a response: the cause, and whether a retry makes sense.
-
-    was_sent: it may have arrived at the server; is_retryable: another try may succeed. An error
-    that is a bug of this program is raised as it is.
-    """
-
-    def __init__(self, error, request, url):
-        super().__init__(str(error))
-        self.was_sent = request.was_sent
-        host = url.split("/")[2]
-        is_proxied = request.has_proxy() or request._tunnel_host
-        place = f"the proxy {request.host}" if is_proxied else host
-        settings = "http_proxy, https_proxy or no_proxy" if is_proxied else "--url or TWOSIGNAL_URL"
-        causes = [_tls_cause(error, host)] if _is_tls_error(error) else [
-            row[1:] for row in _causes(error, place, host, f"Check your {settings} setting.")
-            if isinstance(error, row[0])]
-        if not causes:
-            raise error
-        self.code, self.message, self.hint, self.is_retryable = causes[0]
-
-    def failure(self, outcome_unknown) -> Failure:
-        """The error for the user; outcome_unknown: a change may have been made."""
-        if not outcome_unknown:
-            return TransientFailure(self.message, self.hint, self.code)
-        message = self.message[:1].lower() + self.message[1:]
-        return Failure(f"The outcome is unknown: {message}",
-                       "The change may have been made: check before you repeat it.",
-                       "UNKNOWN_OUTCOME")
-
-
-def _causes(error, place, host, address_hint) -> tuple:
-    """(exception types, code, message, hint, is_retryable); the first row that fits counts."""
-    import http.client
-    import socket
-    failed, hint = "CONNECTION_FAILED", address_hint
-    return (
-        (ConnectionRefusedError, "CONNECTION_REFUSED", f"Connection refused by {place}", hint,
-         True),
-        ((socket.timeout, TimeoutError), "TIMED_OUT", f"No response from {place} in time",
-         "Try again, or allow more time with --timeout SECONDS.", True),
-        (ProxyRefused, failed, f"The proxy refused the connection to {host}: {error}", hint, True),
-        ((socket.gaierror, UnicodeError), failed, f"Cannot resolve the host {place}", hint, True),
-        (ResponseTooLarge, "BAD_ANSWER", f"The response of {place} is too large",
-         "Ask for less, for example with --limit.", False),
-        (http.client.IncompleteRead, failed, f"The response of {place} was cut short", hint, True),
-        (http.client.RemoteDisconnected, failed,
-         f"{place} closed the connection without a response", hint, True),
-        ((http.client.HTTPException, ValueError), "BAD_ANSWER", f"{place} does not speak HTTP",
-         hint, False),
-        (OSError, failed, f"The connection to {place} failed: {os_reason(error)}", hint, True),
-    )
-
-
-def _is_tls_error(error) -> bool:
-    if "ssl" not in sys.modules:    # then nothing can have raised one of its errors
-        return False
-    import ssl
-    return isinstance(error, (ssl.SSLError, ssl.CertificateError))
-
-
-def _tls_cause(error, host) -> tuple:
-    """(code, message, hint, is_retryable) of an ssl error; no retry makes a certificate better."""
-    import ssl
-    reason = getattr(error, "reason", None)             # OpenSSL's name for it, not a text
-    is_untrusted = isinstance(error, ssl.CertificateError) or reason == "CERTIFICATE_VERIFY_FAILED"
-    if is_untrusted:
-        cause, hint = certificate_cause(error)
-    elif reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"):
-        cause = "it does not speak TLS"
-        hint = "If it is a plain HTTP server, use an http:// address."
-    else:
-        cause = os_reason(error)
-        hint = "Check the server's TLS settings."
-    return "CONNECTION_FAILED", f"No secure connection to {host}: {cause}", hint, not is_untrusted
-
+        code = _WRONG_HOST if isinstance(error, ssl.CertificateError) else _UNVERIFIED
+    if code in (20, _UNVERIFIED):
+        paths = ssl.get_default_verify_paths()
+        if not paths.cafile and not (paths.capath and os.listdir(paths.capath)):
+            return ("no CA certificates were found on this machine",
+                    "Install them, or name a file with --ca-cert or SSL_CERT_FILE.")
+    if code in _CERTIFICATE_CAUSES:
+        return _CERTIFICATE_CAUSES[code]
+    return (f"its certificate cannot be verified: {error.verify_message}",
+            "Trust it with --ca-cert FILE, or replace it.")
 
 ############################################################
 # Protocol
