@@ -2035,8 +2035,7 @@ def certificate_cause(error) -> tuple:
 ############################################################
 
 PROCEDURE_ALIASES = {               # what other versions of the server call a procedure
-    "trace.getById": "trace.byId",
-    "dataset.getById": "dataset.byId",
+    "trace.getById": "trace.byId", "dataset.getById": "dataset.byId",
     "usage.getCurrentMonth": "usage.currentMonth",
 }
 STATUS_CODES = {                    # tRPC's names for HTTP statuses
@@ -2051,6 +2050,7 @@ MAX_SERVER_MESSAGE = 1000           # characters of a server's message that are 
 MAX_PROBLEMS = 50                   # of a rejected input that are shown
 # A missing procedure is a NOT_FOUND like a missing resource: tRPC 10 and 11 tell it only here.
 _MISSING_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
+_NUMERIC_TYPES = (["bigint"], ["number"], [["custom", "Decimal.js"]])       # superjson's names
 
 
 class Resource(Struct):
@@ -2069,8 +2069,6 @@ RESOURCES = {                       # by the first part of a procedure's name
     "apiKey": Resource("API key", "api-keys list"),
     "usage": Resource("Organization", "orgs list"),
 }
-_NOT_FOUND_MESSAGES = {f"{resource.noun} not found".lower(): resource
-                       for resource in RESOURCES.values()}
 
 
 def resource_of(procedure):
@@ -2078,32 +2076,22 @@ def resource_of(procedure):
     return RESOURCES.get(procedure.partition(".")[0])
 
 
-# --- strict JSON
+# --- encodings
 
 def strict_json(text: str):
-    """The value of a JSON text.
+    """The value of a JSON text. Raises ValueError, for NaN too, or RecursionError."""
+    def parse_int(digits):
+        if len(digits) > MAX_DIGITS:
+            raise ValueError("a number is too long")
+        return int(digits)
 
-    Raises ValueError for anything else, for NaN, and for numbers that would change;
-    RecursionError if it is nested too deeply.
-    """
-    return json.loads(text, parse_int=_parse_int, parse_float=_parse_float,
-                      parse_constant=_parse_constant)
+    def parse_float(literal):       # which may be NaN, Infinity or -Infinity
+        if not abs(float(literal)) < float("inf"):
+            raise ValueError(f"{literal} is not a finite number")
+        return float(literal)
 
-
-def _parse_int(digits):
-    if len(digits) > MAX_DIGITS:
-        raise ValueError("a number is too long")
-    return int(digits)
-
-
-def _parse_float(digits):
-    if abs(float(digits)) == float("inf"):
-        raise ValueError("a number is too large")
-    return float(digits)
-
-
-def _parse_constant(name):
-    raise ValueError(f"{name} is not JSON")
+    return json.loads(text, parse_int=parse_int, parse_float=parse_float,
+                      parse_constant=parse_float)
 
 
 def response_json(response):
@@ -2114,26 +2102,24 @@ def response_json(response):
         raise foreign_response(response)
 
 
-def compact_json(value) -> str:
-    """JSON, percent-encoded for a URL."""
+def compact_json(value, safe=",:") -> str:
+    """JSON without blanks, percent-encoded except for the characters of `safe`."""
     from urllib.parse import quote
-    return quote(json.dumps(value, separators=(",", ":")), safe=",:")
+    return quote(json.dumps(value, separators=(",", ":")), safe=safe)
 
-
-# --- superjson
 
 def apply_superjson(value, meta):
     """The value with the types of superjson's meta: bigints and decimals become numbers.
 
-    Dates are ISO 8601 and undefined is null already; NaN and the infinities, for which JSON has no
-    word, stay text. The meta is not trusted: what does not fit the value is ignored.
+    NaN and the infinities stay text, since JSON has no word for them. The meta is not trusted: what
+    does not fit the value is ignored.
     """
-    types = meta.get("values") if isinstance(meta, dict) else None
+    types = get_item(meta, "values")
     if isinstance(types, list):
         return _typed(value, types)
     for path, kinds in types.items() if isinstance(types, dict) else ():
-        if not _is_numeric(kinds):
-            continue                # most are Dates or undefined: nothing to do
+        if kinds in (["Date"], ["undefined"]):
+            continue                # as most are: ISO 8601 and null already
         # A dot within a key is escaped.
         *parents, last = [part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", path)]
         container = value
@@ -2145,78 +2131,71 @@ def apply_superjson(value, meta):
     return value
 
 
-def _is_numeric(kinds) -> bool:
-    return isinstance(kinds, list) and kinds[:1] in (
-        ["bigint"], ["number"], [["custom", "Decimal.js"]])
-
-
 def _typed(value, kinds):
-    number = to_number(value) if isinstance(value, str) and _is_numeric(kinds) else None
+    """The number that a text of these types stands for; any other value as it is."""
+    is_numeric = isinstance(kinds, list) and kinds[:1] in _NUMERIC_TYPES
+    number = to_number(value) if is_numeric and isinstance(value, str) else None
     is_valid = number is not None and (kinds[0] != "bigint" or isinstance(number, int))
     return number if is_valid else value
 
 
+def session_cookie(session) -> str:
+    """A Session as the cookie that @supabase/ssr reads, in chunks if it is long."""
+    text = compact_json({
+        "access_token": session.access_token, "refresh_token": session.refresh_token,
+        "expires_at": int(session.expires_at), "token_type": "bearer",
+        "user": {"id": session.user_id, "email": session.user_email},
+    }, safe="")
+    name = f"sb-{session.project_ref}-auth-token"
+    if len(text) <= MAX_COOKIE_CHUNK:
+        return f"{name}={text}"
+    # No chunk ends within a %XX: the server would decode each chunk by itself.
+    chunks = re.findall(f".{{1,{MAX_COOKIE_CHUNK}}}(?<!%)(?<!%[0-9A-F])", text)
+    return "; ".join(f"{name}.{i}={chunk}" for i, chunk in enumerate(chunks))
+
+
+def token_project(token):
+    """The Supabase project in the `iss` claim of a JWT; None if there is none."""
+    import base64
+    try:
+        payload = token.split(".")[1] + "==="       # JWTs have no padding; too much is ignored
+        claims = json.loads(base64.urlsafe_b64decode(payload).decode())
+        return re.split("[.:]", claims["iss"].split("/")[2])[0]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
 # --- envelopes
 
-def trpc_url(url, procedure, procedure_input=None) -> str:
-    """The address of a procedure; with its input for a query that takes one."""
-    address = f"{url}/api/trpc/{procedure}"
-    if procedure_input is not None:
-        address += f"?input={compact_json({'json': procedure_input})}"
-    return address
-
-
-def batch_url(url, procedure, inputs) -> str:
-    """The address that asks for one procedure with several inputs."""
-    numbered = {str(i): {"json": values} for i, values in enumerate(inputs)}
-    procedures = ",".join([procedure] * len(inputs))
-    return f"{url}/api/trpc/{procedures}?batch=1&input={compact_json(numbered)}"
-
-
-def batch_groups(procedure, inputs):
-    """Yields the inputs in groups whose URLs are short enough for proxies."""
-    fixed_size = 200                # the server's address and the rest of the URL
-    group = []
-    size = fixed_size
-    for values in inputs:
-        more = len(procedure) + 1 + len(compact_json({"99": {"json": values}}))
-        if group and size + more > MAX_BATCH_URL:
-            yield group
-            group = []
-            size = fixed_size
-        group.append(values)
-        size += more
-    if group:
-        yield group
+def batch_groups(procedure, inputs) -> list:
+    """The inputs of a query in groups whose URLs are short enough for proxies."""
+    sizes = [len(procedure) + 1 + len(compact_json({"99": {"json": values}})) for values in inputs]
+    room = MAX_BATCH_URL - 200              # without the server's address and the rest of the URL
+    count = max(1, room // max(sizes, default=1))
+    return [inputs[i:i + count] for i in range(0, len(inputs), count)]
 
 
 def trpc_value(envelope, response, procedure):
     """The value in one tRPC envelope, superjson applied. Raises Failure."""
-    if not isinstance(envelope, dict):
-        raise foreign_response(response)
-    if envelope.get("error"):
-        raise _trpc_failure(envelope["error"], response, procedure)
-    result = envelope.get("result")
-    if response.status >= 300 or not isinstance(result, dict):
-        raise foreign_response(response)
-    data = result.get("data", {"json": None})
-    if not isinstance(data, dict) or "json" not in data:
+    error = get_item(envelope, "error")
+    if error:
+        raise _trpc_failure(error, response, procedure)
+    result = get_item(envelope, "result")
+    data = result.get("data", {"json": None}) if isinstance(result, dict) else None
+    if response.status >= 300 or not isinstance(data, dict) or "json" not in data:
         raise foreign_response(response)
     return apply_superjson(data["json"], data.get("meta"))
 
 
 def _trpc_failure(error, response, procedure) -> Failure:
-    """The Failure for the error of a tRPC envelope."""
-    error = error.get("json", error) if isinstance(error, dict) else None
-    if not isinstance(error, dict):
-        return foreign_response(response)
-    data = error.get("data") if isinstance(error.get("data"), dict) else {}
-    status = data.get("httpStatus")
+    if isinstance(error, dict):
+        error = error.get("json", error)    # older servers leave this level out
+    status = get_path(error, "data.httpStatus")
     status = status if isinstance(status, int) else response.status
-    code = data.get("code")
+    code = get_path(error, "data.code")
     if code not in STATUS_CODES.values():
         code = STATUS_CODES.get(status)
-    if code is None and status < 400:
+    if not isinstance(error, dict) or code is None and status < 400:
         return foreign_response(response)
     message = error.get("message")
     if code == "NOT_FOUND" and isinstance(message, str) and re.match(_MISSING_PROCEDURE, message):
@@ -2224,23 +2203,10 @@ def _trpc_failure(error, response, procedure) -> Failure:
     return server_failure(code, status, message, resource_of(procedure))
 
 
-def auth_data(response) -> dict:
-    """The data of a response of /api/v1/auth. Raises Failure."""
-    envelope = response_json(response)
-    error = envelope.get("error") if isinstance(envelope, dict) else None
-    if isinstance(error, dict) and response.status >= 400:
-        raise server_failure(STATUS_CODES.get(response.status), response.status,
-                             error.get("message"))
-    data = envelope.get("data") if isinstance(envelope, dict) else None
-    if not 200 <= response.status < 300 or not isinstance(data, dict):
-        raise foreign_response(response)
-    return data
-
-
 def rest_value(response, resource=None):
     """The value in a response of the REST API, with or without an envelope. Raises Failure."""
     found = response_json(response)
-    error = found.get("error") if isinstance(found, dict) else None
+    error = get_item(found, "error")
     if response.status == 401:
         raise Failure("The API key is not accepted",
                       "It is wrong or revoked: check TWOSIGNAL_API_KEY, or create one with "
@@ -2249,7 +2215,7 @@ def rest_value(response, resource=None):
         raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
     if response.status >= 400 and error:
         message = error.get("message") if isinstance(error, dict) else error
-        raise server_failure(STATUS_CODES.get(response.status), response.status, message, resource)
+        raise server_failure(None, response.status, message, resource)
     if not 200 <= response.status < 300:
         raise foreign_response(response)
     is_wrapped = isinstance(found, dict) and "data" in found and not {"traces", "id"} & set(found)
@@ -2260,8 +2226,7 @@ def rows_of(answer) -> list:
     """The wire objects in the result of a list procedure, which is a list or contains one."""
     rows = answer
     if isinstance(answer, dict):
-        lists = [answer[key] for key in ("traces", "items") if isinstance(answer.get(key), list)]
-        rows = lists[0] if lists else None
+        rows = answer["traces"] if isinstance(answer.get("traces"), list) else answer.get("items")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise wrong_type("the list")
     return rows
@@ -2280,7 +2245,7 @@ def foreign_response(response) -> Failure:
     """What a response means that does not come from 2Signal's API, but from something before it."""
     status = response.status
     if status in (413, 429) or status >= 500:
-        return server_failure(STATUS_CODES.get(status), status, None)
+        return server_failure(None, status, None)
     if status == 407:
         return Failure("The proxy requires a user name and a password",
                        "Put them into http_proxy or https_proxy.", "CONNECTION_FAILED")
@@ -2291,11 +2256,11 @@ def foreign_response(response) -> Failure:
 
 
 def server_failure(code, status, message, resource=None) -> Failure:
-    """The documented error for what a server said.
+    """The documented error for what a server said about a resource.
 
-    code: one of STATUS_CODES, or None; message: the server's own, of any type; resource: what was
-    asked for.
+    code: one of STATUS_CODES, or None to go by the status; message: its own, of any type.
     """
+    code = code or STATUS_CODES.get(status)
     said = message if isinstance(message, str) else ""
     message = said if len(said) <= MAX_SERVER_MESSAGE else said[:MAX_SERVER_MESSAGE] + "…"
     if code == "UNAUTHORIZED":
@@ -2314,24 +2279,21 @@ def server_failure(code, status, message, resource=None) -> Failure:
     if code == "PAYLOAD_TOO_LARGE":
         return Failure("Request too large", "Send less at once.", code)
     problems = input_problems(said)
-    if problems:
-        return Failure("The server rejected the input", "", code or "BAD_REQUEST", problems)
-    return Failure(f"The server refused: {message or f'HTTP status {status}'}", "",
-                   code or "BAD_REQUEST")
+    refusal = f"The server refused: {message or f'HTTP status {status}'}"
+    return Failure("The server rejected the input" if problems else refusal, "",
+                   code or "BAD_REQUEST", problems)
 
 
 def not_found(message="", resource=None) -> Failure:
-    """The error for a missing resource.
-
-    A request can name several, such as a trace and its project. Which one is missing is told by
-    the server's message alone, "Project not found", and else taken to be what was asked for.
-    """
-    named = _NOT_FOUND_MESSAGES.get(message.lower().rstrip("."))
-    resource = named or resource
-    if resource is None:
+    """The error for a missing resource: the one that the server's message names, else this one."""
+    # A request has several IDs, such as those of a trace and its project.
+    said = message.lower().rstrip(".")
+    named = [each for each in RESOURCES.values() if said == f"{each.noun} not found".lower()]
+    missing = named[0] if named else resource
+    if missing is None:
         return Failure(message or "Resource not found", "", "NOT_FOUND")
-    message = f"{resource.noun} not found" if named or not message else message
-    return Failure(message, f"Check the ID with 'twosignal {resource.list_command}'.", "NOT_FOUND")
+    message = f"{missing.noun} not found" if named or not message else message
+    return Failure(message, f"Check the ID with 'twosignal {missing.list_command}'.", "NOT_FOUND")
 
 
 def input_problems(message) -> list:
@@ -2340,10 +2302,8 @@ def input_problems(message) -> list:
         problems = json.loads(message)
     except (ValueError, RecursionError):
         return []
-    if not isinstance(problems, list):
-        return []
     lines = []
-    for problem in problems[:MAX_PROBLEMS]:
+    for problem in problems[:MAX_PROBLEMS] if isinstance(problems, list) else ():
         if not isinstance(problem, dict):
             continue
         text = printable(problem.get("message") or "is not valid")
@@ -2354,7 +2314,7 @@ def input_problems(message) -> list:
                 text += f" (one of {', '.join(choices)})"
         path = problem.get("path")
         if isinstance(path, list) and path:
-            text = ".".join(map(printable, path)) + ": " + text     # config.maxMs: Required
+            text = f"{'.'.join(map(printable, path))}: {text}"          # config.maxMs: Required
         lines.append(text)
     return lines
 
@@ -2367,84 +2327,41 @@ def add_outcome_hint(failure, list_command) -> Failure:
     return failure
 
 
-# --- the session cookie
-
-def session_cookie(session) -> str:
-    """A Session as the cookie that @supabase/ssr reads, in chunks if it is long."""
-    from urllib.parse import quote
-    text = quote(json.dumps({
-        "access_token": session.access_token,
-        "refresh_token": session.refresh_token,
-        "expires_at": int(session.expires_at),
-        "token_type": "bearer",
-        "user": {"id": session.user_id, "email": session.user_email},
-    }, separators=(",", ":")), safe="")
-    name = f"sb-{session.project_ref}-auth-token"
-    if len(text) <= MAX_COOKIE_CHUNK:
-        return f"{name}={text}"
-    # No chunk ends within a %XX: the server would decode each chunk by itself.
-    chunks = re.findall(f".{{1,{MAX_COOKIE_CHUNK}}}(?<!%)(?<!%[0-9A-F])", text)
-    return "; ".join(f"{name}.{i}={chunk}" for i, chunk in enumerate(chunks))
-
-
-def token_project(token):
-    """The Supabase project in the `iss` claim of a JWT; None if there is none."""
-    import base64
-    try:
-        payload = token.split(".")[1]
-        padding = "=" * (-len(payload) % 4)
-        claims = json.loads(base64.urlsafe_b64decode(payload + padding).decode())
-        host = claims["iss"].split("/")[2]
-        return host.split(".")[0].split(":")[0]
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
-        return None
-
-
 ############################################################
 # Session
 ############################################################
 
 class Session:
-    """Tokens, their user, and the address that issued them: the content of session.json.
+    """Tokens, their user, and the address that issued them: the content of session.json."""
 
-    values: all of that file, keys that this program does not know included.
-    """
-
-    _FORMS = {"access_token": r"[!-~]+", "refresh_token": r"[!-~]+", "project_ref": r"[\w.-]+"}
+    _TEXTS = {                      # attributes, and their patterns; the last three may be missing
+        "access_token": r"[!-~]+\Z", "refresh_token": r"[!-~]+\Z", "project_ref": r"[\w.-]+\Z",
+        "user_id": "", "user_email": "", "api_url": "",
+    }
 
     def __init__(self, values: dict):
         """Raises ValueError with the name of the key that is missing or wrong."""
-        for key, form in self._FORMS.items():
-            value = values.get(key)
-            if not isinstance(value, str) or not re.match(form + r"\Z", value, re.ASCII):
+        self.values = values        # all of the file, keys that this program does not know included
+        for key, pattern in self._TEXTS.items():
+            value = values.get(key, "")
+            if not isinstance(value, str) or not re.match(pattern, value, re.ASCII):
                 raise ValueError(key)
-        for key in ("user_id", "user_email", "api_url"):
-            if not isinstance(values.get(key, ""), str):
-                raise ValueError(key)
+            setattr(self, key, value)
+        self.api_url = values.get("api_url")            # None: the TUI does not store it
+        if self.api_url and isinstance(result_or_failure(normal_url, self.api_url), Failure):
+            raise ValueError("api_url")
         self.expires_at = to_number(values.get("expires_at"))       # Unix seconds
         if self.expires_at is None or abs(self.expires_at) > MAX_EXPIRY:
             raise ValueError("expires_at")
-        self.values = values
-        self.access_token = values["access_token"]
-        self.refresh_token = values["refresh_token"]
-        self.project_ref = values["project_ref"]
-        self.user_id = values.get("user_id", "")
-        self.user_email = values.get("user_email", "")
-        self.api_url = values.get("api_url")        # the TUI does not store it
-        if self.api_url and isinstance(result_or_failure(lambda: normal_url(self.api_url)),
-                                       Failure):
-            raise ValueError("api_url")
 
-    def remaining(self, now) -> float:
-        """Seconds until it expires; now: Unix seconds."""
-        return self.expires_at - now
+    def remaining(self, now, rejected=None) -> float:
+        """Seconds, from Unix time `now`, for which its access token works if it is not rejected."""
+        return 0 if self.access_token == rejected else self.expires_at - now
 
     def text(self) -> str:
         """What session.json holds."""
         return json.dumps(self.values, indent=2) + "\n"
 
-
-# --- session.json
 
 def session_lock(deadline, clock=CLOCK) -> Lock:
     """The lock under which a session is read, refreshed and saved. Raises Failure."""
@@ -2454,17 +2371,15 @@ def session_lock(deadline, clock=CLOCK) -> Lock:
 
 def load_session(clock=CLOCK):
     """The stored Session, or None. Raises Failure."""
-    path = home_path("session.json")
-    values = read_json_object(path, clock)
+    values = read_json_object(home_path("session.json"), clock)
     try:
         return Session(values) if values else None
     except ValueError:
-        raise damaged_file(path)
+        raise damaged_file(home_path("session.json"))
 
 
 def load_session_if_valid(clock=CLOCK):
-    """The stored Session; None if there is none, or none that can be read."""
-    found = result_or_failure(lambda: load_session(clock))
+    found = result_or_failure(load_session, clock)
     return None if isinstance(found, Failure) else found
 
 
@@ -2497,11 +2412,8 @@ def prove_writable(session, clock=CLOCK):
     The file is replaced by itself, to the byte, and a larger one than needed is tried beside it.
     """
     path = home_path("session.json")
-    text = read_text(path)
-    spare = " " * 4096
-    for content in (session.text() + spare, text):
-        if content is None:         # there is no file to replace
-            return
+    text = read_text(path) or ""    # if there is no file any more, none is put in its place
+    for content in (session.text() + " " * 4096, text):
         with deferred_signals(), AtomicFile(path, clock=clock) as file:
             file.write(content.encode("utf-8"))
             file.sync()
@@ -2514,10 +2426,7 @@ def delete_session():
     remove_file(os.path.realpath(home_path("session.json")))
 
 
-# --- its life cycle
-
 def not_logged_in() -> Failure:
-    """There is no session, and the command needs one."""
     if has_key():
         return Failure("Not logged in, and an API key is not enough for this command",
                        "Run 'twosignal login' with an account.", "NOT_LOGGED_IN")
@@ -2533,17 +2442,21 @@ def key_cannot(what) -> Failure:
 
 
 class Authenticator:
-    """Logs in, keeps the session valid, and logs out, at one server.
+    """Logs in, keeps the session valid, and logs out, at one server."""
 
-    keep_secret: a function that is told each password and token, so that no output shows them;
-    may_refresh: if False, a session that would have to be refreshed counts as none.
-    """
+    # A refresh token works once: if it is used again, the server ends the session for every
+    # program that shares it. Therefore:
+    # 1. It is spent under the lock alone, after the file has been read again under that lock.
+    # 2. It is spent only if its successor can be saved. That is saved before anything else
+    #    happens: before it is used, and before a signal takes effect.
+    # 3. The session has ended only if the server refuses the token and the file, which the TUI
+    #    writes without the lock, has no newer one. Any other failure leaves everything as it was.
 
     def __init__(self, url, transport, keep_secret, may_refresh=True):
         self.url = url
         self.transport = transport
-        self.keep_secret = keep_secret
-        self.may_refresh = may_refresh
+        self.keep_secret = keep_secret      # called with each password and token: nothing shows it
+        self.may_refresh = may_refresh      # if not, a session that needs a refresh counts as none
         self.clock = transport.clock
         self._session = None
 
@@ -2560,14 +2473,13 @@ class Authenticator:
                           "UNAUTHORIZED")
         session = self._new_session(data, {"user_email": email})
         with session_lock(self.transport.deadline(), self.clock), deferred_signals():
-            self._session = save_session(session, clock=self.clock)
-        return self._session
+            return save_session(session, clock=self.clock)
 
     def logout(self):
         """Ends the session on the server. Raises Failure."""
         try:
             token = self.session().access_token
-            self._post("logout", None, {"Authorization": f"Bearer {token}"})
+            self._post("logout", headers={"Authorization": f"Bearer {token}"})
         except Failure as failure:
             if failure.code != "UNAUTHORIZED":      # otherwise it has ended already
                 raise
@@ -2586,15 +2498,20 @@ class Authenticator:
         rejected: an access token that the server did not accept although it has not expired.
         """
         session = self._session or self._load()
-        expires_soon = session.remaining(self.clock.time()) <= REFRESH_EARLY
-        if expires_soon or session.access_token == rejected:
-            session = self._renewed(session, rejected)
+        remaining = session.remaining(self.clock.time(), rejected)
+        if remaining <= REFRESH_EARLY:
+            is_usable = remaining > 1
+            try:
+                session = self._renewed(rejected, lock_timeout=1 if is_usable else None)
+            except Failure:
+                if not is_usable:       # otherwise the next command tries again
+                    raise
         self._session = session
         return session
 
     def _load(self) -> Session:
         """The stored session, if it belongs to this server. Raises NOT_LOGGED_IN."""
-        session = result_or_failure(lambda: load_session(self.clock))
+        session = result_or_failure(load_session, self.clock)
         if session is None or isinstance(session, NoHome) and has_key():
             raise not_logged_in()
         if isinstance(session, Failure):
@@ -2610,71 +2527,50 @@ class Authenticator:
                           f"{issuer}.", "NOT_LOGGED_IN")
         return session
 
-    def _renewed(self, session, rejected) -> Session:
+    def _renewed(self, rejected, lock_timeout) -> Session:
         """The session after its refresh, by this process or another one. Raises Failure."""
-        is_accepted = session.access_token != rejected
-        still_usable = is_accepted and session.remaining(self.clock.time()) > 1
         if not self.may_refresh:
-            if still_usable:
-                return session
             raise not_logged_in()
-        # A session that can still be used waits a second at most, and is used if the refresh
-        # fails: the next command tries again.
-        deadline = self.transport.deadline(1 if still_usable else None)
-        try:
-            with session_lock(deadline, self.clock):
-                # Another process may have refreshed it while this one waited for the lock.
-                stored = self._load()
-                expires_soon = stored.remaining(self.clock.time()) <= REFRESH_EARLY
-                if stored.access_token != rejected and not expires_soon:
-                    return stored
-                prove_writable(stored, self.clock)
-                with deferred_signals():
-                    return self._refresh(stored)
-        except Failure:
-            if still_usable:
-                return session
-            raise
+        with session_lock(self.transport.deadline(lock_timeout), self.clock):
+            stored = self._load()
+            if stored.remaining(self.clock.time(), rejected) > REFRESH_EARLY:
+                return stored       # another process refreshed it while this one waited
+            prove_writable(stored, self.clock)
+            with deferred_signals():
+                return self._refresh(stored)
 
     def _refresh(self, spent) -> Session:
-        """Exchanges the refresh token, which works once, and saves the new session."""
+        """Exchanges the refresh token and saves the new session."""
         try:
             data = self._post("refresh", {"refresh_token": spent.refresh_token},
                               retried=(409, 429))
         except Failure as failure:
             if failure.code not in ("UNAUTHORIZED", "BAD_REQUEST", "CONFLICT"):
                 raise
-            newer = self._session_of_another(spent)
-            if newer:
-                return newer
-            if failure.code == "CONFLICT":
-                raise TransientFailure("Rate limited: another program is refreshing the session",
-                                       "Wait a few seconds and retry.", "TOO_MANY_REQUESTS")
-            raise authentication_expired()
+            return self._session_of_another(spent, failure.code)
         return save_session(self._new_session(data, spent.values), spent, self.clock)
 
-    def _session_of_another(self, spent):
-        """The session that the TUI saved while this process's refresh was refused, or None.
-
-        The TUI takes no lock, and its answer may be under way: half a second is left to it.
-        """
-        for _ in range(10):
+    def _session_of_another(self, spent, code) -> Session:
+        """The session that the TUI saved meanwhile. Raises what the server's code means."""
+        for _ in range(10):             # half a second: the response to the TUI may be under way
             stored = load_session_if_valid(self.clock)
             is_other = stored is not None and stored.refresh_token != spent.refresh_token
             if is_other and stored.remaining(self.clock.time()) > 0:
                 return self._load()
             self.clock.sleep(0.05)
-        return None
+        if code == "CONFLICT":
+            raise TransientFailure("Rate limited: another program is refreshing the session",
+                                   "Wait a few seconds and retry.", "TOO_MANY_REQUESTS")
+        raise authentication_expired()
 
     def _new_session(self, data, before) -> Session:
         """The session of a login or refresh; other keys of `before` are kept. Raises BAD_ANSWER."""
-        user = data.get("user") if isinstance(data.get("user"), dict) else {}
         values = dict(before, api_url=self.url)
         for key in ("access_token", "refresh_token", "expires_at"):
             values[key] = data.get(key)
-        values["user_id"] = user.get("id") or values.get("user_id") or ""
-        values["user_email"] = user.get("email") or values.get("user_email") or ""
-        values["project_ref"] = (data.get("project_ref") or values.get("project_ref")
+        values["user_id"] = get_path(data, "user.id") or before.get("user_id") or ""
+        values["user_email"] = get_path(data, "user.email") or before.get("user_email") or ""
+        values["project_ref"] = (data.get("project_ref") or before.get("project_ref")
                                  or token_project(data.get("access_token")))
         try:
             session = Session(values)
@@ -2685,16 +2581,22 @@ class Authenticator:
         self.keep_secret(session.refresh_token)
         return session
 
-    def _post(self, action, body, headers=(), retried=None) -> dict:
-        """The data that /api/v1/auth/ACTION answers. Raises Failure."""
+    def _post(self, action, body=None, headers=(), retried=None) -> dict:
+        """The data that /api/v1/auth/ACTION returns. Raises Failure."""
         headers = dict(headers, **{"User-Agent": USER_AGENT})
-        content = None
         if body is not None:
             headers["Content-Type"] = "application/json"
-            content = json.dumps(body).encode("ascii")
+            body = json.dumps(body).encode("ascii")
         response = self.transport.request("POST", f"{self.url}/api/v1/auth/{action}", headers,
-                                          content, reports_unknown=False, retried=retried)
-        return auth_data(response)
+                                          body, reports_unknown=False, retried=retried)
+        envelope = response_json(response)
+        error = get_item(envelope, "error")
+        if isinstance(error, dict) and response.status >= 400:
+            raise server_failure(None, response.status, error.get("message"))
+        data = get_item(envelope, "data")
+        if not 200 <= response.status < 300 or not isinstance(data, dict):
+            raise foreign_response(response)
+        return data
 
 
 ############################################################
@@ -2715,27 +2617,24 @@ class TracePage(Struct):
     traces: list                    # wire objects, newest first
     more: More                      # whether the server has more behind them
     is_last: bool = False           # there is no way to ask for more
+    cursor: object = None           # where the server continues
 
 
 class Client:
-    """Calls the procedures of a 2Signal server, as the stored session's user.
-
-    url: its normal address; key: a project's API key, which is used in place of the session where
-    the REST API has what is asked for; keep_secret, may_refresh: as for Authenticator.
-    has_changed: a change was made, or may have been made.
-    """
+    """Calls the procedures of a 2Signal server, as the stored session's user."""
 
     def __init__(self, url, transport, key=None, keep_secret=None, may_refresh=True):
-        self.url = url
+        self.url = url              # the server's normal address
         self.transport = transport
-        self.key = key
+        self.key = key              # a project's, used instead of the session where REST suffices
         self.auth = Authenticator(url, transport, keep_secret or (lambda secret: None),
                                   may_refresh)
         if key:
             self.auth.keep_secret(key)
-        self.has_changed = False
+        self.has_changed = False    # a change was made, or may have been made
         self._can_batch = True
-        self._working_names = {}    # procedure: the name that this server has for it
+        # The names to try for a procedure; the one that this server has comes first.
+        self._names = {name: [name, alias] for name, alias in PROCEDURE_ALIASES.items()}
 
     def close(self):
         self.transport.close()
@@ -2759,42 +2658,34 @@ class Client:
     def batch(self, procedure, inputs) -> list:
         """The results of a query for several inputs, in order: a value or a Failure for each."""
         def call(name):
-            results = []
-            for group in batch_groups(name, inputs):
-                results += self._call_batch(name, group)
-            for result in results:
-                if isinstance(result, MissingProcedure):
-                    raise result
+            results = [result for group in batch_groups(name, inputs)
+                       for result in self._call_batch(name, group)]
+            missing = [result for result in results if isinstance(result, MissingProcedure)]
+            if missing:
+                raise missing[0]
             return results
-        return self._with_aliases(procedure, call) if inputs else []
+        return self._with_aliases(procedure, call)
 
     def _with_aliases(self, procedure, call):
         """Calls a procedure by the name that this version of the server has for it."""
-        names = [procedure]
-        if procedure in PROCEDURE_ALIASES:
-            names.append(PROCEDURE_ALIASES[procedure])
-        if self._working_names.get(procedure) == names[-1]:
-            names.reverse()
-        for name in names:
+        names = self._names.get(procedure, [procedure])
+        for name in list(names):
             try:
-                result = call(name)
+                return call(name)
             except MissingProcedure:
-                continue
-            self._working_names[procedure] = name
-            return result
+                names.append(names.pop(0))      # from now on, the other name comes first
         raise Failure(f"This server has no procedure {procedure}",
                       "Its version is older or newer than this client supports.", "UNSUPPORTED")
 
     def _call(self, name, values, changes=False):
         """The result of one procedure. Raises Failure."""
-        if changes:
-            url = trpc_url(self.url, name)
-            body = json.dumps({"json": values}).encode("ascii")
-        else:
-            url = trpc_url(self.url, name, values)
-            body = None
-        result = self._authorized(url, body, lambda response: [
-            result_or_failure(lambda: trpc_value(response_json(response), response, name))])[0]
+        url = f"{self.url}/api/trpc/{name}"
+        if not changes and values is not None:
+            url += f"?input={compact_json({'json': values})}"
+
+        body = {"json": values} if changes else None
+        result, = self._authorized(url, body, lambda response: [
+            result_or_failure(lambda: trpc_value(response_json(response), response, name))])
         if isinstance(result, Failure):
             raise result
         return result
@@ -2802,57 +2693,52 @@ class Client:
     def _call_batch(self, name, inputs) -> list:
         """The result of a query for each input, in one request if the server can do that."""
         def read(response):
-            answers = result_or_failure(lambda: response_json(response))
+            answers = result_or_failure(response_json, response)
             if response.status < 500 and isinstance(answers, list) and len(answers) == len(inputs):
-                return [result_or_failure(lambda: trpc_value(answer, response, name))
+                return [result_or_failure(trpc_value, answer, response, name)
                         for answer in answers]
             if response.status in (400, 404, 405, 414, 431):    # batching is off, or the URL long
                 return None
             raise foreign_response(response)
 
         if self._can_batch and len(inputs) > 1:
-            results = self._authorized(batch_url(self.url, name, inputs), None, read)
+            numbered = {str(i): {"json": values} for i, values in enumerate(inputs)}
+            names = ",".join([name] * len(inputs))
+            results = self._authorized(f"{self.url}/api/trpc/{names}?batch=1&input="
+                                       f"{compact_json(numbered)}", None, read)
             if results is not None:
                 return results
             self._can_batch = False
-        return [result_or_failure(lambda: self._call(name, values)) for values in inputs]
+        return [result_or_failure(self._call, name, values) for values in inputs]
 
     def _authorized(self, url, body, read):
-        """What `read` makes of the response; after a 401, of that to a refreshed session.
-
-        read: returns a list of values and Failures, or None.
-        """
+        """The list (or None) that `read` makes of the response; after a 401, with a new session."""
         session = self.auth.session()
-        results = read(self._send(url, body, session))
-        is_rejected = any(isinstance(result, Failure) and result.code == "UNAUTHORIZED"
-                          for result in results or ())
-        if not is_rejected:
-            return results
-        session = self.auth.session(rejected=session.access_token)
-        return read(self._send(url, body, session))
+        results = read(self._send(url, body, {"Cookie": session_cookie(session)}))
+        if any(isinstance(result, Failure) and result.code == "UNAUTHORIZED"
+               for result in results or ()):
+            session = self.auth.session(rejected=session.access_token)
+            results = read(self._send(url, body, {"Cookie": session_cookie(session)}))
+        return results
 
-    def _send(self, url, body, session) -> Response:
-        headers = {"Cookie": session_cookie(session), "Accept": "application/json",
-                   "User-Agent": USER_AGENT}
+    def _send(self, url, body, credential) -> Response:
+        """The response to a query, or to a change if there is a body."""
+        headers = dict(credential, **{"Accept": "application/json", "User-Agent": USER_AGENT})
         if body is None:
             return self.transport.request("GET", url, headers, changes=False)
         headers["Content-Type"] = "application/json"
-        return self.transport.request("POST", url, headers, body)
+        return self.transport.request("POST", url, headers, json.dumps(body).encode("ascii"))
 
     def rest(self, method, path, values, resource=None):
         """The result of the REST API, which takes the project's API key. Raises Failure."""
-        headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json",
-                   "User-Agent": USER_AGENT}
         url = f"{self.url}/api/v1{path}"
+        credential = {"Authorization": f"Bearer {self.key}"}
         if method == "GET":
             from urllib.parse import urlencode
-            response = self.transport.request(method, f"{url}?{urlencode(values)}", headers,
-                                              changes=False)
+            response = self._send(f"{url}?{urlencode(values)}", None, credential)
         else:
             self.has_changed = True
-            headers["Content-Type"] = "application/json"
-            response = self.transport.request(method, url, headers,
-                                              json.dumps(values).encode("ascii"))
+            response = self._send(url, values, credential)
         return rest_value(response, resource)
 
     # --- more than one procedure or page
@@ -2874,42 +2760,50 @@ class Client:
     def trace_pages(self, query, page_size):
         """Yields a TracePage at a time, newest traces first. Raises Failure.
 
-        query: the input of trace.list; page_size: a function that returns how many traces to ask
-        for. Traces that stood on the page before, since new ones arrived meanwhile, are left out.
+        query: the input of trace.list; page_size: a function, how many traces to ask for.
         """
+        # Pages shift while new traces arrive, so none may repeat a trace of the page before. And
+        # they must end: no cursor is followed twice, nor ever so many empty pages.
         cursor = None
         previous_ids = set()
         seen_cursors = set()
         empty_pages = 0
         size = page_size()
         while True:
-            answer = self._trace_page(dict(query, limit=size, **without_none(cursor=cursor)))
-            traces = rows_of(answer)
-            new = [trace for trace in traces if str(trace.get("id")) not in previous_ids]
-            page = TracePage(new, More.YES)
-            if isinstance(answer, list):
-                # Such a server has no next page, but may return a whole one if fewer were asked
-                # for. A list longer than the limit is complete: the server knows no limit.
-                page.more = More.UNKNOWN if len(traces) == size else More.NO
-                page.is_last = page.more is More.NO or size >= PAGE_SIZE
-            else:
-                cursor = answer.get("nextCursor")
-                if cursor is None or cursor == "":
-                    page.more, page.is_last = More.NO, True
-                elif not isinstance(cursor, (str, int)):
-                    raise wrong_type("nextCursor")
+            page = self._trace_page(query, size, cursor)
+            empty_pages = 0 if page.traces else empty_pages + 1
+            ids = {str(trace["id"]) for trace in page.traces if trace.get("id") is not None}
+            page.traces = [trace for trace in page.traces
+                           if str(trace.get("id")) not in previous_ids]
             yield page
             if page.is_last:
                 return
-            empty_pages = 0 if traces else empty_pages + 1
+            cursor = page.cursor
             if cursor in seen_cursors or empty_pages > MAX_EMPTY_PAGES:
                 raise protocol_error("The server's pages of traces do not end", REPORT_TO_OPERATOR)
             seen_cursors.add(cursor)
-            previous_ids = {str(trace["id"]) for trace in traces if trace.get("id") is not None}
+            previous_ids = ids
             size = PAGE_SIZE if page.more is More.UNKNOWN else page_size()
 
-    def _trace_page(self, values):
-        """One answer of trace.list; with an API key, of its REST sister."""
+    def _trace_page(self, query, size, cursor) -> TracePage:
+        """The page at a cursor, or the first one if it is None. Raises Failure."""
+        answer = self._list_traces(dict(query, limit=size, **without_none(cursor=cursor)))
+        traces = rows_of(answer)
+        if isinstance(answer, list):
+            # Such a server has no next page, but may return a whole one if fewer were asked for.
+            # A list longer than the limit is complete: the server knows no limit.
+            if len(traces) == size:
+                return TracePage(traces, More.UNKNOWN, size >= PAGE_SIZE, cursor)
+            return TracePage(traces, More.NO, True)
+        cursor = answer.get("nextCursor")
+        if cursor is None or cursor == "":
+            return TracePage(traces, More.NO, True)
+        if not isinstance(cursor, (str, int)):
+            raise wrong_type("nextCursor")
+        return TracePage(traces, More.YES, False, cursor)
+
+    def _list_traces(self, values):
+        """The answer of trace.list; with an API key, of its REST sister."""
         if not self.key:
             return self.query("trace.list", values)
         # REST separates tags by commas, so one that contains a comma can only be filtered here.
@@ -2925,10 +2819,9 @@ class Client:
     def add_scores(self, traces, project, required=True, strict=True) -> bool:
         """Stores the scores in those wire traces that came without; says whether all are known.
 
-        A trace that was deleted meanwhile has none. Raises Failure if scores are required and
-        cannot be had: a gate must not pass because they are missing. If they are not required and
-        an API key cannot read them, they are None. strict: fail if there are fewer than the server
-        counts; otherwise some may be on their way.
+        A trace that was deleted meanwhile has none. If an API key cannot read them, they are None,
+        or a Failure if they are required: a gate must not pass because scores are missing.
+        strict: fail if there are fewer than the server counts; otherwise some may be on their way.
         """
         lacking = [trace for trace in traces if _lacks_scores(trace)]
         if not self.key:
@@ -2948,8 +2841,8 @@ class Client:
                     raise result
                 trace["scores"] = []
                 continue
-            scores = result.get("scores") if isinstance(result, dict) else None
-            expected = _score_count(trace) or 0 if strict else 0
+            scores = get_item(result, "scores")
+            expected = strict and _score_count(trace) or 0
             if not isinstance(scores, list) or len(scores) < expected:
                 raise protocol_error("The server does not return the scores of trace "
                                      f"{printable(trace.get('id'))}", REPORT_TO_OPERATOR)
@@ -2968,8 +2861,8 @@ def _lacks_scores(trace) -> bool:
 
 def _score_count(trace):
     """How many scores the server counts; None if it does not say."""
-    counts = trace.get("_count")            # tRPC; REST has scoreCount
-    return to_number(counts.get("scores") if isinstance(counts, dict) else trace.get("scoreCount"))
+    count = get_path(trace, "_count.scores")        # tRPC; REST has scoreCount
+    return to_number(trace.get("scoreCount") if count is None else count)
 
 
 # --- names in place of IDs
@@ -2980,19 +2873,17 @@ def is_uuid(text) -> bool:
 
 def organization_id(client, text) -> str:
     """The ID of the organization with that ID or name. Raises Failure."""
-    if is_uuid(text):
-        return text
-    return id_by_name(client.rows("organization.list"), text, "organization")
+    return _find_id(text, "organization", lambda: client.rows("organization.list"))
 
 
 def project_id(client, text, organization=None) -> str:
     """The ID of the project with that ID or name. Raises Failure.
 
-    organization: the ID or name of the one to look in; all of them by default.
+    organization: the ID or name of the one to search; all of them by default.
     """
-    if is_uuid(text) or client.key:     # a key cannot look names up: TraceQuery compares results
+    if client.key:      # it cannot look names up: TraceQuery compares results
         return text
-    return id_by_name(visible_projects(client, organization), text, "project")
+    return _find_id(text, "project", lambda: visible_projects(client, organization))
 
 
 def visible_projects(client, organization=None) -> list:
@@ -3004,17 +2895,17 @@ def visible_projects(client, organization=None) -> list:
 
 def listed_id(client, procedure, text, project, noun) -> str:
     """The ID of what a project's list procedure returns with that ID or name. Raises Failure."""
-    if is_uuid(text):
-        return text
-    rows = client.visible_rows(procedure, [{"projectId": project}])
-    return id_by_name(rows, text, noun)
+    return _find_id(text, noun, lambda: client.visible_rows(procedure, [{"projectId": project}]))
 
 
-def id_by_name(rows, text, noun) -> str:
+def _find_id(text, noun, fetch_rows) -> str:
     """The ID of the row with that ID or name; the text itself if there is none: it may be an ID.
 
     Raises a usage error if several have the name, NOT_FOUND if one differs in case alone.
     """
+    if is_uuid(text):
+        return text
+    rows = fetch_rows()
     if any(row.get("id") == text for row in rows):
         return text
     wanted = to_nfc(text)
@@ -3736,11 +3627,7 @@ ORDER_TOLERANCE = HOUR              # a trace may be listed that much late: agen
 # --- filters
 
 class TraceQuery(Struct):
-    """Which traces of a project are wanted.
-
-    What the server can filter, it filters; whatever it cannot, or an older one ignores, is
-    filtered here.
-    """
+    """Which traces of a project are wanted; what the server does not filter, is filtered here."""
 
     project: str = None             # its ID
     since: float = None             # Unix seconds
@@ -3756,14 +3643,8 @@ class TraceQuery(Struct):
         super().__init__(*values, **named)
         if self.since is not None and self.until is not None and self.since >= self.until:
             raise usage_error("--since is not before --until")
-        # No server knows these filters.
+        # No server knows these filters; some servers ignore others.
         self.is_local = (self.min_duration, self.max_duration, self.min_cost) != (None, None, None)
-        self._conditions = [condition for is_given, condition in (
-            (self.status, lambda trace: str(trace["status"]).upper() == self.status),
-            (self.search, self._matches_search),
-            (self.tags, self._matches_tags),
-            (self.is_local, self._matches_limits),
-            ((self.since, self.until) != (None, None), self._matches_time)) if is_given]
 
     def input(self) -> dict:
         """The input of trace.list, in the spellings of all server versions."""
@@ -3775,31 +3656,27 @@ class TraceQuery(Struct):
 
     def matches(self, trace) -> bool:
         """Whether a record is wanted."""
-        return all(condition(trace) for condition in self._conditions)
-
-    def _matches_search(self, trace) -> bool:
-        return self.search.casefold() in str(trace["name"] or "").casefold()
-
-    def _matches_tags(self, trace) -> bool:
-        tags = trace.get("tags")
-        return isinstance(tags, list) and all(tag in tags for tag in self.tags)
-
-    def _matches_limits(self, trace) -> bool:
-        return (is_within(trace["duration_ms"], self.min_duration, self.max_duration)
-                and is_within(trace["cost_usd"], self.min_cost, None))
+        name = str(trace["name"] or "").casefold()
+        tags = trace["tags"] if isinstance(trace.get("tags"), list) else ()
+        return (self.status in (None, str(trace["status"]).upper())
+                and (not self.search or self.search.casefold() in name)
+                and all(tag in tags for tag in self.tags or ())
+                and is_within(trace["duration_ms"], self.min_duration, self.max_duration)
+                and is_within(trace["cost_usd"], self.min_cost, None)
+                and self._matches_time(trace))
 
     def _matches_time(self, trace) -> bool:
-        # Servers filter by one of these two times, and which one depends on the version.
-        times = [parse_timestamp(trace.get("created_at")), parse_timestamp(trace.get("start_time"))]
+        if self.since is None and self.until is None:
+            return True
         earliest = None if self.since is None else self.since - CLOCK_TOLERANCE
         latest = None if self.until is None else self.until + CLOCK_TOLERANCE
-        return any(is_within(when, earliest, latest) for when in times)
+        # Servers filter by one of these two times, and which one depends on the version.
+        return any(is_within(parse_timestamp(trace.get(key)), earliest, latest)
+                   for key in ("created_at", "start_time"))
 
     def is_behind(self, traces) -> bool:
-        """Whether a page of wire traces lies before --since, so that no later page can match.
-
-        A server that does not know startDate would otherwise be read to its end.
-        """
+        """Whether a page of wire traces lies before --since, so that no later page can match."""
+        # A server that does not know startDate would otherwise be read to its end.
         times = [created_seconds(trace) for trace in traces]
         if self.since is None or not times or None in times:
             return False
@@ -3814,8 +3691,7 @@ class TraceQuery(Struct):
         message = f"With an API key, --project must be an ID, not a name: '{self.project}'"
         if is_uuid(self.project):
             message = f"The API key is for another project than {self.project}"
-        raise usage_error(message,
-                          "Leave --project and TWOSIGNAL_PROJECT out, or use another key.")
+        raise usage_error(message, "Omit --project and TWOSIGNAL_PROJECT, or use another key.")
 
 
 def is_within(value, minimum, maximum) -> bool:
@@ -3845,7 +3721,7 @@ class TraceScan(Struct):
     scores: str = None              # SCORES_REQUIRED, SCORES_IF_KNOWN, or None if not wanted
     strict_scores: bool = True      # see Client.add_scores
     needs_all: bool = False         # it fails if the server cannot return all up to the limit
-    exact: bool = False             # reads on behind the limit until it knows if another matches
+    exact: bool = False             # reads on past the limit until it knows if another matches
     # The state so far:
     scanned = matched = returned = 0        # traces
     more = More.NO                  # whether others match
@@ -3856,8 +3732,7 @@ class TraceScan(Struct):
             yield from self.records(pairs)
 
     def pages(self):
-        """Yields the matching (wire trace, record) of each page, up to the limit. Raises Failure.
-        """
+        """Yields lists of matching (wire trace, record), up to the limit. Raises Failure."""
         started = self.console.clock.monotonic()
         for page in self.client.trace_pages(self.query.input(), self._page_size):
             pairs = self.matching(page.traces)
@@ -3866,26 +3741,24 @@ class TraceScan(Struct):
             self.matched += len(pairs)
             self.returned += min(room, len(pairs))
             is_behind = self.query.is_behind(page.traces)
-            is_last = is_behind or page.is_last
-            server_has = More.NO if is_behind else page.more
-            self.lacks_paging = is_last and server_has is More.UNKNOWN
-            has_surplus = len(pairs) > room
-            self.more = More.YES if has_surplus else self._more_matching(server_has)
+            self.more = page.more
+            if len(pairs) > room:
+                self.more = More.YES
+            elif is_behind:
+                self.more = More.NO
+            elif page.more is More.YES and (self.exact or self._is_filtered()):
+                self.more = More.UNKNOWN        # whether any of them match
+            self.lacks_paging = page.is_last and self.more is More.UNKNOWN
             yield pairs[:room]
             is_full = self.returned == self.limit
             if self.lacks_paging and self.needs_all and not is_full:
                 raise Failure(f"This server returned {counted(self.scanned, 'trace')} and has no "
                               "further pages: more may exist",
                               "Use narrower --since and --until.", "UNSUPPORTED")
-            is_certain = self.more is not More.UNKNOWN or not self.exact
-            if is_last or has_surplus or (is_full and is_certain):
+            wants_more = not is_full or self.exact and self.more is More.UNKNOWN
+            if page.is_last or is_behind or len(pairs) > room or not wants_more:
                 return
             self.console.progress(counted(self.scanned, "trace"), started)
-
-    def _more_matching(self, server_has) -> More:
-        """Whether more traces match, as far as the server's having more can tell."""
-        may_differ = self.exact or self._is_filtered()
-        return More.UNKNOWN if server_has is More.YES and may_differ else server_has
 
     def _page_size(self) -> int:
         """As many as are still needed; whole pages if some of them may not match."""
@@ -3920,22 +3793,23 @@ class TraceScan(Struct):
 
     def truncated(self) -> Failure:
         """The error of --fail-if-truncated."""
-        return Failure(f"More traces than the {self.returned} shown {self._may()}exist",
-                       f"Use {self._way_to_more()}.", "CHECK_FAILED")
+        exist, way = self._more_exist()
+        return Failure(f"More traces than the {self.returned} shown {exist}", way, "CHECK_FAILED")
 
     def remark(self) -> str:
         """What a listing tells: whether there are more traces, and how many were scanned."""
         if self.more is More.NO:
             return self.scan_remark()
-        told = (f"Showing {counted(self.returned, 'trace')}; more {self._may()}exist. "
-                f"Use {self._way_to_more()}.")
+        exist, way = self._more_exist()
+        told = f"Showing {counted(self.returned, 'trace')}; more {exist}. {way}"
         return f"{told} {self.scan_remark()}".rstrip()
 
-    def _may(self) -> str:
-        return "may " if self.more is More.UNKNOWN else ""
-
-    def _way_to_more(self) -> str:
-        return "narrower --since and --until" if self.lacks_paging else "--limit N or --all"
+    def _more_exist(self) -> tuple:
+        """How certain it is that more traces match, and how to see them, in words."""
+        exist = "may exist" if self.more is More.UNKNOWN else "exist"
+        if self.lacks_paging:
+            return exist, "Use narrower --since and --until."
+        return exist, "Use --limit N or --all."
 
     def scan_remark(self) -> str:
         """How many traces were scanned, if some of them were filtered here; otherwise ""."""
@@ -3946,41 +3820,34 @@ class TraceScan(Struct):
         return f"{self.returned:,} of {self.scanned:,} scanned traces match."
 
 
-# --- statistics
+# --- checks
 
 class Measurements:
-    """One value of each of many traces, in little memory.
-
-    values: an array of float; traces: how many traces have one; not_numbers: IDs of the first
-    traces whose value is none; lowest_is_worst: otherwise the highest is.
-    """
+    """One value of each of many traces, in little memory."""
 
     def __init__(self, lowest_is_worst=False):
         from array import array
         self.values = array("d")
-        self.traces = 0
-        self.not_numbers = []
+        self.traces = 0             # how many have a value
+        self.not_numbers = []       # IDs of the first traces whose value is none
         self._sign = -1 if lowest_is_worst else 1
-        self._extremes = []         # a heap of (signed value, -order, trace ID)
+        self._worst = []            # (signed value, -order, trace ID), the worst first
         self._last_trace = None
 
     def add(self, value, trace_id):
         """Adds a number, or None for a value that is none."""
-        from heapq import heappush, heappushpop
         if value is None:
             self.not_numbers += [trace_id] if len(self.not_numbers) < MAX_WORST else []
             return
         self.values.append(value)
-        if trace_id != self._last_trace:
-            self.traces += 1
-            self._last_trace = trace_id
-        push = heappush if len(self._extremes) < MAX_WORST else heappushpop
-        push(self._extremes, (self._sign * value, -len(self.values), trace_id))
+        self.traces += trace_id != self._last_trace
+        self._last_trace = trace_id
+        self._worst.append((self._sign * value, -len(self.values), trace_id))
+        self._worst = sorted(self._worst, reverse=True)[:MAX_WORST]
 
     def worst(self) -> list:
         """(value, trace ID) of the worst traces, the worst first."""
-        return [(self._sign * key, trace_id)
-                for key, _, trace_id in sorted(self._extremes, reverse=True)]
+        return [(self._sign * key, trace_id) for key, _, trace_id in self._worst]
 
 
 class TraceStats:
@@ -3988,43 +3855,36 @@ class TraceStats:
 
     def __init__(self):
         self.count = 0
-        self.errors = Measurements()
+        self.errors = Measurements()            # 1 for an error, 0 for any other status
         self.durations = Measurements()         # milliseconds
         self.costs = Measurements()             # USD
-        self.scores = {None: Measurements(lowest_is_worst=True)}   # by evaluator; None: of all
+        self.scores = {}                        # by evaluator; None: of all
 
     def add(self, trace):
         """Adds a record, with its scores if it has them."""
         trace_id = printable(trace["id"])
         self.count += 1
-        if str(trace["status"]).upper() == "ERROR":
-            self.errors.add(1, trace_id)
+        self.errors.add(int(str(trace["status"]).upper() == "ERROR"), trace_id)
         for measurements, key in ((self.durations, "duration_ms"), (self.costs, "cost_usd")):
             value = to_number(trace[key])
             if value is not None:
                 measurements.add(value, trace_id)
         for score in trace.get("scores") or ():
-            evaluator = str(score.get("evaluator"))
-            if evaluator not in self.scores:
-                self.scores[evaluator] = Measurements(lowest_is_worst=True)
-            for name in (evaluator, None):
-                self.scores[name].add(to_number(score.get("score")), trace_id)
+            for evaluator in (str(score.get("evaluator")), None):
+                if evaluator not in self.scores:
+                    self.scores[evaluator] = Measurements(lowest_is_worst=True)
+                self.scores[evaluator].add(to_number(score.get("score")), trace_id)
 
-    def evaluators(self) -> list:
-        """The names of those that have scored a trace."""
-        return sorted(name for name in self.scores if name is not None)
-
-
-# --- thresholds
 
 class Threshold(Struct):
     """What a gate measures, in which direction its limit holds, and how its values look."""
 
     title: str                      # of the check
     format_value: object
-    # (stats, limit) -> (value or None, in how many traces, (value, trace ID) of the worst)
-    measure: object = None
+    source: str = None              # the attribute of TraceStats that has its Measurements
+    summarize: object = None        # makes one number of their values
     is_minimum: bool = False
+    blames_all: bool = False        # the worst traces are to blame even if each is within the limit
     format_worst: object = None     # format_value by default
     no_data_verdict: str = "NOTHING TO CHECK"
     needs_scores: bool = False      # the traces have to come with their scores
@@ -4045,9 +3905,13 @@ class Threshold(Struct):
 
     def check(self, stats, limit):
         """The CheckResult of this threshold."""
-        value, traces, worst = self.measure(stats, limit)
+        measurements = getattr(stats, self.source)
+        values = measurements.values
+        value = self.summarize(values) if values else None
+        worst = [pair for pair in measurements.worst()
+                 if self.blames_all or not self.holds(pair[0], limit)]
         passed = value is not None and self.holds(value, limit)
-        return CheckResult(self, limit, value, passed, traces, worst)
+        return CheckResult(self, limit, value, passed, len(values), worst)
 
 
 class ScoreThreshold(Threshold):
@@ -4064,30 +3928,17 @@ class ScoreThreshold(Threshold):
         return CheckResult(self, minimum, value, not worst, scores.traces, worst, title)
 
 
-def _measure_error_rate(stats, limit):
-    rate = len(stats.errors.values) / stats.count if stats.count else None
-    return rate, stats.count, stats.errors.worst()
+def _mean(values) -> float:
+    return sum(values) / len(values)
 
 
-def _measure_p95(stats, limit):
-    values = sorted(stats.durations.values)
+def _percentile_95(values) -> float:
     nearest_rank = -(-len(values) * 95 // 100)          # rounded up
-    return values[nearest_rank - 1] if values else None, len(values), stats.durations.worst()
-
-
-def _measure_highest_cost(stats, limit):
-    worst = stats.costs.worst()
-    above = [pair for pair in worst if pair[0] > limit]
-    return worst[0][0] if worst else None, stats.costs.traces, above
-
-
-def _measure_total_cost(stats, limit):
-    total = sum(stats.costs.values) if stats.costs.values else None
-    return total, stats.costs.traces, stats.costs.worst()
+    return sorted(values)[nearest_rank - 1]
 
 
 THRESHOLDS = (                      # those of traces check; a new one is one more entry
-    Threshold("error rate", format_percent, _measure_error_rate,
+    Threshold("error rate", format_percent, "errors", _mean,
               format_worst=lambda value: "error", option="--max-error-rate SHARE",
               help="maximum share of traces with status ERROR, e.g. 2% or 0.02",
               parse=parse_share),
@@ -4095,12 +3946,14 @@ THRESHOLDS = (                      # those of traces check; a new one is one mo
                    needs_scores=True, option="--min-score [NAME=]SCORE", repeatable=True,
                    help="minimum of every score, or of evaluator NAME's, e.g. 0.5 or "
                         "faithfulness=0.8; repeatable", parse=parse_score_threshold),
-    Threshold("p95 duration", format_duration, _measure_p95, option="--max-p95 TIME",
-              help="maximum 95th-percentile duration, e.g. 8s", parse=parse_duration),
-    Threshold("highest cost", format_cost, _measure_highest_cost, option="--max-cost USD",
+    Threshold("p95 duration", format_duration, "durations", _percentile_95, blames_all=True,
+              option="--max-p95 TIME", help="maximum 95th-percentile duration, e.g. 8s",
+              parse=parse_duration),
+    Threshold("highest cost", format_cost, "costs", max, option="--max-cost USD",
               help="maximum cost of any single trace, e.g. 0.05", parse=parse_usd),
-    Threshold("total cost", format_cost, _measure_total_cost, option="--max-total-cost USD",
-              help="maximum total cost of all traces, e.g. 5", parse=parse_usd),
+    Threshold("total cost", format_cost, "costs", sum, blames_all=True,
+              option="--max-total-cost USD", help="maximum total cost of all traces, e.g. 5",
+              parse=parse_usd),
 )
 TRACE_COUNT = Threshold("count", format_count, is_minimum=True, no_data_verdict="TOO FEW")
 CHECK_COLUMNS = tuple(Column(key.title(), key)
@@ -4109,19 +3962,15 @@ WORST_COLUMNS = (Column("Trace", "trace_id"), Column("Value", "value"), Column("
 
 
 class CheckResult:
-    """What was measured for a threshold, and whether it holds.
-
-    passed: None if nothing could be measured; traces: in how many it was measured; worst: the
-    (value, trace ID) of those that are to blame.
-    """
+    """What was measured for a threshold, and whether it holds."""
 
     def __init__(self, threshold, limit, value, passed, traces=None, worst=(), title=None):
         self.threshold = threshold
         self.limit = limit
         self.value = value
-        self.passed = None if value is None else passed
-        self.traces = traces
-        self.worst = [] if passed else list(worst[:MAX_WORST])
+        self.passed = None if value is None else passed     # None: nothing could be measured
+        self.traces = traces            # in how many it was measured
+        self.worst = [] if passed else list(worst[:MAX_WORST])      # (value, trace ID) to blame
         self.title = title or threshold.title
 
     def record(self) -> dict:
@@ -4136,13 +3985,10 @@ class CheckResult:
         limit = self.threshold.format_value(self.limit)
         if measured == limit and self.passed is False:      # they differ in digits not shown
             measured, limit = f"{self.value:.10g}", f"{self.limit:.10g}"
+        verdicts = {True: "OK", False: "FAILED", None: self.threshold.no_data_verdict}
         return {"check": printable(self.title), "measured": measured,
                 "threshold": f"{self.threshold.sign} {limit}",
-                "traces": format_count(self.traces), "verdict": self.verdict}
-
-    @property
-    def verdict(self) -> str:
-        return {True: "OK", False: "FAILED", None: self.threshold.no_data_verdict}[self.passed]
+                "traces": format_count(self.traces), "verdict": verdicts[self.passed]}
 
     def worst_rows(self) -> list:
         """Text for each of WORST_COLUMNS."""
@@ -4153,8 +3999,7 @@ class CheckResult:
     def sentence(self) -> str:
         """Such as "failed: measured 4.8s, threshold ≤ 3.0s"."""
         row = self.row()
-        return (f"{self.verdict.lower()}: measured {row['measured']}, "
-                f"threshold {row['threshold']}")
+        return f"{row['verdict'].lower()}: measured {row['measured']}, threshold {row['threshold']}"
 
 
 def exit_code_of(results) -> int:
@@ -4165,21 +4010,16 @@ def exit_code_of(results) -> int:
     return EXIT_CODES["NOTHING_TO_CHECK"] if None in verdicts else 0
 
 
-class Gate:
-    """Thresholds that the traces of a scan are compared with.
+class Gate(Struct):
+    """Thresholds that the traces of a scan are compared with."""
 
-    checks: (Threshold, limit) pairs; min_count: fewer traces are not enough data.
-    """
-
-    def __init__(self, scan, checks, min_count):
-        self.scan = scan
-        self.checks = checks
-        self.min_count = min_count
-        self.stats = TraceStats()
-        self.results = []
+    scan: TraceScan
+    checks: list                    # (Threshold, limit) pairs
+    min_count: int                  # fewer traces are not enough data
 
     def run(self) -> list:
         """Reads the traces and returns the CheckResults. Raises Failure."""
+        self.stats = TraceStats()
         for trace in self.scan:
             self.stats.add(trace)
         self.results = [threshold.check(self.stats, limit) for threshold, limit in self.checks]
@@ -4195,7 +4035,8 @@ class Gate:
         if code in (0, EXIT_CODES["CHECK_FAILED"]):
             return f"{'Failed' if code else 'Passed'} ({traces} checked)."
         if self.stats.count < self.min_count:
-            return f"Not enough traces: {format_count(self.stats.count)} of {self.min_count}."
+            wanted = format_count(self.min_count)
+            return f"Not enough traces: {format_count(self.stats.count)} of {wanted}."
         return f"No data to check ({traces})."
 
     def advice(self) -> str:
@@ -4204,36 +4045,34 @@ class Gate:
         if self.stats.count < self.min_count:
             told.append("Use an earlier --since or relax the filters.")
         if any(result.passed is None and result.threshold.needs_scores for result in self.results):
-            names = ", ".join(map(printable, self.stats.evaluators()))
+            evaluators = sorted(name for name in self.stats.scores if name is not None)
+            names = ", ".join(map(printable, evaluators))
             told.append(f"There are scores from: {names}." if names else "No trace has a score.")
         return " ".join(filter(None, told))
 
 
 # --- reports
 
-class GateReport:
-    """Where a gate reports besides its output: a JUnit file, and GitHub Actions.
+class GateReport(Struct):
+    """Where a gate reports besides its output: a JUnit file, and GitHub Actions."""
 
-    The file is opened first, so that one which cannot be written is an error at the start, and
-    written as a whole or not at all. junit: its path, or None; output: that of -o.
-    """
-
-    def __init__(self, title, console, junit=None, output=None):
-        if junit and junit in ("-", output):
-            raise usage_error("--junit needs a file of its own")
-        self.title = title
-        self.console = console
-        self.target = output_file(junit) if junit else None
+    title: str
+    console: Console
+    junit: str = None               # the path of the JUnit file
+    output: str = None              # that of -o
 
     def __enter__(self):
-        self.file = self.target.__enter__() if self.target else None
+        if self.junit and self.junit in ("-", self.output):
+            raise usage_error("--junit needs a file of its own")
+        # Opened first: a file that cannot be written is an error before anything is read.
+        self.file = output_file(self.junit).__enter__() if self.junit else None
         return self
 
     def __exit__(self, kind, error, trace):
         if isinstance(error, Failure):
             annotate(f"{error.message}. {error.hint}", self.console)
-        if self.target:
-            self.target.__exit__(kind, error, trace)
+        if self.file:
+            self.file.__exit__(kind, error, trace)
 
     def write(self, results):
         """Reports the CheckResults."""
@@ -4267,9 +4106,15 @@ def report_to_github(results, title, console):
     path = setting("GITHUB_STEP_SUMMARY")
     if not setting("GITHUB_ACTIONS") or not path:
         return
+    has_traces = any(result.traces is not None for result in results)
+    columns = CHECK_COLUMNS if has_traces else CHECK_COLUMNS[:-1]
+    lines = [f"### {title}", ""] + _markdown_table(columns, [result.row() for result in results])
+    worst = [row for result in results for row in result.worst_rows()]
+    if worst:
+        lines += ["", "Worst traces:", ""] + _markdown_table(WORST_COLUMNS, worst)
     try:
         with open(path, "a", encoding="utf-8") as file:
-            file.write("\n".join(_summary_lines(results, title)) + "\n\n")
+            file.write("\n".join(lines) + "\n\n")
     except OSError as error:
         console.tell(f"Cannot write GITHUB_STEP_SUMMARY: {os_reason(error)}")
 
@@ -4278,16 +4123,6 @@ def annotate(text, console):
     """Prints an error annotation, in GitHub Actions alone."""
     if setting("GITHUB_ACTIONS"):
         console.say("::error title=twosignal::" + printable(text).rstrip().replace("%", "%25"))
-
-
-def _summary_lines(results, title) -> list:
-    """The checks and the worst traces as Markdown tables."""
-    has_traces = any(result.traces is not None for result in results)
-    columns = CHECK_COLUMNS if has_traces else CHECK_COLUMNS[:-1]
-    lines = [f"### {title}", ""] + _markdown_table(columns, [result.row() for result in results])
-    worst = [row for result in results for row in result.worst_rows()]
-    return lines + (["", "Worst traces:", ""] + _markdown_table(WORST_COLUMNS, worst)
-                    if worst else [])
 
 
 def _markdown_table(columns, rows) -> list:
@@ -4300,10 +4135,7 @@ def _markdown_table(columns, rows) -> list:
 # --- waiting
 
 def polls(transport, deadline):
-    """Yields for each poll until a time.monotonic(), and pauses in between.
-
-    The last one begins when the time is over.
-    """
+    """Yields for each poll, with pauses between them; the last begins at the deadline."""
     import random
     clock = transport.clock
     pause = 1.0
@@ -4330,10 +4162,6 @@ class WaitProgress(Struct):
     missing = frozenset()           # evaluators that lack a score
     query = scan = evaluators = None
 
-    def __init__(self, *values):
-        super().__init__(*values)
-        self.scored_ids = set()
-
     @property
     def is_complete(self) -> bool:
         return self.found >= self.wanted
@@ -4348,23 +4176,21 @@ class WaitProgress(Struct):
             return
         if self.evaluators is None:
             self.evaluators = enabled_evaluators(self.client, self.query.project)
+            self.scored_ids = set()
         self.scan = TraceScan(self.client, self.query, self.console, scores=SCORES_REQUIRED,
                               needs_all=True)
         self.missing = set()
         for pairs in self.scan.pages():
-            self._count_scored(pairs)
+            # The scores of those that have been counted are not asked for again.
+            new = [pair for pair in pairs if str(pair[1]["id"]) not in self.scored_ids]
+            for trace in self.scan.records(new):
+                names = {str(score.get("evaluator")) for score in trace["scores"]}
+                self.missing |= self.evaluators - names
+                if self.evaluators <= names:
+                    self.scored_ids.add(str(trace["id"]))
+            self.found = min(len(self.scored_ids), self.wanted)
             if self.is_complete:
                 break
-
-    def _count_scored(self, pairs):
-        """Counts the traces that are scored; those that were counted are not asked for again."""
-        new = [pair for pair in pairs if str(pair[1]["id"]) not in self.scored_ids]
-        for trace in self.scan.records(new):
-            names = {str(score.get("evaluator")) for score in trace["scores"]}
-            self.missing |= self.evaluators - names
-            if self.evaluators <= names:
-                self.scored_ids.add(str(trace["id"]))
-        self.found = min(len(self.scored_ids), self.wanted)
 
     def advice(self) -> str:
         """How many traces were scanned; after a timeout, what is missing and what to check."""
@@ -4422,30 +4248,23 @@ class TraceTail:
 
     def poll(self) -> list:
         """What is new. Raises Failure; the next poll then returns what this one would have."""
-        seen_before = dict(self._seen)
-        matched_before = set(self._matched)
+        before = dict(self._seen), set(self._matched)
+        pairs = []
         try:
-            traces = self.scan.records(self._read_new())
+            for page in self._pages():
+                count = len(self._seen)
+                pairs += self._take_new(page.traces)
+                new = len(self._seen) - count
+                # All of a page without a next one is new: there may have been more.
+                self.has_missed = page.more is More.UNKNOWN and new == len(page.traces)
+                if page.traces and not new or self._has_no_times and new < len(page.traces):
+                    break
+            traces = self.scan.records(pairs)
         except BaseException:
-            self._seen = seen_before
-            self._matched = matched_before
+            self._seen, self._matched = before
             raise
         self._forget_oldest()
         return traces[::-1]
-
-    def _read_new(self) -> list:
-        """(wire trace, record) of the new matches; reads pages until one has nothing new."""
-        pairs = []
-        self.has_missed = False
-        for page in self._pages():
-            count = len(self._seen)
-            pairs += self._take_new(page.traces)
-            new = len(self._seen) - count
-            if page.traces and not new or self._has_no_times and new < len(page.traces):
-                break
-            # All of a page without a next one is new: there may have been more.
-            self.has_missed = page.more is More.UNKNOWN and new == len(page.traces)
-        return pairs
 
     def _pages(self):
         return self.scan.client.trace_pages(self.scan.query.input(), lambda: PAGE_SIZE)
