@@ -39,7 +39,6 @@ __version__ = "1.1.0"
 
 DEFAULT_URL = "https://app.twosignal.dev"
 USER_AGENT = f"twosignal/{__version__} (Python {sys.version_info[0]}.{sys.version_info[1]})"
-
 DEFAULT_TIMEOUT = 30.0              # seconds for a request, its retries included
 DEFAULT_LIMIT = 20                  # traces in a listing
 DEFAULT_WAIT = 300.0                # seconds that traces wait waits
@@ -68,29 +67,21 @@ TAIL_MEMORY = 20000                 # traces that traces tail remembers
 MAX_CACHED_NAMES = 10000            # field names; a server's are few, unless it means harm
 
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
-# Unix seconds of the years 1 to 9999, which time.gmtime and ISO 8601 can both express.
-FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800
+FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
 MAX_EXPIRY = 1e11                   # Unix seconds; a larger expires_at is none, nor milliseconds
 
 PLANS = {                           # traces and LLM evaluations a month; None: unlimited
-    "FREE": (10000, 500),
-    "PRO": (50000, 5000),
-    "GROWTH": (150000, 15000),
-    "TEAM": (500000, 50000),
-    "ENTERPRISE": (None, None),
+    "FREE": (10000, 500), "PRO": (50000, 5000), "GROWTH": (150000, 15000),
+    "TEAM": (500000, 50000), "ENTERPRISE": (None, None),
 }
 
 EXIT_CODES = {                      # the exit code for an error's code; any other means 1
     "USAGE": 2,
     "CONNECTION_REFUSED": 3, "CONNECTION_FAILED": 3, "TIMED_OUT": 3, "LOCKED": 3,
     "NOT_LOGGED_IN": 4, "UNAUTHORIZED": 4,
-    "FORBIDDEN": 5,
-    "NOT_FOUND": 6,
-    "TOO_MANY_REQUESTS": 7,
+    "FORBIDDEN": 5, "NOT_FOUND": 6, "TOO_MANY_REQUESTS": 7,
     "INTERNAL_SERVER_ERROR": 8, "TIMEOUT": 8, "BAD_ANSWER": 8, "REDIRECTED": 8, "UNSUPPORTED": 8,
-    "UNKNOWN_OUTCOME": 9,
-    "CHECK_FAILED": 10,
-    "NOTHING_TO_CHECK": 11,
+    "UNKNOWN_OUTCOME": 9, "CHECK_FAILED": 10, "NOTHING_TO_CHECK": 11,
 }
 EXIT_INTERRUPTED = 130              # 128 + SIGINT, as a shell reports it
 EXIT_TERMINATED = 143               # 128 + SIGTERM
@@ -102,18 +93,14 @@ EXIT_READER_GONE = 141              # 128 + SIGPIPE
 ############################################################
 
 class Failure(Exception):
-    """What went wrong and what to do about it, ready to be shown to a user.
-
-    message: a sentence without its full stop; hint: the way out, in full sentences, or "";
-    code: a key of EXIT_CODES, or the server's own code; problems: further lines, one each.
-    """
+    """What went wrong and what to do about it, ready to be shown to a user."""
 
     def __init__(self, message, hint="", code="FAILED", problems=()):
         super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.code = code
-        self.problems = list(problems)
+        self.message = message              # a sentence without its full stop
+        self.hint = hint                    # the way out, in full sentences, or ""
+        self.code = code                    # a key of EXIT_CODES, or the server's own code
+        self.problems = list(problems)      # further lines, one each
 
     @property
     def exit_code(self) -> int:
@@ -163,16 +150,10 @@ def os_reason(error) -> str:
 
 
 class Struct:
-    """An object made of its arguments, which are named by the annotations of its class.
-
-    A class attribute is a default. It stands in for dataclasses, which Python 3.6 lacks.
-    """
+    """Stores its arguments as the attributes that its class annotates, as dataclasses do in 3.7."""
 
     def __init__(self, *values, **named):
-        names = list(type(self).__annotations__)
-        if len(values) > len(names):
-            raise TypeError(f"{type(self).__name__} takes {len(names)} values")
-        vars(self).update(zip(names, values), **named)
+        vars(self).update(zip(type(self).__annotations__, values), **named)
 
 
 def without_none(**values) -> dict:
@@ -192,13 +173,11 @@ _UNSAFE = (
     "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]")
 _TIMESTAMP = (
     r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)"
-    r"(\.\d{1,9})?(Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?\Z")
+    r"(\.\d{1,9})?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))?\Z")
 _DECIMAL = r"(?a)-?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?\Z"
-_ASCII_SUBSTITUTES = {
-    ord("─"): "-", ord("…"): "...", ord("█"): "#", ord("░"): ".",
-    ord("├"): "|", ord("└"): "`", ord("│"): "|", ord("≥"): ">=", ord("≤"): "<=", ord("→"): "->",
-}
-_UNIX_EPOCH_DAY = 719163            # datetime.date(1970, 1, 1).toordinal()
+_ASCII_SUBSTITUTES = str.maketrans({
+    "─": "-", "…": "...", "█": "#", "░": ".", "├": "|", "└": "`", "│": "|",
+    "≥": ">=", "≤": "<=", "→": "->"})
 _encoders = {}                      # (indent, ascii_only): json.JSONEncoder; a cache
 
 
@@ -208,15 +187,12 @@ def printable(value) -> str:
         return "-"
     if not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str)
-    if value.isprintable():
-        return value
-    return re.sub(_UNSAFE, _escape, value)
+    return value if value.isprintable() else re.sub(_UNSAFE, _escape, value)
 
 
 def _escape(match) -> str:
-    code_point = ord(match.group())
-    form = "\\x%02x" if code_point < 0x100 else "\\u%04x" if code_point < 0x10000 else "\\U%08x"
-    return form % code_point
+    character = match.group()
+    return f"\\x{ord(character):02x}" if character in "\t\n\r" else ascii(character)[1:-1]
 
 
 def to_json(value, indent=2, ascii_only=False) -> str:
@@ -227,12 +203,8 @@ def to_json(value, indent=2, ascii_only=False) -> str:
     text = _encoders[key].encode(value)
     if text.replace("\n", "").isprintable():
         return text
-    return re.sub(_UNSAFE, _json_escape, text)
-
-
-def _json_escape(match) -> str:
     # A raw line break can only be the encoder's own: inside a string it is escaped already.
-    return "\n" if match.group() == "\n" else json.dumps(match.group())[1:-1]
+    return re.sub("(?!\n)" + _UNSAFE, lambda match: json.dumps(match.group())[1:-1], text)
 
 
 def encodable(text: str, encoding: str) -> str:
@@ -244,22 +216,16 @@ def encodable(text: str, encoding: str) -> str:
         encoding = "ascii"
     except UnicodeEncodeError:
         pass
-    text = text.translate(_ASCII_SUBSTITUTES)
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return text.translate(_ASCII_SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def display_width(text: str) -> int:
-    """Columns of a terminal that the text takes."""
-    if text.isprintable() and len(text) == len(text.encode("utf-8", "replace")):
-        return len(text)
-    return sum(map(_character_width, text))
-
-
-def _character_width(character: str) -> int:
+    """Columns of a terminal that the text takes: 2 for a wide character, 0 for an accent."""
+    if len(text) == len(text.encode("utf-8", "replace")):
+        return len(text)            # nearly always: ASCII alone
     import unicodedata
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text
+               if unicodedata.category(character) not in ("Mn", "Me", "Cf"))
 
 
 def truncate(text: str, columns: int) -> str:
@@ -268,7 +234,7 @@ def truncate(text: str, columns: int) -> str:
         return text
     room = columns - 1
     for position, character in enumerate(text):
-        room -= _character_width(character)
+        room -= display_width(character)
         if room < 0:
             break
     return text[:position] + "…"
@@ -291,16 +257,13 @@ def mask_secrets(text: str, secrets) -> str:
     return text
 
 
-# --- numbers, durations, costs
-
 def to_number(value):
     """A finite int or float, from a decimal string too; None for anything else."""
     if isinstance(value, str) and len(value) <= MAX_DIGITS and re.match(_DECIMAL, value):
-        value = int(value) if re.match(r"-?\d+\Z", value) else float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    is_finite = abs(value) < 10 ** MAX_DIGITS       # also false for NaN and the infinities
-    return value if is_finite else None
+        value = int(value) if value.lstrip("-").isdigit() else float(value)
+    if type(value) in (int, float) and abs(value) < 10 ** MAX_DIGITS:   # not bool, nan, inf
+        return value
+    return None
 
 
 def format_duration(milliseconds) -> str:
@@ -354,7 +317,7 @@ def counted(number, noun: str) -> str:
 
 def format_list(value) -> str:
     """agent, v2 of a list of texts; - for anything else."""
-    return ", ".join(map(printable, value)) or "-" if isinstance(value, list) else "-"
+    return ", ".join(map(printable, value if isinstance(value, list) else ())) or "-"
 
 
 def yes_or_no(value) -> str:
@@ -371,58 +334,48 @@ def bar(used, limit, columns=20) -> str:
     return f"{'█' * filled}{'░' * (columns - filled)} {share * 100:.1f}%"
 
 
-# --- timestamps
-
 def parse_timestamp(timestamp):
     """Unix seconds of an ISO 8601 timestamp, UTC if it names no zone; None for anything else."""
     match = re.match(_TIMESTAMP, timestamp) if isinstance(timestamp, str) else None
-    seconds = _whole_seconds(match) if match else None
+    seconds = match and _whole_seconds(match)
     return None if seconds is None else seconds + float(match.group(7) or 0)
 
 
 def _whole_seconds(match):
-    """Unix seconds of what _TIMESTAMP matched, without the fraction; None for a day like 02-30."""
+    """Unix seconds without the fraction; None on 02-30, and outside the years 1 to 9999 of UTC."""
     import datetime
-    year, month, day, hour, minute, second = [int(part) for part in match.groups()[:6]]
+    *fields, _, sign, zone_hours, zone_minutes = match.groups("0")
+    year, month, day, hour, minute, second = map(int, fields)
     try:
-        days = datetime.date(year, month, day).toordinal() - _UNIX_EPOCH_DAY
+        days = datetime.date(year, month, day).toordinal() - 1      # since 0001-01-01
     except ValueError:
         return None
-    seconds = days * DAY + hour * HOUR + minute * MINUTE + second
-    zone = (match.group(8) or "Z").replace(":", "")
-    if zone == "Z":
-        return seconds
-    offset = int(zone[1:3]) * HOUR + int(zone[3:]) * MINUTE
-    return seconds + offset if zone[0] == "-" else seconds - offset
+    seconds = (FIRST_SECOND + days * DAY + hour * HOUR + minute * MINUTE + second
+               - int(sign + zone_hours) * HOUR - int(sign + zone_minutes) * MINUTE)
+    return seconds if FIRST_SECOND <= seconds < END_OF_TIME else None
 
 
 def utc_timestamp(timestamp: str) -> str:
-    """A timestamp as 2026-03-14T10:30:00Z: in UTC, .000 dropped, other fractions kept.
-
-    Text that is no timestamp, or none within the years 1 to 9999, is returned as it is.
-    """
-    if timestamp[10:11] == "T" and timestamp[-1:] == "Z" and timestamp[19:-1].strip(".0"):
+    """A timestamp as 2026-03-14T10:30:00Z, fractions other than .000 kept; other text as it is."""
+    is_usual = timestamp[10:11] == "T" and timestamp[-1:] == "Z"
+    if is_usual and timestamp[19:-1].strip(".0"):
         return timestamp            # nearly all are like that, and need no pattern
     match = re.match(_TIMESTAMP, timestamp)
-    if match is None:
+    if match and is_usual:
+        return timestamp[:19] + "Z"
+    seconds = match and _whole_seconds(match)
+    if seconds is None:
         return timestamp
     fraction = match.group(7) or ""
-    fraction = fraction if fraction.strip(".0") else ""
-    if match.group(8) == "Z" and timestamp[10] == "T":
-        return timestamp[:19] + fraction + "Z"
-    seconds = _whole_seconds(match)
-    if seconds is None or not FIRST_SECOND <= seconds < END_OF_TIME:
-        return timestamp
-    return iso_timestamp(seconds, fraction)
+    return iso_timestamp(seconds, fraction if fraction.strip(".0") else "")
 
 
 def iso_timestamp(seconds, fraction="") -> str:
     """Unix seconds as ISO 8601 in UTC; a value that is no time as text."""
     try:
-        year, month, day, hour, minute, second = time.gmtime(seconds)[:6]
+        return "%04d-%02d-%02dT%02d:%02d:%02d" % time.gmtime(seconds)[:6] + fraction + "Z"
     except (ValueError, OverflowError, OSError, TypeError):
         return str(seconds)
-    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}{fraction}Z"
 
 
 def wire_timestamp(seconds) -> str:
@@ -432,23 +385,17 @@ def wire_timestamp(seconds) -> str:
 
 
 def format_age(timestamp, now=None) -> str:
-    """just now, 2 min ago, 3 hours ago, 5 days ago; a date after 30 days.
-
-    now: Unix seconds; the present by default.
-    """
+    """just now, 2 min ago, 3 hours ago, 5 days ago; a date after 30 days."""
     seconds = parse_timestamp(timestamp)
     if seconds is None:
         return printable(timestamp)
     passed = (time.time() if now is None else now) - seconds
-    if passed < MINUTE:
-        return "just now"
-    if passed < HOUR:
-        return f"{int(passed // MINUTE)} min ago"
-    if passed < DAY:
-        return f"{counted(int(passed // HOUR), 'hour')} ago"
-    if passed < 30 * DAY:
-        return f"{counted(int(passed // DAY), 'day')} ago"
-    return iso_timestamp(seconds)[:10]
+    if passed >= 30 * DAY:
+        return iso_timestamp(seconds)[:10]
+    for length, unit in ((DAY, "day"), (HOUR, "hour")):
+        if passed >= length:
+            return f"{counted(int(passed // length), unit)} ago"
+    return f"{int(passed // MINUTE)} min ago" if passed >= MINUTE else "just now"
 
 
 def format_time_of_day(timestamp) -> str:
@@ -458,7 +405,6 @@ def format_time_of_day(timestamp) -> str:
         return printable(timestamp)
     day, _, time_of_day = iso_timestamp(seconds).partition("T")
     return time_of_day if day == iso_timestamp(time.time())[:10] else day
-
 
 ############################################################
 # Records
@@ -481,10 +427,9 @@ _LEADING_KEYS = {                   # keys that each such record has, and their 
     "usage": ("traces_used", "spans_used", "evals_used"),
 }
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
-_JSON_SCALARS = frozenset((type(None), int, float, bool, str))
 # A listing converts millions of values, so what is known about a key is looked up, not worked out.
 _snake_cache = {}                   # camelCase: snake_case
-_rules_cache = {}                   # kind: {wire key: (record key, convert, unchanged types)}
+_rules_cache = {}                   # kind: {wire key: (record key, {type: function})}
 
 
 def snake_case(name: str) -> str:
@@ -507,76 +452,57 @@ def to_record(wire, kind=""):
     record = dict.fromkeys(_LEADING_KEYS.get(kind, ()))
     rules = _rules_cache.setdefault(kind, {})
     for key, value in wire.items():
-        name, convert, unchanged_types = rules.get(key) or _add_rule(rules, kind, key)
+        name, functions = rules.get(key) or _add_rule(rules, kind, key)
         if name != key and (record.get(name) is not None or wire.get(name) is not None):
             name = key              # an object with both spellings keeps both
         elif value is None:
             record.setdefault(name)
             continue
-        record[name] = value if type(value) in unchanged_types else convert(value)
+        convert = functions.get(type(value))
+        record[name] = convert(value) if convert else value
     if isinstance(record.get("_count"), dict):
-        _spread_counts(record, record.pop("_count"))
+        _spread_counts(record)
     return record
 
 
-def _spread_counts(record, counts):
-    """Stores {"spans": 3} as span_count: 3; a count whose key is taken stays in `_count`."""
-    for what, value in counts.items():
+def _add_rule(rules, kind, key) -> tuple:
+    """Stores and returns the rule for a wire key; values of other types stay as they are."""
+    if len(rules) > MAX_CACHED_NAMES:
+        rules.clear()
+    name = _RENAMED_KEYS.get(kind, {}).get(key) or snake_case(key)
+    nested_kind = _NESTED_KINDS.get(name, "")
+    functions = {dict: lambda wire: to_record(wire, nested_kind),
+                 list: lambda wires: [to_record(wire, nested_kind) for wire in wires]}
+    if key in USER_DATA or key == "_count":
+        functions = {}
+    elif name == "cost_usd":        # a number, a decimal string, or null
+        functions = dict.fromkeys((str, float, bool, dict, list), to_number)
+    elif name == "score":
+        functions[str] = to_number
+    elif name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
+        functions[str] = utc_timestamp
+    rules[key] = (name, functions)
+    return rules[key]
+
+
+def _spread_counts(record):
+    """Makes span_count: 3 of _count: {"spans": 3}; a count whose key is taken stays in `_count`."""
+    taken = {}
+    for what, value in record["_count"].items():
         name = snake_case(what).rstrip("s") + "_count"
         if record.get(name) is None:
             record[name] = value
         elif record[name] != value:
-            record.setdefault("_count", {})[what] = value
-
-
-def _add_rule(rules, kind, key) -> tuple:
-    """Stores how a wire key is treated, and returns it.
-
-    The rule is (record key, function for its values, types of values that stay as they are).
-    """
-    if len(rules) > MAX_CACHED_NAMES:
-        rules.clear()
-    name = _RENAMED_KEYS.get(kind, {}).get(key) or snake_case(key)
-    if key in USER_DATA or key == "_count":
-        rules[key] = (name, _unchanged, _JSON_SCALARS)
-    else:
-        rules[key] = (name,) + _conversion(name)
-    return rules[key]
-
-
-def _unchanged(value):
-    return value
-
-
-def _conversion(name) -> tuple:
-    """The function for the values of a record's key, and the types that it leaves as they are."""
-    nested_kind = _NESTED_KINDS.get(name, "")
-
-    def convert_nested(value):
-        if isinstance(value, list):
-            return [to_record(item, nested_kind) for item in value]
-        return to_record(value, nested_kind)
-
-    if name == "cost_usd":          # a number, a decimal string, or null
-        return to_number, frozenset((type(None), int))
-    is_time = name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp")
-    if not is_time and name != "score":
-        return convert_nested, _JSON_SCALARS
-    convert_text = utc_timestamp if is_time else to_number
-
-    def convert(value):
-        return convert_text(value) if isinstance(value, str) else convert_nested(value)
-
-    return convert, _JSON_SCALARS - {str}
+            taken[what] = value
+    del record["_count"]
+    if taken:
+        record["_count"] = taken
 
 
 def usage_record(wire: dict, plan) -> dict:
-    """A month's usage with the limits of the plan; null if unlimited or unknown.
-
-    plan: its name, or anything else if the server did not tell.
-    """
+    """A month's usage with the limits of the plan; null if unlimited or unknown."""
     used = to_record(wire, "usage")
-    plan = plan if isinstance(plan, str) else None
+    plan = plan if isinstance(plan, str) else None      # a server may not tell it
     traces_limit, evals_limit = PLANS.get(plan, (None, None))
     return {
         "month": used.pop("month", None), "plan": plan,
@@ -585,8 +511,6 @@ def usage_record(wire: dict, plan) -> dict:
         "evals_used": to_number(used.pop("evals_used")), "evals_limit": evals_limit,
         "projects": used.pop("projects", []), **used}
 
-
-# --- paths into records
 
 def get_path(value, path: str):
     """What is at a path such as scores.0.score; None if there is nothing."""
@@ -604,15 +528,6 @@ def get_item(container, key: str):
     return None
 
 
-def path_names(record):
-    """Every path into a record that --fields takes; of a list, those of its first entry."""
-    for key, value in record.items():
-        yield key
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            for name in value[0]:
-                yield f"{key}.0.{name}"
-
-
 def child_records(record, key) -> list:
     """The records in a list below a key. Raises BAD_ANSWER if there is anything else."""
     rows = record.get(key) or []
@@ -622,34 +537,34 @@ def child_records(record, key) -> list:
 
 
 def span_tree(spans) -> list:
-    """(depth, span) in order of start time, children below their parent.
-
-    A span whose parent is missing stands at the top; of a cycle, each span appears once.
-    """
-    spans = [span for span in spans if isinstance(span, dict)]
-    spans.sort(key=lambda span: parse_timestamp(span.get("start_time")) or 0)
+    """(depth, span) of each span once, in order of start time, children below their parent."""
+    spans = sorted(spans, key=lambda span: parse_timestamp(span.get("start_time")) or 0)
     ids = {str(span["id"]) for span in spans if span.get("id") is not None}
     children = {}                   # by parent ID; None: the parent is missing
     for span in spans:
         parent = str(span.get("parent_span_id"))
         children.setdefault(parent if parent in ids else None, []).append(span)
-    placed = []
-    seen = set()
-    for start in [children.get(None, [])] + [[span] for span in spans]:     # the latter: cycles
-        waiting = [(0, span) for span in reversed(start)]
-        while waiting:
-            depth, span = waiting.pop()
-            if id(span) not in seen:
-                seen.add(id(span))
-                placed.append((depth, span))
-                below = children.get(str(span.get("id")), [])
-                waiting += [(depth + 1, child) for child in reversed(below)]
-    return placed
+    placed = {}                     # id(span): (depth, span)
+    # All spans wait, behind those at the top: those of a cycle are below none of them.
+    waiting = [(0, span) for span in reversed(children.get(None, []) + spans)]
+    while waiting:
+        depth, span = waiting.pop()
+        if id(span) not in placed:
+            placed[id(span)] = (depth, span)
+            below = children.get(str(span.get("id")), [])
+            waiting += [(depth + 1, child) for child in reversed(below)]
+    return list(placed.values())
 
 
 ############################################################
 # Rendering
 ############################################################
+
+# The colours of verdicts and statuses: red, or green.
+_WORD_COLOURS = {"ERROR": 31, "FAILED": 31, "TOO FEW": 31, "NOTHING TO CHECK": 31, "OK": 32}
+# Spreadsheets take text that begins like this for a formula; full-width characters too.
+_FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+
 
 class Column(Struct):
     """A heading, and the text below it."""
@@ -689,30 +604,20 @@ class Result(Struct):
 
     A subclass has records(), the rows for jsonl, csv and tsv; json_lines(screen) and
     table_lines(screen) yield whole lines of one JSON document, and of text for people.
-    conclude: a function without parameters, called once all is printed; it returns an Outcome. If
-    it raises Failure, the output is void, and the file of -o is not written.
     """
 
     columns = ()
+    # Called once all is printed. If it raises Failure, the output is void: -o writes no file.
     conclude = staticmethod(Outcome)
     streams = False             # rows are printed as they happen, and there is no last one
     extra_fields = ()           # of later records, although the first ones may lack them
 
     def batches(self):
-        """Yields the rows in lists: as many as a page, or one by one if they stream."""
-        return in_batches(self.records(), 1 if self.streams else PAGE_SIZE)
-
-
-def in_batches(rows, size):
-    """Yields lists of that many rows; the last one may be shorter."""
-    batch = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        """An iterator of lists of rows: as many as a page, or one by one if they stream."""
+        from itertools import islice
+        rows = iter(self.records())
+        size = 1 if self.streams else PAGE_SIZE
+        return iter(lambda: list(islice(rows, size)), [])
 
 
 class Listing(Result):
@@ -740,48 +645,39 @@ class Listing(Result):
         widths = None
         for rows in self.batches():
             cells = [[column.text(row) for column in self.columns] for row in rows]
-            if widths is None:
-                widths = _column_widths(self.columns, cells, screen.columns)
-                lines = [_table_line(row, widths, screen.columns)
-                         for row in [[column.heading for column in self.columns]] + cells]
+            if widths is None:      # those of the first page are kept
+                headings = [column.heading for column in self.columns]
+                widths = _column_widths(self.columns, [headings] + cells, screen.columns)
+                lines = [_table_line(row, widths) for row in [headings] + cells]
                 yield lines[0] + "\n" + "─" * max(map(display_width, lines)) + "\n"
             for row in cells:
-                line = _table_line(row, widths, screen.columns)
+                line = _table_line(row, widths)
                 yield (_coloured(line, row) if screen.colour else line) + "\n"
         if widths is None:
             yield f"No {self.noun} found.\n"
 
 
-def _column_widths(columns, cells, room) -> list:
-    """The width of each column, without that of an optional last one that has no room."""
-    widths = []
-    for i, column in enumerate(columns):
-        texts = [column.heading] + [row[i] for row in cells]
-        widths.append(max([column.min_width] + list(map(display_width, texts))))
-    last = columns[-1]
-    taken = sum(widths[:-1]) + 2 * len(widths[:-1])
-    if last.optional and room - taken < max(8, display_width(last.heading)):
+def _column_widths(columns, rows, room) -> list:
+    """The width of each column; an optional last one is dropped if it has no room."""
+    widths = [max(column.min_width, *map(display_width, texts))
+              for column, texts in zip(columns, zip(*rows))]
+    left = room - sum(widths[:-1]) - 2 * len(widths[:-1])
+    if columns[-1].optional and left < max(8, display_width(columns[-1].heading)):
         return widths[:-1]
-    return widths
+    return widths[:-1] + [max(8, left)]
 
 
-def _table_line(cells, widths, room) -> str:
+def _table_line(cells, widths) -> str:
     """Cells side by side, two blanks apart; the last column is truncated if it does not fit."""
     padded = [cell + " " * (size - display_width(cell)) for cell, size in zip(cells, widths)]
     if len(cells) == len(widths):   # otherwise the optional column was dropped
-        left = sum(widths[:-1]) + 2 * len(widths[:-1])
-        padded[-1] = truncate(cells[-1], max(8, room - left))
+        padded[-1] = truncate(cells[-1], widths[-1])
     return "  ".join(padded).rstrip(" ")
-
-
-_RED, _GREEN = 31, 32
-_WORD_COLOURS = (("ERROR", _RED), ("FAILED", _RED), ("TOO FEW", _RED), ("NOTHING TO CHECK", _RED),
-                 ("OK", _GREEN))
 
 
 def _coloured(line, cells) -> str:
     """The line with the cell that is a verdict or status in its colour."""
-    for word, colour in _WORD_COLOURS:
+    for word, colour in _WORD_COLOURS.items():
         if word in cells:
             before, found, rest = line.partition("  " + word)
             return f"{before}  \x1b[{colour}m{word}\x1b[0m{rest}" if found else line
@@ -789,10 +685,7 @@ def _coloured(line, cells) -> str:
 
 
 class Details(Result):
-    """One record: a line for each field, then further parts.
-
-    Formats other than the table print the record alone.
-    """
+    """A table of one record's fields, then further parts; other formats print the record alone."""
 
     record: object
     fields: tuple = ()
@@ -815,9 +708,7 @@ class Details(Result):
             yield f"{heading.ljust(left)}  {text}\n"
         for title, part in self.parts:
             yield f"\n{title}\n"
-            lines = part.table_lines(screen) if isinstance(part, Listing) else part
-            for line in lines:
-                yield line
+            yield from part.table_lines(screen) if isinstance(part, Listing) else part
 
 
 class RawValue(Result):
@@ -843,10 +734,7 @@ class Text(RawValue):
         yield self.record
 
 
-# --- formats
-
-# A format is a generator (result, screen) of text in whole lines. It returns a remark for the user
-# about what it had no place for, or None.
+# A format is a generator (result, screen) of whole lines, which returns a remark for users or None.
 
 def _json_lines_format(result, screen):
     for row in result.records():
@@ -862,10 +750,8 @@ def _csv_format(result, screen, delimiter=","):
     omitted = {}
     for rows in result.batches():
         if names is None:
-            names = _keys_of(rows)
-            if result.streams:      # one row cannot tell what those to come have
-                names += [name for name in result.extra_fields
-                          if name not in names and "." not in name]
+            # If rows stream, the first one cannot tell what those to come have.
+            names = _keys_of(rows, result.extra_fields if result.streams else ())
             writer.writerow(map(_csv_cell, names))
         omitted.update((key, None) for key in _keys_of(rows) if key not in names)
         writer.writerows([_csv_cell(row.get(name)) for name in names] for row in rows)
@@ -887,24 +773,21 @@ FORMATS = {
     "csv": _csv_format,
     "tsv": lambda result, screen: _csv_format(result, screen, "\t"),
 }
-# Spreadsheets take text that begins like this for a formula; full-width characters too.
-_FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
 def _csv_cell(value):
     """A value for a spreadsheet, which must not take it for a formula."""
-    if value is None or isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, str):
+        return printable("'" + value if value.startswith(_FORMULA_STARTS) else value)
+    if value is None or type(value) in (int, float):
         return value
-    if not isinstance(value, str):
-        return to_json(value, indent=None)              # true, false, lists, objects
-    if value.startswith(_FORMULA_STARTS):
-        value = "'" + value
-    return printable(value)
+    return to_json(value, indent=None)      # true, false, lists, objects
 
 
-def _keys_of(rows) -> list:
-    """The keys of some records, each once, in their order."""
-    return list(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
+def _keys_of(rows, extra_fields=()) -> list:
+    """The keys of some records, each once, in their order, and those among the extra fields."""
+    keys = [key for row in rows for key in row]
+    return list(dict.fromkeys(keys + [field for field in extra_fields if "." not in field]))
 
 
 def format_of_file(path):
@@ -913,48 +796,39 @@ def format_of_file(path):
     return ending if ending in FORMATS else None
 
 
-# --- fields
-
 def only_fields(result, fields, report_error) -> Result:
-    """The result with only these fields of its records.
-
-    report_error: a function that gets the usage error for a field that no record can have, once
-    the first rows are known.
-    """
+    """The result with only these fields; report_error gets a Failure for each impossible one."""
     def picked_rows():
-        for number, batch in enumerate(result.batches()):
-            for error in _field_errors(fields, batch, result.extra_fields) if number == 0 else ():
+        for number, rows in enumerate(result.batches()):
+            for error in _field_errors(fields, rows, result.extra_fields) if number == 0 else ():
                 report_error(error)
-            for row in batch:
+            for row in rows:
                 yield {field: row[field] if field in row else get_path(row, field)
                        for field in fields}
 
     columns = [Column(field, field) for field in fields]
-    rows = picked_rows()
     if isinstance(result, Listing):
-        return Listing(result.noun, columns, rows, result.conclude, streams=result.streams)
+        return Listing(result.noun, columns, picked_rows(), result.conclude,
+                       streams=result.streams)
     if isinstance(result.record, list):
-        return Listing("records", columns, rows)
-    return Details(next(rows), columns, conclude=result.conclude)
+        return Listing("records", columns, picked_rows())
+    return Details(next(picked_rows()), columns, conclude=result.conclude)
 
 
 def _field_errors(fields, rows, extra_fields):
     """Yields a usage error for each field that none of the records can have."""
-    keys = _keys_of(rows)
-    keys += [key for key in extra_fields if "." not in key and key not in keys]
+    keys = _keys_of(rows, extra_fields)
     user_data = {snake_case(key) for key in USER_DATA}
     for field in fields:
-        is_declared = field not in extra_fields and re.sub(r"\.\d+", "", field) in extra_fields
-        if field in keys or is_declared:
-            continue
         first, *rest = field.split(".")
-        if first not in keys:
+        # "scores.score" among the extra fields stands for scores.0.score and so on.
+        is_declared = field not in extra_fields and re.sub(r"\.\d+", "", field) in extra_fields
+        is_possible = first in keys and (not user_data.isdisjoint([first] + rest) or any(
+            _may_contain(row.get(first), rest) for row in rows))
+        if not (field in keys or is_declared or is_possible):
             yield usage_error(f"There is no field '{field}'",
-                              f"Available fields: {', '.join(keys)}.")
-        elif not user_data & {first, *rest} and not any(
-                _may_contain(row.get(first), rest) for row in rows):
-            yield usage_error(f"There is no field '{field}'",
-                              "List the available fields with --fields '?'.")
+                              "List the available fields with --fields '?'." if first in keys
+                              else f"Available fields: {', '.join(keys)}.")
 
 
 def _may_contain(value, parts) -> bool:
@@ -968,13 +842,16 @@ def _may_contain(value, parts) -> bool:
 
 def field_names(result) -> Listing:
     """The paths into the first records, as --fields takes them: what --fields '?' prints."""
-    rows = next(result.batches(), [])
-    names = dict.fromkeys(name for row in rows for name in path_names(row))
-    listing = Listing("fields", (Column("Field", "field"),), [{"field": name} for name in names])
-    if isinstance(result, Details):     # a gate's verdict stays what it is
-        listing.conclude = result.conclude
-    return listing
-
+    names = {}                      # a set that keeps its order: {path: None}
+    for row in next(result.batches(), []):
+        for key, value in row.items():
+            names[key] = None
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                names.update((f"{key}.0.{name}", None) for name in value[0])
+    # The verdict of a gate stays what it is; a listing's conclusion is about its pages.
+    conclude = result.conclude if isinstance(result, Details) else Outcome
+    return Listing("fields", (Column("Field", "field"),), [{"field": name} for name in names],
+                   conclude)
 
 ############################################################
 # Files
