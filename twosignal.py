@@ -1920,8 +1920,6 @@ STATUS_CODES = {                    # tRPC's names for HTTP statuses
     405: "METHOD_NOT_SUPPORTED", 408: "TIMEOUT", 409: "CONFLICT", 412: "PRECONDITION_FAILED",
     413: "PAYLOAD_TOO_LARGE", 422: "UNPROCESSABLE_CONTENT", 429: "TOO_MANY_REQUESTS",
 }
-# A change that ends with one of these may have been made all the same.
-UNCERTAIN_CODES = ("UNKNOWN_OUTCOME", "INTERNAL_SERVER_ERROR", "TIMEOUT", "BAD_ANSWER")
 REPORT_TO_OPERATOR = "Report this to whoever runs the server."
 MAX_SERVER_MESSAGE = 1000           # characters of a server's message that are shown
 MAX_PROBLEMS = 50                   # of a rejected input that are shown
@@ -2162,8 +2160,8 @@ def server_failure(code, status, message, resource=None) -> Failure:
 
 
 def not_found(message="", resource=None) -> Failure:
-    """The error for a missing resource: the one that the server's message names, else this one."""
-    # A request has several IDs, such as those of a trace and its project.
+    """The error for a missing resource: the one that the server's message names, or this one."""
+    # A request may name several, such as a trace and its project.
     said = message.lower().rstrip(".")
     named = [each for each in RESOURCES.values() if said == f"{each.noun} not found".lower()]
     missing = named[0] if named else resource
@@ -2198,7 +2196,7 @@ def input_problems(message) -> list:
 
 def add_outcome_hint(failure, list_command) -> Failure:
     """The failure of a change; if it may have been made, with the command that shows whether."""
-    if failure.code in UNCERTAIN_CODES:
+    if failure.code in ("UNKNOWN_OUTCOME", "INTERNAL_SERVER_ERROR", "TIMEOUT", "BAD_ANSWER"):
         failure.hint = ("The change may have been made all the same: check with "
                         f"'twosignal {list_command}' before you repeat it.")
     return failure
@@ -2232,11 +2230,10 @@ class Session:
             raise ValueError("expires_at")
 
     def remaining(self, now, rejected=None) -> float:
-        """Seconds, from Unix time `now`, for which its access token works if it is not rejected."""
+        """Seconds from `now` to the expiry of its access token; 0 if that is the rejected one."""
         return 0 if self.access_token == rejected else self.expires_at - now
 
     def text(self) -> str:
-        """What session.json holds."""
         return json.dumps(self.values, indent=2) + "\n"
 
 
@@ -2269,7 +2266,7 @@ def save_session(session, spent=None, clock=CLOCK) -> Session:
     path = home_path("session.json")
     with deferred_signals(), AtomicFile(path, clock=clock) as file:
         file.write(session.text().encode("utf-8"))
-        file.sync()                 # only microseconds pass from the look below to the replacement
+        file.sync()                 # only microseconds pass from the check below to the replacement
         if spent is None:
             return session
         stored = load_session_if_valid(clock)
@@ -2289,8 +2286,10 @@ def prove_writable(session, clock=CLOCK):
     The file is replaced by itself, to the byte, and a larger one than needed is tried beside it.
     """
     path = home_path("session.json")
-    text = read_text(path) or ""    # if there is no file any more, none is put in its place
+    text = read_text(path)
     for content in (session.text() + " " * 4096, text):
+        if not content:             # the TUI has deleted the file, or is about to write it
+            return
         with deferred_signals(), AtomicFile(path, clock=clock) as file:
             file.write(content.encode("utf-8"))
             file.sync()
@@ -2338,9 +2337,9 @@ class Authenticator:
         self._session = None
 
     def login(self, email, password) -> Session:
-        """Raises Failure, with code UNAUTHORIZED if the server does not accept the two."""
+        """The new session, saved. Raises Failure: UNAUTHORIZED if email or password is wrong."""
         self.keep_secret(password)
-        make_home()
+        make_home()                 # if that fails, no session is begun on the server
         try:
             data = self._post("login", {"email": email, "password": password})
         except Failure as failure:
@@ -2377,11 +2376,13 @@ class Authenticator:
         session = self._session or self._load()
         remaining = session.remaining(self.clock.time(), rejected)
         if remaining <= REFRESH_EARLY:
-            is_usable = remaining > 1
+            # A session that still works waits a second at most for the lock, and is used if the
+            # refresh fails: the next command tries again.
+            still_works = remaining > 1
             try:
-                session = self._renewed(rejected, lock_timeout=1 if is_usable else None)
+                session = self._renewed(rejected, lock_timeout=1 if still_works else None)
             except Failure:
-                if not is_usable:       # otherwise the next command tries again
+                if not still_works:
                     raise
         self._session = session
         return session
@@ -2429,7 +2430,7 @@ class Authenticator:
 
     def _session_of_another(self, spent, code) -> Session:
         """The session that the TUI saved meanwhile. Raises what the server's code means."""
-        for _ in range(10):             # half a second: the response to the TUI may be under way
+        for _ in range(10):         # half a second, since the response to the TUI may be under way
             stored = load_session_if_valid(self.clock)
             is_other = stored is not None and stored.refresh_token != spent.refresh_token
             if is_other and stored.remaining(self.clock.time()) > 0:
@@ -2559,7 +2560,6 @@ class Client:
         url = f"{self.url}/api/trpc/{name}"
         if not changes and values is not None:
             url += f"?input={compact_json({'json': values})}"
-
         body = {"json": values} if changes else None
         result, = self._authorized(url, body, lambda response: [
             result_or_failure(lambda: trpc_value(response_json(response), response, name))])
@@ -2574,8 +2574,8 @@ class Client:
             if response.status < 500 and isinstance(answers, list) and len(answers) == len(inputs):
                 return [result_or_failure(trpc_value, answer, response, name)
                         for answer in answers]
-            if response.status in (400, 404, 405, 414, 431):    # batching is off, or the URL long
-                return None
+            if response.status in (400, 404, 405, 414, 431):
+                return None         # batching is off, or the URL too long for a proxy
             raise foreign_response(response)
 
         if self._can_batch and len(inputs) > 1:
@@ -2589,7 +2589,10 @@ class Client:
         return [result_or_failure(self._call, name, values) for values in inputs]
 
     def _authorized(self, url, body, read):
-        """The list (or None) that `read` makes of the response; after a 401, with a new session."""
+        """What `read` makes of the response: a list of values and Failures, or None.
+
+        If the server rejects the session, that is refreshed, and the request repeated once.
+        """
         session = self.auth.session()
         results = read(self._send(url, body, {"Cookie": session_cookie(session)}))
         if any(isinstance(result, Failure) and result.code == "UNAUTHORIZED"
@@ -2639,8 +2642,8 @@ class Client:
 
         query: the input of trace.list; page_size: a function, how many traces to ask for.
         """
-        # Pages shift while new traces arrive, so none may repeat a trace of the page before. And
-        # they must end: no cursor is followed twice, nor ever so many empty pages.
+        # No page repeats a trace of the one before: new traces shift the pages while they are read.
+        # And the pages end: no cursor is followed twice, and empty ones are counted.
         cursor = None
         previous_ids = set()
         seen_cursors = set()
@@ -2719,7 +2722,7 @@ class Client:
                 trace["scores"] = []
                 continue
             scores = get_item(result, "scores")
-            expected = strict and _score_count(trace) or 0
+            expected = (strict and _score_count(trace)) or 0
             if not isinstance(scores, list) or len(scores) < expected:
                 raise protocol_error("The server does not return the scores of trace "
                                      f"{printable(trace.get('id'))}", REPORT_TO_OPERATOR)
@@ -2754,11 +2757,8 @@ def organization_id(client, text) -> str:
 
 
 def project_id(client, text, organization=None) -> str:
-    """The ID of the project with that ID or name. Raises Failure.
-
-    organization: the ID or name of the one to search; all of them by default.
-    """
-    if client.key:      # it cannot look names up: TraceQuery compares results
+    """The ID of the project with that ID or name, in one organization or in any. Raises Failure."""
+    if client.key:                  # it cannot look names up: TraceQuery compares results
         return text
     return _find_id(text, "project", lambda: visible_projects(client, organization))
 
