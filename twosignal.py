@@ -1543,10 +1543,9 @@ def curl_command(request) -> str:
 # --- connections
 
 class Connections:
-    """Makes one HTTP exchange at a time, within its deadline and the size limit.
+    """Makes one HTTP exchange at a time, and keeps the connection for the next query.
 
-    The last connection is kept for the next query along the same route. A change gets a new one:
-    if a kept connection dies, nobody can tell whether the change arrived.
+    A change gets a new one: if a kept one dies, nobody can tell whether the change arrived.
     """
 
     def __init__(self, ca_cert=None):
@@ -1555,11 +1554,7 @@ class Connections:
         self.kept = None            # an idle DeadlineSocket
 
     def exchange(self, request) -> Response:
-        """Sends a request; sets its proxy, and its was_sent once bytes are out.
-
-        Raises what the standard library raises.
-        """
-        import http.client
+        """Sends a request, and sets its proxy and was_sent. Raises what the library raises."""
         from urllib.parse import urlsplit
         parts = urlsplit(request.url)
         request.proxy, proxy_headers = find_proxy(parts.scheme, parts.netloc)
@@ -1568,7 +1563,7 @@ class Connections:
         if kept and kept.route == route and request.method == "GET" and kept.is_idle():
             try:
                 return self._ask(kept, request)
-            except (http.client.RemoteDisconnected, ConnectionError):
+            except ConnectionError:
                 pass                # it had died since its last use
         elif kept:
             kept.disconnect()
@@ -1585,7 +1580,7 @@ class Connections:
                 open_tunnel(connection, host, proxy_headers)
             if scheme == "https":
                 self.tls = self.tls or tls_context(self.ca_cert)
-                connection.encrypt(self.tls, host)
+                connection.encrypt(self.tls, split_port(host)[0])
         except BaseException:
             connection.disconnect()
             raise
@@ -1655,10 +1650,9 @@ def find_proxy(scheme, host) -> tuple:
 
 
 class DeadlineSocket(io.RawIOBase):
-    """A socket that gives up at a deadline, or after MAX_RESPONSE_BYTES of a response.
+    """A socket for http.client that gives up at a deadline, or after MAX_RESPONSE_BYTES.
 
-    It is what http.client takes for its socket, and closes too early. Raises socket.timeout and
-    ResponseTooLarge.
+    Raises socket.timeout and ResponseTooLarge.
     """
 
     def __init__(self, sock, route=None):
@@ -1672,13 +1666,12 @@ class DeadlineSocket(io.RawIOBase):
         self.has_ended = False
 
     def encrypt(self, context, host):
-        """Goes on with TLS; context: an ssl.SSLContext."""
-        name, _ = split_port(host)
+        """Continues with TLS; context: an ssl.SSLContext."""
         self.sock.settimeout(seconds_left(self.deadline))
         # The handshake is explicit: with do_handshake_on_connect, wrap_socket skips it on a
         # connection that has ended, and the socket would be used without TLS.
         self.sock = context.wrap_socket(self.sock, do_handshake_on_connect=False,
-                                        server_hostname=name)
+                                        server_hostname=host)
         self.sock.do_handshake()
 
     def sendall(self, data):
@@ -1877,8 +1870,7 @@ def tls_error(error, host) -> RequestError:
 _UNVERIFIED, _WRONG_HOST = 21, 62
 _CERTIFICATE_CAUSES = {             # OpenSSL's X509_V_ERR codes: what is wrong, and the way out
     9: ("its certificate is not valid yet", "Correct this machine's clock."),
-    10: ("its certificate has expired",
-         "Renew it on the server, or correct this machine's clock."),
+    10: ("its certificate has expired", "Renew it on the server, or correct this machine's clock."),
     18: ("its certificate is self-signed", "Trust it with --ca-cert FILE."),
     20: ("its certificate comes from an unknown authority",
          "Trust that authority with --ca-cert FILE or SSL_CERT_FILE."),
@@ -1902,10 +1894,9 @@ def certificate_cause(error) -> tuple:
         if not paths.cafile and not (paths.capath and os.listdir(paths.capath)):
             return ("no CA certificates were found on this machine",
                     "Install them, or name a file with --ca-cert or SSL_CERT_FILE.")
-    if code in _CERTIFICATE_CAUSES:
-        return _CERTIFICATE_CAUSES[code]
-    return (f"its certificate cannot be verified: {error.verify_message}",
-            "Trust it with --ca-cert FILE, or replace it.")
+    return _CERTIFICATE_CAUSES.get(code) or (
+        f"its certificate cannot be verified: {error.verify_message}",
+        "Trust it with --ca-cert FILE, or replace it.")
 
 ############################################################
 # Protocol
@@ -4932,7 +4923,7 @@ def version_text() -> str:
 ############################################################
 
 # Each script asks `twosignal __complete`, which prints "words" and a candidate a line, or "files".
-_BASH_COMPLETION = r"""_twosignal() {
+COMPLETION_SCRIPTS = {"bash": r"""_twosignal() {
   local rest="${COMP_LINE:0:COMP_POINT}" piece typed kind="" line i
   local breaks="${COMP_WORDBREAKS//[^=:@]/}"$'\n'
   local -a words=()
@@ -4961,8 +4952,7 @@ _BASH_COMPLETION = r"""_twosignal() {
   if [ "$kind" != files ]; then compopt +o default 2>/dev/null; fi
 }
 complete -o default -F _twosignal twosignal
-"""
-_ZSH_COMPLETION = r"""#compdef twosignal
+""", "zsh": r"""#compdef twosignal
 _twosignal() {
   local -a found
   found=("${(@f)$(twosignal __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
@@ -4974,8 +4964,7 @@ _twosignal() {
   fi
 }
 if [ "$funcstack[1]" = "_twosignal" ]; then _twosignal; else compdef _twosignal twosignal; fi
-"""
-_FISH_COMPLETION = r"""function __twosignal_complete
+""", "fish": r"""function __twosignal_complete
     set -l current (commandline -ct)
     set -l words (string escape -- (commandline -opc)[2..-1]) "$current"
     set -l found (twosignal __complete -- $words 2>/dev/null)
@@ -4987,8 +4976,7 @@ _FISH_COMPLETION = r"""function __twosignal_complete
     end
 end
 complete -c twosignal -f -a '(__twosignal_complete)'
-"""
-COMPLETION_SCRIPTS = {"bash": _BASH_COMPLETION, "zsh": _ZSH_COMPLETION, "fish": _FISH_COMPLETION}
+"""}
 
 
 # --- completion
@@ -5019,19 +5007,19 @@ def completions(words, clock=CLOCK) -> tuple:
         flag, _, current = current.partition("=")
         before.append(flag)
         prefix = flag + "="
-    line = CommandLine(before)
     mark = "value"                  # if it is read as an option's value, that is what comes next
-    read = CommandLine(before + [mark])
-    is_value = bool(read.options) and read.options[-1][1] is mark
-    if not is_value:
-        found = next_words(line, current.startswith("-"))
-    else:
-        option = line.known_flags()[read.options[-1][0]]
+    line = CommandLine(before + [mark])
+    if line.options and line.options[-1][1] is mark:
+        option = line.known_flags()[line.options[-1][0]]
         if option.metavar == "FILE":
             return "files", []
         found = server_names(option.completes, line, clock) if option.completes else option.choices
         # A name that looks like an option would be read as one.
         found = [each for each in found if prefix or not each.startswith("--")]
+    elif prefix:
+        found = []                  # there is no such option, or it takes no value
+    else:
+        found = next_words(CommandLine(before), current.startswith("-"))
     return "words", [prefix + each for each in found
                      if each.startswith(current) and each.isprintable() and each.strip()]
 
@@ -5041,8 +5029,8 @@ def next_words(line, is_flag) -> list:
     if line.command is None and not is_flag:
         typed = len(line.words)
         names = [each.name.split() for each in visible_commands()]
-        return list(dict.fromkeys(name[typed] for name in names if name[:typed] == line.words
-                                  and len(name) > typed))
+        return list(dict.fromkeys(name[typed] for name in names
+                                  if name[:typed] == line.words and len(name) > typed))
     options = line.command.all_options if line.command else GLOBAL_OPTIONS + (VERSION,)
     operands = [choice for option in options if option.is_operand for choice in option.choices]
     return operands + [flag for flag in flags_of(options) if flag.startswith("--")]
@@ -5051,14 +5039,17 @@ def next_words(line, is_flag) -> list:
 def server_names(kind, line, clock) -> list:
     """The names of projects or organizations; none if they cannot be had within a second."""
     import threading
-    given = dict(option for option in line.options if option[1])
+    given = dict(line.options)
     names = []
 
     def ask():
         transport = Transport(COMPLETION_TIMEOUT, given.get("--ca-cert"), clock=clock)
         client = Client(configured_url(given.get("--url"), clock), transport, may_refresh=False)
-        rows = client.rows("organization.list") if kind == "organizations" else visible_projects(
-            client, given.get("--org") or setting("TWOSIGNAL_ORG"))
+        try:
+            rows = client.rows("organization.list") if kind == "organizations" else (
+                visible_projects(client, given.get("--org") or setting("TWOSIGNAL_ORG")))
+        finally:
+            client.close()
         names.extend(row["name"] for row in rows if isinstance(row.get("name"), str))
 
     # To look a host up can take longer than any timeout: the thread is then left behind.
@@ -5099,14 +5090,26 @@ def install(client, args, console):
                    conclude=lambda: Outcome(path_remark(path)))
 
 
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)    # of all files; bytecode for Python 3.6 names it
+
+
 def executable_content() -> bytes:
-    """A zip file behind a #! line for this Python: __main__.py, the source and its bytecode."""
+    """A zip file behind a #! line for this Python: __main__.py, the source and its bytecode.
+
+    Raises a usage error if this module was piped into Python.
+    """
     import zipfile
+    try:
+        source = __loader__.get_source(__spec__.name if __spec__ else __name__).encode("utf-8")
+    except (AttributeError, ImportError, OSError):
+        source = None
+    if not source:
+        raise usage_error("Cannot install from a pipe",
+                          "Save twosignal.py, and run: python3 twosignal.py install")
     interpreter = sys.executable or ""
     # Linux kernels before 5.1 cut the line at 127 characters; none quotes a blank.
-    if not interpreter or len(interpreter) > 125 or re.search(r"\s", interpreter):
+    if not re.match(r"\S{1,125}\Z", interpreter):
         interpreter = "/usr/bin/env python3"
-    source = own_source()
     files = {"__main__.py": b"import sys, twosignal\nsys.exit(twosignal.main())\n",
              "twosignal.py": source, "twosignal.pyc": bytecode(source)}
     buffer = io.BytesIO()
@@ -5117,30 +5120,13 @@ def executable_content() -> bytes:
     return buffer.getvalue()
 
 
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)    # of all files: the same source gives the same executable
-
-
-def own_source() -> bytes:
-    """The text of this module. Raises a usage error if it was piped into Python."""
-    name = __spec__.name if __spec__ else __name__
-    try:
-        source = __loader__.get_source(name)
-    except (AttributeError, ImportError, OSError):
-        source = None
-    if not source:
-        raise usage_error("Cannot install from a pipe",
-                          "Save twosignal.py, and run: python3 twosignal.py install")
-    return source.encode("utf-8")
-
-
 def bytecode(source: bytes) -> bytes:
     """The content of a .pyc file that this version of Python uses without looking at the source."""
     import importlib.util
     import marshal
     code = compile(source, "twosignal.py", "exec", dont_inherit=True, optimize=0)
-    if sys.version_info >= (3, 7):
-        unchecked_hash = 1          # PEP 552
-        header = unchecked_hash.to_bytes(4, "little") + importlib.util.source_hash(source)
+    if sys.version_info >= (3, 7):  # PEP 552: a hash that is not checked
+        header = b"\1\0\0\0" + importlib.util.source_hash(source)
     else:                           # zipimport compares the time with that of the source
         modified = int(time.mktime(ZIP_DATE + (0, 0, -1)))
         header = modified.to_bytes(4, "little") + len(source).to_bytes(4, "little")
@@ -5183,13 +5169,18 @@ class Terminated(BaseException):
     """SIGTERM arrived, or SIGHUP: the terminal went away."""
 
 
+def raise_terminated(number, frame):
+    raise Terminated()
+
+
 def run(argv, console) -> int:
     """Runs a command line and returns its exit code. Raises Failure."""
     line = CommandLine(argv)
     console.json_errors = line.format in ("json", "jsonl")
     console.quiet = line.has(QUIET)
     console.debug = line.has(DEBUG)
-    if line.words and not line.command and not line.is_group:
+    chosen = line.command
+    if line.words and not chosen and not line.is_group:
         raise unknown_command(line.words)
     if line.has(VERSION) or line.has(HELP):
         console.print(help_text(line.words) if line.has(HELP) else version_text())
@@ -5197,13 +5188,9 @@ def run(argv, console) -> int:
         return 0
     if line.error:
         raise line.error
-    if not line.command:
+    if not chosen:
         raise no_command(line.words)
-    return execute(line.command, Arguments(line.command, line), console)
-
-
-def execute(chosen, args, console) -> int:
-    """Calls the command's function and prints its result. Raises Failure."""
+    args = Arguments(chosen, line)
     client = None if chosen.is_offline else make_client(chosen, args, console)
     try:
         if args.output in (None, "-"):
@@ -5234,7 +5221,7 @@ def server_url(chosen, args, clock) -> str:
     stored = load_session_if_valid(clock)
     if stored and stored.api_url:
         return normal_url(stored.api_url)
-    url = result_or_failure(lambda: configured_url(clock=clock))
+    url = result_or_failure(configured_url, None, clock)
     return DEFAULT_URL if isinstance(url, Failure) else url
 
 
@@ -5264,14 +5251,13 @@ def select_fields(result, client, args, console) -> Result:
         # What a change returned, such as a new key, has to be seen all the same.
         console.tell(f"{error.message}. {error.hint}")
 
-    if not args.fields:
-        return result
-    if args.fields != ["?"]:
-        return only_fields(result, args.fields, report_error)
-    if has_changed:
+    if args.fields == ["?"] and not has_changed:
+        return field_names(result)
+    if args.fields == ["?"]:
         console.tell("Ignored --fields '?': the result of a change is shown.")
-        return result
-    return field_names(result)
+    elif args.fields:
+        return only_fields(result, args.fields, report_error)
+    return result
 
 
 def print_result(result, args, console) -> int:
@@ -5281,7 +5267,12 @@ def print_result(result, args, console) -> int:
         raise usage_error("A stream cannot be a single JSON document", "Use --format jsonl.")
     lines = FORMATS[format_name](result, console.screen(plain=args.no_color))
     try:
-        omitted = print_lines(lines, result.streams, console)
+        while True:
+            console.print(next(lines))
+            if result.streams:
+                console.flush()
+    except StopIteration as end:
+        omitted = end.value         # the format's remark
     finally:
         console.flush()
     outcome = result.conclude()
@@ -5291,28 +5282,8 @@ def print_result(result, args, console) -> int:
     return console.fail(outcome.failure) if outcome.failure else outcome.exit_code
 
 
-def print_lines(lines, at_once, console):
-    """Prints the lines of a format, and returns its remark. at_once: without buffering."""
-    while True:
-        try:
-            text = next(lines)
-        except StopIteration as end:
-            return end.value
-        console.print(text)
-        if at_once:
-            console.flush()
-
-
-def raise_terminated(number, frame):
-    raise Terminated()
-
-
 def main(argv=None, console=None) -> int:
-    """Runs a command line and returns its exit code; never raises.
-
-    argv: without the program's name, sys.argv by default; console: a Console, by default on the
-    process's streams.
-    """
+    """Runs a command line, by default sys.argv's, and returns its exit code; never raises."""
     console = console or Console()
     handlers = {}
     try:
@@ -5330,19 +5301,14 @@ def main(argv=None, console=None) -> int:
     except BrokenPipeError:
         return EXIT_READER_GONE
     except Exception as error:
-        return report_bug(error, console)
+        if console.debug:
+            import traceback
+            console.say(*traceback.format_exc().splitlines())
+        return console.fail(Failure(f"Internal error: {type(error).__name__}: {error}",
+                                    "Report it, with what --debug prints.", "INTERNAL"))
     finally:
         console.clear_progress()
         handle_signals(handlers)
-
-
-def report_bug(error, console) -> int:
-    """Prints an error that is this program's fault; with --debug, its traceback."""
-    if console.debug:
-        import traceback
-        console.say(*traceback.format_exc().splitlines())
-    return console.fail(Failure(f"Internal error: {type(error).__name__}: {error}",
-                                "Report it, with what --debug prints.", "INTERNAL"))
 
 
 if __name__ == "__main__":
