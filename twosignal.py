@@ -337,22 +337,18 @@ def bar(used, limit, columns=20) -> str:
 def parse_timestamp(timestamp):
     """Unix seconds of an ISO 8601 timestamp, UTC if it names no zone; None for anything else."""
     match = re.match(_TIMESTAMP, timestamp) if isinstance(timestamp, str) else None
-    seconds = match and _whole_seconds(match)
-    return None if seconds is None else seconds + float(match.group(7) or 0)
-
-
-def _whole_seconds(match):
-    """Unix seconds without the fraction; None on 02-30, and outside the years 1 to 9999 of UTC."""
+    if match is None:
+        return None
     import datetime
-    *fields, _, sign, zone_hours, zone_minutes = match.groups("0")
+    *fields, fraction, sign, zone_hours, zone_minutes = match.groups("0")   # "0": if omitted
     year, month, day, hour, minute, second = map(int, fields)
     try:
         days = datetime.date(year, month, day).toordinal() - 1      # since 0001-01-01
-    except ValueError:
+    except ValueError:              # 02-30, for example
         return None
     seconds = (FIRST_SECOND + days * DAY + hour * HOUR + minute * MINUTE + second
                - int(sign + zone_hours) * HOUR - int(sign + zone_minutes) * MINUTE)
-    return seconds if FIRST_SECOND <= seconds < END_OF_TIME else None
+    return seconds + float(fraction) if FIRST_SECOND <= seconds < END_OF_TIME else None
 
 
 def utc_timestamp(timestamp: str) -> str:
@@ -363,10 +359,10 @@ def utc_timestamp(timestamp: str) -> str:
     match = re.match(_TIMESTAMP, timestamp)
     if match and is_usual:
         return timestamp[:19] + "Z"
-    seconds = match and _whole_seconds(match)
+    fraction = match and match.group(7) or ""       # it may have more digits than a float
+    seconds = match and parse_timestamp(timestamp.replace(fraction, "", 1))
     if seconds is None:
         return timestamp
-    fraction = match.group(7) or ""
     return iso_timestamp(seconds, fraction if fraction.strip(".0") else "")
 
 
@@ -461,7 +457,7 @@ def to_record(wire, kind=""):
         convert = functions.get(type(value))
         record[name] = convert(value) if convert else value
     if isinstance(record.get("_count"), dict):
-        _spread_counts(record)
+        _spread_counts(record, record.pop("_count"))
     return record
 
 
@@ -485,18 +481,14 @@ def _add_rule(rules, kind, key) -> tuple:
     return rules[key]
 
 
-def _spread_counts(record):
-    """Makes span_count: 3 of _count: {"spans": 3}; a count whose key is taken stays in `_count`."""
-    taken = {}
-    for what, value in record["_count"].items():
+def _spread_counts(record, counts):
+    """Stores {"spans": 3} as span_count: 3; a count whose key is taken stays in `_count`."""
+    for what, value in counts.items():
         name = snake_case(what).rstrip("s") + "_count"
-        if record.get(name) is None:
+        if record.get(name) is None and name != "_count":
             record[name] = value
-        elif record[name] != value:
-            taken[what] = value
-    del record["_count"]
-    if taken:
-        record["_count"] = taken
+        elif record.get(name) != value:
+            record.setdefault("_count", {})[what] = value
 
 
 def usage_record(wire: dict, plan) -> dict:
@@ -798,7 +790,7 @@ def format_of_file(path):
 
 def only_fields(result, fields, report_error) -> Result:
     """The result with only these fields; report_error gets a Failure for each impossible one."""
-    def picked_rows():
+    def picked():
         for number, rows in enumerate(result.batches()):
             for error in _field_errors(fields, rows, result.extra_fields) if number == 0 else ():
                 report_error(error)
@@ -808,11 +800,10 @@ def only_fields(result, fields, report_error) -> Result:
 
     columns = [Column(field, field) for field in fields]
     if isinstance(result, Listing):
-        return Listing(result.noun, columns, picked_rows(), result.conclude,
-                       streams=result.streams)
+        return Listing(result.noun, columns, picked(), result.conclude, streams=result.streams)
     if isinstance(result.record, list):
-        return Listing("records", columns, picked_rows())
-    return Details(next(picked_rows()), columns, conclude=result.conclude)
+        return Listing("records", columns, picked())
+    return Details(next(picked()), columns, conclude=result.conclude)
 
 
 def _field_errors(fields, rows, extra_fields):
@@ -3085,7 +3076,6 @@ class Command(Struct):
         words = [option.label if option.is_operand else f"{option.label} {option.metavar}"
                  for option in self.options if option.required]
         self.examples = self.examples or (" ".join(["twosignal", self.name, *words]),)
-        self.all_examples = self.examples
 
 
 def command(name, *options, **attributes):
@@ -3156,8 +3146,8 @@ def parse_duration(text) -> float:
     match = re.match(r"(?a)(\d{1,9}(?:\.\d+)?)(ms|[smh])\Z", text.strip())
     if not match:
         raise ValueError("must be a duration such as 500ms, 5s or 2m")
-    milliseconds = float(match.group(1)) * 1000 * _UNIT_SECONDS[match.group(2)]
-    return round(milliseconds, 6)       # 1.001s are 1001, not 1000.9999999999999
+    unit = 1000 * _UNIT_SECONDS[match.group(2)]
+    return round(float(match.group(1)) * unit, 6)       # 1.001s are 1001, not 1000.9999999999999
 
 
 def parse_wait(text) -> float:
@@ -3282,15 +3272,10 @@ class CommandLine:
         self._tokens = [printable(token) if isinstance(text, Failure) else text
                         for token, text in zip(argv, texts)]
         while self._tokens and self._tokens[0] != "--":
-            token = self._tokens.pop(0)
-            if token.startswith("--"):
-                flag, equals, value = token.partition("=")
-                self._read_option(flag, value if equals else None)
-            elif token.startswith("-") and token != "-":
-                self._read_short_options(token)
-            else:
-                self._add_words([token])
-        self._add_words(self._tokens[1:])       # behind -- there are no options
+            failure = result_or_failure(self._read, self._tokens.pop(0))
+            self.error = self.error or failure
+        for token in self._tokens[1:]:          # behind -- there are no options
+            self._add_word(token)
 
     @property
     def command(self):
@@ -3328,37 +3313,38 @@ class CommandLine:
         hint = f"Did you mean {alike[0]}?" if alike else see_help(*self.words)
         return usage_error(f"There is no option {flag}", hint)
 
-    def _add_words(self, tokens):
-        for token in tokens:
-            is_of_command = self.command is None and len(self.words) < 2
-            (self.words if is_of_command else self.operands).append(token)
+    def _add_word(self, token):
+        is_of_command = self.command is None and len(self.words) < 2
+        (self.words if is_of_command else self.operands).append(token)
 
-    def _read_short_options(self, token):
-        """Reads joined flags such as -qy or -qn3; the rest of the token may be a value."""
-        for position, letter in enumerate(token[1:], 2):
-            option = self.known_flags().get("-" + letter)
-            is_last = option is None or option.takes_value
-            self._read_option("-" + letter, token[position:] or None if is_last else None)
-            if is_last:
-                break
+    def _read(self, token):
+        """Reads a word, or an option and its value. Raises a usage error."""
+        if token == "-" or not token.startswith("-"):
+            self._add_word(token)
+        elif token.startswith("--"):
+            flag, equals, value = token.partition("=")
+            self._add_option(flag, value if equals else None)
+        else:                       # joined flags such as -qy; the rest may be a value: -qn3
+            for position, letter in enumerate(token[1:], 2):
+                option = self.known_flags().get("-" + letter)
+                if option and option.takes_value:
+                    self._add_option("-" + letter, token[position:] or None)
+                    break
+                self._add_option("-" + letter, None)
 
-    def _read_option(self, flag, value):
-        """Reads an option and its value; value: what is joined to the flag, or None."""
+    def _add_option(self, flag, value):
+        """Adds an option; value: what is joined to the flag, or None. Raises a usage error."""
         option = self.known_flags().get(flag)
-        error = None
         if option is None:
-            error = self.unknown_option(flag)
-        elif not option.takes_value and value is not None:
-            error = usage_error(f"{flag} takes no value", see_help(*self.words))
-        elif option.takes_value and value is None:
+            raise self.unknown_option(flag)
+        if value is not None and not option.takes_value:
+            raise usage_error(f"{flag} takes no value", see_help(*self.words))
+        if value is None and option.takes_value:
             # A value may look like a short option: -d -h is a description.
-            if self._tokens and not self._tokens[0].startswith("--"):
-                value = self._tokens.pop(0)
-            else:
-                error = usage_error(f"{flag} needs a value", see_help(*self.words))
-        if error is None:
-            self.options.append((flag, value))
-        self.error = self.error or error
+            if not self._tokens or self._tokens[0].startswith("--"):
+                raise usage_error(f"{flag} needs a value", see_help(*self.words))
+            value = self._tokens.pop(0)
+        self.options.append((flag, value))
 
 
 class Arguments:
@@ -3545,10 +3531,10 @@ class TraceQuery(Struct):
     def is_behind(self, traces) -> bool:
         """Whether a page of wire traces lies before --since, so that no later page can match."""
         # A server that does not know startDate would otherwise be read to its end.
-        times = [created_seconds(trace) for trace in traces]
-        if self.since is None or not times or None in times:
+        if self.since is None or not traces:
             return False
-        is_newest_first = times == sorted(times, reverse=True)
+        times = [created_seconds(trace) for trace in traces]
+        is_newest_first = None not in times and times == sorted(times, reverse=True)
         return is_newest_first and times[0] < self.since - ORDER_TOLERANCE
 
     def check_project(self, traces):
@@ -3591,7 +3577,8 @@ class TraceScan(Struct):
     needs_all: bool = False         # it fails if the server cannot return all up to the limit
     exact: bool = False             # reads on past the limit until it knows if another matches
     # The state so far:
-    scanned = matched = returned = 0        # traces
+    scanned = returned = 0          # traces
+    is_filtered = False             # here: no server, or not this one, knows all the filters
     more = More.NO                  # whether others match
     lacks_paging = False            # the server cannot tell whether there are others
 
@@ -3602,11 +3589,12 @@ class TraceScan(Struct):
     def pages(self):
         """Yields lists of matching (wire trace, record), up to the limit. Raises Failure."""
         started = self.console.clock.monotonic()
+        self.is_filtered = self.query.is_local
         for page in self.client.trace_pages(self.query.input(), self._page_size):
             pairs = self.matching(page.traces)
             room = len(pairs) if self.limit is None else self.limit - self.returned
             self.scanned += len(page.traces)
-            self.matched += len(pairs)
+            self.is_filtered = self.is_filtered or len(pairs) < len(page.traces)
             self.returned += min(room, len(pairs))
             is_behind = self.query.is_behind(page.traces)
             self.more = page.more
@@ -3614,7 +3602,7 @@ class TraceScan(Struct):
                 self.more = More.YES
             elif is_behind:
                 self.more = More.NO
-            elif page.more is More.YES and (self.exact or self._is_filtered()):
+            elif page.more is More.YES and (self.exact or self.is_filtered):
                 self.more = More.UNKNOWN        # whether any of them match
             self.lacks_paging = page.is_last and self.more is More.UNKNOWN
             yield pairs[:room]
@@ -3630,13 +3618,9 @@ class TraceScan(Struct):
 
     def _page_size(self) -> int:
         """As many as are still needed; whole pages if some of them may not match."""
-        if self.limit in (None, self.returned) or self._is_filtered():
+        if self.limit in (None, self.returned) or self.is_filtered:
             return PAGE_SIZE
         return min(PAGE_SIZE, self.limit - self.returned)
-
-    def _is_filtered(self) -> bool:
-        """Whether traces are filtered here: no server, or not this one, knows all the filters."""
-        return self.query.is_local or self.scanned > self.matched
 
     def matching(self, traces) -> list:
         """(wire trace, record) of those that match."""
@@ -3681,7 +3665,7 @@ class TraceScan(Struct):
 
     def scan_remark(self) -> str:
         """How many traces were scanned, if some of them were filtered here; otherwise ""."""
-        if not self._is_filtered() or not self.scanned:
+        if not self.is_filtered or not self.scanned:
             return ""
         if self.returned == self.limit:
             return f"Scanned {counted(self.scanned, 'trace')}."
@@ -3733,10 +3717,8 @@ class TraceStats:
         trace_id = printable(trace["id"])
         self.count += 1
         self.errors.add(int(str(trace["status"]).upper() == "ERROR"), trace_id)
-        for measurements, key in ((self.durations, "duration_ms"), (self.costs, "cost_usd")):
-            value = to_number(trace[key])
-            if value is not None:
-                measurements.add(value, trace_id)
+        self.durations.add(to_number(trace["duration_ms"]), trace_id)
+        self.costs.add(to_number(trace["cost_usd"]), trace_id)
         for score in trace.get("scores") or ():
             for evaluator in (str(score.get("evaluator")), None):
                 if evaluator not in self.scores:
@@ -4102,13 +4084,11 @@ class TraceTail:
     def first(self, lines) -> list:
         """The newest traces that match, of a few pages at most."""
         matching = []
-        more = More.NO
         for number, page in enumerate(self._pages(), 1):
             matching += self._take_new(page.traces)
-            more = page.more
             if len(matching) >= lines or number == TAIL_FIRST_PAGES:
                 break
-        if more is not More.NO:
+        if page.more is not More.NO:
             times = [when for when in self._seen.values() if when is not None]
             self._start = min(times, default=None)
             self._has_no_times = not times
@@ -4203,29 +4183,32 @@ def created(noun, columns, wire) -> Details:
     return Details(record, columns, message=f'Created {noun} "{printable(record.get("name"))}".')
 
 
-def delete(client, args, console, procedure, verb="delete", by_name=True) -> Details:
-    """Deletes or revokes what the operand `id` names; asks first, unless --yes was given."""
-    resource = resource_of(procedure)
-    list_procedure = procedure.partition(".")[0] + ".list"
-    noun = "API key" if list_procedure == "apiKey.list" else resource.noun.lower()
+def chosen_resource(client, args, kind) -> dict:
+    """The ID of what the operand `id` names, and its project's, as procedures take them."""
     project = chosen_project(client, args)
     wanted = args.id
-    if by_name:
-        wanted = listed_id(client, list_procedure, wanted, project, noun)
+    if kind != "apiKey":            # names of keys may occur twice: revoked ones are listed too
+        wanted = listed_id(client, f"{kind}.list", wanted, project, kind)
+    return {"id": wanted, "projectId": project}
+
+
+def delete(client, args, console, kind, verb="delete") -> Details:
+    """Deletes or revokes what the operand `id` names; asks first, unless --yes was given."""
+    noun = {"apiKey": "API key"}.get(kind, kind)
+    chosen = chosen_resource(client, args, kind)
     done = verb + "d"
     if not args.yes:
         console.require_terminal("--yes")
-        row = find_row(client.rows(list_procedure, {"projectId": project}), wanted, resource)
-        name = printable(row.get("name"))
-        if not console.confirm(f'{verb.title()} {noun} "{name}" ({wanted})? [y/N] '):
+        rows = client.rows(f"{kind}.list", {"projectId": chosen["projectId"]})
+        name = printable(find_row(rows, chosen["id"], RESOURCES[kind]).get("name"))
+        if not console.confirm(f'{verb.title()} {noun} "{name}" ({chosen["id"]})? [y/N] '):
             raise Failure(f"Nothing was {done}", code="CANCELLED")
-    client.mutate(procedure, {"id": wanted, "projectId": project})
-    return Details({"id": wanted, done: True},
-                   message=f"{done.title()} {noun} {printable(wanted)}.")
+    client.mutate(f"{kind}.{verb}", chosen)
+    return Details({"id": chosen["id"], done: True},
+                   message=f"{done.title()} {noun} {printable(chosen['id'])}.")
 
 
 def find_row(rows, wanted, resource) -> dict:
-    """The row with that ID. Raises NOT_FOUND."""
     found = next((row for row in rows if row.get("id") == wanted), None)
     if found is None:
         raise not_found(resource=resource)
@@ -4243,7 +4226,6 @@ def warn_if_unencrypted(url, secret, console):
 ACCOUNT_FIELDS = (
     Column("Email", "email"), Column("User ID", "user_id"), Column("Server", "api_url"),
     Column("Session", lambda row: f"until {printable(row['expires_at'])}, refreshed automatically"))
-KEY_FIELDS = (Column("API key", "api_key"), Column("Server", "api_url"))
 
 
 def account(session, url, message="") -> Details:
@@ -4295,7 +4277,8 @@ def whoami(client, args, console):
         rows_of(client.rest("GET", "/traces", {"limit": 1}))
         shown = client.key[:6] if len(client.key) > 12 else ""
         return Details({"email": None, "user_id": None, "api_url": client.url, "expires_at": None,
-                        "api_key": shown + "…"}, KEY_FIELDS)
+                        "api_key": shown + "…"},
+                       (Column("API key", "api_key"), Column("Server", "api_url")))
     client.rows("organization.list")
     return account(client.auth.session(), client.url)
 
@@ -4324,7 +4307,6 @@ def logout(client, args, console):
 
 ORG_COLUMNS = (ID, Column("Plan", "plan"), Column("Role", "role"),
                Column("Members", "member_count"), NAME)
-PROJECT_COLUMNS = (ID, CREATED, NAME)
 
 
 @command("orgs list")
@@ -4344,7 +4326,7 @@ def orgs_create(client, args, console):
 @command("projects list", ORG)
 def projects_list(client, args, console):
     """List the projects of an organization."""
-    return list_resources(client, "projects", PROJECT_COLUMNS, "project.list",
+    return list_resources(client, "projects", (ID, CREATED, NAME), "project.list",
                           organizationId=organization_id(client, args.org))
 
 
@@ -4366,11 +4348,10 @@ OPTIONAL_NAME = Column("Name", "name", optional=True)
 TRACE_COLUMNS = (ID, STATUS, DURATION, COST, CREATED, OPTIONAL_NAME)
 TAIL_COLUMNS = (ID, STATUS, DURATION, Column("Cost", "cost_usd", format_cost, min_width=9),
                 Column("Created", "created_at", format_time_of_day, min_width=10), OPTIONAL_NAME)
-TRACE_KEYS = (
-    "project_id", "start_time", "end_time", "total_tokens", "tags", "metadata", "session_id",
-    "span_count", "score_count", "scores") + tuple("scores." + key for key in (
-        "id", "trace_id", "span_id", "project_id", "created_at", "evaluator", "score", "label",
-        "reasoning"))
+TRACE_KEYS = tuple((                # that a trace may have although the first ones lack them
+    "project_id start_time end_time total_tokens tags metadata session_id span_count score_count "
+    "scores scores.id scores.trace_id scores.span_id scores.project_id scores.created_at "
+    "scores.evaluator scores.score scores.label scores.reasoning").split())
 TRACE_FIELDS = (
     ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", format_count),
     Column("Session", "session_id"), Column("Tags", "tags", format_list),
@@ -4661,14 +4642,13 @@ def evaluators_toggle(client, args, console):
 
     Without either flag, toggles the current state.
     """
-    project = chosen_project(client, args)
-    wanted = listed_id(client, "evaluator.list", args.id, project, "evaluator")
+    chosen = chosen_resource(client, args, "evaluator")
     enabled = args.enable
     if not args.enable and not args.disable:
-        rows = client.rows("evaluator.list", {"projectId": project})
-        enabled = not find_row(rows, wanted, RESOURCES["evaluator"]).get("enabled")
-    record = to_record(resource_object(client.mutate("evaluator.update", {
-        "id": wanted, "projectId": project, "enabled": enabled})))
+        rows = client.rows("evaluator.list", {"projectId": chosen["projectId"]})
+        enabled = not find_row(rows, chosen["id"], RESOURCES["evaluator"]).get("enabled")
+    wire = client.mutate("evaluator.update", dict(chosen, enabled=enabled))
+    record = to_record(resource_object(wire))
     verb = "Enabled" if enabled else "Disabled"
     return Details(record, EVALUATOR_FIELDS,
                    message=f'{verb} evaluator "{printable(record.get("name"))}".')
@@ -4678,7 +4658,7 @@ def evaluators_toggle(client, args, console):
          examples=("twosignal evaluators delete ID --project ID -y",))
 def evaluators_delete(client, args, console):
     """Delete an evaluator."""
-    return delete(client, args, console, "evaluator.delete")
+    return delete(client, args, console, "evaluator")
 
 
 # --- datasets
@@ -4688,7 +4668,6 @@ ITEMS = Column("Items", lambda row: format_count(
 DATASET_COLUMNS = (ID, ITEMS, CREATED, NAME)
 ITEM_COLUMNS = (ID, Column("Input → Expected", lambda row: (
     f"{printable(row.get('input'))} → {printable(row.get('expected_output'))}")))
-ITEM_FIELDS = (ID, Column("Input", "input"), Column("Expected", "expected_output"))
 
 
 @command("datasets list", PROJECT)
@@ -4708,17 +4687,10 @@ def datasets_create(client, args, console):
         projectId=chosen_project(client, args), name=args.name, description=args.description)))
 
 
-def chosen_dataset(client, args) -> dict:
-    """The input of a procedure for the dataset that the operand `id` names."""
-    project = chosen_project(client, args)
-    return {"id": listed_id(client, "dataset.list", args.id, project, "dataset"),
-            "projectId": project}
-
-
 @command("datasets get", DATASET, PROJECT)
 def datasets_get(client, args, console):
     """Show a dataset with its items."""
-    wire = client.query("dataset.getById", chosen_dataset(client, args))
+    wire = client.query("dataset.getById", chosen_resource(client, args, "dataset"))
     dataset = to_record(resource_object(wire))
     dataset["items"] = child_records(dataset, "items")
     return Details(dataset, (ID, NAME, DESCRIPTION, CREATED, ITEMS),
@@ -4739,17 +4711,18 @@ def datasets_add_item(client, args, console):
         raise usage_error("Only one option can read stdin")
     item = {key: json_argument(text, flag, console) for key, flag, text in options
             if text is not None}
-    dataset = chosen_dataset(client, args)
+    dataset = chosen_resource(client, args, "dataset")
     wire = client.mutate("dataset.addItem", {
         "datasetId": dataset["id"], "projectId": dataset["projectId"], **item})
-    return Details(to_record(resource_object(wire)), ITEM_FIELDS, message="Added an item.")
+    columns = (ID, Column("Input", "input"), Column("Expected", "expected_output"))
+    return Details(to_record(resource_object(wire)), columns, message="Added an item.")
 
 
 @command("datasets delete", PROJECT, DATASET, YES,
          examples=("twosignal datasets delete ID --project ID -y",))
 def datasets_delete(client, args, console):
     """Delete a dataset and its items."""
-    return delete(client, args, console, "dataset.delete")
+    return delete(client, args, console, "dataset")
 
 
 # --- API keys
@@ -4783,7 +4756,7 @@ def api_keys_create(client, args, console):
          examples=("twosignal api-keys revoke ID --project ID -y",))
 def api_keys_revoke(client, args, console):
     """Revoke an API key: whatever uses it stops working."""
-    return delete(client, args, console, "apiKey.revoke", "revoke", by_name=False)
+    return delete(client, args, console, "apiKey", "revoke")
 
 
 # --- usage
@@ -4914,8 +4887,7 @@ def version_text() -> str:
     # Piped into Python, the module has no file at all.
     folder = os.path.dirname(globals().get("__file__", ""))
     kind = ", executable" if os.path.isfile(folder) else ""
-    major, minor, micro = sys.version_info[:3]
-    return f"twosignal {__version__} (Python {major}.{minor}.{micro}{kind})\n"
+    return f"twosignal {__version__} (Python {'.'.join(map(str, sys.version_info[:3]))}{kind})\n"
 
 
 ############################################################
