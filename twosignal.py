@@ -3246,7 +3246,7 @@ GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"output format: {', '.join(FORMATS)} (default: table)",
            one_of(FORMATS), choices=tuple(FORMATS)),
-    Option("--fields NAMES", "only these fields, e.g. id,name,scores.0.score; '?' lists them",
+    Option("--fields NAMES", "only these fields, e.g. id,scores.0.score; '?' lists them",
            parse_fields),
     Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", non_empty),
     Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
@@ -3425,7 +3425,7 @@ def help_text(words) -> str:
     lines += ["commands:"] + [f"  {each.name:18} {each.summary}" for each in listed]
     options = GLOBAL_OPTIONS if group else GLOBAL_OPTIONS + (VERSION,)
     lines += ["", "global options:"]
-    lines += [f"  {option.form:18} {option.full_help}" for option in options]
+    lines += [f"  {option.form:17} {option.full_help}" for option in options]
     lines += ["", f"Help for one command: twosignal {listed[0].name} --help", ""]
     return "\n".join(lines)
 
