@@ -3244,7 +3244,7 @@ QUIET = Option("-q, --quiet", "print errors only")
 DEBUG = Option("--debug", "print requests on stderr, with secrets masked")
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
-    Option("--format FORMAT", f"output format: {', '.join(FORMATS)} (default: table)",
+    Option("--format FORMAT", f"print as {', '.join(FORMATS)} (default: table)",
            one_of(FORMATS), choices=tuple(FORMATS)),
     Option("--fields NAMES", "only these fields, e.g. id,scores.0.score; '?' lists them",
            parse_fields),
@@ -3425,7 +3425,7 @@ def help_text(words) -> str:
     lines += ["commands:"] + [f"  {each.name:18} {each.summary}" for each in listed]
     options = GLOBAL_OPTIONS if group else GLOBAL_OPTIONS + (VERSION,)
     lines += ["", "global options:"]
-    lines += [f"  {option.form:17} {option.full_help}" for option in options]
+    lines += [f"  {option.form:18} {option.full_help}" for option in options]
     lines += ["", f"Help for one command: twosignal {listed[0].name} --help", ""]
     return "\n".join(lines)
 
