@@ -5036,9 +5036,9 @@ def server_names(kind, line, clock) -> list:
 @command("install", Option("[DIR]", "directory to install into (default: ~/.local/bin)", non_empty),
          is_offline=True, examples=("twosignal install", "twosignal install /usr/local/bin"))
 def install(client, args, console):
-    """Install this program as one executable file that starts faster.
+    """Install this program as an executable that starts faster.
 
-    The file has the bytecode for this Python besides the source, which any other Python uses.
+    It is one file: the bytecode for this Python, and the source, which any other Python uses.
     """
     hint = "Name a directory that you can write to: twosignal install DIR."
     content = executable_content()
