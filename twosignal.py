@@ -3522,8 +3522,8 @@ class TraceQuery(Struct):
     def _matches_time(self, trace) -> bool:
         if self.since is None and self.until is None:
             return True
-        earliest = None if self.since is None else self.since - CLOCK_TOLERANCE
-        latest = None if self.until is None else self.until + CLOCK_TOLERANCE
+        earliest = self.since and self.since - CLOCK_TOLERANCE
+        latest = self.until and self.until + CLOCK_TOLERANCE
         # Servers filter by one of these two times, and which one depends on the version.
         return any(is_within(parse_timestamp(trace.get(key)), earliest, latest)
                    for key in ("created_at", "start_time"))
@@ -3542,18 +3542,17 @@ class TraceQuery(Struct):
         wanted = self.project.lower()
         if all(str(trace.get("project_id")).lower() == wanted for trace in traces):
             return
-        message = f"With an API key, --project must be an ID, not a name: '{self.project}'"
-        if is_uuid(self.project):
-            message = f"The API key is for another project than {self.project}"
-        raise usage_error(message, "Omit --project and TWOSIGNAL_PROJECT, or use another key.")
+        raise usage_error(f"The API key is for another project than {self.project}"
+                          if is_uuid(self.project) else
+                          f"With an API key, --project must be an ID, not a name: '{self.project}'",
+                          "Omit --project and TWOSIGNAL_PROJECT, or use another key.")
 
 
 def is_within(value, minimum, maximum) -> bool:
     """Whether a value is a number within the bounds; without bounds, anything is."""
-    if minimum is None and maximum is None:
-        return True
     number = to_number(value)
-    return number is not None and (minimum is None or number >= minimum) and (
+    is_unbounded = minimum is None and maximum is None
+    return is_unbounded or number is not None and (minimum is None or number >= minimum) and (
         maximum is None or number <= maximum)
 
 
@@ -3694,8 +3693,9 @@ class Measurements:
         self.values.append(value)
         self.traces += trace_id != self._last_trace
         self._last_trace = trace_id
-        self._worst.append((self._sign * value, -len(self.values), trace_id))
-        self._worst = sorted(self._worst, reverse=True)[:MAX_WORST]
+        entry = (self._sign * value, -len(self.values), trace_id)
+        if len(self._worst) < MAX_WORST or entry > self._worst[-1]:
+            self._worst = sorted(self._worst + [entry], reverse=True)[:MAX_WORST]
 
     def worst(self) -> list:
         """(value, trace ID) of the worst traces, the worst first."""
@@ -3743,10 +3743,6 @@ class Threshold(Struct):
     help: str = ""
     parse: object = None
     repeatable: bool = False
-
-    @property
-    def sign(self) -> str:
-        return "≥" if self.is_minimum else "≤"
 
     def holds(self, value, limit) -> bool:
         """Whether a number is within a limit, both written as decimals: 0.1 + 0.2 is within 0.3."""
@@ -3837,7 +3833,7 @@ class CheckResult:
             measured, limit = f"{self.value:.10g}", f"{self.limit:.10g}"
         verdicts = {True: "OK", False: "FAILED", None: self.threshold.no_data_verdict}
         return {"check": printable(self.title), "measured": measured,
-                "threshold": f"{self.threshold.sign} {limit}",
+                "threshold": f"{'≥' if self.threshold.is_minimum else '≤'} {limit}",
                 "traces": format_count(self.traces), "verdict": verdicts[self.passed]}
 
     def worst_rows(self) -> list:
@@ -3885,8 +3881,7 @@ class Gate(Struct):
         if code in (0, EXIT_CODES["CHECK_FAILED"]):
             return f"{'Failed' if code else 'Passed'} ({traces} checked)."
         if self.stats.count < self.min_count:
-            wanted = format_count(self.min_count)
-            return f"Not enough traces: {format_count(self.stats.count)} of {wanted}."
+            return f"Not enough traces: {self.stats.count:,} of {self.min_count:,}."
         return f"No data to check ({traces})."
 
     def advice(self) -> str:
@@ -3895,8 +3890,7 @@ class Gate(Struct):
         if self.stats.count < self.min_count:
             told.append("Use an earlier --since or relax the filters.")
         if any(result.passed is None and result.threshold.needs_scores for result in self.results):
-            evaluators = sorted(name for name in self.stats.scores if name is not None)
-            names = ", ".join(map(printable, evaluators))
+            names = ", ".join(sorted(printable(name) for name in self.stats.scores if name))
             told.append(f"There are scores from: {names}." if names else "No trace has a score.")
         return " ".join(filter(None, told))
 
@@ -4019,16 +4013,15 @@ class WaitProgress(Struct):
     def poll(self):
         """Asks the server once. Raises Failure; what was found before stays."""
         self.query = self.query or self.find_query()
+        self.scan = TraceScan(self.client, self.query, self.console, needs_all=True)
         if not self.scored:
-            self.scan = TraceScan(self.client, self.query, self.console, self.wanted,
-                                  needs_all=True)
+            self.scan.limit = self.wanted
             self.found = sum(map(len, self.scan.pages()))
             return
         if self.evaluators is None:
             self.evaluators = enabled_evaluators(self.client, self.query.project)
             self.scored_ids = set()
-        self.scan = TraceScan(self.client, self.query, self.console, scores=SCORES_REQUIRED,
-                              needs_all=True)
+        self.scan.scores = SCORES_REQUIRED
         self.missing = set()
         for pairs in self.scan.pages():
             # The scores of those that have been counted are not asked for again.
@@ -4045,11 +4038,10 @@ class WaitProgress(Struct):
     def advice(self) -> str:
         """How many traces were scanned; after a timeout, what is missing and what to check."""
         told = [self.scan.scan_remark()] if self.scan else []
-        if self.missing and not self.is_complete:
-            names = ", ".join(map(printable, sorted(self.missing)))
-            told.append(f"Still waiting for scores from: {names}.")
         if not self.is_complete:
-            told.append("Check --project, --since and --tag, or allow more time with --timeout.")
+            names = ", ".join(map(printable, sorted(self.missing)))
+            told += [f"Still waiting for scores from: {names}." if names else "",
+                     "Check --project, --since and --tag, or allow more time with --timeout."]
         return " ".join(filter(None, told))
 
 
@@ -4254,14 +4246,12 @@ def login(client, args, console):
     email = args.email or console.ask("Email: ", "--email or set TWOSIGNAL_EMAIL")
     password = console.read_line() if args.password_stdin else args.password
     if not password and not args.password_stdin:
-        password = console.ask_secret("Password: ",
-                                      "--password-stdin or set TWOSIGNAL_PASSWORD")
+        password = console.ask_secret("Password: ", "--password-stdin or set TWOSIGNAL_PASSWORD")
     if not email.strip() or not password:
         raise usage_error(f"The {'password' if email.strip() else 'email'} is empty")
     session = client.auth.login(email.strip(), password)
     if has_key():
-        console.tell("Note: TWOSIGNAL_API_KEY is set and takes precedence where API keys are "
-                     "supported.")
+        console.tell("Note: TWOSIGNAL_API_KEY takes precedence where API keys are supported.")
     if args.url or read_text(home_path("config.json")) is None:
         save_config(client.url, console.clock)
     return account(session, client.url, f"Logged in to {client.url}.")
@@ -4458,8 +4448,8 @@ def traces_check(client, args, console):
     """
     checks = []
     for threshold, option in zip(THRESHOLDS, THRESHOLD_OPTIONS):
-        value = getattr(args, option.name)
-        limits = value if isinstance(value, list) else [value]
+        limits = getattr(args, option.name)
+        limits = limits if isinstance(limits, list) else [limits]
         checks += [(threshold, limit) for limit in limits if limit is not None]
     if not checks and not args.min_count:
         flags = ", ".join(option.label for option in THRESHOLD_OPTIONS)
@@ -4504,7 +4494,7 @@ def traces_wait(client, args, console):
     progress = WaitProgress(client, console, lambda: trace_query(client, args), wanted, args.scored)
     started = console.clock.monotonic()
     deadline = started + (args.wait_timeout or DEFAULT_WAIT)
-    client.transport.until = deadline + 1       # the last poll begins when the time is over
+    client.transport.until = deadline + 1       # the last poll begins at the deadline
     for _ in polls(client.transport, deadline):
         try:
             progress.poll()
@@ -4632,10 +4622,8 @@ def evaluators_create(client, args, console):
         "config": {} if config is None else config}))
 
 
-@command("evaluators toggle", PROJECT, EVALUATOR,
-         Option("--enable", "enable the evaluator"),
-         Option("--disable", "disable the evaluator"),
-         exclusive=("--enable", "--disable"),
+@command("evaluators toggle", PROJECT, EVALUATOR, Option("--enable", "enable the evaluator"),
+         Option("--disable", "disable the evaluator"), exclusive=("--enable", "--disable"),
          examples=("twosignal evaluators toggle ID --project ID --enable",))
 def evaluators_toggle(client, args, console):
     """Enable or disable an evaluator.

@@ -298,7 +298,7 @@ class ThresholdObjects(TracesCase):
         for is_minimum, sign, values in ((True, "≥", (False, True, True)),
                                          (False, "≤", (True, True, False))):
             threshold = twosignal.Threshold("x", str, is_minimum=is_minimum)
-            self.assertEqual(threshold.sign, sign)
+            self.assertEqual(threshold.is_minimum, sign == "≥")
             self.assertEqual(tuple(threshold.holds(value, 2) for value in (1, 2, 3)), values)
 
     def test_a_new_entry_gets_an_option(self):
