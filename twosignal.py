@@ -884,10 +884,8 @@ def read_json_object(path: str, clock=CLOCK) -> dict:
     """
     for pause in (0.02, 0.05, 0.1, None):
         text = read_text(path)
-        if text is None:
-            return {}
         try:
-            found = json.loads(text)
+            found = {} if text is None else json.loads(text)
         except (ValueError, RecursionError):
             found = None
         if isinstance(found, dict):
@@ -899,13 +897,13 @@ def read_json_object(path: str, clock=CLOCK) -> dict:
 
 def damaged_file(path) -> Failure:
     """A state file does not hold what it should."""
-    hint = f'It should look like {{"api_url": "{DEFAULT_URL}"}}: correct it, or delete it.'
-    if path.endswith("session.json"):
-        hint = "Run 'twosignal login' again."
+    hint = "Run 'twosignal login' again." if path.endswith("session.json") else (
+        f'It should look like {{"api_url": "{DEFAULT_URL}"}}: correct it, or delete it.')
     return Failure(f"{path} is damaged", hint)
 
 
 def unwritable_file(path, error, hint="") -> Failure:
+    """What an OSError on writing becomes."""
     return Failure(f"Cannot write {path}: {os_reason(error)}", hint or
                    "Free some space, correct its permissions, or set TWOSIGNAL_HOME.")
 
@@ -923,11 +921,7 @@ class OutputTarget(Struct):
 
 
 class AtomicFile(OutputTarget):
-    """A file that replaces another as a whole, or not at all.
-
-    Readers see the old or the new content, never a part. Nothing is replaced if the block raises
-    or calls cancel().
-    """
+    """Replaces a file as a whole, or not at all if the block raises or calls cancel()."""
 
     path: str
     mode: int = 0o600               # its permissions, whatever the umask
@@ -976,9 +970,8 @@ class AtomicFile(OutputTarget):
     def __exit__(self, kind, *_):
         with deferred_signals():
             try:
-                if kind is None:
-                    self.sync()
                 if kind is None and not self.is_cancelled:
+                    self.sync()
                     self._guarded(replace_file, self.temporary, self.target, self.clock)
                     self.temporary = None
             finally:
@@ -1021,10 +1014,7 @@ def remove_file(path):
 
 
 def output_file(path):
-    """What -o FILE writes to: a file that is replaced atomically, or a device as it is.
-
-    Raises Failure if it is a directory.
-    """
+    """What -o FILE writes to: an AtomicFile, or a Device. Raises Failure for a directory."""
     is_open = re.match(_OPEN_FILE, path)
     if not is_open and (os.path.isdir(path) or path.endswith(os.sep)):
         raise Failure(f"Cannot write {path}: Is a directory", OUTPUT_HINT)
@@ -1063,13 +1053,9 @@ class Device(OutputTarget):
 
 
 class Lock(Struct):
-    """A lock file, held by one process (and one thread) at a time.
+    """A lock, held by one process (and one thread) at a time, and released when that dies."""
 
-    The system releases it when its holder dies. The file exists for this alone and is never
-    replaced or deleted.
-    """
-
-    path: str
+    path: str                       # a file for this alone, never replaced or deleted
     deadline: float                 # time.monotonic() at which waiting ends with a LOCKED failure
     clock: Clock = CLOCK
     handle = None
@@ -1080,11 +1066,10 @@ class Lock(Struct):
             self.handle = os.open(self.path, flags, 0o600)
             if hasattr(os, "fchmod"):
                 os.fchmod(self.handle, 0o600)
-        except PermissionError as error:
-            if self.handle is None:         # else it is another user's, and may be locked
-                raise unwritable_file(self.path, error)
         except OSError as error:
-            raise unwritable_file(self.path, error)
+            # A file that opens, but whose mode cannot be set, is another user's: it can be locked.
+            if self.handle is None or not isinstance(error, PermissionError):
+                raise unwritable_file(self.path, error)
         try:
             self._acquire()
         except BaseException:
@@ -1122,16 +1107,13 @@ def _try_lock(handle):
 
 
 def handle_signals(handlers: dict) -> dict:
-    """Installs {signal name: handler} and returns those before them, as {name: handler}.
-
-    A signal that is ignored stays ignored, and one that the platform lacks is left out.
-    """
+    """Installs {signal name: handler} and returns those before them, as {name: handler}."""
     import signal
     before = {}
     for name, handler in handlers.items():
         number = getattr(signal, name, None)
         if number is None or signal.getsignal(number) in (signal.SIG_IGN, None):
-            continue
+            continue    # the platform lacks it, or it is ignored and stays so
         try:
             before[name] = signal.signal(number, handler)
         except ValueError:
@@ -1144,11 +1126,8 @@ class deferred_signals:
 
     def __enter__(self):
         self.arrived = []
-        names = ("SIGINT", "SIGTERM", "SIGHUP")
-        self.before = handle_signals({name: self._note for name in names})
-
-    def _note(self, number, frame):
-        self.arrived.append(number)
+        self.before = handle_signals(dict.fromkeys(
+            ("SIGINT", "SIGTERM", "SIGHUP"), lambda number, frame: self.arrived.append(number)))
 
     def __exit__(self, *_):
         import signal
@@ -1175,10 +1154,7 @@ def setting(name: str):
 
 
 def as_utf8(text, what) -> str:
-    """An argument or variable, which Python decodes by the locale, as its bytes read in UTF-8.
-
-    Raises a usage error if they are not UTF-8.
-    """
+    """An argument or variable, decoded as UTF-8 whatever the locale. Raises a usage error."""
     try:
         text.encode("utf-8")
         return text
@@ -1191,10 +1167,7 @@ def as_utf8(text, what) -> str:
 
 
 def home_directory() -> str:
-    """The absolute path of the session's and the config's directory. Raises NoHome.
-
-    It need not exist.
-    """
+    """The absolute path of the directory for session and config, which may not exist yet."""
     chosen = setting("TWOSIGNAL_HOME")
     path = expand_user(chosen or os.path.join("~", ".twosignal"))
     if chosen and not path.startswith("~"):
@@ -1222,29 +1195,23 @@ def home_path(name: str) -> str:
     return os.path.join(home_directory(), name)
 
 
-def make_home() -> str:
-    """The home directory, created if it is missing, accessible to its owner alone."""
+def make_home():
+    """Creates the home directory if it is missing, and keeps others out of it. Raises Failure.
+
+    A directory that is not ours alone stays as it is: the user's home, or a sticky one like /tmp.
+    """
     path = home_directory()
     is_new = not os.path.isdir(path)
     try:
         os.makedirs(path, 0o700, exist_ok=True)
     except OSError as error:
         raise unwritable_file(path, error)
-    _keep_private(path, is_new)
-    return path
-
-
-def _keep_private(path, is_new):
-    """Sets mode 0700 on a new directory, whatever the umask, and on one that others may enter.
-
-    A directory that is not ours alone stays as it is: the user's home, or a sticky one like /tmp.
-    """
     sticky = 0o1000
     try:
         mode = os.stat(path).st_mode
         is_shared = mode & sticky or path == expand_user("~")
         if (is_new or mode & 0o077) and hasattr(os, "getuid") and not is_shared:
-            os.chmod(path, 0o700)
+            os.chmod(path, 0o700)   # whatever the umask
     except OSError:
         pass        # another user's directory; the files in it are private all the same
 
@@ -1266,10 +1233,7 @@ def save_config(url: str, clock=CLOCK):
 
 
 def configured_url(option=None, clock=CLOCK) -> str:
-    """The server's address: --url, TWOSIGNAL_URL, the config file, or the default.
-
-    Raises a usage error for one that is no address.
-    """
+    """The server's address: --url, TWOSIGNAL_URL, config.json or the default. Raises Failure."""
     if option is not None:
         return normal_url(option)
     variable = setting("TWOSIGNAL_URL")
@@ -1283,10 +1247,7 @@ def configured_url(option=None, clock=CLOCK) -> str:
 
 
 def normal_url(text: str, source="--url") -> str:
-    """The address of a server as https://host[:port][/path].
-
-    source: where it was given, for the usage error.
-    """
+    """An address as https://host[:port][/path]. Raises a usage error, which names the source."""
     shown = re.sub("[^/@]*@", "***@", text)             # there may be a password before an @
     error = usage_error(f"{source} is not a server's address: {shown}",
                         "It should look like https://twosignal.example.com.")
@@ -1308,18 +1269,14 @@ def normal_url(text: str, source="--url") -> str:
         raise error
     scheme = scheme or ("http" if re.match(_LOCAL_HOST, host) else "https")
     default_port = ":443" if scheme == "https" else ":80"
-    if host.endswith(default_port):
-        host = host[:-len(default_port)]
+    host = re.sub(default_port + r"\Z", "", host)
     return f"{scheme}://{host}{path}"
 
 
 def _ascii_host(host, error) -> str:
     """host[:port] with the name as resolvers take it (IDNA)."""
-    try:
-        host.encode("ascii")
+    if len(host) == len(host.encode("utf-8", "replace")):       # ASCII alone
         return host
-    except UnicodeError:
-        pass
     name, colon, port = host.partition(":")
     try:
         name = name.encode("idna").decode("ascii")
@@ -1331,6 +1288,7 @@ def _ascii_host(host, error) -> str:
 
 
 def is_local(url: str) -> bool:
+    """Whether an address is this computer's."""
     return bool(re.match(_LOCAL_HOST, url.split("/")[2]))
 
 
@@ -1340,9 +1298,9 @@ def has_key() -> bool:
 
 
 def api_key():
-    """The project's API key: TWOSIGNAL_API_KEY, or the content of TWOSIGNAL_API_KEY_FILE.
+    """The API key, from TWOSIGNAL_API_KEY or the file that is named instead; or None.
 
-    None if neither is set. Raises a usage error for a missing file and for what cannot be a key.
+    Raises a usage error for a missing file and for what cannot be a key.
     """
     key = setting("TWOSIGNAL_API_KEY")
     path = setting("TWOSIGNAL_API_KEY_FILE")
@@ -1530,8 +1488,6 @@ def curl_command(request) -> str:
                   else mask_secret_fields(request.body.decode("utf-8", "replace"))]
     return " ".join(shlex.quote(word) for word in words)
 
-
-# --- connections
 
 class Connections:
     """Makes one HTTP exchange at a time, and keeps the connection for the next query.
@@ -1768,8 +1724,6 @@ def read_body(reply, connection) -> bytes:
         raise http.client.IncompleteRead(b"")
     return body
 
-
-# --- what failures mean
 
 class ResponseTooLarge(Exception):
     """More bytes than any response of a 2Signal server has."""
@@ -2483,14 +2437,13 @@ class TracePage(Struct):
 class Client:
     """Calls the procedures of a 2Signal server, as the stored session's user."""
 
-    def __init__(self, url, transport, key=None, keep_secret=None, may_refresh=True):
+    def __init__(self, url, transport, key=None, keep_secret=lambda secret: None, may_refresh=True):
         self.url = url              # the server's normal address
         self.transport = transport
         self.key = key              # a project's, used instead of the session where REST suffices
-        self.auth = Authenticator(url, transport, keep_secret or (lambda secret: None),
-                                  may_refresh)
+        self.auth = Authenticator(url, transport, keep_secret, may_refresh)
         if key:
-            self.auth.keep_secret(key)
+            keep_secret(key)
         self.has_changed = False    # a change was made, or may have been made
         self._can_batch = True
         # The names to try for a procedure; the one that this server has comes first.
@@ -2498,8 +2451,6 @@ class Client:
 
     def close(self):
         self.transport.close()
-
-    # --- procedures
 
     def query(self, procedure, values=None):
         """The result of a query; values: its input, if it takes one. Raises Failure."""
@@ -2512,8 +2463,8 @@ class Client:
             return self._with_aliases(procedure, lambda name: self._call(name, values, True))
         except Failure as failure:
             resource = resource_of(procedure)
-            raise add_outcome_hint(failure, resource.list_command if resource
-                                   else f"api {procedure}")
+            list_command = resource.list_command if resource else f"api {procedure}"
+            raise add_outcome_hint(failure, list_command)
 
     def batch(self, procedure, inputs) -> list:
         """The results of a query for several inputs, in order: a value or a Failure for each."""
@@ -2554,8 +2505,7 @@ class Client:
         def read(response):
             answers = result_or_failure(response_json, response)
             if response.status < 500 and isinstance(answers, list) and len(answers) == len(inputs):
-                return [result_or_failure(trpc_value, answer, response, name)
-                        for answer in answers]
+                return [result_or_failure(trpc_value, each, response, name) for each in answers]
             if response.status in (400, 404, 405, 414, 431):
                 return None         # batching is off, or the URL too long for a proxy
             raise foreign_response(response)
@@ -2571,14 +2521,10 @@ class Client:
         return [result_or_failure(self._call, name, values) for values in inputs]
 
     def _authorized(self, url, body, read):
-        """What `read` makes of the response: a list of values and Failures, or None.
-
-        If the server rejects the session, that is refreshed, and the request repeated once.
-        """
+        """What `read` makes of the response; if the session is rejected, it is refreshed once."""
         session = self.auth.session()
         results = read(self._send(url, body, {"Cookie": session_cookie(session)}))
-        if any(isinstance(result, Failure) and result.code == "UNAUTHORIZED"
-               for result in results or ()):
+        if any(isinstance(each, Failure) and each.code == "UNAUTHORIZED" for each in results or ()):
             session = self.auth.session(rejected=session.access_token)
             results = read(self._send(url, body, {"Cookie": session_cookie(session)}))
         return results
@@ -2597,13 +2543,9 @@ class Client:
         credential = {"Authorization": f"Bearer {self.key}"}
         if method == "GET":
             from urllib.parse import urlencode
-            response = self._send(f"{url}?{urlencode(values)}", None, credential)
-        else:
-            self.has_changed = True
-            response = self._send(url, values, credential)
-        return rest_value(response, resource)
-
-    # --- more than one procedure or page
+            return rest_value(self._send(f"{url}?{urlencode(values)}", None, credential), resource)
+        self.has_changed = True
+        return rest_value(self._send(url, values, credential), resource)
 
     def rows(self, procedure, values=None) -> list:
         """The wire objects of a list procedure. Raises Failure."""
@@ -2620,44 +2562,34 @@ class Client:
         return rows
 
     def trace_pages(self, query, page_size):
-        """Yields a TracePage at a time, newest traces first. Raises Failure.
-
-        query: the input of trace.list; page_size: a function, how many traces to ask for.
-        """
+        """Yields each TracePage of trace.list, given its input and a function for the page size."""
         # No page repeats a trace of the one before: new traces shift the pages while they are read.
         # And the pages end: no cursor is followed twice, and empty ones are counted.
-        cursor = None
-        previous_ids = set()
+        page = TracePage([], More.YES)
+        ids = set()
         seen_cursors = set()
         empty_pages = 0
-        size = page_size()
-        while True:
-            page = self._trace_page(query, size, cursor)
-            empty_pages = 0 if page.traces else empty_pages + 1
-            ids = {str(trace["id"]) for trace in page.traces if trace.get("id") is not None}
-            page.traces = [trace for trace in page.traces
-                           if str(trace.get("id")) not in previous_ids]
-            yield page
-            if page.is_last:
-                return
-            cursor = page.cursor
-            if cursor in seen_cursors or empty_pages > MAX_EMPTY_PAGES:
-                raise protocol_error("The server's pages of traces do not end", REPORT_TO_OPERATOR)
-            seen_cursors.add(cursor)
-            previous_ids = ids
+        while not page.is_last:
             size = PAGE_SIZE if page.more is More.UNKNOWN else page_size()
+            page = self._trace_page(query, size, page.cursor)
+            empty_pages = 0 if page.traces else empty_pages + 1
+            previous_ids = ids
+            ids = {str(row["id"]) for row in page.traces if row.get("id") is not None}
+            page.traces = [row for row in page.traces if str(row.get("id")) not in previous_ids]
+            yield page
+            if not page.is_last and (page.cursor in seen_cursors or empty_pages > MAX_EMPTY_PAGES):
+                raise protocol_error("The server's pages of traces do not end", REPORT_TO_OPERATOR)
+            seen_cursors.add(page.cursor)
 
     def _trace_page(self, query, size, cursor) -> TracePage:
         """The page at a cursor, or the first one if it is None. Raises Failure."""
         answer = self._list_traces(dict(query, limit=size, **without_none(cursor=cursor)))
         traces = rows_of(answer)
-        if isinstance(answer, list):
+        if isinstance(answer, list) and len(traces) == size:
             # Such a server has no next page, but may return a whole one if fewer were asked for.
             # A list longer than the limit is complete: the server knows no limit.
-            if len(traces) == size:
-                return TracePage(traces, More.UNKNOWN, size >= PAGE_SIZE, cursor)
-            return TracePage(traces, More.NO, True)
-        cursor = answer.get("nextCursor")
+            return TracePage(traces, More.UNKNOWN, size >= PAGE_SIZE, cursor)
+        cursor = None if isinstance(answer, list) else answer.get("nextCursor")
         if cursor is None or cursor == "":
             return TracePage(traces, More.NO, True)
         if not isinstance(cursor, (str, int)):
@@ -2681,9 +2613,9 @@ class Client:
     def add_scores(self, traces, project, required=True, strict=True) -> bool:
         """Stores the scores in those wire traces that came without; says whether all are known.
 
-        A trace that was deleted meanwhile has none. If an API key cannot read them, they are None,
-        or a Failure if they are required: a gate must not pass because scores are missing.
-        strict: fail if there are fewer than the server counts; otherwise some may be on their way.
+        If an API key cannot read them, they are None, or a Failure if they are required: a gate
+        must not pass because scores are missing. strict: fail if there are fewer than the server
+        counts; otherwise some may be on their way.
         """
         lacking = [trace for trace in traces if _lacks_scores(trace)]
         if not self.key:
@@ -2701,7 +2633,7 @@ class Client:
             if isinstance(result, Failure):
                 if result.code != "NOT_FOUND":
                     raise result
-                trace["scores"] = []
+                trace["scores"] = []        # it was deleted meanwhile
                 continue
             scores = get_item(result, "scores")
             expected = (strict and _score_count(trace)) or 0
@@ -2726,8 +2658,6 @@ def _score_count(trace):
     count = get_path(trace, "_count.scores")        # tRPC; REST has scoreCount
     return to_number(trace.get("scoreCount") if count is None else count)
 
-
-# --- names in place of IDs
 
 def is_uuid(text) -> bool:
     return bool(re.match(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", text, re.I))
@@ -2768,15 +2698,14 @@ def _find_id(text, noun, fetch_rows) -> str:
     if any(row.get("id") == text for row in rows):
         return text
     wanted = to_nfc(text)
-    names = [(to_nfc(row["name"]), row.get("id")) for row in rows
-             if isinstance(row.get("name"), str)]
-    ids = [row_id for name, row_id in names if name == wanted]
+    named = [row for row in rows if isinstance(row.get("name"), str)]
+    ids = [row.get("id") for row in named if to_nfc(row["name"]) == wanted]
     if len(ids) > 1:
         raise usage_error(f"There are {len(ids)} {noun}s named '{text}'",
                           f"Use one of the IDs: {', '.join(map(printable, ids))}.")
     if ids:
         return ids[0] if isinstance(ids[0], str) else text
-    for name, _ in names:
+    for name in [to_nfc(row["name"]) for row in named]:
         if name.casefold().strip() == wanted.casefold().strip():
             raise Failure(f"{noun.capitalize()} not found", f"Did you mean '{name}'?", "NOT_FOUND")
     return text
@@ -2787,16 +2716,14 @@ def _find_id(text, noun, fetch_rows) -> str:
 ############################################################
 
 class Console:
-    """The terminal or the pipes: the only place where this program reads and prints.
-
-    streams: (stdin, stdout, stderr), each of which may be None; those of the process by default.
-    """
+    """The terminal or the pipes: the only place where this program reads and prints."""
 
     quiet = json_errors = debug = False
     file = None                     # an OutputTarget that output goes to in place of stdout
     has_printed = False
 
     def __init__(self, streams=None, clock=CLOCK):
+        # Each may be None, as in a process that was started with closed streams.
         self.stdin, self.stdout, self.stderr = streams or (sys.stdin, sys.stdout, sys.stderr)
         self.clock = clock
         self._secrets = set()
@@ -2847,15 +2774,15 @@ class Console:
 
     def say(self, *lines):
         """Prints lines on stderr, with secrets masked and control characters escaped."""
-        if self.stderr is None:
-            return
         self.clear_progress()
         text = "".join(printable(mask_secrets(line, self._secrets)) + "\n" for line in lines)
-        self._write_stderr(encodable(text, self.stderr.encoding or "utf-8"))
+        self._write_stderr(text)
 
     def _write_stderr(self, text):
+        if self.stderr is None:
+            return
         try:
-            self.stderr.write(text)
+            self.stderr.write(encodable(text, self.stderr.encoding or "utf-8"))
             self.stderr.flush()
         except (OSError, ValueError):
             redirect_to_null(self.stderr)
@@ -2875,10 +2802,7 @@ class Console:
         return failure.exit_code
 
     def progress(self, text, since):
-        """Shows on a terminal how far something is that takes longer than a second.
-
-        since: the time.monotonic() at which it began.
-        """
+        """Shows on a terminal how far something is, from a second after `since` (monotonic) on."""
         if not self.quiet and is_terminal(self.stderr) and self.clock.monotonic() - since >= 1:
             self._show_progress(text)
 
@@ -2904,8 +2828,6 @@ class Console:
         self._write_stderr("\r" + text.ljust(size) + ("" if text else "\r"))
         self._progress = text and text.ljust(size)
 
-    # --- questions and stdin
-
     def require_terminal(self, option):
         """Raises a usage error that names the option if nobody can be asked."""
         if not is_terminal(self.stdin):
@@ -2924,23 +2846,19 @@ class Console:
 
     def ask_secret(self, question, option) -> str:
         """What the user types without echo. Raises a usage error that names the option."""
+        import getpass
         self.require_terminal(option)
         try:
-            return self.read_hidden_line(question)
+            return getpass.getpass(question, self.stderr)
         except EOFError:
             self._write_stderr("\n")
             raise usage_error("No password was given", f"Pass {option}.")
 
-    def read_hidden_line(self, question) -> str:
-        import getpass
-        return getpass.getpass(question, self.stderr)
-
     def _prompt(self, question) -> str:
         """The line that is typed, or "" at the end of stdin."""
-        if self.stderr is not None:
-            self._write_stderr(encodable(printable(question), self.stderr.encoding or "utf-8"))
+        self._write_stderr(printable(question))
         answer = self.stdin.readline()
-        if not answer and self.stderr is not None:
+        if not answer:
             self._write_stderr("\n")
         return answer
 
@@ -2966,18 +2884,13 @@ class Console:
 
     def screen(self, plain=False) -> Screen:
         """Where output goes; plain: without colours."""
-        columns = _columns_setting() or terminal_columns(self.stdout)
+        width = re.match(r"[1-9][0-9]{0,3}\Z", os.environ.get("COLUMNS", ""))
+        columns = int(width.group()) if width else terminal_columns(self.stdout)
         if self.file is not None:
             return Screen(columns)
         shows_colour = (is_terminal(self.stdout) and not plain and not os.environ.get("NO_COLOR")
                         and os.environ.get("TERM") != "dumb")
         return Screen(columns, getattr(self.stdout, "encoding", None) or "utf-8", shows_colour)
-
-
-def _columns_setting():
-    """The variable COLUMNS, or None if it is no sensible width."""
-    columns = os.environ.get("COLUMNS", "")
-    return int(columns) if re.match(r"[1-9][0-9]{0,3}\Z", columns) else None
 
 
 def is_terminal(stream) -> bool:
@@ -4939,8 +4852,6 @@ complete -c twosignal -f -a '(__twosignal_complete)'
 """}
 
 
-# --- completion
-
 @command("completion",
          Option("SHELL", "your shell: bash, zsh or fish", one_of(COMPLETION_SCRIPTS),
                 choices=tuple(COMPLETION_SCRIPTS)), is_offline=True,
@@ -5018,8 +4929,6 @@ def server_names(kind, line, clock) -> list:
     thread.join(COMPLETION_TIMEOUT)
     return list(names)
 
-
-# --- installation
 
 @command("install", Option("[DIR]", "directory to install into (default: ~/.local/bin)", non_empty),
          is_offline=True, examples=("twosignal install", "twosignal install /usr/local/bin"))
@@ -5122,8 +5031,6 @@ def path_remark(path) -> str:
         return f"{first} comes first on PATH: remove it, or put {directory} before it."
     return ""
 
-
-# --- running a command
 
 class Terminated(BaseException):
     """SIGTERM arrived, or SIGHUP: the terminal went away."""
