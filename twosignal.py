@@ -1873,11 +1873,9 @@ class Resource(Struct):
 
 RESOURCES = {                       # by the first part of a procedure's name
     "organization": Resource("Organization", "orgs list"),
-    "project": Resource("Project", "projects list"),
-    "trace": Resource("Trace", "traces list"),
+    "project": Resource("Project", "projects list"), "trace": Resource("Trace", "traces list"),
     "evaluator": Resource("Evaluator", "evaluators list"),
-    "dataset": Resource("Dataset", "datasets list"),
-    "apiKey": Resource("API key", "api-keys list"),
+    "dataset": Resource("Dataset", "datasets list"), "apiKey": Resource("API key", "api-keys list"),
     "usage": Resource("Organization", "orgs list"),
 }
 
@@ -1886,8 +1884,6 @@ def resource_of(procedure):
     """The Resource of a procedure such as trace.list, or None."""
     return RESOURCES.get(procedure.partition(".")[0])
 
-
-# --- encodings
 
 def strict_json(text: str):
     """The value of a JSON text. Raises ValueError, for NaN too, or RecursionError."""
@@ -1920,12 +1916,8 @@ def compact_json(value, safe=",:") -> str:
 
 
 def apply_superjson(value, meta):
-    """The value with the types of superjson's meta: bigints and decimals become numbers.
-
-    NaN and the infinities stay text, since JSON has no word for them. The meta is not trusted: what
-    does not fit the value is ignored.
-    """
-    types = get_item(meta, "values")
+    """The value with numbers for what is a bigint or a decimal by superjson's meta."""
+    types = get_item(meta, "values")        # not trusted: what does not fit the value is ignored
     if isinstance(types, list):
         return _typed(value, types)
     for path, kinds in types.items() if isinstance(types, dict) else ():
@@ -1943,7 +1935,7 @@ def apply_superjson(value, meta):
 
 
 def _typed(value, kinds):
-    """The number that a text of these types stands for; any other value as it is."""
+    """The number in a text of these types; any other value, NaN too (JSON has none), as it is."""
     is_numeric = isinstance(kinds, list) and kinds[:1] in _NUMERIC_TYPES
     number = to_number(value) if is_numeric and isinstance(value, str) else None
     is_valid = number is not None and (kinds[0] != "bigint" or isinstance(number, int))
@@ -1955,8 +1947,7 @@ def session_cookie(session) -> str:
     text = compact_json({
         "access_token": session.access_token, "refresh_token": session.refresh_token,
         "expires_at": int(session.expires_at), "token_type": "bearer",
-        "user": {"id": session.user_id, "email": session.user_email},
-    }, safe="")
+        "user": {"id": session.user_id, "email": session.user_email}}, safe="")
     name = f"sb-{session.project_ref}-auth-token"
     if len(text) <= MAX_COOKIE_CHUNK:
         return f"{name}={text}"
@@ -1975,8 +1966,6 @@ def token_project(token):
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
         return None
 
-
-# --- envelopes
 
 def batch_groups(procedure, inputs) -> list:
     """The inputs of a query in groups whose URLs are short enough for proxies."""
@@ -2004,8 +1993,7 @@ def _trpc_failure(error, response, procedure) -> Failure:
     status = get_path(error, "data.httpStatus")
     status = status if isinstance(status, int) else response.status
     code = get_path(error, "data.code")
-    if code not in STATUS_CODES.values():
-        code = STATUS_CODES.get(status)
+    code = code if code in STATUS_CODES.values() else STATUS_CODES.get(status)
     if not isinstance(error, dict) or code is None and status < 400:
         return foreign_response(response)
     message = error.get("message")
@@ -2025,8 +2013,7 @@ def rest_value(response, resource=None):
     if response.status == 403:
         raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
     if response.status >= 400 and error:
-        message = error.get("message") if isinstance(error, dict) else error
-        raise server_failure(None, response.status, message, resource)
+        raise server_failure(None, response.status, get_item(error, "message") or error, resource)
     if not 200 <= response.status < 300:
         raise foreign_response(response)
     is_wrapped = isinstance(found, dict) and "data" in found and not {"traces", "id"} & set(found)
@@ -2050,8 +2037,6 @@ def resource_object(answer) -> dict:
     return answer
 
 
-# --- server errors
-
 def foreign_response(response) -> Failure:
     """What a response means that does not come from 2Signal's API, but from something before it."""
     status = response.status
@@ -2067,10 +2052,7 @@ def foreign_response(response) -> Failure:
 
 
 def server_failure(code, status, message, resource=None) -> Failure:
-    """The documented error for what a server said about a resource.
-
-    code: one of STATUS_CODES, or None to go by the status; message: its own, of any type.
-    """
+    """The documented error for a server's code, or else its status, and its message of any type."""
     code = code or STATUS_CODES.get(status)
     said = message if isinstance(message, str) else ""
     message = said if len(said) <= MAX_SERVER_MESSAGE else said[:MAX_SERVER_MESSAGE] + "…"
@@ -2097,8 +2079,7 @@ def server_failure(code, status, message, resource=None) -> Failure:
 
 def not_found(message="", resource=None) -> Failure:
     """The error for a missing resource: the one that the server's message names, or this one."""
-    # A request may name several, such as a trace and its project.
-    said = message.lower().rstrip(".")
+    said = message.lower().rstrip(".")      # a request may name several: a trace and its project
     named = [each for each in RESOURCES.values() if said == f"{each.noun} not found".lower()]
     missing = named[0] if named else resource
     if missing is None:
@@ -2128,14 +2109,6 @@ def input_problems(message) -> list:
             text = f"{'.'.join(map(printable, path))}: {text}"          # config.maxMs: Required
         lines.append(text)
     return lines
-
-
-def add_outcome_hint(failure, list_command) -> Failure:
-    """The failure of a change; if it may have been made, with the command that shows whether."""
-    if failure.code in ("UNKNOWN_OUTCOME", "INTERNAL_SERVER_ERROR", "TIMEOUT", "BAD_ANSWER"):
-        failure.hint = ("The change may have been made all the same: check with "
-                        f"'twosignal {list_command}' before you repeat it.")
-    return failure
 
 
 ############################################################
@@ -2194,38 +2167,30 @@ def load_session_if_valid(clock=CLOCK):
 
 
 def save_session(session, spent=None, clock=CLOCK) -> Session:
-    """Saves a session, under the lock, and returns the one to go on with. Raises Failure.
-
-    spent: the session that this one replaces. The TUI takes no lock: what it has done to the file
-    meanwhile stays, be it a logout, a login to another account, or a newer session.
-    """
+    """Saves a session in place of the spent one, under the lock; returns the one to go on with."""
     path = home_path("session.json")
     with deferred_signals(), AtomicFile(path, clock=clock) as file:
         file.write(session.text().encode("utf-8"))
         file.sync()                 # only microseconds pass from the check below to the replacement
         if spent is None:
             return session
+        # The TUI takes no lock: its logout, login to another account or newer session stays.
         stored = load_session_if_valid(clock)
         is_unchanged = stored is None or stored.refresh_token == spent.refresh_token
-        if is_unchanged and os.path.exists(path):       # else it was a logout
-            return session
-        is_newer = not is_unchanged and stored.user_id == spent.user_id
-        if is_newer and stored.expires_at < session.expires_at:
+        is_same_user = not is_unchanged and stored.user_id == spent.user_id
+        is_older = is_same_user and stored.expires_at < session.expires_at
+        if is_older or is_unchanged and os.path.exists(path):       # no file: it was a logout
             return session
         file.cancel()
-        return stored if is_newer else session
+        return stored if is_same_user else session
 
 
 def prove_writable(session, clock=CLOCK):
-    """Raises Failure if a refreshed session could not be saved: its token is spent only once.
-
-    The file is replaced by itself, to the byte, and a larger one than needed is tried beside it.
-    """
+    """Raises Failure if a refreshed session could not be saved: its token is spent only once."""
+    # The file is replaced by itself, to the byte, and a larger one than needed is tried beside it.
     path = home_path("session.json")
-    text = read_text(path)
-    for content in (session.text() + " " * 4096, text):
-        if not content:             # the TUI has deleted the file, or is about to write it
-            return
+    text = read_text(path)          # none if the TUI has deleted it, or is about to write it
+    for content in filter(None, (session.text() + " " * 4096, text)):
         with deferred_signals(), AtomicFile(path, clock=clock) as file:
             file.write(content.encode("utf-8"))
             file.sync()
@@ -2248,16 +2213,14 @@ def not_logged_in() -> Failure:
 
 def key_cannot(what) -> Failure:
     """A project's API key does not reach what was asked for; what: a verb and its object."""
-    return Failure(f"A project API key cannot {what}",
-                   "Leave out what needs it, or run 'twosignal login' and unset "
-                   "TWOSIGNAL_API_KEY.", "NOT_LOGGED_IN")
+    return Failure(f"A project API key cannot {what}", "Leave out what needs it, or run "
+                   "'twosignal login' and unset TWOSIGNAL_API_KEY.", "NOT_LOGGED_IN")
 
 
 class Authenticator:
     """Logs in, keeps the session valid, and logs out, at one server."""
 
-    # A refresh token works once: if it is used again, the server ends the session for every
-    # program that shares it. Therefore:
+    # A refresh token works once: used again, it ends the session of all programs that share it.
     # 1. It is spent under the lock alone, after the file has been read again under that lock.
     # 2. It is spent only if its successor can be saved. That is saved before anything else
     #    happens: before it is used, and before a signal takes effect.
@@ -2281,8 +2244,8 @@ class Authenticator:
         except Failure as failure:
             if failure.code != "UNAUTHORIZED":
                 raise
-            raise Failure("Wrong email or password", "Check both and run 'twosignal login' again.",
-                          "UNAUTHORIZED")
+            raise Failure("Wrong email or password",
+                          "Check both and run 'twosignal login' again.", failure.code)
         session = self._new_session(data, {"user_email": email})
         with session_lock(self.transport.deadline(), self.clock), deferred_signals():
             return save_session(session, clock=self.clock)
@@ -2290,8 +2253,7 @@ class Authenticator:
     def logout(self):
         """Ends the session on the server. Raises Failure."""
         try:
-            token = self.session().access_token
-            self._post("logout", headers={"Authorization": f"Bearer {token}"})
+            self._post("logout", headers={"Authorization": f"Bearer {self.session().access_token}"})
         except Failure as failure:
             if failure.code != "UNAUTHORIZED":      # otherwise it has ended already
                 raise
@@ -2305,10 +2267,7 @@ class Authenticator:
             delete_session()
 
     def session(self, rejected=None) -> Session:
-        """A valid session, refreshed if it has to be. Raises Failure.
-
-        rejected: an access token that the server did not accept although it has not expired.
-        """
+        """A valid session, refreshed if it ends soon or its token was rejected. Raises Failure."""
         session = self._session or self._load()
         remaining = session.remaining(self.clock.time(), rejected)
         if remaining <= REFRESH_EARLY:
@@ -2333,12 +2292,10 @@ class Authenticator:
         self.keep_secret(session.access_token)
         self.keep_secret(session.refresh_token)
         # A session of the TUI does not name its issuer: that is the address the TUI would use.
-        issuer = normal_url(session.api_url or configured_url(clock=self.clock),
-                            home_path("session.json"))
+        issuer = normal_url(session.api_url or configured_url(clock=self.clock))
         if issuer != self.url:
-            raise Failure(f"Not logged in to {self.url}",
-                          f"Run 'twosignal login --url {self.url}'; the stored session belongs to "
-                          f"{issuer}.", "NOT_LOGGED_IN")
+            raise Failure(f"Not logged in to {self.url}", f"Run 'twosignal login --url {self.url}';"
+                          f" the stored session belongs to {issuer}.", "NOT_LOGGED_IN")
         return session
 
     def _renewed(self, rejected, lock_timeout) -> Session:
@@ -2346,46 +2303,41 @@ class Authenticator:
         if not self.may_refresh:
             raise not_logged_in()
         with session_lock(self.transport.deadline(lock_timeout), self.clock):
-            stored = self._load()
-            if stored.remaining(self.clock.time(), rejected) > REFRESH_EARLY:
-                return stored       # another process refreshed it while this one waited
-            prove_writable(stored, self.clock)
+            spent = self._load()
+            if spent.remaining(self.clock.time(), rejected) > REFRESH_EARLY:
+                return spent        # another process refreshed it while this one waited
+            prove_writable(spent, self.clock)
+            body = {"refresh_token": spent.refresh_token}
             with deferred_signals():
-                return self._refresh(stored)
+                data = result_or_failure(self._post, "refresh", body, (409, 429))
+                if isinstance(data, Failure):
+                    return self._session_of_another(spent, data)
+                return save_session(self._new_session(data, spent.values), spent, self.clock)
 
-    def _refresh(self, spent) -> Session:
-        """Exchanges the refresh token and saves the new session."""
-        try:
-            data = self._post("refresh", {"refresh_token": spent.refresh_token},
-                              retried=(409, 429))
-        except Failure as failure:
-            if failure.code not in ("UNAUTHORIZED", "BAD_REQUEST", "CONFLICT"):
-                raise
-            return self._session_of_another(spent, failure.code)
-        return save_session(self._new_session(data, spent.values), spent, self.clock)
-
-    def _session_of_another(self, spent, code) -> Session:
-        """The session that the TUI saved meanwhile. Raises what the server's code means."""
+    def _session_of_another(self, spent, failure) -> Session:
+        """The session that the TUI saved meanwhile. Raises what the failed refresh means."""
+        if failure.code not in ("UNAUTHORIZED", "BAD_REQUEST", "CONFLICT"):
+            raise failure
         for _ in range(10):         # half a second, since the response to the TUI may be under way
             stored = load_session_if_valid(self.clock)
             is_other = stored is not None and stored.refresh_token != spent.refresh_token
             if is_other and stored.remaining(self.clock.time()) > 0:
                 return self._load()
             self.clock.sleep(0.05)
-        if code == "CONFLICT":
+        if failure.code == "CONFLICT":
             raise TransientFailure("Rate limited: another program is refreshing the session",
                                    "Wait a few seconds and retry.", "TOO_MANY_REQUESTS")
         raise authentication_expired()
 
     def _new_session(self, data, before) -> Session:
         """The session of a login or refresh; other keys of `before` are kept. Raises BAD_ANSWER."""
-        values = dict(before, api_url=self.url)
-        for key in ("access_token", "refresh_token", "expires_at"):
-            values[key] = data.get(key)
-        values["user_id"] = get_path(data, "user.id") or before.get("user_id") or ""
-        values["user_email"] = get_path(data, "user.email") or before.get("user_email") or ""
-        values["project_ref"] = (data.get("project_ref") or before.get("project_ref")
-                                 or token_project(data.get("access_token")))
+        token = data.get("access_token")
+        project = data.get("project_ref") or before.get("project_ref") or token_project(token)
+        values = dict(
+            before, api_url=self.url, access_token=token, refresh_token=data.get("refresh_token"),
+            expires_at=data.get("expires_at"), project_ref=project,
+            user_id=get_path(data, "user.id") or before.get("user_id") or "",
+            user_email=get_path(data, "user.email") or before.get("user_email") or "")
         try:
             session = Session(values)
         except ValueError as error:
@@ -2395,8 +2347,8 @@ class Authenticator:
         self.keep_secret(session.refresh_token)
         return session
 
-    def _post(self, action, body=None, headers=(), retried=None) -> dict:
-        """The data that /api/v1/auth/ACTION returns. Raises Failure."""
+    def _post(self, action, body=None, retried=None, headers=()) -> dict:
+        """The data that /api/v1/auth/ACTION returns; retried: statuses. Raises Failure."""
         headers = dict(headers, **{"User-Agent": USER_AGENT})
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -2458,13 +2410,21 @@ class Client:
 
     def mutate(self, procedure, values):
         """The result of a mutation. Raises Failure."""
+        resource = resource_of(procedure)
+        return self._change(resource.list_command if resource else f"api {procedure}", lambda: (
+            self._with_aliases(procedure, lambda name: self._call(name, values, True))))
+
+    def _change(self, list_command, call):
+        """What a call returns; if it fails and may have been made, the error says how to check."""
         self.has_changed = True
         try:
-            return self._with_aliases(procedure, lambda name: self._call(name, values, True))
+            return call()
         except Failure as failure:
-            resource = resource_of(procedure)
-            list_command = resource.list_command if resource else f"api {procedure}"
-            raise add_outcome_hint(failure, list_command)
+            if failure.code in ("UNKNOWN_OUTCOME", "INTERNAL_SERVER_ERROR", "TIMEOUT",
+                                "BAD_ANSWER"):
+                failure.hint = ("The change may have been made all the same: check with "
+                                f"'twosignal {list_command}' before you repeat it.")
+            raise
 
     def batch(self, procedure, inputs) -> list:
         """The results of a query for several inputs, in order: a value or a Failure for each."""
@@ -2544,8 +2504,8 @@ class Client:
         if method == "GET":
             from urllib.parse import urlencode
             return rest_value(self._send(f"{url}?{urlencode(values)}", None, credential), resource)
-        self.has_changed = True
-        return rest_value(self._send(url, values, credential), resource)
+        return self._change(resource.list_command, lambda: (
+            rest_value(self._send(url, values, credential), resource)))
 
     def rows(self, procedure, values=None) -> list:
         """The wire objects of a list procedure. Raises Failure."""
@@ -2846,13 +2806,16 @@ class Console:
 
     def ask_secret(self, question, option) -> str:
         """What the user types without echo. Raises a usage error that names the option."""
-        import getpass
         self.require_terminal(option)
         try:
-            return getpass.getpass(question, self.stderr)
+            return self.read_hidden_line(question)
         except EOFError:
             self._write_stderr("\n")
             raise usage_error("No password was given", f"Pass {option}.")
+
+    def read_hidden_line(self, question) -> str:
+        import getpass
+        return getpass.getpass(question, self.stderr)
 
     def _prompt(self, question) -> str:
         """The line that is typed, or "" at the end of stdin."""
@@ -2920,6 +2883,7 @@ def redirect_to_null(stream):
 ############################################################
 
 COMMANDS = {}                       # "traces list": its Command, in the order of --help
+_UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
 
 
 class Option(Struct):
@@ -2939,24 +2903,20 @@ class Option(Struct):
 
     def __init__(self, *values, **named):
         super().__init__(*values, **named)
-        *flags, last = self.form.replace(",", "").split()
-        self.is_operand = not self.form.startswith("-")
-        self.takes_value = not self.is_operand and not last.startswith("-")
+        words = self.form.replace(",", "").split()
+        flags = [word for word in words if word.startswith("-")]
+        last = words[-1] if flags else words[-1].strip("[.]")
+        self.metavar = None if last in flags else last
+        self.is_operand = not flags
+        self.takes_value = bool(flags and self.metavar)
+        self.flags = tuple(flags) or (self.metavar.lower(),)
+        self.label = flags[-1] if flags else self.metavar
         if self.is_operand:
-            self.label = self.metavar = last.strip("[.]")
-            self.flags = (self.label.lower(),)
-            self.required = not last.startswith("[")
-            self.repeatable = "..." in last
-        else:
-            self.flags = tuple(flags if self.takes_value else flags + [last])
-            self.label = self.flags[-1]
-            self.metavar = last if self.takes_value else None
+            self.required = not self.form.startswith("[")
+            self.repeatable = "..." in self.form
         self.name = self.name or self.label.lstrip("-").replace("-", "_").lower()
-        self.full_help = self.help
-        if self.env:
-            self.full_help += f" (env: {self.env})"
-        elif self.required and not self.is_operand:
-            self.full_help += " (required)"
+        note = " (required)" if self.required and not self.is_operand else ""
+        self.full_help = self.help + (f" (env: {self.env})" if self.env else note)
 
 
 def flags_of(options) -> dict:
@@ -2980,14 +2940,12 @@ class Command(Struct):
 
     def __init__(self, *values, **named):
         super().__init__(*values, **named)
-        lines = (self.function.__doc__ or "").strip().splitlines()
-        self.help = "\n".join(line.strip() for line in lines)
+        self.help = (self.function.__doc__ or "").strip().replace("\n    ", "\n")
         self.summary = self.help.partition("\n")[0]
         own_flags = set(flags_of(self.options))     # they take precedence over global ones
         self.all_options = self.options + tuple(
             option for option in GLOBAL_OPTIONS if not own_flags & set(option.flags))
-        words = [option.label if option.is_operand else f"{option.label} {option.metavar}"
-                 for option in self.options if option.required]
+        words = [option.form.split(", ")[-1] for option in self.options if option.required]
         self.examples = self.examples or (" ".join(["twosignal", self.name, *words]),)
 
 
@@ -3004,8 +2962,6 @@ def visible_commands(group="") -> list:
     return [each for name, each in COMMANDS.items()
             if not each.is_hidden and group in ("", name.split()[0])]
 
-
-# --- value types
 
 def non_empty(text) -> str:
     if not text.strip():
@@ -3043,11 +2999,7 @@ def whole_number(minimum):
     return parse
 
 
-_UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
-
-
 def parse_seconds(text) -> float:
-    """30 or 0.5, above 0 and at most a day."""
     value = to_number(text)
     if value is None or not 0 < value <= DAY:
         raise ValueError("must be a number of seconds, above 0 and at most a day")
@@ -3065,8 +3017,7 @@ def parse_duration(text) -> float:
 
 def parse_wait(text) -> float:
     """Seconds of 90, 90s or 5m."""
-    is_number = re.match(r"[\d.]+\Z", text)
-    return parse_seconds(text if is_number else str(parse_duration(text) / 1000))
+    return parse_seconds(text if re.match(r"[\d.]+\Z", text) else str(parse_duration(text) / 1000))
 
 
 def parse_when(text) -> float:
@@ -3084,11 +3035,10 @@ def parse_when(text) -> float:
     return seconds
 
 
-def _number_within(text, maximum, what) -> float:
-    """A number from 0 to the maximum; what: its name for the error."""
+def _number_within(text, maximum, what_it_must_be) -> float:
     value = to_number(text.strip())
     if value is None or not 0 <= value <= maximum:
-        raise ValueError(f"must be {what}")
+        raise ValueError(f"must be {what_it_must_be}")
     return value
 
 
@@ -3133,23 +3083,20 @@ def json_argument(text, flag, console):
             with open(text[1:], encoding="utf-8-sig") as file:
                 text = file.read()
         except (OSError, ValueError) as error:      # ValueError: not UTF-8, or a NUL in the path
-            is_text = not isinstance(error, UnicodeDecodeError)
-            reason = os_reason(error) if is_text else "it is not UTF-8"
-            raise usage_error(f"Cannot read the file of {flag}: {text[1:]}: {reason}",
+            why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else os_reason(error)
+            raise usage_error(f"Cannot read the file of {flag}: {text[1:]}: {why}",
                               "Check the path after the @.")
     try:
         return strict_json(text)
     except RecursionError:
         raise usage_error(f"{flag} is nested too deeply")
     except json.JSONDecodeError as error:
-        reason = f"{error.msg} (line {error.lineno}, column {error.colno})"
+        why = f"{error.msg} (line {error.lineno}, column {error.colno})"
     except ValueError as error:
-        reason = error
-    raise usage_error(f"{flag} is not JSON: {reason}",
+        why = error
+    raise usage_error(f"{flag} is not JSON: {why}",
                       f"Quote it for the shell, as in {flag} '{{\"prompt\": \"Hi\"}}'.")
 
-
-# --- what argv says
 
 HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
@@ -3178,7 +3125,7 @@ class CommandLine:
 
     def __init__(self, argv):
         self.words = []             # those of the command
-        self.options = []           # (flag, value or None) in their order
+        self.options = []           # (flag, value, or a switch's constant) in their order
         self.operands = []          # the rest
         texts = [result_or_failure(as_utf8, token, "An argument") for token in argv]
         self.error = next((text for text in texts if isinstance(text, Failure)), None)  # the first
@@ -3201,22 +3148,18 @@ class CommandLine:
         return self.words in [each.name.split()[:1] for each in visible_commands()]
 
     def has(self, option) -> bool:
-        """Whether an option was given."""
         return any(flag in option.flags for flag, _ in self.options)
 
     @property
     def format(self):
         """The format that was asked for last, valid or not, or None."""
-        found = ["json" if flag == "--json" else value for flag, value in self.options
-                 if flag in ("--json", "--format")]
+        found = [value for flag, value in self.options if flag in ("--json", "--format")]
         return found[-1] if found else None
 
     def known_flags(self) -> dict:
         """{flag: Option} of the command; of all commands as long as it is not known."""
-        if self.command:
-            return flags_of(self.command.all_options)
-        return flags_of([VERSION] + [option for each in COMMANDS.values()
-                                     for option in each.all_options])
+        every = sum((each.all_options for each in COMMANDS.values()), (VERSION,))
+        return flags_of(self.command.all_options if self.command else every)
 
     def unknown_option(self, flag) -> Failure:
         """There is no such option, with the one that was probably meant."""
@@ -3252,12 +3195,11 @@ class CommandLine:
             raise self.unknown_option(flag)
         if value is not None and not option.takes_value:
             raise usage_error(f"{flag} takes no value", see_help(*self.words))
-        if value is None and option.takes_value:
-            # A value may look like a short option: -d -h is a description.
+        if value is None and option.takes_value:    # it may look like a short option: -d -h
             if not self._tokens or self._tokens[0].startswith("--"):
                 raise usage_error(f"{flag} needs a value", see_help(*self.words))
             value = self._tokens.pop(0)
-        self.options.append((flag, value))
+        self.options.append((flag, value if option.takes_value else option.constant))
 
 
 class Arguments:
@@ -3273,17 +3215,15 @@ class Arguments:
                 raise line.unknown_option(flag)
             self._add(flags[flag], text)
         operands = list(line.operands)
-        for option in chosen.options:
-            while option.is_operand and operands and (option.repeatable
-                                                      or option.name not in vars(self)):
+        for option in [each for each in chosen.options if each.is_operand]:
+            while operands and (option.repeatable or option.name not in vars(self)):
                 self._add(option, operands.pop(0))
         if operands:
             raise usage_error(f"Unexpected argument '{operands[0]}'", self._see_help)
-        for option in chosen.all_options:
+        for option in chosen.all_options + GLOBAL_OPTIONS:
             if option.name not in vars(self) and option.env and setting(option.env):
                 self._add(option, setting(option.env))
                 self.from_environment.add(option.name)
-        for option in chosen.all_options + GLOBAL_OPTIONS:
             is_switch = option.metavar is None and option.constant is True
             vars(self).setdefault(option.name, False if is_switch else None)
         if chosen.exclusive and all(line.has(flags[flag]) for flag in chosen.exclusive):
@@ -3292,9 +3232,9 @@ class Arguments:
         self._check_required(chosen)
 
     def _add(self, option, text):
-        """Stores an option's value, converted from text; None is that of a switch."""
+        """Stores an option's value, converted from text, or a switch's constant."""
         try:
-            value = option.constant if text is None else option.parse(text)
+            value = option.parse(text) if option.metavar else text
         except ValueError as error:
             raise usage_error(f"Invalid {option.label} '{text}': {error}", self._see_help)
         if option.repeatable:
@@ -3303,10 +3243,9 @@ class Arguments:
 
     def _check_required(self, chosen):
         """Raises a usage error if a required option or operand is missing."""
-        may_omit = chosen.takes_key and has_key()
         missing = [option for option in chosen.options
                    if option.required and getattr(self, option.name) is None
-                   and not (option.unless_key and may_omit)]
+                   and not (option.unless_key and chosen.takes_key and has_key())]
         if missing and not chosen.takes_key and has_key() and not load_session_if_valid():
             raise not_logged_in()       # first things first: an API key is not enough
         for option in missing:
@@ -3318,8 +3257,6 @@ class Arguments:
             raise usage_error(f"Missing {labels}", self._see_help)
 
 
-# --- help texts
-
 def see_help(*words) -> str:
     """The hint that names the help of a command, a group, or the program."""
     return f"See '{' '.join(['twosignal', *words, '--help'])}'."
@@ -3330,36 +3267,31 @@ def help_text(words) -> str:
     chosen = COMMANDS.get(" ".join(words))
     if chosen:
         return command_help(chosen)
-    group = "".join(words)
+    listed = visible_commands("".join(words))
+    options = GLOBAL_OPTIONS if words else GLOBAL_OPTIONS + (VERSION,)
     lines = [" ".join(["usage: twosignal", *words, "COMMAND [OPTIONS]"]), ""]
-    if not group:
+    if not words:
         lines += ["Manages traces, evaluators, datasets, API keys and more of 2Signal.", ""]
-    listed = visible_commands(group)
     lines += ["commands:"] + [f"  {each.name:18} {each.summary}" for each in listed]
-    options = GLOBAL_OPTIONS if group else GLOBAL_OPTIONS + (VERSION,)
-    lines += ["", "global options:"]
-    lines += [f"  {option.form:18} {option.full_help}" for option in options]
-    lines += ["", f"Help for one command: twosignal {listed[0].name} --help", ""]
-    return "\n".join(lines)
+    lines += ["", "global options:"] + [f"  {each.form:18} {each.full_help}" for each in options]
+    return "\n".join(lines + ["", f"Help for one command: twosignal {listed[0].name} --help", ""])
 
 
 def command_help(chosen) -> str:
     """The help of one command, laid out by argparse."""
     import argparse
-    operands = [option.form for option in chosen.options if option.is_operand]
+    forms = [option.form for option in chosen.options if option.is_operand]
     parser = argparse.ArgumentParser(
-        add_help=False, description=chosen.help,
-        usage=" ".join(["twosignal", chosen.name, *operands, "[OPTIONS]"]),
-        epilog="\n  ".join(("examples:",) + chosen.examples),
+        usage=" ".join(["twosignal", chosen.name, *forms, "[OPTIONS]"]), add_help=False,
+        description=chosen.help, epilog="\n  ".join(("examples:",) + chosen.examples),
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.color = False            # Python 3.14 would colour it
-    groups = [parser.add_argument_group(title)
-              for title in ("arguments", "options", "global options")]
+    groups = list(map(parser.add_argument_group, ("arguments", "options", "global options")))
     for option in chosen.all_options:
-        number = 2 if option in GLOBAL_OPTIONS else 0 if option.is_operand else 1
+        number = 2 if option in GLOBAL_OPTIONS else 1
+        group = groups[0 if option.is_operand else number]
         details = {"metavar": option.metavar} if option.metavar else {"action": "store_true"}
-        groups[number].add_argument(*option.flags, help=option.full_help.replace("%", "%%"),
-                                    **details)
+        group.add_argument(*option.flags, help=option.full_help.replace("%", "%%"), **details)
     return parser.format_help()
 
 
@@ -4067,6 +3999,7 @@ JUNIT = Option("--junit FILE", "also write the checks to FILE as a JUnit report"
 YES = Option("-y, --yes", "do not ask for confirmation")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
 POSITIVE = whole_number(1)
+DESCRIBE = Option("-d, --description TEXT", "description")
 EVALUATOR = Option("ID", "evaluator, by ID or name", non_empty)
 DATASET = Option("ID", "dataset, by ID or name", non_empty)
 
@@ -4076,10 +4009,9 @@ def chosen_project(client, args) -> str:
     return args.project and project_id(client, args.project, setting("TWOSIGNAL_ORG"))
 
 
-def list_resources(client, noun, columns, procedure, **values) -> Listing:
+def list_resources(client, noun, columns, procedure, values=None) -> Listing:
     """The Listing of a list procedure; values: its input."""
-    rows = client.rows(procedure, values or None)
-    return Listing(noun, columns, [to_record(row) for row in rows])
+    return Listing(noun, columns, [to_record(row) for row in client.rows(procedure, values)])
 
 
 def created(noun, columns, wire) -> Details:
@@ -4127,7 +4059,6 @@ def warn_if_unencrypted(url, secret, console):
 
 
 # --- session
-
 ACCOUNT_FIELDS = (
     Column("Email", "email"), Column("User ID", "user_id"), Column("Server", "api_url"),
     Column("Session", lambda row: f"until {printable(row['expires_at'])}, refreshed automatically"))
@@ -4207,7 +4138,6 @@ def logout(client, args, console):
 
 
 # --- organizations and projects
-
 ORG_COLUMNS = (ID, Column("Plan", "plan"), Column("Role", "role"),
                Column("Members", "member_count"), NAME)
 
@@ -4230,11 +4160,10 @@ def orgs_create(client, args, console):
 def projects_list(client, args, console):
     """List the projects of an organization."""
     return list_resources(client, "projects", (ID, CREATED, NAME), "project.list",
-                          organizationId=organization_id(client, args.org))
+                          {"organizationId": organization_id(client, args.org)})
 
 
-@command("projects create", Option("NAME", "name of the project"), ORG,
-         Option("-d, --description TEXT", "description of the project"),
+@command("projects create", Option("NAME", "name of the project"), ORG, DESCRIBE,
          examples=('twosignal projects create "My Project" --org ID',))
 def projects_create(client, args, console):
     """Create a project in an organization."""
@@ -4244,7 +4173,6 @@ def projects_create(client, args, console):
 
 
 # --- traces
-
 STATUS, DURATION = Column("Status", "status"), Column("Duration", "duration_ms", format_duration)
 COST = Column("Cost", "cost_usd", format_cost, min_width=8)
 OPTIONAL_NAME = Column("Name", "name", optional=True)
@@ -4495,18 +4423,14 @@ def scores_create(client, args, console):
         raise Failure("scores create requires a project API key",
                       "Set TWOSIGNAL_API_KEY, or create one with 'twosignal api-keys create'.",
                       "NOT_LOGGED_IN")
-    try:
-        wire = client.rest("POST", "/scores", without_none(
-            traceId=args.trace, spanId=args.span, evaluatorName=args.name, value=args.value,
-            label=args.label, reasoning=args.reasoning), RESOURCES["trace"])
-    except Failure as failure:
-        raise add_outcome_hint(failure, "traces list")
+    wire = client.rest("POST", "/scores", without_none(
+        traceId=args.trace, spanId=args.span, evaluatorName=args.name, value=args.value,
+        label=args.label, reasoning=args.reasoning), RESOURCES["trace"])
     return Details(to_record(resource_object(wire), "score"), (ID,) + SCORE_COLUMNS,
                    message="Posted a score.")
 
 
 # --- evaluators
-
 ENABLED = Column("Enabled", "enabled", yes_or_no)
 EVALUATOR_COLUMNS = (ID, Column("Type", "type"), ENABLED, NAME)
 EVALUATOR_FIELDS = (ID, Column("Type", "type"), ENABLED, Column("Config", "config"))
@@ -4516,7 +4440,7 @@ EVALUATOR_FIELDS = (ID, Column("Type", "type"), ENABLED, Column("Config", "confi
 def evaluators_list(client, args, console):
     """List the evaluators of a project."""
     return list_resources(client, "evaluators", EVALUATOR_COLUMNS, "evaluator.list",
-                          projectId=chosen_project(client, args))
+                          {"projectId": chosen_project(client, args)})
 
 
 @command(
@@ -4563,7 +4487,6 @@ def evaluators_delete(client, args, console):
 
 
 # --- datasets
-
 ITEMS = Column("Items", lambda row: format_count(
     row.get("item_count", len(child_records(row, "items")))))
 DATASET_COLUMNS = (ID, ITEMS, CREATED, NAME)
@@ -4575,12 +4498,12 @@ ITEM_COLUMNS = (ID, Column("Input → Expected", lambda row: (
 def datasets_list(client, args, console):
     """List the datasets of a project."""
     return list_resources(client, "datasets", DATASET_COLUMNS, "dataset.list",
-                          projectId=chosen_project(client, args))
+                          {"projectId": chosen_project(client, args)})
 
 
 @command("datasets create", PROJECT,
          Option("-n, --name NAME", "name of the dataset", required=True),
-         Option("-d, --description TEXT", "description of the dataset"),
+         DESCRIBE,
          examples=('twosignal datasets create --project ID -n "Test Cases"',))
 def datasets_create(client, args, console):
     """Create a dataset."""
@@ -4627,7 +4550,6 @@ def datasets_delete(client, args, console):
 
 
 # --- API keys
-
 KEY_COLUMNS = (ID, Column("Key", lambda row: printable(row.get("key_prefix")) + "…"),
                Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active"),
                Column("Last used", "last_used_at", format_age), NAME)
@@ -4637,7 +4559,7 @@ KEY_COLUMNS = (ID, Column("Key", lambda row: printable(row.get("key_prefix")) + 
 def api_keys_list(client, args, console):
     """List the API keys of a project."""
     return list_resources(client, "API keys", KEY_COLUMNS, "apiKey.list",
-                          projectId=chosen_project(client, args))
+                          {"projectId": chosen_project(client, args)})
 
 
 @command("api-keys create", PROJECT,
@@ -4661,7 +4583,6 @@ def api_keys_revoke(client, args, console):
 
 
 # --- usage
-
 USAGE_COLUMNS = (
     Column("Project", "project_id"), Column("Traces", "traces_used", format_count),
     Column("Spans", "spans_used", format_count), Column("Evaluations", "evals_used", format_count))
