@@ -5,7 +5,6 @@ Manages traces, evaluators, datasets, API keys and more from a terminal, and gat
 CI. One file, standard library only: copy it anywhere and run it with any CPython from 3.6 on.
 
 The sections, each using only what stands above it:
-
     Constants   limits, plans, exit codes, the user agent
     Errors      Failure, its subclasses, and functions that make the usual ones
     Text        numbers, durations, costs and timestamps; widths, escaping, masking
@@ -40,10 +39,8 @@ __version__ = "1.1.0"
 DEFAULT_URL = "https://app.twosignal.dev"
 USER_AGENT = f"twosignal/{__version__} (Python {sys.version_info[0]}.{sys.version_info[1]})"
 DEFAULT_TIMEOUT = 30.0              # seconds for a request, its retries included
-DEFAULT_LIMIT = 20                  # traces in a listing
-DEFAULT_WAIT = 300.0                # seconds that traces wait waits
-DEFAULT_INTERVAL = 2.0              # seconds between two polls of traces tail
-DEFAULT_TAIL_LINES = 10             # traces that traces tail begins with
+DEFAULT_WAIT, DEFAULT_INTERVAL = 300.0, 2.0     # seconds: of traces wait, between polls of tail
+DEFAULT_LIMIT, DEFAULT_TAIL_LINES = 20, 10  # traces in a listing, and that tail begins with
 COMPLETION_TIMEOUT = 1.0            # seconds to look up names while a user waits for TAB
 REFRESH_EARLY = 60                  # seconds before its expiry that a session is refreshed
 
@@ -53,7 +50,6 @@ RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
 RETRIED_CHANGE_STATUSES = (429,)    # a rate-limited change was certainly not made
 MAX_REDIRECTS = 5                   # of one query
 ANNOUNCED_PAUSE = 2.0               # seconds; a longer pause before a retry is announced
-
 MAX_RESPONSE_BYTES = 32 << 20       # of one response, its head included
 MAX_STATE_FILE_BYTES = 1 << 20      # of session.json or config.json
 MAX_BATCH_URL = 3900                # characters; proxies cut URLs at 4,000
@@ -62,30 +58,22 @@ MAX_DIGITS = 300                    # of a number; longer ones are an attack, no
 PAGE_SIZE = 100                     # traces that a server returns at once, at most
 MAX_EMPTY_PAGES = 1000              # in a row, before a listing is given up
 MAX_WORST = 5                       # traces that a failed check names
-TAIL_FIRST_PAGES = 50               # pages that traces tail scans to begin with
-TAIL_MEMORY = 20000                 # traces that traces tail remembers
+TAIL_FIRST_PAGES, TAIL_MEMORY = 50, 20000   # pages that tail scans first; traces it remembers
 MAX_CACHED_NAMES = 10000            # field names; a server's are few, unless it means harm
-
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
 MAX_EXPIRY = 1e11                   # Unix seconds; a larger expires_at is none, nor milliseconds
 
 PLANS = {                           # traces and LLM evaluations a month; None: unlimited
     "FREE": (10000, 500), "PRO": (50000, 5000), "GROWTH": (150000, 15000),
-    "TEAM": (500000, 50000), "ENTERPRISE": (None, None),
-}
+    "TEAM": (500000, 50000), "ENTERPRISE": (None, None)}
 
 EXIT_CODES = {                      # the exit code for an error's code; any other means 1
-    "USAGE": 2,
-    "CONNECTION_REFUSED": 3, "CONNECTION_FAILED": 3, "TIMED_OUT": 3, "LOCKED": 3,
-    "NOT_LOGGED_IN": 4, "UNAUTHORIZED": 4,
-    "FORBIDDEN": 5, "NOT_FOUND": 6, "TOO_MANY_REQUESTS": 7,
+    "USAGE": 2, "CONNECTION_REFUSED": 3, "CONNECTION_FAILED": 3, "TIMED_OUT": 3, "LOCKED": 3,
+    "NOT_LOGGED_IN": 4, "UNAUTHORIZED": 4, "FORBIDDEN": 5, "NOT_FOUND": 6, "TOO_MANY_REQUESTS": 7,
     "INTERNAL_SERVER_ERROR": 8, "TIMEOUT": 8, "BAD_ANSWER": 8, "REDIRECTED": 8, "UNSUPPORTED": 8,
-    "UNKNOWN_OUTCOME": 9, "CHECK_FAILED": 10, "NOTHING_TO_CHECK": 11,
-}
-EXIT_INTERRUPTED = 130              # 128 + SIGINT, as a shell reports it
-EXIT_TERMINATED = 143               # 128 + SIGTERM
-EXIT_READER_GONE = 141              # 128 + SIGPIPE
+    "UNKNOWN_OUTCOME": 9, "CHECK_FAILED": 10, "NOTHING_TO_CHECK": 11}
+EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_READER_GONE = 130, 143, 141     # 128 + the signal
 
 
 ############################################################
@@ -136,7 +124,6 @@ def protocol_error(message, hint="Check that the address is that of a 2Signal se
 
 
 def wrong_type(what) -> Failure:
-    """A part of a response has another type than the protocol says."""
     return protocol_error(f"The response is not 2Signal's protocol: wrong type of {what}")
 
 
@@ -153,6 +140,8 @@ class Struct:
     """Stores its arguments as the attributes that its class annotates, as dataclasses do in 3.7."""
 
     def __init__(self, *values, **named):
+        if len(values) > len(type(self).__annotations__):
+            raise TypeError(f"Too many values for {type(self).__name__}: {len(values)}")
         vars(self).update(zip(type(self).__annotations__, values), **named)
 
 
@@ -168,16 +157,13 @@ def without_none(**values) -> dict:
 # What could move the cursor, change colours or reorder text: C0, DEL, C1, line separators,
 # bidirectional controls, interlinear marks, tags; and lone surrogates, which no stream can carry.
 # Patterns are strings, compiled on first use: --version and --help need none of them.
-_UNSAFE = (
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"
-    "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]")
-_TIMESTAMP = (
-    r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)"
-    r"(\.\d{1,9})?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))?\Z")
+_UNSAFE = ("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"
+           "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]")
+_TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)"
+              r"(\.\d{1,9})?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))?\Z")
 _DECIMAL = r"(?a)-?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?\Z"
-_ASCII_SUBSTITUTES = str.maketrans({
-    "─": "-", "…": "...", "█": "#", "░": ".", "├": "|", "└": "`", "│": "|",
-    "≥": ">=", "≤": "<=", "→": "->"})
+_SUBSTITUTES = str.maketrans({"─": "-", "…": "...", "█": "#", "░": ".", "├": "|", "└": "`",
+                              "│": "|", "≥": ">=", "≤": "<=", "→": "->"})
 _encoders = {}                      # (indent, ascii_only): json.JSONEncoder; a cache
 
 
@@ -197,10 +183,9 @@ def _escape(match) -> str:
 
 def to_json(value, indent=2, ascii_only=False) -> str:
     """JSON in which no control or bidirectional character stands for itself."""
-    key = (indent, ascii_only)
-    if key not in _encoders:        # json.dumps would make an encoder for each value
-        _encoders[key] = json.JSONEncoder(indent=indent, ensure_ascii=ascii_only)
-    text = _encoders[key].encode(value)
+    if (indent, ascii_only) not in _encoders:   # json.dumps would make an encoder for each value
+        _encoders[indent, ascii_only] = json.JSONEncoder(indent=indent, ensure_ascii=ascii_only)
+    text = _encoders[indent, ascii_only].encode(value)
     if text.replace("\n", "").isprintable():
         return text
     # A raw line break can only be the encoder's own: inside a string it is escaped already.
@@ -212,11 +197,10 @@ def encodable(text: str, encoding: str) -> str:
     try:
         text.encode(encoding)
         return text
-    except LookupError:
-        encoding = "ascii"
+    except LookupError:             # Python does not know the encoding
+        return encodable(text, "ascii")
     except UnicodeEncodeError:
-        pass
-    return text.translate(_ASCII_SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
+        return text.translate(_SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def display_width(text: str) -> int:
@@ -236,8 +220,7 @@ def truncate(text: str, columns: int) -> str:
     for position, character in enumerate(text):
         room -= display_width(character)
         if room < 0:
-            break
-    return text[:position] + "…"
+            return text[:position] + "…"
 
 
 def to_nfc(text: str) -> str:
@@ -261,9 +244,8 @@ def to_number(value):
     """A finite int or float, from a decimal string too; None for anything else."""
     if isinstance(value, str) and len(value) <= MAX_DIGITS and re.match(_DECIMAL, value):
         value = int(value) if value.lstrip("-").isdigit() else float(value)
-    if type(value) in (int, float) and abs(value) < 10 ** MAX_DIGITS:   # not bool, nan, inf
-        return value
-    return None
+    is_finite = type(value) in (int, float) and abs(value) < 10 ** MAX_DIGITS   # not bool, nan
+    return value if is_finite else None
 
 
 def format_duration(milliseconds) -> str:
@@ -286,9 +268,7 @@ def format_cost(usd) -> str:
         return "-"
     sign = "-" if value < 0 else ""
     value = abs(value)
-    if value >= 1:
-        return f"{sign}${value:.2f}"
-    digits = 4
+    digits = 2 if value >= 1 else 4
     while digits < 12 and 0 < value < 10.0 ** (1 - digits):
         digits += 1
     whole, _, fraction = f"{value:.{digits}f}".partition(".")
@@ -296,13 +276,11 @@ def format_cost(usd) -> str:
 
 
 def format_count(value) -> str:
-    """46,000; - if unknown."""
     number = to_number(value)
     return "-" if number is None else f"{number:,}"
 
 
 def format_percent(share) -> str:
-    """2% of 0.02."""
     return f"{share * 100:.4g}%"
 
 
@@ -321,7 +299,6 @@ def format_list(value) -> str:
 
 
 def yes_or_no(value) -> str:
-    """yes, no; any other value as it is."""
     return ("yes" if value else "no") if isinstance(value, bool) else printable(value)
 
 
@@ -340,14 +317,13 @@ def parse_timestamp(timestamp):
     if match is None:
         return None
     import datetime
-    *fields, fraction, sign, zone_hours, zone_minutes = match.groups("0")   # "0": if omitted
-    year, month, day, hour, minute, second = map(int, fields)
+    *date, hour, minute, second, fraction, sign, zone_hours, zone_minutes = match.groups("0")
     try:
-        days = datetime.date(year, month, day).toordinal() - 1      # since 0001-01-01
+        days = datetime.date(*map(int, date)).toordinal() - 1       # since 0001-01-01
     except ValueError:              # 02-30, for example
         return None
-    seconds = (FIRST_SECOND + days * DAY + hour * HOUR + minute * MINUTE + second
-               - int(sign + zone_hours) * HOUR - int(sign + zone_minutes) * MINUTE)
+    seconds = (FIRST_SECOND + days * DAY + (int(hour) - int(sign + zone_hours)) * HOUR
+               + (int(minute) - int(sign + zone_minutes)) * MINUTE + int(second))   # "0": omitted
     return seconds + float(fraction) if FIRST_SECOND <= seconds < END_OF_TIME else None
 
 
@@ -361,9 +337,8 @@ def utc_timestamp(timestamp: str) -> str:
         return timestamp[:19] + "Z"
     fraction = match and match.group(7) or ""       # it may have more digits than a float
     seconds = match and parse_timestamp(timestamp.replace(fraction, "", 1))
-    if seconds is None:
-        return timestamp
-    return iso_timestamp(seconds, fraction if fraction.strip(".0") else "")
+    kept = fraction if fraction.strip(".0") else ""
+    return timestamp if seconds is None else iso_timestamp(seconds, kept)
 
 
 def iso_timestamp(seconds, fraction="") -> str:
@@ -410,18 +385,15 @@ def format_time_of_day(timestamp) -> str:
 USER_DATA = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
 _NESTED_KINDS = {"spans": "span", "scores": "score", "items": "item", "projects": "usage"}
 _RENAMED_KEYS = {
-    "trace": {"totalCost": "cost_usd"},
-    "span": {"cost": "cost_usd"},
+    "trace": {"totalCost": "cost_usd"}, "span": {"cost": "cost_usd"},
     "score": {"value": "score", "evaluatorName": "evaluator"},
     "usage": {"traceCount": "traces_used", "spanCount": "spans_used",
-              "evalRunCount": "evals_used", "projectBreakdown": "projects"},
-}
+              "evalRunCount": "evals_used", "projectBreakdown": "projects"}}
 _LEADING_KEYS = {                   # keys that each such record has, and their order
     "trace": ("id", "status", "duration_ms", "cost_usd", "created_at", "name"),
     "span": ("id", "name", "type", "status", "duration_ms", "cost_usd"),
     "score": ("evaluator", "score", "label", "reasoning"),
-    "usage": ("traces_used", "spans_used", "evals_used"),
-}
+    "usage": ("traces_used", "spans_used", "evals_used")}
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
 # A listing converts millions of values, so what is known about a key is looked up, not worked out.
 _snake_cache = {}                   # camelCase: snake_case
@@ -429,7 +401,6 @@ _rules_cache = {}                   # kind: {wire key: (record key, {type: funct
 
 
 def snake_case(name: str) -> str:
-    """duration_ms of durationMs."""
     if name not in _snake_cache:
         if len(_snake_cache) > MAX_CACHED_NAMES:
             _snake_cache.clear()
@@ -439,9 +410,8 @@ def snake_case(name: str) -> str:
 
 def to_record(wire, kind=""):
     """The record that users see of a wire object: keys in snake_case and the documented order.
-
-    kind: trace, span, score or usage; anything else is a resource without rules of its own.
     Nothing is dropped, and a value of an unexpected type stays as it is, `wire` itself too.
+    kind: trace, span, score or usage; anything else is a resource without rules of its own.
     """
     if not isinstance(wire, dict):
         return wire
@@ -477,8 +447,7 @@ def _add_rule(rules, kind, key) -> tuple:
         functions[str] = to_number
     elif name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
         functions[str] = utc_timestamp
-    rules[key] = (name, functions)
-    return rules[key]
+    return rules.setdefault(key, (name, functions))
 
 
 def _spread_counts(record, counts):
@@ -496,12 +465,10 @@ def usage_record(wire: dict, plan) -> dict:
     used = to_record(wire, "usage")
     plan = plan if isinstance(plan, str) else None      # a server may not tell it
     traces_limit, evals_limit = PLANS.get(plan, (None, None))
-    return {
-        "month": used.pop("month", None), "plan": plan,
-        "traces_used": to_number(used.pop("traces_used")), "traces_limit": traces_limit,
-        "spans_used": to_number(used.pop("spans_used")),
-        "evals_used": to_number(used.pop("evals_used")), "evals_limit": evals_limit,
-        "projects": used.pop("projects", []), **used}
+    traces, spans, evals = [to_number(used.pop(key)) for key in _LEADING_KEYS["usage"]]
+    return {"month": used.pop("month", None), "plan": plan, "traces_used": traces,
+            "traces_limit": traces_limit, "spans_used": spans, "evals_used": evals,
+            "evals_limit": evals_limit, "projects": used.pop("projects", []), **used}
 
 
 def get_path(value, path: str):
@@ -515,9 +482,8 @@ def get_item(container, key: str):
     """The value of a dict's key or at a list's index; None if there is none."""
     if isinstance(container, dict):
         return container.get(key)
-    if isinstance(container, list) and re.match(r"(0|[1-9][0-9]{0,8})\Z", key):
-        return container[int(key)] if int(key) < len(container) else None
-    return None
+    is_index = isinstance(container, list) and re.match(r"(0|[1-9][0-9]{0,8})\Z", key)
+    return container[int(key)] if is_index and int(key) < len(container) else None
 
 
 def child_records(record, key) -> list:
@@ -568,10 +534,8 @@ class Column(Struct):
     optional: bool = False      # dropped if the terminal has no room for it
 
     def text(self, record: dict) -> str:
-        """The cell of one record."""
-        if callable(self.source):
-            return self.source(record)
-        return self.format_value(record.get(self.source))
+        source = self.source
+        return source(record) if callable(source) else self.format_value(record.get(source))
 
 
 class Screen:
@@ -592,10 +556,8 @@ class Outcome(Struct):
 
 
 class Result(Struct):
-    """What a command returns; one of FORMATS prints it.
-
-    A subclass has records(), the rows for jsonl, csv and tsv; json_lines(screen) and
-    table_lines(screen) yield whole lines of one JSON document, and of text for people.
+    """What a command returns. Its records() are the rows of jsonl, csv and tsv; json_lines(screen)
+    and table_lines(screen) yield whole lines of one JSON document, and of text for people.
     """
 
     columns = ()
@@ -608,8 +570,7 @@ class Result(Struct):
         """An iterator of lists of rows: as many as a page, or one by one if they stream."""
         from itertools import islice
         rows = iter(self.records())
-        size = 1 if self.streams else PAGE_SIZE
-        return iter(lambda: list(islice(rows, size)), [])
+        return iter(lambda: list(islice(rows, 1 if self.streams else PAGE_SIZE)), [])
 
 
 class Listing(Result):
@@ -652,11 +613,10 @@ class Listing(Result):
 def _column_widths(columns, rows, room) -> list:
     """The width of each column; an optional last one is dropped if it has no room."""
     widths = [max(column.min_width, *map(display_width, texts))
-              for column, texts in zip(columns, zip(*rows))]
-    left = room - sum(widths[:-1]) - 2 * len(widths[:-1])
-    if columns[-1].optional and left < max(8, display_width(columns[-1].heading)):
-        return widths[:-1]
-    return widths[:-1] + [max(8, left)]
+              for column, texts in zip(columns[:-1], zip(*rows))]
+    left = room - sum(widths) - 2 * len(widths)
+    is_dropped = columns[-1].optional and left < max(8, display_width(columns[-1].heading))
+    return widths if is_dropped else widths + [max(8, left)]
 
 
 def _table_line(cells, widths) -> str:
@@ -668,11 +628,9 @@ def _table_line(cells, widths) -> str:
 
 
 def _coloured(line, cells) -> str:
-    """The line with the cell that is a verdict or status in its colour."""
     for word, colour in _WORD_COLOURS.items():
         if word in cells:
-            before, found, rest = line.partition("  " + word)
-            return f"{before}  \x1b[{colour}m{word}\x1b[0m{rest}" if found else line
+            return line.replace("  " + word, f"  \x1b[{colour}m{word}\x1b[0m", 1)
     return line
 
 
@@ -707,14 +665,11 @@ class RawValue(Result):
     """A value of any type, printed as JSON even if a table was asked for."""
 
     record: object
-    json_lines = Details.json_lines
+    json_lines = table_lines = Details.json_lines
 
     def records(self):
         rows = self.record if isinstance(self.record, list) else [self.record]
         return [row if isinstance(row, dict) else {"value": row} for row in rows]
-
-    def table_lines(self, screen):
-        return self.json_lines(screen)
 
 
 class Text(RawValue):
@@ -724,13 +679,6 @@ class Text(RawValue):
 
     def table_lines(self, screen):
         yield self.record
-
-
-# A format is a generator (result, screen) of whole lines, which returns a remark for users or None.
-
-def _json_lines_format(result, screen):
-    for row in result.records():
-        yield to_json(row, indent=None, ascii_only=screen.ascii_only) + "\n"
 
 
 def _csv_format(result, screen, delimiter=","):
@@ -748,8 +696,7 @@ def _csv_format(result, screen, delimiter=","):
         omitted.update((key, None) for key in _keys_of(rows) if key not in names)
         writer.writerows([_csv_cell(row.get(name)) for name in names] for row in rows)
         yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
+        buffer.truncate(buffer.seek(0))
     if names is None and result.columns:
         writer.writerow(column.source for column in result.columns if not callable(column.source))
         yield buffer.getvalue()
@@ -758,17 +705,16 @@ def _csv_format(result, screen, delimiter=","):
                 f"{', '.join(omitted)}. Name the columns you want with --fields.")
 
 
-FORMATS = {
+FORMATS = {                         # generators of whole lines; they return a remark or None
     "table": lambda result, screen: result.table_lines(screen),
     "json": lambda result, screen: result.json_lines(screen),
-    "jsonl": _json_lines_format,
+    "jsonl": lambda result, screen: (to_json(row, indent=None, ascii_only=screen.ascii_only) + "\n"
+                                     for row in result.records()),
     "csv": _csv_format,
-    "tsv": lambda result, screen: _csv_format(result, screen, "\t"),
-}
+    "tsv": lambda result, screen: _csv_format(result, screen, "\t")}
 
 
 def _csv_cell(value):
-    """A value for a spreadsheet, which must not take it for a formula."""
     if isinstance(value, str):
         return printable("'" + value if value.startswith(_FORMULA_STARTS) else value)
     if value is None or type(value) in (int, float):
@@ -795,8 +741,7 @@ def only_fields(result, fields, report_error) -> Result:
             for error in _field_errors(fields, rows, result.extra_fields) if number == 0 else ():
                 report_error(error)
             for row in rows:
-                yield {field: row[field] if field in row else get_path(row, field)
-                       for field in fields}
+                yield {name: row[name] if name in row else get_path(row, name) for name in fields}
 
     columns = [Column(field, field) for field in fields]
     if isinstance(result, Listing):
@@ -840,9 +785,8 @@ def field_names(result) -> Listing:
             if isinstance(value, list) and value and isinstance(value[0], dict):
                 names.update((f"{key}.0.{name}", None) for name in value[0])
     # The verdict of a gate stays what it is; a listing's conclusion is about its pages.
-    conclude = result.conclude if isinstance(result, Details) else Outcome
-    return Listing("fields", (Column("Field", "field"),), [{"field": name} for name in names],
-                   conclude)
+    return Listing("fields", [Column("Field", "field")], [{"field": name} for name in names],
+                   result.conclude if isinstance(result, Details) else Outcome)
 
 ############################################################
 # Files
@@ -878,10 +822,8 @@ def read_text(path: str):
 
 
 def read_json_object(path: str, clock=CLOCK) -> dict:
-    """The JSON object in a state file; {} if there is no such file. Raises Failure.
-
-    The TUI writes these files in place, so half of one may be there for a moment.
-    """
+    """The JSON object in a state file; {} if there is no such file. Raises Failure."""
+    # The TUI writes these files in place, so half of one may be there for a moment.
     for pause in (0.02, 0.05, 0.1, None):
         text = read_text(path)
         try:
@@ -1196,10 +1138,8 @@ def home_path(name: str) -> str:
 
 
 def make_home():
-    """Creates the home directory if it is missing, and keeps others out of it. Raises Failure.
-
-    A directory that is not ours alone stays as it is: the user's home, or a sticky one like /tmp.
-    """
+    """Creates the home directory if it is missing, and keeps others out of it. Raises Failure."""
+    # A directory that is not ours alone stays as it is: the user's home, a sticky one like /tmp.
     path = home_directory()
     is_new = not os.path.isdir(path)
     try:
@@ -1298,10 +1238,7 @@ def has_key() -> bool:
 
 
 def api_key():
-    """The API key, from TWOSIGNAL_API_KEY or the file that is named instead; or None.
-
-    Raises a usage error for a missing file and for what cannot be a key.
-    """
+    """The API key, from TWOSIGNAL_API_KEY or the file named instead; or None. Raises Failure."""
     key = setting("TWOSIGNAL_API_KEY")
     path = setting("TWOSIGNAL_API_KEY_FILE")
     if not key and path:
@@ -1374,7 +1311,9 @@ class Transport:
             except RequestError as error:
                 may_have_changed = changes and request.was_sent
                 if may_have_changed and reports_unknown:
-                    raise error.unknown_outcome()
+                    cause = error.message[:1].lower() + error.message[1:]
+                    raise Failure(f"The outcome is unknown: {cause}", "The change may have been "
+                                  "made: check before you repeat it.", "UNKNOWN_OUTCOME")
                 if may_have_changed or not error.is_retryable or not self._pause(
                         attempt, error.message, deadline):
                     raise
@@ -1490,10 +1429,7 @@ def curl_command(request) -> str:
 
 
 class Connections:
-    """Makes one HTTP exchange at a time, and keeps the connection for the next query.
-
-    A change gets a new one: if a kept one dies, nobody can tell whether the change arrived.
-    """
+    """Makes one HTTP exchange at a time, and keeps the connection for the next query."""
 
     def __init__(self, ca_cert=None):
         self.ca_cert = ca_cert
@@ -1507,6 +1443,7 @@ class Connections:
         request.proxy, proxy_headers = find_proxy(parts.scheme, parts.netloc)
         route = (parts.scheme, parts.netloc, request.proxy, proxy_headers)
         kept, self.kept = self.kept, None
+        # A change gets a new one: if a kept one dies, nobody can tell whether the change arrived.
         if kept and kept.route == route and request.method == "GET" and kept.is_idle():
             try:
                 return self._ask(kept, request)
@@ -1597,10 +1534,7 @@ def find_proxy(scheme, host) -> tuple:
 
 
 class DeadlineSocket(io.RawIOBase):
-    """A socket for http.client that gives up at a deadline, or after MAX_RESPONSE_BYTES.
-
-    Raises socket.timeout and ResponseTooLarge.
-    """
+    """A socket for http.client: socket.timeout at a deadline, ResponseTooLarge after 32 MiB."""
 
     def __init__(self, sock, route=None):
         self.sock = sock
@@ -1740,12 +1674,6 @@ class RequestError(TransientFailure):
         super().__init__(message, hint, code)
         self.is_retryable = is_retryable
 
-    def unknown_outcome(self) -> Failure:
-        """The error for a change that may have been made all the same."""
-        return Failure(f"The outcome is unknown: {self.message[:1].lower()}{self.message[1:]}",
-                       "The change may have been made: check before you repeat it.",
-                       "UNKNOWN_OUTCOME")
-
 
 def request_error(error, request) -> RequestError:
     """What an exception of the standard library means. Any other is raised as it is."""
@@ -1778,10 +1706,8 @@ def request_error(error, request) -> RequestError:
 
 
 def tls_context(ca_cert=None):
-    """An ssl context that always verifies; the library itself reads SSL_CERT_FILE, SSL_CERT_DIR.
-
-    Raises a usage error for a --ca-cert that is no PEM file.
-    """
+    """An ssl context that always verifies. Raises Failure for a --ca-cert that is no PEM file."""
+    # The library itself reads SSL_CERT_FILE and SSL_CERT_DIR.
     try:
         import ssl
     except ImportError:
@@ -2574,8 +2500,7 @@ class Client:
         """Stores the scores in those wire traces that came without; says whether all are known.
 
         If an API key cannot read them, they are None, or a Failure if they are required: a gate
-        must not pass because scores are missing. strict: fail if there are fewer than the server
-        counts; otherwise some may be on their way.
+        must not pass for lack of scores. strict: fail also if there are fewer than are counted.
         """
         lacking = [trace for trace in traces if _lacks_scores(trace)]
         if not self.key:
@@ -2625,14 +2550,14 @@ def is_uuid(text) -> bool:
 
 def organization_id(client, text) -> str:
     """The ID of the organization with that ID or name. Raises Failure."""
-    return _find_id(text, "organization", lambda: client.rows("organization.list"))
+    return find_id(text, "organization", lambda: client.rows("organization.list"))
 
 
 def project_id(client, text, organization=None) -> str:
     """The ID of the project with that ID or name, in one organization or in any. Raises Failure."""
     if client.key:                  # it cannot look names up: TraceQuery compares results
         return text
-    return _find_id(text, "project", lambda: visible_projects(client, organization))
+    return find_id(text, "project", lambda: visible_projects(client, organization))
 
 
 def visible_projects(client, organization=None) -> list:
@@ -2642,12 +2567,7 @@ def visible_projects(client, organization=None) -> list:
     return client.visible_rows("project.list", [{"organizationId": each} for each in ids])
 
 
-def listed_id(client, procedure, text, project, noun) -> str:
-    """The ID of what a project's list procedure returns with that ID or name. Raises Failure."""
-    return _find_id(text, noun, lambda: client.visible_rows(procedure, [{"projectId": project}]))
-
-
-def _find_id(text, noun, fetch_rows) -> str:
+def find_id(text, noun, fetch_rows) -> str:
     """The ID of the row with that ID or name; the text itself if there is none: it may be an ID.
 
     Raises a usage error if several have the name, NOT_FOUND if one differs in case alone.
@@ -3100,7 +3020,7 @@ def json_argument(text, flag, console):
 
 HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
-QUIET = Option("-q, --quiet", "print errors only")
+QUIET = Option("-q, --quiet", "print results and errors only")
 DEBUG = Option("--debug", "print requests on stderr, with secrets masked")
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
@@ -3113,11 +3033,7 @@ GLOBAL_OPTIONS = (
     Option("--timeout SECONDS", "total timeout per request, retries included "
            f"(default: {DEFAULT_TIMEOUT:.0f})", parse_seconds),
     Option("--ca-cert FILE", "also trust the certificates in this PEM file"),
-    QUIET,
-    Option("--no-color", "print without colors"),
-    DEBUG,
-    HELP,
-)
+    QUIET, Option("--no-color", "print without colors"), DEBUG, HELP)
 
 
 class CommandLine:
@@ -3390,7 +3306,7 @@ class TraceQuery(Struct):
         raise usage_error(f"The API key is for another project than {self.project}"
                           if is_uuid(self.project) else
                           f"With an API key, --project must be an ID, not a name: '{self.project}'",
-                          "Omit --project and TWOSIGNAL_PROJECT, or use another key.")
+                          "Omit --project, unset TWOSIGNAL_PROJECT: the key selects its project.")
 
 
 def is_within(value, minimum, maximum) -> bool:
@@ -3619,17 +3535,13 @@ class ScoreThreshold(Threshold):
         return CheckResult(self, minimum, value, not worst, scores.traces, worst, title)
 
 
-def _mean(values) -> float:
-    return sum(values) / len(values)
-
-
 def _percentile_95(values) -> float:
     nearest_rank = -(-len(values) * 95 // 100)          # rounded up
     return sorted(values)[nearest_rank - 1]
 
 
 THRESHOLDS = (                      # those of traces check; a new one is one more entry
-    Threshold("error rate", format_percent, "errors", _mean,
+    Threshold("error rate", format_percent, "errors", lambda values: sum(values) / len(values),
               format_worst=lambda value: "error", option="--max-error-rate SHARE",
               help="maximum share of traces with status ERROR, e.g. 2% or 0.02",
               parse=parse_share),
@@ -3851,10 +3763,6 @@ class WaitProgress(Struct):
     missing = frozenset()           # evaluators that lack a score
     query = scan = evaluators = None
 
-    @property
-    def is_complete(self) -> bool:
-        return self.found >= self.wanted
-
     def poll(self):
         """Asks the server once. Raises Failure; what was found before stays."""
         self.query = self.query or self.find_query()
@@ -3877,13 +3785,13 @@ class WaitProgress(Struct):
                 if self.evaluators <= names:
                     self.scored_ids.add(str(trace["id"]))
             self.found = min(len(self.scored_ids), self.wanted)
-            if self.is_complete:
+            if self.found == self.wanted:
                 break
 
     def advice(self) -> str:
         """How many traces were scanned; after a timeout, what is missing and what to check."""
         told = [self.scan.scan_remark()] if self.scan else []
-        if not self.is_complete:
+        if self.found < self.wanted:
             names = ", ".join(map(printable, sorted(self.missing)))
             told += [f"Still waiting for scores from: {names}." if names else "",
                      "Check --project, --since and --tag, or allow more time with --timeout."]
@@ -3905,11 +3813,9 @@ def enabled_evaluators(client, project) -> set:
 # --- tailing
 
 class TraceTail:
-    """Polls a project and returns each trace that matches once, oldest first.
+    """Polls a project and returns each trace that matches once, oldest first."""
 
-    A trace may match only after it has ended, so the newest page is compared again each time.
-    """
-
+    # A trace may match only after it has ended, so the newest page is compared again each time.
     def __init__(self, scan):
         self.scan = scan            # a TraceScan, for its query, matching and records
         self.has_missed = False     # the last poll may have missed traces
@@ -4025,7 +3931,8 @@ def chosen_resource(client, args, kind) -> dict:
     project = chosen_project(client, args)
     wanted = args.id
     if kind != "apiKey":            # names of keys may occur twice: revoked ones are listed too
-        wanted = listed_id(client, f"{kind}.list", wanted, project, kind)
+        wanted = find_id(wanted, kind, lambda: client.visible_rows(
+            f"{kind}.list", [{"projectId": project}]))
     return {"id": wanted, "projectId": project}
 
 
@@ -4103,10 +4010,7 @@ def login(client, args, console):
 
 @command("whoami", takes_key=True, examples=("twosignal whoami", "twosignal whoami --json"))
 def whoami(client, args, console):
-    """Show who is logged in, as the server sees it.
-
-    With TWOSIGNAL_API_KEY: show which key is in use.
-    """
+    """Show who is logged in, or which API key is in use."""
     if client.key:
         rows_of(client.rest("GET", "/traces", {"limit": 1}))
         shown = client.key[:6] if len(client.key) > 12 else ""
@@ -4342,7 +4246,7 @@ def traces_wait(client, args, console):
             console.tell_once("")
         except TransientFailure as failure:
             console.tell_once(f"{failure.message}. Trying again.")
-        if progress.is_complete:
+        if progress.found == wanted:
             break
         console.status(f"{progress.found:,} of {wanted:,} traces {done}", started)
     waited = round(console.clock.monotonic() - started, 1)
@@ -4354,7 +4258,7 @@ def wait_result(progress, wanted, done, waited, console) -> Details:
     record = {"found": progress.found, "wanted": wanted, "scored": progress.scored,
               "waited_seconds": waited}
     told = f"{progress.found:,} of {wanted:,} traces {done}"
-    code = 0 if progress.is_complete else EXIT_CODES["NOTHING_TO_CHECK"]
+    code = 0 if progress.found == wanted else EXIT_CODES["NOTHING_TO_CHECK"]
     if code:
         threshold = Threshold(f"traces {done}", format_count, is_minimum=True,
                               no_data_verdict="TOO FEW")
@@ -4374,10 +4278,7 @@ def wait_result(progress, wanted, done, waited, console) -> Details:
     examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "
               "--format jsonl | while read -r line; do echo \"$line\"; done"))
 def traces_tail(client, args, console):
-    """Print new traces as they arrive, oldest first.
-
-    It runs until Ctrl-C, and then ends with exit code 0.
-    """
+    """Print new traces as they arrive, until Ctrl-C."""
     return Listing("traces", TAIL_COLUMNS, new_traces(client, args, console), streams=True,
                    extra_fields=TRACE_KEYS)
 
@@ -4390,7 +4291,7 @@ def new_traces(client, args, console):
     yield from tail.first(DEFAULT_TAIL_LINES if args.lines is None else args.lines)
     interval = pause = args.interval or DEFAULT_INTERVAL
     while True:
-        console.progress("Waiting for new traces; Ctrl-C ends it", started)
+        console.progress("Waiting for new traces; press Ctrl-C to stop", started)
         console.clock.sleep(pause)
         try:
             traces = tail.poll()
@@ -4463,10 +4364,7 @@ def evaluators_create(client, args, console):
          Option("--disable", "disable the evaluator"), exclusive=("--enable", "--disable"),
          examples=("twosignal evaluators toggle ID --project ID --enable",))
 def evaluators_toggle(client, args, console):
-    """Enable or disable an evaluator.
-
-    Without either flag, toggles the current state.
-    """
+    """Enable or disable an evaluator; without a flag, toggle it."""
     chosen = chosen_resource(client, args, "evaluator")
     enabled = args.enable
     if not args.enable and not args.disable:
