@@ -3904,7 +3904,7 @@ ORG = Option("--org ID", "organization, by ID or name", non_empty, env="TWOSIGNA
 JUNIT = Option("--junit FILE", "also write the checks to FILE as a JUnit report", non_empty)
 YES = Option("-y, --yes", "do not ask for confirmation")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
-POSITIVE = whole_number(1)
+COUNT, POSITIVE = whole_number(0), whole_number(1)
 DESCRIBE = Option("-d, --description TEXT", "description")
 EVALUATOR = Option("ID", "evaluator, by ID or name", non_empty)
 DATASET = Option("ID", "dataset, by ID or name", non_empty)
@@ -4260,10 +4260,9 @@ def wait_result(progress, wanted, done, waited, console) -> Details:
     told = f"{progress.found:,} of {wanted:,} traces {done}"
     code = 0 if progress.found == wanted else EXIT_CODES["NOTHING_TO_CHECK"]
     if code:
-        threshold = Threshold(f"traces {done}", format_count, is_minimum=True,
-                              no_data_verdict="TOO FEW")
-        report_to_github([CheckResult(threshold, wanted, progress.found, None)],
-                         "twosignal traces wait", console)
+        few = Threshold(f"traces {done}", format_count, is_minimum=True, no_data_verdict="TOO FEW")
+        result = CheckResult(few, wanted, progress.found, None)
+        report_to_github([result], "twosignal traces wait", console)
     message = f"Timed out after {waited:.0f}s: {told}." if code else f"{told} after {waited:.0f}s."
     return Details(record, message=message,
                    conclude=lambda: Outcome(progress.advice(), exit_code=code))
@@ -4271,8 +4270,7 @@ def wait_result(progress, wanted, done, waited, console) -> Details:
 
 @command(
     "traces tail", PROJECT,
-    Option("-n, --lines N", f"show the last N traces first (default: {DEFAULT_TAIL_LINES})",
-           whole_number(0)),
+    Option("-n, --lines N", f"show the last N traces first (default: {DEFAULT_TAIL_LINES})", COUNT),
     Option("--interval TIME", f"polling interval (default: {DEFAULT_INTERVAL:.0f}s)", parse_wait),
     *FILTER_OPTIONS, takes_key=True, is_endless=True,
     examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "

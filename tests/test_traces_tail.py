@@ -398,7 +398,7 @@ class Tailing(TracesCase):
 
     def test_says_that_it_waits(self):
         result = self.traces("tail", tty=True, clock=PassingClock(Steps(nothing, nothing)))
-        self.assertTrue(result.err.startswith("\rWaiting for new traces; Ctrl-C ends it"), result)
+        self.assertTrue(result.err.startswith("\rWaiting for new traces; press Ctrl-C to stop"), result)
 
     def test_gentler_while_the_server_fails(self):
         self.server.fault("trace.list", times=None, status=503)
