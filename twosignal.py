@@ -2862,11 +2862,15 @@ class Command(Struct):
         super().__init__(*values, **named)
         self.help = (self.function.__doc__ or "").strip().replace("\n    ", "\n")
         self.summary = self.help.partition("\n")[0]
-        own_flags = set(flags_of(self.options))     # they take precedence over global ones
-        self.all_options = self.options + tuple(
-            option for option in GLOBAL_OPTIONS if not own_flags & set(option.flags))
         words = [option.form.split(", ")[-1] for option in self.options if option.required]
         self.examples = self.examples or (" ".join(["twosignal", self.name, *words]),)
+
+    @property
+    def all_options(self) -> tuple:
+        """Its options and the global ones, of which its own take precedence."""
+        own_flags = set(flags_of(self.options))
+        return self.options + tuple(
+            option for option in GLOBAL_OPTIONS if not own_flags & set(option.flags))
 
 
 def command(name, *options, **attributes):
@@ -3074,8 +3078,10 @@ class CommandLine:
 
     def known_flags(self) -> dict:
         """{flag: Option} of the command; of all commands as long as it is not known."""
-        every = sum((each.all_options for each in COMMANDS.values()), (VERSION,))
-        return flags_of(self.command.all_options if self.command else every)
+        if self.command:
+            return flags_of(self.command.all_options)
+        own_options = [option for each in COMMANDS.values() for option in each.options]
+        return flags_of([VERSION, *GLOBAL_OPTIONS, *own_options])
 
     def unknown_option(self, flag) -> Failure:
         """There is no such option, with the one that was probably meant."""
@@ -3221,12 +3227,6 @@ def unknown_command(words) -> Failure:
     names = [each.name for each in visible_commands(groups[0])]
     alike = get_close_matches(" ".join(groups + words[1:]), names, 1, 0.5) or groups
     return usage_error(message, f"Did you mean 'twosignal {alike[0]}'?")
-
-
-def no_command(words) -> Failure:
-    """Nothing was given, or a group alone."""
-    return Failure("No command given", see_help(*words), "USAGE",
-                   [f"{each.name:18} {each.summary}" for each in visible_commands("".join(words))])
 
 
 ############################################################
@@ -4601,8 +4601,7 @@ def version(client, args, console):
 
 def version_text() -> str:
     """A line such as "twosignal 1.1.0 (Python 3.13.0, executable)"."""
-    # In an executable that `twosignal install` wrote, the folder of this module is a zip file.
-    # Piped into Python, the module has no file at all.
+    # The folder of an executable is a zip file; piped into Python, a module has no file at all.
     folder = os.path.dirname(globals().get("__file__", ""))
     kind = ", executable" if os.path.isfile(folder) else ""
     return f"twosignal {__version__} (Python {'.'.join(map(str, sys.version_info[:3]))}{kind})\n"
@@ -4873,9 +4872,12 @@ def run(argv, console) -> int:
     if line.error:
         raise line.error
     if not chosen:
-        raise no_command(line.words)
+        listed = visible_commands("".join(line.words))
+        raise Failure("No command given", see_help(*line.words), "USAGE",
+                      [f"{each.name:18} {each.summary}" for each in listed])
     args = Arguments(chosen, line)
     client = None if chosen.is_offline else make_client(chosen, args, console)
+    handlers = handle_signals({"SIGTERM": raise_terminated, "SIGHUP": raise_terminated})
     try:
         if args.output in (None, "-"):
             return call_command(chosen, client, args, console)
@@ -4883,6 +4885,7 @@ def run(argv, console) -> int:
         with output_file(args.output) as console.file:
             return call_command(chosen, client, args, console)
     finally:
+        handle_signals(handlers)
         if client:
             client.close()
 
@@ -4969,9 +4972,7 @@ def print_result(result, args, console) -> int:
 def main(argv=None, console=None) -> int:
     """Runs a command line, by default sys.argv's, and returns its exit code; never raises."""
     console = console or Console()
-    handlers = {}
     try:
-        handlers = handle_signals({"SIGTERM": raise_terminated, "SIGHUP": raise_terminated})
         return run(sys.argv[1:] if argv is None else argv, console)
     except Failure as failure:
         return console.fail(failure)
@@ -4992,7 +4993,6 @@ def main(argv=None, console=None) -> int:
                                     "Report it, with what --debug prints.", "INTERNAL"))
     finally:
         console.clear_progress()
-        handle_signals(handlers)
 
 
 if __name__ == "__main__":

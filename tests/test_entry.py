@@ -76,20 +76,18 @@ class WaysToStart(ServerCase):
 class Strike:
     """Sends this process a signal when a command first reaches a line.
 
-    place: (function, line); None only notes the places, in `places`. Counts from run() on, where
-    main is ready for signals.
+    place: (function, line); None only notes the places, in `places`. Counts while the command is
+    ready for signals: before it has read its arguments, and after its end, one just ends it.
     """
 
     def __init__(self, number, place):
-        self.number, self.place, self.places, self.running, self.struck = (
-            number, place, [], False, False)
+        self.number, self.place, self.places, self.struck = number, place, [], False
 
     def trace(self, frame, event, arg):
         if frame.f_code.co_filename != twosignal.__file__:
             return None
-        if frame.f_code is twosignal.run.__code__:
-            self.running = event != "return"
-        if self.running and event == "line":
+        is_ready = signal.getsignal(signal.SIGTERM) is twosignal.raise_terminated
+        if is_ready and event == "line":
             self.reach((frame.f_code.co_name, frame.f_lineno))
         return self.trace
 

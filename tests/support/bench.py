@@ -254,7 +254,9 @@ class Bench:
         for name in names:
             if name not in COMMON:
                 command, _, *module = name.split(" ", 2)
-                outputs.setdefault((command, *module), set()).add(self.output(self.commands[name]))
+                # The version tells whether it is the executable.
+                output = self.output(self.commands[name]).replace(b", executable", b"")
+                outputs.setdefault((command, *module), set()).add(output)
         for key, different in outputs.items():
             if len(different) > 1:
                 raise RuntimeError(f"{key}: the output depends on the way of installation")
