@@ -93,7 +93,7 @@ def anchors(text):
 ####################################################################################################
 
 def command_rows():
-    return [("`%s`" % command.name, command.summary.rstrip("."), "`%s`" % command.all_examples[0])
+    return [("`%s`" % command.name, command.summary.rstrip("."), "`%s`" % command.examples[0])
             for command in twosignal.visible_commands()]
 
 
@@ -119,7 +119,8 @@ def check_rows():
 
 
 def global_rows():
-    version = (flags(twosignal.VERSION), twosignal.VERSION.full_help + "; without a command")
+    version = (flags(twosignal.VERSION),
+               twosignal.VERSION.full_help + "; only before a command, which is not run")
     return [(flags(option), option.full_help) for option in twosignal.GLOBAL_OPTIONS] + [version]
 
 
@@ -422,6 +423,11 @@ class ReadmeFacts(ServerCase):
         wait = self.cli("traces", "wait", *self.project, "--json").json
         self.assertEqual(named["`traces wait`"], list(wait))
         self.assertEqual(named["`login`, `whoami`"], list(self.cli("whoami", "--json").json))
+        self.environment["TWOSIGNAL_API_KEY"] = self.server.secret(self.server.add_key())
+        record = self.cli("whoami", "--json").json
+        self.assertEqual(list(record), named["`login`, `whoami`"] + ["api_key"])
+        self.assertEqual(named["`whoami` with an API key"][:2],
+                         [key for key, value in record.items() if value is not None])
 
     def test_renamed_keys(self):
         """The table lists each key of the API that has another name in the record."""
@@ -448,7 +454,8 @@ class ReadmeFacts(ServerCase):
 class QuotedMessages(ServerCase):
     """Each message that the README quotes under Troubleshooting is one that a run prints."""
 
-    OTHERS = {"twosignal: command not found", "import twosignal", "UNSUPPORTED"}
+    OTHERS = {"twosignal: command not found", "cannot execute: required file not found",
+              "bad interpreter", "import twosignal", "UNSUPPORTED"}
 
     def setUp(self):
         super().setUp()
@@ -756,6 +763,20 @@ class RecipeRuns(ServerCase):
             self.add_trace(0.9, status="ERROR")
         result = self.bash(command, **env)
         self.assertIn("FAILED", result.out, result)
+        self.assertEqual(result.err, "")
+
+    def test_cron_without_traces(self):
+        """No mail for an interval without traces, but one for an error."""
+        key = self.server.secret(self.server.add_key(self.server.add_project(name="Quiet")))
+        command = cron_script().replace("/usr/local/bin/twosignal", "twosignal")
+        command = re.sub("export .*", "", command)
+        env = {"TWOSIGNAL_EMAIL": None, "TWOSIGNAL_PASSWORD": None, "TWOSIGNAL_PROJECT": None}
+        result = self.bash(command, TWOSIGNAL_API_KEY=key, **env)
+        self.assertEqual((result.code, result.out, result.err), (0, "", ""), result)
+        self.assertEqual(self.server.count("/api/v1/traces"), 1)
+        result = self.bash(command, TWOSIGNAL_API_KEY="ts_unknown", **env)
+        self.assertEqual(result.out, "")
+        self.assertIn("Error: ", result.err)
 
     def test_script(self):
         self.log_in()
