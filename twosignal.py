@@ -54,6 +54,8 @@ MAX_RESPONSE_BYTES = 32 << 20       # of one response, its head included
 MAX_STATE_FILE_BYTES = 1 << 20      # of session.json or config.json
 MAX_BATCH_URL = 3900                # characters; proxies cut URLs at 4,000
 MAX_COOKIE_CHUNK = 3180             # characters; browsers and @supabase/ssr cut cookies there
+MAX_SERVER_MESSAGE = 1000           # characters of a server's message that are shown
+MAX_PROBLEMS = 50                   # of a rejected input that are shown
 MAX_DIGITS = 300                    # of a number; longer ones are an attack, not a value
 PAGE_SIZE = 100                     # traces that a server returns at once, at most
 MAX_EMPTY_PAGES = 1000              # in a row, before a listing is given up
@@ -62,7 +64,7 @@ TAIL_FIRST_PAGES, TAIL_MEMORY = 50, 20000   # pages that tail scans first; trace
 MAX_CACHED_NAMES = 10000            # field names; a server's are few, unless it means harm
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
-MAX_EXPIRY = 1e11                   # Unix seconds; a larger expires_at is none, nor milliseconds
+MAX_EXPIRY = 1e11                   # Unix seconds; a larger number must be in milliseconds
 
 PLANS = {                           # traces and LLM evaluations a month; None: unlimited
     "FREE": (10000, 500), "PRO": (50000, 5000), "GROWTH": (150000, 15000),
@@ -96,7 +98,7 @@ class Failure(Exception):
 
 
 class TransientFailure(Failure):
-    """A failure that says nothing about the session; a retry may succeed."""
+    """No usable response, or a lock that is taken: it says nothing about the session."""
 
 
 class MissingProcedure(Failure):
@@ -124,7 +126,7 @@ def protocol_error(message, hint="Check that the address is that of a 2Signal se
 
 
 def wrong_type(what) -> Failure:
-    return protocol_error(f"The response is not 2Signal's protocol: wrong type of {what}")
+    return protocol_error(f"The response is not 2Signal's protocol: {what} has the wrong type")
 
 
 def authentication_expired() -> Failure:
@@ -623,7 +625,8 @@ def _table_line(cells, widths) -> str:
     """Cells side by side, two blanks apart; the last column is truncated if it does not fit."""
     padded = [cell + " " * (size - display_width(cell)) for cell, size in zip(cells, widths)]
     if len(cells) == len(widths):   # otherwise the optional column was dropped
-        padded[-1] = truncate(cells[-1], widths[-1])
+        excess = sum(map(display_width, padded[:-1])) - sum(widths[:-1])    # in a later page
+        padded[-1] = truncate(cells[-1], max(8, widths[-1] - excess))
     return "  ".join(padded).rstrip(" ")
 
 
@@ -738,8 +741,9 @@ def only_fields(result, fields, report_error) -> Result:
     """The result with only these fields; report_error gets a Failure for each impossible one."""
     def picked():
         for number, rows in enumerate(result.batches()):
-            for error in _field_errors(fields, rows, result.extra_fields) if number == 0 else ():
-                report_error(error)
+            if number == 0:
+                for error in _field_errors(fields, rows, result.extra_fields):
+                    report_error(error)
             for row in rows:
                 yield {name: row[name] if name in row else get_path(row, name) for name in fields}
 
@@ -838,7 +842,7 @@ def read_json_object(path: str, clock=CLOCK) -> dict:
 
 
 def damaged_file(path) -> Failure:
-    """A state file does not hold what it should."""
+    """The error for a damaged state file."""
     hint = "Run 'twosignal login' again." if path.endswith("session.json") else (
         f'It should look like {{"api_url": "{DEFAULT_URL}"}}: correct it, or delete it.')
     return Failure(f"{path} is damaged", hint)
@@ -1518,11 +1522,11 @@ def find_proxy(scheme, host) -> tuple:
         return None, {}
     try:
         parts = urlsplit(address if "://" in address else "http://" + address)
-        scheme, is_usable = parts.scheme, parts.hostname and parts.port != 0
+        reason = "" if parts.scheme == "http" else f": {parts.scheme}:// is not supported"
+        is_usable = not reason and parts.hostname and parts.port != 0
     except ValueError:              # of the port, or of an IPv6 address
-        scheme, is_usable = "http", False
-    if scheme != "http" or not is_usable:
-        reason = "" if scheme == "http" else f": {scheme}:// is not supported"
+        is_usable, reason = False, ""
+    if not is_usable:
         raise usage_error(f"The proxy in http_proxy or https_proxy cannot be used{reason}",
                           "It should look like http://proxy.example.com:3128.")
     headers = {}
@@ -1668,7 +1672,7 @@ class ProxyRefused(OSError):
 
 
 class RequestError(TransientFailure):
-    """There is no response to a request; is_retryable: another try may succeed."""
+    """No response arrived; is_retryable: it may succeed if the request is sent again."""
 
     def __init__(self, message, hint, code="CONNECTION_FAILED", is_retryable=True):
         super().__init__(message, hint, code)
@@ -1693,7 +1697,7 @@ def request_error(error, request) -> RequestError:
             (ProxyRefused, f"The proxy refused the connection to {host}: {error}", hint),
             ((socket.gaierror, UnicodeError), f"Cannot resolve the host {place}", hint),
             (ResponseTooLarge, f"The response of {place} is too large",
-             "Ask for less, for example with --limit.", "BAD_ANSWER", False),
+             "Request less, for example with --limit.", "BAD_ANSWER", False),
             (http.client.IncompleteRead, f"The response of {place} was cut short", hint),
             (http.client.RemoteDisconnected,
              f"{place} closed the connection without a response", hint),
@@ -1731,7 +1735,7 @@ def tls_error(error, host) -> RequestError:
     cause, hint = os_reason(error), "Check the server's TLS settings."
     if is_untrusted:
         cause, hint = certificate_cause(error)
-    elif reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"):
+    elif reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"):
         cause = "it does not speak TLS"
         hint = "If it is a plain HTTP server, use an http:// address."
     return RequestError(f"No secure connection to {host}: {cause}", hint,
@@ -1748,8 +1752,7 @@ _CERTIFICATE_CAUSES = {             # OpenSSL's X509_V_ERR codes: what is wrong,
     _UNVERIFIED: ("its certificate cannot be verified", "Check its dates and its host name, or "
                   "trust its authority with --ca-cert FILE."),
     _WRONG_HOST: ("its certificate is for another host",
-                  "Use --url with the name it was issued for."),
-}
+                  "Use --url with the name it was issued for.")}
 
 
 def certificate_cause(error) -> tuple:
@@ -1775,16 +1778,12 @@ def certificate_cause(error) -> tuple:
 
 PROCEDURE_ALIASES = {               # what other versions of the server call a procedure
     "trace.getById": "trace.byId", "dataset.getById": "dataset.byId",
-    "usage.getCurrentMonth": "usage.currentMonth",
-}
+    "usage.getCurrentMonth": "usage.currentMonth"}
 STATUS_CODES = {                    # tRPC's names for HTTP statuses
     400: "BAD_REQUEST", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND",
     405: "METHOD_NOT_SUPPORTED", 408: "TIMEOUT", 409: "CONFLICT", 412: "PRECONDITION_FAILED",
-    413: "PAYLOAD_TOO_LARGE", 422: "UNPROCESSABLE_CONTENT", 429: "TOO_MANY_REQUESTS",
-}
+    413: "PAYLOAD_TOO_LARGE", 422: "UNPROCESSABLE_CONTENT", 429: "TOO_MANY_REQUESTS"}
 REPORT_TO_OPERATOR = "Report this to whoever runs the server."
-MAX_SERVER_MESSAGE = 1000           # characters of a server's message that are shown
-MAX_PROBLEMS = 50                   # of a rejected input that are shown
 # A missing procedure is a NOT_FOUND like a missing resource: tRPC 10 and 11 tell it only here.
 _MISSING_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 _NUMERIC_TYPES = (["bigint"], ["number"], [["custom", "Decimal.js"]])       # superjson's names
@@ -1802,8 +1801,7 @@ RESOURCES = {                       # by the first part of a procedure's name
     "project": Resource("Project", "projects list"), "trace": Resource("Trace", "traces list"),
     "evaluator": Resource("Evaluator", "evaluators list"),
     "dataset": Resource("Dataset", "datasets list"), "apiKey": Resource("API key", "api-keys list"),
-    "usage": Resource("Organization", "orgs list"),
-}
+    "usage": Resource("Organization", "orgs list")}
 
 
 def resource_of(procedure):
@@ -2006,7 +2004,7 @@ def server_failure(code, status, message, resource=None) -> Failure:
 def not_found(message="", resource=None) -> Failure:
     """The error for a missing resource: the one that the server's message names, or this one."""
     said = message.lower().rstrip(".")      # a request may name several: a trace and its project
-    named = [each for each in RESOURCES.values() if said == f"{each.noun} not found".lower()]
+    named = [each for each in RESOURCES.values() if said.startswith(each.noun.lower() + " ")]
     missing = named[0] if named else resource
     if missing is None:
         return Failure(message or "Resource not found", "", "NOT_FOUND")
@@ -2113,7 +2111,7 @@ def save_session(session, spent=None, clock=CLOCK) -> Session:
 
 def prove_writable(session, clock=CLOCK):
     """Raises Failure if a refreshed session could not be saved: its token is spent only once."""
-    # The file is replaced by itself, to the byte, and a larger one than needed is tried beside it.
+    # The file is replaced by the same text, and a larger one than needed is tried beside it.
     path = home_path("session.json")
     text = read_text(path)          # none if the TUI has deleted it, or is about to write it
     for content in filter(None, (session.text() + " " * 4096, text)):
@@ -2139,7 +2137,7 @@ def not_logged_in() -> Failure:
 
 def key_cannot(what) -> Failure:
     """A project's API key does not reach what was asked for; what: a verb and its object."""
-    return Failure(f"A project API key cannot {what}", "Leave out what needs it, or run "
+    return Failure(f"A project API key cannot {what}", "Omit the option that needs it, or run "
                    "'twosignal login' and unset TWOSIGNAL_API_KEY.", "NOT_LOGGED_IN")
 
 
@@ -2390,6 +2388,8 @@ class Client:
         """The result of a query for each input, in one request if the server can do that."""
         def read(response):
             answers = result_or_failure(response_json, response)
+            if response.status == 401 and isinstance(answers, dict):
+                answers = [answers] * len(inputs)       # the server refused the batch as a whole
             if response.status < 500 and isinstance(answers, list) and len(answers) == len(inputs):
                 return [result_or_failure(trpc_value, each, response, name) for each in answers]
             if response.status in (400, 404, 405, 414, 431):
@@ -2476,7 +2476,7 @@ class Client:
             # A list longer than the limit is complete: the server knows no limit.
             return TracePage(traces, More.UNKNOWN, size >= PAGE_SIZE, cursor)
         cursor = None if isinstance(answer, list) else answer.get("nextCursor")
-        if cursor is None or cursor == "":
+        if cursor in (None, "", 0):         # 0 is false, too
             return TracePage(traces, More.NO, True)
         if not isinstance(cursor, (str, int)):
             raise wrong_type("nextCursor")
@@ -3030,7 +3030,7 @@ GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"print as {', '.join(FORMATS)} (default: table)",
            one_of(FORMATS), choices=tuple(FORMATS)),
-    Option("--fields NAMES", "only these fields, e.g. id,scores.0.score; '?' lists them",
+    Option("--fields NAMES", "print these fields, e.g. id,scores.0.score; '?' lists them",
            parse_fields),
     Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", non_empty),
     Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
@@ -3084,7 +3084,7 @@ class CommandLine:
         return flags_of([VERSION, *GLOBAL_OPTIONS, *own_options])
 
     def unknown_option(self, flag) -> Failure:
-        """There is no such option, with the one that was probably meant."""
+        """The error for an unknown option; its hint suggests a similar one."""
         import difflib
         options = self.command.all_options if self.command else GLOBAL_OPTIONS
         alike = difflib.get_close_matches(flag, flags_of(options), 1)
@@ -3189,7 +3189,7 @@ def help_text(words) -> str:
     chosen = COMMANDS.get(" ".join(words))
     if chosen:
         return command_help(chosen)
-    listed = visible_commands("".join(words))
+    listed = visible_commands(*words)
     options = GLOBAL_OPTIONS if words else GLOBAL_OPTIONS + (VERSION,)
     lines = [" ".join(["usage: twosignal", *words, "COMMAND [OPTIONS]"]), ""]
     if not words:
@@ -3218,7 +3218,7 @@ def command_help(chosen) -> str:
 
 
 def unknown_command(words) -> Failure:
-    """There is no such command, with the one that was probably meant."""
+    """The error for an unknown command; its hint suggests a similar one."""
     from difflib import get_close_matches
     message = f"There is no command '{' '.join(words)}'"
     groups = get_close_matches(words[0], [each.name.split()[0] for each in visible_commands()], 1)
@@ -3236,10 +3236,10 @@ def unknown_command(words) -> Failure:
 SCORES_REQUIRED = "required"        # of the traces in a scan: without them it fails
 SCORES_IF_KNOWN = "if known"        # null if an API key cannot read them
 CLOCK_TOLERANCE = 0.0005            # seconds; the wire rounds timestamps to milliseconds
-ORDER_TOLERANCE = HOUR              # a trace may be listed that much late: agents' clocks differ
+ORDER_TOLERANCE = HOUR              # a trace may be listed this much later: agents' clocks differ
 
 
-# --- filters
+# --- filters and pages
 
 class TraceQuery(Struct):
     """Which traces of a project are wanted; what the server does not filter, is filtered here."""
@@ -3303,10 +3303,10 @@ class TraceQuery(Struct):
         wanted = self.project.lower()
         if all(str(trace.get("project_id")).lower() == wanted for trace in traces):
             return
-        raise usage_error(f"The API key is for another project than {self.project}"
+        raise usage_error(f"The API key belongs to another project than {self.project}"
                           if is_uuid(self.project) else
                           f"With an API key, --project must be an ID, not a name: '{self.project}'",
-                          "Omit --project, unset TWOSIGNAL_PROJECT: the key selects its project.")
+                          "Omit --project and unset TWOSIGNAL_PROJECT: the key selects it.")
 
 
 def is_within(value, minimum, maximum) -> bool:
@@ -3322,8 +3322,6 @@ def created_seconds(trace):
     seconds = parse_timestamp(trace.get("createdAt"))
     return parse_timestamp(trace.get("startTime")) if seconds is None else seconds
 
-
-# --- pages
 
 class TraceScan(Struct):
     """The records of the traces that a TraceQuery matches, newest first, read page by page."""
@@ -3413,8 +3411,8 @@ class TraceScan(Struct):
         if self.more is More.NO:
             return self.scan_remark()
         exist, way = self._more_exist()
-        told = f"Showing {counted(self.returned, 'trace')}; more {exist}. {way}"
-        return f"{told} {self.scan_remark()}".rstrip()
+        shown = f"Showing {counted(self.returned, 'trace')}; more {exist}. {way}"
+        return f"{shown} {self.scan_remark()}".rstrip()
 
     def _more_exist(self) -> tuple:
         """How certain it is that more traces match, and how to see them, in words."""
@@ -3432,7 +3430,7 @@ class TraceScan(Struct):
         return f"{self.returned:,} of {self.scanned:,} scanned traces match."
 
 
-# --- checks
+# --- checks and reports
 
 class Measurements:
     """One value of each of many traces, in little memory."""
@@ -3449,7 +3447,7 @@ class Measurements:
     def add(self, value, trace_id):
         """Adds a number, or None for a value that is none."""
         if value is None:
-            self.not_numbers += [trace_id] if len(self.not_numbers) < MAX_WORST else []
+            self.not_numbers = (self.not_numbers + [trace_id])[:MAX_WORST]
             return
         self.values.append(value)
         self.traces += trace_id != self._last_trace
@@ -3556,8 +3554,7 @@ THRESHOLDS = (                      # those of traces check; a new one is one mo
               help="maximum cost of any single trace, e.g. 0.05", parse=parse_usd),
     Threshold("total cost", format_cost, "costs", sum, blames_all=True,
               option="--max-total-cost USD", help="maximum total cost of all traces, e.g. 5",
-              parse=parse_usd),
-)
+              parse=parse_usd))
 TRACE_COUNT = Threshold("count", format_count, is_minimum=True, no_data_verdict="TOO FEW")
 CHECK_COLUMNS = tuple(Column(key.title(), key)
                       for key in ("check", "measured", "threshold", "verdict", "traces"))
@@ -3643,16 +3640,14 @@ class Gate(Struct):
 
     def advice(self) -> str:
         """What to know besides: how many traces were scanned, and how to get more data."""
-        told = [self.scan.scan_remark()]
+        remarks = [self.scan.scan_remark()]
         if self.stats.count < self.min_count:
-            told.append("Use an earlier --since or relax the filters.")
+            remarks.append("Use an earlier --since or relax the filters.")
         if any(result.passed is None and result.threshold.needs_scores for result in self.results):
             names = ", ".join(sorted(printable(name) for name in self.stats.scores if name))
-            told.append(f"There are scores from: {names}." if names else "No trace has a score.")
-        return " ".join(filter(None, told))
+            remarks.append(f"There are scores from: {names}." if names else "No trace has a score.")
+        return " ".join(filter(None, remarks))
 
-
-# --- reports
 
 class GateReport(Struct):
     """Where a gate reports besides its output: a JUnit file, and GitHub Actions."""
@@ -3723,7 +3718,7 @@ def report_to_github(results, title, console):
 def annotate(text, console):
     """Prints an error annotation, in GitHub Actions alone."""
     if setting("GITHUB_ACTIONS"):
-        console.say("::error title=twosignal::" + printable(text).rstrip().replace("%", "%25"))
+        console.say("::error title=twosignal::" + text.rstrip().replace("%", "%25"))
 
 
 def _markdown_table(columns, rows) -> list:
@@ -3790,12 +3785,12 @@ class WaitProgress(Struct):
 
     def advice(self) -> str:
         """How many traces were scanned; after a timeout, what is missing and what to check."""
-        told = [self.scan.scan_remark()] if self.scan else []
+        remarks = [self.scan.scan_remark()] if self.scan else []
         if self.found < self.wanted:
             names = ", ".join(map(printable, sorted(self.missing)))
-            told += [f"Still waiting for scores from: {names}." if names else "",
+            remarks += [f"Still waiting for scores from: {names}." if names else "",
                      "Check --project, --since and --tag, or allow more time with --timeout."]
-        return " ".join(filter(None, told))
+        return " ".join(filter(None, remarks))
 
 
 def enabled_evaluators(client, project) -> set:
@@ -3869,7 +3864,8 @@ class TraceTail:
             is_older = None not in (self._start, when) and when < self._start
             if trace_id in self._seen or not is_older:
                 self._seen[trace_id] = when
-                current += [] if trace_id in self._matched else [trace]
+                if trace_id not in self._matched:
+                    current.append(trace)
         pairs = self.scan.matching(current)
         self._matched.update(str(trace.get("id")) for trace, _ in pairs)
         return pairs
@@ -4105,8 +4101,7 @@ FILTER_OPTIONS = (
            repeatable=True),
     Option("--min-duration TIME", "only traces that took TIME or longer, e.g. 5s", parse_duration),
     Option("--max-duration TIME", "only traces that took TIME or less, e.g. 500ms", parse_duration),
-    Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd),
-)
+    Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd))
 THRESHOLD_OPTIONS = tuple(Option(each.option, each.help, each.parse, repeatable=each.repeatable)
                           for each in THRESHOLDS)
 
@@ -4257,13 +4252,16 @@ def wait_result(progress, wanted, done, waited, console) -> Details:
     """What was found within `waited` seconds; the exit code says whether that is enough."""
     record = {"found": progress.found, "wanted": wanted, "scored": progress.scored,
               "waited_seconds": waited}
-    told = f"{progress.found:,} of {wanted:,} traces {done}"
-    code = 0 if progress.found == wanted else EXIT_CODES["NOTHING_TO_CHECK"]
-    if code:
-        few = Threshold(f"traces {done}", format_count, is_minimum=True, no_data_verdict="TOO FEW")
-        result = CheckResult(few, wanted, progress.found, None)
-        report_to_github([result], "twosignal traces wait", console)
-    message = f"Timed out after {waited:.0f}s: {told}." if code else f"{told} after {waited:.0f}s."
+    status = f"{progress.found:,} of {wanted:,} traces {done}"
+    message = f"{status} after {waited:.0f}s."
+    code = 0
+    if progress.found < wanted:
+        message = f"Timed out after {waited:.0f}s: {status}."
+        code = EXIT_CODES["NOTHING_TO_CHECK"]
+        count = Threshold(f"traces {done}", format_count, is_minimum=True,
+                          no_data_verdict=TRACE_COUNT.no_data_verdict)
+        report_to_github([CheckResult(count, wanted, progress.found, None)],
+                         "twosignal traces wait", console)
     return Details(record, message=message,
                    conclude=lambda: Outcome(progress.advice(), exit_code=code))
 
@@ -4398,8 +4396,7 @@ def datasets_list(client, args, console):
 
 
 @command("datasets create", PROJECT,
-         Option("-n, --name NAME", "name of the dataset", required=True),
-         DESCRIBE,
+         Option("-n, --name NAME", "name of the dataset", required=True), DESCRIBE,
          examples=('twosignal datasets create --project ID -n "Test Cases"',))
 def datasets_create(client, args, console):
     """Create a dataset."""
@@ -4500,8 +4497,7 @@ def used_of_limit(record, what) -> str:
 @command(
     "usage", ORG,
     Option("--fail-above PERCENT", "exit 10 if usage exceeds PERCENT of any plan limit, e.g. 90",
-           parse_percent),
-    JUNIT,
+           parse_percent), JUNIT,
     examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args, console):
     """Show an organization's usage this month, and its limits."""
@@ -4533,7 +4529,7 @@ def usage_checks(record, limit) -> list:
         if allowed is not None and used is None:
             raise wrong_type("the usage")
         if allowed is not None:     # otherwise unlimited
-            threshold = Threshold(f"{noun} of the plan", format_percent)
+            threshold = Threshold(f"{noun} of the plan", format_percent, source=noun)
             share = used / allowed
             results.append(CheckResult(threshold, limit, share, threshold.holds(share, limit)))
     return results
@@ -4541,10 +4537,11 @@ def usage_checks(record, limit) -> list:
 
 def usage_failure(checks, limit):
     """The Failure that names the limits that are exceeded, or None."""
-    exceeded = [f"{check.row()['measured']} of {check.title.partition(' ')[0]}"
+    exceeded = [f"{check.row()['measured']} of {check.threshold.source}"
                 for check in checks if not check.passed]
-    return Failure(f"Usage exceeds {format_percent(limit)} of the plan: {', '.join(exceeded)}",
-                   "Reduce usage or upgrade the plan.", "CHECK_FAILED") if exceeded else None
+    message = f"Usage exceeds {format_percent(limit)} of the plan: {', '.join(exceeded)}"
+    hint = "Reduce usage or upgrade the plan."
+    return Failure(message, hint, "CHECK_FAILED") if exceeded else None
 
 
 # --- what has no command of its own
@@ -4872,7 +4869,7 @@ def run(argv, console) -> int:
     if line.error:
         raise line.error
     if not chosen:
-        listed = visible_commands("".join(line.words))
+        listed = visible_commands(*line.words)
         raise Failure("No command given", see_help(*line.words), "USAGE",
                       [f"{each.name:18} {each.summary}" for each in listed])
     args = Arguments(chosen, line)
