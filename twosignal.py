@@ -2410,9 +2410,11 @@ class Client:
         """What `read` makes of the response; if the session is rejected, it is refreshed once."""
         session = self.auth.session()
         results = read(self._send(url, body, {"Cookie": session_cookie(session)}))
-        if any(isinstance(each, Failure) and each.code == "UNAUTHORIZED" for each in results or ()):
+        if any(getattr(each, "code", "") == "UNAUTHORIZED" for each in results or ()):
             session = self.auth.session(rejected=session.access_token)
             results = read(self._send(url, body, {"Cookie": session_cookie(session)}))
+            if results and getattr(results[0], "code", "") == "UNAUTHORIZED":
+                raise results[0]        # the new session is rejected, too
         return results
 
     def _send(self, url, body, credential) -> Response:
@@ -2476,7 +2478,7 @@ class Client:
             # A list longer than the limit is complete: the server knows no limit.
             return TracePage(traces, More.UNKNOWN, size >= PAGE_SIZE, cursor)
         cursor = None if isinstance(answer, list) else answer.get("nextCursor")
-        if cursor in (None, "", 0):         # 0 is false, too
+        if cursor is None or cursor == "":
             return TracePage(traces, More.NO, True)
         if not isinstance(cursor, (str, int)):
             raise wrong_type("nextCursor")
@@ -3234,6 +3236,7 @@ def unknown_command(words) -> Failure:
 ############################################################
 
 SCORES_REQUIRED = "required"        # of the traces in a scan: without them it fails
+ALL = float("inf")                  # traces
 SCORES_IF_KNOWN = "if known"        # null if an API key cannot read them
 CLOCK_TOLERANCE = 0.0005            # seconds; the wire rounds timestamps to milliseconds
 ORDER_TOLERANCE = HOUR              # a trace may be listed this much later: agents' clocks differ
@@ -3332,7 +3335,7 @@ class TraceScan(Struct):
     limit: int = None               # how many to return at most
     scores: str = None              # SCORES_REQUIRED, SCORES_IF_KNOWN, or None if not wanted
     strict_scores: bool = True      # see Client.add_scores
-    needs_all: bool = False         # it fails if the server cannot return all up to the limit
+    needed: float = 0               # it fails if the server cannot return so many, up to the limit
     exact: bool = False             # reads on past the limit until it knows if another matches
     # The state so far:
     scanned = returned = 0          # traces
@@ -3365,7 +3368,7 @@ class TraceScan(Struct):
             self.lacks_paging = page.is_last and self.more is More.UNKNOWN
             yield pairs[:room]
             is_full = self.returned == self.limit
-            if self.lacks_paging and self.needs_all and not is_full:
+            if self.lacks_paging and self.returned < self.needed and not is_full:
                 raise Failure(f"This server returned {counted(self.scanned, 'trace')} and has no "
                               "further pages: more may exist",
                               "Use narrower --since and --until.", "UNSUPPORTED")
@@ -3761,7 +3764,7 @@ class WaitProgress(Struct):
     def poll(self):
         """Asks the server once. Raises Failure; what was found before stays."""
         self.query = self.query or self.find_query()
-        self.scan = TraceScan(self.client, self.query, self.console, needs_all=True)
+        self.scan = TraceScan(self.client, self.query, self.console, needed=self.wanted)
         if not self.scored:
             self.scan.limit = self.wanted
             self.found = sum(map(len, self.scan.pages()))
@@ -4144,7 +4147,7 @@ def traces_list(client, args, console):
     """List the traces of a project, newest first."""
     limit = None if args.all else args.limit or DEFAULT_LIMIT
     scan = TraceScan(client, trace_query(client, args), console, limit, wanted_scores(args),
-                     needs_all=args.all, exact=args.fail_if_truncated)
+                     needed=ALL if args.all else 0, exact=args.fail_if_truncated)
 
     def conclude():
         if scan.more is not More.NO and args.fail_if_truncated:
@@ -4197,7 +4200,7 @@ def traces_check(client, args, console):
     with GateReport("twosignal traces check", console, args.junit, args.output) as report:
         needs_scores = any(threshold.needs_scores for threshold, _ in checks)
         scan = TraceScan(client, trace_query(client, args), console, args.limit,
-                         SCORES_REQUIRED if needs_scores else None, needs_all=True)
+                         SCORES_REQUIRED if needs_scores else None, needed=ALL)
         gate = Gate(scan, checks, args.min_count or 1)
         report.write(gate.run())
     return gate_result(gate)

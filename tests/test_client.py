@@ -292,6 +292,23 @@ class RejectedSessions(ClientCase):
         self.assertIn("a.b.c", cookies[0])
         self.assertIn("n.e.w", cookies[1])
 
+    def test_a_batch_that_is_refused_as_a_whole(self):
+        """One error in place of a list: the session is renewed once, and then it is an error."""
+        def answer(names, given):
+            self.write("home/session.json", dict(TOKENS, access_token="n.e.w"))
+            if len(self.asked) > 1 and accepts:
+                return canned([{"result": {"data": {"json": 1}}} for _ in given])
+            return canned(trpc_error("UNAUTHORIZED", 401), 401)
+        inputs = [{"id": "x" * 1000} for _ in range(9)]         # more than one batch
+        for accepts in (True, False):
+            with self.subTest(accepts=accepts):
+                client = self.client(answer)
+                if accepts:
+                    self.assertEqual(client.batch("x.get", inputs), [1] * 9)
+                else:
+                    self.assertRaisesCode("UNAUTHORIZED", client.batch, "x.get", inputs)
+                    self.assertEqual(len(self.asked), 2)
+
 
 class Dialects(CommandCase):
     """Every command returns the same records, whatever the version of the server."""
@@ -690,18 +707,18 @@ class BareListScans(ClientCase):
                          ("More traces than the 100 shown may exist",
                           "Use narrower --since and --until.", 10))
 
-    def test_needs_all(self):
+    def test_all_are_needed(self):
         """Only a whole page that does not reach the limit is an error."""
         for count, limit in ((250, None), (100, None), (250, 101)):
             with self.subTest(count=count, limit=limit):
                 failure = self.assertRaisesCode("UNSUPPORTED", self.scan, count, limit,
-                                                needs_all=True)
+                                                needed=twosignal.ALL)
                 self.assertEqual((failure.message, failure.hint, failure.exit_code),
                                  ("This server returned 100 traces and has no further pages: "
                                   "more may exist", "Use narrower --since and --until.", 8))
         for count, limit in ((99, None), (250, 100), (250, 20), (0, 5)):
             with self.subTest(count=count, limit=limit):
-                self.scan(count, limit, needs_all=True)
+                self.scan(count, limit, needed=twosignal.ALL)
 
     def test_filters_of_this_program(self):
         """They are applied to a whole page, behind which there may be more that match."""
@@ -713,12 +730,12 @@ class BareListScans(ClientCase):
                                         "and --until. 10 of 100 scanned traces match.")
         scan = self.scan(99, 20, query)
         self.assertEqual((scan.returned, scan.more.name), (9, "NO"))
-        self.assertRaisesCode("UNSUPPORTED", self.scan, 250, 20, query, needs_all=True)
+        self.assertRaisesCode("UNSUPPORTED", self.scan, 250, 20, query, needed=twosignal.ALL)
 
     def test_a_filter_that_the_server_ignores(self):
         """The only match is behind the first, short list: a whole page is asked for."""
         query = twosignal.TraceQuery("c1", status="ERROR")
-        scan = self.scan(99, 1, query, needs_all=True)
+        scan = self.scan(99, 1, query, needed=twosignal.ALL)
         self.assertEqual((self.ids, scan.scanned, self.limits()), (["5"], 99, [1, 100]))
 
 

@@ -305,11 +305,11 @@ class ThresholdObjects(TracesCase):
         """With a copy of the module that has one more, made of another one."""
         with open(SCRIPT, encoding="utf-8") as file:
             source = file.read()
-        entry = re.search(r'\n    Threshold\("total cost".*?\),(?=\n)', source, re.DOTALL).group()
+        entry = re.search(r'\n    Threshold\("total cost".*?parse=\w+\)', source, re.DOTALL).group()
         new = entry.replace("total cost", "sum").replace("--max-total-cost", "--max-sum")
         module = types.ModuleType("twosignal_with_another_threshold")
         with mock.patch.dict(sys.modules, {module.__name__: module}):
-            exec(compile(source.replace(entry, entry + new), "copy", "exec"), vars(module))
+            exec(compile(source.replace(entry, entry + "," + new), "copy", "exec"), vars(module))
         self.add(2, cost=0.2)
         for argv, code, text in (
                 (("--help",), 0, "  --max-sum USD "), (("--max-sum", "0.4"), 0, "sum"),

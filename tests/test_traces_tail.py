@@ -398,7 +398,8 @@ class Tailing(TracesCase):
 
     def test_says_that_it_waits(self):
         result = self.traces("tail", tty=True, clock=PassingClock(Steps(nothing, nothing)))
-        self.assertTrue(result.err.startswith("\rWaiting for new traces; press Ctrl-C to stop"), result)
+        text = "\rWaiting for new traces; press Ctrl-C to stop"
+        self.assertTrue(result.err.startswith(text), result)
 
     def test_gentler_while_the_server_fails(self):
         self.server.fault("trace.list", times=None, status=503)

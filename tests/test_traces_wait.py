@@ -68,6 +68,11 @@ class Waiting(TracesCase):
         self.add(1, status="ERROR")
         self.assertOk(self.wait("--error"))
         self.use(bare_list=True)
+        self.add_evaluators(quality=True)
+        trace, *_ = self.add(120)       # enough traces on the page: their scores are waited for
+        self.assertOk(self.wait("--scored", steps=(
+            nothing, lambda: self.server.add_score(trace, "quality", 0.9))))
+        self.use(bare_list=True)
         self.add(99)
         self.assertOk(self.wait("--count", "100", steps=(nothing, lambda: self.add(1))))
 
