@@ -299,7 +299,7 @@ def pty_run(argv, script=(), env=None, columns=80, timeout=DEADLINE):
 
 def _converse(master, script, deadline):
     """Read a terminal until its process has closed it, typing the answers of the script."""
-    data, place = b"", 0
+    data, place, answer = b"", 0, None
     while True:
         if script:
             found = data.find(as_bytes(script[0][0]), place)
@@ -308,7 +308,12 @@ def _converse(master, script, deadline):
                 place = found + len(as_bytes(expected))
                 os.write(master, as_bytes(answer))
                 continue
-        if not select.select([master], [], [], max(0, deadline - time.time()))[0]:
+        left = max(0, deadline - time.time())
+        if not select.select([master], [], [], min(left, 1) if answer == "\x03" else left)[0]:
+            # Python loses a signal that arrives just before it reads, so Ctrl-C is typed again.
+            if answer == "\x03" and left:
+                os.write(master, b"\x03")
+                continue
             raise AssertionError(f"no end in time; still to come {script!r}; saw {data!r}")
         try:
             more = os.read(master, 65536)
