@@ -3037,7 +3037,7 @@ GLOBAL_OPTIONS = (
     Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", non_empty),
     Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
     Option("--timeout SECONDS", "total timeout per request, retries included "
-           f"(default: {DEFAULT_TIMEOUT:.0f})", parse_seconds),
+           f"(default: {DEFAULT_TIMEOUT:.0f}s)", parse_seconds),
     Option("--ca-cert FILE", "also trust the certificates in this PEM file"),
     QUIET, Option("--no-color", "print without colors"), DEBUG, HELP)
 
@@ -4751,7 +4751,7 @@ def server_names(kind, line, clock) -> list:
 def install(client, args, console):
     """Install this program as an executable that starts faster.
 
-    It is one file: the bytecode for this Python, and the source, which any other Python uses.
+    The file has the bytecode for this Python, and the source for any other.
     """
     hint = "Name a directory that you can write to: twosignal install DIR."
     content = executable_content()
