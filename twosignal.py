@@ -4872,9 +4872,8 @@ def run(argv, console) -> int:
     if line.error:
         raise line.error
     if not chosen:
-        listed = visible_commands(*line.words)
-        raise Failure("No command given", see_help(*line.words), "USAGE",
-                      [f"{each.name:18} {each.summary}" for each in listed])
+        raise Failure("No command given", see_help(*line.words), "USAGE", [
+            f"{each.name:18} {each.summary}" for each in visible_commands(*line.words)])
     args = Arguments(chosen, line)
     client = None if chosen.is_offline else make_client(chosen, args, console)
     handlers = handle_signals({"SIGTERM": raise_terminated, "SIGHUP": raise_terminated})
