@@ -233,9 +233,9 @@ def to_nfc(text: str) -> str:
 
 def mask_secrets(text: str, secrets) -> str:
     """The text with *** for each secret: as it is, percent-encoded, in JSON, or escaped."""
-    from urllib.parse import quote
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:        # a shorter one cannot be told from ordinary text
+            from urllib.parse import quote
             for form in (secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1],
                          printable(secret)):
                 text = text.replace(form, "***")
@@ -600,13 +600,14 @@ class Listing(Result):
         widths = None
         for rows in self.batches():
             cells = [[column.text(row) for column in self.columns] for row in rows]
-            if widths is None:      # those of the first page are kept
-                headings = [column.heading for column in self.columns]
-                widths = _column_widths(self.columns, [headings] + cells, screen.columns)
-                lines = [_table_line(row, widths) for row in [headings] + cells]
-                yield lines[0] + "\n" + "─" * max(map(display_width, lines)) + "\n"
-            for row in cells:
-                line = _table_line(row, widths)
+            headings = [] if widths else [[column.heading for column in self.columns]]
+            # The widths of the first page are kept.
+            widths = widths or _column_widths(self.columns, headings + cells, screen.columns)
+            lines = [_table_line(row, widths) for row in headings + cells]
+            if headings:
+                rule = "─" * max(map(display_width, lines))
+                yield f"{lines.pop(0)}\n{rule}\n"
+            for line, row in zip(lines, cells):
                 yield (_coloured(line, row) if screen.colour else line) + "\n"
         if widths is None:
             yield f"No {self.noun} found.\n"
@@ -623,9 +624,10 @@ def _column_widths(columns, rows, room) -> list:
 
 def _table_line(cells, widths) -> str:
     """Cells side by side, two blanks apart; the last column is truncated if it does not fit."""
-    padded = [cell + " " * (size - display_width(cell)) for cell, size in zip(cells, widths)]
+    gaps = [width - display_width(cell) for cell, width in zip(cells, widths)]
+    padded = [cell + " " * gap for cell, gap in zip(cells, gaps)]
     if len(cells) == len(widths):   # otherwise the optional column was dropped
-        excess = sum(map(display_width, padded[:-1])) - sum(widths[:-1])    # in a later page
+        excess = -sum(min(gap, 0) for gap in gaps[:-1])     # a cell of a later page is wider
         padded[-1] = truncate(cells[-1], max(8, widths[-1] - excess))
     return "  ".join(padded).rstrip(" ")
 
@@ -1893,10 +1895,16 @@ def token_project(token):
 
 def batch_groups(procedure, inputs) -> list:
     """The inputs of a query in groups whose URLs are short enough for proxies."""
-    sizes = [len(procedure) + 1 + len(compact_json({"99": {"json": values}})) for values in inputs]
-    room = MAX_BATCH_URL - 200              # without the server's address and the rest of the URL
-    count = max(1, room // max(sizes, default=1))
-    return [inputs[i:i + count] for i in range(0, len(inputs), count)]
+    groups = []
+    left = 0                        # characters, in the URL of the last group
+    for values in inputs:
+        size = len(procedure) + 1 + len(compact_json({"99": {"json": values}}))
+        if size > left:
+            groups.append([])
+            left = MAX_BATCH_URL - 200      # for the server's address and the rest of the URL
+        groups[-1].append(values)
+        left -= size
+    return groups
 
 
 def trpc_value(envelope, response, procedure):
@@ -2325,9 +2333,6 @@ class Client:
         # The names to try for a procedure; the one that this server has comes first.
         self._names = {name: [name, alias] for name, alias in PROCEDURE_ALIASES.items()}
 
-    def close(self):
-        self.transport.close()
-
     def query(self, procedure, values=None):
         """The result of a query; values: its input, if it takes one. Raises Failure."""
         return self._with_aliases(procedure, lambda name: self._call(name, values))
@@ -2570,10 +2575,7 @@ def visible_projects(client, organization=None) -> list:
 
 
 def find_id(text, noun, fetch_rows) -> str:
-    """The ID of the row with that ID or name; the text itself if there is none: it may be an ID.
-
-    Raises a usage error if several have the name, NOT_FOUND if one differs in case alone.
-    """
+    """The ID of the row with that ID or name; else the text, which may be an ID. Raises Failure."""
     if is_uuid(text):
         return text
     rows = fetch_rows()
@@ -3942,8 +3944,7 @@ def delete(client, args, console, kind, verb="delete") -> Details:
     done = verb + "d"
     if not args.yes:
         console.require_terminal("--yes")
-        rows = client.rows(f"{kind}.list", {"projectId": chosen["projectId"]})
-        name = printable(find_row(rows, chosen["id"], RESOURCES[kind]).get("name"))
+        name = printable(listed_row(client, chosen, kind).get("name"))
         if not console.confirm(f'{verb.title()} {noun} "{name}" ({chosen["id"]})? [y/N] '):
             raise Failure(f"Nothing was {done}", code="CANCELLED")
     client.mutate(f"{kind}.{verb}", chosen)
@@ -3951,11 +3952,12 @@ def delete(client, args, console, kind, verb="delete") -> Details:
                    message=f"{done.title()} {noun} {printable(chosen['id'])}.")
 
 
-def find_row(rows, wanted, resource) -> dict:
-    found = next((row for row in rows if row.get("id") == wanted), None)
-    if found is None:
-        raise not_found(resource=resource)
-    return found
+def listed_row(client, chosen, kind) -> dict:
+    """What a project's list says of a chosen resource. Raises NOT_FOUND."""
+    for row in client.rows(f"{kind}.list", {"projectId": chosen["projectId"]}):
+        if row.get("id") == chosen["id"]:
+            return row
+    raise not_found(resource=RESOURCES[kind])
 
 
 def warn_if_unencrypted(url, secret, console):
@@ -4367,8 +4369,7 @@ def evaluators_toggle(client, args, console):
     chosen = chosen_resource(client, args, "evaluator")
     enabled = args.enable
     if not args.enable and not args.disable:
-        rows = client.rows("evaluator.list", {"projectId": chosen["projectId"]})
-        enabled = not find_row(rows, chosen["id"], RESOURCES["evaluator"]).get("enabled")
+        enabled = not listed_row(client, chosen, "evaluator").get("enabled")
     wire = client.mutate("evaluator.update", dict(chosen, enabled=enabled))
     record = to_record(resource_object(wire))
     verb = "Enabled" if enabled else "Disabled"
@@ -4736,7 +4737,7 @@ def server_names(kind, line, clock) -> list:
             rows = client.rows("organization.list") if kind == "organizations" else (
                 visible_projects(client, given.get("--org") or setting("TWOSIGNAL_ORG")))
         finally:
-            client.close()
+            client.transport.close()
         names.extend(row["name"] for row in rows if isinstance(row.get("name"), str))
 
     # To look a host up can take longer than any timeout: the thread is then left behind.
@@ -4886,7 +4887,7 @@ def run(argv, console) -> int:
     finally:
         handle_signals(handlers)
         if client:
-            client.close()
+            client.transport.close()
 
 
 def make_client(chosen, args, console) -> Client:

@@ -127,6 +127,11 @@ class Batches(ClientCase):
         self.assertEqual(client.batch("trace.getById", [{"id": each} for each in ids]), ids)
         self.assertLess(max(lengths), 4000)
         self.assertLess(len(lengths), 40)
+        for order in (1, -1):           # a single long one leaves the others together
+            del lengths[:]
+            ids = [str(number) for number in range(40)] + ["x" * 5000]
+            client.batch("trace.getById", [{"id": each} for each in ids[::order]])
+            self.assertLess(len(lengths), 4)
 
     def test_a_refused_batch_becomes_single_requests(self):
         """Batching is off, or a proxy finds the URL too long and says so with a web page."""

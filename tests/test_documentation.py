@@ -380,13 +380,8 @@ class ErrorTable(DocumentCase):
         self.check("Rate limited", 7, "orgs", "list")
 
     def test_connection_refused(self):
-        with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))  # bound, but not listening
-            address = "http://127.0.0.1:{}".format(unused.getsockname()[1])
-            session = dict(self.state("session.json"), api_url=address)
-            self.write("home/session.json", session)
-            self.environment["TWOSIGNAL_URL"] = address
-            self.check("Connection refused", 3, "orgs", "list")
+        self.environment["TWOSIGNAL_URL"] = self.move_to_closed_port()
+        self.check("Connection refused", 3, "orgs", "list")
 
     def test_permission_denied(self):
         self.log_in("viewer@example.com")

@@ -1,7 +1,6 @@
 """The section Errors: each documented error with each command."""
 import json
 import os
-import socket
 
 from tools import OWNER, PROCEDURES, CommandCase, trpc_error
 
@@ -68,16 +67,12 @@ class DocumentedErrors(CommandCase):
         self.assertEqual(self.server.requests, [])
 
     def test_connection_refused(self):
-        with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))  # bound, but not listening
-            address = "http://127.0.0.1:{}".format(unused.getsockname()[1])
-            session = dict(self.state("session.json"), api_url=address)
-            self.write("home/session.json", session)
-            for command in PROCEDURES:
-                with self.subTest(command=command):
-                    argv = self.argv(command) + ["--url", address]
-                    self.assertFails(self.cli(*argv), 3, "Connection refused", "--url",
-                                     "TWOSIGNAL_URL")
+        address = self.move_to_closed_port()
+        for command in PROCEDURES:
+            with self.subTest(command=command):
+                argv = self.argv(command) + ["--url", address]
+                self.assertFails(self.cli(*argv), 3, "Connection refused", "--url",
+                                 "TWOSIGNAL_URL")
 
     def test_a_json_error_has_four_keys(self):
         result = self.cli("traces", "get", "nope", "--json")

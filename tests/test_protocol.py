@@ -253,7 +253,7 @@ class Recordings(Case):
             "expires_at": int(time.time()) + lasts, "user_id": "u0", "user_email": "you@b.c",
             "api_url": server.url})
         client = twosignal.Client(server.url, twosignal.Transport(DEADLINE, clock=ShortClock()))
-        self.addCleanup(client.close)
+        self.addCleanup(client.transport.close)
         return client
 
     def ask(self, recording, client):

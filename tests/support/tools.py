@@ -10,6 +10,7 @@ import select
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -470,6 +471,14 @@ class ServerCase(Case):
             path = self.write(os.path.join("home", name), json.dumps(content, indent=2) + "\n")
             os.chmod(path, 0o600)
         return session
+
+    def move_to_closed_port(self):
+        """Make the session belong to an address that refuses connections; return it."""
+        unused = self.enter(socket.socket())
+        unused.bind(("127.0.0.1", 0))       # bound, but not listening
+        address = "http://127.0.0.1:{}".format(unused.getsockname()[1])
+        self.write("home/session.json", dict(self.state("session.json"), api_url=address))
+        return address
 
     def cli(self, *args, **kwargs):
         """Run the command in this process, against the server unless config.json says other."""
