@@ -30,7 +30,7 @@ import re
 import sys
 import time
 
-__version__ = "1.1.0"
+__version__ = "2.0.0"
 
 ############################################################
 # Constants
@@ -4601,7 +4601,7 @@ def version(client, args, console):
 
 
 def version_text() -> str:
-    """A line such as "twosignal 1.1.0 (Python 3.13.0, executable)"."""
+    """A line such as "twosignal 2.0.0 (Python 3.13.0, executable)"."""
     # The folder of an executable is a zip file; piped into Python, a module has no file at all.
     folder = os.path.dirname(globals().get("__file__", ""))
     kind = ", executable" if os.path.isfile(folder) else ""
