@@ -173,6 +173,8 @@ def printable(value) -> str:
     """Any value as one line that is safe on a terminal: control characters become \\x1b."""
     if value is None:
         return "-"
+    if type(value) in (int, float):
+        return plain_number(value)
     if not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str)
     return value if value.isprintable() else re.sub(_UNSAFE, _escape, value)
@@ -250,6 +252,15 @@ def to_number(value):
     return value if is_finite else None
 
 
+def plain_number(number, spec="") -> str:
+    """A number in this format, but never with an exponent: 0.000074, not 7.4e-05."""
+    text = format(number, spec)
+    if "e" not in text:
+        return text
+    import decimal
+    return format(decimal.Decimal(text), ("," if "," in spec else "") + "f")
+
+
 def format_duration(milliseconds) -> str:
     """5ms, 0.8s, 1m 01s, 1h 02m; - if unknown or negative."""
     value = to_number(milliseconds)
@@ -279,15 +290,15 @@ def format_cost(usd) -> str:
 
 def format_count(value) -> str:
     number = to_number(value)
-    return "-" if number is None else f"{number:,}"
+    return "-" if number is None else plain_number(number, ",")
 
 
 def format_percent(share) -> str:
-    return f"{share * 100:.4g}%"
+    return plain_number(share * 100, ".4g") + "%"
 
 
 def format_score(value) -> str:
-    return "no number" if value is None else f"{value:.4g}"
+    return "no number" if value is None else plain_number(value, ".4g")
 
 
 def counted(number, noun: str) -> str:
@@ -534,10 +545,15 @@ class Column(Struct):
     format_value: object = staticmethod(printable)      # makes text of the key's value
     min_width: int = 0          # terminal columns, so that later pages fit too
     optional: bool = False      # dropped if the terminal has no room for it
+    never_cut: bool = False     # as an ID is: half of one is of no use
+    format_saved: object = None     # in place of format_value where the text is read later
 
-    def text(self, record: dict) -> str:
-        source = self.source
-        return source(record) if callable(source) else self.format_value(record.get(source))
+    def text(self, record: dict, is_saved=False) -> str:
+        """One line; is_saved: for a page that is read later, when "2 min ago" would be wrong."""
+        if callable(self.source):
+            return self.source(record)
+        format_value = self.format_saved if is_saved and self.format_saved else self.format_value
+        return format_value(record.get(self.source))
 
 
 class Screen:
@@ -749,12 +765,17 @@ def only_fields(result, fields, report_error) -> Result:
             for row in rows:
                 yield {name: row[name] if name in row else get_path(row, name) for name in fields}
 
-    columns = [Column(field, field) for field in fields]
+    columns = [Column(field, field, never_cut=is_id_field(field)) for field in fields]
     if isinstance(result, Listing):
         return Listing(result.noun, columns, picked(), result.conclude, streams=result.streams)
     if isinstance(result.record, list):
         return Listing("records", columns, picked())
     return Details(next(picked()), columns, conclude=result.conclude)
+
+
+def is_id_field(path) -> bool:
+    """Whether a path into a record leads to an ID, by its last part: id, scores.0.trace_id."""
+    return re.search(r"(\A|[._])id\Z", path) is not None
 
 
 def _field_errors(fields, rows, extra_fields):
@@ -3563,7 +3584,8 @@ THRESHOLDS = (                      # those of traces check; a new one is one mo
 TRACE_COUNT = Threshold("count", format_count, is_minimum=True, no_data_verdict="TOO FEW")
 CHECK_COLUMNS = tuple(Column(key.title(), key)
                       for key in ("check", "measured", "threshold", "verdict", "traces"))
-WORST_COLUMNS = (Column("Trace", "trace_id"), Column("Value", "value"), Column("Check", "check"))
+WORST_COLUMNS = (Column("Trace", "trace_id", never_cut=True), Column("Value", "value"),
+                 Column("Check", "check"))
 
 
 class CheckResult:
@@ -3894,8 +3916,8 @@ class TraceTail:
 # Commands
 ############################################################
 
-ID, NAME = Column("ID", "id"), Column("Name", "name")
-CREATED = Column("Created", "created_at", format_age, min_width=12)
+ID, NAME = Column("ID", "id", never_cut=True), Column("Name", "name")
+CREATED = Column("Created", "created_at", format_age, min_width=12, format_saved=printable)
 DESCRIPTION = Column("Description", "description")
 
 PROJECT = Option("--project ID", "project, by ID or name", non_empty, env="TWOSIGNAL_PROJECT",
@@ -4083,7 +4105,8 @@ COST = Column("Cost", "cost_usd", format_cost, min_width=8)
 OPTIONAL_NAME = Column("Name", "name", optional=True)
 TRACE_COLUMNS = (ID, STATUS, DURATION, COST, CREATED, OPTIONAL_NAME)
 TAIL_COLUMNS = (ID, STATUS, DURATION, Column("Cost", "cost_usd", format_cost, min_width=9),
-                Column("Created", "created_at", format_time_of_day, min_width=10), OPTIONAL_NAME)
+                Column("Created", "created_at", format_time_of_day, min_width=10,
+                       format_saved=printable), OPTIONAL_NAME)
 TRACE_KEYS = tuple((                # that a trace may have although the first ones lack them
     "project_id start_time end_time total_tokens tags metadata session_id span_count score_count "
     "scores scores.id scores.trace_id scores.span_id scores.project_id scores.created_at "
@@ -4449,7 +4472,7 @@ def datasets_delete(client, args, console):
 # --- API keys
 KEY_COLUMNS = (ID, Column("Key", lambda row: printable(row.get("key_prefix")) + "…"),
                Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active"),
-               Column("Last used", "last_used_at", format_age), NAME)
+               Column("Last used", "last_used_at", format_age, format_saved=printable), NAME)
 
 
 @command("api-keys list", PROJECT)
@@ -4481,7 +4504,7 @@ def api_keys_revoke(client, args, console):
 
 # --- usage
 USAGE_COLUMNS = (
-    Column("Project", "project_id"), Column("Traces", "traces_used", format_count),
+    Column("Project", "project_id", never_cut=True), Column("Traces", "traces_used", format_count),
     Column("Spans", "spans_used", format_count), Column("Evaluations", "evals_used", format_count))
 USAGE_FIELDS = (
     Column("Month", "month"), Column("Plan", "plan"),

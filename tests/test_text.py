@@ -145,6 +145,20 @@ class Numbers(unittest.TestCase):
     def test_underscores_are_not_part_of_a_number(self):
         self.assertIsNone(twosignal.to_number("1_000"))
 
+    def test_no_number_is_shown_with_an_exponent(self):
+        for value, shown in ((7.4e-05, "0.000074"), (-1e-7, "-0.0000001"), (1e16, "1" + "0" * 16),
+                             (1e22, "1" + "0" * 22), (1.25e-10, "0.000000000125"), (0.5, "0.5"),
+                             (3, "3"), (-2.0, "-2.0"), (5e-324, "0." + "0" * 323 + "5")):
+            self.assertEqual(twosignal.plain_number(value), shown)
+            self.assertEqual(twosignal.printable(value), shown)
+            self.assertEqual(float(shown), value)
+        self.assertEqual(twosignal.format_count(1e16), "10,000,000,000,000,000")
+        self.assertEqual(twosignal.format_count("2.5e-7"), "0.00000025")
+        self.assertEqual(twosignal.format_score(0.00001), "0.00001")
+        self.assertEqual(twosignal.format_score(123456), "123500")
+        self.assertEqual(twosignal.format_percent(0.0000001), "0.00001%")
+        self.assertEqual(twosignal.printable(True), "true")
+
     def test_counts(self):
         self.assertEqual(twosignal.format_count(46000), "46,000")
         self.assertEqual(twosignal.format_count("1250"), "1,250")
