@@ -60,6 +60,8 @@ MAX_DIGITS = 300                    # of a number; longer ones are an attack, no
 PAGE_SIZE = 100                     # traces that a server returns at once, at most
 MAX_EMPTY_PAGES = 1000              # in a row, before a listing is given up
 MAX_WORST = 5                       # traces that a failed check names
+MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
+MAX_EXTRA_DIGITS = 15               # of a number that is shown beside another
 TAIL_FIRST_PAGES, TAIL_MEMORY = 50, 20000   # pages that tail scans first; traces it remembers
 MAX_CACHED_NAMES = 10000            # field names; a server's are few, unless it means harm
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
@@ -261,20 +263,42 @@ def plain_number(number, spec="") -> str:
     return format(decimal.Decimal(text), ("," if "," in spec else "") + "f")
 
 
-def format_duration(milliseconds) -> str:
-    """5ms, 0.8s, 1m 01s, 1h 02m; - if unknown or negative."""
-    value = to_number(milliseconds)
-    if value is None or value < 0:
+def to_amount(value):
+    """A number that is not negative, as a duration or a cost must be; None for anything else."""
+    number = to_number(value)
+    return None if number is None or number < 0 else number
+
+
+def distinct_texts(format_value, value, limit) -> tuple:
+    """Texts of two different numbers, in one unit and with enough digits to tell them apart."""
+    texts = format_value(value), format_value(limit)
+    extra_digits = 0
+    while texts[0] == texts[1] and extra_digits < MAX_EXTRA_DIGITS:
+        extra_digits += 1
+        texts = format_value(value, extra_digits), format_value(limit, extra_digits)
+    return texts
+
+
+def format_duration(milliseconds, extra_digits=0) -> str:
+    """5ms, 0.8s, 1m 01s, 1h 02m; - if unknown or negative. Extra digits do not change the unit."""
+    value = to_amount(milliseconds)
+    if value is None:
         return "-"
     if round(value) < 100:
-        return f"{round(value)}ms"
+        return f"{value:.{extra_digits}f}ms"
     if round(value / 1000, 1) < MINUTE:
-        return f"{value / 1000:.1f}s"
-    minutes, seconds = divmod(int(round(value / 1000)), 60)
-    return f"{minutes}m {seconds:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
+        return f"{value / 1000:.{1 + extra_digits}f}s"
+    has_hours = round(value / 1000) >= HOUR
+    decimals = max(0, extra_digits - has_hours)     # with hours, the first ones are the seconds
+    minutes, seconds = divmod(round(value / 1000, decimals), 60)
+    width = decimals + 3 if decimals else 2
+    seconds_text = f" {seconds:0{width}.{decimals}f}s"
+    if not has_hours:
+        return f"{minutes:.0f}m{seconds_text}"
+    return f"{minutes // 60:.0f}h {minutes % 60:02.0f}m" + (seconds_text if extra_digits else "")
 
 
-def format_cost(usd) -> str:
+def format_cost(usd, extra_digits=0) -> str:
     """$0.003, $0.0034, $12.50: at least two significant digits; - if unknown."""
     value = to_number(usd)
     if value is None:
@@ -284,7 +308,7 @@ def format_cost(usd) -> str:
     digits = 2 if value >= 1 else 4
     while digits < 12 and 0 < value < 10.0 ** (1 - digits):
         digits += 1
-    whole, _, fraction = f"{value:.{digits}f}".partition(".")
+    whole, _, fraction = f"{value:.{digits + extra_digits}f}".partition(".")
     return f"{sign}${whole}.{fraction.rstrip('0').ljust(2, '0')}"
 
 
@@ -293,12 +317,18 @@ def format_count(value) -> str:
     return "-" if number is None else plain_number(number, ",")
 
 
-def format_percent(share) -> str:
-    return plain_number(share * 100, ".4g") + "%"
+def format_percent(share, extra_digits=0) -> str:
+    return plain_number(share * 100, f".{4 + extra_digits}g") + "%"
 
 
-def format_score(value) -> str:
-    return "no number" if value is None else plain_number(value, ".4g")
+def is_score(value) -> bool:
+    """Whether a number is within 0 to 1, give or take an error of rounding."""
+    return -1e-9 <= value <= 1 + 1e-9
+
+
+def format_score(value, extra_digits=0) -> str:
+    text = plain_number(value, f".{4 + extra_digits}g")
+    return text if is_score(value) else f"{text} (outside 0 to 1)"
 
 
 def counted(number, noun: str) -> str:
@@ -3006,19 +3036,26 @@ def parse_percent(text) -> float:
 
 
 def parse_share(text) -> float:
-    """0.02 of 2% or of 0.02."""
+    """0.02 of 2% or of 0.02. A bare number from 1 on is refused: 1 may mean 1% or 100%."""
     number = text.strip()
+    what_it_must_be = "a share such as 2% or 0.02"
     if number.endswith("%"):
-        return _number_within(number[:-1], 100, "a share such as 2% or 0.02") / 100
-    return _number_within(number, 1, "a share such as 2% or 0.02")
+        return _number_within(number[:-1], 100, what_it_must_be) / 100
+    share = _number_within(number, 100, what_it_must_be)
+    if share >= 1:
+        meanings = f"{number}% or 100%" if share == 1 else f"{number}%"
+        raise ValueError(f"needs a percent sign: say {meanings}")
+    return share
 
 
-def parse_score_threshold(text) -> tuple:
-    """("faithfulness", 0.8) of faithfulness=0.8; (None, 0.5) of 0.5."""
-    name, equals, minimum = text.rpartition("=")
-    if equals and not name.strip():
-        raise ValueError("must name an evaluator before the =")
-    return name.strip() or None, parse_score(minimum)
+def for_evaluator(parse_limit):
+    """A value type: ("faithfulness", 0.8) of faithfulness=0.8; (None, 0.8), for all, of 0.8."""
+    def parse(text):
+        name, equals, limit = text.rpartition("=")
+        if equals and not name.strip():
+            raise ValueError("must name an evaluator before the =")
+        return name.strip() or None, parse_limit(limit)
+    return parse
 
 
 def json_argument(text, flag, console):
@@ -3302,8 +3339,8 @@ class TraceQuery(Struct):
         return (self.status in (None, str(trace["status"]).upper())
                 and (not self.search or self.search.casefold() in name)
                 and all(tag in tags for tag in self.tags or ())
-                and is_within(trace["duration_ms"], self.min_duration, self.max_duration)
-                and is_within(trace["cost_usd"], self.min_cost, None)
+                and is_within(to_amount(trace["duration_ms"]), self.min_duration, self.max_duration)
+                and is_within(to_amount(trace["cost_usd"]), self.min_cost, None)
                 and self._matches_time(trace))
 
     def _matches_time(self, trace) -> bool:
@@ -3459,104 +3496,142 @@ class TraceScan(Struct):
 # --- checks and reports
 
 class Measurements:
-    """One value of each of many traces, in little memory."""
+    """The values of many traces, in little memory."""
 
-    def __init__(self, lowest_is_worst=False):
+    def __init__(self, severity=float):
+        """severity: of a value; the greater, the worse. An infinite one fails any check."""
         from array import array
         self.values = array("d")
         self.traces = 0             # how many have a value
-        self.not_numbers = []       # IDs of the first traces whose value is none
-        self._sign = -1 if lowest_is_worst else 1
-        self._worst = []            # (signed value, -order, trace ID), the worst first
-        self._last_trace = None
+        self.severity = severity
+        self._worst = []            # (severity, -order, value, trace ID, name), the worst first
 
-    def add(self, value, trace_id):
-        """Adds a number, or None for a value that is none."""
-        if value is None:
-            self.not_numbers = (self.not_numbers + [trace_id])[:MAX_WORST]
+    def add(self, trace, *values):
+        """Adds the values of a record; None stands for one that is not known."""
+        known = [value for value in values if value is not None]
+        if not known:
             return
-        self.values.append(value)
-        self.traces += trace_id != self._last_trace
-        self._last_trace = trace_id
-        entry = (self._sign * value, -len(self.values), trace_id)
+        self.values.extend(known)
+        self.traces += 1
+        value = max(known, key=self.severity)
+        entry = (self.severity(value), -self.traces, value, trace["id"], trace["name"])
         if len(self._worst) < MAX_WORST or entry > self._worst[-1]:
             self._worst = sorted(self._worst + [entry], reverse=True)[:MAX_WORST]
 
     def worst(self) -> list:
-        """(value, trace ID) of the worst traces, the worst first."""
-        return [(self._sign * key, trace_id) for key, _, trace_id in self._worst]
+        """The traces with the worst values, the worst first, as JSON shows them."""
+        return [{"trace_id": printable(trace_id), "name": name, "value": value,
+                 "error_message": None, "command": None}
+                for _, _, value, trace_id, name in self._worst]
+
+
+def score_severity(score) -> float:
+    """The lowest score is the worst, except for one outside 0 to 1."""
+    return 1 - score if is_score(score) else ALL
 
 
 class TraceStats:
     """What thresholds are compared with, collected from one trace after the other."""
 
-    def __init__(self):
+    def __init__(self, evaluators=None):
+        """evaluators: the names of those whose scores count; None for all."""
+        from collections import defaultdict
         self.count = 0
-        self.errors = Measurements()            # 1 for an error, 0 for any other status
+        self.project = None                     # the ID of the traces' project
+        self.errors = Measurements()            # 1 for the status ERROR, 0 for OK
+        self.other_statuses = {}                # how many traces have which; None: no status
         self.durations = Measurements()         # milliseconds
         self.costs = Measurements()             # USD
-        self.scores = {}                        # by evaluator; None: of all
+        self.scores = defaultdict(lambda: Measurements(score_severity))     # by evaluator,
+        self.failures = defaultdict(Measurements)       # and all under None; 1: labelled fail
+        self.failed_scores = 0                  # how many are labelled fail
+        self.evaluators = set()                 # that have scored a trace, chosen or not
+        self._chosen = evaluators
 
     def add(self, trace):
         """Adds a record, with its scores if it has them."""
-        trace_id = printable(trace["id"])
         self.count += 1
-        self.errors.add(int(str(trace["status"]).upper() == "ERROR"), trace_id)
-        self.durations.add(to_number(trace["duration_ms"]), trace_id)
-        self.costs.add(to_number(trace["cost_usd"]), trace_id)
-        for score in trace.get("scores") or ():
-            for evaluator in (str(score.get("evaluator")), None):
-                if evaluator not in self.scores:
-                    self.scores[evaluator] = Measurements(lowest_is_worst=True)
-                self.scores[evaluator].add(to_number(score.get("score")), trace_id)
+        self.project = trace.get("project_id")
+        self.errors.add(trace, self._error(trace["status"]))
+        self.durations.add(trace, to_amount(trace["duration_ms"]))
+        self.costs.add(trace, to_amount(trace["cost_usd"]))
+        if trace.get("scores"):
+            self._add_scores(trace)
+
+    def _error(self, status):
+        """1 for ERROR, 0 for OK; None for any other, which is counted."""
+        name = printable(status or None).upper()
+        if name in ("OK", "ERROR"):
+            return int(name == "ERROR")
+        is_new = name not in self.other_statuses
+        name = "…" if is_new and len(self.other_statuses) >= MAX_OTHER_STATUSES else name
+        self.other_statuses[name] = self.other_statuses.get(name, 0) + 1
+
+    def _add_scores(self, trace):
+        by_evaluator = {}
+        for score in newest_scores(trace["scores"]):
+            evaluator = str(score.get("evaluator"))
+            self.evaluators.add(evaluator)
+            if self._chosen is None or evaluator in self._chosen:
+                by_evaluator.setdefault(evaluator, []).append(score)
+                by_evaluator.setdefault(None, []).append(score)
+        for evaluator, scores in by_evaluator.items():
+            self.scores[evaluator].add(trace, *[to_number(each.get("score")) for each in scores])
+            labels = [str(each.get("label") or "").strip().lower() for each in scores]
+            is_failed = int("fail" in labels) if any(labels) else None
+            self.failures[evaluator].add(trace, is_failed)
+            self.failed_scores += labels.count("fail") if evaluator is None else 0
+
+
+def newest_scores(scores) -> list:
+    """Those of a trace's scores that no newer one of the same span and evaluator replaces."""
+    newest = {}
+    dated = [((str(score.get("span_id")), str(score.get("evaluator"))),
+              parse_timestamp(score.get("created_at")), score) for score in scores]
+    for key, seconds, _ in dated:
+        newest[key] = max(newest.get(key, FIRST_SECOND), seconds or FIRST_SECOND)
+    return [score for key, seconds, score in dated if seconds in (None, newest[key])]
 
 
 class Threshold(Struct):
-    """What a gate measures, in which direction its limit holds, and how its values look."""
+    """What a gate measures, in which direction its limit holds, and how its values look.
+
+    If it needs scores, its limit is (evaluator or None for all, number).
+    """
 
     title: str                      # of the check
-    format_value: object
+    format_value: object            # (number, extra digits) -> text
     source: str = None              # the attribute of TraceStats that has its Measurements
     summarize: object = None        # makes one number of their values
     is_minimum: bool = False
-    blames_all: bool = False        # the worst traces are to blame even if each is within the limit
     format_worst: object = None     # format_value by default
-    no_data_verdict: str = "NOTHING TO CHECK"
-    needs_scores: bool = False      # the traces have to come with their scores
+    needs_scores: bool = False      # of one evaluator or of all; its option is repeatable
     # Its option of traces check:
     option: str = None
     help: str = ""
     parse: object = None
-    repeatable: bool = False
 
     def holds(self, value, limit) -> bool:
         """Whether a number is within a limit, both written as decimals: 0.1 + 0.2 is within 0.3."""
         tolerance = 1e-9 * max(1e-3, abs(limit))
         return value >= limit - tolerance if self.is_minimum else value <= limit + tolerance
 
-    def check(self, stats, limit):
-        """The CheckResult of this threshold."""
-        measurements = getattr(stats, self.source)
-        values = measurements.values
-        value = self.summarize(values) if values else None
-        worst = [pair for pair in measurements.worst()
-                 if self.blames_all or not self.holds(pair[0], limit)]
+    def check(self, stats, limit, min_coverage=0):
+        """The CheckResult of this threshold; no verdict if measured in too few of the traces."""
+        measurements, evaluator = getattr(stats, self.source), None
+        if self.needs_scores:
+            evaluator, limit = limit
+            measurements = measurements[evaluator]
+        value = self.summarize(measurements.values) if measurements.traces else None
         passed = value is not None and self.holds(value, limit)
-        return CheckResult(self, limit, value, passed, len(values), worst)
-
-
-class ScoreThreshold(Threshold):
-    """A minimum for each single score; its limit is (evaluator or None for all, score)."""
-
-    def check(self, stats, limit):
-        evaluator, minimum = limit
-        scores = stats.scores.get(evaluator, Measurements())
-        value = min(scores.values) if scores.values else None
-        # A score that is no number, such as NaN, is below any minimum.
-        worst = [(None, trace_id) for trace_id in scores.not_numbers]
-        worst += [pair for pair in scores.worst() if not self.holds(pair[0], minimum)]
-        title = f"{self.title} of {evaluator}" if evaluator else self.title
-        return CheckResult(self, minimum, value, not worst, scores.traces, worst, title)
+        worst = measurements.worst()
+        if worst and measurements.severity(worst[0]["value"]) == ALL:
+            value, passed = worst[0]["value"], False
+        if passed and measurements.traces < min_coverage * stats.count - 1e-9:
+            passed = None
+        return CheckResult(self, limit, value, passed, measurements.traces, [
+            each for each in worst if measurements.severity(each["value"]) == ALL
+            or not self.holds(each["value"], limit)], evaluator, stats.count)
 
 
 def _percentile_95(values) -> float:
@@ -3564,69 +3639,101 @@ def _percentile_95(values) -> float:
     return sorted(values)[nearest_rank - 1]
 
 
+def _mean(values) -> float:
+    return sum(values) / len(values)
+
+
 THRESHOLDS = (                      # those of traces check; a new one is one more entry
-    Threshold("error rate", format_percent, "errors", lambda values: sum(values) / len(values),
-              format_worst=lambda value: "error", option="--max-error-rate SHARE",
-              help="maximum share of traces with status ERROR, e.g. 2% or 0.02",
-              parse=parse_share),
-    ScoreThreshold(title="lowest score", format_value=format_score, is_minimum=True,
-                   needs_scores=True, option="--min-score [NAME=]SCORE", repeatable=True,
-                   help="minimum of every score, or of evaluator NAME's, e.g. 0.5 or "
-                        "faithfulness=0.8; repeatable", parse=parse_score_threshold),
-    Threshold("p95 duration", format_duration, "durations", _percentile_95, blames_all=True,
+    Threshold("error rate", format_percent, "errors", _mean, format_worst=lambda *_: "ERROR",
+              option="--max-error-rate SHARE", parse=parse_share,
+              help="maximum share of traces with status ERROR, among those with status OK or "
+                   "ERROR, e.g. 2% or 0.02"),
+    Threshold("lowest score", format_score, "scores", min, is_minimum=True, needs_scores=True,
+              option="--min-score [NAME=]SCORE", parse=for_evaluator(parse_score),
+              help="minimum of every score, or of evaluator NAME's, e.g. 0.5 or "
+                   "faithfulness=0.8; repeatable"),
+    Threshold("average score", format_score, "scores", _mean, is_minimum=True, needs_scores=True,
+              option="--min-average-score [NAME=]SCORE", parse=for_evaluator(parse_score),
+              help="minimum average of all scores, or of evaluator NAME's, e.g. "
+                   "faithfulness=0.85; repeatable"),
+    Threshold("fail rate", format_percent, "failures", _mean, needs_scores=True,
+              format_worst=lambda *_: "fail", option="--max-fail-rate [NAME=]SHARE",
+              parse=for_evaluator(parse_share),
+              help="maximum share of traces with a score labelled fail, among those with a "
+                   "labelled score, or one of evaluator NAME, e.g. toxicity=1%; repeatable"),
+    Threshold("p95 duration", format_duration, "durations", _percentile_95,
               option="--max-p95 TIME", help="maximum 95th-percentile duration, e.g. 8s",
               parse=parse_duration),
     Threshold("highest cost", format_cost, "costs", max, option="--max-cost USD",
               help="maximum cost of any single trace, e.g. 0.05", parse=parse_usd),
-    Threshold("total cost", format_cost, "costs", sum, blames_all=True,
-              option="--max-total-cost USD", help="maximum total cost of all traces, e.g. 5",
-              parse=parse_usd))
-TRACE_COUNT = Threshold("count", format_count, is_minimum=True, no_data_verdict="TOO FEW")
+    Threshold("total cost", format_cost, "costs", sum, option="--max-total-cost USD",
+              help="maximum total cost of all traces, e.g. 5", parse=parse_usd))
+TRACE_COUNT = Threshold("count", format_count, is_minimum=True, option="--min-count N")
 CHECK_COLUMNS = tuple(Column(key.title(), key)
                       for key in ("check", "measured", "threshold", "verdict", "traces"))
-WORST_COLUMNS = (Column("Trace", "trace_id", never_cut=True), Column("Value", "value"),
-                 Column("Check", "check"))
 
 
 class CheckResult:
     """What was measured for a threshold, and whether it holds."""
 
-    def __init__(self, threshold, limit, value, passed, traces=None, worst=(), title=None):
+    def __init__(self, threshold, limit, value, passed, traces=None, worst=(), evaluator=None,
+                 count=None):
+        """traces: in how many it was measured; count: of how many."""
         self.threshold = threshold
         self.limit = limit
         self.value = value
-        self.passed = None if value is None else passed     # None: nothing could be measured
-        self.traces = traces            # in how many it was measured
-        self.worst = [] if passed else list(worst[:MAX_WORST])      # (value, trace ID) to blame
-        self.title = title or threshold.title
+        self.passed = None if value is None else passed     # None: not enough data for a verdict
+        self.traces = traces
+        self.worst = [] if passed else worst[:MAX_WORST]    # see Measurements.worst
+        self.coverage = ""              # such as "measured in 2 of 40 traces", if not in all
+        if count is not None and traces < count:
+            self.coverage = f"measured in {traces:,} of {counted(count, 'trace')}"
+        suffix = f" of {evaluator}" if evaluator else ""
+        self.title = threshold.title + suffix
+        self.option = (threshold.option or threshold.title).split()[0].lstrip("-")
+        self.option += suffix.replace(" of ", " ", 1)
 
     def record(self) -> dict:
         """What JSON shows."""
-        return {"check": self.title, "measured": self.value, "limit": self.limit,
-                "traces": self.traces, "passed": self.passed,
-                "worst": [{"trace_id": trace_id, "value": value} for value, trace_id in self.worst]}
+        return {"check": self.title, "limit": self.limit, "measured": self.value,
+                "traces": self.traces, "passed": self.passed, "worst": self.worst}
 
     def row(self) -> dict:
         """What tables and reports show: text for each of CHECK_COLUMNS."""
-        measured = "-" if self.value is None else self.threshold.format_value(self.value)
-        limit = self.threshold.format_value(self.limit)
-        if measured == limit and self.passed is False:      # they differ in digits not shown
-            measured, limit = f"{self.value:.10g}", f"{self.limit:.10g}"
-        verdicts = {True: "OK", False: "FAILED", None: self.threshold.no_data_verdict}
+        no_verdict = "NOTHING TO CHECK" if self.value is None else "TOO FEW"
+        measured, _ = self._texts()
         return {"check": printable(self.title), "measured": measured,
-                "threshold": f"{'≥' if self.threshold.is_minimum else '≤'} {limit}",
-                "traces": format_count(self.traces), "verdict": verdicts[self.passed]}
+                "threshold": self.threshold_text, "traces": format_count(self.traces),
+                "verdict": {True: "OK", False: "FAILED", None: no_verdict}[self.passed]}
 
-    def worst_rows(self) -> list:
-        """Text for each of WORST_COLUMNS."""
+    def _texts(self) -> tuple:
+        """The measured value and the limit, with enough digits to tell them apart if it failed."""
+        format_value = self.threshold.format_value
+        if self.passed is False:
+            return distinct_texts(format_value, self.value, self.limit)
+        return "-" if self.value is None else format_value(self.value), format_value(self.limit)
+
+    @property
+    def threshold_text(self) -> str:
+        """Such as "≥ 0.8"."""
+        return f"{'≥' if self.threshold.is_minimum else '≤'} {self._texts()[1]}"
+
+    def worst_lines(self) -> list:
+        """Two lines for each: "9.0s  checkout-agent: Connection reset by peer", and its command."""
         format_worst = self.threshold.format_worst or self.threshold.format_value
-        return [{"trace_id": trace_id, "value": format_worst(value), "check": self.title}
-                for value, trace_id in self.worst]
+        lines = []
+        for each in self.worst:
+            value, _ = distinct_texts(format_worst, each["value"], self.limit)
+            texts = [each["name"], each["error_message"]]
+            lines += [f"{value}  {': '.join(printable(text) for text in texts if text)}".rstrip(),
+                      f"  {each['command']}"]
+        return lines
 
     def sentence(self) -> str:
         """Such as "failed: measured 4.8s, threshold ≤ 3.0s"."""
         row = self.row()
-        return f"{row['verdict'].lower()}: measured {row['measured']}, threshold {row['threshold']}"
+        text = f"{row['verdict'].lower()}: measured {row['measured']}, threshold {row['threshold']}"
+        return f"{text} ({self.coverage})" if self.coverage and self.traces else text
 
 
 def exit_code_of(results) -> int:
@@ -3643,17 +3750,41 @@ class Gate(Struct):
     scan: TraceScan
     checks: list                    # (Threshold, limit) pairs
     min_count: int                  # fewer traces are not enough data
+    min_coverage: float = 0         # nor is a check that could be measured in a smaller share
+    evaluators: list = None         # the names of those whose scores count; None for all
+    project: str = None             # as the user gave it
+    url: str = None
 
     def run(self) -> list:
         """Reads the traces and returns the CheckResults. Raises Failure."""
-        self.stats = TraceStats()
+        self.stats = TraceStats(self.evaluators)
         for trace in self.scan:
             self.stats.add(trace)
-        self.results = [threshold.check(self.stats, limit) for threshold, limit in self.checks]
-        is_enough = self.stats.count >= self.min_count or None      # too few are no verdict
-        self.results.append(CheckResult(TRACE_COUNT, self.min_count, self.stats.count,
-                                        is_enough, self.stats.count))
+        count = self.stats.count
+        self.results = [threshold.check(self.stats, limit, self.min_coverage)
+                        for threshold, limit in self.checks]
+        is_enough = count >= self.min_count or None         # too few are no verdict
+        self.results.append(CheckResult(TRACE_COUNT, self.min_count, count, is_enough, count))
+        self._explain()
         return self.results
+
+    def _explain(self):
+        """Adds to the worst traces their commands, and their error messages if they can be read."""
+        # All checks' worst first: only so many distinct traces are asked for.
+        worst = [each for place in range(MAX_WORST) for result in self.results
+                 for each in result.worst[place:place + 1]]
+        for each in worst:
+            each["command"] = trace_command(each["trace_id"], self.project or self.stats.project,
+                                            self.url)
+        trace_ids = list({each["trace_id"]: None for each in worst})[:MAX_WORST]
+        if self.scan.client.key or not trace_ids:
+            return
+        answers = result_or_failure(self.scan.client.batch, "trace.getById", [
+            trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids])
+        if not isinstance(answers, Failure):    # the verdict stands without the messages
+            messages = dict(zip(trace_ids, map(first_error_message, answers)))
+            for each in worst:
+                each["error_message"] = messages.get(each["trace_id"])
 
     def message(self) -> str:
         """The sentence above the table."""
@@ -3663,17 +3794,50 @@ class Gate(Struct):
             return f"{'Failed' if code else 'Passed'} ({traces} checked)."
         if self.stats.count < self.min_count:
             return f"Not enough traces: {self.stats.count:,} of {self.min_count:,}."
-        return f"No data to check ({traces})."
+        return f"Not enough data ({traces})."
 
-    def advice(self) -> str:
-        """What to know besides: how many traces were scanned, and how to get more data."""
-        remarks = [self.scan.scan_remark()]
-        if self.stats.count < self.min_count:
-            remarks.append("Use an earlier --since or relax the filters.")
+    def remarks(self) -> list:
+        """What to know besides, in lines: what was not measured, and how to get more data."""
+        stats = self.stats
+        remarks = [f"{each.option}: {each.coverage}" for each in self.results if each.coverage]
+        sources = [threshold.source for threshold, _ in self.checks]
+        if "errors" in sources:
+            remarks += [f"{counted(count, 'trace')} {'has' if count == 1 else 'have'} "
+                        + ("no status." if status == "-" else f"the status {status}.")
+                        for status, count in stats.other_statuses.items()]
+        if stats.failed_scores and "failures" not in sources:
+            verb = "is" if stats.failed_scores == 1 else "are"
+            remarks.append(f"{counted(stats.failed_scores, 'score')} {verb} labelled fail, but no "
+                           "check looks at labels. Use --max-fail-rate.")
         if any(result.passed is None and result.threshold.needs_scores for result in self.results):
-            names = ", ".join(sorted(printable(name) for name in self.stats.scores if name))
+            names = ", ".join(sorted(map(printable, stats.evaluators)))
             remarks.append(f"There are scores from: {names}." if names else "No trace has a score.")
-        return " ".join(filter(None, remarks))
+        advice = [self.scan.scan_remark()]
+        if stats.count < self.min_count:
+            advice.append("Use an earlier --since or relax the filters.")
+        return remarks + [" ".join(filter(None, advice))]
+
+
+def trace_command(trace_id, project=None, url=None) -> str:
+    """The command line that shows a trace, quoted for a shell."""
+    import shlex
+    options = []
+    for flag, value in (("--project", project), ("--url", url)):
+        options += [flag, printable(value)] if value else []
+    words = [trace_id] + options
+    if trace_id.startswith("-"):        # it must not be taken for an option
+        words = options + ["--", trace_id]
+    return " ".join(map(shlex.quote, ["twosignal", "traces", "get"] + words))
+
+
+def first_error_message(trace):
+    """The message of the first span that failed, of the answer of trace.getById; or None."""
+    spans = get_item(trace, "spans")
+    failed = [span for span in (spans if isinstance(spans, list) else ())
+              if str(get_item(span, "status")).upper() != "OK"
+              and isinstance(get_item(span, "errorMessage"), str) and span["errorMessage"].strip()]
+    failed.sort(key=lambda span: parse_timestamp(span.get("startTime")) or ALL)
+    return failed[0]["errorMessage"] if failed else None
 
 
 class GateReport(Struct):
@@ -3713,7 +3877,7 @@ def junit_xml(results, title) -> str:
     for result in results:
         lines.append(f'    <testcase classname="twosignal" name="{escape(result.row()["check"])}">')
         if result.passed is not True:
-            traces = escape("\n".join(trace_id for _, trace_id in result.worst))
+            traces = escape("\n".join(result.worst_lines()))
             lines.append(f'      <failure message="{escape(result.sentence())}">{traces}</failure>')
         lines.append("    </testcase>")
     return "\n".join(lines + ["  </testsuite>", "</testsuites>", ""])
@@ -3723,7 +3887,7 @@ def report_to_github(results, title, console):
     """In GitHub Actions: an annotation for each check that does not hold, and a summary."""
     for result in results:
         if result.passed is not True:
-            worst = ", ".join(trace_id for _, trace_id in result.worst)
+            worst = ", ".join(each["trace_id"] for each in result.worst)
             annotate(f"{result.row()['check']}: {result.sentence()}"
                      + (f"; worst traces: {worst}" if worst else ""), console)
     path = setting("GITHUB_STEP_SUMMARY")
@@ -3732,9 +3896,9 @@ def report_to_github(results, title, console):
     has_traces = any(result.traces is not None for result in results)
     columns = CHECK_COLUMNS if has_traces else CHECK_COLUMNS[:-1]
     lines = [f"### {title}", ""] + _markdown_table(columns, [result.row() for result in results])
-    worst = [row for result in results for row in result.worst_rows()]
+    worst = [line for result in results for line in result.worst_lines()]
     if worst:
-        lines += ["", "Worst traces:", ""] + _markdown_table(WORST_COLUMNS, worst)
+        lines += [""] + _markdown_table([Column("Worst traces", str)], worst)
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n\n")
@@ -3931,6 +4095,8 @@ COUNT, POSITIVE = whole_number(0), whole_number(1)
 DESCRIBE = Option("-d, --description TEXT", "description")
 EVALUATOR = Option("ID", "evaluator, by ID or name", non_empty)
 DATASET = Option("ID", "dataset, by ID or name", non_empty)
+EVALUATOR_FILTER = Option("--evaluator NAME", "only scores of evaluator NAME; repeatable",
+                          non_empty, repeatable=True)
 
 
 def chosen_project(client, args) -> str:
@@ -4130,8 +4296,8 @@ FILTER_OPTIONS = (
     Option("--min-duration TIME", "only traces that took TIME or longer, e.g. 5s", parse_duration),
     Option("--max-duration TIME", "only traces that took TIME or less, e.g. 500ms", parse_duration),
     Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd))
-THRESHOLD_OPTIONS = tuple(Option(each.option, each.help, each.parse, repeatable=each.repeatable)
-                          for each in THRESHOLDS)
+THRESHOLD_OPTIONS = tuple(
+    Option(each.option, each.help, each.parse, repeatable=each.needs_scores) for each in THRESHOLDS)
 
 
 def trace_query(client, args) -> TraceQuery:
@@ -4203,7 +4369,9 @@ def traces_get(client, args, console):
 @command(
     "traces check", PROJECT, *THRESHOLD_OPTIONS,
     Option("--min-count N", "minimum number of traces; exit 11 if fewer (default: 1)", POSITIVE),
-    JUNIT,
+    Option("--min-coverage SHARE", "exit 11 if a check could be measured in a smaller share of the "
+           "traces, e.g. 90%", parse_share),
+    EVALUATOR_FILTER, JUNIT,
     Option("-n, -L, --limit N", "check only the N most recent traces (default: all)", POSITIVE),
     *FILTER_OPTIONS, takes_key=True,
     examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --min-score 0.5",
@@ -4214,34 +4382,54 @@ def traces_check(client, args, console):
 
     Exit codes: 0 all checks passed, 10 a check failed, 11 not enough data.
     """
+    checks = chosen_checks(args)
+    with GateReport("twosignal traces check", console, args.junit, args.output) as report:
+        needs_scores = any(threshold.needs_scores for threshold, _ in checks)
+        scan = TraceScan(client, trace_query(client, args), console, args.limit,
+                         SCORES_REQUIRED if needs_scores else None, needed=ALL)
+        gate = Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
+                    args.project, args.url)
+        report.write(gate.run())
+    return gate_result(gate, console)
+
+
+def chosen_checks(args) -> list:
+    """The (Threshold, limit) pairs of the options. Raises a usage error if they make no gate."""
     checks = []
     for threshold, option in zip(THRESHOLDS, THRESHOLD_OPTIONS):
         limits = getattr(args, option.name)
         limits = limits if isinstance(limits, list) else [limits]
         checks += [(threshold, limit) for limit in limits if limit is not None]
-    if not checks and not args.min_count:
+    if not checks and (not args.min_count or args.min_coverage):
         flags = ", ".join(option.label for option in THRESHOLD_OPTIONS)
         raise usage_error("No threshold given", f"Pass one or more of {flags}.")
-    with GateReport("twosignal traces check", console, args.junit, args.output) as report:
-        needs_scores = any(threshold.needs_scores for threshold, _ in checks)
-        scan = TraceScan(client, trace_query(client, args), console, args.limit,
-                         SCORES_REQUIRED if needs_scores else None, needed=ALL)
-        gate = Gate(scan, checks, args.min_count or 1)
-        report.write(gate.run())
-    return gate_result(gate)
+    if args.limit and args.limit < (args.min_count or 1):
+        raise usage_error(f"--limit {args.limit} can never reach --min-count {args.min_count}")
+    if args.evaluator:
+        names = [limit[0] for threshold, limit in checks if threshold.needs_scores]
+        if not names:
+            raise usage_error("--evaluator requires a check of scores", "Pass --min-score.")
+        for name in names:
+            if name not in (None, *args.evaluator):
+                raise usage_error(f"--evaluator leaves out '{name}'", f"Add --evaluator {name}.")
+    return checks
 
 
-def gate_result(gate) -> Details:
+def gate_result(gate, console) -> Details:
     """The verdict, a table of the checks, and the worst traces of those that failed."""
+    def conclude():
+        for remark in filter(None, gate.remarks()):
+            console.tell(remark)
+        return Outcome(exit_code=code)
+
     results = gate.results
     code = exit_code_of(results)
     record = {"passed": code == 0, "traces": gate.stats.count,
               "checks": [result.record() for result in results]}
-    worst = [row for result in results for row in result.worst_rows()]
-    parts = [("Checks", Listing("checks", CHECK_COLUMNS, [each.row() for each in results])),
-             ("Worst traces", Listing("traces", WORST_COLUMNS, worst))]
-    return Details(record, (), parts if worst else parts[:-1], gate.message(),
-                   conclude=lambda: Outcome(gate.advice(), exit_code=code))
+    parts = [("Checks", Listing("checks", CHECK_COLUMNS, [each.row() for each in results]))]
+    parts += [(f"Worst traces: {printable(each.title)} {each.threshold_text}",
+               [line + "\n" for line in each.worst_lines()]) for each in results if each.worst]
+    return Details(record, (), parts, gate.message(), conclude=conclude)
 
 
 @command(
@@ -4286,8 +4474,7 @@ def wait_result(progress, wanted, done, waited, console) -> Details:
     if progress.found < wanted:
         message = f"Timed out after {waited:.0f}s: {status}."
         code = EXIT_CODES["NOTHING_TO_CHECK"]
-        count = Threshold(f"traces {done}", format_count, is_minimum=True,
-                          no_data_verdict=TRACE_COUNT.no_data_verdict)
+        count = Threshold(f"traces {done}", format_count, is_minimum=True)
         report_to_github([CheckResult(count, wanted, progress.found, None)],
                          "twosignal traces wait", console)
     return Details(record, message=message,

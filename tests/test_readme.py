@@ -418,7 +418,7 @@ class ReadmeFacts(ServerCase):
         named = {command: re.findall(r"`(\w+)`", cell) for command, cell in told.items()}
         self.assertEqual(named["`traces list`"][:-1], list(twosignal.to_record({}, "trace")))
         self.assertEqual(named["`usage`"], list(twosignal.usage_record({}, "PRO")))
-        check = self.cli("traces", "check", "--max-error-rate", "1", *self.project, "--json").json
+        check = self.cli("traces", "check", "--max-error-rate", "1%", *self.project, "--json").json
         self.assertEqual(named["`traces check`"][:9], list(check) + list(check["checks"][0]))
         wait = self.cli("traces", "wait", *self.project, "--json").json
         self.assertEqual(named["`traces wait`"], list(wait))
@@ -544,7 +544,9 @@ class SampleOutput(ServerCase):
                 project=self.project, duration_ms=4100 if place > 17 else 1000,
                 scores=[{"evaluatorName": "helpfulness", "value": 0.71 if place else 0.9}],
                 **({} if place else {"status": "ERROR",
-                                     "id": "f9e8d7c6-b5a4-3210-fedc-ba0987654321"}))
+                                     "id": "f9e8d7c6-b5a4-3210-fedc-ba0987654321", "spans": [
+                                         {"status": "ERROR",
+                                          "errorMessage": "Tool call timed out"}]}))
         self.assertPrints("traces check", 10)
 
 
