@@ -272,9 +272,9 @@ def to_amount(value):
 def distinct_texts(format_value, value, limit) -> tuple:
     """Texts of two different numbers, in one unit and with enough digits to tell them apart."""
     texts = format_value(value), format_value(limit)
-    extra_digits = 0
-    while texts[0] == texts[1] and extra_digits < MAX_EXTRA_DIGITS:
-        extra_digits += 1
+    for extra_digits in range(1, MAX_EXTRA_DIGITS):
+        if texts[0] != texts[1]:
+            break
         texts = format_value(value, extra_digits), format_value(limit, extra_digits)
     return texts
 
@@ -291,8 +291,7 @@ def format_duration(milliseconds, extra_digits=0) -> str:
     has_hours = round(value / 1000) >= HOUR
     decimals = max(0, extra_digits - has_hours)     # with hours, the first ones are the seconds
     minutes, seconds = divmod(round(value / 1000, decimals), 60)
-    width = decimals + 3 if decimals else 2
-    seconds_text = f" {seconds:0{width}.{decimals}f}s"
+    seconds_text = f" {seconds:0{decimals + 3 if decimals else 2}.{decimals}f}s"
     if not has_hours:
         return f"{minutes:.0f}m{seconds_text}"
     return f"{minutes // 60:.0f}h {minutes % 60:02.0f}m" + (seconds_text if extra_digits else "")
@@ -3036,16 +3035,13 @@ def parse_percent(text) -> float:
 
 
 def parse_share(text) -> float:
-    """0.02 of 2% or of 0.02. A bare number from 1 on is refused: 1 may mean 1% or 100%."""
+    """0.02 of 2% or of 0.02. A bare 1 may mean 1% or 100%: from 1 on, the % is required."""
     number = text.strip()
-    what_it_must_be = "a share such as 2% or 0.02"
-    if number.endswith("%"):
-        return _number_within(number[:-1], 100, what_it_must_be) / 100
-    share = _number_within(number, 100, what_it_must_be)
-    if share >= 1:
-        meanings = f"{number}% or 100%" if share == 1 else f"{number}%"
-        raise ValueError(f"needs a percent sign: say {meanings}")
-    return share
+    is_percent = number.endswith("%")
+    share = _number_within(number[:-1] if is_percent else number, 100, "a share such as 2% or 0.02")
+    if share >= 1 and not is_percent:
+        raise ValueError(f"say {number}%" + (" or 100%" if share == 1 else ""))
+    return round(share / 100, 12) if is_percent else share      # 0.399, not 0.39899999999999997
 
 
 def for_evaluator(parse_limit):
@@ -3499,12 +3495,12 @@ class Measurements:
     """The values of many traces, in little memory."""
 
     def __init__(self, severity=float):
-        """severity: of a value; the greater, the worse. An infinite one fails any check."""
+        """severity: a function of a value; the greater its result, the worse."""
         from array import array
         self.values = array("d")
         self.traces = 0             # how many have a value
-        self.severity = severity
-        self._worst = []            # (severity, -order, value, trace ID, name), the worst first
+        self._severity = severity
+        self._worst = []            # (severity, -order, what JSON shows), the worst first
 
     def add(self, trace, *values):
         """Adds the values of a record; None stands for one that is not known."""
@@ -3513,21 +3509,22 @@ class Measurements:
             return
         self.values.extend(known)
         self.traces += 1
-        value = max(known, key=self.severity)
-        entry = (self.severity(value), -self.traces, value, trace["id"], trace["name"])
-        if len(self._worst) < MAX_WORST or entry > self._worst[-1]:
-            self._worst = sorted(self._worst + [entry], reverse=True)[:MAX_WORST]
+        value = max(known, key=self._severity)
+        severity = self._severity(value)
+        if len(self._worst) < MAX_WORST or severity > self._worst[-1][0]:
+            shown = {"trace_id": printable(trace["id"]), "name": trace["name"], "value": value,
+                     "error_message": None, "command": None}
+            self._worst.append((severity, -self.traces, shown))
+            self._worst = sorted(self._worst, reverse=True)[:MAX_WORST]
 
     def worst(self) -> list:
         """The traces with the worst values, the worst first, as JSON shows them."""
-        return [{"trace_id": printable(trace_id), "name": name, "value": value,
-                 "error_message": None, "command": None}
-                for _, _, value, trace_id, name in self._worst]
+        return [dict(shown) for _, _, shown in self._worst]
 
 
 def score_severity(score) -> float:
     """The lowest score is the worst, except for one outside 0 to 1."""
-    return 1 - score if is_score(score) else ALL
+    return -score if is_score(score) else ALL
 
 
 class TraceStats:
@@ -3560,7 +3557,7 @@ class TraceStats:
 
     def _error(self, status):
         """1 for ERROR, 0 for OK; None for any other, which is counted."""
-        name = printable(status or None).upper()
+        name = truncate(printable(status or None).upper(), 40)
         if name in ("OK", "ERROR"):
             return int(name == "ERROR")
         is_new = name not in self.other_statuses
@@ -3577,7 +3574,8 @@ class TraceStats:
                 by_evaluator.setdefault(None, []).append(score)
         for evaluator, scores in by_evaluator.items():
             self.scores[evaluator].add(trace, *[to_number(each.get("score")) for each in scores])
-            labels = [str(each.get("label") or "").strip().lower() for each in scores]
+            labels = [each["label"].strip().lower() for each in scores
+                      if isinstance(each.get("label"), str)]
             is_failed = int("fail" in labels) if any(labels) else None
             self.failures[evaluator].add(trace, is_failed)
             self.failed_scores += labels.count("fail") if evaluator is None else 0
@@ -3589,31 +3587,31 @@ def newest_scores(scores) -> list:
     dated = [((str(score.get("span_id")), str(score.get("evaluator"))),
               parse_timestamp(score.get("created_at")), score) for score in scores]
     for key, seconds, _ in dated:
-        newest[key] = max(newest.get(key, FIRST_SECOND), seconds or FIRST_SECOND)
-    return [score for key, seconds, score in dated if seconds in (None, newest[key])]
+        if seconds is not None:
+            newest[key] = max(seconds, newest.get(key, seconds))
+    return [score for key, seconds, score in dated if seconds in (None, newest.get(key))]
 
 
 class Threshold(Struct):
-    """What a gate measures, in which direction its limit holds, and how its values look.
-
-    If it needs scores, its limit is (evaluator or None for all, number).
-    """
+    """What a gate measures, in which direction its limit holds, and how its values look."""
 
     title: str                      # of the check
     format_value: object            # (number, extra digits) -> text
     source: str = None              # the attribute of TraceStats that has its Measurements
     summarize: object = None        # makes one number of their values
     is_minimum: bool = False
-    format_worst: object = None     # format_value by default
-    needs_scores: bool = False      # of one evaluator or of all; its option is repeatable
-    # Its option of traces check:
-    option: str = None
+    worst_text: str = None          # what is shown for the value of a trace: by default itself
+    needs_scores: bool = False      # its limit is (evaluator or None for all, number)
+    # Its option of traces check, which is repeatable and takes NAME= if it needs scores:
+    option: str = ""
     help: str = ""
     parse: object = None
 
     def holds(self, value, limit) -> bool:
         """Whether a number is within a limit, both written as decimals: 0.1 + 0.2 is within 0.3."""
         tolerance = 1e-9 * max(1e-3, abs(limit))
+        if self.source == "scores" and not is_score(value):
+            return False
         return value >= limit - tolerance if self.is_minimum else value <= limit + tolerance
 
     def check(self, stats, limit, min_coverage=0):
@@ -3623,15 +3621,14 @@ class Threshold(Struct):
             evaluator, limit = limit
             measurements = measurements[evaluator]
         value = self.summarize(measurements.values) if measurements.traces else None
+        worst = [each for each in measurements.worst() if not self.holds(each["value"], limit)]
+        if worst and self.source == "scores" and not is_score(worst[0]["value"]):
+            value = worst[0]["value"]           # fails, whatever the other scores are
         passed = value is not None and self.holds(value, limit)
-        worst = measurements.worst()
-        if worst and measurements.severity(worst[0]["value"]) == ALL:
-            value, passed = worst[0]["value"], False
         if passed and measurements.traces < min_coverage * stats.count - 1e-9:
             passed = None
-        return CheckResult(self, limit, value, passed, measurements.traces, [
-            each for each in worst if measurements.severity(each["value"]) == ALL
-            or not self.holds(each["value"], limit)], evaluator, stats.count)
+        return CheckResult(self, limit, value, passed, measurements.traces, worst, evaluator,
+                           stats.count)
 
 
 def _percentile_95(values) -> float:
@@ -3644,23 +3641,19 @@ def _mean(values) -> float:
 
 
 THRESHOLDS = (                      # those of traces check; a new one is one more entry
-    Threshold("error rate", format_percent, "errors", _mean, format_worst=lambda *_: "ERROR",
-              option="--max-error-rate SHARE", parse=parse_share,
-              help="maximum share of traces with status ERROR, among those with status OK or "
-                   "ERROR, e.g. 2% or 0.02"),
+    Threshold("error rate", format_percent, "errors", _mean, worst_text="ERROR",
+              option="--max-error-rate SHARE", parse=parse_share, help="maximum share of traces "
+              "with status ERROR, among those with status OK or ERROR, e.g. 2% or 0.02"),
     Threshold("lowest score", format_score, "scores", min, is_minimum=True, needs_scores=True,
-              option="--min-score [NAME=]SCORE", parse=for_evaluator(parse_score),
-              help="minimum of every score, or of evaluator NAME's, e.g. 0.5 or "
-                   "faithfulness=0.8; repeatable"),
+              option="--min-score [NAME=]SCORE", parse=parse_score, help="minimum of every score, "
+              "or of evaluator NAME's, e.g. 0.5 or faithfulness=0.8; repeatable"),
     Threshold("average score", format_score, "scores", _mean, is_minimum=True, needs_scores=True,
-              option="--min-average-score [NAME=]SCORE", parse=for_evaluator(parse_score),
-              help="minimum average of all scores, or of evaluator NAME's, e.g. "
-                   "faithfulness=0.85; repeatable"),
-    Threshold("fail rate", format_percent, "failures", _mean, needs_scores=True,
-              format_worst=lambda *_: "fail", option="--max-fail-rate [NAME=]SHARE",
-              parse=for_evaluator(parse_share),
-              help="maximum share of traces with a score labelled fail, among those with a "
-                   "labelled score, or one of evaluator NAME, e.g. toxicity=1%; repeatable"),
+              option="--min-average-score [NAME=]SCORE", parse=parse_score, help="minimum average "
+              "of all scores, or of evaluator NAME's, e.g. faithfulness=0.85; repeatable"),
+    Threshold("fail rate", format_percent, "failures", _mean, needs_scores=True, worst_text="fail",
+              option="--max-fail-rate [NAME=]SHARE", parse=parse_share, help="maximum share of "
+              "traces with a score labelled fail, among those with a labelled score, or one of "
+              "evaluator NAME, e.g. toxicity=1%; repeatable"),
     Threshold("p95 duration", format_duration, "durations", _percentile_95,
               option="--max-p95 TIME", help="maximum 95th-percentile duration, e.g. 8s",
               parse=parse_duration),
@@ -3684,14 +3677,19 @@ class CheckResult:
         self.value = value
         self.passed = None if value is None else passed     # None: not enough data for a verdict
         self.traces = traces
-        self.worst = [] if passed else worst[:MAX_WORST]    # see Measurements.worst
+        self.worst = [] if passed else worst        # see Measurements.worst
+        self.title = f"{threshold.title} of {evaluator}" if evaluator else threshold.title
+        flag = threshold.option.lstrip("-").partition(" ")[0] or threshold.title
+        self.option = f"{flag} {evaluator}" if evaluator else flag
+        format_value = threshold.format_value
+        texts = "-" if value is None else format_value(value), format_value(limit)
+        if self.passed is False:
+            texts = distinct_texts(format_value, value, limit)
+        self.measured_text = texts[0]
+        self.threshold_text = f"{'≥' if threshold.is_minimum else '≤'} {texts[1]}"
         self.coverage = ""              # such as "measured in 2 of 40 traces", if not in all
         if count is not None and traces < count:
             self.coverage = f"measured in {traces:,} of {counted(count, 'trace')}"
-        suffix = f" of {evaluator}" if evaluator else ""
-        self.title = threshold.title + suffix
-        self.option = (threshold.option or threshold.title).split()[0].lstrip("-")
-        self.option += suffix.replace(" of ", " ", 1)
 
     def record(self) -> dict:
         """What JSON shows."""
@@ -3701,38 +3699,24 @@ class CheckResult:
     def row(self) -> dict:
         """What tables and reports show: text for each of CHECK_COLUMNS."""
         no_verdict = "NOTHING TO CHECK" if self.value is None else "TOO FEW"
-        measured, _ = self._texts()
-        return {"check": printable(self.title), "measured": measured,
+        return {"check": printable(self.title), "measured": self.measured_text,
                 "threshold": self.threshold_text, "traces": format_count(self.traces),
                 "verdict": {True: "OK", False: "FAILED", None: no_verdict}[self.passed]}
 
-    def _texts(self) -> tuple:
-        """The measured value and the limit, with enough digits to tell them apart if it failed."""
-        format_value = self.threshold.format_value
-        if self.passed is False:
-            return distinct_texts(format_value, self.value, self.limit)
-        return "-" if self.value is None else format_value(self.value), format_value(self.limit)
-
-    @property
-    def threshold_text(self) -> str:
-        """Such as "≥ 0.8"."""
-        return f"{'≥' if self.threshold.is_minimum else '≤'} {self._texts()[1]}"
-
     def worst_lines(self) -> list:
         """Two lines for each: "9.0s  checkout-agent: Connection reset by peer", and its command."""
-        format_worst = self.threshold.format_worst or self.threshold.format_value
         lines = []
         for each in self.worst:
-            value, _ = distinct_texts(format_worst, each["value"], self.limit)
-            texts = [each["name"], each["error_message"]]
-            lines += [f"{value}  {': '.join(printable(text) for text in texts if text)}".rstrip(),
+            value, _ = distinct_texts(self.threshold.format_value, each["value"], self.limit)
+            texts = filter(None, [each["name"], each["error_message"]])
+            lines += [f"{self.threshold.worst_text or value}  {': '.join(map(printable, texts))}",
                       f"  {each['command']}"]
         return lines
 
     def sentence(self) -> str:
         """Such as "failed: measured 4.8s, threshold ≤ 3.0s"."""
-        row = self.row()
-        text = f"{row['verdict'].lower()}: measured {row['measured']}, threshold {row['threshold']}"
+        verdict = self.row()["verdict"].lower()
+        text = f"{verdict}: measured {self.measured_text}, threshold {self.threshold_text}"
         return f"{text} ({self.coverage})" if self.coverage and self.traces else text
 
 
@@ -3773,28 +3757,23 @@ class Gate(Struct):
         # All checks' worst first: only so many distinct traces are asked for.
         worst = [each for place in range(MAX_WORST) for result in self.results
                  for each in result.worst[place:place + 1]]
-        for each in worst:
-            each["command"] = trace_command(each["trace_id"], self.project or self.stats.project,
-                                            self.url)
         trace_ids = list({each["trace_id"]: None for each in worst})[:MAX_WORST]
-        if self.scan.client.key or not trace_ids:
-            return
-        answers = result_or_failure(self.scan.client.batch, "trace.getById", [
-            trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids])
-        if not isinstance(answers, Failure):    # the verdict stands without the messages
-            messages = dict(zip(trace_ids, map(first_error_message, answers)))
-            for each in worst:
-                each["error_message"] = messages.get(each["trace_id"])
+        messages = {}
+        if trace_ids and not self.scan.client.key:
+            answers = result_or_failure(self.scan.client.batch, "trace.getById", [
+                trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids])
+            if not isinstance(answers, Failure):        # without messages, the verdict stands
+                messages = dict(zip(trace_ids, map(first_error_message, answers)))
+        project = self.project or self.stats.project
+        for each in worst:
+            each["error_message"] = messages.get(each["trace_id"])
+            each["command"] = trace_command(each["trace_id"], project, self.url)
 
     def message(self) -> str:
         """The sentence above the table."""
-        traces = counted(self.stats.count, "trace")
-        code = exit_code_of(self.results)
-        if code in (0, EXIT_CODES["CHECK_FAILED"]):
-            return f"{'Failed' if code else 'Passed'} ({traces} checked)."
-        if self.stats.count < self.min_count:
-            return f"Not enough traces: {self.stats.count:,} of {self.min_count:,}."
-        return f"Not enough data ({traces})."
+        words = {0: "Passed", EXIT_CODES["CHECK_FAILED"]: "Failed"}
+        verdict = words.get(exit_code_of(self.results), "Not enough data")
+        return f"{verdict} ({counted(self.stats.count, 'trace')} checked)."
 
     def remarks(self) -> list:
         """What to know besides, in lines: what was not measured, and how to get more data."""
@@ -3809,24 +3788,23 @@ class Gate(Struct):
             verb = "is" if stats.failed_scores == 1 else "are"
             remarks.append(f"{counted(stats.failed_scores, 'score')} {verb} labelled fail, but no "
                            "check looks at labels. Use --max-fail-rate.")
-        if any(result.passed is None and result.threshold.needs_scores for result in self.results):
+        lacks_scores = any(result.passed is None and result.threshold.needs_scores
+                           for result in self.results)
+        if lacks_scores or set(self.evaluators or ()) - stats.evaluators:
             names = ", ".join(sorted(map(printable, stats.evaluators)))
             remarks.append(f"There are scores from: {names}." if names else "No trace has a score.")
-        advice = [self.scan.scan_remark()]
-        if stats.count < self.min_count:
-            advice.append("Use an earlier --since or relax the filters.")
+        hint = "Use an earlier --since or relax the filters."
+        advice = [self.scan.scan_remark(), hint if stats.count < self.min_count else ""]
         return remarks + [" ".join(filter(None, advice))]
 
 
 def trace_command(trace_id, project=None, url=None) -> str:
     """The command line that shows a trace, quoted for a shell."""
     import shlex
-    options = []
-    for flag, value in (("--project", project), ("--url", url)):
-        options += [flag, printable(value)] if value else []
-    words = [trace_id] + options
-    if trace_id.startswith("-"):        # it must not be taken for an option
-        words = options + ["--", trace_id]
+    words = ["--project", str(project)] if project else []
+    words += ["--url", url] if url else []
+    # An ID that begins with - must not be taken for an option.
+    words = words + ["--", trace_id] if trace_id.startswith("-") else [trace_id] + words
     return " ".join(map(shlex.quote, ["twosignal", "traces", "get"] + words))
 
 
@@ -4297,7 +4275,8 @@ FILTER_OPTIONS = (
     Option("--max-duration TIME", "only traces that took TIME or less, e.g. 500ms", parse_duration),
     Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd))
 THRESHOLD_OPTIONS = tuple(
-    Option(each.option, each.help, each.parse, repeatable=each.needs_scores) for each in THRESHOLDS)
+    Option(each.option, each.help, for_evaluator(each.parse) if each.needs_scores else each.parse,
+           repeatable=each.needs_scores) for each in THRESHOLDS)
 
 
 def trace_query(client, args) -> TraceQuery:
@@ -4403,15 +4382,18 @@ def chosen_checks(args) -> list:
     if not checks and (not args.min_count or args.min_coverage):
         flags = ", ".join(option.label for option in THRESHOLD_OPTIONS)
         raise usage_error("No threshold given", f"Pass one or more of {flags}.")
-    if args.limit and args.limit < (args.min_count or 1):
-        raise usage_error(f"--limit {args.limit} can never reach --min-count {args.min_count}")
-    if args.evaluator:
-        names = [limit[0] for threshold, limit in checks if threshold.needs_scores]
-        if not names:
-            raise usage_error("--evaluator requires a check of scores", "Pass --min-score.")
-        for name in names:
-            if name not in (None, *args.evaluator):
-                raise usage_error(f"--evaluator leaves out '{name}'", f"Add --evaluator {name}.")
+    for upper, lower in (("limit", "min_count"), ("max_duration", "min_duration"),
+                         ("max_p95", "min_duration"), ("max_cost", "min_cost")):
+        values = getattr(args, upper), getattr(args, lower)
+        if None not in values and values[0] < values[1]:
+            flags = f"--{upper} is below --{lower}".replace("_", "-")
+            raise usage_error(f"{flags}: this gate can never pass", see_help("traces check"))
+    names = [limit[0] for threshold, limit in checks if threshold.needs_scores]
+    if args.evaluator and not names:
+        raise usage_error("--evaluator requires a check of scores", "Pass --min-score too.")
+    for name in names:
+        if args.evaluator and name not in (None, *args.evaluator):
+            raise usage_error(f"--evaluator leaves out '{name}'", f"Add --evaluator {name}.")
     return checks
 
 

@@ -28,7 +28,7 @@ import twosignal  # noqa: E402
 
 README = os.path.join(ROOT, "README.md")
 OWN = os.path.join(TESTS, "README.md")
-PROMISES = 41
+PROMISES = 42
 COMMIT = "8f7c0e2d"
 BASH = shutil.which("bash")
 OF_PYTHON = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"}
