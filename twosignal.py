@@ -67,6 +67,8 @@ MAX_CACHED_NAMES = 10000            # field names; a server's are few, unless it
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
 MAX_EXPIRY = 1e11                   # Unix seconds; a larger number must be in milliseconds
+MAX_CLOCK_DIFFERENCE = 60           # seconds from the server's clock that are not worth a word
+EARLIEST_DATE = 1735689600          # Unix seconds (2025): a server that sends an older one errs
 
 PLANS = {                           # traces and LLM evaluations a month; None: unlimited
     "FREE": (10000, 500), "PRO": (50000, 5000), "GROWTH": (150000, 15000),
@@ -1343,6 +1345,8 @@ class Transport:
         self.clock = clock
         self.until = float("inf")       # time.monotonic() at which all has to end; callers set it
         self.requested_pause = None     # seconds: the last response's Retry-After, or None
+        self.start_time = clock.time()  # Unix seconds, by the server's clock if this one is wrong
+        self._started = clock.monotonic()   # None once start_time has been compared with that
         self._connections = Connections(ca_cert)
 
     def deadline(self, seconds=None) -> float:
@@ -1374,8 +1378,8 @@ class Transport:
                         attempt, error.message, deadline):
                     raise
                 continue
-            self.requested_pause = parse_retry_after(response.headers.get("Retry-After"),
-                                                     self.clock.time())
+            now = parse_http_date(response.headers.get("Date")) or self.clock.time()
+            self.requested_pause = parse_retry_after(response.headers.get("Retry-After"), now)
             cause = "Rate limited" if response.status == 429 else (
                 f"The server answered {response.status}")
             if response.status not in retried or not self._pause(attempt, cause, deadline):
@@ -1428,7 +1432,25 @@ class Transport:
             raise failure
         took = (self.clock.monotonic() - started) * 1000
         self._log(request, f"{response.status}, {len(response.body)} bytes, {took:.0f} ms")
+        self._compare_clocks(response, started)
         return response
+
+    def _compare_clocks(self, response, requested):
+        """Corrects start_time by a response's Date, once; requested: a time.monotonic()."""
+        date = parse_http_date(response.headers.get("Date"))
+        now = self.clock.monotonic()
+        is_recent = "Age" not in response.headers and now - requested < MAX_CLOCK_DIFFERENCE / 2
+        if self._started is None or date is None or not is_recent:
+            return
+        ahead = self.start_time - (date - (now - self._started))    # by monotonic(): time() jumps
+        self._started = None
+        if abs(ahead) > MAX_CLOCK_DIFFERENCE:
+            self.start_time -= ahead
+            unit, length = ("minute", MINUTE) if abs(ahead) < 100 * MINUTE else ("hour", HOUR)
+            self.tell("Warning: this machine's clock is "
+                      f"{counted(round(abs(ahead) / length), unit)} "
+                      f"{'ahead of' if ahead > 0 else 'behind'} the server's, which is used for "
+                      "relative times such as --since 5m.")
 
     def _log(self, request, outcome):
         if self.log:
@@ -1441,17 +1463,22 @@ class Transport:
 
 def parse_retry_after(value, now):
     """Seconds from now (Unix seconds) that a Retry-After header asks for; None if unusable."""
-    if not value:
-        return None
-    value = value.strip()
+    value = (value or "").strip()
     if re.match(r"\d{1,9}\Z", value, re.ASCII):
         return float(value)
+    when = parse_http_date(value)
+    return None if when is None else max(0.0, when - now)
+
+
+def parse_http_date(value):
+    """Unix seconds of a date in a header; None if it cannot be right."""
     import email.utils
     try:
-        when = email.utils.mktime_tz(email.utils.parsedate_tz(value))
+        *moment, _, _, _, offset = email.utils.parsedate_tz(value)
+        seconds = parse_timestamp("%04d-%02d-%02dT%02d:%02d:%02dZ" % tuple(moment)) - offset
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
-    return max(0.0, when - now) if 0 <= when < MAX_EXPIRY else None
+    return seconds if seconds >= EARLIEST_DATE else None
 
 
 def origin(url) -> tuple:
@@ -2857,6 +2884,7 @@ def redirect_to_null(stream):
 ############################################################
 
 COMMANDS = {}                       # "traces list": its Command, in the order of --help
+_AGO = r"(?a)(?=\d)(\d{1,9}w)?(\d{1,9}d)?(\d{1,9}h)?(\d{1,9}m)?(\d{1,9}s)?\Z"
 _UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
 
 
@@ -2998,19 +3026,31 @@ def parse_wait(text) -> float:
     return parse_seconds(text if re.match(r"[\d.]+\Z", text) else str(parse_duration(text) / 1000))
 
 
-def parse_when(text) -> float:
-    """Unix seconds of 30m, 24h, 7d (ago), a date, or ISO 8601; UTC if it names no zone."""
+class When(Struct):
+    """A time that --since or --until gives."""
+
+    seconds: float              # Unix seconds; if it is relative, seconds before now
+    is_relative: bool = False
+    length: float = 0           # seconds: a date means the whole day
+
+    def start(self, now) -> float:
+        """Unix seconds, if it is `now`; to the millisecond, as servers get it."""
+        return round(now - self.seconds, 3) if self.is_relative else self.seconds
+
+
+def parse_when(text) -> When:
+    """30m, 1h30m, 7d (ago), a date, or ISO 8601; UTC if it names no zone."""
     text = text.strip()
-    ago = re.match(r"(?a)(\d{1,9})([smhdw])\Z", text)
+    ago = re.match(_AGO, text)
+    is_day = not ago and len(text) == len("2026-03-14")
     if ago:
-        seconds = time.time() - int(ago.group(1)) * _UNIT_SECONDS[ago.group(2)]
-    elif len(text) == len("2026-03-14"):
-        seconds = parse_timestamp(text + "T00:00:00Z")
-    else:                           # the seconds may be omitted
+        seconds = sum(int(n) * _UNIT_SECONDS[unit] for n, unit in re.findall(r"(\d+)(.)", text))
+    else:                           # the time, or its seconds, may be omitted
+        text += "T00:00" if is_day else ""
         seconds = parse_timestamp(re.sub(r"\A(.{10}[T ]\d\d:\d\d)(?=Z|[+-]|\Z)", r"\1:00", text))
-    if seconds is None or not FIRST_SECOND <= seconds < END_OF_TIME:
-        raise ValueError("must look like 30m, 24h, 7d, 2026-03-14 or 2026-03-14T10:30:00Z")
-    return seconds
+    if seconds is None or ago and seconds > -FIRST_SECOND:
+        raise ValueError("must look like 30m, 1h30m, 7d, 2026-03-14 or 2026-03-14T10:30:00Z")
+    return When(seconds, bool(ago), DAY - 0.000001 if is_day else 0)
 
 
 def _number_within(text, maximum, what_it_must_be) -> float:
@@ -3294,7 +3334,6 @@ def unknown_command(words) -> Failure:
 SCORES_REQUIRED = "required"        # of the traces in a scan: without them it fails
 ALL = float("inf")                  # traces
 SCORES_IF_KNOWN = "if known"        # null if an API key cannot read them
-CLOCK_TOLERANCE = 0.0005            # seconds; the wire rounds timestamps to milliseconds
 ORDER_TOLERANCE = HOUR              # a trace may be listed this much later: agents' clocks differ
 
 
@@ -3304,8 +3343,8 @@ class TraceQuery(Struct):
     """Which traces of a project are wanted; what the server does not filter, is filtered here."""
 
     project: str = None             # its ID
-    since: float = None             # Unix seconds
-    until: float = None
+    since: When = None
+    until: When = None
     status: str = None              # OK or ERROR
     search: str = None              # a part of the name
     tags: list = None               # all must match
@@ -3315,18 +3354,41 @@ class TraceQuery(Struct):
 
     def __init__(self, *values, **named):
         super().__init__(*values, **named)
-        if self.since is not None and self.until is not None and self.since >= self.until:
-            raise usage_error("--since is not before --until")
+        if self.since and self.until and self.since.is_relative == self.until.is_relative:
+            self.input(0)           # any time shows it
+            self._check_times()
         # No server knows these filters; some servers ignore others.
         self.is_local = (self.min_duration, self.max_duration, self.min_cost) != (None, None, None)
 
-    def input(self) -> dict:
-        """The input of trace.list, in the spellings of all server versions."""
+    def input(self, now) -> dict:
+        """The input of trace.list, in the spellings of all server versions.
+
+        now: what relative times count from, in Unix seconds; matches() uses the same from then on.
+        """
+        self.earliest = self.since and self.since.start(now)
+        self.latest = self.until and min(self.until.start(now) + self.until.length, END_OF_TIME - 1)
         return without_none(
             projectId=self.project or None, status=self.status, tags=self.tags,
             search=self.search, name=self.search,
-            startDate=None if self.since is None else wire_timestamp(self.since),
-            endDate=None if self.until is None else wire_timestamp(self.until))
+            startDate=self.since and wire_timestamp(self.earliest),
+            endDate=self.until and wire_timestamp(self.latest))
+
+    def _check_times(self):
+        if self.since and self.until and self.earliest >= self.latest:
+            raise usage_error("--since is not before --until")
+
+    def pages(self, client, page_size):
+        """Yields each TracePage of it, see Client.trace_pages. Raises Failure."""
+        values = None
+        while values != self.input(client.transport.start_time):    # the first response corrects it
+            values = self.input(client.transport.start_time)
+            pages = client.trace_pages(values, page_size)
+            first = result_or_failure(next, pages)
+        if isinstance(first, Failure):
+            raise first
+        self._check_times()
+        yield first
+        yield from pages
 
     def matches(self, trace) -> bool:
         """Whether a record is wanted."""
@@ -3340,22 +3402,19 @@ class TraceQuery(Struct):
                 and self._matches_time(trace))
 
     def _matches_time(self, trace) -> bool:
-        if self.since is None and self.until is None:
-            return True
-        earliest = self.since and self.since - CLOCK_TOLERANCE
-        latest = self.until and self.until + CLOCK_TOLERANCE
         # Servers filter by one of these two times, and which one depends on the version.
-        return any(is_within(parse_timestamp(trace.get(key)), earliest, latest)
-                   for key in ("created_at", "start_time"))
+        return not (self.since or self.until) or any(
+            is_within(parse_timestamp(trace.get(key)), self.earliest, self.latest)
+            for key in ("created_at", "start_time"))
 
     def is_behind(self, traces) -> bool:
         """Whether a page of wire traces lies before --since, so that no later page can match."""
         # A server that does not know startDate would otherwise be read to its end.
-        if self.since is None or not traces:
+        if self.earliest is None or not traces:
             return False
         times = [created_seconds(trace) for trace in traces]
         is_newest_first = None not in times and times == sorted(times, reverse=True)
-        return is_newest_first and times[0] < self.since - ORDER_TOLERANCE
+        return is_newest_first and times[0] < self.earliest - ORDER_TOLERANCE
 
     def check_project(self, traces):
         """Raises a usage error if records come from another project, as with another's API key."""
@@ -3407,7 +3466,7 @@ class TraceScan(Struct):
         """Yields lists of matching (wire trace, record), up to the limit. Raises Failure."""
         started = self.console.clock.monotonic()
         self.is_filtered = self.query.is_local
-        for page in self.client.trace_pages(self.query.input(), self._page_size):
+        for page in self.query.pages(self.client, self._page_size):
             pairs = self.matching(page.traces)
             room = len(pairs) if self.limit is None else self.limit - self.returned
             self.scanned += len(page.traces)
@@ -4022,7 +4081,7 @@ class TraceTail:
         return traces[::-1]
 
     def _pages(self):
-        return self.scan.client.trace_pages(self.scan.query.input(), lambda: PAGE_SIZE)
+        return self.scan.query.pages(self.scan.client, lambda: PAGE_SIZE)
 
     def _take_new(self, traces) -> list:
         """(wire trace, record) of those that match for the first time; remembers all."""
@@ -4262,9 +4321,10 @@ TRACE_FIELDS = (
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
 FILTER_OPTIONS = (
-    Option("--since WHEN", "only traces created after WHEN: 30m, 24h or 7d (ago), a date, or ISO "
-           "8601 (UTC)", parse_when),
-    Option("--until WHEN", "only traces created before WHEN (same formats)", parse_when),
+    Option("--since WHEN", "only traces created after WHEN: 30m, 1h30m or 7d (ago), a date, or "
+           "ISO 8601 (UTC)", parse_when),
+    Option("--until WHEN", "only traces created before WHEN (same formats; a date includes that "
+           "day)", parse_when),
     Option("--status STATUS", "only traces with this status: OK or ERROR", parse_status,
            choices=("OK", "ERROR")),
     Option("--error", "short for --status ERROR"),

@@ -28,7 +28,7 @@ import twosignal  # noqa: E402
 
 README = os.path.join(ROOT, "README.md")
 OWN = os.path.join(TESTS, "README.md")
-PROMISES = 42
+PROMISES = 41           # the first ones, which no change may drop; others are added one by one
 COMMIT = "8f7c0e2d"
 BASH = shutil.which("bash")
 OF_PYTHON = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"}
@@ -551,14 +551,10 @@ class SampleOutput(ServerCase):
 
 
 class Promises(unittest.TestCase):
-    def test_each_promise_has_a_test(self):
-        self.assertEqual([number for number in range(1, PROMISES + 1)
-                          if number not in promised_tests()], [])
-
-    def test_each_promise_is_in_the_table(self):
+    def test_each_promise_of_the_table_has_a_test(self):
         numbers = [int(row) for row, *_ in rows(OWN, PROMISE_HEADING)]
-        self.assertEqual(numbers, list(range(1, PROMISES + 1)))
-        self.assertLessEqual(set(promised_tests()), set(numbers))
+        self.assertEqual(numbers, sorted(promised_tests()))
+        self.assertLessEqual(set(range(1, PROMISES + 1)), set(numbers))
 
     def test_each_docstring_that_names_a_row_is_understood(self):
         for path in glob.glob(os.path.join(TESTS, "test_*.py")):

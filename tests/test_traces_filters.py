@@ -2,11 +2,14 @@
 import datetime
 import io
 import json
+import time
 from unittest import mock
 
+import standin
 import twosignal
-from tools import (DIALECTS, ShortClock, Steps, TestConsole, TracesCase, fails_from, full,
-                   kept_signals, minutes_ago, procedure_inputs, replaced_environment, requests_of)
+from tools import (DIALECTS, ShortClock, Steps, TestConsole, TracesCase, WrongClock, fails_from,
+                   full, kept_signals, minutes_ago, procedure_inputs, replaced_environment,
+                   requests_of)
 
 FILTERS = ("status", "name", "search", "tags", "startDate", "endDate")
 
@@ -55,6 +58,8 @@ QUERIES = (                 # options, and which rows of WORLD match them
     ("--since 24h", lambda row: row.minutes < 1440),
     ("--since 7d", lambda row: row.minutes < 10080),
     ("--since 1w", lambda row: row.minutes < 10080),
+    ("--since 1h30s", lambda row: row.minutes < 60.5),
+    ("--since 1w0d1h1m", lambda row: row.minutes <= 10140),
     ("--until 30m", lambda row: row.minutes > 30),
     ("--until 7d", lambda row: row.minutes > 10080),
     ("--since 24h --until 30m", lambda row: 30 < row.minutes < 1440),
@@ -144,7 +149,7 @@ class TraceFilters(TracesCase):
         self.assertEqual(procedure_inputs(self.server, "trace.list"), [{
             "projectId": self.server.project, "limit": 20, "status": "ERROR", "search": "x",
             "name": "x", "tags": ["a", "b"], "startDate": "2026-03-14T08:30:00.250Z",
-            "endDate": "2026-03-15T00:00:00.000Z"}])
+            "endDate": "2026-03-16T00:00:00.000Z"}])
 
     def test_the_rest_api_gets_the_filters_that_it_may_know(self):
         self.list("--status", "ok", "--search", "x & y", "--tag", "a", "--tag", "b", "--tag",
@@ -196,7 +201,30 @@ class FilterTimes(TracesCase):
             self.server.known_filters = known
             self.assertEqual(self.names("--until", "2026-03-14T10:30:00Z"),
                              ["0", "-1", "-2", "midnight"])
-            self.assertEqual(self.names("--until", "2026-03-14"), ["midnight"])
+            self.assertEqual(self.names("--until", "2026-03-13"), [])
+            self.assertEqual(self.names("--until", "2026-03-14T00:00"), ["midnight"])
+
+    def test_until_a_date_includes_that_day(self):
+        for place, created in enumerate((
+                "2026-03-13T23:59:59.999Z", "2026-03-14T00:00:00.000Z", "2026-03-14T23:59:59.999Z",
+                "2026-03-15T00:00:00.000Z")):
+            self.server.add_trace(name=str(place), created=created)
+        for env in (None, self.key()):
+            for known in (FILTERS, ()):
+                self.server.known_filters = known
+                with self.subTest(env=env, known=known):
+                    day = ("--since", "2026-03-14", "--until", "2026-03-14")
+                    self.assertEqual(self.names(*day, env=env), ["2", "1"])
+                    self.assertEqual(self.names(*day[2:], env=env), ["2", "1", "0"])
+                    self.assertEqual(self.names("--since", "2026-03-15", env=env), ["3"])
+
+    def test_the_day_ends_with_its_last_microsecond(self):
+        rows = [{"id": moment, "createdAt": "2026-03-1" + moment + "Z"} for moment in (
+            "5T00:00:00", "4T23:59:59.999999", "4T23:59:59.9995", "4T23:59:59.999")]
+        self.server.fault("trace.list", times=None, status=200,
+                          body={"result": {"data": {"json": {"traces": rows}}}})
+        result = self.assertOk(self.list("--until", "2026-03-14", "--json"))
+        self.assertEqual([row["id"] for row in result.json], [row["id"] for row in rows[1:]])
 
     def test_milliseconds_are_exact(self):
         for place in (0, 1, 2, 249, 999):
@@ -238,9 +266,149 @@ class FilterTimes(TracesCase):
         self.assertLessEqual(self.server.count("trace.list"), 3)
 
 
+class WrongClocks(TracesCase):
+    """The traces are those of the last 5 minutes, whatever this machine takes for now."""
+
+    HOURS = 7200
+    COMMANDS = (("list", "--all", "--json"), ("check", "--json", "--max-p95", "9h"),
+                ("wait", "--json", "--count", "9", "--timeout", "0.01s"),
+                ("tail", "-n", "9", "--format", "jsonl"))
+
+    def setUp(self):
+        super().setUp()
+        for minutes in (1, 4, 6, 100, 1000, -100):
+            self.server.add_trace(name=str(minutes), created=minutes_ago(minutes))
+
+    def run_with(self, clock, command, *options, key=False, env=None):
+        """(the traces that a command finds, or how many; how often it asked for them; stderr)."""
+        if command[0] == "tail":
+            clock.naps = Steps()
+        clock.naps[:] = []
+        self.log_in()
+        self.server.clear()
+        result = self.traces(*(command + options), env=self.key() if key else env, clock=clock)
+        self.assertIn(result.code, (0, 11), result)
+        requests = self.server.count("/api/v1/traces" if key else "trace.list")
+        if command[0] == "list":
+            found = [row["name"] for row in result.json]
+        elif command[0] == "tail":
+            found = [json.loads(line)["name"] for line in result.lines][::-1]
+        else:
+            found = result.json["traces" if command[0] == "check" else "found"]
+        return found, requests, result.err
+
+    def test_choose_the_same_traces(self):
+        """Row 55: 2 hours fast, 2 hours slow, and jumps meanwhile."""
+        for ahead, jump in ((self.HOURS, 0), (-self.HOURS, 0), (self.HOURS, 86400),
+                            (-self.HOURS, -86400)):
+            for command in self.COMMANDS:
+                for key in (False, True):
+                    for known in ((), FILTERS):
+                        self.server.known_filters = known
+                        self.check_choice(WrongClock(ahead, jump), command, key)
+
+    def check_choice(self, clock, command, key):
+        direction = "ahead of" if clock.ahead > 0 else "behind"
+        is_counted = command[0] in ("check", "wait")
+        with self.subTest(ahead=clock.ahead, jump=clock.jump, command=command[0], key=key,
+                          known=self.server.known_filters):
+            expected = ["4"]
+            found, _, err = self.run_with(clock, command, "--since", "5m", "--until", "3m",
+                                          key=key)
+            self.assertEqual(found, len(expected) if is_counted else expected)
+            self.assertEqual(err.count("Warning: this machine's clock is 2 hours " + direction), 1)
+            self.assertEqual(err.count("clock"), 1)
+
+    def test_ask_again_only_if_needed(self):
+        """Row 55: not if the times are fixed, or the server's clock is known or right."""
+        name = {"TWOSIGNAL_PROJECT": "Support Agent"}
+        by_name = ("list", "--project", "Support Agent", "--all", "--json")
+        for command in self.COMMANDS[:2] + (("wait", "--json"), self.COMMANDS[3]):
+            for ahead, options, requests in (
+                    (-self.HOURS, ("--since", "5m"), 2), (-self.HOURS, ("--until", "5m"), 2),
+                    (-self.HOURS, ("--since", "2026-03-14"), 1), (-self.HOURS, (), 1),
+                    (0, ("--since", "5m"), 1), (50, ("--since", "5m"), 1),
+                    (-50, ("--since", "5m"), 1)):
+                with self.subTest(command=command[0], ahead=ahead, options=options):
+                    for key in (False, True):
+                        _, asked, err = self.run_with(WrongClock(ahead), command, *options,
+                                                      key=key)
+                        self.assertEqual(asked, requests)
+                        self.assertEqual("clock" in err, abs(ahead) > 60)
+        found, asked, _ = self.run_with(WrongClock(-self.HOURS), by_name, "--since", "5m", env=name)
+        self.assertEqual((found, asked), (["-100", "1", "4"], 1))
+
+    def test_pages_of_the_first_answer_are_not_used(self):
+        """Row 55: what a wrong time chose is neither shown nor counted."""
+        for command in self.COMMANDS[:2]:
+            for place in range(120):
+                self.server.add_trace(name="old", created=minutes_ago(60))
+            found, _, err = self.run_with(WrongClock(-self.HOURS), command, "--since", "5m")
+            self.assertIn(found, (["-100", "1", "4"], 3))
+            self.assertNotIn("scanned", err)
+
+    def test_a_date_that_cannot_be_right_teaches_nothing(self):
+        """Row 55: a server without a Date, or with nonsense in it; and a cache's copy."""
+        for date in (None, "", "soon", "0", "Thu, 01 Jan 1970 00:00:00 GMT",
+                     "Mon, 99 Jan 2026 00:00:00 GMT", "Mon, 01 Jan 99999 00:00:00 GMT",
+                     "\x80\xff", "GMT", "2026-03-14T10:30:00Z", ",", "1 2 3 4 5"):
+            with self.subTest(date=date):
+                self.server.date = date
+                found, asked, err = self.run_with(ShortClock(), self.COMMANDS[0], "--since", "5m")
+                self.assertEqual((found, asked, err), (["-100", "1", "4"], 1, ""))
+        self.server.date = -self.HOURS
+        take, self.server.take_fault = self.server.take_fault, lambda request: standin.Fault(
+            "", None, headers={"Age": "7200"})
+        found, asked, err = self.run_with(ShortClock(), self.COMMANDS[0], "--since", "5m")
+        self.assertEqual((found, asked, err), (["-100", "1", "4"], 1, ""))
+        self.server.take_fault = take
+
+    def test_the_warning(self):
+        """Row 55: told by every command, in words, unless --quiet is given."""
+        for date, words in ((600, "10 minutes behind"), (-125, "2 minutes ahead of"),
+                            (5400, "90 minutes behind"), (-7200, "2 hours ahead of"),
+                            (-5 * 86400, "120 hours ahead of")):
+            self.server.date = date
+            with self.subTest(date=date):
+                self.assertEqual(self.assertOk(self.cli("projects", "list", "--org",
+                                                        self.server.org)).err, (
+                    "Warning: this machine's clock is " + words + " the server's, which is used "
+                    "for relative times such as --since 5m.\n"))
+                self.assertOk(self.cli("orgs", "list", "-q"), err="")
+
+    def test_times_of_both_kinds(self):
+        """Row 55: whether --since is before --until is decided by the server's clock."""
+        fixed = minutes_ago(3).strftime("%Y-%m-%dT%H:%M:%SZ")
+        for ahead in (self.HOURS, -self.HOURS):
+            for key in (False, True):
+                with self.subTest(ahead=ahead, key=key):
+                    found, _, _ = self.run_with(WrongClock(ahead), self.COMMANDS[0], "--since",
+                                                "5m", "--until", fixed, key=key)
+                    self.assertEqual(found, ["4"])
+        self.assertFails(self.list("--since", "1h", "--until", "2026-03-14"), 2,
+                         "--since is not before --until")
+
+    def test_a_server_that_refuses_times_in_its_future(self):
+        """Row 55: it is asked again, by its own clock."""
+        take = self.server.take_fault
+
+        def refused(request):
+            start = request.query.get("startDate") or ""
+            is_refused = start > twosignal.wire_timestamp(time.time())
+            return standin.Fault("", None, status=400, body={"error": "startDate"}) if (
+                is_refused) else take(request)
+
+        self.server.take_fault = refused
+        found, asked, _ = self.run_with(WrongClock(self.HOURS), self.COMMANDS[0], "--since", "5m",
+                                        key=True)
+        self.assertEqual((found, asked), (["-100", "1", "4"], 2))
+
+
 INVALID = (
     ("--since", "yesterday-ish"), ("--since", "30"), ("--since", "30x"), ("--since", "-30m"),
-    ("--since", "1.5h"), ("--since", ""), ("--since", "2026-02-30"), ("--since", "2026-3-4"),
+    ("--since", "1h 30m"), ("--since", "30m1h"), ("--since", "1h1h"), ("--since", "1h30"),
+    ("--since", "9999w9999999d"), ("--since", "1.5h"), ("--since", ""),
+    ("--since", "2026-02-30"), ("--since", "2026-3-4"),
     ("--since", "2026-13-01"), ("--since", "14.03.2026"), ("--since", "2026-03-14T25:00:00Z"),
     ("--since", "2026-03-14T10:30:00+99:00"), ("--since", "٣٠m"), ("--since", "30m ago"),
     ("--since", "99999999999999999999d"), ("--until", "tomorrow"), ("--until", "m"),
@@ -283,7 +451,8 @@ class BadFilters(TracesCase):
                 ("--error --status OK", ("--error", "--status")),
                 ("--since 1h --until 2h", ("--since", "--until")),
                 ("--since 2026-03-15 --until 2026-03-14", ("--since", "--until")),
-                ("--since 2026-03-15 --until 2026-03-15", ("--since", "--until")),
+                ("--since 2026-03-15 --until 2026-03-15T00:00Z", ("--since", "--until")),
+                ("--since 1h --until 1h", ("--since", "--until")),
                 ("--all --limit 5", ("--all", "--limit"))):
             with self.subTest(given=given):
                 self.assertFails(self.list(*given.split()), 2, *parts)

@@ -339,6 +339,15 @@ class RetryAfter(TransportCase):
             with self.subTest(value=value):
                 self.assertEqual(twosignal.parse_retry_after(value, now), seconds)
 
+    def test_a_date_counts_from_the_date_of_its_response(self):
+        """Row 55: this machine's clock has no part in it."""
+        date = "Fri, 15 Jan 2027 08:00:{} GMT".format
+        refusal = answer({}, 429, [("Retry-After", date("07")), ("Date", date("00"))])
+        transport = twosignal.Transport(100.0, clock=ShortClock(self.naps))
+        with Scripted([refusal, answer({})]) as server:
+            transport.request("GET", server.url, changes=False)
+        self.assertEqual(self.naps, [7.0])
+
     def pauses(self, value, timeout=100.0):
         """(final status, pauses) after one 429 with that Retry-After."""
         del self.naps[:]

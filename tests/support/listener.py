@@ -6,6 +6,7 @@ import socket
 import socketserver
 import struct
 import threading
+import time
 import traceback
 
 from faults import Fault
@@ -31,7 +32,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def send(self, response, cut=None, drip=None):
         """Sends a response in one write, so that it leaves in one packet; see Fault."""
         reason = self.responses.get(response.status, ("",))[0]
-        headers = dict({"Content-Length": str(len(response.body))}, **response.headers)
+        headers = dict(self.default_headers(len(response.body)), **response.headers)
         lines = [f"HTTP/1.1 {response.status} {reason}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
@@ -42,6 +43,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(head + body)
         else:
             self.drip(head + body, drip)
+
+    def default_headers(self, length):
+        headers = {"Content-Length": str(length)}
+        date = self.server.owner.date
+        if date is not None:
+            is_text = isinstance(date, str)
+            headers["Date"] = date if is_text else self.date_time_string(time.time() + date)
+        return headers
 
     def drip(self, data, seconds):
         stopping = self.server.owner.stopping
@@ -98,8 +107,11 @@ class HttpServer:
     """Serves `answer(request)`, which a subclass defines, and records the requests.
 
     requests: what was received. connections: how many were accepted. failures: tracebacks of
-    errors in the server itself. faults: those ordered and not cleared.
+    errors in the server itself. faults: those ordered and not cleared. date: the seconds that its
+    Date header is off, or the text to send in its place, or None to send none.
     """
+
+    date = 0
 
     def __init__(self):
         self.lock = threading.RLock()

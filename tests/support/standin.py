@@ -37,7 +37,7 @@ __all__ = ["DIALECTS", "OPTIONS", "PROCEDURES", "PROJECT_REF", "TABLES", "UNDEFI
            "this_month"]
 
 OPTIONS = dict(             # the default of each option of StandIn, which describes them
-    data=":memory:", port=0, tls=None, empty=False, created="now",
+    data=":memory:", port=0, tls=None, empty=False, created="now", date=0,
     names="new", errors=11, zod=3, batching=True, bare_errors=False, require_project=False,
     page_key="traces", bare_list=False, list_scores=False, counts="number", costs="number",
     known_filters=("status", "name", "search", "tags", "startDate", "endDate"),
@@ -57,6 +57,7 @@ class StandIn(HttpServer, Factory):
         tls: a certificate file and a key file, as a pair
         empty: omit the sample traces, evaluators, datasets and keys
         created: the time of the newest sample trace
+        date: the seconds that the Date header is off, its text, or None to send none
 
     tRPC
         names: "new" procedure names, "old" ones or "both"

@@ -190,6 +190,19 @@ class PassingClock(ShortClock):
         return super().monotonic() + sum(self.naps)
 
 
+class WrongClock(ShortClock):
+    """A short clock that is so many seconds ahead, and jumps each time that it is read."""
+
+    def __init__(self, ahead, jump=0, naps=None):
+        super().__init__(naps)
+        self.ahead, self.jump = ahead, jump
+
+    def time(self):
+        now = time.time() + self.ahead
+        self.ahead += self.jump
+        return now
+
+
 class EventfulClock(ShortClock):
     """A short clock on which something happens at the beginning of the first pause."""
 
@@ -623,6 +636,7 @@ class ScriptedTransport:
     def __init__(self, answer):
         self.answer, self.asked = answer, []
         self.clock, self.requested_pause = ShortClock(), None
+        self.start_time = self.clock.time()
 
     def request(self, method, url, headers=(), body=None, changes=True, reports_unknown=True,
                 retried=None):
