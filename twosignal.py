@@ -230,11 +230,12 @@ def display_width(text: str) -> int:
 def _character_width(character) -> int:
     import unicodedata
     category = unicodedata.category(character)
-    # Format characters below U+1800 are visible, such as the soft hyphen; vowels and finals of
-    # decomposed Hangul share the columns of the first letter.
-    is_format = category == "Cf" and character > "\u1800"
-    if category in ("Mn", "Me") or is_format or re.match("[\u1160-\u11ff\ud7b0-\ud7ff]", character):
+    # In decomposed Hangul, vowels and finals share the columns of the first letter.
+    is_hangul_part = "\u1160" <= character < "\u1200" or "\ud7b0" <= character < "\ud800"
+    if category in ("Mn", "Me") or is_hangul_part:
         return 0
+    if category == "Cf":            # below U+1800 they are visible, such as the soft hyphen
+        return 1 if character < "\u1800" else 0
     if category == "Cn":            # an emoji or ideograph that this Python does not know yet
         return 2 if re.match("[\U0001f000-\U0001faff\U00020000-\U0003fffd]", character) else 1
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
