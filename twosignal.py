@@ -63,7 +63,6 @@ MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
 MAX_EXTRA_DIGITS = 15               # of a number that is shown beside another
 TAIL_FIRST_PAGES, TAIL_MEMORY = 50, 20000   # pages that tail scans first; traces it remembers
-MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 MAX_CACHED_NAMES = 10000            # field names; a server's are few, unless it means harm
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
@@ -171,11 +170,6 @@ _TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|
 _DECIMAL = r"(?a)-?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?\Z"
 _SUBSTITUTES = str.maketrans({"─": "-", "…": "...", "█": "#", "░": ".", "├": "|", "└": "`",
                               "│": "|", "≥": ">=", "≤": "<=", "→": "->"})
-# What takes two columns as a whole: a flag, or a half of one; a keycap, © or ™ with variation
-# selector 16; an emoji with that, with a skin tone, or joined with others.
-_EMOJI = "[\u2194-\u21aa\u231a-\u27bf\u2934\u2935\u2b05-\u2b55\U0001f004-\U0001faff]"
-_EMOJI_SEQUENCE = ("[\U0001f1e6-\U0001f1ff]{1,2}|[#*0-9©®‼⁉™ℹ]\ufe0f|"
-                   f"{_EMOJI}(?:[\ufe0f\U0001f3fb-\U0001f3ff]|\u200d{_EMOJI})+")
 _encoders = {}                      # (indent, ascii_only): json.JSONEncoder; a cache
 
 
@@ -221,24 +215,9 @@ def display_width(text: str) -> int:
     """Columns of a terminal that the text takes: 2 for a wide character, 0 for an accent."""
     if len(text) == len(text.encode("utf-8", "replace")):
         return len(text)            # nearly always: ASCII alone
-    from collections import Counter
-    rest, sequences = re.subn(_EMOJI_SEQUENCE, "", text)
-    return 2 * sequences + sum(_character_width(character) * times
-                               for character, times in Counter(rest).items())
-
-
-def _character_width(character) -> int:
     import unicodedata
-    category = unicodedata.category(character)
-    # In decomposed Hangul, vowels and finals share the columns of the first letter.
-    is_hangul_part = "\u1160" <= character < "\u1200" or "\ud7b0" <= character < "\ud800"
-    if category in ("Mn", "Me") or is_hangul_part:
-        return 0
-    if category == "Cf":            # below U+1800 they are visible, such as the soft hyphen
-        return 1 if character < "\u1800" else 0
-    if category == "Cn":            # an emoji or ideograph that this Python does not know yet
-        return 2 if re.match("[\U0001f000-\U0001faff\U00020000-\U0003fffd]", character) else 1
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text
+               if unicodedata.category(character) not in ("Mn", "Me", "Cf"))
 
 
 def truncate(text: str, columns: int) -> str:
@@ -246,11 +225,10 @@ def truncate(text: str, columns: int) -> str:
     if display_width(text) <= columns:
         return text
     room = columns - 1
-    for match in re.finditer(_EMOJI_SEQUENCE + "|(?s:.)", text):
-        shown = match.group()
-        room -= _character_width(shown) if len(shown) == 1 else 2
+    for position, character in enumerate(text):
+        room -= display_width(character)
         if room < 0:
-            return text[:match.start()] + "…"
+            return text[:position] + "…"
 
 
 def to_nfc(text: str) -> str:
@@ -610,11 +588,10 @@ class Column(Struct):
 
 
 class Screen:
-    """Where a result is printed."""
+    """Where a result is printed: width in columns, encoding, and whether colours are shown."""
 
-    def __init__(self, columns=80, encoding="utf-8", colour=False, is_saved=False):
-        self.columns = columns          # of a terminal; None: unlimited
-        self.is_saved = is_saved        # in a file, which is read later
+    def __init__(self, columns=80, encoding="utf-8", colour=False):
+        self.columns = columns
         self.colour = colour
         self.ascii_only = not encoding.lower().replace("_", "-").startswith("utf")
 
@@ -637,6 +614,7 @@ class Result(Struct):
     conclude = staticmethod(Outcome)
     streams = False             # rows are printed as they happen, and there is no last one
     extra_fields = ()           # of later records, although the first ones may lack them
+    checks = ()                 # a gate's CheckResults, which are reported
 
     def batches(self):
         """An iterator of lists of rows: as many as a page, or one by one if they stream."""
@@ -667,17 +645,15 @@ class Listing(Result):
         yield "[]\n" if held is None else held + "\n]\n"
 
     def table_lines(self, screen):
-        room = screen.columns or float("inf")
         widths = None
         for rows in self.batches():
-            cells = [[column.text(row, screen.is_saved) for column in self.columns]
-                     for row in rows]
+            cells = [[column.text(row) for column in self.columns] for row in rows]
             headings = [] if widths else [[column.heading for column in self.columns]]
             # The widths of the first page are kept.
-            widths = widths or _column_widths(self.columns, headings + cells, room)
-            lines = [_table_line(row, widths, self.columns, room) for row in headings + cells]
+            widths = widths or _column_widths(self.columns, headings + cells, screen.columns)
+            lines = [_table_line(row, widths) for row in headings + cells]
             if headings:
-                rule = "─" * min(max(map(display_width, lines)), screen.columns or MAX_PADDED)
+                rule = "─" * max(map(display_width, lines))
                 yield f"{lines.pop(0)}\n{rule}\n"
             for line, row in zip(lines, cells):
                 yield (_coloured(line, row) if screen.colour else line) + "\n"
@@ -687,34 +663,21 @@ class Listing(Result):
 
 def _column_widths(columns, rows, room) -> list:
     """The width of each column; an optional last one is dropped if it has no room."""
-    widths = [min(max(column.min_width, *map(display_width, texts)), MAX_PADDED)
-              for column, texts in zip(columns, zip(*rows))]
-    if columns[-1].optional and sum(widths[:-1]) + 2 * len(widths[:-1]) + MIN_CUT > room:
-        widths.pop()
-    return _fitted(widths, widths, columns, room)
+    widths = [max(column.min_width, *map(display_width, texts))
+              for column, texts in zip(columns[:-1], zip(*rows))]
+    left = room - sum(widths) - 2 * len(widths)
+    is_dropped = columns[-1].optional and left < max(8, display_width(columns[-1].heading))
+    return widths if is_dropped else widths + [max(8, left)]
 
 
-def _fitted(sizes, widths, columns, room) -> list:
-    """The sizes of a row's cells, reduced until it fits: those wider than their column first."""
-    sizes = list(sizes)
-    for least in (MAX_PADDED, MIN_CUT, 4):
-        for number in reversed(range(len(sizes))):
-            excess = sum(sizes) + 2 * (len(sizes) - 1) - room
-            if excess > 0 and not columns[number].never_cut:
-                sizes[number] = max(sizes[number] - excess, min(widths[number], least))
-    return sizes
-
-
-def _table_line(cells, widths, columns, room) -> str:
-    """Cells side by side, two blanks apart; they are cut if the row does not fit."""
-    sizes = list(map(display_width, cells))
-    if sum(map(max, sizes, widths)) + 2 * (len(widths) - 1) > room:
-        limits = _fitted(map(max, sizes, widths), widths, columns, room)
-        cells = list(map(truncate, cells, limits))
-        sizes = list(map(display_width, cells))
-        widths = list(map(min, limits, widths))
-    return "  ".join([cell + " " * (width - size)
-                      for cell, size, width in zip(cells, sizes, widths)]).rstrip(" ")
+def _table_line(cells, widths) -> str:
+    """Cells side by side, two blanks apart; the last column is truncated if it does not fit."""
+    gaps = [width - display_width(cell) for cell, width in zip(cells, widths)]
+    padded = [cell + " " * gap for cell, gap in zip(cells, gaps)]
+    if len(cells) == len(widths):   # otherwise the optional column was dropped
+        excess = -sum(min(gap, 0) for gap in gaps[:-1])     # a cell of a later page is wider
+        padded[-1] = truncate(cells[-1], max(8, widths[-1] - excess))
+    return "  ".join(padded).rstrip(" ")
 
 
 def _coloured(line, cells) -> str:
@@ -741,12 +704,11 @@ class Details(Result):
     def table_lines(self, screen):
         if self.message:
             yield self.message + "\n"
-        cells = [(field.heading + ":", field.text(self.record, screen.is_saved))
-                 for field in self.fields]
+        cells = [(field.heading + ":", field.text(self.record)) for field in self.fields]
         cells = [(heading, text) for heading, text in cells if text != "-"]
         left = max([display_width(heading) for heading, _ in cells] or [0])
         for heading, text in cells:
-            yield f"{heading}{' ' * (left - display_width(heading))}  {text}\n"
+            yield f"{heading.ljust(left)}  {text}\n"
         for title, part in self.parts:
             yield f"\n{title}\n"
             yield from part.table_lines(screen) if isinstance(part, Listing) else part
@@ -1066,6 +1028,14 @@ def output_file(path):
         os.umask(mask)
         mode = 0o666 & ~mask
     return AtomicFile(path, mode, OUTPUT_HINT)
+
+
+def is_same_file(path, other) -> bool:
+    """Whether two paths lead to one file, which may not exist yet."""
+    try:
+        return os.path.realpath(path) == os.path.realpath(other) or os.path.samefile(path, other)
+    except OSError:                 # one does not exist, nor may the working directory
+        return False
 
 
 class Device(OutputTarget):
@@ -2737,12 +2707,12 @@ class Console:
     def print(self, text):
         """Prints output. Raises Failure on a write error, BrokenPipeError if nobody reads."""
         self.has_printed = True
-        if self._progress and is_terminal(self.stdout):
-            self.clear_progress()
         if self.file is not None:
             return self.file.write(text.encode("utf-8"))
         if self.stdout is None:
             return
+        if self._progress and self.stdout.isatty():
+            self.clear_progress()
         self._guarded(self.stdout.write, encodable(text, self.stdout.encoding or "utf-8"))
 
     def flush(self):
@@ -2772,11 +2742,14 @@ class Console:
     def log(self, text):
         self.say(f"debug: {text}")
 
+    def masked(self, text) -> str:
+        """One line, with secrets masked and control characters escaped."""
+        return printable(mask_secrets(text, self._secrets))
+
     def say(self, *lines):
-        """Prints lines on stderr, with secrets masked and control characters escaped."""
+        """Prints lines on stderr, masked."""
         self.clear_progress()
-        text = "".join(printable(mask_secrets(line, self._secrets)) + "\n" for line in lines)
-        self._write_stderr(text)
+        self._write_stderr("".join(self.masked(line) + "\n" for line in lines))
 
     def _write_stderr(self, text):
         if self.stderr is None:
@@ -2802,20 +2775,13 @@ class Console:
         return failure.exit_code
 
     def progress(self, text, since):
-        """Shows how far something is, from a second after `since` (monotonic) on."""
-        if not self.quiet and self._can_erase() and self.clock.monotonic() - since >= 1:
+        """Shows on a terminal how far something is, from a second after `since` (monotonic) on."""
+        if not self.quiet and is_terminal(self.stderr) and self.clock.monotonic() - since >= 1:
             self._show_progress(text)
 
-    def _can_erase(self) -> bool:
-        """Whether a line on stderr can be erased before a row appears: a pipe's reader prints any
-        time to the same terminal, as in `twosignal traces tail | grep ERROR`.
-        """
-        return is_terminal(self.stderr) and (is_terminal(self.stdout) or isinstance(
-            self.file, AtomicFile) or is_regular_file(self.stdout))
-
     def status(self, text, since):
-        """Progress of what may take minutes: if none can be shown, each change is a remark."""
-        if self._can_erase():
+        """Progress of what may take minutes: without a terminal, each change is a remark."""
+        if is_terminal(self.stderr):
             self.progress(f"{text}, {int(self.clock.monotonic() - since)} s", since)
         else:
             self.tell_once(text + ".", "status")
@@ -2828,7 +2794,7 @@ class Console:
     def _show_progress(self, text):
         """Puts the text into the terminal's last line, in place of the text before."""
         columns = terminal_columns(self.stderr)
-        text = truncate(printable(mask_secrets(text, self._secrets)), columns - 1)
+        text = truncate(self.masked(text), columns - 1)
         size = len(self._progress)
         if not text:
             size = min(size + len("^C"), columns - 1)   # which a terminal prints behind the text
@@ -2894,10 +2860,10 @@ class Console:
 
     def screen(self, plain=False) -> Screen:
         """Where output goes; plain: without colours."""
-        if self.file is not None:
-            return Screen(None, is_saved=True)
         width = re.match(r"[1-9][0-9]{0,3}\Z", os.environ.get("COLUMNS", ""))
         columns = int(width.group()) if width else terminal_columns(self.stdout)
+        if self.file is not None:
+            return Screen(columns)
         shows_colour = (is_terminal(self.stdout) and not plain and not os.environ.get("NO_COLOR")
                         and os.environ.get("TERM") != "dumb")
         return Screen(columns, getattr(self.stdout, "encoding", None) or "utf-8", shows_colour)
@@ -2907,17 +2873,8 @@ def is_terminal(stream) -> bool:
     return stream is not None and stream.isatty()
 
 
-def is_regular_file(stream) -> bool:
-    try:
-        return os.path.isfile(stream.fileno())
-    except (AttributeError, OSError, ValueError):
-        return False
-
-
-def terminal_columns(stream):
-    """The width of a terminal, 80 if it is not known; None if the stream is no terminal."""
-    if not is_terminal(stream):
-        return None
+def terminal_columns(stream) -> int:
+    """The width of a terminal; 80 if the stream is none."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except (AttributeError, OSError, ValueError):
@@ -2955,6 +2912,7 @@ class Option(Struct):
     required: bool = False      # omitting it is a usage error
     unless_key: bool = False    # but not with an API key
     repeatable: bool = False    # the value is a list
+    selects: bool = True        # what a gate examines, which its reports name
     choices: tuple = ()         # values that shells complete
     completes: str = None       # projects or organizations: names to complete from the server
 
@@ -2993,6 +2951,7 @@ class Command(Struct):
     is_offline: bool = False    # asks no server, and gets None for the client
     ends_session: bool = False  # goes to the address of the stored session
     is_endless: bool = False    # Ctrl-C is its normal end
+    is_gate: bool = False       # its checks are reported, and why they could not be made
     is_hidden: bool = False     # not in help or completion
 
     def __init__(self, *values, **named):
@@ -3179,14 +3138,14 @@ HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
 QUIET = Option("-q, --quiet", "print results and errors only")
 DEBUG = Option("--debug", "print requests on stderr, with secrets masked")
+OUTPUT = Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", non_empty)
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"print as {', '.join(FORMATS)} (default: table)",
            one_of(FORMATS), choices=tuple(FORMATS)),
     Option("--fields NAMES", "print these fields, e.g. id,scores.0.score; '?' lists them",
            parse_fields),
-    Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", non_empty),
-    Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
+    OUTPUT, Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
     Option("--timeout SECONDS", "total timeout per request, retries included "
            f"(default: {DEFAULT_TIMEOUT:.0f}s)", parse_seconds),
     Option("--ca-cert FILE", "also trust the certificates in this PEM file"),
@@ -3228,6 +3187,20 @@ class CommandLine:
         """The format that was asked for last, valid or not, or None."""
         found = [value for flag, value in self.options if flag in ("--json", "--format")]
         return found[-1] if found else None
+
+    def texts(self, option) -> list:
+        """What was given for an option: all of it if it is repeatable, otherwise the last."""
+        found = [text for flag, text in self.options if flag in option.flags]
+        if not found and option.env and setting(option.env):
+            return [setting(option.env)]
+        return found if option.repeatable else found[-1:]
+
+    def selection(self) -> str:
+        """What the command is to examine, as it was given: project my-agent, since 1h, error."""
+        options = self.command.options if self.command else ()
+        return ", ".join(
+            option.label.lstrip("-") + (f" {text}" if option.metavar else "")
+            for option in options if option.selects for text in self.texts(option))
 
     def known_flags(self) -> dict:
         """{flag: Option} of the command; of all commands as long as it is not known."""
@@ -3797,10 +3770,12 @@ class CheckResult:
         self.option = f"{flag} {evaluator}" if evaluator else flag
         format_value = threshold.format_value
         texts = "-" if value is None else format_value(value), format_value(limit)
+        sign = "≥" if threshold.is_minimum else "≤"
+        self.name = f"{self.option} {sign} {texts[1]}"      # the same, whatever is measured
         if self.passed is False:
             texts = distinct_texts(format_value, value, limit)
         self.measured_text = texts[0]
-        self.threshold_text = f"{'≥' if threshold.is_minimum else '≤'} {texts[1]}"
+        self.threshold_text = f"{sign} {texts[1]}"
         self.coverage = ""              # such as "measured in 2 of 40 traces", if not in all
         if count is not None and traces < count:
             self.coverage = f"measured in {traces:,} of {counted(count, 'trace')}"
@@ -3935,80 +3910,92 @@ def first_error_message(trace):
 class GateReport(Struct):
     """Where a gate reports besides its output: a JUnit file, and GitHub Actions."""
 
-    title: str
     console: Console
-    junit: str = None               # the path of the JUnit file
-    output: str = None              # that of -o
+    title: str                      # such as "twosignal traces check"
+    selection: str                  # what it examines, as it was given
+    path: str                       # of the JUnit file, or ""
+    is_gate: bool                   # otherwise there is nothing to report to GitHub
+    results = ()                    # CheckResults
+    failure = None                  # or why there are none
 
     def __enter__(self):
-        if self.junit and self.junit in ("-", self.output):
-            raise usage_error("--junit needs a file of its own")
-        # Opened first: a file that cannot be written is an error before anything is read.
-        self.file = output_file(self.junit).__enter__() if self.junit else None
+        self.started = self.console.clock.monotonic()
+        if self.path:
+            from contextlib import ExitStack
+            # Opened first: a file that cannot be written is an error before anything is asked.
+            with ExitStack() as opened:
+                self.file = opened.enter_context(output_file(self.path))
+                if isinstance(self.file, AtomicFile):
+                    remove_file(self.file.target)   # no earlier verdict stays, however this ends
+                self.opened = opened.pop_all()
         return self
 
     def __exit__(self, kind, error, trace):
-        if isinstance(error, Failure):
-            annotate(f"{error.message}. {error.hint}", self.console)
-        if self.file:
-            self.file.__exit__(kind, error, trace)
+        if not self.results or error and kind is not BrokenPipeError:
+            self.failure = error if isinstance(error, Failure) else Failure(
+                "Ended without a result", code=kind.__name__ if kind else "NOTHING_TO_CHECK")
+        if self.path:
+            with deferred_signals(), self.opened:
+                self.file.write(self.junit_xml())
+        if self.is_gate and (error or self.results) and setting("GITHUB_ACTIONS"):
+            self.report_to_github()
 
-    def write(self, results):
-        """Reports the CheckResults."""
-        if self.file:
-            self.file.write(junit_xml(results, self.title).encode("utf-8"))
-        report_to_github(results, self.title, self.console)
+    def cases(self) -> list:
+        """(name, code of what is wrong or None, lines that say so) of each test case."""
+        codes = {True: None, False: "CHECK_FAILED", None: "NOTHING_TO_CHECK"}
+        suffix = f" ({self.selection})" if self.selection else ""
+        if not self.failure:
+            return [(each.name + suffix, codes[each.passed], [each.sentence()] + each.worst_lines())
+                    for each in self.results]
+        lines = [self.failure.message, self.failure.hint] + self.failure.problems
+        return [(self.title + suffix, self.failure.code, list(filter(None, lines)))]
 
+    def junit_xml(self) -> bytes:
+        """The report as GitLab, Jenkins and others read JUnit."""
+        from xml.etree.ElementTree import Element, SubElement, tostring
+        masked, cases = self.console.masked, self.cases()
+        seconds = self.console.clock.monotonic() - self.started
+        tag = "error" if self.failure else "failure"
+        counts = {"name": masked(self.title), "time": f"{seconds:.3f}", "tests": str(len(cases)),
+                  "errors": "0", "failures": "0",
+                  tag + "s": str(sum(code is not None for _, code, _ in cases))}
+        root = Element("testsuites", counts)
+        suite = SubElement(root, "testsuite", counts, skipped="0")
+        for name, code, lines in cases:     # measured together: each gets its share of the time
+            case = SubElement(suite, "testcase", classname=masked(self.title), name=masked(name),
+                              time=f"{seconds / len(cases):.3f}")
+            case.tail = "\n"
+            if code is not None:            # GitLab shows the body alone, others the message
+                lines = list(map(masked, lines))
+                SubElement(case, tag, type=code, message=lines[0]).text = "\n".join(lines)
+        return b'<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, "utf-8") + b"\n"
 
-def junit_xml(results, title) -> str:
-    """The checks as JUnit XML, which GitLab, Jenkins and others show."""
-    from html import escape
-    failures = sum(result.passed is not True for result in results)
-    lines = ['<?xml version="1.0" encoding="UTF-8"?>', "<testsuites>",
-             f'  <testsuite name="{title}" tests="{len(results)}" failures="{failures}">']
-    for result in results:
-        lines.append(f'    <testcase classname="twosignal" name="{escape(result.row()["check"])}">')
-        if result.passed is not True:
-            traces = escape("\n".join(result.worst_lines()))
-            lines.append(f'      <failure message="{escape(result.sentence())}">{traces}</failure>')
-        lines.append("    </testcase>")
-    return "\n".join(lines + ["  </testsuite>", "</testsuites>", ""])
-
-
-def report_to_github(results, title, console):
-    """In GitHub Actions: an annotation for each check that does not hold, and a summary."""
-    for result in results:
-        if result.passed is not True:
-            worst = ", ".join(each["trace_id"] for each in result.worst)
-            annotate(f"{result.row()['check']}: {result.sentence()}"
-                     + (f"; worst traces: {worst}" if worst else ""), console)
-    path = setting("GITHUB_STEP_SUMMARY")
-    if not setting("GITHUB_ACTIONS") or not path:
-        return
-    has_traces = any(result.traces is not None for result in results)
-    columns = CHECK_COLUMNS if has_traces else CHECK_COLUMNS[:-1]
-    lines = [f"### {title}", ""] + _markdown_table(columns, [result.row() for result in results])
-    worst = [line for result in results for line in result.worst_lines()]
-    if worst:
-        lines += [""] + _markdown_table([Column("Worst traces", str)], worst)
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n\n")
-    except OSError as error:
-        console.tell(f"Cannot write GITHUB_STEP_SUMMARY: {os_reason(error)}")
-
-
-def annotate(text, console):
-    """Prints an error annotation, in GitHub Actions alone."""
-    if setting("GITHUB_ACTIONS"):
-        console.say("::error title=twosignal::" + text.rstrip().replace("%", "%25"))
+    def report_to_github(self):
+        """An annotation for each check that does not hold or for the failure, and a summary."""
+        masked = self.console.masked
+        summary = [f"### {self.title}", ""]
+        if not self.failure:
+            summary += _markdown_table(CHECK_COLUMNS, [each.row() for each in self.results])
+        for name, code, lines in self.cases():
+            if code is not None:
+                lines = [masked(f"{name}: {lines[0]}")] + list(map(masked, lines[1:]))
+                summary += [""] + ["    " + line for line in lines]     # indented: code
+                text = "%0A".join(line.replace("%", "%25") for line in lines)
+                self.console.say(f"::error title={self.title}::{text}")
+        try:
+            path = setting("GITHUB_STEP_SUMMARY") or os.devnull
+            with open(path, "a", encoding="utf-8") as file:
+                file.write("\n".join(summary) + "\n\n")
+        except OSError as error:
+            self.console.tell(f"Cannot write GITHUB_STEP_SUMMARY: {os_reason(error)}")
 
 
 def _markdown_table(columns, rows) -> list:
+    """The lines of a table in which text is nothing but text."""
     cells = [[column.heading for column in columns], ["---"] * len(columns)]
-    cells += [[column.text(row) for column in columns] for row in rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in line) + " |"
-            for line in cells]
+    cells += [[re.sub(r"[\\`*_~<>&|:#@!\[\]]|\.(?=[^\W\d])", r"\\\g<0>", column.text(row))
+               for column in columns] for row in rows]
+    return ["| " + " | ".join(line) + " |" for line in cells]
 
 
 # --- waiting
@@ -4180,7 +4167,8 @@ PROJECT = Option("--project ID", "project, by ID or name", non_empty, env="TWOSI
                  required=True, unless_key=True, completes="projects")
 ORG = Option("--org ID", "organization, by ID or name", non_empty, env="TWOSIGNAL_ORG",
              required=True, completes="organizations")
-JUNIT = Option("--junit FILE", "also write the checks to FILE as a JUnit report", non_empty)
+JUNIT = Option("--junit FILE", "also write the checks to FILE as a JUnit report", non_empty,
+               selects=False)
 YES = Option("-y, --yes", "do not ask for confirmation")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
 COUNT, POSITIVE = whole_number(0), whole_number(1)
@@ -4391,7 +4379,7 @@ FILTER_OPTIONS = (
     Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd))
 THRESHOLD_OPTIONS = tuple(
     Option(each.option, each.help, for_evaluator(each.parse) if each.needs_scores else each.parse,
-           repeatable=each.needs_scores) for each in THRESHOLDS)
+           repeatable=each.needs_scores, selects=False) for each in THRESHOLDS)
 
 
 def trace_query(client, args) -> TraceQuery:
@@ -4462,12 +4450,13 @@ def traces_get(client, args, console):
 
 @command(
     "traces check", PROJECT, *THRESHOLD_OPTIONS,
-    Option("--min-count N", "minimum number of traces; exit 11 if fewer (default: 1)", POSITIVE),
+    Option("--min-count N", "minimum number of traces; exit 11 if fewer (default: 1)", POSITIVE,
+           selects=False),
     Option("--min-coverage SHARE", "exit 11 if a check could be measured in a smaller share of the "
            "traces, e.g. 90%", parse_share),
     EVALUATOR_FILTER, JUNIT,
     Option("-n, -L, --limit N", "check only the N most recent traces (default: all)", POSITIVE),
-    *FILTER_OPTIONS, takes_key=True,
+    *FILTER_OPTIONS, takes_key=True, is_gate=True,
     examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --min-score 0.5",
               "twosignal traces check --project ID --min-score faithfulness=0.8 --max-p95 8s "
               "--junit report.xml"))
@@ -4477,13 +4466,12 @@ def traces_check(client, args, console):
     Exit codes: 0 all checks passed, 10 a check failed, 11 not enough data.
     """
     checks = chosen_checks(args)
-    with GateReport("twosignal traces check", console, args.junit, args.output) as report:
-        needs_scores = any(threshold.needs_scores for threshold, _ in checks)
-        scan = TraceScan(client, trace_query(client, args), console, args.limit,
-                         SCORES_REQUIRED if needs_scores else None, needed=ALL)
-        gate = Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
-                    args.project, args.url)
-        report.write(gate.run())
+    needs_scores = any(threshold.needs_scores for threshold, _ in checks)
+    scan = TraceScan(client, trace_query(client, args), console, args.limit,
+                     SCORES_REQUIRED if needs_scores else None, needed=ALL)
+    gate = Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
+                args.project, args.url)
+    gate.run()
     return gate_result(gate, console)
 
 
@@ -4526,7 +4514,7 @@ def gate_result(gate, console) -> Details:
     parts = [("Checks", Listing("checks", CHECK_COLUMNS, [each.row() for each in results]))]
     parts += [(f"Worst traces: {printable(each.title)} {each.threshold_text}",
                [line + "\n" for line in each.worst_lines()]) for each in results if each.worst]
-    return Details(record, (), parts, gate.message(), conclude=conclude)
+    return Details(record, (), parts, gate.message(), conclude=conclude, checks=results)
 
 
 @command(
@@ -4535,7 +4523,7 @@ def gate_result(gate, console) -> Details:
     Option("--scored", "also wait until every enabled evaluator has scored them"),
     Option("--timeout TIME", "how long to wait, e.g. 90s (default: 5m)", parse_wait,
            name="wait_timeout"),
-    *FILTER_OPTIONS, takes_key=True,
+    *FILTER_OPTIONS, takes_key=True, is_gate=True,
     examples=("twosignal traces wait --project ID --since 10m --count 20 --scored --timeout 5m",))
 def traces_wait(client, args, console):
     """Wait until traces have arrived, and are scored.
@@ -4558,23 +4546,23 @@ def traces_wait(client, args, console):
             break
         console.status(f"{progress.found:,} of {wanted:,} traces {done}", started)
     waited = round(console.clock.monotonic() - started, 1)
-    return wait_result(progress, wanted, done, waited, console)
+    return wait_result(progress, wanted, done, waited)
 
 
-def wait_result(progress, wanted, done, waited, console) -> Details:
+def wait_result(progress, wanted, done, waited) -> Details:
     """What was found within `waited` seconds; the exit code says whether that is enough."""
     record = {"found": progress.found, "wanted": wanted, "scored": progress.scored,
               "waited_seconds": waited}
     status = f"{progress.found:,} of {wanted:,} traces {done}"
     message = f"{status} after {waited:.0f}s."
     code = 0
+    checks = ()
     if progress.found < wanted:
         message = f"Timed out after {waited:.0f}s: {status}."
         code = EXIT_CODES["NOTHING_TO_CHECK"]
         count = Threshold(f"traces {done}", format_count, is_minimum=True)
-        report_to_github([CheckResult(count, wanted, progress.found, None)],
-                         "twosignal traces wait", console)
-    return Details(record, message=message,
+        checks = [CheckResult(count, wanted, progress.found, None)]
+    return Details(record, message=message, checks=checks,
                    conclude=lambda: Outcome(progress.advice(), exit_code=code))
 
 
@@ -4808,7 +4796,7 @@ def used_of_limit(record, what) -> str:
 @command(
     "usage", ORG,
     Option("--fail-above PERCENT", "exit 10 if usage exceeds PERCENT of any plan limit, e.g. 90",
-           parse_percent), JUNIT,
+           parse_percent, selects=False), JUNIT, is_gate=True,
     examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args, console):
     """Show an organization's usage this month, and its limits."""
@@ -4822,10 +4810,8 @@ def usage(client, args, console):
     projects = Listing("projects", USAGE_COLUMNS, child_records(record, "projects"))
     result = Details(record, USAGE_FIELDS, [("Projects", projects)])
     if args.fail_above is not None:
-        checks = usage_checks(record, args.fail_above)
-        with GateReport("twosignal usage", console, args.junit, args.output) as report:
-            report.write(checks)
-        result.conclude = lambda: Outcome(failure=usage_failure(checks, args.fail_above))
+        result.checks = usage_checks(record, args.fail_above)
+        result.conclude = lambda: Outcome(failure=usage_failure(result.checks, args.fail_above))
     return result
 
 
@@ -5170,29 +5156,50 @@ def run(argv, console) -> int:
     console.json_errors = line.format in ("json", "jsonl")
     console.quiet = line.has(QUIET)
     console.debug = line.has(DEBUG)
-    chosen = line.command
-    if line.words and not chosen and not line.is_group:
-        raise unknown_command(line.words)
-    if line.has(VERSION) or line.has(HELP):
+    is_known = not line.words or line.command or line.is_group
+    if is_known and (line.has(VERSION) or line.has(HELP)):
         console.print(help_text(line.words) if line.has(HELP) else version_text())
         console.flush()
         return 0
+    handlers = handle_signals({"SIGTERM": raise_terminated, "SIGHUP": raise_terminated})
+    try:
+        with gate_report(line, console) as report:
+            if not is_known:
+                raise unknown_command(line.words)
+            return run_command(line, console, report)
+    finally:
+        handle_signals(handlers)
+
+
+def gate_report(line, console) -> GateReport:
+    """Where a command line reports its checks. Raises a usage error if that is where it prints."""
+    is_gate = line.command is not None and line.command.is_gate
+    path, output = ("".join(line.texts(option)) for option in (JUNIT, OUTPUT))
+    output = "/dev/stdout" if output in ("", "-") else output
+    if path == "-" or path != os.devnull and is_same_file(path, output):
+        raise usage_error("--junit needs a file of its own")
+    can_report = path.strip() and (is_gate or not line.command)
+    return GateReport(console, " ".join(["twosignal", *line.words]), line.selection(),
+                      path if can_report else "", is_gate)
+
+
+def run_command(line, console, report) -> int:
+    """Runs the command of a command line and returns its exit code. Raises Failure."""
     if line.error:
         raise line.error
+    chosen = line.command
     if not chosen:
         raise Failure("No command given", see_help(*line.words), "USAGE", [
             f"{each.name:18} {each.summary}" for each in visible_commands(*line.words)])
     args = Arguments(chosen, line)
     client = None if chosen.is_offline else make_client(chosen, args, console)
-    handlers = handle_signals({"SIGTERM": raise_terminated, "SIGHUP": raise_terminated})
     try:
         if args.output in (None, "-"):
-            return call_command(chosen, client, args, console)
+            return call_command(chosen, client, args, console, report)
         # A file that cannot be written is an error before anything is changed.
         with output_file(args.output) as console.file:
-            return call_command(chosen, client, args, console)
+            return call_command(chosen, client, args, console, report)
     finally:
-        handle_signals(handlers)
         if client:
             client.transport.close()
 
@@ -5219,10 +5226,11 @@ def server_url(chosen, args, clock) -> str:
     return DEFAULT_URL if isinstance(url, Failure) else url
 
 
-def call_command(chosen, client, args, console) -> int:
-    """Calls the function and prints the result; Ctrl-C is how a stream ends."""
+def call_command(chosen, client, args, console, report) -> int:
+    """Calls the function, reports and prints the result; Ctrl-C is how a stream ends."""
     try:
         result = chosen.function(client, args, console)
+        report.results = result.checks
         return print_result(select_fields(result, client, args, console), args, console)
     except (KeyboardInterrupt, Terminated) as end:
         if not chosen.is_endless:

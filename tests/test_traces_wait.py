@@ -181,8 +181,8 @@ class Waiting(TracesCase):
         result = self.wait("--tag", "v2", "--count", "3", "--timeout", "50ms", env={
             "GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": path})
         self.assertEqual(result.code, 11)
-        self.assertIn("::error title=twosignal::traces arrived: too few: measured 0, "
-                      "threshold ≥ 3\n", result.err)
+        self.assertRegex(result.err, "::error title=twosignal traces wait::traces arrived .*: "
+                         "too few: measured 0, threshold ≥ 3\n")
         self.assertIn("--timeout", result.err)
         with open(path, encoding="utf-8") as file:
             self.assertIn("| traces arrived | 0 | ≥ 3 | TOO FEW |", file.read())

@@ -525,6 +525,17 @@ def minutes_ago(minutes):
     return datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=minutes)
 
 
+def fill_four(server):
+    """Four traces: 1 to 4 s, $0.01 to $0.04, one error, two evaluators."""
+    scores = ([("faithfulness", 0.8), ("helpfulness", 0.5)], [("faithfulness", 0.9)],
+              [("helpfulness", 0.7)], [("faithfulness", 1), ("a=b", 0.6)])
+    for place, given in enumerate(scores, 1):
+        server.add_trace(name="agent %d" % place, duration_ms=1000 * place, cost=place / 100,
+                         status="ERROR" if place == 2 else "OK", created=minutes_ago(place),
+                         scores=[{"evaluatorName": name, "value": value}
+                                 for name, value in given])
+
+
 def first_look(client, args, console):
     """What traces tail shows before it waits, in place of twosignal.new_traces."""
     scan = twosignal.TraceScan(client, twosignal.trace_query(client, args), console,
