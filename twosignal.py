@@ -63,6 +63,7 @@ MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
 MAX_EXTRA_DIGITS = 15               # of a number that is shown beside another
 TAIL_FIRST_PAGES, TAIL_MEMORY = 50, 20000   # pages that tail scans first; traces it remembers
+MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 MAX_CACHED_NAMES = 10000            # field names; a server's are few, unless it means harm
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
@@ -170,6 +171,11 @@ _TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|
 _DECIMAL = r"(?a)-?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?\Z"
 _SUBSTITUTES = str.maketrans({"─": "-", "…": "...", "█": "#", "░": ".", "├": "|", "└": "`",
                               "│": "|", "≥": ">=", "≤": "<=", "→": "->"})
+# What takes two columns as a whole: a flag, or a half of one; a keycap, © or ™ with variation
+# selector 16; an emoji with that, with a skin tone, or joined with others.
+_EMOJI = "[\u2194-\u21aa\u231a-\u27bf\u2934\u2935\u2b05-\u2b55\U0001f004-\U0001faff]"
+_EMOJI_SEQUENCE = ("[\U0001f1e6-\U0001f1ff]{1,2}|[#*0-9©®‼⁉™ℹ]\ufe0f|"
+                   f"{_EMOJI}(?:[\ufe0f\U0001f3fb-\U0001f3ff]|\u200d{_EMOJI})+")
 _encoders = {}                      # (indent, ascii_only): json.JSONEncoder; a cache
 
 
@@ -215,9 +221,24 @@ def display_width(text: str) -> int:
     """Columns of a terminal that the text takes: 2 for a wide character, 0 for an accent."""
     if len(text) == len(text.encode("utf-8", "replace")):
         return len(text)            # nearly always: ASCII alone
+    from collections import Counter
+    rest, sequences = re.subn(_EMOJI_SEQUENCE, "", text)
+    return 2 * sequences + sum(_character_width(character) * times
+                               for character, times in Counter(rest).items())
+
+
+def _character_width(character) -> int:
     import unicodedata
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text
-               if unicodedata.category(character) not in ("Mn", "Me", "Cf"))
+    category = unicodedata.category(character)
+    # In decomposed Hangul, vowels and finals share the columns of the first letter.
+    is_hangul_part = "\u1160" <= character < "\u1200" or "\ud7b0" <= character < "\ud800"
+    if category in ("Mn", "Me") or is_hangul_part:
+        return 0
+    if category == "Cf":            # below U+1800 they are visible, such as the soft hyphen
+        return 1 if character < "\u1800" else 0
+    if category == "Cn":            # an emoji or ideograph that this Python does not know yet
+        return 2 if re.match("[\U0001f000-\U0001faff\U00020000-\U0003fffd]", character) else 1
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def truncate(text: str, columns: int) -> str:
@@ -225,10 +246,11 @@ def truncate(text: str, columns: int) -> str:
     if display_width(text) <= columns:
         return text
     room = columns - 1
-    for position, character in enumerate(text):
-        room -= display_width(character)
+    for match in re.finditer(_EMOJI_SEQUENCE + "|(?s:.)", text):
+        shown = match.group()
+        room -= _character_width(shown) if len(shown) == 1 else 2
         if room < 0:
-            return text[:position] + "…"
+            return text[:match.start()] + "…"
 
 
 def to_nfc(text: str) -> str:
@@ -588,10 +610,11 @@ class Column(Struct):
 
 
 class Screen:
-    """Where a result is printed: width in columns, encoding, and whether colours are shown."""
+    """Where a result is printed."""
 
-    def __init__(self, columns=80, encoding="utf-8", colour=False):
-        self.columns = columns
+    def __init__(self, columns=80, encoding="utf-8", colour=False, is_saved=False):
+        self.columns = columns          # of a terminal; None: unlimited
+        self.is_saved = is_saved        # in a file, which is read later
         self.colour = colour
         self.ascii_only = not encoding.lower().replace("_", "-").startswith("utf")
 
@@ -645,15 +668,17 @@ class Listing(Result):
         yield "[]\n" if held is None else held + "\n]\n"
 
     def table_lines(self, screen):
+        room = screen.columns or float("inf")
         widths = None
         for rows in self.batches():
-            cells = [[column.text(row) for column in self.columns] for row in rows]
+            cells = [[column.text(row, screen.is_saved) for column in self.columns]
+                     for row in rows]
             headings = [] if widths else [[column.heading for column in self.columns]]
             # The widths of the first page are kept.
-            widths = widths or _column_widths(self.columns, headings + cells, screen.columns)
-            lines = [_table_line(row, widths) for row in headings + cells]
+            widths = widths or _column_widths(self.columns, headings + cells, room)
+            lines = [_table_line(row, widths, self.columns, room) for row in headings + cells]
             if headings:
-                rule = "─" * max(map(display_width, lines))
+                rule = "─" * min(max(map(display_width, lines)), screen.columns or MAX_PADDED)
                 yield f"{lines.pop(0)}\n{rule}\n"
             for line, row in zip(lines, cells):
                 yield (_coloured(line, row) if screen.colour else line) + "\n"
@@ -663,21 +688,34 @@ class Listing(Result):
 
 def _column_widths(columns, rows, room) -> list:
     """The width of each column; an optional last one is dropped if it has no room."""
-    widths = [max(column.min_width, *map(display_width, texts))
-              for column, texts in zip(columns[:-1], zip(*rows))]
-    left = room - sum(widths) - 2 * len(widths)
-    is_dropped = columns[-1].optional and left < max(8, display_width(columns[-1].heading))
-    return widths if is_dropped else widths + [max(8, left)]
+    widths = [min(max(column.min_width, *map(display_width, texts)), MAX_PADDED)
+              for column, texts in zip(columns, zip(*rows))]
+    if columns[-1].optional and sum(widths[:-1]) + 2 * len(widths[:-1]) + MIN_CUT > room:
+        widths.pop()
+    return _fitted(widths, widths, columns, room)
 
 
-def _table_line(cells, widths) -> str:
-    """Cells side by side, two blanks apart; the last column is truncated if it does not fit."""
-    gaps = [width - display_width(cell) for cell, width in zip(cells, widths)]
-    padded = [cell + " " * gap for cell, gap in zip(cells, gaps)]
-    if len(cells) == len(widths):   # otherwise the optional column was dropped
-        excess = -sum(min(gap, 0) for gap in gaps[:-1])     # a cell of a later page is wider
-        padded[-1] = truncate(cells[-1], max(8, widths[-1] - excess))
-    return "  ".join(padded).rstrip(" ")
+def _fitted(sizes, widths, columns, room) -> list:
+    """The sizes of a row's cells, reduced until it fits: those wider than their column first."""
+    sizes = list(sizes)
+    for least in (MAX_PADDED, MIN_CUT, 4):
+        for number in reversed(range(len(sizes))):
+            excess = sum(sizes) + 2 * (len(sizes) - 1) - room
+            if excess > 0 and not columns[number].never_cut:
+                sizes[number] = max(sizes[number] - excess, min(widths[number], least))
+    return sizes
+
+
+def _table_line(cells, widths, columns, room) -> str:
+    """Cells side by side, two blanks apart; they are cut if the row does not fit."""
+    sizes = list(map(display_width, cells))
+    if sum(map(max, sizes, widths)) + 2 * (len(widths) - 1) > room:
+        limits = _fitted(map(max, sizes, widths), widths, columns, room)
+        cells = list(map(truncate, cells, limits))
+        sizes = list(map(display_width, cells))
+        widths = list(map(min, limits, widths))
+    return "  ".join([cell + " " * (width - size)
+                      for cell, size, width in zip(cells, sizes, widths)]).rstrip(" ")
 
 
 def _coloured(line, cells) -> str:
@@ -704,11 +742,12 @@ class Details(Result):
     def table_lines(self, screen):
         if self.message:
             yield self.message + "\n"
-        cells = [(field.heading + ":", field.text(self.record)) for field in self.fields]
+        cells = [(field.heading + ":", field.text(self.record, screen.is_saved))
+                 for field in self.fields]
         cells = [(heading, text) for heading, text in cells if text != "-"]
         left = max([display_width(heading) for heading, _ in cells] or [0])
         for heading, text in cells:
-            yield f"{heading.ljust(left)}  {text}\n"
+            yield f"{heading}{' ' * (left - display_width(heading))}  {text}\n"
         for title, part in self.parts:
             yield f"\n{title}\n"
             yield from part.table_lines(screen) if isinstance(part, Listing) else part
@@ -2707,12 +2746,12 @@ class Console:
     def print(self, text):
         """Prints output. Raises Failure on a write error, BrokenPipeError if nobody reads."""
         self.has_printed = True
+        if self._progress and is_terminal(self.stdout):
+            self.clear_progress()
         if self.file is not None:
             return self.file.write(text.encode("utf-8"))
         if self.stdout is None:
             return
-        if self._progress and self.stdout.isatty():
-            self.clear_progress()
         self._guarded(self.stdout.write, encodable(text, self.stdout.encoding or "utf-8"))
 
     def flush(self):
@@ -2775,13 +2814,20 @@ class Console:
         return failure.exit_code
 
     def progress(self, text, since):
-        """Shows on a terminal how far something is, from a second after `since` (monotonic) on."""
-        if not self.quiet and is_terminal(self.stderr) and self.clock.monotonic() - since >= 1:
+        """Shows how far something is, from a second after `since` (monotonic) on."""
+        if not self.quiet and self._can_erase() and self.clock.monotonic() - since >= 1:
             self._show_progress(text)
 
+    def _can_erase(self) -> bool:
+        """Whether a line on stderr can be erased before a row appears: a pipe's reader prints any
+        time to the same terminal, as in `twosignal traces tail | grep ERROR`.
+        """
+        return is_terminal(self.stderr) and (is_terminal(self.stdout) or isinstance(
+            self.file, AtomicFile) or is_regular_file(self.stdout))
+
     def status(self, text, since):
-        """Progress of what may take minutes: without a terminal, each change is a remark."""
-        if is_terminal(self.stderr):
+        """Progress of what may take minutes: if none can be shown, each change is a remark."""
+        if self._can_erase():
             self.progress(f"{text}, {int(self.clock.monotonic() - since)} s", since)
         else:
             self.tell_once(text + ".", "status")
@@ -2860,10 +2906,10 @@ class Console:
 
     def screen(self, plain=False) -> Screen:
         """Where output goes; plain: without colours."""
+        if self.file is not None:
+            return Screen(None, is_saved=True)
         width = re.match(r"[1-9][0-9]{0,3}\Z", os.environ.get("COLUMNS", ""))
         columns = int(width.group()) if width else terminal_columns(self.stdout)
-        if self.file is not None:
-            return Screen(columns)
         shows_colour = (is_terminal(self.stdout) and not plain and not os.environ.get("NO_COLOR")
                         and os.environ.get("TERM") != "dumb")
         return Screen(columns, getattr(self.stdout, "encoding", None) or "utf-8", shows_colour)
@@ -2873,8 +2919,17 @@ def is_terminal(stream) -> bool:
     return stream is not None and stream.isatty()
 
 
-def terminal_columns(stream) -> int:
-    """The width of a terminal; 80 if the stream is none."""
+def is_regular_file(stream) -> bool:
+    try:
+        return os.path.isfile(stream.fileno())
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def terminal_columns(stream):
+    """The width of a terminal, 80 if it is not known; None if the stream is no terminal."""
+    if not is_terminal(stream):
+        return None
     try:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except (AttributeError, OSError, ValueError):

@@ -280,6 +280,43 @@ class Progress(TracesCase):
                  if stream == "err"]
         self.assertEqual(texts, ["\r100 tr…", "\r" + " " * 7 + "\r"])
 
+    @posix
+    def test_progress_is_shown_only_where_it_can_be_erased(self):
+        """What reads a pipe prints to the same terminal. A status is a remark then."""
+        reader, pipe = os.pipe()
+        self.addCleanup(os.close, reader)
+        self.addCleanup(os.close, pipe)
+        file = self.enter(open(self.path("rows"), "w", encoding="utf-8"))
+        saved = twosignal.AtomicFile(self.path("saved"))
+        device = twosignal.Device("/dev/fd/%d" % pipe, "")
+        out = {"terminal": NotedStream("out", []), "file": file, "nothing": None,
+               "pipe": self.enter(open(pipe, "w", encoding="utf-8", closefd=False))}
+        for stdout, target, err_is_terminal, is_shown in (
+                ("terminal", None, True, True), ("file", None, True, True),
+                ("pipe", None, True, False), ("nothing", None, True, False),
+                ("terminal", None, False, False), ("file", None, False, False),
+                ("pipe", None, False, False), ("pipe", saved, True, True),
+                ("terminal", saved, True, True), ("pipe", saved, False, False),
+                ("pipe", device, True, False)):
+            with self.subTest(stdout=stdout, target=target, err_is_terminal=err_is_terminal):
+                stderr = NotedStream("err", []) if err_is_terminal else io.StringIO()
+                console = twosignal.Console((None, out[stdout], stderr), RushingClock())
+                console.file = target
+                console.progress("100 traces", console.clock.monotonic())
+                self.assertEqual(stderr.getvalue(), "\r100 traces" if is_shown else "")
+                console.clear_progress()
+                stderr.truncate(stderr.seek(0))
+                for _ in range(2):
+                    console.status("0 of 2 traces arrived", console.clock.monotonic())
+                console.clear_progress()
+                console.status("1 of 2 traces arrived", console.clock.monotonic())
+                if is_shown:
+                    self.assertRegex(stderr.getvalue(), r"\A\r0 of 2 traces arrived, \d s *\r")
+                    self.assertNotIn("\n", stderr.getvalue())
+                else:
+                    self.assertEqual(stderr.getvalue(),
+                                     "0 of 2 traces arrived.\n1 of 2 traces arrived.\n")
+
     def test_progress_on_a_terminal(self):
         self.add(110)
         path = self.path("out")

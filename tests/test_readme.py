@@ -525,7 +525,7 @@ class SampleOutput(ServerCase):
         block, = [body for body in blocks(read(README), "console") if words in body]
         command, _, expected = block.partition("\n")
         arguments, = call_lines(command)
-        result = self.cli(*arguments)
+        result = self.cli(*arguments, columns=80)
         self.assertEqual((result.out, result.code), (expected, code), result)
 
     def test_list(self):

@@ -70,14 +70,62 @@ class TableLayout(unittest.TestCase):
         self.assertIn("Name", wide.splitlines()[0])
         self.assertIn("support-agent", wide)
 
-    def test_only_the_last_column_is_truncated(self):
-        rows = [{"id": "x" * 100, "name": "y" * 100}]
-        columns = (Column("ID", "id"), Column("Name", "name"))
-        shown = table(listing(rows, columns), columns=80).splitlines()[2]
-        self.assertTrue(shown.startswith("x" * 100 + "  yyy"))
-        self.assertTrue(shown.endswith("…"))
-        shown = table(listing([{"id": "x", "name": "東" * 100}], columns), columns=80)
-        self.assertTrue(all(twosignal.display_width(line) <= 80 for line in shown.splitlines()))
+    COLUMNS = (Column("ID", "id", never_cut=True), Column("One", "one"), Column("Two", "two"))
+
+    def test_the_last_column_is_cut_first_and_an_id_never(self):
+        row = {"id": "i" * 30, "one": "1" * 20, "two": "2" * 20}
+        for room, shown in ((74, "i" * 30 + "  " + "1" * 20 + "  " + "2" * 20),
+                            (70, "i" * 30 + "  " + "1" * 20 + "  " + "2" * 15 + "…"),
+                            (62, "i" * 30 + "  " + "1" * 20 + "  2222222…"),
+                            (60, "i" * 30 + "  " + "1" * 17 + "…  2222222…"),
+                            (50, "i" * 30 + "  1111111…  2222222…"),
+                            (42, "i" * 30 + "  111…  222…"), (9, "i" * 30 + "  111…  222…")):
+            lines = table(listing([row], self.COLUMNS), columns=room).splitlines()
+            self.assertEqual(lines[2], shown)
+            self.assertEqual(len(lines[1]), min(room, len(shown)))
+        row["two"] = "東" * 100
+        shown = table(listing([row], self.COLUMNS), columns=79).splitlines()[2]
+        self.assertEqual(twosignal.display_width(shown), 79)
+
+    def test_an_id_is_never_cut_wherever_it_stands(self):
+        rows = [{"name": "n" * 70, "trace_id": "i" * 36, "scores": [{"id": "s" * 36}]}]
+        for room in (20, 60, 100):
+            result = twosignal.only_fields(listing(rows), ["name", "trace_id", "scores.0.id"],
+                                           self.fail)
+            row = table(result, columns=room).splitlines()[2]
+            self.assertIn("…  " + "i" * 36 + "  " + "s" * 36, row)
+
+    def test_without_a_terminal_nothing_is_cut(self):
+        rows = [dict(TRACES[0], name="n" * 1000)] + TRACES[1:]
+        lines = table(listing(rows), columns=None).splitlines()
+        self.assertEqual(lines[2].split()[-1], "n" * 1000)
+        self.assertEqual(len(lines[1]), 200)
+
+    def test_one_huge_cell_does_not_fill_the_other_rows_with_blanks(self):
+        rows = [{"id": "a", "one": "1" * 5000, "two": "2"}, {"id": "b", "one": "1", "two": "2"}]
+        lines = table(listing(rows, self.COLUMNS), columns=None).splitlines()
+        self.assertEqual(lines[2:], ["a   " + "1" * 5000 + "  2", "b   1" + " " * 201 + "2"])
+
+    def test_a_wider_cell_of_a_later_page(self):
+        """It moves what follows it in its row; on a terminal the row still fits."""
+        rows = [{"id": "a", "one": "1" * 10, "two": "2" * 20}] * 100
+        rows += [{"id": "b" * 5, "one": "1" * 30, "two": "2" * 20}]
+        for room, shown in ((None, "bbbbb  " + "1" * 30 + "  " + "2" * 20),
+                            (40, "bbbbb  " + "1" * 10 + "…  " + "2" * 20),
+                            (25, "bbbbb  " + "1" * 7 + "…  " + "2" * 7 + "…"),
+                            (18, "bbbbb  1111…  222…")):
+            lines = table(listing(rows, self.COLUMNS), columns=room).splitlines()
+            self.assertEqual(lines[-1], shown)
+            if room is None:
+                self.assertEqual(lines[2], "a   " + "1" * 10 + "  " + "2" * 20)
+
+    def test_times_of_a_saved_page_are_absolute(self):
+        columns = (twosignal.CREATED, Column("Cost", "cost_usd", twosignal.format_cost))
+        row = {"created_at": ago(minutes=2, seconds=20), "cost_usd": 0.5}
+        for result in (listing([row], columns), Details(row, columns)):
+            self.assertIn("2 min ago", table(result))
+            self.assertIn(row["created_at"], table(result, is_saved=True))
+            self.assertIn("$0.50", table(result, is_saved=True))
 
     def test_columns_line_up_without_trailing_blanks(self):
         seed = random.SystemRandom().randrange(2 ** 32)
@@ -93,7 +141,7 @@ class TableLayout(unittest.TestCase):
         room = dice.randrange(20, 200)
         lines = table(listing(rows, columns), columns=room).splitlines()
         self.assertEqual(len(lines), len(rows) + 2)
-        for mark, heading in (("2>", "Two"), ("3>", "Three")):
+        for mark, heading in (("2>", "Tw"), ("3>", "Thr")):
             places = {column_of(line, mark) for line in lines[2:]}
             self.assertEqual(places, {column_of(lines[0], heading)})
         self.assertEqual(set(lines[1]), {"─"})
@@ -101,6 +149,7 @@ class TableLayout(unittest.TestCase):
         self.assertEqual(len(lines[1]), max(widths))
         for line in lines:
             self.assertEqual(line, line.rstrip())
+            self.assertLessEqual(twosignal.display_width(line), room)
             self.assertNotIn("\x1b", line)
 
     def test_rows_are_printed_as_they_come(self):
@@ -267,7 +316,7 @@ class CommandTables(CommandCase):
         for command, pattern in self.shown.items():
             with self.subTest(command=command):
                 argv = self.argv(command)
-                result = self.assertOk(self.cli(*argv), err="")
+                result = self.assertOk(self.cli(*argv, columns=120), err="")
                 self.assertRegex(result.out, pattern)
                 self.assertTrue(result.out.endswith("\n"))
                 for line in result.lines:
@@ -283,6 +332,40 @@ class CommandTables(CommandCase):
                 self.assertEqual(set(rule), {"─"})
                 self.assertEqual([row.split("  ")[0] for row in rows],
                                  [record["id"] for record in records])
+
+    def test_ids_are_whole_on_any_terminal(self):
+        for command in LISTS:
+            for room in (20, 50, 79):
+                with self.subTest(command=command, room=room):
+                    out = self.cli(*command.split(), columns=room).out
+                    for record in self.records(command):
+                        self.assertIn(record["id"], out)
+        out = self.assertOk(self.cli("traces", "list", "--fields", "name,id", columns=40)).out
+        for trace in self.server.traces:
+            self.assertIn(trace, out)
+
+    def test_nothing_is_cut_and_no_column_left_out_in_a_pipe_or_a_file(self):
+        self.server.add_key(project=self.server.project, name="k" * 300)
+        name = "support agent " * 20
+        path = self.path("out.txt")
+        result = self.traces_from(wire_trace(name=name))
+        self.assertEqual(result.lines[0].split()[-1], "Name")
+        self.assertTrue(result.lines[2].endswith(name.strip()), result)
+        self.assertIn("k" * 300 + "\n", self.assertOk(self.cli("api-keys", "list")).out)
+        self.traces_from(wire_trace(name=name), args=("-o", path), columns=40)
+        with open(path, encoding="utf-8") as file:
+            self.assertIn(name.strip(), file.read())
+
+    def test_times_in_a_file_are_absolute(self):
+        """It is read later; -o - is not a file."""
+        path = self.path("out.txt")
+        created = ago(minutes=2, seconds=20)
+        trace = wire_trace(createdAt=created)
+        self.assertIn("  2 min ago  ", self.traces_from(trace).out)
+        self.assertIn("  2 min ago  ", self.traces_from(trace, args=("-o", "-")).out)
+        self.traces_from(trace, args=("-o", path))
+        with open(path, encoding="utf-8") as file:
+            self.assertIn("  %sZ  " % created[:19], file.read())
 
     def test_a_trace_shows_spans_as_a_tree_and_its_scores(self):
         trace = wire_trace(spans=[

@@ -108,12 +108,39 @@ class Widths(SeededCase):
                               ("😀", 2), ("한글", 4), ("─", 1), ("ﾊ", 1), ("Ａ", 2)):
             self.assertEqual(twosignal.display_width(text), columns, text)
 
+    def test_what_a_terminal_shows_as_one_character(self):
+        """The same with each Python, whatever its version of Unicode."""
+        for text, columns in (
+                ("\u1112\u1161\u11ab\u1100\u116e\u11a8", 4),      # decomposed Hangul
+                ("\u1100\ud7b0\ud7cb", 2), ("e\u0301\u0308\u20dd", 1), ("か\u3099", 2),
+                ("⚠\ufe0f", 2), ("✈\ufe0f", 2), ("❤\ufe0f", 2), ("1\ufe0f\u20e3", 2),
+                ("©\ufe0f", 2), ("⚠", 1), ("a\ufe0f", 1), ("1\u20e3", 1),
+                ("👍🏽", 2), ("☝🏽", 2), ("🏽", 2), ("a🏽", 3),
+                ("👨\u200d👩\u200d👧", 2), ("🏳\ufe0f\u200d🌈", 2), ("🤦🏽\u200d♀\ufe0f", 2),
+                ("❤\ufe0f\u200d🔥", 2), ("👩🏻\u200d🤝\u200d👨🏿", 2), ("a\u200db", 2),
+                ("🇩🇪", 2), ("🇩🇪🇫🇷", 4), ("🇩", 2),
+                ("\U0001f9ff", 2), ("\U0001fae8", 2), ("\U0001fabf", 2), ("\U00031350", 2),
+                ("soft\xadhyphen", 11), ("\u200b\u2060", 0), ("…─→", 3)):
+            self.assertEqual(twosignal.display_width(text), columns, ascii(text))
+            self.assertEqual(twosignal.display_width(text + "x" + text), 2 * columns + 1)
+
+    def test_no_sequence_is_cut_in_the_middle(self):
+        parts = ["👨\u200d👩\u200d👧", "🇩🇪", "⚠\ufe0f", "👍🏽", "1\ufe0f\u20e3", "e\u0301\u0308",
+                 "\u1112\u1161\u11ab", "東", "x"]
+
+        def check(dice):
+            chosen = [dice.choice(parts) for _ in range(dice.randrange(1, 30))]
+            shown = twosignal.truncate("".join(chosen), dice.randrange(1, 20))
+            self.assertIn(shown.rstrip("…"), ["".join(chosen[:end])
+                                              for end in range(len(chosen) + 1)])
+        self.each(check, 300)
+
     def test_widths_add_up(self):
         def check(dice):
             one = twosignal.printable(random_text(dice))
             other = twosignal.printable(random_text(dice))
-            self.assertEqual(twosignal.display_width(one + other),
-                             twosignal.display_width(one) + twosignal.display_width(other))
+            self.assertEqual(twosignal.display_width(one + "x" + other),
+                             twosignal.display_width(one) + 1 + twosignal.display_width(other))
         self.each(check, 300)
 
     def test_truncated_text_fits_and_ends_with_an_ellipsis(self):
