@@ -1394,7 +1394,7 @@ class Transport:
         self.until = float("inf")       # time.monotonic() at which all has to end; callers set it
         self.requested_pause = None     # seconds: the last response's Retry-After, or None
         self.start_time = clock.time()  # Unix seconds, by the server's clock if this one is wrong
-        self._started = clock.monotonic()   # None once start_time has been compared with that
+        self._started = clock.monotonic()   # or None: start_time has been compared with that clock
         self._connections = Connections(ca_cert)
 
     def deadline(self, seconds=None) -> float:
@@ -1480,25 +1480,24 @@ class Transport:
             raise failure
         took = (self.clock.monotonic() - started) * 1000
         self._log(request, f"{response.status}, {len(response.body)} bytes, {took:.0f} ms")
-        self._compare_clocks(response, started)
+        self._compare_clocks(response)
         return response
 
-    def _compare_clocks(self, response, requested):
-        """Corrects start_time by a response's Date, once; requested: a time.monotonic()."""
+    def _compare_clocks(self, response):
+        """Corrects start_time by the Date of the first response that has one, with a warning."""
         date = parse_http_date(response.headers.get("Date"))
-        now = self.clock.monotonic()
-        is_recent = "Age" not in response.headers and now - requested < MAX_CLOCK_DIFFERENCE / 2
-        if self._started is None or date is None or not is_recent:
+        if self._started is None or date is None or "Age" in response.headers:  # a cached copy
             return
-        ahead = self.start_time - (date - (now - self._started))    # by monotonic(): time() jumps
+        elapsed = self.clock.monotonic() - self._started    # time() may have jumped meanwhile
         self._started = None
+        ahead = self.start_time - (date - elapsed)
         if abs(ahead) > MAX_CLOCK_DIFFERENCE:
             self.start_time -= ahead
             unit, length = ("minute", MINUTE) if abs(ahead) < 100 * MINUTE else ("hour", HOUR)
-            self.tell("Warning: this machine's clock is "
-                      f"{counted(round(abs(ahead) / length), unit)} "
-                      f"{'ahead of' if ahead > 0 else 'behind'} the server's, which is used for "
-                      "relative times such as --since 5m.")
+            difference = counted(round(abs(ahead) / length), unit)
+            side = "ahead of" if ahead > 0 else "behind"
+            self.tell(f"Warning: this machine's clock is {difference} {side} the server's, which "
+                      "is used for relative times such as --since 5m.")
 
     def _log(self, request, outcome):
         if self.log:

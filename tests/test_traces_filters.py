@@ -8,7 +8,7 @@ from unittest import mock
 import standin
 import twosignal
 from tools import (DIALECTS, ShortClock, Steps, TestConsole, TracesCase, WrongClock, fails_from,
-                   full, kept_signals, minutes_ago, procedure_inputs, replaced_environment,
+                   full, kept_signals, minutes_ago, nothing, procedure_inputs, replaced_environment,
                    requests_of)
 
 FILTERS = ("status", "name", "search", "tags", "startDate", "endDate")
@@ -363,6 +363,29 @@ class WrongClocks(TracesCase):
         self.assertEqual((found, asked, err), (["-100", "1", "4"], 1, ""))
         self.server.take_fault = take
 
+    def test_the_first_answer_decides(self):
+        """Row 55: the times stay as they are while a command polls, whatever a later Date says."""
+        def go_wrong():
+            self.server.date = -self.HOURS
+
+        result = self.assertOk(self.traces("tail", "--since", "5m", "--format", "jsonl",
+                                           naps=Steps(go_wrong, nothing)), err="\n")
+        self.assertEqual(len(result.lines), 3)
+        starts = {given["startDate"] for given in procedure_inputs(self.server, "trace.list")}
+        self.assertEqual(len(starts), 1)
+
+    def test_fractions_of_a_millisecond(self):
+        """The server is asked in milliseconds, so what it returns has to match."""
+        self.server.date = None
+        now = 1.7e9
+        self.server.add_trace(name="edge", created=twosignal.wire_timestamp(now - 300))
+        clock = ShortClock()
+        for fraction in (0, 0.0004):
+            clock.time = iter([now + fraction] * 9).__next__
+            found, _, err = self.run_with(clock, self.COMMANDS[0], "--since", "5m", "--until",
+                                          "2024-01-01")
+            self.assertEqual((found, err), (["edge"], ""))
+
     def test_the_warning(self):
         """Row 55: told by every command, in words, unless --quiet is given."""
         for date, words in ((600, "10 minutes behind"), (-125, "2 minutes ahead of"),
@@ -378,13 +401,14 @@ class WrongClocks(TracesCase):
 
     def test_times_of_both_kinds(self):
         """Row 55: whether --since is before --until is decided by the server's clock."""
-        fixed = minutes_ago(3).strftime("%Y-%m-%dT%H:%M:%SZ")
+        five, three = (minutes_ago(minutes).strftime("%Y-%m-%dT%H:%M:%SZ") for minutes in (5, 3))
         for ahead in (self.HOURS, -self.HOURS):
             for key in (False, True):
-                with self.subTest(ahead=ahead, key=key):
-                    found, _, _ = self.run_with(WrongClock(ahead), self.COMMANDS[0], "--since",
-                                                "5m", "--until", fixed, key=key)
-                    self.assertEqual(found, ["4"])
+                for since, until in (("5m", three), (five, "3m")):
+                    with self.subTest(ahead=ahead, key=key, since=since, until=until):
+                        found, _, _ = self.run_with(WrongClock(ahead), self.COMMANDS[0], "--since",
+                                                    since, "--until", until, key=key)
+                        self.assertEqual(found, ["4"])
         self.assertFails(self.list("--since", "1h", "--until", "2026-03-14"), 2,
                          "--since is not before --until")
 
