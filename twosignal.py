@@ -96,6 +96,7 @@ class Failure(Exception):
         self.hint = hint                    # the way out, in full sentences, or ""
         self.code = code                    # a key of EXIT_CODES, or the server's own code
         self.problems = list(problems)      # further lines, one each
+        self.is_retryable = False           # another try may succeed
 
     @property
     def exit_code(self) -> int:
@@ -104,6 +105,10 @@ class Failure(Exception):
 
 class TransientFailure(Failure):
     """No usable response, or a lock that is taken: it says nothing about the session."""
+
+    def __init__(self, message, hint, code="CONNECTION_FAILED", is_retryable=True):
+        super().__init__(message, hint, code)
+        self.is_retryable = is_retryable
 
 
 class MissingProcedure(Failure):
@@ -1465,7 +1470,8 @@ class Transport:
             if request.method != "GET" or not is_same_origin:
                 server = "/".join(target.split("/")[:3])
                 raise TransientFailure(f"The server redirects to {server}",
-                                       f"If that is right, use --url {server}.", "REDIRECTED")
+                                       f"If that is right, use --url {server}.", "REDIRECTED",
+                                       is_retryable=False)
             request.url = target.partition("#")[0]
         raise protocol_error("The server redirects in circles")
 
@@ -1798,11 +1804,7 @@ class ProxyRefused(OSError):
 
 
 class RequestError(TransientFailure):
-    """No response arrived; is_retryable: it may succeed if the request is sent again."""
-
-    def __init__(self, message, hint, code="CONNECTION_FAILED", is_retryable=True):
-        super().__init__(message, hint, code)
-        self.is_retryable = is_retryable
+    """No response arrived."""
 
 
 def request_error(error, request) -> RequestError:
@@ -1821,7 +1823,8 @@ def request_error(error, request) -> RequestError:
             ((socket.timeout, TimeoutError), f"No response from {place} in time",
              "Try again, or allow more time with --timeout SECONDS.", "TIMED_OUT"),
             (ProxyRefused, f"The proxy refused the connection to {host}: {error}", hint),
-            ((socket.gaierror, UnicodeError), f"Cannot resolve the host {place}", hint),
+            (socket.gaierror, f"Cannot resolve the host {place}", hint),
+            (UnicodeError, f"{place} is not the name of a host", hint, "CONNECTION_FAILED", False),
             (ResponseTooLarge, f"The response of {place} is too large",
              "Request less, for example with --limit.", "BAD_ANSWER", False),
             (http.client.IncompleteRead, f"The response of {place} was cut short", hint),
@@ -1854,18 +1857,19 @@ def tls_context(ca_cert=None):
 
 
 def tls_error(error, host) -> RequestError:
-    """What an ssl error means. No retry makes a certificate better."""
+    """What an ssl error means. No retry makes a certificate better, or a server speak TLS."""
     import ssl
     reason = getattr(error, "reason", None)             # OpenSSL's name for it, not a text
     is_untrusted = isinstance(error, ssl.CertificateError) or reason == "CERTIFICATE_VERIFY_FAILED"
+    speaks_no_tls = reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
     cause, hint = os_reason(error), "Check the server's TLS settings."
     if is_untrusted:
         cause, hint = certificate_cause(error)
-    elif reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"):
+    elif speaks_no_tls:
         cause = "it does not speak TLS"
         hint = "If it is a plain HTTP server, use an http:// address."
     return RequestError(f"No secure connection to {host}: {cause}", hint,
-                        is_retryable=not is_untrusted)
+                        is_retryable=not (is_untrusted or speaks_no_tls))
 
 
 _UNVERIFIED, _WRONG_HOST = 21, 62
@@ -2765,6 +2769,19 @@ class Console:
             if isinstance(error, BrokenPipeError):
                 raise
             raise Failure(f"Cannot write the output: {os_reason(error)}", "Free some space.")
+
+    def require_reader(self):
+        """Raises BrokenPipeError if the reader of stdout has gone away, without writing to it."""
+        import select
+        if self.file is not None or not hasattr(select, "poll") or is_terminal(self.stdout):
+            return
+        poll = select.poll()
+        try:
+            poll.register(self.stdout, 0)               # errors are always reported
+        except (TypeError, OSError, ValueError):        # no file is behind the stream
+            return
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+            raise BrokenPipeError
 
     def tell(self, text):
         """Prints a remark, a line on stderr, unless --quiet is given."""
@@ -4076,56 +4093,88 @@ class WaitProgress(Struct):
     console: Console
     find_query: object              # returns the TraceQuery; it may ask the server for IDs
     wanted: int                     # traces
-    scored: bool                    # only those that every enabled evaluator has scored
+    scored: bool                    # only those that the evaluators have scored
+    named: list                     # the evaluators, if not all: see awaited_evaluators
     # The state so far:
-    found = 0                       # traces, at most `wanted`
-    missing = frozenset()           # evaluators that lack a score
-    query = scan = evaluators = None
+    found = None                    # traces, at most `wanted`; None: the server never answered
+    query = evaluators = None
+
+    def wait(self, timeout):
+        """Polls for so many seconds. Returns the last poll's Failure, or None; may raise one."""
+        clock, transport = self.console.clock, self.client.transport
+        self.missing = {}           # evaluator: how many of the newest traces it has not scored
+        self.lacking = {}           # ID of a trace: the evaluators that have not scored it
+        self.started = clock.monotonic()
+        transport.until = self.started + timeout + 1    # the last poll begins a second earlier
+        failure = None
+        for _ in polls(transport, self.started + timeout):
+            error = result_or_failure(self.poll)
+            if error and not error.is_retryable:
+                raise error         # no later poll can change it
+            is_over = clock.monotonic() >= transport.until
+            is_cut = is_over and error and error.code == "TIMED_OUT" and self.found is not None
+            failure = failure if is_cut else error      # cut short, it says nothing new
+            if is_over or self.found == self.wanted:
+                break
+            self.console.tell_once(f"{error.message}. Trying again." if error else "")
+            if self.found is not None:
+                self.console.status(self.status(), self.started)
+        return failure
+
+    def status(self) -> str:
+        return f"{self.found:,} of {self.wanted:,} traces {'scored' if self.scored else 'arrived'}"
 
     def poll(self):
         """Asks the server once. Raises Failure; what was found before stays."""
         self.query = self.query or self.find_query()
-        self.scan = TraceScan(self.client, self.query, self.console, needed=self.wanted)
-        if not self.scored:
-            self.scan.limit = self.wanted
-            self.found = sum(map(len, self.scan.pages()))
-            return
-        if self.evaluators is None:
-            self.evaluators = enabled_evaluators(self.client, self.query.project)
-            self.scored_ids = set()
-        self.scan.scores = SCORES_REQUIRED
-        self.missing = set()
+        if self.scored and self.evaluators is None:
+            self.evaluators = awaited_evaluators(self.client, self.query.project, self.named,
+                                                 self.console)
+        self.scan = TraceScan(self.client, self.query, self.console, needed=self.wanted,
+                              limit=None if self.scored else self.wanted,
+                              scores=SCORES_REQUIRED if self.scored else None)
+        newest = []
         for pairs in self.scan.pages():
-            # The scores of those that have been counted are not asked for again.
-            new = [pair for pair in pairs if str(pair[1]["id"]) not in self.scored_ids]
-            for trace in self.scan.records(new):
-                names = {str(score.get("evaluator")) for score in trace["scores"]}
-                self.missing |= self.evaluators - names
-                if self.evaluators <= names:
-                    self.scored_ids.add(str(trace["id"]))
-            self.found = min(len(self.scored_ids), self.wanted)
+            newest += [str(record["id"]) for _, record in pairs]
+            # The scores of a trace that lacks none are not asked for again.
+            for trace in self.scan.records([
+                    pair for pair in pairs if self.lacking.get(str(pair[1]["id"]), True)]):
+                names = {str(score.get("evaluator")) for score in child_records(trace, "scores")}
+                self.lacking[str(trace["id"])] = (self.evaluators or set()) - names
+            done = sum(not self.lacking[each] for each in newest)
+            self.found = min(self.wanted, max(done, self.found or 0))
             if self.found == self.wanted:
+                newest = []         # nothing is missing
                 break
+        names = [name for each in newest[:self.wanted] for name in self.lacking[each]]
+        self.missing = {name: names.count(name) for name in sorted(set(names))}
 
     def advice(self) -> str:
         """How many traces were scanned; after a timeout, what is missing and what to check."""
-        remarks = [self.scan.scan_remark()] if self.scan else []
+        remarks = [self.scan.scan_remark()]
         if self.found < self.wanted:
-            names = ", ".join(map(printable, sorted(self.missing)))
-            remarks += [f"Still waiting for scores from: {names}." if names else "",
+            missing = ", ".join(f"{name} ({counted(count, 'trace')})"
+                                for name, count in self.missing.items())
+            remarks += [f"Still waiting for scores from: {missing}." if missing else "",
                      "Check --project, --since and --tag, or allow more time with --timeout."]
         return " ".join(filter(None, remarks))
 
 
-def enabled_evaluators(client, project) -> set:
-    """The names of a project's enabled evaluators. Raises Failure if there are none."""
+def awaited_evaluators(client, project, named, console) -> set:
+    """The names of the evaluators to wait for. Raises Failure if there are none."""
     if client.key:
         raise key_cannot("read evaluators or scores")
-    rows = client.rows("evaluator.list", {"projectId": project})
-    names = {str(row.get("name")) for row in rows if row.get("enabled") is True}
+    enabled = [row for row in client.rows("evaluator.list", {"projectId": project})
+               if row.get("enabled") is True]
+    for name in sorted(set(named) - {str(row.get("name")) for row in enabled}):
+        console.tell(f"No evaluator named '{name}' is enabled: waiting for scores that are posted "
+                     "under that name.")
+    # An evaluator of the type CUSTOM scores only when the user's own code posts a score.
+    names = set(named) or {str(row.get("name")) for row in enabled if row.get("type") != "CUSTOM"}
     if not names:
-        raise Failure("No evaluator of this project is enabled: nothing will be scored",
-                      "See 'twosignal evaluators list'.", "NOTHING_TO_CHECK")
+        only = " except CUSTOM ones" if enabled else ""
+        raise Failure(f"No evaluator of this project is enabled{only}: nothing will be scored",
+                      "Enable one, or name those to wait for with --evaluator.", "NOTHING_TO_CHECK")
     return names
 
 
@@ -4574,7 +4623,8 @@ def gate_result(gate, console) -> Details:
 @command(
     "traces wait", PROJECT,
     Option("--count N", "number of matching traces to wait for (default: 1)", POSITIVE),
-    Option("--scored", "also wait until every enabled evaluator has scored them"),
+    Option("--scored", "also wait until every enabled evaluator has scored them, except CUSTOM"),
+    EVALUATOR_FILTER,
     Option("--timeout TIME", "how long to wait, e.g. 90s (default: 5m)", parse_wait,
            name="wait_timeout"),
     *FILTER_OPTIONS, takes_key=True, is_gate=True,
@@ -4582,42 +4632,37 @@ def gate_result(gate, console) -> Details:
 def traces_wait(client, args, console):
     """Wait until traces have arrived, and are scored.
 
-    Exit codes: 0 condition met, 11 timed out.
+    Exit codes: 0 condition met, 11 timed out, 3 to 8 if the server could not be asked.
     """
-    wanted = args.count or 1
-    done = "scored" if args.scored else "arrived"
-    progress = WaitProgress(client, console, lambda: trace_query(client, args), wanted, args.scored)
-    started = console.clock.monotonic()
-    deadline = started + (args.wait_timeout or DEFAULT_WAIT)
-    client.transport.until = deadline + 1       # the last poll begins at the deadline
-    for _ in polls(client.transport, deadline):
-        try:
-            progress.poll()
-            console.tell_once("")
-        except TransientFailure as failure:
-            console.tell_once(f"{failure.message}. Trying again.")
-        if progress.found == wanted:
-            break
-        console.status(f"{progress.found:,} of {wanted:,} traces {done}", started)
-    waited = round(console.clock.monotonic() - started, 1)
-    return wait_result(progress, wanted, done, waited)
+    if args.evaluator and not args.scored:
+        raise usage_error("--evaluator requires --scored")
+    progress = WaitProgress(client, console, lambda: trace_query(client, args), args.count or 1,
+                            args.scored, args.evaluator or [])
+    return wait_result(progress, progress.wait(args.wait_timeout or DEFAULT_WAIT))
 
 
-def wait_result(progress, wanted, done, waited) -> Details:
-    """What was found within `waited` seconds; the exit code says whether that is enough."""
-    record = {"found": progress.found, "wanted": wanted, "scored": progress.scored,
+def wait_result(progress, failure) -> Details:
+    """What was found; after a failure, nothing is known, and its exit code ends the command."""
+    waited = round(progress.console.clock.monotonic() - progress.started, 1)
+    record = {"found": None if failure else progress.found, "wanted": progress.wanted,
+              "scored": progress.scored, "missing": None if failure else progress.missing,
               "waited_seconds": waited}
-    status = f"{progress.found:,} of {wanted:,} traces {done}"
-    message = f"{status} after {waited:.0f}s."
+    message = "" if failure else f"{progress.status()} after {waited:.0f}s."
     code = 0
     checks = ()
-    if progress.found < wanted:
-        message = f"Timed out after {waited:.0f}s: {status}."
+
+    def conclude():
+        if failure:
+            raise failure
+        return Outcome(progress.advice(), exit_code=code)
+
+    if not failure and progress.found < progress.wanted:
+        message = f"Timed out after {waited:.0f}s: {progress.status()}."
         code = EXIT_CODES["NOTHING_TO_CHECK"]
-        count = Threshold(f"traces {done}", format_count, is_minimum=True)
-        checks = [CheckResult(count, wanted, progress.found, None)]
-    return Details(record, message=message, checks=checks,
-                   conclude=lambda: Outcome(progress.advice(), exit_code=code))
+        count = Threshold(f"traces {'scored' if progress.scored else 'arrived'}", format_count,
+                          is_minimum=True)
+        checks = [CheckResult(count, progress.wanted, progress.found, None)]
+    return Details(record, message=message, checks=checks, conclude=conclude)
 
 
 @command(
@@ -4643,6 +4688,7 @@ def new_traces(client, args, console):
     while True:
         console.progress("Waiting for new traces; press Ctrl-C to stop", started)
         console.clock.sleep(pause)
+        console.require_reader()
         try:
             traces = tail.poll()
         except Failure as failure:

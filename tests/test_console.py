@@ -5,14 +5,18 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import types
 import unittest
 import urllib.error
 import urllib.request
+from unittest import mock
 
 import twosignal
 from tools import (DEADLINE, ERROR_LINE, FULL_DISK, NEW, OLD, SCRIPT, CommandCase, ProcessCase,
@@ -590,3 +594,44 @@ class Quiet(TracesCase):
         self.server.fault("trace.list", times=4, status=503)
         result = self.quiet("traces", "wait", "--count", "1", naps=Steps(*[nothing] * 5))
         self.assertOk(result, err="")
+
+
+class Readers(unittest.TestCase):
+    """Whether the reader of stdout has gone away."""
+
+    def check(self, descriptor, file=None):
+        """Asks a console whose stdout is that descriptor, which is closed afterwards."""
+        with open(descriptor, "w") as stream:
+            console = twosignal.Console((None, stream, None))
+            console.file = file
+            console.require_reader()
+
+    @posix
+    def test_pipes_and_sockets(self):
+        for make in (os.pipe, lambda: [each.detach() for each in socket.socketpair()]):
+            reader, writer = make()
+            self.check(os.dup(writer))
+            os.close(reader)
+            self.check(os.dup(writer), file="the target of -o")
+            with self.assertRaises(BrokenPipeError):
+                self.check(writer)
+
+    @posix
+    def test_what_has_no_reader(self):
+        master, terminal = os.openpty()
+        self.check(terminal)
+        os.close(master)
+        with tempfile.TemporaryFile() as file:
+            self.check(os.dup(file.fileno()))
+        self.check(os.open(os.devnull, os.O_WRONLY))
+
+    def test_what_is_no_file(self):
+        for stream in (None, io.StringIO(), io.TextIOWrapper(io.BytesIO())):
+            with self.subTest(stream=stream):
+                twosignal.Console((None, stream, None)).require_reader()
+
+    def test_systems_without_poll(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with mock.patch.dict(sys.modules, select=types.ModuleType("select")):
+            self.check(writer)

@@ -16,7 +16,7 @@ from unittest import mock
 import standin
 import twosignal
 from tools import (DEADLINE, DIALECTS, SCRIPT, PassingClock, Steps, TracesCase, full, merged,
-                   minutes_ago, nothing, trpc_answer)
+                   minutes_ago, nothing, posix, trpc_answer)
 
 
 def interrupted(procedure):
@@ -479,11 +479,11 @@ WITH_CTRL_C = ("import runpy, signal, sys; sys.argv.pop(0); "
 class TailProcesses(TracesCase):
     """What needs a process: lines that are printed at once, Ctrl-C, a reader that goes away."""
 
-    def start(self, *args):
+    def start(self, *args, stdout=subprocess.PIPE, shell=()):
         command = [sys.executable, "-c", WITH_CTRL_C, SCRIPT, "traces", "tail", "--project",
                    self.server.project, "--interval", "50ms", "--format", "jsonl"]
         process = subprocess.Popen(
-            command + list(args), env=merged(self.environment, None), stdout=subprocess.PIPE,
+            list(shell) + command + list(args), env=merged(self.environment, None), stdout=stdout,
             stderr=subprocess.PIPE)
         guard = threading.Timer(DEADLINE, process.kill)
         guard.daemon = True
@@ -496,7 +496,7 @@ class TailProcesses(TracesCase):
         if process.poll() is None:
             process.kill()
         process.wait()
-        for stream in (process.stdout, process.stderr):
+        for stream in filter(None, (process.stdout, process.stderr)):
             stream.close()
 
     def read_name(self, process):
@@ -526,3 +526,34 @@ class TailProcesses(TracesCase):
         self.server.add_trace(name="b")
         self.assertEqual(process.wait(DEADLINE), 141)
         self.assertEqual(process.stderr.read(), b"")
+
+    @posix
+    def test_reader_that_goes_away_while_nothing_arrives(self):
+        """`traces tail -n 1 | head -1` ends, also if nothing matches, or with stdin closed."""
+        self.server.add_trace(name="a")
+        for options, shell in (((), ()), (("--search", "nothing"), ()),
+                               ((), ("sh", "-c", 'exec "$@" <&-', "sh"))):
+            with self.subTest(options=options, shell=shell):
+                process = self.start(*options, shell=shell)
+                if not options:
+                    self.read_name(process)
+                process.stdout.close()
+                self.assertEqual(process.wait(DEADLINE), 141)
+                self.assertEqual(process.stderr.read(), b"")
+
+    @posix
+    def test_no_reader_goes_away(self):
+        """A file, a terminal and /dev/null, whatever is polled: it goes on until Ctrl-C."""
+        master, terminal = os.openpty()
+        self.addCleanup(os.close, master)
+        with open(self.path("out"), "wb") as file, open(os.devnull, "wb") as null:
+            for stdout in (file, null, terminal):
+                self.server.clear()
+                process = self.start("--debug", stdout=stdout)
+                for line in process.stderr:
+                    if self.server.count("trace.list") > 3:
+                        break
+                process.send_signal(signal.SIGINT)
+                self.assertNotIn(b"Error", process.stderr.read())
+                self.assertEqual(process.wait(DEADLINE), 0)
+        os.close(terminal)

@@ -1351,6 +1351,20 @@ class TrustedAuthorities(TransportCase):
         self.assertIn("No secure connection", failure.message)
 
 
+class Refusing(Scripted):
+    """A server that sends these bytes after the client's hello, in place of a TLS handshake."""
+
+    def __init__(self, data, made):
+        super().__init__(alive(), tls=made.good)
+        self.data = data
+
+    def _wrap(self, connection):
+        connection.recv(65536)
+        connection.sendall(self.data)
+        raise ConnectionResetError()
+
+
+
 @needs_openssl
 class BrokenHandshakes(TransportCase):
     def test_tls_that_fails_at_first(self):
@@ -1399,18 +1413,25 @@ class BrokenHandshakes(TransportCase):
                         self.assertEqual((server.requests, server.connections), ([], 1))
         self.assertEqual(self.naps, [])
 
+    def test_a_server_without_tls_is_not_retried(self):
+        """Row 22: no retry makes it speak TLS; a change was certainly not made."""
+        for ask in (self.get, self.post):
+            with Refusing(b"HTTP/1.1 400 Bad Request\r\n\r\n", certificates(self.folder)) as server:
+                failure = self.failure(ask, server.url)
+                self.assertIn("it does not speak TLS", failure.message)
+                self.assertEqual((failure.code, server.connections), ("CONNECTION_FAILED", 1))
+        self.assertEqual(self.naps, [])
+
+    def test_a_name_that_no_host_can_have_is_not_retried(self):
+        failure = self.failure(self.get, "http://%s.test/" % ("a" * 64))
+        self.assertIn("is not the name of a host", failure.message)
+        self.assertEqual((failure.code, self.naps), ("CONNECTION_FAILED", []))
+
     def test_a_failed_handshake_is_retried(self):
         """Row 21: any other failure of TLS may be a passing one, whatever its text says."""
         made = certificates(self.folder)
-
-        class Refusing(Scripted):
-            def _wrap(self, connection):
-                connection.recv(65536)          # the client's hello
-                alert = b"\x15\x03\x03\x00\x02\x02\x2a"     # fatal: bad_certificate
-                connection.sendall(alert)
-                raise ConnectionResetError()
-
-        with Refusing(alive(), tls=made.good) as server:
+        bad_certificate = b"\x15\x03\x03\x00\x02\x02\x2a"       # a fatal alert
+        with Refusing(bad_certificate, made) as server:
             failure = self.failure(self.get, server.url, ca_cert=made.ca)
             self.assertIn("No secure connection", failure.message)
             self.assertEqual((server.requests, server.connections), ([], 3))
