@@ -247,7 +247,7 @@ def read_port(data):
     """The port of the last start with this file, or 0 (a free one) if there was none."""
     store = Store(data)
     rows = store.plain("settings")
-    store.database.close()
+    store.close()
     return rows[0]["port"] if rows else 0
 
 

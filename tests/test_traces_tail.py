@@ -9,13 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
-import tracemalloc
 import unittest
 from unittest import mock
 
 import standin
 import twosignal
-from tools import (DEADLINE, DIALECTS, SCRIPT, PassingClock, Steps, TracesCase, full, merged,
+from tools import (DEADLINE, DIALECTS, PYPY, SCRIPT, PassingClock, Steps, TracesCase, full, merged,
                    minutes_ago, nothing, posix, trpc_answer)
 
 
@@ -342,6 +341,7 @@ class Tailing(TracesCase):
         with open(path, encoding="utf-8") as file:
             self.assertEqual(file.read(), "before")
 
+    @unittest.skipIf(PYPY, "PyPy has no tracemalloc")
     def test_memory_stays_flat(self):
         """Also if the server returns no times."""
         for has_times in (True, False):
@@ -367,6 +367,7 @@ class Tailing(TracesCase):
         tail = twosignal.TraceTail(twosignal.TraceScan(client, twosignal.TraceQuery(), None))
         tail.first(10)
         used = []
+        import tracemalloc
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         for _ in range(polls):

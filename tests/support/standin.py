@@ -113,7 +113,7 @@ class StandIn(HttpServer, Factory):
             self.fill()
             self.listen(self.port, self.tls)
         except (OSError, sqlite3.Error):
-            self.store.database.close()
+            self.store.close()
             raise
         return self
 
@@ -121,7 +121,7 @@ class StandIn(HttpServer, Factory):
         if not self.stopping.is_set():
             self.shut_down()
             self.store.database.commit()
-            self.store.database.close()
+            self.store.close()
 
     def fill(self):
         """Adds the sample data, unless the file has data already."""

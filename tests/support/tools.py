@@ -30,6 +30,7 @@ import standin  # noqa: E402
 import twosignal  # noqa: E402
 
 FULL = os.environ.get("TWOSIGNAL_TEST_FULL") == "1"
+PYPY = sys.implementation.name == "pypy"
 DEADLINE = 60  # seconds; generous, since it only ends a test that would otherwise hang
 KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "PATHEXT", "COMSPEC", "TEMP", "TMP",
         "TMPDIR", "LD_LIBRARY_PATH", "PYTHONDONTWRITEBYTECODE")

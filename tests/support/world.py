@@ -1,7 +1,9 @@
 """The data of the stand-in server: rows in sqlite3, and the rules of access to them."""
+import gc
 import json
 import secrets
 import sqlite3
+import sys
 import time
 import uuid
 
@@ -29,8 +31,13 @@ class Store:
         try:
             self.create_tables()
         except sqlite3.Error:
-            self.database.close()
+            self.close()
             raise
+
+    def close(self):
+        if sys.implementation.name == "pypy":
+            gc.collect()        # it frees cursors late, and crashes if their connection is gone
+        self.database.close()
 
     def create_tables(self):
         self.database.execute("PRAGMA synchronous = OFF")
