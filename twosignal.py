@@ -4648,17 +4648,15 @@ def wait_result(progress, failure) -> Details:
               "scored": progress.scored, "missing": None if failure else progress.missing,
               "waited_seconds": waited}
     message = "" if failure else f"{progress.status()} after {waited:.0f}s."
-    code = 0
     checks = ()
 
     def conclude():
         if failure:
             raise failure
-        return Outcome(progress.advice(), exit_code=code)
+        return Outcome(progress.advice(), exit_code=exit_code_of(checks))
 
     if not failure and progress.found < progress.wanted:
         message = f"Timed out after {waited:.0f}s: {progress.status()}."
-        code = EXIT_CODES["NOTHING_TO_CHECK"]
         count = Threshold(f"traces {'scored' if progress.scored else 'arrived'}", format_count,
                           is_minimum=True)
         checks = [CheckResult(count, progress.wanted, progress.found, None)]

@@ -317,6 +317,8 @@ class AwaitedEvaluators(WaitCase):
                     nothing, nothing, self.score(trace, name))))
                 self.assertEqual(len(result.naps.long()), 3)
                 self.assertEqual(result.err.count("No evaluator named '%s' is enabled" % name), 1)
+                self.assertEqual(self.server.count("evaluator.list"), 1)
+                self.server.clear()
         self.server.add_score(trace, "quality", 1)
         self.assertOk(self.wait("--scored", "--evaluator", "quality"), err="")
 
