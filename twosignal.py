@@ -4339,7 +4339,8 @@ def warn_if_unencrypted(url, secret, console):
 
 # --- session
 ACCOUNT_FIELDS = (
-    Column("Email", "email"), Column("User ID", "user_id"), Column("Server", "api_url"),
+    Column("Email", "email"), Column("User ID", "user_id", never_cut=True),
+    Column("Server", "api_url"),
     Column("Session", lambda row: f"until {printable(row['expires_at'])}, refreshed automatically"))
 
 
@@ -4462,7 +4463,7 @@ TRACE_KEYS = tuple((                # that a trace may have although the first o
     "scores.evaluator scores.score scores.label scores.reasoning").split())
 TRACE_FIELDS = (
     ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", format_count),
-    Column("Session", "session_id"), Column("Tags", "tags", format_list),
+    Column("Session", "session_id", never_cut=True), Column("Tags", "tags", format_list),
     Column("Metadata", "metadata"))
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))

@@ -344,6 +344,19 @@ class CommandTables(CommandCase):
         for trace in self.server.traces:
             self.assertIn(trace, out)
 
+    def test_every_column_says_whether_it_is_an_id_or_a_time(self):
+        columns = [column for value in vars(twosignal).values()
+                   for column in (value if isinstance(value, tuple) else [value])
+                   if isinstance(column, Column) and isinstance(column.source, str)]
+        self.assertGreater(len(columns), 30)
+        for column in columns:
+            with self.subTest(column=column.heading):
+                self.assertEqual(column.never_cut, column.source == "id"
+                                 or column.source.endswith("_id"))
+                if column.source.endswith("_at"):
+                    self.assertEqual(column.text({column.source: "2026-03-14T10:30:00Z"}, True),
+                                     "2026-03-14T10:30:00Z")
+
     def test_nothing_is_cut_and_no_column_left_out_in_a_pipe_or_a_file(self):
         self.server.add_key(project=self.server.project, name="k" * 300)
         name = "support agent " * 20

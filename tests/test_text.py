@@ -120,7 +120,7 @@ class Widths(SeededCase):
                 ("❤\ufe0f\u200d🔥", 2), ("👩🏻\u200d🤝\u200d👨🏿", 2), ("a\u200db", 2),
                 ("🇩🇪", 2), ("🇩🇪🇫🇷", 4), ("🇩", 2),
                 ("\U0001f9ff", 2), ("\U0001fae8", 2), ("\U0001fabf", 2), ("\U00031350", 2),
-                ("soft\xadhyphen", 11), ("\u200b\u2060", 0), ("…─→", 3)):
+                ("\u0378", 1), ("soft\xadhyphen", 11), ("\u200b\u2060", 0), ("…─→", 3)):
             self.assertEqual(twosignal.display_width(text), columns, ascii(text))
             self.assertEqual(twosignal.display_width(text + "x" + text), 2 * columns + 1)
 
