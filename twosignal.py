@@ -48,6 +48,7 @@ MAX_TRIES = 3                       # of one request
 RETRY_PAUSE = 0.1                   # seconds; doubled with each try, give or take a half
 RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
 RETRIED_CHANGE_STATUSES = (429,)    # a rate-limited change was certainly not made
+TOO_LARGE_STATUSES = (413, 414, 431, 504)   # a page or a batch of half the size may work
 MAX_REDIRECTS = 5                   # of one query
 ANNOUNCED_PAUSE = 2.0               # seconds; a longer pause before a retry is announced
 MAX_RESPONSE_BYTES = 32 << 20       # of one response, its head included
@@ -58,7 +59,8 @@ MAX_SERVER_MESSAGE = 1000           # characters of a server's message that are 
 MAX_PROBLEMS = 50                   # of a rejected input that are shown
 MAX_DIGITS = 300                    # of a number; longer ones are an attack, not a value
 PAGE_SIZE = 100                     # traces that a server returns at once, at most
-MAX_EMPTY_PAGES = 1000              # in a row, before a listing is given up
+MAX_EMPTY_PAGES = 1000              # in a row without a new trace, before a listing is given up
+MAX_KNOWN_TRACES = 200000           # of one listing, whose IDs are remembered
 MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
 MAX_EXTRA_DIGITS = 15               # of a number that is shown beside another
@@ -109,6 +111,16 @@ class TransientFailure(Failure):
     def __init__(self, message, hint, code="CONNECTION_FAILED", is_retryable=True):
         super().__init__(message, hint, code)
         self.is_retryable = is_retryable
+
+
+class TooLarge(TransientFailure):
+    """A request or its response is too large, or takes the server too long: half may work."""
+
+    def named(self, what):
+        """The same failure; its message now names the trace or page that alone is too large."""
+        self.message = f"Cannot read {what}: {self.message[:1].lower()}{self.message[1:]}"
+        self.hint += " To leave it out of a listing or a check, use --since and --until."
+        return self
 
 
 class MissingProcedure(Failure):
@@ -1795,10 +1807,6 @@ def read_body(reply, connection) -> bytes:
     return body
 
 
-class ResponseTooLarge(Exception):
-    """More bytes than any response of a 2Signal server has."""
-
-
 class ProxyRefused(OSError):
     """A proxy answered CONNECT with another status than 200; its text is that status."""
 
@@ -1807,10 +1815,20 @@ class RequestError(TransientFailure):
     """No response arrived."""
 
 
+class ResponseTooLarge(RequestError, TooLarge):
+    """A response that this program cannot take in; problem: such as "larger than 32 MiB"."""
+
+    def __init__(self, problem=f"larger than {MAX_RESPONSE_BYTES >> 20} MiB"):
+        super().__init__(f"The server's response is {problem}", "View it in the web app.",
+                         "BAD_ANSWER", is_retryable=False)
+
+
 def request_error(error, request) -> RequestError:
     """What an exception of the standard library means. Any other is raised as it is."""
     import http.client
     import socket
+    if isinstance(error, RequestError):
+        return error
     host = request.url.split("/")[2]
     ssl = sys.modules.get("ssl")    # unless it is imported, nothing can raise one of its errors
     if ssl and isinstance(error, (ssl.SSLError, ssl.CertificateError)):
@@ -1825,8 +1843,6 @@ def request_error(error, request) -> RequestError:
             (ProxyRefused, f"The proxy refused the connection to {host}: {error}", hint),
             (socket.gaierror, f"Cannot resolve the host {place}", hint),
             (UnicodeError, f"{place} is not the name of a host", hint, "CONNECTION_FAILED", False),
-            (ResponseTooLarge, f"The response of {place} is too large",
-             "Request less, for example with --limit.", "BAD_ANSWER", False),
             (http.client.IncompleteRead, f"The response of {place} was cut short", hint),
             (http.client.RemoteDisconnected,
              f"{place} closed the connection without a response", hint),
@@ -1959,8 +1975,10 @@ def response_json(response):
     """The JSON of a response. Raises the Failure that its status means if it is none."""
     try:
         return strict_json(response.body.decode("utf-8"))
-    except (ValueError, RecursionError):
+    except ValueError:
         raise foreign_response(response)
+    except RecursionError:
+        raise ResponseTooLarge("nested too deeply")
 
 
 def compact_json(value, safe=",:") -> str:
@@ -2021,18 +2039,14 @@ def token_project(token):
         return None
 
 
-def batch_groups(procedure, inputs) -> list:
-    """The inputs of a query in groups whose URLs are short enough for proxies."""
-    groups = []
-    left = 0                        # characters, in the URL of the last group
-    for values in inputs:
-        size = len(procedure) + 1 + len(compact_json({"99": {"json": values}}))
-        if size > left:
-            groups.append([])
-            left = MAX_BATCH_URL - 200      # for the server's address and the rest of the URL
-        groups[-1].append(values)
-        left -= size
-    return groups
+def batch_group(procedure, inputs) -> list:
+    """The first inputs of a query, as many as fit into a URL that is short enough for proxies."""
+    left = MAX_BATCH_URL - 200      # characters; the server's address and the rest are in the URL
+    for count, values in enumerate(inputs):
+        left -= len(procedure) + 1 + len(compact_json({"99": {"json": values}}))
+        if left < 0 and count:
+            return inputs[:count]
+    return inputs
 
 
 def trpc_value(envelope, response, procedure):
@@ -2100,7 +2114,7 @@ def resource_object(answer) -> dict:
 def foreign_response(response) -> Failure:
     """What a response means that does not come from 2Signal's API, but from something before it."""
     status = response.status
-    if status in (413, 429) or status >= 500:
+    if status == 429 or status in TOO_LARGE_STATUSES or status >= 500:
         return server_failure(None, status, None)
     if status == 407:
         return Failure("The proxy requires a user name and a password",
@@ -2126,11 +2140,13 @@ def server_failure(code, status, message, resource=None) -> Failure:
     if code == "TOO_MANY_REQUESTS":
         return TransientFailure("Rate limited", "Wait a few seconds and retry.", code)
     if code == "TIMEOUT" or (code is None and status >= 500):
-        return TransientFailure(f"The server failed ({status}){message and ': ' + message}",
-                                "Try again later; if it keeps failing, tell whoever runs the "
-                                "server.", code or "INTERNAL_SERVER_ERROR")
-    if code == "PAYLOAD_TOO_LARGE":
-        return Failure("Request too large", "Send less at once.", code)
+        kind = TooLarge if status in TOO_LARGE_STATUSES else TransientFailure
+        return kind(f"The server failed ({status}){message and ': ' + message}",
+                    "Try again later; if it keeps failing, tell whoever runs the server.",
+                    code or "INTERNAL_SERVER_ERROR")
+    if code == "PAYLOAD_TOO_LARGE" or status in TOO_LARGE_STATUSES:     # 414 and 431 have no code
+        return TooLarge("Request too large", "Send less at once, or ask whoever runs the server "
+                        "to raise its limit.", "PAYLOAD_TOO_LARGE", is_retryable=False)
     problems = input_problems(said)
     refusal = f"The server refused: {message or f'HTTP status {status}'}"
     return Failure("The server rejected the input" if problems else refusal, "",
@@ -2457,19 +2473,20 @@ class Client:
         if key:
             keep_secret(key)
         self.has_changed = False    # a change was made, or may have been made
-        self._can_batch = True
+        self._page_size = self._batch_size = PAGE_SIZE      # halved if that is too large
+        self._has_forgotten = False         # see MAX_KNOWN_TRACES
         # The names to try for a procedure; the one that this server has comes first.
         self._names = {name: [name, alias] for name, alias in PROCEDURE_ALIASES.items()}
 
-    def query(self, procedure, values=None):
+    def query(self, procedure, values=None, can_halve=False):
         """The result of a query; values: its input, if it takes one. Raises Failure."""
-        return self._with_aliases(procedure, lambda name: self._call(name, values))
+        return self._with_aliases(procedure, lambda name: self._call(name, values, can_halve))
 
     def mutate(self, procedure, values):
         """The result of a mutation. Raises Failure."""
         resource = resource_of(procedure)
         return self._change(resource.list_command if resource else f"api {procedure}", lambda: (
-            self._with_aliases(procedure, lambda name: self._call(name, values, True))))
+            self._with_aliases(procedure, lambda name: self._call(name, values, changes=True))))
 
     def _change(self, list_command, call):
         """What a call returns; if it fails and may have been made, the error says how to check."""
@@ -2486,8 +2503,15 @@ class Client:
     def batch(self, procedure, inputs) -> list:
         """The results of a query for several inputs, in order: a value or a Failure for each."""
         def call(name):
-            results = [result for group in batch_groups(name, inputs)
-                       for result in self._call_batch(name, group)]
+            results = []
+            while len(results) < len(inputs):
+                group = batch_group(name, inputs[len(results):][:self._batch_size])
+                try:
+                    results += self._call_batch(name, group)
+                except TooLarge:
+                    self._batch_size = len(group) // 2
+                if len(group) == 1 and isinstance(results[-1], TransientFailure):
+                    results += results[-1:] * (len(inputs) - len(results))  # they would fail, too
             missing = [result for result in results if isinstance(result, MissingProcedure)]
             if missing:
                 raise missing[0]
@@ -2505,66 +2529,71 @@ class Client:
         raise Failure(f"This server has no procedure {procedure}",
                       "Its version is older or newer than this client supports.", "UNSUPPORTED")
 
-    def _call(self, name, values, changes=False):
+    def _call(self, name, values, can_halve=False, changes=False):
         """The result of one procedure. Raises Failure."""
         url = f"{self.url}/api/trpc/{name}"
         if not changes and values is not None:
             url += f"?input={compact_json({'json': values})}"
         body = {"json": values} if changes else None
-        result, = self._authorized(url, body, lambda response: [
-            result_or_failure(lambda: trpc_value(response_json(response), response, name))])
+        result, = self._authorized(url, body, lambda response: [result_or_failure(
+            lambda: trpc_value(response_json(response), response, name))], can_halve)
         if isinstance(result, Failure):
             raise result
         return result
 
     def _call_batch(self, name, inputs) -> list:
-        """The result of a query for each input, in one request if the server can do that."""
+        """The result of a query for each input, in one request; [] if batching is off."""
         def read(response):
             answers = result_or_failure(response_json, response)
             if response.status == 401 and isinstance(answers, dict):
                 answers = [answers] * len(inputs)       # the server refused the batch as a whole
             if response.status < 500 and isinstance(answers, list) and len(answers) == len(inputs):
                 return [result_or_failure(trpc_value, each, response, name) for each in answers]
-            if response.status in (400, 404, 405, 414, 431):
-                return None         # batching is off, or the URL too long for a proxy
-            raise foreign_response(response)
+            if response.status in (400, 404, 405):
+                self._batch_size = 1                    # batching is off
+                return []
+            raise answers if isinstance(answers, Failure) else foreign_response(response)
 
-        if self._can_batch and len(inputs) > 1:
-            numbered = {str(i): {"json": values} for i, values in enumerate(inputs)}
-            names = ",".join([name] * len(inputs))
-            results = self._authorized(f"{self.url}/api/trpc/{names}?batch=1&input="
-                                       f"{compact_json(numbered)}", None, read)
-            if results is not None:
-                return results
-            self._can_batch = False
-        return [result_or_failure(self._call, name, values) for values in inputs]
+        if len(inputs) == 1:
+            return [result_or_failure(self._call, name, inputs[0])]
+        numbered = {str(i): {"json": values} for i, values in enumerate(inputs)}
+        names = ",".join([name] * len(inputs))
+        return self._authorized(f"{self.url}/api/trpc/{names}?batch=1&input="
+                                f"{compact_json(numbered)}", None, read, can_halve=True)
 
-    def _authorized(self, url, body, read):
+    def _authorized(self, url, body, read, can_halve=False):
         """What `read` makes of the response; if the session is rejected, it is refreshed once."""
         session = self.auth.session()
-        results = read(self._send(url, body, {"Cookie": session_cookie(session)}))
-        if any(getattr(each, "code", "") == "UNAUTHORIZED" for each in results or ()):
+        results = read(self._send(url, body, {"Cookie": session_cookie(session)}, can_halve))
+        if any(getattr(each, "code", "") == "UNAUTHORIZED" for each in results):
             session = self.auth.session(rejected=session.access_token)
-            results = read(self._send(url, body, {"Cookie": session_cookie(session)}))
+            results = read(self._send(url, body, {"Cookie": session_cookie(session)}, can_halve))
             if results and getattr(results[0], "code", "") == "UNAUTHORIZED":
                 raise results[0]        # the new session is rejected, too
         return results
 
-    def _send(self, url, body, credential) -> Response:
-        """The response to a query, or to a change if there is a body."""
+    def _send(self, url, body, credential, can_halve=False) -> Response:
+        """The response to a query, or to a change if there is a body. Raises Failure."""
         headers = dict(credential, **{"Accept": "application/json", "User-Agent": USER_AGENT})
         if body is None:
-            return self.transport.request("GET", url, headers, changes=False)
+            # What can be halved is not asked for again as it is, whatever the response contains.
+            refused = set(TOO_LARGE_STATUSES if can_halve else ())
+            response = self.transport.request("GET", url, headers, changes=False,
+                                              retried=set(RETRIED_STATUSES) - refused)
+            if response.status in refused:
+                raise foreign_response(response)
+            return response
         headers["Content-Type"] = "application/json"
         return self.transport.request("POST", url, headers, json.dumps(body).encode("ascii"))
 
-    def rest(self, method, path, values, resource=None):
+    def rest(self, method, path, values, resource=None, can_halve=False):
         """The result of the REST API, which takes the project's API key. Raises Failure."""
         url = f"{self.url}/api/v1{path}"
         credential = {"Authorization": f"Bearer {self.key}"}
         if method == "GET":
             from urllib.parse import urlencode
-            return rest_value(self._send(f"{url}?{urlencode(values)}", None, credential), resource)
+            url += f"?{urlencode(values)}"
+            return rest_value(self._send(url, None, credential, can_halve), resource)
         return self._change(resource.list_command, lambda: (
             rest_value(self._send(url, values, credential), resource)))
 
@@ -2584,19 +2613,27 @@ class Client:
 
     def trace_pages(self, query, page_size):
         """Yields each TracePage of trace.list, given its input and a function for the page size."""
-        # No page repeats a trace of the one before: new traces shift the pages while they are read.
-        # And the pages end: no cursor is followed twice, and empty ones are counted.
+        # No page repeats a trace of an earlier one: new traces shift the pages while they are read.
+        # And the pages end: no cursor is followed twice, those without a new trace are counted.
         page = TracePage([], More.YES)
-        ids = set()
+        known = {}                  # IDs, in the order in which they came
         seen_cursors = set()
         empty_pages = 0
         while not page.is_last:
             size = PAGE_SIZE if page.more is More.UNKNOWN else page_size()
             page = self._trace_page(query, size, page.cursor)
+            # One without an ID is new: no other object equals object().
+            rows = {object() if row.get("id") in (None, "") else str(row["id"]): row
+                    for row in page.traces}
+            page.traces = [row for key, row in rows.items() if key not in known]
+            known.update(dict.fromkeys(rows))
+            if len(known) > MAX_KNOWN_TRACES:
+                known = dict.fromkeys(list(known)[MAX_KNOWN_TRACES // 2:])
+                if not self._has_forgotten:
+                    self.transport.tell(f"More than {MAX_KNOWN_TRACES:,} traces: some may be "
+                                        "counted twice.")
+                self._has_forgotten = True
             empty_pages = 0 if page.traces else empty_pages + 1
-            previous_ids = ids
-            ids = {str(row["id"]) for row in page.traces if row.get("id") is not None}
-            page.traces = [row for row in page.traces if str(row.get("id")) not in previous_ids]
             yield page
             if not page.is_last and (page.cursor in seen_cursors or empty_pages > MAX_EMPTY_PAGES):
                 raise protocol_error("The server's pages of traces do not end", REPORT_TO_OPERATOR)
@@ -2604,12 +2641,20 @@ class Client:
 
     def _trace_page(self, query, size, cursor) -> TracePage:
         """The page at a cursor, or the first one if it is None. Raises Failure."""
-        answer = self._list_traces(dict(query, limit=size, **without_none(cursor=cursor)))
+        size = min(size, self._page_size)
+        try:
+            answer = self._list_traces(dict(query, limit=size, **without_none(cursor=cursor)))
+        except TooLarge as failure:
+            if size == 1:
+                self._page_size = PAGE_SIZE         # no size works at the moment
+                raise failure.named("a page of one trace")
+            self._page_size = size // 2
+            return self._trace_page(query, size, cursor)
         traces = rows_of(answer)
         if isinstance(answer, list) and len(traces) == size:
             # Such a server has no next page, but may return a whole one if fewer were asked for.
             # A list longer than the limit is complete: the server knows no limit.
-            return TracePage(traces, More.UNKNOWN, size >= PAGE_SIZE, cursor)
+            return TracePage(traces, More.UNKNOWN, size >= self._page_size, cursor)
         cursor = None if isinstance(answer, list) else answer.get("nextCursor")
         if cursor is None or cursor == "":
             return TracePage(traces, More.NO, True)
@@ -2620,16 +2665,20 @@ class Client:
     def _list_traces(self, values):
         """The answer of trace.list; with an API key, of its REST sister."""
         if not self.key:
-            return self.query("trace.list", values)
+            return self.query("trace.list", values, values["limit"] > 1)
         # REST separates tags by commas, so one that contains a comma can only be filtered here.
         tags = ",".join(tag for tag in values.get("tags") or () if "," not in tag)
         names = ("limit", "cursor", "name", "status", "startDate", "endDate")
         parameters = {name: values.get(name) for name in names}
-        return self.rest("GET", "/traces", without_none(tags=tags or None, **parameters))
+        return self.rest("GET", "/traces", without_none(tags=tags or None, **parameters), None,
+                         values["limit"] > 1)
 
     def trace(self, trace_id, project) -> dict:
         """The wire object of a trace, with its spans and scores. Raises Failure."""
-        return resource_object(self.query("trace.getById", trace_input(trace_id, project)))
+        try:
+            return resource_object(self.query("trace.getById", trace_input(trace_id, project)))
+        except TooLarge as failure:
+            raise failure.named(f"trace {trace_id}")
 
     def add_scores(self, traces, project, required=True, strict=True) -> bool:
         """Stores the scores in those wire traces that came without; says whether all are known.
@@ -2650,6 +2699,8 @@ class Client:
     def _fetch_scores(self, traces, project, strict):
         inputs = [trace_input(trace.get("id"), project) for trace in traces]
         for trace, result in zip(traces, self.batch("trace.getById", inputs)):
+            if isinstance(result, TooLarge):
+                raise result.named(f"trace {trace.get('id')}")
             if isinstance(result, Failure):
                 if result.code != "NOT_FOUND":
                     raise result
@@ -5391,7 +5442,7 @@ def main(argv=None, console=None) -> int:
     except Failure as failure:
         return console.fail(failure)
     except RecursionError:
-        return console.fail(protocol_error("The server's response is nested too deeply"))
+        return console.fail(ResponseTooLarge("nested too deeply"))
     except KeyboardInterrupt:
         console.say("")
         return EXIT_INTERRUPTED
