@@ -9,10 +9,12 @@ import unittest
 from unittest import mock
 from urllib.parse import unquote
 
+import standin
 import twosignal
 from tools import (EXAMPLE_URL, FULL, PROCEDURES, SCRIPT, TOKENS, ClientCase, CommandCase, KeyCase,
                    ScriptedTransport, ServerCase, TracesCase, canned, first_look, minutes_ago,
-                   procedure_inputs, requests_of, run_command, trpc_answer, trpc_error, wire_trace)
+                   procedure_inputs, requests_of, run_command, size_of, takes_at_most, trpc_answer,
+                   trpc_error, wire_trace)
 
 
 def result(value, **meta):
@@ -242,11 +244,313 @@ class PagesOfTraces(ClientCase):
             self.assertRaisesCode("BAD_ANSWER", self.rows, client)
         self.assertLess(len(self.asked), 30)
 
+    def test_pages_without_a_new_trace(self):
+        """They are no end, but there is an end to them."""
+        for new_from, count in ((15, 2), (99, 1)):
+            client = self.client(lambda name, given: canned(result({
+                "traces": [{"id": int(len(self.asked) >= new_from)}],
+                "nextCursor": None if len(self.asked) == 16 else str(len(self.asked))})))
+            with mock.patch.object(twosignal, "MAX_EMPTY_PAGES", 20):
+                self.assertEqual(self.rows(client), list(range(count)))
+        client = self.client(lambda name, given: canned(result({
+            "traces": [{"id": 1}],
+            "nextCursor": str(len(self.asked)) if len(self.asked) < 50 else None})))
+        with mock.patch.object(twosignal, "MAX_EMPTY_PAGES", 20):
+            self.assertRaisesCode("BAD_ANSWER", self.rows, client)
+        self.assertLess(len(self.asked), 30)
+
     def test_cursors_of_the_wrong_type(self):
         for cursor in ([], {}, ["x"], {"a": 1}, 1.5):
             client = self.client(lambda name, given: canned(
                 result({"traces": [], "nextCursor": cursor})))
             self.assertRaisesCode("BAD_ANSWER", self.rows, client)
+
+
+class ListedAgain(ClientCase):
+    """New traces shift the pages of an offset cursor, so that traces are listed again."""
+
+    def client_of(self, arrivals, **fields):
+        """A client; with each page, so many new traces have arrived. They count downwards."""
+        traces = [dict(fields, id="t%d" % number) for number in range(450)]
+
+        def answer(name, given):
+            start = int(given.get("cursor") or 0)
+            stop = start + given["limit"]
+            rows = traces[start:stop]
+            cursor = str(stop) if stop < len(traces) else None
+            if len(self.asked) <= 4:
+                traces[:0] = [dict(fields, id="new-%d-%d" % (len(self.asked), number))
+                              for number in range(arrivals)]
+            return canned(result({"traces": rows, "nextCursor": cursor}))
+        return self.client(answer)
+
+    def pages(self, client):
+        return [[trace.get("id") for trace in page.traces]
+                for page in client.trace_pages({"projectId": "c"}, lambda: 100)]
+
+    def test_each_trace_comes_once(self):
+        """Also if more arrive between two pages than a page has, and 1,000 in all."""
+        for arrivals in (0, 1, 99, 100, 101, 250):
+            found = [trace for page in self.pages(self.client_of(arrivals)) for trace in page]
+            with self.subTest(arrivals=arrivals):
+                self.assertEqual([trace for trace in found if trace.startswith("t")],
+                                 ["t%d" % number for number in range(450)])
+                self.assertEqual(len(found), len(set(found)))
+
+    def test_a_scan_counts_each_once(self):
+        client = self.client_of(250, **{
+            key: value for key, value in wire_trace().items() if key != "id"})
+        scan = twosignal.TraceScan(client, twosignal.TraceQuery("c1", min_duration=1),
+                                   twosignal.Console((None, None, None)))
+        ids = [trace["id"] for trace in scan]
+        self.assertEqual((len(set(ids)), scan.returned, scan.scanned), (len(ids),) * 3)
+
+    def test_a_trace_without_an_id_is_never_left_out(self):
+        rows = [{"name": "a"}, {"id": None}, {"id": ""}, {"id": 0}, {"id": "0"}, {"name": "b"}]
+        client = self.client(lambda name, given: canned(result({
+            "traces": rows, "nextCursor": "2" if len(self.asked) == 1 else None})))
+        without = [None, None, "", None]
+        self.assertEqual([sorted(map(str, page)) for page in self.pages(client)],
+                         [sorted(map(str, without + ["0"])), sorted(map(str, without))])
+
+    def test_the_memory_has_a_limit(self):
+        """Up to the limit nothing comes twice; beyond it that is said once, and the last ones are
+        known still.
+        """
+        def answer(name, given):
+            start = 10 * int(given.get("cursor") or 0)
+            rows = [*range(max(0, start - 10), start + 10)] + ([0] if start == last else [])
+            return canned(result({"traces": [{"id": number} for number in rows],
+                                  "nextCursor": str(start // 10 + 1) if start < last else None}))
+        for last, again, told in ((10, 0, 0), (30, 0, 0), (40, 0, 1), (50, 1, 1), (200, 1, 1)):
+            client = self.client(answer)
+            with self.subTest(last=last), mock.patch.object(twosignal, "MAX_KNOWN_TRACES", 40):
+                found = [trace for page in self.pages(client) for trace in page]
+                self.assertEqual(sorted(found), sorted([0] * again + list(range(last + 10))))
+                self.assertEqual(client.transport.told, [
+                    "More than 40 traces: some may be counted twice."] * told)
+
+
+class TooLargeAtOnce(TracesCase):
+    """What is too large for a server, a proxy or this client is asked for in halves."""
+
+    SPACES = b" " * 200000
+    LIMIT = 150000              # in place of 32 MiB
+    WAYS = [dict(status=status, body=body) for status in (413, 414, 431, 504)
+            for body in (b"<html>Too large</html>", b"", trpc_error("INTERNAL_SERVER_ERROR", 500),
+                         {"data": None, "error": {"code": "X", "message": "m"}}, [])]
+    WAYS += [dict(status=200, body=SPACES),
+             dict(raw=b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + SPACES)]
+
+    def sizes(self, fragment=""):
+        return [size_of(request) for request in requests_of(self.server, fragment)]
+
+    def low_limit(self):
+        self.server.clear()
+        return mock.patch.object(twosignal, "MAX_RESPONSE_BYTES", self.LIMIT)
+
+    def test_pages(self):
+        """Row 44: halved at once, without a retry; the size that worked is kept for the run."""
+        ids = self.add(120)
+        for env in ({}, self.key()):
+            for way in self.WAYS:
+                with self.subTest(way=str(way)[:80]), self.low_limit(), \
+                        takes_at_most(self.server, 30, "trace", **way):
+                    found = self.list("--all", "--fields", "id", "--json", env=env)
+                    self.assertEqual([row["id"] for row in self.assertOk(found, err="").json], ids)
+                    self.assertEqual(self.sizes(), [100, 50] + [25] * 5)
+                    self.assertEqual(self.naps, [])
+
+    def test_batches(self):
+        """Row 44: the same for the scores of a listing and of a gate."""
+        ids = self.add(30, scores=[{"value": 0.9}])
+        for way in self.WAYS:
+            with self.subTest(way=str(way)[:80]), self.low_limit(), \
+                    takes_at_most(self.server, 4, "trace.getById", **way):
+                found = self.assertOk(self.list("--all", "--json"), err="")
+                self.assertEqual([(row["id"], row["scores"][0]["score"]) for row in found.json],
+                                 [(trace, 0.9) for trace in ids])
+                first, second, *others = self.sizes("trace.getById")
+                self.assertEqual((second, others), (first // 2, [4] * 7 + [2]))
+                self.assertEqual(self.naps, [])
+        with takes_at_most(self.server, 4, "trace.getById", status=413):
+            self.assertOk(self.check("--min-score", "0.5", "--min-count", "30"))
+
+    def test_real_sizes(self):
+        """Row 44: pages with much metadata, and traces with a large span each."""
+        ids = self.add(120, metadata={"note": "x" * 4000})
+        with self.low_limit():
+            for env in ({}, self.key()):
+                found = self.list("--all", "--fields", "id", "--json", env=env)
+                self.assertEqual([row["id"] for row in self.assertOk(found, err="").json], ids)
+            found = self.list("--min-duration", "1ms", "--limit", "3", "--fields", "id", "--json")
+            self.assertEqual([row["id"] for row in self.assertOk(found).json], ids[:3])
+        self.use()
+        self.add(30, scores=[{"value": 0.9}], spans=[{"output": "x" * 40000}])
+        with self.low_limit():
+            self.assertOk(self.check("--min-score", "0.5", "--min-count", "30"), err="")
+            self.assertEqual(len(self.assertOk(self.list("--all", "--json")).json), 30)
+
+    def test_a_proxy_with_short_addresses(self):
+        """Row 44: 414 with a web page for what is longer than 2,048 characters."""
+        self.add(30, scores=[{"value": 0.9}])
+        take = self.server.take_fault
+        self.server.take_fault = lambda request: take(request) if len(request.target) < 2048 else (
+            standin.Fault("", None, status=414, body=b"<html>414</html>"))
+        self.assertOk(self.check("--min-score", "0.5", "--min-count", "30"), err="")
+        self.assertLess(len(self.sizes("trace.getById")), 9)
+
+    def test_an_outage_ends(self):
+        """Row 44: halved down to one, which has the usual retries; then it is an error."""
+        self.add(30, scores=[{"value": 0.9}])
+        for status, code, tries in ((504, 8, 3), (413, 1, 1), (414, 1, 1), (431, 1, 1)):
+            for env in ({}, self.key()):
+                self.server.clear()
+                with self.subTest(status=status, env=env), \
+                        takes_at_most(self.server, 0, "trace", status=status):
+                    result = self.list("--all", "--json", env=env)
+                    self.assertFails(result, code, "Cannot read a page of one trace", "--until")
+                    self.assertEqual(self.sizes(), [100, 50, 25, 12, 6, 3] + [1] * tries)
+            self.server.clear()
+            with self.subTest(status=status), \
+                    takes_at_most(self.server, 0, "trace.getById", status=status):
+                self.assertFails(self.check("--min-score", "0.5"), code, "Cannot read trace ",
+                                 "--until")
+                self.assertEqual(self.sizes("trace.getById").count(1), tries)
+
+    def test_what_is_too_large_alone_is_named(self):
+        """Row 44: only that is an error, with a hint that fits."""
+        self.add(20, scores=[{"value": 0.9}])
+        large, = self.add(1, scores=[{"value": 0.9}], spans=[{"output": "x" * self.LIMIT}])
+        for command in (("check", "--min-score", "0.5"), ("list", "--json"), ("get", large)):
+            with self.subTest(command=command), \
+                    self.low_limit():
+                result = self.assertFails(
+                    self.traces(*command), 8,
+                    "Cannot read trace %s: the server's response is larger than 32 MiB" % large)
+                self.assertNotIn("--limit", result.err)
+
+    def test_lists_without_a_cursor(self):
+        """Row 44: there is no next page, so what needs all traces fails rather than miss some."""
+        self.use(bare_list=True)
+        ids = self.add(30)
+        for command, code, shown, sizes in (
+                (("list", "--all"), 8, None, [100, 50, 25, 12, 6]),
+                (("check", "--max-cost", "9"), 8, None, [100, 50, 25, 12, 6]),
+                (("list", "--limit", "6"), 0, 6, [6]), (("list",), 0, 10, [20, 10]),
+                (("list", "--limit", "6", "--fail-if-truncated"), 10, None,
+                 [6, 100, 50, 25, 12, 6])):
+            self.server.clear()
+            with self.subTest(command=command), \
+                    takes_at_most(self.server, 10, "trace.list", status=504):
+                options = ("--fields", "id", "--format", "csv") if "list" in command else ()
+                result = self.traces(*(command + options))
+                self.assertEqual((result.code, self.sizes()), (code, sizes), result)
+                if shown:
+                    self.assertEqual(result.lines[1:], ids[:shown])
+                    self.assertIn("more may exist", result.err)
+        with takes_at_most(self.server, 99, "trace.list", status=504):
+            self.assertEqual(len(self.names("--all")), 30)
+
+
+class InHalves(ClientCase):
+    """What Client makes of a page or a batch that is too large."""
+
+    DEEP = "[" * 200000 + "]" * 200000
+    CURSORS = {             # how a server continues behind a page of so many traces
+        "offset": (lambda start, size: start + size, lambda cursor, size: cursor),
+        "page number": (lambda start, size: start // size + 2,
+                        lambda cursor, size: (cursor - 1) * size)}
+
+    def listing(self, cursors, most, total=250, status=504):
+        """A client of a server that takes limits up to `most`, which is a list."""
+        cursor_of, start_of = self.CURSORS[cursors]
+
+        def answer(name, given):
+            size = given["limit"]
+            if size > most[0]:
+                return canned(b"<html>", status, "text/html")
+            start = start_of(int(given["cursor"]), size) if given.get("cursor") else 0
+            cursor = str(cursor_of(start, size)) if start + size < total else None
+            rows = [{"id": number} for number in range(start, min(total, start + size))]
+            return canned(result({"traces": rows, "nextCursor": cursor}))
+        return self.client(answer)
+
+    def ids(self, client, most=(), later=None):
+        found = []
+        for page in client.trace_pages({"projectId": "c"}, lambda: 100):
+            found += [trace["id"] for trace in page.traces]
+            if later:
+                most[0] = later
+        return found
+
+    def test_in_the_middle_of_a_listing(self):
+        """Row 44: whatever the cursor means, all rows come once each, in their order."""
+        for cursors in self.CURSORS:
+            for later in (50, 7, 1):
+                with self.subTest(cursors=cursors, later=later):
+                    most = [100]
+                    self.assertEqual(self.ids(self.listing(cursors, most), most, later),
+                                     list(range(250)))
+
+    def test_an_outage_does_not_shrink_later_pages(self):
+        most = [0]
+        client = self.listing("offset", most)
+        failure = self.assertRaisesCode("INTERNAL_SERVER_ERROR", self.ids, client)
+        self.assertIsInstance(failure, twosignal.TransientFailure)
+        most[0] = 100
+        del self.asked[:]
+        self.assertEqual(self.ids(client), list(range(250)))
+        self.assertEqual(len(self.asked), 3)
+
+    def test_an_entry_that_is_too_large(self):
+        """The other entries of the batch are not asked for again."""
+        client = self.client(lambda names, given: canned(
+            [trpc_error(*kind) if each["id"] == 2 else result(each["id"]) for each in given], 207))
+        for kind in (("PAYLOAD_TOO_LARGE", 413), ("TIMEOUT", 408), ("GATEWAY_TIMEOUT", 504)):
+            del self.asked[:]
+            one, failure, three = client.batch("x.get", [{"id": 1}, {"id": 2}, {"id": 3}])
+            self.assertEqual((one, three, len(self.asked)), (1, 3, 1))
+            self.assertEqual(failure.exit_code, 1 if kind[1] == 413 else 8)
+        kind = ("PAYLOAD_TOO_LARGE", 413)
+        failure = self.assertRaisesCode(kind[0], client.add_scores, [{"id": 2}, {"id": 1}], "c")
+        self.assertEqual(failure.message, "Cannot read trace 2: request too large")
+
+    def test_a_change_is_neither_split_nor_repeated(self):
+        for status in (413, 414, 431, 504):
+            client = self.client(lambda name, given: canned(b"<html>", status, "text/html"))
+            with self.assertRaises(twosignal.Failure):
+                client.mutate("x.create", {"traceId": "t", "limit": 100})
+            self.assertEqual(len(self.asked), 1)
+
+    def test_a_response_that_is_nested_too_deeply(self):
+        """It is not said to be another protocol's; the others come, and a trace is named."""
+        def answer(names, given):
+            rows = [{"id": number, "scores": [], "metadata": "DEEP" if number == bad else None}
+                    for number in range(int(given.get("cursor") or 0), 20)][:given["limit"]]
+            cursor = str(rows[-1]["id"] + 1) if rows[-1]["id"] < 19 else None
+            body = json.dumps(result({"traces": rows, "nextCursor": cursor}))
+            return canned(body.replace('"DEEP"', self.DEEP).encode("ascii"))
+        bad = 7
+        client = self.client(answer)
+        found = []
+        with self.assertRaises(twosignal.Failure) as caught:
+            for page in client.trace_pages({"projectId": "c"}, lambda: 100):
+                found += [trace["id"] for trace in page.traces]
+        self.assertEqual(found, list(range(7)))
+        self.assertEqual((caught.exception.message, caught.exception.exit_code), (
+            "Cannot read a page of one trace: the server's response is nested too deeply", 8))
+
+        def details(names, given):
+            bodies = [json.dumps(result({"scores": "DEEP" if each["id"] == 3 else []}))
+                      for each in (given if isinstance(given, list) else [given])]
+            body = "[%s]" % ",".join(bodies) if isinstance(names, list) else bodies[0]
+            return canned(body.replace('"DEEP"', self.DEEP).encode("ascii"))
+        client = self.client(details)
+        failure = self.assertRaisesCode("BAD_ANSWER", client.add_scores,
+                                        [{"id": number} for number in range(9)], "c")
+        self.assertEqual(failure.message, "Cannot read trace 3: the server's response is nested "
+                                          "too deeply")
 
 
 class ScoresOfTraces(ClientCase):

@@ -640,6 +640,28 @@ class fails_from:
         return self.take(request)
 
 
+def size_of(request):
+    """How many traces a request asks for at once, as a page or as a batch."""
+    if request.path == "/api/v1/traces":
+        return int(request.query["limit"])
+    if request.procedures == ["trace.list"]:
+        return json.loads(request.query["input"])["json"]["limit"]
+    return len(request.procedures)
+
+
+class takes_at_most(fails_from):
+    """Within the block the server refuses pages or batches of more than `number`, as told."""
+
+    def __init__(self, server, number, fragment, **what):
+        super().__init__(server, number, **what)
+        self.fragment = fragment    # of the paths that are concerned
+
+    def taken(self, request):
+        if self.fragment in request.path and size_of(request) > self.left:
+            return standin.Fault("", None, **self.what)
+        return self.take(request)
+
+
 class ScriptedTransport:
     """A transport that answers from a function of the procedures and their inputs."""
 
@@ -649,6 +671,8 @@ class ScriptedTransport:
         self.answer, self.asked = answer, []
         self.clock, self.requested_pause = ShortClock(), None
         self.start_time = self.clock.time()
+        self.told = []
+        self.tell = self.told.append
 
     def request(self, method, url, headers=(), body=None, changes=True, reports_unknown=True,
                 retried=None):
