@@ -3718,11 +3718,12 @@ class Measurements:
             return
         self.values.extend(known)
         self.traces += 1
-        value = max(known, key=self._severity)
-        severity = self._severity(value)
+        severities = [self._severity(value) for value in known]
+        severity = max(severities)
         if len(self._worst) < MAX_WORST or severity > self._worst[-1][0]:
-            shown = {"trace_id": printable(trace["id"]), "name": trace["name"], "value": value,
-                     "error_message": None, "command": None}
+            shown = {"trace_id": printable(trace["id"]), "name": trace["name"],
+                     "value": known[severities.index(severity)], "error_message": None,
+                     "command": None}
             self._worst.append((severity, -self.traces, shown))
             self._worst = sorted(self._worst, reverse=True)[:MAX_WORST]
 
@@ -3766,11 +3767,12 @@ class TraceStats:
 
     def _error(self, status):
         """1 for ERROR, 0 for OK; None for any other, which is counted."""
-        name = truncate(printable(status or None).upper(), 40)
+        name = printable(status or None).upper()
         if name in ("OK", "ERROR"):
             return int(name == "ERROR")
-        is_new = name not in self.other_statuses
-        name = "…" if is_new and len(self.other_statuses) >= MAX_OTHER_STATUSES else name
+        name = truncate(name, 40)
+        if len(self.other_statuses) >= MAX_OTHER_STATUSES and name not in self.other_statuses:
+            name = "…"
         self.other_statuses[name] = self.other_statuses.get(name, 0) + 1
 
     def _add_scores(self, trace):
@@ -3792,13 +3794,15 @@ class TraceStats:
 
 def newest_scores(scores) -> list:
     """Those of a trace's scores that no newer one of the same span and evaluator replaces."""
-    newest = {}
-    dated = [((str(score.get("span_id")), str(score.get("evaluator"))),
-              parse_timestamp(score.get("created_at")), score) for score in scores]
-    for key, seconds, _ in dated:
-        if seconds is not None:
-            newest[key] = max(seconds, newest.get(key, seconds))
-    return [score for key, seconds, score in dated if seconds in (None, newest.get(key))]
+    groups, kept = {}, []
+    for score in scores:
+        key = (str(score.get("span_id")), str(score.get("evaluator")))
+        groups.setdefault(key, []).append(score)
+    for group in groups.values():
+        times = [parse_timestamp(score.get("created_at")) for score in group]
+        newest = max([seconds for seconds in times if seconds is not None], default=None)
+        kept += [score for score, seconds in zip(group, times) if seconds in (None, newest)]
+    return kept
 
 
 class Threshold(Struct):
@@ -3920,8 +3924,8 @@ class CheckResult:
         for each in self.worst:
             value, _ = distinct_texts(self.threshold.format_value, each["value"], self.limit)
             texts = filter(None, [each["name"], each["error_message"]])
-            lines += [f"{self.threshold.worst_text or value}  {': '.join(map(printable, texts))}",
-                      f"  {each['command']}"]
+            text = f"{self.threshold.worst_text or value}  {': '.join(map(printable, texts))}"
+            lines += [truncate(text, MAX_SERVER_MESSAGE), f"  {each['command']}"]
         return lines
 
     def sentence(self) -> str:
