@@ -3548,7 +3548,7 @@ class TraceQuery(Struct):
                 and (not self.search or self.search.casefold() in name)
                 and all(tag in tags for tag in self.tags or ())
                 and is_within(to_amount(trace["duration_ms"]), self.min_duration, self.max_duration)
-                and is_within(to_amount(trace["cost_usd"]), self.min_cost, None)
+                and is_within(trace["cost_usd"], self.min_cost, None)
                 and self._matches_time(trace))
 
     def _matches_time(self, trace) -> bool:

@@ -433,38 +433,48 @@ class Scores(GateCase):
                     self.assertIn("%s (outside 0 to 1)  odd\n" % value,
                                   self.check(*option.split()).out)
 
+    def test_outside_0_to_1_is_among_the_worst(self):
+        """Row 42: before the lowest scores, and so in sight."""
+        for value in (0.1, 0.2, 0.3, 35, 0.4, 0.1, 0.2):
+            self.score(self.add(1)[0], value)
+        found = [each["value"] for each in self.one("--min-score", "0.5")["worst"]]
+        self.assertEqual(found, [35, 0.1, 0.1, 0.2, 0.2])
+
     def test_an_error_of_rounding_is_not_outside(self):
         self.add(1, scores=[{"evaluatorName": "a", "value": 1 + 1e-15},
                             {"evaluatorName": "b", "value": -1e-17}])
         self.assertEqual(self.check("--min-score", "0").code, 0)
 
     def test_only_the_newest_of_a_trace_a_span_and_an_evaluator_counts(self):
-        cases = (               # (span, evaluator, value, minutes ago) of each score; the lowest
-            ([(None, "a", 0.2, 9), (None, "a", 0.8, 5)], 0.8),
-            ([(None, "a", 0.8, 5), (None, "a", 0.2, 9)], 0.8),
-            ([(None, "a", 0.8, 9), (None, "a", 0.2, 5)], 0.2),
-            ([(None, "a", 0.2, 9), (None, "b", 0.8, 5)], 0.2),
-            ([("s1", "a", 0.2, 9), ("s2", "a", 0.8, 5)], 0.2),
-            ([("s1", "a", 0.2, 9), (None, "a", 0.8, 5)], 0.2),
-            ([("s1", "a", 0.2, 9), ("s1", "a", 0.8, 5)], 0.8),
-            ([(None, "a", 0.2, 5), (None, "a", 0.8, 5)], 0.2),          # equal times
-            ([(None, "a", 0.2, None), (None, "a", 0.8, 5)], 0.2),       # an unknown time
-            ([(None, "a", 0.1, 9), (None, "a", 0.2, None), (None, "a", 0.8, 5)], 0.2),
-            ([(None, "a", 0.2, 9), (None, "a", None, 5)], None))
-        for scores, lowest in cases:
-            self.use()
-            trace, = self.add(1)
-            for span, evaluator, value, minutes in scores:
-                given = {"createdAt": None} if minutes is None else {}
-                self.score(trace, value, evaluator=evaluator, spanId=span,
-                           created="2026-03-14T10:%02d:00Z" % (59 - (minutes or 1)), **given)
+        cases = (               # (span, evaluator, value, created) of each score; the lowest
+            ([(None, "a", 0.2, 1), (None, "a", 0.8, 5)], 0.2, 0.8),
+            ([(None, "a", 0.8, 5), (None, "a", 0.2, 1)], 0.2, 0.8),
+            ([(None, "a", 0.8, 1), (None, "a", 0.2, 5)], 0.8, 0.2),
+            ([(None, "a", 0.2, 1), (None, "b", 0.8, 5)], None, 0.2),
+            ([("s1", "a", 0.2, 1), ("s2", "a", 0.8, 5)], None, 0.2),
+            ([("s1", "a", 0.2, 1), (None, "a", 0.8, 5)], None, 0.2),
+            ([("s1", "a", 0.2, 1), ("s1", "a", 0.8, 5)], 0.2, 0.8),
+            ([(None, "a", 0.2, 5), (None, "a", 0.8, 5)], None, 0.2),        # equal times
+            ([(None, "a", 0.2, None), (None, "a", 0.8, 5)], None, 0.2),     # an unknown time
+            ([(None, "a", 0.1, 1), (None, "a", 0.2, None), (None, "a", 0.8, 5)], 0.1, 0.2),
+            ([(None, "a", 0.2, 0), (None, "a", 0.8, None)], None, 0.2),     # the year 1970
+            ([(None, "a", 0.2, 1), (None, "a", None, 5)], 0.2, None))
+        for scores, replaced, lowest in cases:
+            records = [{"spanId": span, "evaluatorName": evaluator, "value": value,
+                        "createdAt": None if created is None else twosignal.wire_timestamp(created)}
+                       for span, evaluator, value, created in scores]
             with self.subTest(scores=scores):
-                self.assertEqual(self.one("--min-score", "0.5")["measured"], lowest)
+                stats = twosignal.TraceStats()
+                stats.add(twosignal.to_record({"id": "x", "scores": records}, "trace"))
+                counted = [value for _, _, value, _ in scores if value not in (replaced, None)]
+                self.assertEqual(sorted(stats.scores[None].values), sorted(counted))
+                self.assertEqual(min(counted, default=None), lowest)
 
-    def test_scores_of_the_epoch_count(self):
+    def test_an_older_score_of_an_evaluator_does_not_count(self):
         trace, = self.add(1)
-        self.score(trace, 0.2, created=0)
-        self.assertEqual(self.one("--min-score", "0.5")["measured"], 0.2)
+        self.score(trace, 0.2, created=minutes_ago(9))
+        self.score(trace, 0.8, created=minutes_ago(5))
+        self.assertEqual(self.one("--min-score", "0.5")["measured"], 0.8)
 
     def test_average(self):
         for place, values in enumerate(((0.9, 0.5), (0.7,), (), (0.9,))):
@@ -574,7 +584,7 @@ class WorstTraces(GateCase):
     def worst(self, *options):
         return [each["name"] for each in self.one(*options)["worst"]]
 
-    def fail(self, name, message="boom", **fields):
+    def failing(self, name, message="boom", **fields):
         """A trace whose only failed span has this message."""
         return self.add(1, name=name, spans=[{"status": "ERROR", "errorMessage": message}],
                         **fields)[0]
@@ -598,13 +608,17 @@ class WorstTraces(GateCase):
         self.assertEqual([each["value"] for each in self.one("--min-score", "0.95")["worst"]], [0])
         self.assertEqual(self.one("--min-score", "0.95")["traces"], 1)
 
+    def test_text_of_a_hostile_server_is_bounded(self):
+        self.failing("x" * 5000, "y" * 5000, duration_ms=9000)
+        self.assertLess(len(self.check("--max-p95", "8s").out), 2000)
+
     def test_at_most_five_the_worst_first(self):
         for seconds in (3, 9, 1, 7, 5, 8, 6, 4, 2):
             self.add(1, name="%d s" % seconds, duration_ms=1000 * seconds)
         self.assertEqual(self.worst("--max-p95", "2s"), ["9 s", "8 s", "7 s", "6 s", "5 s"])
 
     def test_each_has_name_value_message_and_command(self):
-        trace = self.fail("checkout-agent", "Connection\nreset by peer", duration_ms=9000)
+        trace = self.failing("checkout-agent", "Connection\nreset by peer", duration_ms=9000)
         worst, = self.one("--max-p95", "8s")["worst"]
         command = "twosignal traces get %s --project %s" % (trace, self.server.project)
         self.assertEqual(list(worst.items()), [
@@ -616,7 +630,7 @@ class WorstTraces(GateCase):
             "peer\n  %s\n" % command), result)
 
     def test_the_command_runs(self):
-        trace = self.fail("agent", duration_ms=9000)
+        trace = self.failing("agent", duration_ms=9000)
         url = self.server.url
         worst, = self.one("--max-p95", "8s", "--url", url)["worst"]
         self.assertTrue(worst["command"].endswith(" --url " + url), worst)
@@ -631,7 +645,7 @@ class WorstTraces(GateCase):
         self.assertEqual(shlex.split(command)[4:], ["--project", "my shop's agents"])
 
     def test_with_a_key_there_are_commands_but_no_messages(self):
-        self.fail("agent", duration_ms=9000)
+        self.failing("agent", duration_ms=9000)
         result = self.check("--max-p95", "8s", "--json", env=self.key())
         worst, = result.json["checks"][0]["worst"]
         self.assertIsNone(worst["error_message"])
@@ -657,7 +671,7 @@ class WorstTraces(GateCase):
 
     def test_messages_are_asked_for_once_and_in_one_request(self):
         for place in range(9):
-            self.fail("agent %d" % place, "boom %d" % place, duration_ms=9000 - place, cost=place,
+            self.failing("agent %d" % place, "boom %d" % place, duration_ms=9000 - place, cost=place,
                       status="ERROR")
         self.server.requests.clear()
         result = self.check("--json", "--max-p95", "8s", "--max-cost", "1", "--max-error-rate", "0")
@@ -672,13 +686,13 @@ class WorstTraces(GateCase):
             self.assertEqual(messages[name], name.replace("agent", "boom"))
 
     def test_nothing_is_asked_for_if_no_check_failed(self):
-        self.fail("agent", duration_ms=9000)
+        self.failing("agent", duration_ms=9000)
         for options in ("--max-p95 9s", "--max-p95 9s --min-count 9", "--max-total-cost 1"):
             self.assertNotEqual(self.check(*options.split()).code, 10)
         self.assertEqual(self.server.count("trace.getById"), 0)
 
     def test_the_verdict_stands_if_messages_cannot_be_read(self):
-        self.fail("agent", duration_ms=9000)
+        self.failing("agent", duration_ms=9000)
         for fault in ({"status": 500}, {"status": 403}, {"status": 404}, {"reset": True},
                       {"body": "<html>"}, {"body": '{"result": {"data": {"json": {"spans": 7}}}}'},
                       {"body": '{"result": {"data": {"json": {"spans": [7, {"status": []}]}}}}'}):
