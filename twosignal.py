@@ -3511,10 +3511,7 @@ class TraceQuery(Struct):
         self.is_local = (self.min_duration, self.max_duration, self.min_cost) != (None, None, None)
 
     def input(self, now) -> dict:
-        """The input of trace.list, in the spellings of all server versions.
-
-        now: what relative times count from, in Unix seconds; matches() uses the same from then on.
-        """
+        """The input of trace.list for all server versions, and the times that matches() uses."""
         self.earliest = self.since and self.since.start(now)
         self.latest = self.until and min(self.until.start(now) + self.until.length, END_OF_TIME - 1)
         return without_none(
