@@ -21,7 +21,7 @@ from unittest import mock
 if not __package__:     # started as a script, not by `python3 -m unittest`
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 
-from tools import (ROOT, SCRIPT, SUPPORT, TESTS, ServerCase, executable,  # noqa: E402
+from tools import (ROOT, SCRIPT, SUPPORT, TESTS, ServerCase, WrongClock, executable,  # noqa: E402
                    merged, minutes_ago, run_command, write_script)
 
 import twosignal  # noqa: E402
@@ -465,11 +465,15 @@ class QuotedMessages(ServerCase):
         cells = " ".join(row[0] for row in rows(README, "| you see | what to do |"))
         quoted = set(re.findall(r"`([^`]+)`", cells)) - self.OTHERS
         printed = [self.another_server(), self.web_page(), self.damaged_session(),
-                   self.unknown_outcome(), self.held_lock(), self.bare_list(), self.certificate()]
+                   self.unknown_outcome(), self.held_lock(), self.bare_list(), self.certificate(),
+                   self.wrong_clock()]
         for text in quoted:
             pattern = ".*".join(map(re.escape, text.split("…")))
             self.assertEqual(sum(bool(re.search(pattern, each)) for each in printed), 1, text)
         self.assertEqual(len(quoted), len(printed))
+
+    def wrong_clock(self):
+        return self.cli("orgs", "list", clock=WrongClock(7200)).err
 
     def another_server(self):
         return self.cli("orgs", "list", "--url", "https://other.example.com").err
