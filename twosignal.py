@@ -3743,7 +3743,7 @@ class TraceStats:
         self.count = 0
         self.project = None                     # the ID of the traces' project
         self.errors = Measurements()            # 1 for the status ERROR, 0 for OK
-        self.other_statuses = {}                # how many traces have which; None: no status
+        self.other_statuses = {}                # how many traces have which; "-": none
         self.durations = Measurements()         # milliseconds
         self.costs = Measurements()             # USD
         self.scores = defaultdict(lambda: Measurements(score_severity))     # by evaluator,
@@ -4013,7 +4013,7 @@ class Gate(Struct):
 def trace_command(trace_id, project=None, url=None) -> str:
     """The command line that shows a trace, quoted for a shell."""
     import shlex
-    words = ["--project", str(project)] if project else []
+    words = ["--project", printable(project)] if project else []
     words += ["--url", url] if url else []
     # An ID that begins with - must not be taken for an option.
     words = words + ["--", trace_id] if trace_id.startswith("-") else [trace_id] + words
@@ -4647,6 +4647,9 @@ def chosen_checks(args) -> list:
         if None not in values and values[0] < values[1]:
             flags = f"--{upper} is below --{lower}".replace("_", "-")
             raise usage_error(f"{flags}: this gate can never pass", see_help("traces check"))
+    if args.max_error_rate not in (None, 1) and (args.error or args.status == "ERROR"):
+        raise usage_error("The error rate of traces with status ERROR is 100%: this gate can never "
+                          "pass", see_help("traces check"))
     names = [limit[0] for threshold, limit in checks if threshold.needs_scores]
     if args.evaluator and not names:
         raise usage_error("--evaluator requires a check of scores", "Pass --min-score too.")

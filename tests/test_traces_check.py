@@ -563,6 +563,8 @@ class Scores(GateCase):
                 ("--max-p95 8s --min-duration 9s", "--max-p95 is below --min-duration"),
                 ("--max-cost 1 --min-duration 9s --max-duration 8s", "can never pass"),
                 ("--max-cost 0.5 --min-cost 1", "--max-cost is below --min-cost"),
+                ("--error --max-error-rate 2%", "can never pass"),
+                ("--status ERROR --max-error-rate 0", "can never pass"),
                 ("--max-error-rate 1", "say 1% or 100%"), ("--max-error-rate 5", "say 5%."),
                 ("--max-error-rate 1.0", "say 1.0% or 100%"), ("--max-fail-rate a=1.5", "say 1.5%"),
                 ("--max-error-rate 100", "say 100%."),
@@ -661,6 +663,12 @@ class WorstTraces(GateCase):
             line = twosignal.CommandLine(words[1:])
             self.assertEqual((line.operands, [flag for flag, _ in line.options], line.error),
                              ([worst["trace_id"]], ["--project"], None))
+
+    def test_projects_of_a_hostile_server_do_not_break_the_line(self):
+        self.server.add_trace(projectId="x\n::error::y\x1b[31m", duration_ms=9000)
+        result = self.check("--max-p95", "8s", env=self.key())
+        self.assertRegex(result.lines[-1], r"^  twosignal traces get .* 'x\\x0a::error")
+        self.assertNotIn("\x1b", result.out)
 
     def test_the_message_is_that_of_the_first_failed_span(self):
         spans = [{"status": status, "errorMessage": message,
