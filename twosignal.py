@@ -3283,7 +3283,7 @@ class CommandLine:
         self.operands = []          # the rest
         texts = [result_or_failure(as_utf8, token, "An argument") for token in argv]
         self.error = next((text for text in texts if isinstance(text, Failure)), None)  # the first
-        self._tokens = [printable(token) if isinstance(text, Failure) else text
+        self._tokens = [token if isinstance(text, Failure) else text
                         for token, text in zip(argv, texts)]
         while self._tokens and self._tokens[0] != "--":
             failure = result_or_failure(self._read, self._tokens.pop(0))
@@ -3313,8 +3313,9 @@ class CommandLine:
     def texts(self, option) -> list:
         """What was given for an option: all of it if it is repeatable, otherwise the last."""
         found = [text for flag, text in self.options if flag in option.flags]
-        if not found and option.env and setting(option.env):
-            return [setting(option.env)]
+        variable = result_or_failure(setting, option.env or "")
+        if not found and isinstance(variable, str):
+            return [variable]
         return found if option.repeatable else found[-1:]
 
     def selection(self) -> str:
@@ -4063,45 +4064,48 @@ class GateReport(Struct):
         if self.is_gate and (error or self.results) and setting("GITHUB_ACTIONS"):
             self.report_to_github()
 
-    def cases(self) -> list:
-        """(name, code of what is wrong or None, lines that say so) of each test case."""
+    def cases(self):
+        """Yields (name, code of what is wrong or None, lines that say so) of each, masked."""
         codes = {True: None, False: "CHECK_FAILED", None: "NOTHING_TO_CHECK"}
-        suffix = f" ({self.selection})" if self.selection else ""
-        if not self.failure:
-            return [(each.name + suffix, codes[each.passed], [each.sentence()] + each.worst_lines())
-                    for each in self.results]
-        lines = [self.failure.message, self.failure.hint] + self.failure.problems
-        return [(self.title + suffix, self.failure.code, list(filter(None, lines)))]
+        cases = [(each.name, codes[each.passed], [each.sentence()] + each.worst_lines())
+                 for each in self.results]
+        if self.failure:
+            lines = filter(None, [self.failure.message, self.failure.hint] + self.failure.problems)
+            cases = [(self.title, self.failure.code, lines)]
+        names = []                  # two are the same if limits differ in digits not shown
+        masked = self.console.masked
+        for name, code, lines in cases:
+            names.append(name)
+            name += f" #{names.count(name)}" if names.count(name) > 1 else ""
+            name += f" ({self.selection})" if self.selection else ""
+            yield masked(name), code, list(map(masked, lines))
 
     def junit_xml(self) -> bytes:
         """The report as GitLab, Jenkins and others read JUnit."""
         from xml.etree.ElementTree import Element, SubElement, tostring
-        masked, cases = self.console.masked, self.cases()
+        cases, title = list(self.cases()), self.console.masked(self.title)
         seconds = self.console.clock.monotonic() - self.started
         tag = "error" if self.failure else "failure"
-        counts = {"name": masked(self.title), "time": f"{seconds:.3f}", "tests": str(len(cases)),
-                  "errors": "0", "failures": "0",
-                  tag + "s": str(sum(code is not None for _, code, _ in cases))}
+        counts = {"name": title, "time": f"{seconds:.3f}", "tests": str(len(cases)), "errors": "0",
+                  "failures": "0", tag + "s": str(sum(code is not None for _, code, _ in cases))}
         root = Element("testsuites", counts)
         suite = SubElement(root, "testsuite", counts, skipped="0")
         for name, code, lines in cases:     # measured together: each gets its share of the time
-            case = SubElement(suite, "testcase", classname=masked(self.title), name=masked(name),
+            case = SubElement(suite, "testcase", classname=title, name=name,
                               time=f"{seconds / len(cases):.3f}")
             case.tail = "\n"
             if code is not None:            # GitLab shows the body alone, others the message
-                lines = list(map(masked, lines))
                 SubElement(case, tag, type=code, message=lines[0]).text = "\n".join(lines)
         return b'<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, "utf-8") + b"\n"
 
     def report_to_github(self):
         """An annotation for each check that does not hold or for the failure, and a summary."""
-        masked = self.console.masked
         summary = [f"### {self.title}", ""]
         if not self.failure:
             summary += _markdown_table(CHECK_COLUMNS, [each.row() for each in self.results])
         for name, code, lines in self.cases():
             if code is not None:
-                lines = [masked(f"{name}: {lines[0]}")] + list(map(masked, lines[1:]))
+                lines[0] = f"{name}: {lines[0]}"
                 summary += [""] + ["    " + line for line in lines]     # indented: code
                 text = "%0A".join(line.replace("%", "%25") for line in lines)
                 self.console.say(f"::error title={self.title}::{text}")

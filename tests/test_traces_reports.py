@@ -177,6 +177,14 @@ class Names(Gate):
         self.assertIn("min-score ≥ 0.8 (project %s)" % self.server.project, names)
         self.assertIn("min-score a=b ≥ 0.8 (project %s)" % self.server.project, names)
 
+    def test_limits_that_look_alike(self):
+        self.server.add_trace(scores=[{"evaluatorName": "x", "value": 0.500015}])
+        options = ["--min-score", "x=0.50001", "--min-score", "x=0.50002"]
+        self.check("--junit", self.report, *options)
+        found = [(name.partition(" (")[0], kind) for name, (kind, _) in self.cases().items()]
+        self.assertEqual(found, [("min-score x ≥ 0.5", None), ("min-score x ≥ 0.5 #2", FAILED),
+                                 ("min-count ≥ 1", None)])
+
     def test_what_was_chosen(self):
         """Two gates of one job do not replace each other."""
         seen = set()
@@ -460,6 +468,23 @@ class GatesThatCouldNotRun(Gate):
                     self.assertIn(part, self.error()[1])
         self.assertEqual(self.files(), ["report.xml"])
 
+    @unittest.skipIf(os.name == "nt", "file names are no bytes there")
+    def test_bytes_that_are_not_utf8(self):
+        """In an argument, a variable, or the name of the report, which is that very file."""
+        raw = os.fsdecode(b"report\xff.xml")
+        for options, env, name in ((["--tag", raw], None, "report.xml"), ([], None, raw),
+                                   ([], {"TWOSIGNAL_PROJECT": raw}, "report.xml")):
+            with self.subTest(options=ascii(options), env=ascii(env), name=ascii(name)):
+                self.report = self.path(name)
+                with open(self.report, "wb") as file:
+                    file.write(PASSING)
+                result = self.cli("traces", "check", "--max-cost", "1", "--junit", self.report,
+                                  *options, env=env)
+                self.assertEqual(result.code, 2, result)
+                self.assertIn("is not UTF-8", self.error()[1])
+                self.assertEqual(self.files(), [name])
+                os.unlink(self.report)
+
     def test_bugs_and_signals(self):
         for error, code in ((ValueError("x"), 1), (RecursionError(), 8), (KeyboardInterrupt(), 130),
                             (twosignal.Terminated(), 143), (BrokenPipeError(), 141)):
@@ -510,6 +535,8 @@ class GatesThatCouldNotRun(Gate):
 
     def test_what_does_not_touch_it(self):
         """Help, other commands, and what is no option."""
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.folder)
         for argv in (["traces", "check", "--help"], ["traces", "check", "-h"], ["--version"],
                      ["traces", "--help"]):
             for words in (argv + ["--junit", self.report], ["--junit", self.report] + argv):
