@@ -464,6 +464,7 @@ def format_time_of_day(timestamp) -> str:
 # Records
 ############################################################
 
+MISSING = object()                  # in place of a value, which may be None
 # The users' own data: no key inside is renamed, nothing in it is changed.
 USER_DATA = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
 _NESTED_KINDS = {"spans": "span", "scores": "score", "items": "item", "projects": "usage"}
@@ -554,19 +555,41 @@ def usage_record(wire: dict, plan) -> dict:
             "evals_limit": evals_limit, "projects": used.pop("projects", []), **used}
 
 
-def get_path(value, path: str):
-    """What is at a path such as scores.0.score; None if there is nothing."""
-    for part in path.split("."):
-        value = get_item(value, part)
-    return value
+def get_path(value, path: str, default=None):
+    """What is at a path such as scores.0.score, or what get_item() returns for nothing.
+
+    Keys may contain dots: the longest one that fits is taken, or a shorter one if that leads
+    nowhere. In a list of scores, an evaluator's name stands for its newest score.
+    """
+    found = get_item(value, path, default)
+    key = path
+    while found is default and "." in key:
+        key = key.rpartition(".")[0]
+        inner = get_item(value, key, default)
+        if inner is not default:
+            found = get_path(inner, path[len(key) + 1:], default)
+    if found is default and isinstance(value, list):
+        found = _newest_score(value, path, default)
+    return found
 
 
-def get_item(container, key: str):
-    """The value of a dict's key or at a list's index; None if there is none."""
+def get_item(container, key: str, default=None):
+    """The value of a dict's key or at a list's index; None behind a list's end and below None; the
+    default if there can be no value.
+    """
     if isinstance(container, dict):
-        return container.get(key)
-    is_index = isinstance(container, list) and re.match(r"(0|[1-9][0-9]{0,8})\Z", key)
-    return container[int(key)] if is_index and int(key) < len(container) else None
+        return container.get(key, default)
+    if isinstance(container, list) and re.match(r"(0|[1-9][0-9]{0,8})\Z", key):
+        return container[int(key)] if int(key) < len(container) else None
+    return None if container is None else default
+
+
+def _newest_score(scores, path, default):
+    """The newest score of the evaluator NAME, or its label for the path NAME.label, and so on."""
+    named = [score for score in scores if isinstance(get_item(score, "evaluator"), str)]
+    named.sort(key=lambda score: parse_timestamp(score.get("created_at")) or 0)
+    newest = {score["evaluator"]: score for score in named}
+    return newest[path].get("score") if path in newest else get_path(newest, path, default)
 
 
 def child_records(record, key) -> list:
@@ -605,6 +628,8 @@ def span_tree(spans) -> list:
 _WORD_COLOURS = {"ERROR": 31, "FAILED": 31, "TOO FEW": 31, "NOTHING TO CHECK": 31, "OK": 32}
 # Spreadsheets take text that begins like this for a formula; full-width characters too.
 _FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_SIGNED_NUMBER = r"(?a)[+-](\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?\Z"    # which is no formula
+_TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"})
 
 
 class Column(Struct):
@@ -655,6 +680,8 @@ class Result(Struct):
     streams = False             # rows are printed as they happen, and there is no last one
     extra_fields = ()           # of later records, although the first ones may lack them
     checks = ()                 # a gate's CheckResults, which are reported
+    extra_columns = ()          # of fields that tables show only if --fields names them
+    listing = None              # of the rows inside, which the ROW_FORMATS print in its place
 
     def batches(self):
         """An iterator of lists of rows: as many as a page, or one by one if they stream."""
@@ -746,7 +773,7 @@ class Details(Result):
     """A table of one record's fields, then further parts; other formats print the record alone."""
 
     record: object
-    fields: tuple = ()
+    columns: tuple = ()
     parts: tuple = ()           # (title, a Listing or a list of lines)
     message: str = ""           # a sentence that the table begins with
 
@@ -759,8 +786,8 @@ class Details(Result):
     def table_lines(self, screen):
         if self.message:
             yield self.message + "\n"
-        cells = [(field.heading + ":", field.text(self.record, screen.is_saved))
-                 for field in self.fields]
+        cells = [(each.heading + ":", each.text(self.record, screen.is_saved))
+                 for each in self.columns]
         cells = [(heading, text) for heading, text in cells if text != "-"]
         left = max([display_width(heading) for heading, _ in cells] or [0])
         for heading, text in cells:
@@ -790,45 +817,56 @@ class Text(RawValue):
         yield self.record
 
 
-def _csv_format(result, screen, delimiter=","):
+def _value_lines(result, make_line):
     """Values under a heading: the keys of the first rows. Keys that come later have no column."""
-    import csv
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
     names = None
     omitted = {}
     for rows in result.batches():
         if names is None:
             # If rows stream, the first one cannot tell what those to come have.
             names = _keys_of(rows, result.extra_fields if result.streams else ())
-            writer.writerow(map(_csv_cell, names))
+            yield make_line(map(_value_text, names))
         omitted.update((key, None) for key in _keys_of(rows) if key not in names)
-        writer.writerows([_csv_cell(row.get(name)) for name in names] for row in rows)
-        yield buffer.getvalue()
-        buffer.truncate(buffer.seek(0))
+        yield "".join([make_line([_value_text(row.get(name)) for name in names]) for row in rows])
     if names is None and result.columns:
-        writer.writerow(column.source for column in result.columns if not callable(column.source))
-        yield buffer.getvalue()
+        yield make_line([column.source for column in result.columns if not callable(column.source)])
     if omitted:
         return (f"Columns omitted (absent from the first {PAGE_SIZE} rows): "
                 f"{', '.join(omitted)}. Name the columns you want with --fields.")
 
 
-FORMATS = {                         # generators of whole lines; they return a remark or None
+def _value_text(value) -> str:
+    """The text of a value in csv and tsv; tabs and line breaks are still as they are."""
+    if value is None:
+        return ""
+    if type(value) in (int, float):
+        return plain_number(value)
+    if not isinstance(value, str):
+        return to_json(value, indent=None)      # true, false, lists, objects
+    if value.startswith(_FORMULA_STARTS) and not re.match(_SIGNED_NUMBER, value):
+        value = "'" + value
+    return value if value.isprintable() else re.sub("(?![\t\r\n])" + _UNSAFE, _escape, value)
+
+
+def _csv_line(texts) -> str:
+    """A line as RFC 4180 has it, except for its end; an empty one would be no record."""
+    quoted = ['"' + text.replace('"', '""') + '"' if re.search('[,"\r\n]', text) else text
+              for text in texts]
+    return (",".join(quoted) or '""') + "\n"
+
+
+def _tsv_line(texts) -> str:
+    return "\t".join([text.translate(_TSV_ESCAPES) for text in texts]) + "\n"
+
+
+ROW_FORMATS = ("jsonl", "csv", "tsv")
+FORMATS = {                         # generators of whole lines; they return a warning or None
     "table": lambda result, screen: result.table_lines(screen),
     "json": lambda result, screen: result.json_lines(screen),
     "jsonl": lambda result, screen: (to_json(row, indent=None, ascii_only=screen.ascii_only) + "\n"
                                      for row in result.records()),
-    "csv": _csv_format,
-    "tsv": lambda result, screen: _csv_format(result, screen, "\t")}
-
-
-def _csv_cell(value):
-    if isinstance(value, str):
-        return printable("'" + value if value.startswith(_FORMULA_STARTS) else value)
-    if value is None or type(value) in (int, float):
-        return value
-    return to_json(value, indent=None)      # true, false, lists, objects
+    "csv": lambda result, screen: _value_lines(result, _csv_line),
+    "tsv": lambda result, screen: _value_lines(result, _tsv_line)}
 
 
 def _keys_of(rows, extra_fields=()) -> list:
@@ -840,25 +878,77 @@ def _keys_of(rows, extra_fields=()) -> list:
 def format_of_file(path):
     """The format that the ending of a file's name stands for, or None."""
     ending = os.path.splitext(path or "")[1][1:].lower()
+    ending = {"ndjson": "jsonl", "txt": "table"}.get(ending, ending)
     return ending if ending in FORMATS else None
 
 
-def only_fields(result, fields, report_error) -> Result:
-    """The result with only these fields; report_error gets a Failure for each impossible one."""
-    def picked():
-        for number, rows in enumerate(result.batches()):
-            if number == 0:
-                for error in _field_errors(fields, rows, result.extra_fields):
-                    report_error(error)
-            for row in rows:
-                yield {name: row[name] if name in row else get_path(row, name) for name in fields}
+class FieldSelection(Struct):
+    """The fields that --fields names, and those of them that no record has had so far."""
 
-    columns = [Column(field, field, never_cut=is_id_field(field)) for field in fields]
-    if isinstance(result, Listing):
-        return Listing(result.noun, columns, picked(), result.conclude, streams=result.streams)
-    if isinstance(result.record, list):
-        return Listing("records", columns, picked())
-    return Details(next(picked()), columns, conclude=result.conclude)
+    result: Result
+    fields: list                # paths
+    report: object              # gets an error for each missing field, and whether it may be right
+    keys = ()                   # of the first records
+    missing = ()
+
+    def records(self):
+        """Yields the records with these fields alone."""
+        for number, rows in enumerate(self.result.batches()):
+            if number == 0:
+                self.keys = _keys_of(rows, self.result.extra_fields)
+                known = [column.source for column in self.result.columns]
+                # "scores.score" among the extra fields stands for scores.0.score and so on.
+                self.missing = [path for path in self.fields if self._is_users_own(path) or not (
+                    path in known or re.sub(r"\.\d+", "", path) in self.result.extra_fields)]
+            self.missing = [path for path in self.missing if not self._is_in(rows, path)]
+            if number == 0 and len(rows) < PAGE_SIZE:   # all of them, or the first of a stream
+                self._report()
+            for row in rows:
+                yield {path: row[path] if path in row else get_path(row, path)
+                       for path in self.fields}
+
+    def conclude(self) -> Outcome:
+        self._report()
+        return self.result.conclude()
+
+    def _report(self):
+        """Reports each missing field once."""
+        for path in self.missing:
+            message = f"There is no field '{path}'"
+            hint = "List the available fields with --fields '?'."
+            is_users_own = self._is_users_own(path)
+            if is_users_own:
+                so_far = " so far" if self.result.streams else ""
+                message = f"No record{so_far} has a value for {path}"
+            elif path.split(".")[0] not in self.keys:
+                hint = f"Available fields: {', '.join(self.keys)}."
+            self.report(usage_error(message, hint), is_users_own)
+        self.missing = ()
+
+    def _is_in(self, rows, path) -> bool:
+        """Whether a row has the field, or may have it; in users' own data, one has to have it."""
+        absent = None if self._is_users_own(path) else MISSING
+        return any(get_path(row, path, absent) is not absent for row in rows)
+
+    def _is_users_own(self, path) -> bool:
+        """Whether users chose the names in it: it is inside their own data, or an evaluator's."""
+        own = {snake_case(key) for key in USER_DATA}
+        first, *rest = path.split(".")
+        is_below = not own.isdisjoint(rest) or re.match(r"scores\.(?!\d+\b)", path)
+        return first in own or first in self.keys and bool(is_below)
+
+
+def only_fields(result, fields, report) -> Result:
+    """The result with only these fields; see FieldSelection."""
+    selection = FieldSelection(result, fields, report)
+    known = {column.source: column for column in (*result.extra_columns, *result.columns)
+             if not column.optional}
+    columns = [known.get(path) or Column(path, path, never_cut=is_id_field(path))
+               for path in fields]
+    if isinstance(result, Listing) or isinstance(result.record, list):
+        return Listing(getattr(result, "noun", "records"), columns, selection.records(),
+                       selection.conclude, streams=result.streams)
+    return Details(next(selection.records()), columns, conclude=selection.conclude)
 
 
 def is_id_field(path) -> bool:
@@ -866,42 +956,20 @@ def is_id_field(path) -> bool:
     return re.search(r"(\A|[._])id\Z", path) is not None
 
 
-def _field_errors(fields, rows, extra_fields):
-    """Yields a usage error for each field that none of the records can have."""
-    keys = _keys_of(rows, extra_fields)
-    user_data = {snake_case(key) for key in USER_DATA}
-    for field in fields:
-        first, *rest = field.split(".")
-        # "scores.score" among the extra fields stands for scores.0.score and so on.
-        is_declared = field not in extra_fields and re.sub(r"\.\d+", "", field) in extra_fields
-        is_possible = first in keys and (not user_data.isdisjoint([first] + rest) or any(
-            _may_contain(row.get(first), rest) for row in rows))
-        if not (field in keys or is_declared or is_possible):
-            yield usage_error(f"There is no field '{field}'",
-                              "List the available fields with --fields '?'." if first in keys
-                              else f"Available fields: {', '.join(keys)}.")
-
-
-def _may_contain(value, parts) -> bool:
-    """Whether something can be at that path: an empty list may have had an entry, null a value."""
-    if not parts or value is None:
-        return True
-    is_entry = parts[0].isdigit() if isinstance(value, list) else (
-        isinstance(value, dict) and parts[0] in value)
-    return is_entry and _may_contain(get_item(value, parts[0]), parts[1:])
-
-
 def field_names(result) -> Listing:
     """The paths into the first records, as --fields takes them: what --fields '?' prints."""
     names = {}                      # a set that keeps its order: {path: None}
     for row in next(result.batches(), []):
         for key, value in row.items():
-            names[key] = None
+            below = list(value) if isinstance(value, dict) else []
             if isinstance(value, list) and value and isinstance(value[0], dict):
-                names.update((f"{key}.0.{name}", None) for name in value[0])
-    # The verdict of a gate stays what it is; a listing's conclusion is about its pages.
+                below = [f"0.{name}" for name in value[0]] + [
+                    entry["evaluator"] for entry in value if get_item(entry, "evaluator")]
+            names.update(dict.fromkeys([key] + [f"{key}.{name}" for name in below]))
+    # A gate's verdict stays what it is; a listing's conclusion is about pages that were not read.
+    has_pages = isinstance(result, Listing) and not isinstance(result.rows, list)
     return Listing("fields", [Column("Field", "field")], [{"field": name} for name in names],
-                   result.conclude if isinstance(result, Details) else Outcome)
+                   Outcome if has_pages else result.conclude)
 
 ############################################################
 # Files
@@ -3265,7 +3333,7 @@ GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"print as {', '.join(FORMATS)} (default: table)",
            one_of(FORMATS), choices=tuple(FORMATS)),
-    Option("--fields NAMES", "print these fields, e.g. id,scores.0.score; '?' lists them",
+    Option("--fields NAMES", "print these fields, e.g. id,scores.NAME; '?' lists them",
            parse_fields),
     OUTPUT, Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
     Option("--timeout SECONDS", "total timeout per request, retries included "
@@ -4575,7 +4643,7 @@ def wanted_scores(args):
     *FILTER_OPTIONS, takes_key=True, exclusive=("--all", "--limit"),
     examples=("twosignal traces list --project ID --status ERROR",
               "twosignal traces list --project ID --since 24h --all --format jsonl -o traces.jsonl",
-              "twosignal traces list --project ID --fields id,name,scores.0.score --format csv"))
+              "twosignal traces list --project ID --fields id,scores.helpfulness --format csv"))
 def traces_list(client, args, console):
     """List the traces of a project, newest first."""
     limit = None if args.all else args.limit or DEFAULT_LIMIT
@@ -4587,7 +4655,8 @@ def traces_list(client, args, console):
             raise scan.truncated()
         return Outcome(scan.remark())
 
-    return Listing("traces", TRACE_COLUMNS, scan, conclude, extra_fields=TRACE_KEYS)
+    return Listing("traces", TRACE_COLUMNS, scan, conclude, extra_fields=TRACE_KEYS,
+                   extra_columns=TRACE_FIELDS)
 
 
 @command("traces get", Option("ID", "ID of the trace", non_empty), PROJECT)
@@ -4677,7 +4746,8 @@ def gate_result(gate, console) -> Details:
     parts = [("Checks", Listing("checks", CHECK_COLUMNS, [each.row() for each in results]))]
     parts += [(f"Worst traces: {printable(each.title)} {each.threshold_text}",
                [line + "\n" for line in each.worst_lines()]) for each in results if each.worst]
-    return Details(record, (), parts, gate.message(), conclude=conclude, checks=results)
+    return Details(record, (), parts, gate.message(), conclude=conclude, checks=results,
+                   listing=Listing("checks", CHECK_COLUMNS, record["checks"]))
 
 
 @command(
@@ -4733,7 +4803,7 @@ def wait_result(progress, failure) -> Details:
 def traces_tail(client, args, console):
     """Print new traces as they arrive, until Ctrl-C."""
     return Listing("traces", TAIL_COLUMNS, new_traces(client, args, console), streams=True,
-                   extra_fields=TRACE_KEYS)
+                   extra_fields=TRACE_KEYS, extra_columns=TRACE_FIELDS)
 
 
 def new_traces(client, args, console):
@@ -4867,8 +4937,9 @@ def datasets_get(client, args, console):
     wire = client.query("dataset.getById", chosen_resource(client, args, "dataset"))
     dataset = to_record(resource_object(wire))
     dataset["items"] = child_records(dataset, "items")
-    return Details(dataset, (ID, NAME, DESCRIPTION, CREATED, ITEMS),
-                   [("Items", Listing("items", ITEM_COLUMNS, dataset["items"]))])
+    items = Listing("items", ITEM_COLUMNS, dataset["items"])
+    return Details(dataset, (ID, NAME, DESCRIPTION, CREATED, ITEMS), [("Items", items)],
+                   listing=items)
 
 
 @command("datasets add-item", PROJECT, DATASET,
@@ -4966,7 +5037,7 @@ def usage(client, args, console):
              if isinstance(row.get("id"), str)}
     record = usage_record(wire, plans.get(org))
     projects = Listing("projects", USAGE_COLUMNS, child_records(record, "projects"))
-    result = Details(record, USAGE_FIELDS, [("Projects", projects)])
+    result = Details(record, USAGE_FIELDS, [("Projects", projects)], listing=projects)
     if args.fail_above is not None:
         result.checks = usage_checks(record, args.fail_above)
         result.conclude = lambda: Outcome(failure=usage_failure(result.checks, args.fail_above))
@@ -5389,6 +5460,9 @@ def call_command(chosen, client, args, console, report) -> int:
     try:
         result = chosen.function(client, args, console)
         report.results = result.checks
+        if result.listing and output_format(args) in ROW_FORMATS:
+            result.listing.conclude = result.conclude
+            result = result.listing
         return print_result(select_fields(result, client, args, console), args, console)
     except (KeyboardInterrupt, Terminated) as end:
         if not chosen.is_endless:
@@ -5405,10 +5479,10 @@ def select_fields(result, client, args, console) -> Result:
     """The result with the fields that --fields asks for."""
     has_changed = client is not None and client.has_changed
 
-    def report_error(error):
-        if not has_changed:
-            raise error
+    def report(error, may_be_right):
         # What a change returned, such as a new key, has to be seen all the same.
+        if not (may_be_right or has_changed or result.streams):
+            raise error
         console.tell(f"{error.message}. {error.hint}")
 
     if args.fields == ["?"] and not has_changed:
@@ -5416,7 +5490,7 @@ def select_fields(result, client, args, console) -> Result:
     if args.fields == ["?"]:
         console.tell("Ignored --fields '?': the result of a change is shown.")
     elif args.fields:
-        return only_fields(result, args.fields, report_error)
+        return only_fields(result, args.fields, report)
     return result
 
 
@@ -5432,13 +5506,14 @@ def print_result(result, args, console) -> int:
             if result.streams:
                 console.flush()
     except StopIteration as end:
-        omitted = end.value         # the format's remark
+        warning = end.value         # the format's
     finally:
         console.flush()
     outcome = result.conclude()
-    for remark in (omitted, outcome.remark):
-        if remark:
-            console.tell(remark)
+    if warning:
+        console.say(warning)        # with --quiet too: the output lacks data
+    if outcome.remark:
+        console.tell(outcome.remark)
     return console.fail(outcome.failure) if outcome.failure else outcome.exit_code
 
 

@@ -785,6 +785,7 @@ class OutputDevices(ProcessCase):
         for name, options, start in (
                 ("a.csv", (), "id,"), ("a.tsv", (), "id\t"), ("a.json", (), "[\n"),
                 ("a.jsonl", (), '{"id"'), ("a.CSV", (), "id,"), ("a.txt", (), "ID  "),
+                ("a.ndjson", (), '{"id"'), ("a.log", (), "ID  "),
                 ("csv", (), "ID  "), ("a.csv", ("--json",), "[\n"),
                 ("a.json", ("--format", "table"), "ID  ")):
             with self.subTest(name=name, options=options):

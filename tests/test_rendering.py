@@ -579,11 +579,33 @@ HOSTILE = ("=1+1", "+1", "-1", "@SUM(A1)", "=cmd|' /C calc'!A0", "\t=1", "\r=1",
            'say "hi"', "a;b", "line\nbreak", "line\r\nbreak", "tab\there", "\x1b[31mred",
            "\u202etxt.exe", "'quoted", "null", "", " ", "東京 🤖", "e\u0301", "\x00", "\u2028",
            "x" * 3000, "</script>", "\\", "\\n")
-FORMULA = tuple("=+-@\t\r")
+FORMULA = tuple("=+-@\t\r\n")
+PLAIN_NUMBER = re.compile(r"[+-][0-9.]+\Z")
 
 
-def rows_of(text, delimiter=","):
-    return list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
+def rows_of(text):
+    return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+
+
+def tsv_rows_of(text):
+    """The rows as a reader sees them that knows the four escapes of TSV, and no quotes."""
+    meant = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
+    return [[re.sub(r"\\(.)", lambda match: meant[match.group(1)], cell)
+             for cell in line.split("\t")] for line in text[:-1].split("\n")]
+
+
+def in_cell(text):
+    """What a reader of csv and tsv gets of a text."""
+    if text.startswith(FORMULA) and not PLAIN_NUMBER.match(text):
+        text = "'" + text
+    return "".join(character if character in "\t\r\n" else twosignal.printable(character)
+                   for character in text)
+
+
+def in_format(form, value):
+    """A value as the only one of a row, without the heading and the end of the line."""
+    text = "".join(twosignal.FORMATS[form](listing([{"x": value}]), Screen()))
+    return text[len("x\n"):-1]
 
 
 class OutputFormats(TracesCase):
@@ -599,8 +621,8 @@ class OutputFormats(TracesCase):
         self.assertEqual(self.list("--format", "json").json, expected)
         lines = self.assertOk(self.list("--format", "jsonl")).lines
         self.assertEqual([json.loads(line) for line in lines], expected)
-        for form, delimiter in (("csv", ","), ("tsv", "\t")):
-            heading, *rows = rows_of(self.assertOk(self.list("--format", form)).out, delimiter)
+        for form, read in (("csv", rows_of), ("tsv", tsv_rows_of)):
+            heading, *rows = read(self.assertOk(self.list("--format", form)).out)
             self.assertEqual(heading, list(expected[0]))
             for row, record in zip(rows, expected):
                 found = dict(zip(heading, row))
@@ -629,20 +651,51 @@ class OutputFormats(TracesCase):
 
     def test_csv_and_tsv_are_harmless_and_complete(self):
         self.add_hostile()
-        for form, delimiter in (("csv", ","), ("tsv", "\t")):
+        for form, read in (("csv", rows_of), ("tsv", tsv_rows_of)):
             text = self.assertOk(self.list("--all", "--format", form)).out
-            heading, *rows = rows_of(text, delimiter)
+            heading, *rows = read(text)
             self.assertEqual([len(row) for row in rows], [len(heading)] * len(HOSTILE))
-            self.assertEqual(len(text.splitlines()), 1 + len(HOSTILE))
-            self.assertEqual(twosignal.printable(text.replace("\n", "").replace(delimiter, "")),
-                             text.replace("\n", "").replace(delimiter, ""))
+            harmless = re.sub(r"[\t\r\n]", "", text)
+            self.assertEqual(twosignal.printable(harmless), harmless)
             for name, row in zip(HOSTILE, rows):
                 found = dict(zip(heading, row))
                 with self.subTest(form=form, name=name):
-                    shown = twosignal.printable("'" + name if name.startswith(FORMULA) else name)
+                    shown = in_cell(name)
+                    if form == "csv":       # run() reads all line ends as those of the system
+                        shown = shown.replace("\r\n", "\n")
                     self.assertEqual((found["name"], found["session_id"]), (shown, shown))
                     self.assertEqual(json.loads(found["metadata"]), {name: name})
-                    self.assertFalse([cell for cell in row if cell.startswith(FORMULA)])
+                    self.assertFalse([cell for cell in row if cell.startswith(FORMULA)
+                                      and not PLAIN_NUMBER.match(cell)])
+
+    def test_line_breaks_stay_in_csv_quoted(self):
+        """RFC 4180; a lone CR too, which the csv module of old Pythons leaves without quotes."""
+        for name in ("a\nb", "a\r\nb", "a\rb"):
+            text = "".join(twosignal.FORMATS["csv"](listing([{"id": name, "x": 1}]), Screen()))
+            self.assertEqual(text, 'id,x\n"%s",1\n' % name)
+        self.assertEqual(in_format("csv", "\x1b[31m\n\u202e"), '"\\x1b[31m\n\\u202e"')
+        self.assertEqual(in_format("csv", "a\tb"), "a\tb")
+        self.assertEqual(in_format("csv", None), '""')      # no empty line, which is no record
+        self.assertEqual(in_format("csv", 'say "hi"'), '"say ""hi"""')
+
+    def test_tsv_has_no_quotes(self):
+        for value, cell in (('say "hi"', 'say "hi"'), ("a,b", "a,b"), ("a\tb", r"a\tb"),
+                            ("a\r\nb", r"a\r\nb"), ("a\\nb", r"a\\nb"), ({"a": 1}, '{"a": 1}'),
+                            ({"a": '"\n'}, r'{"a": "\\"\\n"}'), ("=1", "'=1"), ("-1", "-1")):
+            self.assertEqual(in_format("tsv", value), cell)
+
+    def test_plain_numbers_are_no_formulas(self):
+        for form in ("csv", "tsv"):
+            for text in ("-0.02", "-5", "+3.5", "-1e-5", "+.5", "-5."):
+                self.assertEqual(in_format(form, text), text)
+            for text in ("-", "+", "--5", "+-5", "-2+3", "-5 ", "-1e", "+1:2", "-0x1", "-\u0661"):
+                self.assertEqual(in_format(form, text), "'" + text)
+
+    def test_numbers_have_no_exponent(self):
+        for form in ("csv", "tsv"):
+            for value, cell in ((7.4e-05, "0.000074"), (1e22, "1" + "0" * 22), (0.1, "0.1"),
+                                (-2.5e-10, "-0.00000000025"), (True, "true"), (3, "3")):
+                self.assertEqual(in_format(form, value), cell)
 
     def test_headings_are_no_formulas(self):
         trace = {"id": "t", "name": "n", "=1+1": 5, "-x": -5}
@@ -705,16 +758,16 @@ class OutputFormats(TracesCase):
         for page in pages:
             self.server.fault("trace.list", times=1, status=200,
                               body={"result": {"data": {"json": page}}})
-        result = self.assertOk(self.list("--all", "--format", "csv"))
+        result = self.assertOk(self.list("--all", "--format", "csv", "--quiet"))
         self.assertEqual(len(result.lines), 151)
-        self.assertEqual(
+        self.assertEqual(       # data is lost, so --quiet does not hide it
             result.err, "Columns omitted (absent from the first 100 rows): session_id. Name the "
                         "columns you want with --fields.\n")
 
     def test_other_commands_have_all_formats(self):
         self.server.add_evaluator(name="=1+1")
         for form in ("json", "jsonl", "csv", "tsv", "table"):
-            for args in (("orgs", "list"), ("whoami",), ("usage", "--org", self.server.org),
+            for args in (("orgs", "list"), ("whoami",),
                          ("evaluators", "list", "--project", self.server.project)):
                 with self.subTest(form=form, args=args):
                     result = self.assertOk(self.cli(*args + ("--format", form)))
@@ -745,11 +798,116 @@ class ChosenFields(TracesCase):
         rows = rows_of(text)
         self.assertEqual(rows[:2], [list(fields), ["a", "0.5", "json", "y", "gpt"] + [""] * 4])
         heading, _, row, _ = self.assertOk(self.list("--fields", "name,scores.0.score")).lines
-        self.assertEqual((heading.split(), row.split()), (["name", "scores.0.score"], ["a", "0.5"]))
+        self.assertEqual((heading.split(), row.split()), (["Name", "scores.0.score"], ["a", "0.5"]))
+
+    def list_rows(self, rows, *options):
+        """The result of traces list with these wire traces, in pages of 100."""
+        pages = [rows[place:place + 100] for place in range(0, len(rows), 100)] or [[]]
+        for place, page in enumerate(pages, 1):
+            body = {"traces": page, "nextCursor": str(place) if place < len(pages) else None}
+            self.server.fault("trace.list", times=1, status=200, body=trpc_answer(body))
+        return self.list("--all", *options)
+
+    def test_keys_with_dots(self):
+        """OpenTelemetry's names have them."""
+        forms = ({"gen_ai.request.model": 5}, {"gen_ai": {"request.model": 5}},
+                 {"gen_ai": {"request": {"model": 5}}},
+                 {"gen_ai.request": {"x": 1}, "gen_ai": {"request.model": 5}})
+        rows = [{"id": str(place), "metadata": form} for place, form in enumerate(forms)]
+        field = "metadata.gen_ai.request.model"
+        result = self.assertOk(self.list_rows(rows, "--fields", field, "--json"))
+        self.assertEqual(result.json, [{field: 5}] * 4)
+        self.assertEqual(result.err, "")
+
+    def test_scores_by_name(self):
+        def score(name, value, created=None, label=None):
+            return {"evaluatorName": name, "value": value, "createdAt": created, "label": label}
+        scores = [[score("tone", 0.1, "2026-03-14T10:00:00.500Z", "old"),
+                   score("tone", 0.9, "2026-03-14T10:00:01Z", "new"),
+                   score("tone", 0.2, "2026-03-14T10:00:00Z", "older"), score("is v2.1", 0.4)],
+                  [score("tone", 0.3), score("tone", "0.7", None, "last")], []]
+        for place, each in enumerate(scores):
+            self.server.add_trace(name=str(place), created=minutes_ago(place), scores=[])
+        answers = iter(scores)
+        with mock.patch.object(twosignal.Client, "add_scores", lambda client, traces, *rest: [
+                trace.update(scores=next(answers)) for trace in traces] or True):
+            result = self.assertOk(self.list(
+                "--fields", "scores.tone,scores.tone.label,scores.is v2.1,scores.is v2.1.score,"
+                "scores.0.score,scores.none", "--format", "csv"))
+        self.assertEqual(rows_of(result.out)[1:], [
+            ["0.9", "new", "0.4", "0.4", "0.1", ""], ["0.7", "last", "", "", "0.3", ""], [""] * 6])
+        self.assertEqual(result.err, "No record has a value for scores.none. List the available "
+                                     "fields with --fields '?'.\n")
+
+    def test_a_named_field_is_a_column_whatever_the_first_rows_have(self):
+        rows = [{"id": str(place), "name": "n", "metadata": None} for place in range(103)]
+        rows[101].update(region="eu", metadata={"a.b": 1}, parts={"x": [7]})
+        fields = "id,region,metadata.a.b,parts.x.0"
+        for form, line in (("csv", "101,eu,1,7"), ("tsv", "101\teu\t1\t7"),
+                           ("table", "101  eu      1             7")):
+            result = self.assertOk(self.list_rows(rows, "--fields", fields, "--format", form))
+            self.assertIn(line, [" ".join(found.split(" ")) for found in result.lines])
+            self.assertEqual(result.err, "")
+        result = self.assertOk(self.list_rows(rows, "--fields", fields, "--json"))
+        self.assertEqual([row["region"] for row in result.json], [None] * 101 + ["eu", None])
+
+    def test_a_field_that_no_row_had_is_an_error_at_the_end(self):
+        rows = [{"id": str(place), "name": "n", "parts": {"x": 1}} for place in range(103)]
+        path = self.write("out", "before")
+        for field in ("nope", "parts.nope", "nope.metadata.x"):
+            for form in ("table", "json", "jsonl", "csv", "tsv"):
+                result = self.list_rows(rows, "--fields", "id," + field, "--format", form)
+                self.assertEqual((result.code, len(re.findall(field, result.err))), (2, 1), result)
+                if form == "json":      # the document is whole
+                    self.assertEqual(result.json[-1], {"id": "102", field: None})
+                result = self.list_rows(rows, "--fields", "id," + field, "--format", form,
+                                        "-o", path)
+                self.assertFails(result, 2, f"There is no field '{field}'")
+            with open(path) as file:
+                self.assertEqual(file.read(), "before")
+        for count in (1, 100):
+            result = self.list_rows(rows[:count], "--fields", "id,nope")
+            self.assertEqual(result.code, 2, result)
+        self.assertOk(self.list_rows([], "--fields", "id,nope"))
+
+    def test_a_field_in_users_own_data_that_no_row_had_is_a_remark(self):
+        for metadata in (None, {}, {"y": {"x": 1}}, {"x": None}, [1]):
+            rows = [{"id": str(place), "metadata": metadata} for place in range(103)]
+            result = self.assertOk(self.list_rows(rows, "--fields", "metadata.x", "--json"))
+            self.assertEqual(result.json, [{"metadata.x": None}] * 103)
+            self.assertEqual(result.err, "No record has a value for metadata.x. List the available "
+                                         "fields with --fields '?'.\n")
+        result = self.assertOk(self.list_rows(rows, "--fields", "metadata.x", "-q"))
+        self.assertEqual(result.err, "")
+
+    def test_declared_fields_are_no_errors(self):
+        rows = [{"id": "1"}]
+        for field in ("session_id", "tags.0", "name", "cost_usd", "scores.0.label"):
+            result = self.assertOk(self.list_rows(rows, "--fields", field, "--json"))
+            self.assertEqual((result.json, result.err), ([{field: None}], ""))
+
+    def test_positions_and_nulls_may_lead_to_something_in_another_run(self):
+        rows = [{"id": "1", "tags": ["a"], "user": None, "parts": []}]
+        for field in ("tags.1", "user.name", "parts.0.name"):
+            result = self.assertOk(self.list_rows(rows, "--fields", field, "--json"))
+            self.assertEqual((result.json, result.err), ([{field: None}], ""))
+
+    def test_known_fields_look_as_in_the_commands_own_tables(self):
+        self.server.add_trace(name="a" * 9, duration_ms=800, cost=0.003, totalTokens=1200,
+                              created=minutes_ago(2), tags=["x", "y"])
+        result = self.assertOk(self.list(
+            "--fields", "duration_ms,cost_usd,created_at,name,total_tokens,tags,span_count"))
+        self.assertEqual([re.split("  +", line) for line in result.lines[::2]], [
+            ["Duration", "Cost", "Created", "Name", "Tokens", "Tags", "span_count"],
+            ["0.8s", "$0.003", "2 min ago", "a" * 9, "1,200", "x, y", "0"]])
+        trace = self.list("--json").json[0]["id"]
+        result = self.assertOk(self.cli("traces", "get", trace, "--project", self.server.project,
+                                        "--fields", "duration_ms,cost_usd,span_count"))
+        self.assertIn("Duration:  0.8s", " ".join(result.lines).replace("    ", "  "))
 
     def test_scores_are_fetched_only_if_a_field_needs_them(self):
         self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}])
-        for fields, asked in (("id,name", 0), ("id,scores.0.score", 1), ("scores", 1),
+        for fields, asked in (("id,name", 0), ("id,scores.tone", 1), ("scores", 1),
                               ("score_count", 0), ("?", 1)):
             for form in ("table", "json", "csv"):
                 self.server.clear()
@@ -769,7 +927,7 @@ class ChosenFields(TracesCase):
     def test_paths_to_nothing_are_refused(self):
         """An empty column would look like data."""
         self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}], tags=["x"])
-        for field in ("scores.score", "scores.0.bogus", "tags.x", "tags.-1", "name.0", "id.x"):
+        for field in ("scores.0.bogus", "tags.x", "tags.-1", "name.0", "id.x"):
             with self.subTest(field=field):
                 self.assertFails(self.list("--fields", "id," + field), 2, field, "--fields '?'")
 
@@ -826,7 +984,7 @@ class ChosenFields(TracesCase):
         result = self.assertOk(self.list("--fields", "?"))
         names = [line.strip() for line in result.lines[2:]]
         for name in ("id", "name", "duration_ms", "cost_usd", "scores", "scores.0.score",
-                     "metadata"):
+                     "scores.tone", "metadata", "metadata.a"):
             self.assertIn(name, names)
         self.assertEqual(len(set(names)), len(names))
         self.assertEqual([row["field"] for row in self.list("--fields", "?", "--json").json], names)
@@ -858,3 +1016,60 @@ class ChosenFields(TracesCase):
         result = self.cli("traces", "check", "--project", self.server.project, "--max-p95", "1ms",
                           "--fields", "passed", "--json")
         self.assertEqual((result.code, result.json), (10, {"passed": False}))
+
+    def test_a_wrong_field_goes_before_the_verdict(self):
+        """What was asked for is not there, whichever way the gate went."""
+        self.add(2)
+        for form in ("table", "json", "csv"):
+            self.assertFails(self.cli(
+                "traces", "check", "--project", self.server.project, "--max-p95", "1ms",
+                "--fields", "check.nope", "--format", form), 2)
+
+
+class RowsInside(TracesCase):
+    """csv, tsv and jsonl print rows: those inside of a result that has some."""
+
+    def commands(self):
+        project = ("--project", self.server.project)
+        dataset = self.server.add_dataset()
+        for number in range(2):
+            self.server.add_item(dataset, {"q": number}, "a\tb")
+        self.server.set_usage(self.server.org, None, traces=5, spans=9, evals=1)
+        self.add(2)
+        return ((("datasets", "get", dataset) + project, "items", "input.q", 0),
+                (("traces", "check", "--max-p95", "1ms") + project, "checks", "check", 10),
+                (("usage", "--org", self.server.org), "projects", "project_id", 0))
+
+    def test_formats_of_rows_have_them_alone(self):
+        for args, key, _, code in self.commands():
+            whole = self.cli(*args + ("--json",))
+            rows = whole.json[key]
+            self.assertTrue(rows)
+            result = self.cli(*args + ("--format", "jsonl"))
+            self.assertEqual([json.loads(line) for line in result.lines], rows)
+            self.assertEqual((result.code, result.err), (code, whole.err))
+            for form, read in (("csv", rows_of), ("tsv", tsv_rows_of)):
+                heading, *found = read(self.cli(*args + ("--format", form)).out)
+                self.assertEqual((heading, len(found)), (list(rows[0]), len(rows)))
+            self.assertNotIn("{", self.cli(*args).out.split("\n")[0])
+
+    def test_fields_are_those_of_the_rows(self):
+        for args, key, field, code in self.commands():
+            for form in ("csv", "jsonl"):
+                given = args + ("--format", form, "--fields")
+                result = self.cli(*given + (field,))
+                self.assertEqual(result.code, code, result)
+                self.assertNotIn("null", result.out)
+                result = self.cli(*given + ("?",))
+                self.assertEqual(result.code, code, result)
+                self.assertIn(field, result.out)
+                self.assertNotIn(key, result.out)
+                self.assertFails(self.cli(*given + (key,)), 2, f"'{key}'")
+            self.assertIn(key, self.cli(*args + ("--fields", "?")).out)
+
+    def test_no_rows(self):
+        project = ("--project", self.server.project)
+        dataset = self.server.add_dataset()
+        for form, out in (("csv", "id\n"), ("tsv", "id\n"), ("jsonl", "")):
+            result = self.cli("datasets", "get", dataset, "--format", form, *project)
+            self.assertEqual(self.assertOk(result).out, out)

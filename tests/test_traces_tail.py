@@ -319,6 +319,19 @@ class Tailing(TracesCase):
         found = list(csv.DictReader(io.StringIO(result.out)))
         self.assertEqual([row["session_id"] for row in found], ["", "s"])
 
+    def test_a_field_that_the_first_rows_lack_is_a_remark(self):
+        """A stream has no end at which it could be an error."""
+        self.add_named("a", created=minutes_ago(2))
+        self.add_named("b", created=minutes_ago(1))
+        result = self.tail("--format", "jsonl", "--fields", "name,nope,metadata.x", steps=(
+            lambda: self.server.add_trace(name="c", metadata={"x": 1}), nothing))
+        self.assertEqual(result.code, 0, result)
+        self.assertEqual([list(json.loads(line).values()) for line in result.lines],
+                         [["a", None, None], ["b", None, None], ["c", None, 1]])
+        self.assertEqual([line.split(". ")[0] for line in result.err.splitlines()],
+                         ["There is no field 'nope'", "No record so far has a value for metadata.x",
+                          ""])
+
     def test_a_file_is_kept_however_it_ends(self):
         self.add_named("a")
         path = self.write("out.jsonl", "before")
