@@ -5405,7 +5405,7 @@ def gate_report(line, console) -> GateReport:
     is_gate = line.command is not None and line.command.is_gate
     path, output = ("".join(line.texts(option)) for option in (JUNIT, OUTPUT))
     output = "/dev/stdout" if output in ("", "-") else output
-    if path == "-" or path != os.devnull and is_same_file(path, output):
+    if path == "-" or path not in ("", os.devnull) and is_same_file(path, output):
         raise usage_error("--junit needs a file of its own")
     can_report = path.strip() and (is_gate or not line.command)
     return GateReport(console, " ".join(["twosignal", *line.words]), line.selection(),

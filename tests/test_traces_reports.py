@@ -407,6 +407,11 @@ class OneFileForEach(Gate):
         self.assertEqual(file_bytes(path), b"")
         self.assertEqual(self.server.requests, [])
 
+    def test_without_a_report_any_output_is_its_own(self):
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.folder)
+        self.assertFails(self.check("--max-cost", "1", "-o", "."), 1, "Is a directory")
+
     @unittest.skipUnless(os.path.exists("/dev/null"), "needs /dev/null")
     def test_the_null_device_takes_both(self):
         result = self.check("--max-cost", "1", "--junit", "/dev/null", "-o", "/dev/null")
