@@ -2644,8 +2644,7 @@ class Client:
         """The response to a query, or to a change if there is a body. Raises Failure."""
         headers = dict(credential, **{"Accept": "application/json", "User-Agent": USER_AGENT})
         if body is None:
-            # What can be halved is not asked for again as it is, whatever the response contains.
-            refused = set(TOO_LARGE_STATUSES if can_halve else ())
+            refused = set(TOO_LARGE_STATUSES if can_halve else ())      # at once, whatever the body
             response = self.transport.request("GET", url, headers, changes=False,
                                               retried=set(RETRIED_STATUSES) - refused)
             if response.status in refused:
@@ -4827,7 +4826,7 @@ def new_traces(client, args, console):
             requested = min(client.transport.requested_pause or 0, 10 * MINUTE)
             pause = max(min(pause * 2, MINUTE), requested)
         else:
-            console.tell_once(f"{PAGE_SIZE} or more new traces at once: some may be missing. "
+            console.tell_once("A whole page of new traces at once: some may be missing. "
                               "Use a shorter --interval." if tail.has_missed else "")
             pause = interval
             yield from traces

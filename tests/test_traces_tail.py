@@ -15,7 +15,7 @@ from unittest import mock
 import standin
 import twosignal
 from tools import (DEADLINE, DIALECTS, PYPY, SCRIPT, PassingClock, Steps, TracesCase, full, merged,
-                   minutes_ago, nothing, posix, trpc_answer)
+                   minutes_ago, nothing, posix, takes_at_most, trpc_answer)
 
 
 def interrupted(procedure):
@@ -292,9 +292,21 @@ class Tailing(TracesCase):
         names = [json.loads(line)["name"] for line in result.lines]
         self.assertEqual(names[:2] + names[-1:], ["old", "x 50", "z 100"])
         self.assertEqual(len(names), 1 + 3 * 100)
-        warning = ("100 or more new traces at once: some may be missing. "
+        warning = ("A whole page of new traces at once: some may be missing. "
                    "Use a shorter --interval.\n")
         self.assertEqual(result.err, 2 * warning + "\n")
+
+    def test_pages_that_are_too_large(self):
+        """Row 44: smaller pages miss none; without a cursor, a smaller page has fewer."""
+        for bare, count, err in ((False, 31, "\n"), (True, 13, (
+                "A whole page of new traces at once: some may be missing. "
+                "Use a shorter --interval.\n\n"))):
+            self.use(bare_list=bare)
+            self.add_named("old", created=minutes_ago(5))
+            with self.subTest(bare=bare), takes_at_most(self.server, 12, "trace", status=504):
+                result = self.tail("--format", "jsonl", steps=(
+                    lambda: self.add_burst("x", 30), nothing))
+                self.assertEqual((len(result.lines), result.err), (count, err))
 
     def test_server_with_pages_misses_none(self):
         self.add_named("old", created=minutes_ago(5))
