@@ -680,8 +680,8 @@ class WorstTraces(GateCase):
 
     def test_messages_are_asked_for_once_and_in_one_request(self):
         for place in range(9):
-            self.failing("agent %d" % place, "boom %d" % place, duration_ms=9000 - place, cost=place,
-                      status="ERROR")
+            self.failing("agent %d" % place, "boom %d" % place, duration_ms=9000 - place,
+                         cost=place, status="ERROR")
         self.server.requests.clear()
         result = self.check("--json", "--max-p95", "8s", "--max-cost", "1", "--max-error-rate", "0")
         asked = [request.path for request in self.server.requests
