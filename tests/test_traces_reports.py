@@ -656,6 +656,20 @@ class GitHub(Gate):
         self.assertTrue(result.err.startswith("::error title=twosignal traces check::"), result)
         self.assertIn("much", "".join(lines))
 
+    def test_other_gates(self):
+        path = self.path("summary.md")
+        env = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": path}
+        for argv, procedure in ((["traces", "wait"], "trace.list"),
+                                (["usage", "--fail-above", "9"], "usage.getCurrentMonth")):
+            with self.subTest(argv=argv):
+                self.server.fault(procedure, times=None, status=403)
+                result = self.cli(*argv, env=env)
+                self.assertEqual(result.code, 5, result)
+                name = " ".join(["twosignal"] + [word for word in argv if word.isalpha()])
+                self.assertIn("::error title=%s::%s (" % (name, name), result.err)
+                with open(path, encoding="utf-8") as file:
+                    self.assertIn("    %s (" % name, file.read())
+
     def test_other_commands_say_nothing(self):
         path = self.path("summary.md")
         env = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": path}
