@@ -2568,7 +2568,7 @@ class Client:
                                 f"'twosignal {list_command}' before you repeat it.")
             raise
 
-    def batch(self, procedure, inputs) -> list:
+    def batch(self, procedure, inputs, needs_all=False) -> list:
         """The results of a query for several inputs, in order: a value or a Failure for each."""
         def call(name):
             results = []
@@ -2578,8 +2578,8 @@ class Client:
                     results += self._call_batch(name, group)
                 except TooLarge:
                     self._batch_size = len(group) // 2
-                if len(group) == 1 and isinstance(results[-1], TransientFailure):
-                    results += results[-1:] * (len(inputs) - len(results))  # they would fail, too
+                if needs_all and len(group) == 1 and isinstance(results[-1], TransientFailure):
+                    results += results[-1:] * (len(inputs) - len(results))  # the caller fails anyway
             missing = [result for result in results if isinstance(result, MissingProcedure)]
             if missing:
                 raise missing[0]
@@ -2671,7 +2671,7 @@ class Client:
     def visible_rows(self, procedure, inputs) -> list:
         """The wire objects for several inputs, without what the account may not see."""
         rows = []
-        for result in self.batch(procedure, inputs):
+        for result in self.batch(procedure, inputs, needs_all=True):
             if not isinstance(result, Failure):
                 rows += rows_of(result)
             elif result.code not in ("NOT_FOUND", "FORBIDDEN"):
@@ -2765,7 +2765,7 @@ class Client:
 
     def _fetch_scores(self, traces, project, strict):
         inputs = [trace_input(trace.get("id"), project) for trace in traces]
-        for trace, result in zip(traces, self.batch("trace.getById", inputs)):
+        for trace, result in zip(traces, self.batch("trace.getById", inputs, needs_all=True)):
             if isinstance(result, TooLarge):
                 raise result.named(f"trace {trace.get('id')}")
             if isinstance(result, Failure):

@@ -516,6 +516,27 @@ class InHalves(ClientCase):
         failure = self.assertRaisesCode(kind[0], client.add_scores, [{"id": 2}, {"id": 1}], "c")
         self.assertEqual(failure.message, "Cannot read trace 2: request too large")
 
+    def test_a_batch_around_what_is_too_large_alone(self):
+        """Row 44: the others come, unless nothing is of use without it."""
+        for status, body in ((413, b""), (504, b""), (200, self.DEEP.encode("ascii"))):
+            def answer(names, given):
+                ids = [each["id"] for each in (given if isinstance(given, list) else [given])]
+                if 2 in ids:
+                    return canned(body, status)
+                values = [result(each) for each in ids]
+                return canned(values if isinstance(names, list) else values[0])
+            for needs_all, sizes, values in ((False, [4, 2, 1, 1, 1, 1], [1, 3, 4]),
+                                             (True, [4, 2, 1, 1], [1])):
+                client = self.client(answer)
+                found = client.batch("x.get", [{"id": number} for number in (1, 2, 3, 4)],
+                                     needs_all)
+                with self.subTest(status=status, needs_all=needs_all):
+                    self.assertEqual([len(names) for names, _ in self.asked], sizes)
+                    self.assertEqual([each for each in found if not isinstance(each, Exception)],
+                                     values)
+                    self.assertEqual([type(each) for each in found[1:2]],
+                                     [twosignal.ResponseTooLarge if body else twosignal.TooLarge])
+
     def test_a_change_is_neither_split_nor_repeated(self):
         for status in (413, 414, 431, 504):
             client = self.client(lambda name, given: canned(b"<html>", status, "text/html"))
