@@ -3773,8 +3773,8 @@ class Measurements:
         from array import array
         self.values = array("d")
         self.traces = 0             # how many have a value
-        self._severity = severity
-        self._worst = []            # (severity, -order, what JSON shows), the worst first
+        self.severity = severity
+        self.worst = []             # the traces with the worst values, as JSON shows them
 
     def add(self, trace, *values):
         """Adds the values of a record; None stands for one that is not known."""
@@ -3783,18 +3783,14 @@ class Measurements:
             return
         self.values.extend(known)
         self.traces += 1
-        severities = [self._severity(value) for value in known]
-        severity = max(severities)
-        if len(self._worst) < MAX_WORST or severity > self._worst[-1][0]:
-            shown = {"trace_id": printable(trace["id"]), "name": trace["name"],
-                     "value": known[severities.index(severity)], "error_message": None,
-                     "command": None}
-            self._worst.append((severity, -self.traces, shown))
-            self._worst = sorted(self._worst, reverse=True)[:MAX_WORST]
-
-    def worst(self) -> list:
-        """The traces with the worst values, the worst first, as JSON shows them."""
-        return [dict(shown) for _, _, shown in self._worst]
+        value = max(known, key=self.severity)
+        if len(self.worst) == MAX_WORST and (
+                self.severity(value) <= self.severity(self.worst[-1]["value"])):
+            return
+        self.worst.append({"trace_id": printable(trace["id"]), "name": trace["name"],
+                           "value": value, "error_message": None, "command": None})
+        self.worst.sort(key=lambda each: self.severity(each["value"]), reverse=True)
+        del self.worst[MAX_WORST:]
 
 
 def score_severity(score) -> float:
@@ -3863,6 +3859,8 @@ def newest_scores(scores) -> list:
     for score in scores:
         key = (str(score.get("span_id")), str(score.get("evaluator")))
         groups.setdefault(key, []).append(score)
+    if len(groups) == len(scores):
+        return scores               # nearly always; times take time
     for group in groups.values():
         times = [parse_timestamp(score.get("created_at")) for score in group]
         newest = max([seconds for seconds in times if seconds is not None], default=None)
@@ -3899,7 +3897,7 @@ class Threshold(Struct):
             evaluator, limit = limit
             measurements = measurements[evaluator]
         value = self.summarize(measurements.values) if measurements.traces else None
-        worst = [each for each in measurements.worst() if not self.holds(each["value"], limit)]
+        worst = [each for each in measurements.worst if not self.holds(each["value"], limit)]
         if worst and self.source == "scores" and not is_score(worst[0]["value"]):
             value = worst[0]["value"]           # fails, whatever the other scores are
         passed = value is not None and self.holds(value, limit)
@@ -3955,7 +3953,7 @@ class CheckResult:
         self.value = value
         self.passed = None if value is None else passed     # None: not enough data for a verdict
         self.traces = traces
-        self.worst = [] if passed else worst        # see Measurements.worst
+        self.worst = [] if passed else worst        # of Measurements.worst
         self.title = f"{threshold.title} of {evaluator}" if evaluator else threshold.title
         flag = threshold.option.lstrip("-").partition(" ")[0] or threshold.title
         self.option = f"{flag} {evaluator}" if evaluator else flag
