@@ -848,15 +848,18 @@ def _value_text(value) -> str:
     return value if value.isprintable() else re.sub("(?![\t\r\n])" + _UNSAFE, _escape, value)
 
 
-def _csv_line(texts) -> str:
-    """A line as RFC 4180 has it, except for its end; an empty one would be no record."""
-    quoted = ['"' + text.replace('"', '""') + '"' if re.search('[,"\r\n]', text) else text
-              for text in texts]
-    return (",".join(quoted) or '""') + "\n"
+def _csv_lines(result, screen):
+    """Lines as RFC 4180 has them, but for their ends."""
+    import csv
+    import types
+    # writerow() returns what write() returns. All Pythons quote a CR or LF that ends lines, too.
+    write_row = csv.writer(types.SimpleNamespace(write=str), lineterminator="\r\n").writerow
+    return _value_lines(result, lambda texts: write_row(texts)[:-2] + "\n")
 
 
 def _tsv_line(texts) -> str:
-    return "\t".join([text.translate(_TSV_ESCAPES) for text in texts]) + "\n"
+    return "\t".join([text if text.isprintable() and "\\" not in text
+                      else text.translate(_TSV_ESCAPES) for text in texts]) + "\n"
 
 
 ROW_FORMATS = ("jsonl", "csv", "tsv")
@@ -865,7 +868,7 @@ FORMATS = {                         # generators of whole lines; they return a w
     "json": lambda result, screen: result.json_lines(screen),
     "jsonl": lambda result, screen: (to_json(row, indent=None, ascii_only=screen.ascii_only) + "\n"
                                      for row in result.records()),
-    "csv": lambda result, screen: _value_lines(result, _csv_line),
+    "csv": _csv_lines,
     "tsv": lambda result, screen: _value_lines(result, _tsv_line)}
 
 
