@@ -556,7 +556,7 @@ def usage_record(wire: dict, plan) -> dict:
 
 
 def get_path(value, path: str, default=None):
-    """What is at a path such as scores.0.score, or what get_item() returns for nothing.
+    """What is at a path such as scores.0.score; if nothing is, the same as for get_item().
 
     Keys may contain dots: the longest one that fits is taken, or a shorter one if that leads
     nowhere. In a list of scores, an evaluator's name stands for its newest score.
@@ -574,9 +574,7 @@ def get_path(value, path: str, default=None):
 
 
 def get_item(container, key: str, default=None):
-    """The value of a dict's key or at a list's index; None behind a list's end and below None; the
-    default if there can be no value.
-    """
+    """The value of a dict's key or at a list's index; None below None, or behind a list's end."""
     if isinstance(container, dict):
         return container.get(key, default)
     if isinstance(container, list) and re.match(r"(0|[1-9][0-9]{0,8})\Z", key):
@@ -891,20 +889,23 @@ class FieldSelection(Struct):
     result: Result
     fields: list                # paths
     report: object              # gets an error for each missing field, and whether it may be right
-    keys = ()                   # of the first records
-    missing = ()
+    missing = None              # {path: what get_path() returns as long as it is missing}
+    _keys = ()                  # those of the first records
 
     def records(self):
         """Yields the records with these fields alone."""
-        for number, rows in enumerate(self.result.batches()):
-            if number == 0:
-                self.keys = _keys_of(rows, self.result.extra_fields)
-                known = [column.source for column in self.result.columns]
-                # "scores.score" among the extra fields stands for scores.0.score and so on.
-                self.missing = [path for path in self.fields if self._is_users_own(path) or not (
-                    path in known or re.sub(r"\.\d+", "", path) in self.result.extra_fields)]
-            self.missing = [path for path in self.missing if not self._is_in(rows, path)]
-            if number == 0 and len(rows) < PAGE_SIZE:   # all of them, or the first of a stream
+        for rows in self.result.batches():
+            is_first = self.missing is None
+            if is_first:
+                self._keys = _keys_of(rows, self.result.extra_fields)
+                known = {*self._keys, *self.result.extra_fields,
+                         *(column.source for column in self.result.columns)}
+                self.missing = {path: None if self._is_users_own(path) else MISSING
+                                for path in self.fields
+                                if re.sub(r"\.\d+(?=\.|\Z)", ".0", path) not in known}
+            self.missing = {path: absent for path, absent in self.missing.items()
+                            if all(get_path(row, path, absent) is absent for row in rows)}
+            if is_first and len(rows) < PAGE_SIZE:      # all of them, or the first of a stream
                 self._report()
             for row in rows:
                 yield {path: row[path] if path in row else get_path(row, path)
@@ -916,29 +917,23 @@ class FieldSelection(Struct):
 
     def _report(self):
         """Reports each missing field once."""
-        for path in self.missing:
+        for path, absent in (self.missing or {}).items():
             message = f"There is no field '{path}'"
             hint = "List the available fields with --fields '?'."
-            is_users_own = self._is_users_own(path)
-            if is_users_own:
+            if absent is None:
                 so_far = " so far" if self.result.streams else ""
                 message = f"No record{so_far} has a value for {path}"
-            elif path.split(".")[0] not in self.keys:
-                hint = f"Available fields: {', '.join(self.keys)}."
-            self.report(usage_error(message, hint), is_users_own)
-        self.missing = ()
-
-    def _is_in(self, rows, path) -> bool:
-        """Whether a row has the field, or may have it; in users' own data, one has to have it."""
-        absent = None if self._is_users_own(path) else MISSING
-        return any(get_path(row, path, absent) is not absent for row in rows)
+            elif path.split(".")[0] not in self._keys:
+                hint = f"Available fields: {', '.join(self._keys)}."
+            self.report(usage_error(message, hint), absent is None)
+        self.missing = {}
 
     def _is_users_own(self, path) -> bool:
         """Whether users chose the names in it: it is inside their own data, or an evaluator's."""
         own = {snake_case(key) for key in USER_DATA}
         first, *rest = path.split(".")
         is_below = not own.isdisjoint(rest) or re.match(r"scores\.(?!\d+\b)", path)
-        return first in own or first in self.keys and bool(is_below)
+        return first in own or first in self._keys and bool(is_below)
 
 
 def only_fields(result, fields, report) -> Result:
@@ -4582,9 +4577,10 @@ TAIL_COLUMNS = (ID, STATUS, DURATION, Column("Cost", "cost_usd", format_cost, mi
                 Column("Created", "created_at", format_time_of_day, min_width=10,
                        format_saved=printable), OPTIONAL_NAME)
 TRACE_KEYS = tuple((                # that a trace may have although the first ones lack them
-    "project_id start_time end_time total_tokens tags metadata session_id span_count score_count "
-    "scores scores.id scores.trace_id scores.span_id scores.project_id scores.created_at "
-    "scores.evaluator scores.score scores.label scores.reasoning").split())
+    "project_id start_time end_time total_tokens tags tags.0 metadata session_id span_count "
+    "score_count scores scores.0.id scores.0.trace_id scores.0.span_id scores.0.project_id "
+    "scores.0.created_at scores.0.evaluator scores.0.score scores.0.label scores.0.reasoning"
+).split())
 TRACE_FIELDS = (
     ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", format_count),
     Column("Session", "session_id", never_cut=True), Column("Tags", "tags", format_list),

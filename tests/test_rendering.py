@@ -879,10 +879,15 @@ class ChosenFields(TracesCase):
                                          "fields with --fields '?'.\n")
         result = self.assertOk(self.list_rows(rows, "--fields", "metadata.x", "-q"))
         self.assertEqual(result.err, "")
+        dataset = self.server.add_dataset()
+        self.server.add_item(dataset, {"q": 1})
+        result = self.cli("datasets", "get", dataset, "--project", self.server.project,
+                          "--fields", "metadata,expected_output", "--format", "tsv")
+        self.assertEqual((result.out, result.err), ("metadata\texpected_output\n\t\n", ""))
 
     def test_declared_fields_are_no_errors(self):
         rows = [{"id": "1"}]
-        for field in ("session_id", "tags.0", "name", "cost_usd", "scores.0.label"):
+        for field in ("session_id", "tags.7", "name", "cost_usd", "scores.0.label"):
             result = self.assertOk(self.list_rows(rows, "--fields", field, "--json"))
             self.assertEqual((result.json, result.err), ([{field: None}], ""))
 
