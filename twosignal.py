@@ -2577,7 +2577,7 @@ class Client:
                 except TooLarge:
                     self._batch_size = len(group) // 2
                 if needs_all and len(group) == 1 and isinstance(results[-1], TransientFailure):
-                    results += results[-1:] * (len(inputs) - len(results))  # the caller fails anyway
+                    results += results[-1:] * (len(inputs) - len(results))  # the caller fails
             missing = [result for result in results if isinstance(result, MissingProcedure)]
             if missing:
                 raise missing[0]
