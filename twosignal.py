@@ -277,12 +277,13 @@ def to_nfc(text: str) -> str:
 
 
 def mask_secrets(text: str, secrets) -> str:
-    """The text with *** for each secret: as it is, percent-encoded, in JSON, or escaped."""
+    """The text with *** for each secret: as it is, percent-encoded, in JSON, quoted or escaped."""
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:        # a shorter one cannot be told from ordinary text
             from urllib.parse import quote
-            for form in (secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1],
-                         printable(secret)):
+            in_json = json.dumps(secret)[1:-1]
+            for form in (secret, quote(secret, safe=""), quote(secret), in_json,
+                         in_json.replace("'", "'\"'\"'"), printable(secret)):
                 text = text.replace(form, "***")
     return text
 
@@ -467,7 +468,8 @@ def format_time_of_day(timestamp) -> str:
 MISSING = object()                  # in place of a value, which may be None
 # The users' own data: no key inside is renamed, nothing in it is changed.
 USER_DATA = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
-_NESTED_KINDS = {"spans": "span", "scores": "score", "items": "item", "projects": "usage"}
+_NESTED_KINDS = {"spans": "span", "scores": "score", "items": "item", "projects": "usage",
+                 "evaluator": "evaluator", "evaluators": "evaluator"}
 _RENAMED_KEYS = {
     "trace": {"totalCost": "cost_usd"}, "span": {"cost": "cost_usd"},
     "score": {"value": "score", "evaluatorName": "evaluator"},
@@ -478,6 +480,13 @@ _LEADING_KEYS = {                   # keys that each such record has, and their 
     "span": ("id", "name", "type", "status", "duration_ms", "cost_usd"),
     "score": ("evaluator", "score", "label", "reasoning"),
     "usage": ("traces_used", "spans_used", "evals_used")}
+# Keys of secrets, their words joined by _ or not at all; and keys that count or describe them.
+_SECRET_NAME = (r"(\A|_)o?auth\Z|(token|secrets?|passwords?|passwd|passphrase|pwd|cookies?|jwt|bearer|"
+                r"credentials?|authori[sz]ation|(api|access|auth|private|secret|client|service|"
+                r"session|signing|encryption|openai|anthropic|azure)_?(keys?|tokens))(?=_|\d|\Z)")
+_HARMLESS_NAME = (r"_(count|limit|length|budget|ratio|overlap|threshold|window|usage|cost|price|type|"
+                  r"name|url|path|policy|method|format|env|ttl)\Z|"
+                  r"(max|min|total|num|per|stop|eos|bos|pad|prompt|completion|input|output)_?token\Z")
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
 # A listing converts millions of values, so what is known about a key is looked up, not worked out.
 _snake_cache = {}                   # camelCase: snake_case
@@ -492,10 +501,51 @@ def snake_case(name: str) -> str:
     return _snake_cache[name]
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether a key such as apiKey or X-Auth-Token names a secret; max_tokens does not."""
+    forms = [re.sub("[^a-z0-9]+", "_", form).strip("_") for form in (snake_case(name), name.lower())]
+    return any(re.search(_SECRET_NAME, form) for form in forms) and not any(
+        re.search(_HARMLESS_NAME, form) for form in forms)
+
+
+def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secret=False):
+    """A copy with *** for each secret in an evaluator's config; keep_secret is called with each.
+    is_config: the value is a config, not something that may contain some below keys of that name.
+    """
+    if isinstance(value, dict):
+        masked = {key: mask_config(each, keep_secret, is_config or key == "config",
+                                   is_secret or is_config and is_secret_name(key))
+                  for key, each in value.items()}
+    elif isinstance(value, list):
+        masked = [mask_config(each, keep_secret, is_config, is_secret) for each in value]
+    elif is_secret and type(value) in (str, int, float):
+        keep_secret(str(value))
+    else:
+        is_text = is_config and isinstance(value, str)
+        return _mask_urls(value, keep_secret) if is_text else value
+    return "***" if is_secret else masked
+
+
+def _mask_urls(text, keep_secret) -> str:
+    """The text with *** for passwords and secret parameters of URLs in it."""
+    from urllib.parse import unquote
+
+    def mask(match):
+        head, secret = match.groups()       # ://user: or ?name=
+        is_key = re.search(r"(?i)\b(key|sig|signature)=", head)     # of Google, Azure, AWS
+        if head[-1] == "=" and not is_key and not is_secret_name(head[1:-1]):
+            return match.group()
+        keep_secret(unquote(secret))
+        return head + "***"
+    text = re.sub(r"(://[^/?#\s:@]*:)([^/?#\s]+)(?=@)", mask, text)
+    return re.sub(r"([?&#][^=&#?\s]*=)([^&#\s]+)", mask, text)
+
+
 def to_record(wire, kind=""):
     """The record that users see of a wire object: keys in snake_case and the documented order.
     Nothing is dropped, and a value of an unexpected type stays as it is, `wire` itself too.
-    kind: trace, span, score or usage; anything else is a resource without rules of its own.
+    kind: trace, span, score, evaluator (whose config is masked) or usage; anything else is a
+    resource without rules of its own.
     """
     if not isinstance(wire, dict):
         return wire
@@ -523,7 +573,9 @@ def _add_rule(rules, kind, key) -> tuple:
     nested_kind = _NESTED_KINDS.get(name, "")
     functions = {dict: lambda wire: to_record(wire, nested_kind),
                  list: lambda wires: [to_record(wire, nested_kind) for wire in wires]}
-    if key in USER_DATA or key == "_count":
+    if (kind, key) == ("evaluator", "config"):
+        functions = dict.fromkeys((dict, list, str), mask_config)
+    elif key in USER_DATA or key == "_count":
         functions = {}
     elif name == "cost_usd":        # a number, a decimal string, or null
         functions = dict.fromkeys((str, float, bool, dict, list), to_number)
@@ -1619,13 +1671,14 @@ def origin(url) -> tuple:
     return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
-_SECRET_KEY = r'(?i)((?:"|%22)[\w-]*(?:password|secret|token|api_?key)(?:"|%22):(?: |%20)?)'
+_JSON_KEY = r'((?:"|%22)([\w-]*)(?:"|%22):(?: |%20)?)'
 _JSON_STRING = r'("(?:[^"\\]|\\.)*"|%22(?:%5C%..|(?!%22).)*%22)'
 
 
 def mask_secret_fields(text) -> str:
     """JSON, percent-encoded or not, with *** for what its keys or its form show to be secret."""
-    text = re.sub(_SECRET_KEY + _JSON_STRING, r'\1"***"', text)
+    text = re.sub(_JSON_KEY + _JSON_STRING, lambda match: (
+        match.group(1) + '"***"' if is_secret_name(match.group(2)) else match.group()), text)
     return re.sub(r"(%22|\b)(ts_|2s_live_)\w{8,}", r"\1\2***", text)
 
 
@@ -4392,6 +4445,7 @@ ORG = Option("--org ID", "organization, by ID or name", non_empty, env="TWOSIGNA
 JUNIT = Option("--junit FILE", "also write the checks to FILE as a JUnit report", non_empty,
                selects=False)
 YES = Option("-y, --yes", "do not ask for confirmation")
+SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs instead of ***")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
 COUNT, POSITIVE = whole_number(0), whole_number(1)
 DESCRIBE = Option("-d, --description TEXT", "description")
@@ -4406,14 +4460,14 @@ def chosen_project(client, args) -> str:
     return args.project and project_id(client, args.project, setting("TWOSIGNAL_ORG"))
 
 
-def list_resources(client, noun, columns, procedure, values=None) -> Listing:
-    """The Listing of a list procedure; values: its input."""
-    return Listing(noun, columns, [to_record(row) for row in client.rows(procedure, values)])
+def list_resources(client, noun, columns, procedure, values=None, kind="") -> Listing:
+    """The Listing of a list procedure; values: its input; kind: that of its records."""
+    return Listing(noun, columns, [to_record(row, kind) for row in client.rows(procedure, values)])
 
 
-def created(noun, columns, wire) -> Details:
-    """The Details of a new resource."""
-    record = to_record(resource_object(wire))
+def created(noun, columns, wire, kind="") -> Details:
+    """The Details of a new resource; kind: that of its record."""
+    record = to_record(resource_object(wire), kind)
     return Details(record, columns, message=f'Created {noun} "{printable(record.get("name"))}".')
 
 
@@ -4857,31 +4911,79 @@ EVALUATOR_COLUMNS = (ID, Column("Type", "type"), ENABLED, NAME)
 EVALUATOR_FIELDS = (ID, Column("Type", "type"), ENABLED, Column("Config", "config"))
 
 
-@command("evaluators list", PROJECT)
+EVALUATOR_TYPES = {                 # and the key that the config of each must have
+    "CONTAINS": "value", "REGEX_MATCH": "pattern", "JSON_SCHEMA": "schema", "EXACT_MATCH": "",
+    "STARTS_WITH": "value", "ENDS_WITH": "value", "LENGTH": "", "LEVENSHTEIN": "", "SIMILARITY": "",
+    "LATENCY": "", "COST": "max_cost_usd", "RESPONSE_TIME_SLA": "tiers", "TOOL_CALL_VALIDATION": "",
+    "WORKFLOW_ADHERENCE": "expected_steps", "SENTIMENT": "target", "TOXICITY": "", "CUSTOM": "",
+    "LLM_JUDGE": "criteria", "GROUNDEDNESS": "", "FACTUAL_ACCURACY": "", "PROMPT_INJECTION": "",
+    "BIAS_DETECTION": "", "COMPLIANCE_CHECK": "", "PII_DETECTION": "", "WEBHOOK": "url"}
+SCHEMA_KEYWORDS = set(              # that JSON_SCHEMA evaluators check, and mere annotations
+    "type required properties items minLength maxLength minimum maximum enum title description "
+    "$schema $id $comment default examples deprecated readOnly writeOnly".split())
+
+
+def config_remarks(type_name, config):
+    """Yields a sentence for each likely mistake in a new evaluator: it is for the server to say."""
+    alike = type_name.strip().upper().replace("-", "_")
+    if alike != type_name and alike in EVALUATOR_TYPES:
+        yield f"The type {type_name} may be unknown to the server. Did you mean {alike}?"
+    key = EVALUATOR_TYPES.get(type_name)
+    if key and get_item(config, key) is None:
+        yield f"Warning: {type_name} needs '{key}' in its --config."
+    ignored = ignored_keywords(get_item(config, "schema")) if type_name == "JSON_SCHEMA" else ()
+    if ignored:
+        yield f"Warning: the server ignores these keywords of the schema: {', '.join(ignored)}."
+
+
+def ignored_keywords(schema) -> list:
+    """The keywords of a JSON schema that the server does not check, each once."""
+    ignored = set()
+    schemas = [schema]
+    while schemas:
+        each = schemas.pop()
+        if isinstance(each, dict):
+            ignored |= each.keys() - SCHEMA_KEYWORDS
+            properties = each.get("properties")         # its keys are names, not keywords
+            schemas += properties.values() if isinstance(properties, dict) else ()
+            schemas.append(each.get("items"))
+        elif isinstance(each, list):                    # of schemas, one for each item
+            schemas += each
+    return sorted(ignored)
+
+
+@command("evaluators list", PROJECT, SHOW_SECRETS)
 def evaluators_list(client, args, console):
     """List the evaluators of a project."""
     return list_resources(client, "evaluators", EVALUATOR_COLUMNS, "evaluator.list",
-                          {"projectId": chosen_project(client, args)})
+                          {"projectId": chosen_project(client, args)},
+                          "" if args.show_secrets else "evaluator")
 
 
 @command(
     "evaluators create", PROJECT, Option("-n, --name NAME", "name of the evaluator", required=True),
-    Option("--type TYPE", "type of the evaluator: CONTAINS, REGEX_MATCH, JSON_SCHEMA, LATENCY, "
-           "COST, SIMILARITY, LLM_JUDGE, CUSTOM, or one that a newer server knows", required=True),
-    Option("--config JSON", "configuration of the evaluator" + JSON_VALUE),
-    examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA',
+    Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
+           required=True, choices=tuple(EVALUATOR_TYPES)),
+    Option("--config JSON", "configuration of the evaluator" + JSON_VALUE), SHOW_SECRETS,
+    examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA '
+              "--config '{\"schema\": {\"type\": \"object\"}}'",
               "twosignal evaluators create --project ID -n Fast --type LATENCY "
-              "--config '{\"maxMs\": 2000}'"))
+              "--config '{\"max_ms\": 5000, \"target_ms\": 2000}'"))
 def evaluators_create(client, args, console):
     """Create an evaluator."""
     config = json_argument(args.config, "--config", console)
-    return created("evaluator", EVALUATOR_FIELDS, client.mutate("evaluator.create", {
+    mask_config(config, console.keep_secret)        # an error may repeat it
+    for remark in config_remarks(args.type, config):
+        console.tell(remark)
+    wire = client.mutate("evaluator.create", {
         "projectId": chosen_project(client, args), "name": args.name, "type": args.type,
-        "config": {} if config is None else config}))
+        "config": {} if config is None else config})
+    return created("evaluator", EVALUATOR_FIELDS, wire, "" if args.show_secrets else "evaluator")
 
 
 @command("evaluators toggle", PROJECT, EVALUATOR, Option("--enable", "enable the evaluator"),
-         Option("--disable", "disable the evaluator"), exclusive=("--enable", "--disable"),
+         Option("--disable", "disable the evaluator"), SHOW_SECRETS,
+         exclusive=("--enable", "--disable"),
          examples=("twosignal evaluators toggle ID --project ID --enable",))
 def evaluators_toggle(client, args, console):
     """Enable or disable an evaluator; without a flag, toggle it."""
@@ -4890,7 +4992,7 @@ def evaluators_toggle(client, args, console):
     if not args.enable and not args.disable:
         enabled = not listed_row(client, chosen, "evaluator").get("enabled")
     wire = client.mutate("evaluator.update", dict(chosen, enabled=enabled))
-    record = to_record(resource_object(wire))
+    record = to_record(resource_object(wire), "" if args.show_secrets else "evaluator")
     verb = "Enabled" if enabled else "Disabled"
     return Details(record, EVALUATOR_FIELDS,
                    message=f'{verb} evaluator "{printable(record.get("name"))}".')
@@ -5071,7 +5173,7 @@ def usage_failure(checks, limit):
 @command(
     "api", Option("PROCEDURE", "tRPC procedure, e.g. trace.list", non_empty),
     Option("--input JSON", "input of the procedure" + JSON_VALUE),
-    Option("--mutation", "call it as a mutation (POST)"),
+    Option("--mutation", "call it as a mutation (POST)"), SHOW_SECRETS,
     examples=("twosignal api organization.list", "twosignal api modelRouting.list "
               "--input '{\"projectId\": \"ID\"}'"))
 def api(client, args, console):
@@ -5082,10 +5184,14 @@ def api(client, args, console):
     values = json_argument(args.input, "--input", console)
     if not args.mutation and values is not None and not isinstance(values, dict):
         raise usage_error("The --input of a query is a JSON object")
+    is_evaluator = args.procedure.startswith("evaluator.")
+    if is_evaluator:
+        mask_config(values, console.keep_secret, is_config=False)       # an error may repeat it
     try:
-        if args.mutation:
-            return RawValue(client.mutate(args.procedure, {} if args.input is None else values))
-        return RawValue(client.query(args.procedure, values))
+        call = client.mutate if args.mutation else client.query
+        answer = call(args.procedure, {} if args.mutation and args.input is None else values)
+        hides_secrets = is_evaluator and not args.show_secrets
+        return RawValue(mask_config(answer, is_config=False) if hides_secrets else answer)
     except Failure as failure:
         failure.hint = api_hint(failure, args, values) or failure.hint
         raise

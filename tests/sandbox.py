@@ -162,9 +162,9 @@ def make_scores(rng, error):
 def add_evaluators(server, rng):
     for name, kind, config in (
             ("Has JSON", "JSON_SCHEMA", {"schema": {"type": "object"}}),
-            ("helpfulness", "LLM_JUDGE", {"model": "gpt-4o", "prompt": "Does it help?"}),
-            ("Fast enough", "LATENCY", {"maxMs": 5000}),
-            ("丁寧さ", "CONTAINS", {"values": ["です", "ます"]})):
+            ("helpfulness", "LLM_JUDGE", {"model": "gpt-4o", "criteria": "Does it help?"}),
+            ("Fast enough", "LATENCY", {"max_ms": 5000}),
+            ("丁寧さ", "CONTAINS", {"value": ["です", "ます"]})):
         server.add_evaluator(name=name, type=kind, config=config, id=random_id(rng),
                              enabled=name != "Fast enough")
 
