@@ -481,12 +481,12 @@ _LEADING_KEYS = {                   # keys that each such record has, and their 
     "score": ("evaluator", "score", "label", "reasoning"),
     "usage": ("traces_used", "spans_used", "evals_used")}
 # Keys of secrets, their words joined by _ or not at all; and keys that count or describe them.
-_SECRET_NAME = (r"(\A|_)o?auth\Z|(token|secrets?|passwords?|passwd|passphrase|pwd|cookies?|jwt|bearer|"
-                r"credentials?|authori[sz]ation|(api|access|auth|private|secret|client|service|"
+_SECRET_NAME = (r"(\A|_)o?auth\Z|(token|secrets?|passwords?|passwd|passphrase|pwd|cookies?|jwt|"
+                r"bearer|credentials?|authori[sz]ation|(api|access|auth|private|secret|client|service|"
                 r"session|signing|encryption|openai|anthropic|azure)_?(keys?|tokens))(?=_|\d|\Z)")
-_HARMLESS_NAME = (r"_(count|limit|length|budget|ratio|overlap|threshold|window|usage|cost|price|type|"
-                  r"name|url|path|policy|method|format|env|ttl)\Z|"
-                  r"(max|min|total|num|per|stop|eos|bos|pad|prompt|completion|input|output)_?token\Z")
+_HARMLESS_NAME = (r"_(count|limit|length|budget|ratio|overlap|threshold|window|usage|cost|price|"
+                  r"type|name|url|path|policy|method|format|env|ttl)\Z|(max|min|total|num|per|stop|next|"
+                  r"eos|bos|pad|prompt|completion|input|output)_?token\Z")
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
 # A listing converts millions of values, so what is known about a key is looked up, not worked out.
 _snake_cache = {}                   # camelCase: snake_case
@@ -503,37 +503,42 @@ def snake_case(name: str) -> str:
 
 def is_secret_name(name: str) -> bool:
     """Whether a key such as apiKey or X-Auth-Token names a secret; max_tokens does not."""
-    forms = [re.sub("[^a-z0-9]+", "_", form).strip("_") for form in (snake_case(name), name.lower())]
-    return any(re.search(_SECRET_NAME, form) for form in forms) and not any(
-        re.search(_HARMLESS_NAME, form) for form in forms)
+    forms = [re.sub("[^a-z0-9]+", "_", form) for form in (snake_case(name), name.lower())]
+    return (any(re.search(_SECRET_NAME, form) for form in forms)
+            and not any(re.search(_HARMLESS_NAME, form) for form in forms))
 
 
-def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secret=False):
+def mask_config(config, keep_secret=lambda secret: None, is_config=True):
     """A copy with *** for each secret in an evaluator's config; keep_secret is called with each.
-    is_config: the value is a config, not something that may contain some below keys of that name.
+    is_config: it is a config, and not what has one or more below keys of that name.
     """
-    if isinstance(value, dict):
-        masked = {key: mask_config(each, keep_secret, is_config or key == "config",
-                                   is_secret or is_config and is_secret_name(key))
-                  for key, each in value.items()}
-    elif isinstance(value, list):
-        masked = [mask_config(each, keep_secret, is_config, is_secret) for each in value]
-    elif is_secret and type(value) in (str, int, float):
-        keep_secret(str(value))
-    else:
-        is_text = is_config and isinstance(value, str)
-        return _mask_urls(value, keep_secret) if is_text else value
-    return "***" if is_secret else masked
+    masked = [None]
+    waiting = [(config, masked, 0, is_config, False)]       # nothing is nested too deeply for this
+    while waiting:
+        value, target, place, is_config, is_secret = waiting.pop()
+        target[place] = value
+        if isinstance(value, (dict, list)):
+            target[place] = dict.fromkeys(value) if isinstance(value, dict) else value[:]
+            waiting += [(each, target[place], key, is_config or key == "config", is_secret or (
+                is_config and isinstance(key, str) and is_secret_name(key))) for key, each in (
+                    value.items() if isinstance(value, dict) else enumerate(value))]
+        elif is_secret and type(value) in (str, int, float):
+            keep_secret(str(value))
+        elif is_config and isinstance(value, str):
+            target[place] = _mask_urls(value, keep_secret)
+        if is_secret and value is not None and not isinstance(value, bool):
+            target[place] = "***"
+    return masked[0]
 
 
 def _mask_urls(text, keep_secret) -> str:
-    """The text with *** for passwords and secret parameters of URLs in it."""
+    """The text with *** for the passwords and the secret parameters of URLs."""
     from urllib.parse import unquote
 
     def mask(match):
         head, secret = match.groups()       # ://user: or ?name=
-        is_key = re.search(r"(?i)\b(key|sig|signature)=", head)     # of Google, Azure, AWS
-        if head[-1] == "=" and not is_key and not is_secret_name(head[1:-1]):
+        is_secret = re.search(r"(?i)(:|\b(key|sig|signature)=)\Z", head)
+        if not is_secret and not is_secret_name(head[1:-1]):
             return match.group()
         keep_secret(unquote(secret))
         return head + "***"
@@ -2848,8 +2853,20 @@ def _score_count(trace):
     return to_number(trace.get("scoreCount") if count is None else count)
 
 
+_UUID = r"(?i)\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"
+
+
 def is_uuid(text) -> bool:
-    return bool(re.match(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", text, re.I))
+    return bool(re.match(_UUID + r"\Z", text))
+
+
+def plain_id(text: str) -> str:
+    """The UUID that a text is, in any case, or that is last in a page's address; else the text."""
+    given = text.strip()
+    if re.match("(?i)https?://", given):
+        found = re.findall(_UUID, re.split("[?#]", given)[0]) or re.findall(_UUID, given)
+        given = found[-1] if found else ""
+    return given.lower() if is_uuid(given) else text
 
 
 def organization_id(client, text) -> str:
@@ -2873,6 +2890,7 @@ def visible_projects(client, organization=None) -> list:
 
 def find_id(text, noun, fetch_rows) -> str:
     """The ID of the row with that ID or name; else the text, which may be an ID. Raises Failure."""
+    text = plain_id(text)
     if is_uuid(text):
         return text
     rows = fetch_rows()
@@ -3229,6 +3247,10 @@ def non_empty(text) -> str:
     return text
 
 
+def parse_id(text) -> str:
+    return plain_id(non_empty(text))
+
+
 def one_of(choices):
     """A value type: one of these texts."""
     def parse(text):
@@ -3323,9 +3345,13 @@ def parse_usd(text) -> float:
 
 
 def parse_percent(text) -> float:
-    """0.9 of 90 or of 90%."""
-    number = text.strip().rstrip("%")
-    return _number_within(number, 100, "a percentage from 0 to 100, such as 90") / 100
+    """0.9 of 90 or of 90%. A bare number below 1 is refused: 0.9 may mean 0.9% or 90%."""
+    number = text.strip()
+    percent = _number_within(number[:-1] if number.endswith("%") else number, 100,
+                             "a percentage from 0 to 100, such as 90")
+    if percent < 1 and not number.endswith("%"):
+        raise ValueError(f"say {number}%" + (f" or {100 * percent:.12g}%" if percent else ""))
+    return percent / 100
 
 
 def parse_share(text) -> float:
@@ -3348,6 +3374,26 @@ def for_evaluator(parse_limit):
     return parse
 
 
+def exact_number(literal):
+    """The number of a JSON literal. Raises ValueError if the server, with doubles, changes it."""
+    from decimal import Decimal
+    value = to_number(literal)          # None: NaN, 1e400
+    if value is None or Decimal(literal) != Decimal(repr(float(value))):
+        raise ValueError(f"the number {truncate(literal, 60)} cannot be kept exactly; "
+                         "put it in quotes to send it as text")
+    return value
+
+
+def object_of(pairs) -> dict:
+    """The object of (key, value) pairs in a JSON text. Raises ValueError if a key occurs twice."""
+    found = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key '{key}' occurs twice in one object")
+        found[key] = value
+    return found
+
+
 def json_argument(text, flag, console):
     """The value of a literal, @FILE or - for stdin; None if omitted. Raises a usage error."""
     if text is None:
@@ -3363,15 +3409,16 @@ def json_argument(text, flag, console):
             raise usage_error(f"Cannot read the file of {flag}: {text[1:]}: {why}",
                               "Check the path after the @.")
     try:
-        return strict_json(text)
+        return json.loads(text, parse_int=exact_number, parse_float=exact_number,
+                          parse_constant=exact_number, object_pairs_hook=object_of)
     except RecursionError:
         raise usage_error(f"{flag} is nested too deeply")
     except json.JSONDecodeError as error:
-        why = f"{error.msg} (line {error.lineno}, column {error.colno})"
+        raise usage_error(f"{flag} is not JSON: {error.msg} (line {error.lineno}, column "
+                          f"{error.colno})", f"Quote it for the shell, as in {flag} "
+                          "'{\"prompt\": \"Hi\"}'.")
     except ValueError as error:
-        why = error
-    raise usage_error(f"{flag} is not JSON: {why}",
-                      f"Quote it for the shell, as in {flag} '{{\"prompt\": \"Hi\"}}'.")
+        raise usage_error(f"Invalid {flag}: {error}")
 
 
 HELP = Option("-h, --help", "show help and exit")
@@ -4438,9 +4485,9 @@ ID, NAME = Column("ID", "id", never_cut=True), Column("Name", "name")
 CREATED = Column("Created", "created_at", format_age, min_width=12, format_saved=printable)
 DESCRIPTION = Column("Description", "description")
 
-PROJECT = Option("--project ID", "project, by ID or name", non_empty, env="TWOSIGNAL_PROJECT",
+PROJECT = Option("--project ID", "project, by ID or name", parse_id, env="TWOSIGNAL_PROJECT",
                  required=True, unless_key=True, completes="projects")
-ORG = Option("--org ID", "organization, by ID or name", non_empty, env="TWOSIGNAL_ORG",
+ORG = Option("--org ID", "organization, by ID or name", parse_id, env="TWOSIGNAL_ORG",
              required=True, completes="organizations")
 JUNIT = Option("--junit FILE", "also write the checks to FILE as a JUnit report", non_empty,
                selects=False)
@@ -4449,8 +4496,8 @@ SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs inste
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
 COUNT, POSITIVE = whole_number(0), whole_number(1)
 DESCRIBE = Option("-d, --description TEXT", "description")
-EVALUATOR = Option("ID", "evaluator, by ID or name", non_empty)
-DATASET = Option("ID", "dataset, by ID or name", non_empty)
+EVALUATOR = Option("ID", "evaluator, by ID or name", parse_id)
+DATASET = Option("ID", "dataset, by ID or name", parse_id)
 EVALUATOR_FILTER = Option("--evaluator NAME", "only scores of evaluator NAME; repeatable",
                           non_empty, repeatable=True)
 
@@ -4709,7 +4756,7 @@ def traces_list(client, args, console):
                    extra_columns=TRACE_FIELDS)
 
 
-@command("traces get", Option("ID", "ID of the trace", non_empty), PROJECT)
+@command("traces get", Option("ID", "ID of the trace", parse_id), PROJECT)
 def traces_get(client, args, console):
     """Show a trace with its spans as a tree, and its scores."""
     trace = to_record(client.trace(args.id, chosen_project(client, args)), "trace")
@@ -4884,12 +4931,12 @@ def new_traces(client, args, console):
 
 
 @command(
-    "scores create", Option("TRACE", "ID of the trace", non_empty),
+    "scores create", Option("TRACE", "ID of the trace", parse_id),
     Option("--name NAME", "name of the evaluator", non_empty, required=True),
     Option("--value SCORE", "score from 0 to 1", parse_score, required=True),
     Option("--label TEXT", "label of the score, e.g. pass or fail"),
     Option("--reasoning TEXT", "explanation of the score"),
-    Option("--span ID", "score this span instead of the trace", non_empty),
+    Option("--span ID", "score this span instead of the trace", parse_id),
     takes_key=True,
     examples=("twosignal scores create TRACE --name accuracy --value 0.92 --label pass",))
 def scores_create(client, args, console):
@@ -4923,21 +4970,18 @@ SCHEMA_KEYWORDS = set(              # that JSON_SCHEMA evaluators check, and mer
     "$schema $id $comment default examples deprecated readOnly writeOnly".split())
 
 
-def config_remarks(type_name, config):
-    """Yields a sentence for each likely mistake in a new evaluator: it is for the server to say."""
-    alike = type_name.strip().upper().replace("-", "_")
-    if alike != type_name and alike in EVALUATOR_TYPES:
-        yield f"The type {type_name} may be unknown to the server. Did you mean {alike}?"
+def config_warnings(type_name, config):
+    """Yields a sentence for each likely mistake in an evaluator's config."""
     key = EVALUATOR_TYPES.get(type_name)
     if key and get_item(config, key) is None:
-        yield f"Warning: {type_name} needs '{key}' in its --config."
+        yield f"Warning: a {type_name} evaluator needs '{key}' in its --config."
     ignored = ignored_keywords(get_item(config, "schema")) if type_name == "JSON_SCHEMA" else ()
     if ignored:
         yield f"Warning: the server ignores these keywords of the schema: {', '.join(ignored)}."
 
 
 def ignored_keywords(schema) -> list:
-    """The keywords of a JSON schema that the server does not check, each once."""
+    """The keywords of a JSON schema that the server ignores, each once."""
     ignored = set()
     schemas = [schema]
     while schemas:
@@ -4946,9 +4990,8 @@ def ignored_keywords(schema) -> list:
             ignored |= each.keys() - SCHEMA_KEYWORDS
             properties = each.get("properties")         # its keys are names, not keywords
             schemas += properties.values() if isinstance(properties, dict) else ()
-            schemas.append(each.get("items"))
-        elif isinstance(each, list):                    # of schemas, one for each item
-            schemas += each
+            each = [each.get("items")]                  # a schema, or a list of them
+        schemas += each if isinstance(each, list) else ()
     return sorted(ignored)
 
 
@@ -4973,12 +5016,16 @@ def evaluators_create(client, args, console):
     """Create an evaluator."""
     config = json_argument(args.config, "--config", console)
     mask_config(config, console.keep_secret)        # an error may repeat it
-    for remark in config_remarks(args.type, config):
-        console.tell(remark)
+    alike = args.type.upper().replace("-", "_")
+    if alike != args.type and alike in EVALUATOR_TYPES:
+        console.tell(f"The server may not know the type {args.type}. Did you mean {alike}?")
     wire = client.mutate("evaluator.create", {
         "projectId": chosen_project(client, args), "name": args.name, "type": args.type,
         "config": {} if config is None else config})
-    return created("evaluator", EVALUATOR_FIELDS, wire, "" if args.show_secrets else "evaluator")
+    result = created("evaluator", EVALUATOR_FIELDS, wire, "" if args.show_secrets else "evaluator")
+    for warning in config_warnings(args.type, config):
+        console.tell(warning)
+    return result
 
 
 @command("evaluators toggle", PROJECT, EVALUATOR, Option("--enable", "enable the evaluator"),
@@ -5094,7 +5141,7 @@ def api_keys_create(client, args, console):
     return result
 
 
-@command("api-keys revoke", Option("ID", "ID of the API key", non_empty), PROJECT, YES,
+@command("api-keys revoke", Option("ID", "ID of the API key", parse_id), PROJECT, YES,
          examples=("twosignal api-keys revoke ID --project ID -y",))
 def api_keys_revoke(client, args, console):
     """Revoke an API key: whatever uses it stops working."""
@@ -5102,28 +5149,35 @@ def api_keys_revoke(client, args, console):
 
 
 # --- usage
-USAGE_COLUMNS = (
-    Column("Project", "project_id", never_cut=True), Column("Traces", "traces_used", format_count),
-    Column("Spans", "spans_used", format_count), Column("Evaluations", "evals_used", format_count))
-USAGE_FIELDS = (
-    Column("Month", "month"), Column("Plan", "plan"),
-    Column("Traces", lambda row: used_of_limit(row, "traces")),
-    Column("Evaluations", lambda row: used_of_limit(row, "evals")),
-    Column("Spans", "spans_used", format_count))
-
-
-def used_of_limit(record, what) -> str:
+def used_of_limit(record) -> str:
     """46,000 of 50,000  ███░ 92.0%"""
-    used, limit = record[f"{what}_used"], record[f"{what}_limit"]
+    used, limit = record["traces_used"], record["traces_limit"]
     if limit is not None:
         return f"{format_count(used)} of {format_count(limit)}  {bar(used, limit)}"
     return format_count(used) + (" (unlimited)" if record["plan"] in PLANS else "")
 
 
+def evaluator_runs(record) -> str:
+    """Without a share: the plan limits LLM evaluations, but the server counts all runs."""
+    limit = record["evals_limit"]
+    return format_count(record["evals_used"]) + (
+        "" if limit is None else f" (the plan's limit of {limit:,} is for LLM evaluations only)")
+
+
+USAGE_COLUMNS = (
+    Column("Project", "project_id", never_cut=True), Column("Traces", "traces_used", format_count),
+    Column("Spans", "spans_used", format_count),
+    Column("Evaluator runs", "evals_used", format_count))
+USAGE_FIELDS = (
+    Column("Month", "month"), Column("Plan", "plan"), Column("Traces", used_of_limit),
+    Column("Evaluator runs", evaluator_runs), Column("Spans", "spans_used", format_count))
+
+
 @command(
     "usage", ORG,
-    Option("--fail-above PERCENT", "exit 10 if usage exceeds PERCENT of any plan limit, e.g. 90",
-           parse_percent, selects=False), JUNIT, is_gate=True,
+    Option("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are used, "
+           "e.g. 90; evaluator runs are not checked", parse_percent, selects=False),
+    JUNIT, is_gate=True,
     examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args, console):
     """Show an organization's usage this month, and its limits."""
@@ -5137,35 +5191,34 @@ def usage(client, args, console):
     projects = Listing("projects", USAGE_COLUMNS, child_records(record, "projects"))
     result = Details(record, USAGE_FIELDS, [("Projects", projects)], listing=projects)
     if args.fail_above is not None:
-        result.checks = usage_checks(record, args.fail_above)
-        result.conclude = lambda: Outcome(failure=usage_failure(result.checks, args.fail_above))
+        result.checks = [usage_check(record, args.fail_above)]
+        result.conclude = lambda: usage_outcome(*result.checks)
     return result
 
 
-def usage_checks(record, limit) -> list:
-    """A CheckResult for the share that is used of each limit of the plan. Raises Failure."""
+def usage_check(record, limit) -> CheckResult:
+    """The verdict on the traces that are used: at most this share of the plan's. Raises Failure."""
     if record["plan"] not in PLANS:
         raise Failure(f"The limits of the plan '{printable(record['plan'])}' are not known",
                       "Omit --fail-above.", "NOTHING_TO_CHECK")
-    results = []
-    for noun, key in (("traces", "traces"), ("evaluations", "evals")):
-        used, allowed = record[f"{key}_used"], record[f"{key}_limit"]
-        if allowed is not None and used is None:
-            raise wrong_type("the usage")
-        if allowed is not None:     # otherwise unlimited
-            threshold = Threshold(f"{noun} of the plan", format_percent, source=noun)
-            share = used / allowed
-            results.append(CheckResult(threshold, limit, share, threshold.holds(share, limit)))
-    return results
+    used, allowed = record["traces_used"], record["traces_limit"]
+    if used is None or used < 0:
+        raise wrong_type("the usage")
+    if allowed is None:
+        unlimited = Threshold("traces of the plan", lambda *_: "unlimited")
+        return CheckResult(unlimited, None, used, True)
+    threshold = Threshold("traces of the plan", format_percent)
+    return CheckResult(threshold, limit, used / allowed, threshold.holds(used / allowed, limit))
 
 
-def usage_failure(checks, limit):
-    """The Failure that names the limits that are exceeded, or None."""
-    exceeded = [f"{check.row()['measured']} of {check.threshold.source}"
-                for check in checks if not check.passed]
-    message = f"Usage exceeds {format_percent(limit)} of the plan: {', '.join(exceeded)}"
+def usage_outcome(check) -> Outcome:
+    """What follows the table: the Failure if the check failed."""
+    if check.limit is None:
+        return Outcome("The plan does not limit traces: --fail-above always passes.")
+    exceeded = (f"Usage exceeds {check.threshold_text.lstrip('≤ ')} of the plan: "
+                f"{check.row()['measured']} of traces")
     hint = "Reduce usage or upgrade the plan."
-    return Failure(message, hint, "CHECK_FAILED") if exceeded else None
+    return Outcome(failure=None if check.passed else Failure(exceeded, hint, "CHECK_FAILED"))
 
 
 # --- what has no command of its own

@@ -6,7 +6,7 @@ from unittest import mock
 
 import standin
 from tools import (DIALECTS, NEW, OLD, OWNER, PASSWORD, CommandCase, ServerCase, TracesCase,
-                   procedure_inputs, requests_of, trpc_error)
+                   procedure_inputs, requests_of, trpc_answer, trpc_error)
 
 PASSWORD_WARNING = ("Warning: other users of this machine can see a password on the command line. "
                     "Use --password-stdin or TWOSIGNAL_PASSWORD.\n")
@@ -486,28 +486,30 @@ class UsageThreshold(TracesCase):
             self.use(**options)
             self.server.set_usage(self.server.org, None, traces=45000, spans=1, evals=900)
             for percent, code in (("89", 10), ("89.99", 10), ("90", 0), ("90%", 0), ("91", 0),
-                                  ("100", 0), ("0", 10)):
+                                  ("100", 0), ("0%", 10), ("0.9%", 10), ("90 %", 0)):
                 with self.subTest(dialect=dialect, percent=percent):
                     result = self.usage("--json", "--fail-above", percent)
                     self.assertEqual(result.code, code, result)
                     self.assertEqual(result.json["traces_used"], 45000)
                     self.assertEqual(bool(result.err), code != 0)
 
-    def test_evaluations_count_too(self):
-        self.server.set_usage(self.server.org, None, traces=5, spans=1, evals=4600)
-        result = self.usage("--fail-above", "90")
-        self.assertEqual(result.code, 10)
-        self.assertIn("92%", result.err)
-        self.assertEqual(self.usage("--fail-above", "92").code, 0)
+    def test_evaluator_runs_are_shown_but_not_checked(self):
+        """The plan limits LLM evaluations, but the server counts the runs of all evaluators."""
+        self.server.set_usage(self.server.org, None, traces=5, spans=1, evals=48000)
+        result = self.assertOk(self.usage("--fail-above", "90"), err="")
+        line, = [line for line in result.lines if line.startswith("Evaluator runs:")]
+        self.assertEqual(line.split(":")[1].strip(),
+                         "48,000 (the plan's limit of 5,000 is for LLM evaluations only)")
+        record = self.usage("--json").json
+        self.assertEqual((record["evals_used"], record["evals_limit"]), (48000, 5000))
 
-    def test_all_limits_that_are_exceeded_are_named(self):
+    def test_the_sentence(self):
         self.server.set_usage(self.server.org, None, traces=46000, evals=4700)
         self.assertEqual(self.usage("--fail-above", "90").err,
-                         "Error: Usage exceeds 90% of the plan: 92% of traces, 94% of evaluations. "
+                         "Error: Usage exceeds 90% of the plan: 92% of traces. "
                          "Reduce usage or upgrade the plan.\n")
-        self.assertEqual(self.usage("--fail-above", "93").err,
-                         "Error: Usage exceeds 93% of the plan: 94% of evaluations. "
-                         "Reduce usage or upgrade the plan.\n")
+        self.server.set_usage(self.server.org, None, traces=45001)
+        self.assertIn("90% of the plan: 90.002% of traces", self.usage("--fail-above", "90").err)
 
     def test_output_file_is_kept(self):
         self.server.set_usage(self.server.org, None, traces=46000)
@@ -523,7 +525,11 @@ class UsageThreshold(TracesCase):
     def test_without_a_limit(self):
         self.server.set_usage(self.server.org, None, traces=10 ** 9, evals=10 ** 9)
         self.server.set_plan(self.server.org, "ENTERPRISE")
-        self.assertOk(self.usage("--fail-above", "1"), err="")
+        result = self.usage("--fail-above", "1", "--junit", self.path("report.xml"))
+        self.assertOk(result, err="The plan does not limit traces: --fail-above always passes.\n")
+        suite = xml.etree.ElementTree.parse(self.path("report.xml")).find("testsuite")
+        self.assertEqual((suite.get("tests"), suite.get("failures")), ("1", "0"))
+        self.assertIn("unlimited", suite.find("testcase").get("name"))
 
     def test_unknown_plan_never_passes(self):
         self.server.set_plan(self.server.org, "PLATINUM")
@@ -531,10 +537,19 @@ class UsageThreshold(TracesCase):
         self.assertOk(self.usage())
 
     def test_bad_input(self):
-        for percent in ("-1", "most", "101", "", "NaN", "90%%%x"):
+        for percent in ("-1", "most", "101", "", "NaN", "90%%%x", "90%%", "0"):
             with self.subTest(percent=percent):
                 self.assertFails(self.usage("--fail-above", percent), 2)
+        for share, advice in (("0.9", "say 0.9% or 90%"), ("0.07", "say 0.07% or 7%"),
+                              (".5", "say .5% or 50%"), ("0", "say 0%.")):
+            self.assertFails(self.usage("--fail-above", share), 2, advice)
         self.assertEqual(self.server.requests, [])
+
+    def test_usage_that_is_no_number_of_traces(self):
+        for count in (None, -5, "many"):
+            self.server.fault("usage.getCurrentMonth", status=200,
+                              body=trpc_answer({"traceCount": count}))
+            self.assertEqual(self.usage("--fail-above", "90").code, 8)
 
     def test_junit(self):
         self.server.set_usage(self.server.org, None, traces=45000, evals=5)
@@ -542,7 +557,7 @@ class UsageThreshold(TracesCase):
             result = self.usage("--fail-above", percent, "--junit", self.path("report.xml"))
             self.assertEqual(result.code, code, result)
             suite = xml.etree.ElementTree.parse(self.path("report.xml")).find("testsuite")
-            self.assertEqual((suite.get("name"), suite.get("tests")), ("twosignal usage", "2"))
+            self.assertEqual((suite.get("name"), suite.get("tests")), ("twosignal usage", "1"))
             self.assertEqual([case.get("name").partition(" ")[0] for case in suite
                               if case.find("failure") is not None], failures)
             messages = [failure.get("message") for failure in suite.findall("testcase/failure")]

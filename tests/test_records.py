@@ -293,8 +293,8 @@ class CommandRecords(CommandCase):
     def test_record_of_an_evaluator(self):
         record = self.assertOk(self.cli(
             "evaluators", "create", "-n", "Has JSON", "--type", "JSON_SCHEMA",
-            "--config", '{"schemaText": {"minItems": 1}}', "--json"), err="").json
-        self.assertEqual(record["config"], {"schemaText": {"minItems": 1}})
+            "--config", '{"schema": {}, "schemaText": {"minItems": 1}}', "--json"), err="").json
+        self.assertEqual(record["config"], {"schema": {}, "schemaText": {"minItems": 1}})
         self.assertEqual((record["name"], record["type"], record["enabled"]),
                          ("Has JSON", "JSON_SCHEMA", True))
 
