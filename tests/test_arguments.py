@@ -453,6 +453,42 @@ class JsonArguments(CommandCase):
                 self.assertFails(self.add_item("--input", "-", stdin=text), 2, "--input")
         self.assertEqual(self.server.requests, [])
 
+    def test_what_would_change_on_its_way_is_refused(self):
+        """Numbers are doubles in JavaScript, and of two equal keys one would be lost."""
+        dataset = self.server.add_dataset(name="Cases")
+        self.server.clear()
+        for bad, named in (
+                ('{"a": 1, "b": {"a": 1, "c": [{"twice": 1, "twice": 1}]}}', "'twice'"),
+                ("0.1234567890123456789", "0.1234567890123456789"), ("1e400", "1e400"),
+                ("[9007199254740993]", "9007199254740993"), ("1e-400", "1e-400"),
+                ("12345678901234567890123", "12345678901234567890123"),
+                ('{"x": -0.30000000000000000001}', "-0.30000000000000000001"),
+                ("1e-99999999999999999999", "1e-99999999999999999999"), ("9" * 5000, "99999")):
+            for line in (("datasets", "add-item", dataset, "--input"),
+                         ("datasets", "add-item", dataset, "--input", "1", "--expected"),
+                         ("datasets", "add-item", dataset, "--input", "1", "--metadata"),
+                         ("evaluators", "create", "-n", "x", "--type", "CUSTOM", "--config"),
+                         ("api", "trace.list", "--input")):
+                with self.subTest(bad=bad[:50], line=line):
+                    result = self.assertFails(self.cli(*line, "-", stdin=bad), 2, line[-1], named)
+                    self.assertLess(len(result.err), 250)
+        self.assertEqual(self.server.requests, [])
+
+    def test_what_does_not_change_is_accepted(self):
+        for text in ("0.1", "1e5", "1E-7", "-0.0", "9007199254740992", "100000000000000000000",
+                     "0.30000000000000004", "1.50", "5e-324", "1.5e299",
+                     '{"a": {"a": [{"a": 1}, {"a": 1}]}, "A": 2}'):
+            with self.subTest(text=text):
+                record = self.assertOk(self.add_item("--input", text)).json
+                self.assertEqual(record["input"], json.loads(text))
+
+    def test_responses_may_have_any_number(self):
+        """What users sent by other ways is shown, as far as this client can."""
+        self.server.fault("trace.byId", status=200, body=(
+            b'{"json": 1, "result": {"data": {"json": {"a": 0.1234567890123456789, "a": 2}}}}'))
+        self.assertEqual(self.assertOk(self.cli("api", "trace.byId", "--input", "{}")).json,
+                         {"a": 2})
+
     def test_files_that_cannot_be_read(self):
         for path in (self.path("missing.json"), self.folder, "", self.path("a\0b")):
             with self.subTest(path=path):

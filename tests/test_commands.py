@@ -254,6 +254,50 @@ class NamesForIds(TracesCase):
         self.cli("traces", "list", "--project", upper)
         self.assertEqual(self.asked(), [["trace.list"]])
 
+    def test_forms_of_a_uuid(self):
+        """In capitals, among blanks, or last in a pasted address, it is sent as the plain UUID."""
+        other = "99999999-9999-4999-8999-999999999999"
+        forms = (str.upper, " {}\n".format, "https://app.example/projects/{}".format,
+                 ("https://app.example/orgs/%s/x/{}?tab=%s#%s" % ((other,) * 3)).format,
+                 lambda uuid: "HTTP://localhost:3000/#/x/%s/" % uuid.upper())
+        ids = dict(self.ids(), TRACE=self.server.traces[0], KEY=self.server.keys[0])
+        lines = [text for text, _ in BY_NAME if "wait" not in text]
+        for text in lines + ["api-keys revoke KEY --project PROJECT -y"]:
+            seen = []
+            for form in (str,) + forms:
+                self.server.clear()
+                self.cli(*[form(ids[word]) if word in ids else word for word in text.split()])
+                seen.append([(request.path, request.body) for request in self.server.requests])
+            with self.subTest(line=text):
+                self.assertEqual(seen[1:], seen[:1] * len(forms))
+
+    def test_forms_of_a_uuid_with_a_key(self):
+        trace, span = self.server.traces[0], "99999999-9999-4999-8999-999999999999"
+        key = {"TWOSIGNAL_API_KEY": self.server.secret(self.server.keys[0])}
+        self.server.clear()
+        self.cli("scores", "create", "https://app.example/projects/%s/traces/%s" % (span, trace),
+                 "--name", "x", "--value", "1", "--span", span.upper() + " ", env=key)
+        body = self.server.requests[0].body
+        self.assertEqual((body["traceId"], body["spanId"]), (trace, span))
+        address = "https://app.example/projects/" + self.server.project
+        self.assertOk(self.cli("traces", "list", "--project", address, env=key))
+        self.assertFails(self.cli("traces", "list", "--project", address[:-1] + "f", env=key), 2,
+                         "another project")
+
+    def test_a_name_stays_a_name(self):
+        uuid = "99999999-9999-4999-8999-99999999999F"
+        for name in ("Copy of " + uuid, uuid + "-2", "https://x/y", "Über/" + uuid):
+            self.server.add_dataset(name=name)
+            with self.subTest(name=name):
+                record = self.assertOk(self.cli("datasets", "get", name, "--project",
+                                                self.server.project, "--json")).json
+                self.assertEqual(record["name"], name)
+
+    def test_organization_of_a_project_in_capitals(self):
+        env = {"TWOSIGNAL_ORG": " %s " % self.server.org.upper()}
+        self.assertOk(self.cli("traces", "list", "--project", NAMES["PROJECT"], env=env))
+        self.assertOk(self.cli("usage", "--fail-above", "100", env=env))
+
     def test_variables(self):
         for name, value in (("TWOSIGNAL_PROJECT", "PROJECT"), ("TWOSIGNAL_ORG", "ORG")):
             line = ("traces", "list") if value == "PROJECT" else ("projects", "list")
