@@ -481,12 +481,12 @@ _LEADING_KEYS = {                   # keys that each such record has, and their 
     "score": ("evaluator", "score", "label", "reasoning"),
     "usage": ("traces_used", "spans_used", "evals_used")}
 # Keys of secrets, their words joined by _ or not at all; and keys that count or describe them.
-_SECRET_NAME = (r"(\A|_)o?auth\Z|(token|secrets?|passwords?|passwd|passphrase|pwd|cookies?|jwt|"
+_SECRET_NAME = (r"(\A|_)o?auth_?\Z|(token|secrets?|passwords?|passwd|passphrase|pwd|cookies?|jwt|"
                 r"bearer|credentials?|authori[sz]ation|(api|access|auth|private|secret|client|service|"
                 r"session|signing|encryption|openai|anthropic|azure)_?(keys?|tokens))(?=_|\d|\Z)")
 _HARMLESS_NAME = (r"_(count|limit|length|budget|ratio|overlap|threshold|window|usage|cost|price|"
-                  r"type|name|url|path|policy|method|format|env|ttl)\Z|(max|min|total|num|per|stop|next|"
-                  r"eos|bos|pad|prompt|completion|input|output)_?token\Z")
+                  r"type|name|url|path|policy|method|format|env|ttl)_?\Z|(max|min|total|num|per|stop|"
+                  r"next|eos|bos|pad|prompt|completion|input|output)_?token_?\Z")
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
 # A listing converts millions of values, so what is known about a key is looked up, not worked out.
 _snake_cache = {}                   # camelCase: snake_case
@@ -509,36 +509,36 @@ def is_secret_name(name: str) -> bool:
 
 
 def mask_config(config, keep_secret=lambda secret: None, is_config=True):
-    """A copy with *** for each secret in an evaluator's config; keep_secret is called with each.
-    is_config: it is a config, and not what has one or more below keys of that name.
+    """A copy with *** for each secret in an evaluator's config, which keep_secret is called with.
+    is_config: whether it is a config, or has some below keys of that name.
     """
-    masked = [None]
-    waiting = [(config, masked, 0, is_config, False)]       # nothing is nested too deeply for this
+    masked = [config]
+    waiting = [(masked, 0, is_config, False)]       # a loop: nothing is nested too deeply for it
     while waiting:
-        value, target, place, is_config, is_secret = waiting.pop()
-        target[place] = value
+        container, key, is_config, is_secret = waiting.pop()
+        value = container[key]
+        if value is None or isinstance(value, bool):
+            continue
         if isinstance(value, (dict, list)):
-            target[place] = dict.fromkeys(value) if isinstance(value, dict) else value[:]
-            waiting += [(each, target[place], key, is_config or key == "config", is_secret or (
-                is_config and isinstance(key, str) and is_secret_name(key))) for key, each in (
-                    value.items() if isinstance(value, dict) else enumerate(value))]
-        elif is_secret and type(value) in (str, int, float):
+            copy = container[key] = value.copy()
+            waiting += [(copy, each, is_config or each == "config",
+                         is_secret or is_config and is_secret_name(str(each)))
+                        for each in (copy if isinstance(copy, dict) else range(len(copy)))]
+        elif is_secret:
             keep_secret(str(value))
         elif is_config and isinstance(value, str):
-            target[place] = _mask_urls(value, keep_secret)
-        if is_secret and value is not None and not isinstance(value, bool):
-            target[place] = "***"
+            container[key] = _mask_urls(value, keep_secret)
+        if is_secret:
+            container[key] = "***"
     return masked[0]
 
 
 def _mask_urls(text, keep_secret) -> str:
     """The text with *** for the passwords and the secret parameters of URLs."""
-    from urllib.parse import unquote
-
     def mask(match):
+        from urllib.parse import unquote
         head, secret = match.groups()       # ://user: or ?name=
-        is_secret = re.search(r"(?i)(:|\b(key|sig|signature)=)\Z", head)
-        if not is_secret and not is_secret_name(head[1:-1]):
+        if not re.search(r"(?i)(:|\b(key|sig|signature)=)\Z", head) and not is_secret_name(head):
             return match.group()
         keep_secret(unquote(secret))
         return head + "***"
@@ -549,8 +549,7 @@ def _mask_urls(text, keep_secret) -> str:
 def to_record(wire, kind=""):
     """The record that users see of a wire object: keys in snake_case and the documented order.
     Nothing is dropped, and a value of an unexpected type stays as it is, `wire` itself too.
-    kind: trace, span, score, evaluator (whose config is masked) or usage; anything else is a
-    resource without rules of its own.
+    kind: trace, span, score, evaluator (masked) or usage; others have no rules of their own.
     """
     if not isinstance(wire, dict):
         return wire
@@ -4975,24 +4974,18 @@ def config_warnings(type_name, config):
     key = EVALUATOR_TYPES.get(type_name)
     if key and get_item(config, key) is None:
         yield f"Warning: a {type_name} evaluator needs '{key}' in its --config."
-    ignored = ignored_keywords(get_item(config, "schema")) if type_name == "JSON_SCHEMA" else ()
-    if ignored:
-        yield f"Warning: the server ignores these keywords of the schema: {', '.join(ignored)}."
-
-
-def ignored_keywords(schema) -> list:
-    """The keywords of a JSON schema that the server ignores, each once."""
     ignored = set()
-    schemas = [schema]
+    schemas = [get_item(config, "schema")] if type_name == "JSON_SCHEMA" else []
     while schemas:
-        each = schemas.pop()
-        if isinstance(each, dict):
-            ignored |= each.keys() - SCHEMA_KEYWORDS
-            properties = each.get("properties")         # its keys are names, not keywords
+        schema = schemas.pop()
+        if isinstance(schema, dict):
+            ignored |= schema.keys() - SCHEMA_KEYWORDS
+            properties = schema.get("properties")       # its keys are names, not keywords
             schemas += properties.values() if isinstance(properties, dict) else ()
-            each = [each.get("items")]                  # a schema, or a list of them
-        schemas += each if isinstance(each, list) else ()
-    return sorted(ignored)
+            schema = [schema.get("items")]              # a schema, or a list of them
+        schemas += schema if isinstance(schema, list) else ()
+    if ignored:
+        yield f"Warning: the server ignores in the schema: {', '.join(sorted(ignored))}."
 
 
 @command("evaluators list", PROJECT, SHOW_SECRETS)
@@ -5159,18 +5152,16 @@ def used_of_limit(record) -> str:
 
 def evaluator_runs(record) -> str:
     """Without a share: the plan limits LLM evaluations, but the server counts all runs."""
-    limit = record["evals_limit"]
-    return format_count(record["evals_used"]) + (
-        "" if limit is None else f" (the plan's limit of {limit:,} is for LLM evaluations only)")
+    text, limit = format_count(record["evals_used"]), record["evals_limit"]
+    return text + (f" (the plan's limit of {limit:,} is for LLM evaluations only)" if limit else "")
 
 
+SPANS = Column("Spans", "spans_used", format_count)
 USAGE_COLUMNS = (
     Column("Project", "project_id", never_cut=True), Column("Traces", "traces_used", format_count),
-    Column("Spans", "spans_used", format_count),
-    Column("Evaluator runs", "evals_used", format_count))
-USAGE_FIELDS = (
-    Column("Month", "month"), Column("Plan", "plan"), Column("Traces", used_of_limit),
-    Column("Evaluator runs", evaluator_runs), Column("Spans", "spans_used", format_count))
+    SPANS, Column("Evaluator runs", "evals_used", format_count))
+USAGE_FIELDS = (Column("Month", "month"), Column("Plan", "plan"), Column("Traces", used_of_limit),
+                Column("Evaluator runs", evaluator_runs), SPANS)
 
 
 @command(
@@ -5191,8 +5182,15 @@ def usage(client, args, console):
     projects = Listing("projects", USAGE_COLUMNS, child_records(record, "projects"))
     result = Details(record, USAGE_FIELDS, [("Projects", projects)], listing=projects)
     if args.fail_above is not None:
-        result.checks = [usage_check(record, args.fail_above)]
-        result.conclude = lambda: usage_outcome(*result.checks)
+        check = usage_check(record, args.fail_above)
+        result.checks = [check]
+        if record["traces_limit"] is None:
+            console.tell("The plan does not limit traces: --fail-above always passes.")
+        elif not check.passed:
+            result.conclude = lambda: Outcome(failure=Failure(
+                f"Usage exceeds {check.threshold_text.lstrip('≤ ')} of the plan: "
+                f"{check.row()['measured']} of traces", "Reduce usage or upgrade the plan.",
+                "CHECK_FAILED"))
     return result
 
 
@@ -5204,21 +5202,10 @@ def usage_check(record, limit) -> CheckResult:
     used, allowed = record["traces_used"], record["traces_limit"]
     if used is None or used < 0:
         raise wrong_type("the usage")
-    if allowed is None:
-        unlimited = Threshold("traces of the plan", lambda *_: "unlimited")
-        return CheckResult(unlimited, None, used, True)
-    threshold = Threshold("traces of the plan", format_percent)
-    return CheckResult(threshold, limit, used / allowed, threshold.holds(used / allowed, limit))
-
-
-def usage_outcome(check) -> Outcome:
-    """What follows the table: the Failure if the check failed."""
-    if check.limit is None:
-        return Outcome("The plan does not limit traces: --fail-above always passes.")
-    exceeded = (f"Usage exceeds {check.threshold_text.lstrip('≤ ')} of the plan: "
-                f"{check.row()['measured']} of traces")
-    hint = "Reduce usage or upgrade the plan."
-    return Outcome(failure=None if check.passed else Failure(exceeded, hint, "CHECK_FAILED"))
+    format_value = format_percent if allowed else lambda *_: "unlimited"
+    threshold = Threshold("traces of the plan", format_value)
+    share = used / (allowed or float("inf"))
+    return CheckResult(threshold, limit, share, threshold.holds(share, limit))
 
 
 # --- what has no command of its own
@@ -5237,13 +5224,11 @@ def api(client, args, console):
     values = json_argument(args.input, "--input", console)
     if not args.mutation and values is not None and not isinstance(values, dict):
         raise usage_error("The --input of a query is a JSON object")
-    is_evaluator = args.procedure.startswith("evaluator.")
-    if is_evaluator:
-        mask_config(values, console.keep_secret, is_config=False)       # an error may repeat it
+    mask_config(values, console.keep_secret, is_config=False)       # an error may repeat it
+    hides_secrets = args.procedure.startswith("evaluator.") and not args.show_secrets
     try:
         call = client.mutate if args.mutation else client.query
         answer = call(args.procedure, {} if args.mutation and args.input is None else values)
-        hides_secrets = is_evaluator and not args.show_secrets
         return RawValue(mask_config(answer, is_config=False) if hides_secrets else answer)
     except Failure as failure:
         failure.hint = api_hint(failure, args, values) or failure.hint

@@ -179,7 +179,7 @@ class ConfigsThatCannotWork(CommandCase):
                                  "y": {"items": [{"pattern": "b"}, {"const": 1}]}},
                   "additionalProperties": False, "default": {"not": 1}, "enum": [{"not": 1}]}
         self.assertEqual(self.assertOk(self.create("JSON_SCHEMA", {"schema": schema})).err,
-                         "Warning: the server ignores these keywords of the schema: "
+                         "Warning: the server ignores in the schema: "
                          "additionalProperties, const, format, pattern.\n")
         for schema in ({"type": "object"}, True, [], "x", {"properties": 5, "items": None},
                        {"properties": {"not": {}}, "items": {"properties": {"anyOf": True}}}):
