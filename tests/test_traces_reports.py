@@ -59,7 +59,7 @@ KINDS = (
      [("twosignal traces check", "USAGE", "--since")]),
     ("unknown-project", "traces check --max-cost 1 --project nowhere", 6,
      [("twosignal traces check", "NOT_FOUND", "Project not found")]),
-    ("usage", "usage --fail-above 90", 10, [("traces", FAILED, "92%"), ("evaluations", OK, "")]),
+    ("usage", "usage --fail-above 90", 10, [("traces", FAILED, "92%")]),
     ("no-limit", "usage", 2, [("twosignal usage", "USAGE", "--fail-above")]))
 
 
