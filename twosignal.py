@@ -61,6 +61,7 @@ MAX_DIGITS = 300                    # of a number; longer ones are an attack, no
 PAGE_SIZE = 100                     # traces that a server returns at once, at most
 MAX_EMPTY_PAGES = 1000              # in a row without a new trace, before a listing is given up
 MAX_KNOWN_TRACES = 200000           # of one listing, whose IDs are remembered
+MAX_PATH_PARTS = 100                # of a field; as many keys with dots may have to be tried
 MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
 MAX_EXTRA_DIGITS = 15               # of a number that is shown beside another
@@ -830,6 +831,7 @@ class Details(Result):
     columns: tuple = ()
     parts: tuple = ()           # (title, a Listing or a list of lines)
     message: str = ""           # a sentence that the table begins with
+    shows_unknown: bool = False     # in the table, as -
 
     def records(self):
         return [self.record]
@@ -842,7 +844,7 @@ class Details(Result):
             yield self.message + "\n"
         cells = [(each.heading + ":", each.text(self.record, screen.is_saved))
                  for each in self.columns]
-        cells = [(heading, text) for heading, text in cells if text != "-"]
+        cells = [cell for cell in cells if self.shows_unknown or cell[1] != "-"]
         left = max([display_width(heading) for heading, _ in cells] or [0])
         for heading, text in cells:
             yield f"{heading}{' ' * (left - display_width(heading))}  {text}\n"
@@ -1002,7 +1004,8 @@ def only_fields(result, fields, report) -> Result:
     if isinstance(result, Listing) or isinstance(result.record, list):
         return Listing(getattr(result, "noun", "records"), columns, selection.records(),
                        selection.conclude, streams=result.streams)
-    return Details(next(selection.records()), columns, conclude=selection.conclude)
+    return Details(next(selection.records()), columns, conclude=selection.conclude,
+                   shows_unknown=True)
 
 
 def is_id_field(path) -> bool:
@@ -3266,7 +3269,10 @@ def parse_status(text) -> str:
 
 
 def parse_fields(text) -> list:
-    return [field.strip() for field in non_empty(text.strip(", ")).split(",") if field.strip()]
+    fields = [field.strip() for field in non_empty(text.strip(", ")).split(",") if field.strip()]
+    if max(field.count(".") for field in fields) >= MAX_PATH_PARTS:
+        raise ValueError(f"must not have more than {MAX_PATH_PARTS} parts")
+    return fields
 
 
 def whole_number(minimum):

@@ -871,6 +871,7 @@ class ChosenFields(TracesCase):
         self.assertOk(self.list_rows([], "--fields", "id,nope"))
 
     def test_a_field_in_users_own_data_that_no_row_had_is_a_remark(self):
+        self.assertFails(self.list("--fields", "id,a" + ".a" * 100), 2, "100 parts")
         for metadata in (None, {}, {"y": {"x": 1}}, {"x": None}, [1]):
             rows = [{"id": str(place), "metadata": metadata} for place in range(103)]
             result = self.assertOk(self.list_rows(rows, "--fields", "metadata.x", "--json"))
@@ -909,6 +910,13 @@ class ChosenFields(TracesCase):
         result = self.assertOk(self.cli("traces", "get", trace, "--project", self.server.project,
                                         "--fields", "duration_ms,cost_usd,span_count"))
         self.assertIn("Duration:  0.8s", " ".join(result.lines).replace("    ", "  "))
+
+    def test_a_named_field_is_shown_whatever_the_room_and_the_value(self):
+        shown = twosignal.only_fields(listing(TRACES), ["id", "name"], self.fail)
+        self.assertEqual(table(shown, columns=40).split("\n")[0].split(), ["ID", "name"])
+        shown = twosignal.only_fields(Details({"id": "a", "name": None}, TRACE_COLUMNS),
+                                      ["id", "name"], self.fail)
+        self.assertEqual(table(shown), "ID:    a\nname:  -\n")
 
     def test_scores_are_fetched_only_if_a_field_needs_them(self):
         self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}])
