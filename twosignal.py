@@ -4268,9 +4268,12 @@ class GateReport(Struct):
 
     def report_to_github(self):
         """An annotation for each check that does not hold or for the failure, and a summary."""
+        special = r"[\\`*_~<>&|:#@!\[\]]|\.(?=[^\W\d])"       # in Markdown
+        rows = [[column.heading for column in CHECK_COLUMNS], ["---"] * len(CHECK_COLUMNS)]
+        rows += [[re.sub(special, r"\\\g<0>", column.text(each.row())) for column in CHECK_COLUMNS]
+                 for each in self.results]
         summary = [f"### {self.title}", ""]
-        if not self.failure:
-            summary += _markdown_table(CHECK_COLUMNS, [each.row() for each in self.results])
+        summary += [] if self.failure else ["| " + " | ".join(row) + " |" for row in rows]
         for name, code, lines in self.cases():
             if code is not None:
                 lines[0] = f"{name}: {lines[0]}"
@@ -4283,14 +4286,6 @@ class GateReport(Struct):
                 file.write("\n".join(summary) + "\n\n")
         except OSError as error:
             self.console.tell(f"Cannot write GITHUB_STEP_SUMMARY: {os_reason(error)}")
-
-
-def _markdown_table(columns, rows) -> list:
-    """The lines of a table in which text is nothing but text."""
-    cells = [[column.heading for column in columns], ["---"] * len(columns)]
-    cells += [[re.sub(r"[\\`*_~<>&|:#@!\[\]]|\.(?=[^\W\d])", r"\\\g<0>", column.text(row))
-               for column in columns] for row in rows]
-    return ["| " + " | ".join(line) + " |" for line in cells]
 
 
 # --- waiting
@@ -5553,9 +5548,9 @@ def gate_report(line, console) -> GateReport:
     output = "/dev/stdout" if output in ("", "-") else output
     if path == "-" or path not in ("", os.devnull) and is_same_file(path, output):
         raise usage_error("--junit needs a file of its own")
-    can_report = path.strip() and (is_gate or not line.command)
-    return GateReport(console, " ".join(["twosignal", *line.words]), line.selection(),
-                      path if can_report else "", is_gate)
+    path = path if path.strip() and (is_gate or not line.command) else ""
+    title = " ".join(["twosignal", *line.words])
+    return GateReport(console, title, line.selection(), path, is_gate)
 
 
 def run_command(line, console, report) -> int:

@@ -109,16 +109,16 @@ def differences(path, expected):
     """How a report, as junitparser reads it, differs from what it should say."""
     found = problems(xml.etree.ElementTree.parse(path).getroot())
     counts, cases = read_by_junitparser(path)
-    wrong = sum(kind is not None for _, kind, _, is_verdict in expected)
-    errors = sum(not is_verdict for *_, is_verdict in expected if wrong)
+    wrong = sum(kind is not None for _, kind, *_ in expected)
+    errors = sum(is_error for *_, is_error in expected)
     if counts != {"tests": len(expected), "failures": wrong - errors, "errors": errors}:
         found.append(f"counts {counts}")
-    for (name, kind, message, text, is_error), (start, code, reason, is_verdict) in zip(
+    for (name, kind, message, text, is_error), (start, code, reason, should_be_error) in zip(
             sorted(cases), sorted(expected)):
         if not name.startswith(start) or kind != code:
             found.append(f"case {name} {kind}, not {start} {code}")
         elif code and (text.split("\n")[0] != message or reason not in text or
-                       is_error == is_verdict):
+                       is_error != should_be_error):
             found.append(f"case {name}: {message}: {text}")
     return found
 
