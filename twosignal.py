@@ -523,7 +523,7 @@ def mask_config(config, keep_secret=lambda secret: None, is_config=True):
         if isinstance(value, (dict, list)):
             copy = container[key] = value.copy()
             waiting += [(copy, each, is_config or each == "config",
-                         is_secret or is_config and is_secret_name(str(each)))
+                         is_secret or is_config and isinstance(each, str) and is_secret_name(each))
                         for each in (copy if isinstance(copy, dict) else range(len(copy)))]
         elif is_secret:
             keep_secret(str(value))

@@ -20,7 +20,7 @@ CANARY = "canary"
 CONFIG = {
     "apiKey": "canary-1", "max_tokens": 64, "tokenizer": "word", "criteria": "No password: ever",
     "headers": {"Authorization": "canary-2 it's \"quoted\"", "X-Trace": "shown", "Accept": None},
-    "steps": [{"deep": [{"client-secret": ["canary-3", {"any": "canary-4"}]}]}],
+    "steps": [{"deep": [{"client-secret": ["canary-3's", {"any": "canary-4"}]}]}],
     "credentials": {"user": "canary-5", "id": 71234567}, "cookie": None, "token": True,
     "url": "https://me:canary-6@hooks.example/x?channel=7&access_token=canary-7&sig=canary-8#end"}
 SHOWN = {
