@@ -3418,11 +3418,10 @@ def json_argument(text, flag, console):
                           parse_constant=exact_number, object_pairs_hook=object_of)
     except RecursionError:
         raise usage_error(f"{flag} is nested too deeply")
-    except json.JSONDecodeError as error:
-        raise usage_error(f"{flag} is not JSON: {error.msg} (line {error.lineno}, column "
-                          f"{error.colno})", f"Quote it for the shell, as in {flag} "
-                          "'{\"prompt\": \"Hi\"}'.")
     except ValueError as error:
+        if isinstance(error, json.JSONDecodeError):
+            raise usage_error(f"{flag} is not JSON: {error}", "Quote it for the shell, as in "
+                              f"{flag} '{{\"prompt\": \"Hi\"}}'.")
         raise usage_error(f"Invalid {flag}: {error}")
 
 
