@@ -4225,11 +4225,11 @@ class GateReport(Struct):
         if not self.results or error and kind is not BrokenPipeError:
             self.failure = error if isinstance(error, Failure) else Failure(
                 "Ended without a result", code=kind.__name__ if kind else "NOTHING_TO_CHECK")
+        if self.is_gate and (error or self.results) and setting("GITHUB_ACTIONS"):
+            self.report_to_github()
         if self.path:
             with deferred_signals(), self.opened:
                 self.file.write(self.junit_xml())
-        if self.is_gate and (error or self.results) and setting("GITHUB_ACTIONS"):
-            self.report_to_github()
 
     def cases(self):
         """Yields (name, code of what is wrong or None, lines that say so) of each, masked."""

@@ -655,6 +655,13 @@ class GitHub(Gate):
             "", "    twosignal traces check (project %s): Permission denied" % self.server.project,
             "    " + hint, ""])
 
+    @unittest.skipUnless(os.path.exists(FULL_DISK), "needs /dev/full")
+    def test_whatever_becomes_of_the_junit_file(self):
+        result, lines = self.actions("--max-cost", "0.035", "--junit", FULL_DISK)
+        self.assertEqual(result.code, 1)
+        self.assertIn(self.title("max-cost ≤ $0.035") + "failed: ", result.err)
+        self.assertIn("| highest cost | $0.04 | ≤ $0.035 | FAILED | 4 |", lines)
+
     def test_wrong_usage(self):
         result, lines = self.actions("--max-cost", "much")
         self.assertEqual(result.code, 2)
