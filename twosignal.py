@@ -64,7 +64,6 @@ MAX_KNOWN_TRACES = 200000           # of one listing, whose IDs are remembered
 MAX_PATH_PARTS = 100                # of a field; as many keys with dots may have to be tried
 MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
-MAX_EXTRA_DIGITS = 15               # of a number that is shown beside another
 TAIL_FIRST_PAGES, TAIL_MEMORY = 50, 20000   # pages that tail scans first; traces it remembers
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 MAX_CACHED_NAMES = 10000            # field names; a server's are few, unless it means harm
@@ -186,7 +185,7 @@ _UNSAFE = ("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff
            "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]")
 _TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)"
               r"(\.\d{1,9})?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))?\Z")
-_DECIMAL = r"(?a)-?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?\Z"
+_DECIMAL = r"(?a)[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?\Z"
 _SUBSTITUTES = str.maketrans({"─": "-", "…": "...", "█": "#", "░": ".", "├": "|", "└": "`",
                               "│": "|", "≥": ">=", "≤": "<=", "→": "->"})
 # What takes two columns as a whole: a flag, or a half of one; a keycap, © or ™ with variation
@@ -194,10 +193,9 @@ _SUBSTITUTES = str.maketrans({"─": "-", "…": "...", "█": "#", "░": ".", 
 _EMOJI = "[\u2194-\u21aa\u231a-\u27bf\u2934\u2935\u2b05-\u2b55\U0001f004-\U0001faff]"
 _EMOJI_SEQUENCE = ("[\U0001f1e6-\U0001f1ff]{1,2}|[#*0-9©®‼⁉™ℹ]\ufe0f|"
                    f"{_EMOJI}(?:[\ufe0f\U0001f3fb-\U0001f3ff]|\u200d{_EMOJI})+")
-_encoders = {}                      # (indent, ascii_only): json.JSONEncoder; a cache
 
 
-def printable(value) -> str:
+def printable(value, unsafe=_UNSAFE) -> str:
     """Any value as one line that is safe on a terminal: control characters become \\x1b."""
     if value is None:
         return "-"
@@ -205,7 +203,7 @@ def printable(value) -> str:
         return plain_number(value)
     if not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str)
-    return value if value.isprintable() else re.sub(_UNSAFE, _escape, value)
+    return value if value.isprintable() else re.sub(unsafe, _escape, value)
 
 
 def _escape(match) -> str:
@@ -215,9 +213,7 @@ def _escape(match) -> str:
 
 def to_json(value, indent=2, ascii_only=False) -> str:
     """JSON in which no control or bidirectional character stands for itself."""
-    if (indent, ascii_only) not in _encoders:   # json.dumps would make an encoder for each value
-        _encoders[indent, ascii_only] = json.JSONEncoder(indent=indent, ensure_ascii=ascii_only)
-    text = _encoders[indent, ascii_only].encode(value)
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     if text.replace("\n", "").isprintable():
         return text
     # A raw line break can only be the encoder's own: inside a string it is escaped already.
@@ -292,7 +288,7 @@ def mask_secrets(text: str, secrets) -> str:
 def to_number(value):
     """A finite int or float, from a decimal string too; None for anything else."""
     if isinstance(value, str) and len(value) <= MAX_DIGITS and re.match(_DECIMAL, value):
-        value = int(value) if value.lstrip("-").isdigit() else float(value)
+        value = int(value) if value.lstrip("+-").isdigit() else float(value)
     is_finite = type(value) in (int, float) and abs(value) < 10 ** MAX_DIGITS   # not bool, nan
     return value if is_finite else None
 
@@ -314,11 +310,10 @@ def to_amount(value):
 
 def distinct_texts(format_value, value, limit) -> tuple:
     """Texts of two different numbers, in one unit and with enough digits to tell them apart."""
-    texts = format_value(value), format_value(limit)
-    for extra_digits in range(1, MAX_EXTRA_DIGITS):
+    for extra_digits in range(15):  # a double has no more
+        texts = format_value(value, extra_digits), format_value(limit, extra_digits)
         if texts[0] != texts[1]:
             break
-        texts = format_value(value, extra_digits), format_value(limit, extra_digits)
     return texts
 
 
@@ -354,7 +349,8 @@ def format_cost(usd, extra_digits=0) -> str:
     return f"{sign}${whole}.{fraction.rstrip('0').ljust(2, '0')}"
 
 
-def format_count(value) -> str:
+def format_count(value, extra_digits=0) -> str:
+    """46,000; - if unknown. All digits are shown anyway."""
     number = to_number(value)
     return "-" if number is None else plain_number(number, ",")
 
@@ -414,15 +410,14 @@ def parse_timestamp(timestamp):
 
 def utc_timestamp(timestamp: str) -> str:
     """A timestamp as 2026-03-14T10:30:00Z, fractions other than .000 kept; other text as it is."""
-    is_usual = timestamp[10:11] == "T" and timestamp[-1:] == "Z"
-    if is_usual and timestamp[19:-1].strip(".0"):
-        return timestamp            # nearly all are like that, and need no pattern
     match = re.match(_TIMESTAMP, timestamp)
-    if match and is_usual:
-        return timestamp[:19] + "Z"
-    fraction = match and match.group(7) or ""       # it may have more digits than a float
-    seconds = match and parse_timestamp(timestamp.replace(fraction, "", 1))
+    if match is None:
+        return timestamp
+    fraction = match.group(7) or ""     # it may have more digits than a float
     kept = fraction if fraction.strip(".0") else ""
+    if timestamp[10] == "T" and timestamp[-1] == "Z":
+        return timestamp[:19] + kept + "Z"
+    seconds = parse_timestamp(timestamp.replace(fraction, "", 1))
     return timestamp if seconds is None else iso_timestamp(seconds, kept)
 
 
@@ -481,13 +476,12 @@ _LEADING_KEYS = {                   # keys that each such record has, and their 
     "span": ("id", "name", "type", "status", "duration_ms", "cost_usd"),
     "score": ("evaluator", "score", "label", "reasoning"),
     "usage": ("traces_used", "spans_used", "evals_used")}
-# Keys of secrets, their words joined by _ or not at all; and keys that count or describe them.
-_SECRET_NAME = (r"(\A|_)o?auth_?\Z|(token|secrets?|passwords?|passwd|passphrase|pwd|cookies?|jwt|"
-                r"bearer|credentials?|authori[sz]ation|(api|access|auth|private|secret|client|service|"
-                r"session|signing|encryption|openai|anthropic|azure)_?(keys?|tokens))(?=_|\d|\Z)")
-_HARMLESS_NAME = (r"_(count|limit|length|budget|ratio|overlap|threshold|window|usage|cost|price|"
-                  r"type|name|url|path|policy|method|format|env|ttl)_?\Z|(max|min|total|num|per|stop|"
-                  r"next|eos|bos|pad|prompt|completion|input|output)_?token_?\Z")
+# What the letters of a secret's key end with; and keys of numbers or kinds of tokens.
+_SECRET_NAME = (r"(token|secrets?|passwords?|passwd|passphrase|pwd|cookies?|jwt|bearer|auth|"
+                r"credentials?|authori[sz]ation|(api|access|auth|private|secret|client|service|session|"
+                r"signing|encryption|openai|anthropic|azure)(keys?|tokens))(value|hash|header|json)?\Z")
+_COUNTED_TOKEN = ("(?<![a-z])(max|min|total|num|per|stop|next|eos|bos|pad|prompt|completion|input|"
+                  "output)_?token")
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
 # A listing converts millions of values, so what is known about a key is looked up, not worked out.
 _snake_cache = {}                   # camelCase: snake_case
@@ -504,34 +498,29 @@ def snake_case(name: str) -> str:
 
 def is_secret_name(name: str) -> bool:
     """Whether a key such as apiKey or X-Auth-Token names a secret; max_tokens does not."""
-    forms = [re.sub("[^a-z0-9]+", "_", form) for form in (snake_case(name), name.lower())]
-    return (any(re.search(_SECRET_NAME, form) for form in forms)
-            and not any(re.search(_HARMLESS_NAME, form) for form in forms))
+    letters = re.sub("[^a-z]", "", name.lower())
+    return (re.search(_SECRET_NAME, letters) is not None
+            and not re.search(_COUNTED_TOKEN, snake_case(name)))
 
 
-def mask_config(config, keep_secret=lambda secret: None, is_config=True):
+def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secret=False):
     """A copy with *** for each secret in an evaluator's config, which keep_secret is called with.
     is_config: whether it is a config, or has some below keys of that name.
     """
-    masked = [config]
-    waiting = [(masked, 0, is_config, False)]       # a loop: nothing is nested too deeply for it
-    while waiting:
-        container, key, is_config, is_secret = waiting.pop()
-        value = container[key]
-        if value is None or isinstance(value, bool):
-            continue
-        if isinstance(value, (dict, list)):
-            copy = container[key] = value.copy()
-            waiting += [(copy, each, is_config or each == "config",
-                         is_secret or is_config and isinstance(each, str) and is_secret_name(each))
-                        for each in (copy if isinstance(copy, dict) else range(len(copy)))]
-        elif is_secret:
-            keep_secret(str(value))
-        elif is_config and isinstance(value, str):
-            container[key] = _mask_urls(value, keep_secret)
-        if is_secret:
-            container[key] = "***"
-    return masked[0]
+    masked = value
+    if isinstance(value, dict):
+        masked = {key: mask_config(below, keep_secret, is_config or key == "config",
+                                   is_secret or is_config and is_secret_name(key))
+                  for key, below in value.items()}
+    elif isinstance(value, list):
+        masked = [mask_config(below, keep_secret, is_config, is_secret) for below in value]
+    elif value is None or isinstance(value, bool):
+        return value
+    elif is_secret:
+        keep_secret(str(value))
+    elif is_config and isinstance(value, str):
+        masked = _mask_urls(value, keep_secret)
+    return "***" if is_secret else masked
 
 
 def _mask_urls(text, keep_secret) -> str:
@@ -618,16 +607,14 @@ def get_path(value, path: str, default=None):
     Keys may contain dots: the longest one that fits is taken, or a shorter one if that leads
     nowhere. In a list of scores, an evaluator's name stands for its newest score.
     """
-    found = get_item(value, path, default)
-    key = path
-    while found is default and "." in key:
-        key = key.rpartition(".")[0]
-        inner = get_item(value, key, default)
-        if inner is not default:
-            found = get_path(inner, path[len(key) + 1:], default)
-    if found is default and isinstance(value, list):
-        found = _newest_score(value, path, default)
-    return found
+    parts = path.split(".")
+    for count in range(len(parts), 0, -1):
+        found = get_item(value, ".".join(parts[:count]), default)
+        if count < len(parts) and found is not default:
+            found = get_path(found, ".".join(parts[count:]), default)
+        if found is not default:
+            return found
+    return _newest_score(value, path, default) if isinstance(value, list) else default
 
 
 def get_item(container, key: str, default=None):
@@ -683,7 +670,6 @@ def span_tree(spans) -> list:
 _WORD_COLOURS = {"ERROR": 31, "FAILED": 31, "TOO FEW": 31, "NOTHING TO CHECK": 31, "OK": 32}
 # Spreadsheets take text that begins like this for a formula; full-width characters too.
 _FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-_SIGNED_NUMBER = r"(?a)[+-](\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?\Z"    # which is no formula
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"})
 
 
@@ -791,30 +777,28 @@ def _column_widths(columns, rows, room) -> list:
               for column, texts in zip(columns, zip(*rows))]
     if columns[-1].optional and sum(widths[:-1]) + 2 * len(widths[:-1]) + MIN_CUT > room:
         widths.pop()
-    return _fitted(widths, widths, columns, room)
+    return _fitted(list(widths), widths, columns, room)
 
 
 def _fitted(sizes, widths, columns, room) -> list:
     """The sizes of a row's cells, reduced until it fits: those wider than their column first."""
-    sizes = list(sizes)
+    excess = sum(sizes) + 2 * (len(sizes) - 1) - room
     for least in (MAX_PADDED, MIN_CUT, 4):
         for number in reversed(range(len(sizes))):
-            excess = sum(sizes) + 2 * (len(sizes) - 1) - room
             if excess > 0 and not columns[number].never_cut:
-                sizes[number] = max(sizes[number] - excess, min(widths[number], least))
+                cut = min(excess, max(0, sizes[number] - min(widths[number], least)))
+                sizes[number] -= cut
+                excess -= cut
     return sizes
 
 
 def _table_line(cells, widths, columns, room) -> str:
     """Cells side by side, two blanks apart; they are cut if the row does not fit."""
-    sizes = list(map(display_width, cells))
-    if sum(map(max, sizes, widths)) + 2 * (len(widths) - 1) > room:
-        limits = _fitted(map(max, sizes, widths), widths, columns, room)
-        cells = list(map(truncate, cells, limits))
-        sizes = list(map(display_width, cells))
-        widths = list(map(min, limits, widths))
-    return "  ".join([cell + " " * (width - size)
-                      for cell, size, width in zip(cells, sizes, widths)]).rstrip(" ")
+    sizes = [max(display_width(cell), width) for cell, width in zip(cells, widths)]
+    limits = _fitted(sizes, widths, columns, room)
+    cells = map(truncate, cells, limits)
+    return "  ".join([cell + " " * (min(limit, width) - display_width(cell))
+                      for cell, limit, width in zip(cells, limits, widths)]).rstrip(" ")
 
 
 def _coloured(line, cells) -> str:
@@ -882,10 +866,11 @@ def _value_lines(result, make_line):
             # If rows stream, the first one cannot tell what those to come have.
             names = _keys_of(rows, result.extra_fields if result.streams else ())
             yield make_line(map(_value_text, names))
-        omitted.update((key, None) for key in _keys_of(rows) if key not in names)
+        omitted.update(_keys_of(rows))
         yield "".join([make_line([_value_text(row.get(name)) for name in names]) for row in rows])
     if names is None and result.columns:
         yield make_line([column.source for column in result.columns if not callable(column.source)])
+    omitted = [key for key in omitted if key not in names]
     if omitted:
         return (f"Columns omitted (absent from the first {PAGE_SIZE} rows): "
                 f"{', '.join(omitted)}. Name the columns you want with --fields.")
@@ -895,13 +880,11 @@ def _value_text(value) -> str:
     """The text of a value in csv and tsv; tabs and line breaks are still as they are."""
     if value is None:
         return ""
-    if type(value) in (int, float):
-        return plain_number(value)
-    if not isinstance(value, str):
-        return to_json(value, indent=None)      # true, false, lists, objects
-    if value.startswith(_FORMULA_STARTS) and not re.match(_SIGNED_NUMBER, value):
-        value = "'" + value
-    return value if value.isprintable() else re.sub("(?![\t\r\n])" + _UNSAFE, _escape, value)
+    if isinstance(value, (list, dict)):
+        return to_json(value, indent=None)
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        value = value if re.match(_DECIMAL, value) else "'" + value     # -0.02 is no formula
+    return printable(value, "(?![\t\r\n])" + _UNSAFE)
 
 
 def _csv_lines(result, screen):
@@ -928,10 +911,10 @@ FORMATS = {                         # generators of whole lines; they return a w
     "tsv": lambda result, screen: _value_lines(result, _tsv_line)}
 
 
-def _keys_of(rows, extra_fields=()) -> list:
-    """The keys of some records, each once, in their order, and those among the extra fields."""
+def _keys_of(rows, extra_fields=()) -> dict:
+    """{key: None} of some records' keys, in their order, and of those among the extra fields."""
     keys = [key for row in rows for key in row]
-    return list(dict.fromkeys(keys + [field for field in extra_fields if "." not in field]))
+    return dict.fromkeys(keys + [field for field in extra_fields if "." not in field])
 
 
 def format_of_file(path):

@@ -10,7 +10,8 @@ SECRET_KEYS = """
     ACCESS_TOKEN authtoken secret client_secret clientSecret password passWord PASSWORD
     authorization Authorization Proxy-Authorization cookie Set-Cookie credentials private_key
     privateKey privatekey PRIVATE-KEY aws_secret_access_key OPENAI_API_KEY webhookSecret api_keys
-    token_2 apiKey1 db.password""".split()
+    token_2 apiKey1 db.password admin_token adminToken helper-token passwordHash auth_header
+    credentials_json""".split()
 HARMLESS_KEYS = """
     max_tokens maxTokens tokenizer token_count tokenCount total_tokens tokens TOKENS author
     authority key primary_key required_keys passed pass compass secretary tokenize monkey value
@@ -131,20 +132,22 @@ class SecretsInConfigs(CommandCase):
         self.assertEqual(self.assertOk(result).json["evaluators"], [{"config": {"secret": "***"}}])
 
     def test_configs_of_other_shapes(self):
-        """What is no object is masked too, and nothing is nested too deeply for that."""
+        """What is no object is masked too."""
         url = "https://example.com/?token="
         for config, expected in ((None, None), (7, 7), (url + CANARY, url + "***"), ({}, {}),
                                  ([{"token": CANARY}], [{"token": "***"}])):
             self.server.fault("evaluator.list", status=200, body=trpc_answer([{"config": config}]))
             result = self.assertOk(self.cli("evaluators", "list", "--json"))
             self.assertEqual(result.json[0]["config"], expected)
-        config = {"token": CANARY}
-        for _ in range(5000):
-            config = [config]
-        masked = twosignal.mask_config(config)
-        for _ in range(5000):
-            masked, = masked
-        self.assertEqual(masked, {"token": "***"})
+
+    def test_a_config_that_is_nested_too_deeply(self):
+        """It is an error, and not shown unmasked."""
+        config = "[" * 5000 + json.dumps({"token": CANARY}) + "]" * 5000
+        body = '{"result": {"data": {"json": [{"config": %s}]}}}' % config
+        self.server.fault("evaluator.list", status=200, body=body)
+        result = self.cli("evaluators", "list", "--json")
+        self.assertFails(result, 8, "nested too deeply")
+        self.assertNotIn(CANARY, result.err)
 
 
 class ConfigsThatCannotWork(CommandCase):

@@ -691,6 +691,28 @@ class OutputFormats(TracesCase):
             for text in ("-", "+", "--5", "+-5", "-2+3", "-5 ", "-1e", "+1:2", "-0x1", "-\u0661"):
                 self.assertEqual(in_format(form, text), "'" + text)
 
+    def test_long_texts_end(self):
+        """A pattern that backtracks would not be done with these today."""
+        for text in ("+" + "1" * 200000 + "x", "-." + "1" * 200000 + "e"):
+            self.assertEqual(in_format("csv", text), "'" + text)
+
+    def test_each_key_is_looked_up_once(self):
+        """Not compared with each heading."""
+        compared = []
+
+        class Key(str):
+            __hash__ = str.__hash__
+
+            def __eq__(self, other):
+                compared.append(self)
+                return str.__eq__(self, other)
+
+        rows = [{Key(number): 1 for number in range(start, start + 1000)}
+                for start in (0, 1000, 2000)]
+        self.assertTrue(list(twosignal.FORMATS["tsv"](listing(rows[:1] + [{}] * 99 + rows[1:]),
+                                                      Screen())))
+        self.assertLess(len(compared), 20000)
+
     def test_numbers_have_no_exponent(self):
         for form in ("csv", "tsv"):
             for value, cell in ((7.4e-05, "0.000074"), (1e22, "1" + "0" * 22), (0.1, "0.1"),
