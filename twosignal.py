@@ -2789,7 +2789,7 @@ class Client:
             raise failure.named(f"trace {trace_id}")
 
     def add_scores(self, traces, project, required=True, strict=True) -> bool:
-        """Stores the scores in those wire traces that came without; says whether all are known.
+        """Stores in wire traces the scores that did not come with them; says if all are known.
 
         If an API key cannot read them, they are None, or a Failure if they are required: a gate
         must not pass for lack of scores. strict: fail also if there are fewer than are counted.
@@ -2801,7 +2801,9 @@ class Client:
             raise key_cannot("read the scores of traces")
         for trace in traces:
             if not isinstance(trace.get("scores"), list):
-                trace["scores"] = None if _lacks_scores(trace) else []
+                trace["scores"] = []
+        for trace in lacking if self.key else ():
+            trace["scores"] = None
         return not (lacking and self.key)
 
     def _fetch_scores(self, traces, project, strict):
@@ -2828,8 +2830,9 @@ def trace_input(trace_id, project) -> dict:
 
 
 def _lacks_scores(trace) -> bool:
-    """Whether a wire trace comes without its scores, and is not known to have none."""
-    return not isinstance(trace.get("scores"), list) and _score_count(trace) != 0
+    """Whether a wire trace comes without scores, or with fewer than the server counts."""
+    scores, count = trace.get("scores"), _score_count(trace)
+    return len(scores) < (count or 0) if isinstance(scores, list) else count != 0
 
 
 def _score_count(trace):
@@ -4793,15 +4796,9 @@ def chosen_checks(args) -> list:
     if not checks and (not args.min_count or args.min_coverage):
         flags = ", ".join(option.label for option in THRESHOLD_OPTIONS)
         raise usage_error("No threshold given", f"Pass one or more of {flags}.")
-    for upper, lower in (("limit", "min_count"), ("max_duration", "min_duration"),
-                         ("max_p95", "min_duration"), ("max_cost", "min_cost")):
-        values = getattr(args, upper), getattr(args, lower)
-        if None not in values and values[0] < values[1]:
-            flags = f"--{upper} is below --{lower}".replace("_", "-")
-            raise usage_error(f"{flags}: this gate can never pass", see_help("traces check"))
-    if args.max_error_rate not in (None, 1) and (args.error or args.status == "ERROR"):
-        raise usage_error("The error rate of traces with status ERROR is 100%: this gate can never "
-                          "pass", see_help("traces check"))
+    if args.limit and args.limit < (args.min_count or 1):
+        raise usage_error("--limit is below --min-count: this gate can never pass",
+                          "Raise --limit or lower --min-count.")
     names = [limit[0] for threshold, limit in checks if threshold.needs_scores]
     if args.evaluator and not names:
         raise usage_error("--evaluator requires a check of scores", "Pass --min-score too.")

@@ -582,11 +582,29 @@ class ScoresOfTraces(ClientCase):
             return canned(each if isinstance(names, list) else each[0])
         client = self.client(answer)
         traces = [{"id": 1, "_count": {"scores": 1}}, {"id": 2, "_count": {"scores": 0}},
-                  {"id": 3, "scores": [{"value": 9}]}, {"id": 4}, {"id": 5, "scoreCount": 1}]
+                  {"id": 3, "scores": [{"value": 9}]}, {"id": 4}, {"id": 5, "scoreCount": 1},
+                  {"id": 6, "scores": [{"value": 9}], "_count": {"scores": 1}},
+                  {"id": 7, "scores": [], "_count": {"scores": 1}}]
         client.add_scores(traces, "c")
         self.assertEqual([[score["value"] for score in trace["scores"]] for trace in traces],
-                         [[1], [], [9], [4], [5]])
+                         [[1], [], [9], [4], [5], [9], [7]])
         self.assertEqual(len(self.asked), 1)
+
+    def test_some_of_them_are_not_all(self):
+        """A listing may hold fewer scores of a trace than it counts."""
+        def trace():
+            return {"id": 1, "scores": [{"value": 9}], "_count": {"scores": 2}}
+
+        client = self.client(lambda names, given: canned(result({
+            "scores": [{"value": 9}, {"value": 0}]})))
+        traces = [trace()]
+        client.add_scores(traces, "c")
+        self.assertEqual([score["value"] for score in traces[0]["scores"]], [9, 0])
+        client.key = "ts_key"
+        self.assertRaisesCode("NOT_LOGGED_IN", client.add_scores, [trace()], "c")
+        traces = [trace()]
+        self.assertFalse(client.add_scores(traces, "c", required=False))
+        self.assertIsNone(traces[0]["scores"])
 
     def test_no_gate_passes_because_they_are_missing(self):
         for reply in (result({}), result({"scores": None}), result({"scores": []}),
