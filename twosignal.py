@@ -2800,10 +2800,9 @@ class Client:
         elif lacking and required:
             raise key_cannot("read the scores of traces")
         for trace in traces:
-            if not isinstance(trace.get("scores"), list):
-                trace["scores"] = []
-        for trace in lacking if self.key else ():
-            trace["scores"] = None
+            is_unknown = self.key and _lacks_scores(trace)
+            if is_unknown or not isinstance(trace.get("scores"), list):
+                trace["scores"] = None if is_unknown else []
         return not (lacking and self.key)
 
     def _fetch_scores(self, traces, project, strict):
@@ -3823,24 +3822,18 @@ class TraceScan(Struct):
         return [record for _, record in pairs]
 
     def truncated(self) -> Failure:
-        """The error of --fail-if-truncated."""
-        exist, way = self._more_exist()
-        return Failure(f"More traces than the {self.returned} shown {exist}", way, "CHECK_FAILED")
+        """That more traces match, or may match, and how to see them."""
+        exist = "may exist" if self.more is More.UNKNOWN else "exist"
+        way = "narrower --since and --until" if self.lacks_paging else "--limit N or --all"
+        return Failure(f"Showing {counted(self.returned, 'trace')}; more {exist}", f"Use {way}.",
+                       "CHECK_FAILED")
 
     def remark(self) -> str:
         """What a listing tells: whether there are more traces, and how many were scanned."""
         if self.more is More.NO:
             return self.scan_remark()
-        exist, way = self._more_exist()
-        shown = f"Showing {counted(self.returned, 'trace')}; more {exist}. {way}"
-        return f"{shown} {self.scan_remark()}".rstrip()
-
-    def _more_exist(self) -> tuple:
-        """How certain it is that more traces match, and how to see them, in words."""
-        exist = "may exist" if self.more is More.UNKNOWN else "exist"
-        if self.lacks_paging:
-            return exist, "Use narrower --since and --until."
-        return exist, "Use --limit N or --all."
+        failure = self.truncated()
+        return f"{failure.message}. {failure.hint} {self.scan_remark()}".rstrip()
 
     def scan_remark(self) -> str:
         """How many traces were scanned, if some of them were filtered here; otherwise ""."""
@@ -4120,10 +4113,8 @@ class Gate(Struct):
 
     def _explain(self):
         """Adds to the worst traces their commands, and their error messages if they can be read."""
-        # All checks' worst first: only so many distinct traces are asked for.
-        worst = [each for place in range(MAX_WORST) for result in self.results
-                 for each in result.worst[place:place + 1]]
-        trace_ids = list({each["trace_id"]: None for each in worst})[:MAX_WORST]
+        worst = [each for result in self.results for each in result.worst]
+        trace_ids = sorted({each["trace_id"] for each in worst})
         messages = {}
         if trace_ids and not self.scan.client.key:
             answers = result_or_failure(self.scan.client.batch, "trace.getById", [

@@ -953,7 +953,7 @@ class BareLists(TracesCase):
         self.add(100)
         result = self.list("-n", "100", "--fail-if-truncated")
         self.assertEqual((result.code, result.err),
-                         (10, "Error: More traces than the 100 shown may exist. "
+                         (10, "Error: Showing 100 traces; more may exist. "
                               "Use narrower --since and --until.\n"))
 
     def test_all_of_a_full_page_is_an_error(self):
@@ -1052,7 +1052,7 @@ class BareListScans(ClientCase):
         self.assertEqual(self.scan(19, 20).remark(), "")
         failure = self.scan(100, 100).truncated()
         self.assertEqual((failure.message, failure.hint, failure.exit_code),
-                         ("More traces than the 100 shown may exist",
+                         ("Showing 100 traces; more may exist",
                           "Use narrower --since and --until.", 10))
 
     def test_all_are_needed(self):
