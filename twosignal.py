@@ -66,7 +66,7 @@ MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
 TAIL_FIRST_PAGES, TAIL_MEMORY = 50, 20000   # pages that tail scans first; traces it remembers
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
-MAX_CACHED_NAMES = 10000            # field names; a server's are few, unless it means harm
+MAX_CACHED_NAMES = 10000            # of fields; a server's are few, unless it means harm
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
 MAX_EXPIRY = 1e11                   # Unix seconds; a larger number must be in milliseconds
@@ -183,7 +183,7 @@ def without_none(**values) -> dict:
 # Patterns are strings, compiled on first use: --version and --help need none of them.
 _UNSAFE = ("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"
            "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]")
-_TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)"
+_TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)"
               r"(\.\d{1,9})?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))?\Z")
 _DECIMAL = r"(?a)[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?\Z"
 _SUBSTITUTES = str.maketrans({"─": "-", "…": "...", "█": "#", "░": ".", "├": "|", "└": "`",
@@ -328,11 +328,12 @@ def format_duration(milliseconds, extra_digits=0) -> str:
         return f"{value / 1000:.{1 + extra_digits}f}s"
     has_hours = round(value / 1000) >= HOUR
     decimals = max(0, extra_digits - has_hours)     # with hours, the first ones are the seconds
-    minutes, seconds = divmod(round(value / 1000, decimals), 60)
-    seconds_text = f" {seconds:0{decimals + 3 if decimals else 2}.{decimals}f}s"
+    whole, point, fraction = f"{value / 1000:.{decimals}f}".partition(".")
+    minutes, seconds = divmod(int(whole), MINUTE)
+    seconds_text = f" {seconds:02}{point}{fraction}s"
     if not has_hours:
-        return f"{minutes:.0f}m{seconds_text}"
-    return f"{minutes // 60:.0f}h {minutes % 60:02.0f}m" + (seconds_text if extra_digits else "")
+        return f"{minutes}m{seconds_text}"
+    return f"{minutes // 60}h {minutes % 60:02}m" + (seconds_text if extra_digits else "")
 
 
 def format_cost(usd, extra_digits=0) -> str:
@@ -398,13 +399,13 @@ def parse_timestamp(timestamp):
     if match is None:
         return None
     import datetime
-    *date, hour, minute, second, fraction, sign, zone_hours, zone_minutes = match.groups("0")
+    *numbers, fraction, sign, zone_hours, zone_minutes = match.groups("0")      # "0": omitted
     try:
-        days = datetime.date(*map(int, date)).toordinal() - 1       # since 0001-01-01
+        moment = datetime.datetime(*map(int, numbers), tzinfo=datetime.timezone.utc)
     except ValueError:              # 02-30, for example
         return None
-    seconds = (FIRST_SECOND + days * DAY + (int(hour) - int(sign + zone_hours)) * HOUR
-               + (int(minute) - int(sign + zone_minutes)) * MINUTE + int(second))   # "0": omitted
+    offset = int(sign + zone_hours) * HOUR + int(sign + zone_minutes) * MINUTE
+    seconds = moment.timestamp() - offset
     return seconds + float(fraction) if FIRST_SECOND <= seconds < END_OF_TIME else None
 
 
@@ -463,7 +464,7 @@ def format_time_of_day(timestamp) -> str:
 
 MISSING = object()                  # in place of a value, which may be None
 # The users' own data: no key inside is renamed, nothing in it is changed.
-USER_DATA = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
+USER_DATA = {"input", "output", "metadata", "config", "expected_output", "model_parameters", "rules"}
 _NESTED_KINDS = {"spans": "span", "scores": "score", "items": "item", "projects": "usage",
                  "evaluator": "evaluator", "evaluators": "evaluator"}
 _RENAMED_KEYS = {
@@ -484,16 +485,11 @@ _COUNTED_TOKEN = ("(?<![a-z])(max|min|total|num|per|stop|next|eos|bos|pad|prompt
                   "output)_?token")
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
 # A listing converts millions of values, so what is known about a key is looked up, not worked out.
-_snake_cache = {}                   # camelCase: snake_case
 _rules_cache = {}                   # kind: {wire key: (record key, {type: function})}
 
 
 def snake_case(name: str) -> str:
-    if name not in _snake_cache:
-        if len(_snake_cache) > MAX_CACHED_NAMES:
-            _snake_cache.clear()
-        _snake_cache[name] = re.sub(_CAPITAL, r"_\1\2", name).lower()
-    return _snake_cache[name]
+    return re.sub(_CAPITAL, r"_\1\2", name).lower()
 
 
 def is_secret_name(name: str) -> bool:
@@ -567,9 +563,9 @@ def _add_rule(rules, kind, key) -> tuple:
     nested_kind = _NESTED_KINDS.get(name, "")
     functions = {dict: lambda wire: to_record(wire, nested_kind),
                  list: lambda wires: [to_record(wire, nested_kind) for wire in wires]}
-    if (kind, key) == ("evaluator", "config"):
+    if (kind, name) == ("evaluator", "config"):
         functions = dict.fromkeys((dict, list, str), mask_config)
-    elif key in USER_DATA or key == "_count":
+    elif name in USER_DATA or key == "_count":
         functions = {}
     elif name == "cost_usd":        # a number, a decimal string, or null
         functions = dict.fromkeys((str, float, bool, dict, list), to_number)
@@ -657,7 +653,7 @@ def span_tree(spans) -> list:
         depth, span = waiting.pop()
         if id(span) not in placed:
             placed[id(span)] = (depth, span)
-            below = children.get(str(span.get("id")), [])
+            below = children.pop(str(span.get("id")), [])       # once, if several have that ID
             waiting += [(depth + 1, child) for child in reversed(below)]
     return list(placed.values())
 
@@ -971,10 +967,9 @@ class FieldSelection(Struct):
 
     def _is_users_own(self, path) -> bool:
         """Whether users chose the names in it: it is inside their own data, or an evaluator's."""
-        own = {snake_case(key) for key in USER_DATA}
         first, *rest = path.split(".")
-        is_below = not own.isdisjoint(rest) or re.match(r"scores\.(?!\d+\b)", path)
-        return first in own or first in self._keys and bool(is_below)
+        is_below = not USER_DATA.isdisjoint(rest) or re.match(r"scores\.(?!\d+\b)", path)
+        return first in USER_DATA or first in self._keys and bool(is_below)
 
 
 def only_fields(result, fields, report) -> Result:
@@ -982,18 +977,13 @@ def only_fields(result, fields, report) -> Result:
     selection = FieldSelection(result, fields, report)
     known = {column.source: column for column in (*result.extra_columns, *result.columns)
              if not column.optional}
-    columns = [known.get(path) or Column(path, path, never_cut=is_id_field(path))
+    columns = [known.get(path) or Column(path, path, never_cut=re.split("[._]", path)[-1] == "id")
                for path in fields]
     if isinstance(result, Listing) or isinstance(result.record, list):
         return Listing(getattr(result, "noun", "records"), columns, selection.records(),
                        selection.conclude, streams=result.streams)
     return Details(next(selection.records()), columns, conclude=selection.conclude,
                    shows_unknown=True)
-
-
-def is_id_field(path) -> bool:
-    """Whether a path into a record leads to an ID, by its last part: id, scores.0.trace_id."""
-    return re.search(r"(\A|[._])id\Z", path) is not None
 
 
 def field_names(result) -> Listing:

@@ -33,14 +33,11 @@ class FieldNames(unittest.TestCase):
                 self.assertEqual(twosignal.snake_case("_".join(words)), "_".join(words))
 
     def test_names_from_a_server_do_not_fill_the_cache(self):
-        before = dict(twosignal._snake_cache)
-        try:
-            for number in range(11000):
-                self.assertEqual(twosignal.snake_case("someKey%d" % number), "some_key%d" % number)
-            self.assertLess(len(twosignal._snake_cache), 10100)
-        finally:
-            twosignal._snake_cache.clear()
-            twosignal._snake_cache.update(before)
+        for start in range(0, 30000, 1000):
+            wire = {"someKey%d" % number: 1 for number in range(start, start + 1000)}
+            self.assertIn("some_key%d" % start, twosignal.to_record(wire, "kind"))
+            self.assertLess(len(twosignal._rules_cache["kind"]), 10100)
+        del twosignal._rules_cache["kind"]
 
 
 USER_DATA = ("input", "output", "metadata", "config", "expectedOutput", "modelParameters", "rules")
@@ -88,6 +85,13 @@ class RecordRules(unittest.TestCase):
         self.assertEqual(twosignal.to_record(wire, "score"), {
             "evaluator": "helpful", "score": 0.25, "label": None, "reasoning": None, "id": "f0",
             "trace_id": "d0"})
+
+    def test_users_data_stays_however_the_server_spells_its_key(self):
+        data = {"aB": {"totalCost": "1"}}
+        for key in ("expectedOutput", "expected_output", "Metadata", "INPUT"):
+            self.assertEqual(list(twosignal.to_record({key: data}, "item").values()), [data])
+        masked = twosignal.to_record({"Config": {"token": "x"}}, "evaluator")
+        self.assertEqual(masked, {"config": {"token": "***"}})
 
     def test_counts_under_both_spellings(self):
         for wire in ({"_count": {"spans": 3}, "spanCount": 7},

@@ -241,6 +241,15 @@ class SpanTrees(unittest.TestCase):
         tree = twosignal.span_tree(spans)
         self.assertEqual([depth for depth, _ in tree], list(range(20000)))
 
+    def test_many_spans_with_one_id(self):
+        """Memory does not grow with the square of their number."""
+        import tracemalloc
+        spans = [self.span("same", "same") for _ in range(1000)]
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        self.assertEqual(len(twosignal.span_tree(spans)), 1000)
+        self.assertLess(tracemalloc.get_traced_memory()[1], 10 << 20)
+
     def test_nothing_is_lost_or_shown_twice(self):
         seed = random.SystemRandom().randrange(2 ** 32)
         dice = random.Random(seed)
