@@ -2903,7 +2903,7 @@ class Console:
         self.stdin, self.stdout, self.stderr = streams or (sys.stdin, sys.stdout, sys.stderr)
         self.clock = clock
         self._secrets = set()
-        self._progress = ""         # what the terminal's last line shows
+        self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
 
     def keep_secret(self, secret):
@@ -2913,8 +2913,7 @@ class Console:
     def print(self, text):
         """Prints output. Raises Failure on a write error, BrokenPipeError if nobody reads."""
         self.has_printed = True
-        if self._progress and is_terminal(self.stdout):
-            self.clear_progress()
+        self.clear_progress()
         if self.file is not None:
             return self.file.write(text.encode("utf-8"))
         if self.stdout is None:
@@ -2937,13 +2936,12 @@ class Console:
     def require_reader(self):
         """Raises BrokenPipeError if the reader of stdout has gone away, without writing to it."""
         import select
-        if self.file is not None or not hasattr(select, "poll") or is_terminal(self.stdout):
-            return
-        poll = select.poll()
+        output = self.stdout if self.file is None else self.file.file
         try:
-            poll.register(self.stdout, 0)               # errors are always reported
-        except (TypeError, OSError, ValueError):        # no file is behind the stream
-            return
+            poll = select.poll()
+            poll.register(output, 0)    # errors are always reported
+        except (AttributeError, TypeError, OSError, ValueError):
+            return                      # Windows has no poll; no file is behind the stream
         if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
             raise BrokenPipeError
 
@@ -3002,8 +3000,9 @@ class Console:
         """Whether a line on stderr can be erased before a row appears: a pipe's reader prints any
         time to the same terminal, as in `twosignal traces tail | grep ERROR`.
         """
-        return is_terminal(self.stderr) and (is_terminal(self.stdout) or isinstance(
-            self.file, AtomicFile) or is_regular_file(self.stdout))
+        return is_terminal(self.stderr) and (
+            is_terminal(self.stdout) or isinstance(self.file, AtomicFile)
+            or os.path.isfile(file_number(self.stdout)))
 
     def status(self, text, since):
         """Progress of what may take minutes: if none can be shown, each change is a remark."""
@@ -3019,13 +3018,14 @@ class Console:
 
     def _show_progress(self, text):
         """Puts the text into the terminal's last line, in place of the text before."""
-        columns = terminal_columns(self.stderr)
-        text = truncate(self.masked(text), columns - 1)
-        size = len(self._progress)
+        room = terminal_columns(self.stderr) - 1
+        text = truncate(self.masked(text), room)
+        columns = max(self._progress, display_width(text))
         if not text:
-            size = min(size + len("^C"), columns - 1)   # which a terminal prints behind the text
-        self._write_stderr("\r" + text.ljust(size) + ("" if text else "\r"))
-        self._progress = text and text.ljust(size)
+            columns += len("^C")        # which a terminal prints behind the text
+        blanks = " " * (min(columns, room) - display_width(text))
+        self._write_stderr("\r" + text + blanks + ("" if text else "\r"))
+        self._progress = columns if text else 0
 
     def require_terminal(self, option):
         """Raises a usage error that names the option if nobody can be asked."""
@@ -3099,11 +3099,12 @@ def is_terminal(stream) -> bool:
     return stream is not None and stream.isatty()
 
 
-def is_regular_file(stream) -> bool:
+def file_number(stream) -> int:
+    """The number of the open file behind a stream; -1 if there is none."""
     try:
-        return os.path.isfile(stream.fileno())
+        return stream.fileno()
     except (AttributeError, OSError, ValueError):
-        return False
+        return -1
 
 
 def terminal_columns(stream):
@@ -3111,8 +3112,8 @@ def terminal_columns(stream):
     if not is_terminal(stream):
         return None
     try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    except (AttributeError, OSError, ValueError):
+        return os.get_terminal_size(file_number(stream)).columns or 80
+    except (OSError, ValueError):
         return 80
 
 

@@ -269,6 +269,17 @@ class Progress(TracesCase):
                 out = "".join(text for stream, text in writes if stream == "out")
                 self.assertTrue(name != "json" or len(json.loads(out)) == 250)
 
+    def test_wide_characters_are_erased_whole(self):
+        """東 takes two columns, and a terminal prints ^C behind the text."""
+        stderr = NotedStream("err", [])
+        console = twosignal.Console((None, NotedStream("out", []), stderr), RushingClock())
+        for text in ("scored by 東京", "scored"):
+            console.progress(text, console.clock.monotonic())
+        console.clear_progress()
+        console.clear_progress()
+        self.assertEqual(stderr.getvalue(), "\rscored by 東京\rscored" + " " * 8
+                         + "\r" + " " * 16 + "\r")
+
     @posix
     def test_progress_fits_a_narrow_terminal(self):
         """A wrapped line could not be erased."""
@@ -597,7 +608,7 @@ class Quiet(TracesCase):
 
 
 class Readers(unittest.TestCase):
-    """Whether the reader of stdout has gone away."""
+    """Whether the reader of stdout, or of what -o names, has gone away."""
 
     def check(self, descriptor, file=None):
         """Asks a console whose stdout is that descriptor, which is closed afterwards."""
@@ -612,7 +623,12 @@ class Readers(unittest.TestCase):
             reader, writer = make()
             self.check(os.dup(writer))
             os.close(reader)
-            self.check(os.dup(writer), file="the target of -o")
+            with tempfile.TemporaryDirectory() as folder:
+                with twosignal.AtomicFile(os.path.join(folder, "saved")) as saved:
+                    self.check(os.dup(writer), file=saved)
+            with twosignal.Device("/dev/fd/%d" % writer, "") as device:
+                with self.assertRaises(BrokenPipeError):
+                    self.check(os.open(os.devnull, os.O_WRONLY), file=device)
             with self.assertRaises(BrokenPipeError):
                 self.check(writer)
 
