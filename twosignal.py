@@ -3239,9 +3239,7 @@ def one_of(choices):
 
 
 def parse_status(text) -> str:
-    if text.upper() not in ("OK", "ERROR"):
-        raise ValueError("must be OK or ERROR")
-    return text.upper()
+    return one_of(("OK", "ERROR"))(text.upper())
 
 
 def parse_fields(text) -> list:
@@ -3262,13 +3260,6 @@ def whole_number(minimum):
     return parse
 
 
-def parse_seconds(text) -> float:
-    value = to_number(text)
-    if value is None or not 0 < value <= DAY:
-        raise ValueError("must be a number of seconds, above 0 and at most a day")
-    return float(value)
-
-
 def parse_duration(text) -> float:
     """Milliseconds of 500ms, 5s, 2m or 1h."""
     match = re.match(r"(?a)(\d{1,9}(?:\.\d+)?)(ms|[smh])\Z", text.strip())
@@ -3278,9 +3269,13 @@ def parse_duration(text) -> float:
     return round(float(match.group(1)) * unit, 6)       # 1.001s are 1001, not 1000.9999999999999
 
 
-def parse_wait(text) -> float:
+def parse_seconds(text) -> float:
     """Seconds of 90, 90s or 5m."""
-    return parse_seconds(text if re.match(r"[\d.]+\Z", text) else str(parse_duration(text) / 1000))
+    number = to_number(text)
+    seconds = parse_duration(text) / 1000 if number is None else number
+    if not 0 < seconds <= DAY:
+        raise ValueError("must be above 0 and at most a day")
+    return float(seconds)
 
 
 class When(Struct):
@@ -3442,18 +3437,13 @@ class CommandLine:
         return COMMANDS.get(" ".join(self.words))
 
     @property
-    def is_group(self) -> bool:
-        """Whether the only word is one that commands begin with."""
-        return self.words in [each.name.split()[:1] for each in visible_commands()]
+    def is_known(self) -> bool:
+        """Whether there are commands that begin with the words."""
+        beginning = "".join(word + " " for word in self.words)
+        return any(f"{name} ".startswith(beginning) for name in COMMANDS)
 
     def has(self, option) -> bool:
         return any(flag in option.flags for flag, _ in self.options)
-
-    @property
-    def format(self):
-        """The format that was asked for last, valid or not, or None."""
-        found = [value for flag, value in self.options if flag in ("--json", "--format")]
-        return found[-1] if found else None
 
     def texts(self, option) -> list:
         """What was given for an option: all of it if it is repeatable, otherwise the last."""
@@ -3462,13 +3452,6 @@ class CommandLine:
         if not found and isinstance(variable, str):
             return [variable]
         return found if option.repeatable else found[-1:]
-
-    def selection(self) -> str:
-        """What the command is to examine, as it was given: project my-agent, since 1h, error."""
-        options = self.command.options if self.command else ()
-        return ", ".join(
-            option.label.lstrip("-") + (f" {text}" if option.metavar else "")
-            for option in options if option.selects for text in self.texts(option))
 
     def known_flags(self) -> dict:
         """{flag: Option} of the command; of all commands as long as it is not known."""
@@ -4813,7 +4796,7 @@ def gate_result(gate, console) -> Details:
     Option("--count N", "number of matching traces to wait for (default: 1)", POSITIVE),
     Option("--scored", "also wait until every enabled evaluator has scored them, except CUSTOM"),
     EVALUATOR_FILTER,
-    Option("--timeout TIME", "how long to wait, e.g. 90s (default: 5m)", parse_wait,
+    Option("--timeout TIME", "how long to wait, e.g. 90s (default: 5m)", parse_seconds,
            name="wait_timeout"),
     *FILTER_OPTIONS, takes_key=True, is_gate=True,
     examples=("twosignal traces wait --project ID --since 10m --count 20 --scored --timeout 5m",))
@@ -4854,7 +4837,7 @@ def wait_result(progress, failure) -> Details:
 @command(
     "traces tail", PROJECT,
     Option("-n, --lines N", f"show the last N traces first (default: {DEFAULT_TAIL_LINES})", COUNT),
-    Option("--interval TIME", f"polling interval (default: {DEFAULT_INTERVAL:.0f}s)", parse_wait),
+    Option("--interval TIME", f"polling interval (default: {DEFAULT_INTERVAL:.0f}s)", parse_seconds),
     *FILTER_OPTIONS, takes_key=True, is_endless=True,
     examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "
               "--format jsonl | while read -r line; do echo \"$line\"; done"))
@@ -5213,7 +5196,7 @@ def api_hint(failure, args, values) -> str:
 def help_command(client, args, console):
     """Show help for a command."""
     line = CommandLine(args.command or [])
-    if line.words and not line.command and not line.is_group:
+    if not line.is_known:
         raise unknown_command(line.words)
     return Text(help_text(line.words))
 
@@ -5236,6 +5219,7 @@ def version_text() -> str:
 # Entry
 ############################################################
 
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)    # of the files in an executable; bytecode for 3.6 names it
 # Each script asks `twosignal __complete`, which prints "words" and a candidate a line, or "files".
 COMPLETION_SCRIPTS = {"bash": r"""_twosignal() {
   local rest="${COMP_LINE:0:COMP_POINT}" piece typed kind="" line i
@@ -5380,17 +5364,16 @@ def install(client, args, console):
     """
     hint = "Name a directory that you can write to: twosignal install DIR."
     content = executable_content()
-    directory = expand_user(args.dir or "~/.local/bin")
-    if directory.startswith("~") or not args.dir and not os.path.isabs(directory):
-        raise Failure(f"There is no home directory for {args.dir or directory}", hint)
+    wanted = args.dir or "~/.local/bin"
+    directory = expand_user(wanted)
+    if wanted.startswith("~") and not os.path.isabs(directory):
+        raise Failure(f"There is no home directory for {wanted}", hint)
     directory = os.path.abspath(directory)
     path = os.path.join(directory, "twosignal")
     try:
         os.makedirs(directory, exist_ok=True)
     except OSError as error:
         raise unwritable_file(directory, error, hint)
-    if os.path.isdir(path):
-        raise Failure(f"Cannot write {path}: Is a directory", hint)
     with AtomicFile(path, 0o755, hint, follow_links=False) as file:
         file.write(content)
         file.sync()
@@ -5398,9 +5381,6 @@ def install(client, args, console):
     return Details({"path": path, "version": __version__},
                    message=f"Installed twosignal {__version__} as {path}.",
                    conclude=lambda: Outcome(path_remark(path)))
-
-
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)    # of all files; bytecode for Python 3.6 names it
 
 
 def executable_content() -> bytes:
@@ -5449,11 +5429,11 @@ def check_executable(path):
     command_line = [sys.executable, path] if os.name == "nt" else [path]
     try:
         done = subprocess.run(command_line + ["--version"], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=MINUTE)
-        if done.stdout.startswith(f"twosignal {__version__} ".encode("ascii")):
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=MINUTE)
+        output = done.stdout.decode("utf-8", "replace")
+        if f"twosignal {__version__} " in output:
             return
-        lines = (done.stdout + done.stderr).decode("utf-8", "replace").split("\n")
-        reason = next((line for line in reversed(lines) if line.strip()), "no output")
+        reason = output.strip().rpartition("\n")[2] or "no output"
     except (OSError, subprocess.SubprocessError) as error:
         reason = os_reason(error)
     raise Failure(f"The new executable does not run: {reason}",
@@ -5464,11 +5444,10 @@ def path_remark(path) -> str:
     """What to do if the shell will not find the new executable, or another one first."""
     import shutil
     directory = os.path.dirname(path)
-    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
-    if os.path.realpath(directory) not in map(os.path.realpath, folders):
-        return f'{directory} is not on PATH. Add it: export PATH="{directory}:$PATH"'
     first = shutil.which("twosignal")
-    if first and not os.path.samefile(first, path):
+    if first is None:
+        return f'{directory} is not on PATH. Add it: export PATH="{directory}:$PATH"'
+    if not os.path.samefile(first, path):
         return f"{first} comes first on PATH: remove it, or put {directory} before it."
     return ""
 
@@ -5484,18 +5463,18 @@ def raise_terminated(number, frame):
 def run(argv, console) -> int:
     """Runs a command line and returns its exit code. Raises Failure."""
     line = CommandLine(argv)
-    console.json_errors = line.format in ("json", "jsonl")
+    formats = [value for flag, value in line.options if flag in ("--json", "--format")]
+    console.json_errors = formats[-1:] in (["json"], ["jsonl"])
     console.quiet = line.has(QUIET)
     console.debug = line.has(DEBUG)
-    is_known = not line.words or line.command or line.is_group
-    if is_known and (line.has(VERSION) or line.has(HELP)):
+    if line.is_known and (line.has(VERSION) or line.has(HELP)):
         console.print(help_text(line.words) if line.has(HELP) else version_text())
         console.flush()
         return 0
     handlers = handle_signals({"SIGTERM": raise_terminated, "SIGHUP": raise_terminated})
     try:
         with gate_report(line, console) as report:
-            if not is_known:
+            if not line.is_known:
                 raise unknown_command(line.words)
             return run_command(line, console, report)
     finally:
@@ -5504,14 +5483,18 @@ def run(argv, console) -> int:
 
 def gate_report(line, console) -> GateReport:
     """Where a command line reports its checks. Raises a usage error if that is where it prints."""
-    is_gate = line.command is not None and line.command.is_gate
     path, output = ("".join(line.texts(option)) for option in (JUNIT, OUTPUT))
     output = "/dev/stdout" if output in ("", "-") else output
     if path == "-" or path not in ("", os.devnull) and is_same_file(path, output):
         raise usage_error("--junit needs a file of its own")
+    is_gate = line.command is not None and line.command.is_gate
     path = path if path.strip() and (is_gate or not line.command) else ""
+    # What the gate examines, as it was given: project my-agent, since 1h, error.
+    selection = [option.label.lstrip("-") + (f" {text}" if option.metavar else "")
+                 for option in (line.command.options if is_gate else ()) if option.selects
+                 for text in line.texts(option)]
     title = " ".join(["twosignal", *line.words])
-    return GateReport(console, title, line.selection(), path, is_gate)
+    return GateReport(console, title, ", ".join(selection), path, is_gate)
 
 
 def run_command(line, console, report) -> int:

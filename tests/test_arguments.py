@@ -351,7 +351,7 @@ class GlobalOptions(CommandCase):
                     self.assertIsNotNone(self.assertOk(self.cli(*argv), err="").json)
 
     def test_other_options(self):
-        for option in (["--timeout", "30"], ["--timeout=30"], ["-q"], ["--quiet"], ["--no-color"],
+        for option in (["--timeout", "30"], ["--timeout=30s"], ["-q"], ["--quiet"], ["--no-color"],
                        ["--url", self.server.url], ["--url=" + self.server.url]):
             for command in ("orgs list", "traces get", "usage"):
                 for argv in self.positions(command, *option):
@@ -392,7 +392,7 @@ class GlobalOptions(CommandCase):
         self.assertFails(result, 3, "--timeout")
 
     def test_bad_timeouts(self):
-        for value in ("abc", "", "-1", "0", "nan"):
+        for value in ("abc", "", "-1", "0", "nan", "0s", "25h", "86401"):
             with self.subTest(value=value):
                 self.assertFails(self.cli("orgs", "list", "--timeout", value), 2, "--timeout")
         self.assertEqual(self.server.requests, [])

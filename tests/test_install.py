@@ -133,8 +133,9 @@ class InstallLocations(InstallCase):
         for home in (None, "", "here", "~nobody-has-this-name"):
             with self.subTest(home=home):
                 with mock.patch("pwd.getpwuid", side_effect=KeyError("uid not found")):
-                    self.assertFails(self.install(env={"HOME": home}), 1, "home directory",
-                                     "twosignal install DIR")
+                    for args in ((), ("~/bin",)):
+                        self.assertFails(self.install(*args, env={"HOME": home}), 1,
+                                         "home directory", "twosignal install DIR")
                 self.assertEqual(os.listdir("."), [])
                 self.assertEqual(sorted(os.listdir("/")), before[1])
         self.assertFails(self.install("~nobody-has-this-name/bin"), 1, "~nobody-has-this-name/bin")
