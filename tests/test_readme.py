@@ -31,7 +31,8 @@ OWN = os.path.join(TESTS, "README.md")
 PROMISES = 41           # the first ones, which no change may drop; others are added one by one
 COMMIT = "8f7c0e2d"
 BASH = shutil.which("bash")
-OF_PYTHON = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+OF_PYTHON = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR",
+             "PATH"}
 MAX_LINE = 120      # characters of a line that is in no table
 ERROR_HEADING = "| exit code | code | meaning | what to do |"
 RETRY_HEADING = "| failure | query | change | session refresh |"
