@@ -341,13 +341,11 @@ def format_cost(usd, extra_digits=0) -> str:
     value = to_number(usd)
     if value is None:
         return "-"
-    sign = "-" if value < 0 else ""
-    value = abs(value)
-    digits = 2 if value >= 1 else 4
-    while digits < 12 and 0 < value < 10.0 ** (1 - digits):
+    digits = 2 if abs(value) >= 1 else 4
+    while digits < 12 and 0 < abs(value) < 10.0 ** (1 - digits):
         digits += 1
-    whole, _, fraction = f"{value:.{digits + extra_digits}f}".partition(".")
-    return f"{sign}${whole}.{fraction.rstrip('0').ljust(2, '0')}"
+    whole, _, fraction = f"{abs(value):.{digits + extra_digits}f}".partition(".")
+    return f"{'-' if value < 0 else ''}${whole}.{fraction.rstrip('0').ljust(2, '0')}"
 
 
 def format_count(value, extra_digits=0) -> str:
@@ -610,7 +608,10 @@ def get_path(value, path: str, default=None):
             found = get_path(found, ".".join(parts[count:]), default)
         if found is not default:
             return found
-    return _newest_score(value, path, default) if isinstance(value, list) else default
+    if not isinstance(value, list):
+        return default
+    scores = scores_by_name(value)
+    return scores[path].get("score") if path in scores else get_path(scores, path, default)
 
 
 def get_item(container, key: str, default=None):
@@ -622,12 +623,11 @@ def get_item(container, key: str, default=None):
     return None if container is None else default
 
 
-def _newest_score(scores, path, default):
-    """The newest score of the evaluator NAME, or its label for the path NAME.label, and so on."""
-    named = [score for score in scores if isinstance(get_item(score, "evaluator"), str)]
-    named.sort(key=lambda score: parse_timestamp(score.get("created_at")) or 0)
-    newest = {score["evaluator"]: score for score in named}
-    return newest[path].get("score") if path in newest else get_path(newest, path, default)
+def scores_by_name(entries) -> dict:
+    """{evaluator: its newest score} of the scores in a list."""
+    scores = [entry for entry in entries if isinstance(get_item(entry, "evaluator"), str)]
+    scores.sort(key=lambda score: parse_timestamp(score.get("created_at")) or 0)
+    return {score["evaluator"]: score for score in scores}
 
 
 def child_records(record, key) -> list:
@@ -893,8 +893,7 @@ def _csv_lines(result, screen):
 
 
 def _tsv_line(texts) -> str:
-    return "\t".join([text if text.isprintable() and "\\" not in text
-                      else text.translate(_TSV_ESCAPES) for text in texts]) + "\n"
+    return "\t".join([text.translate(_TSV_ESCAPES) for text in texts]) + "\n"
 
 
 ROW_FORMATS = ("jsonl", "csv", "tsv")
@@ -993,8 +992,7 @@ def field_names(result) -> Listing:
         for key, value in row.items():
             below = list(value) if isinstance(value, dict) else []
             if isinstance(value, list) and value and isinstance(value[0], dict):
-                below = [f"0.{name}" for name in value[0]] + [
-                    entry["evaluator"] for entry in value if get_item(entry, "evaluator")]
+                below = [f"0.{name}" for name in value[0]] + list(scores_by_name(value))
             names.update(dict.fromkeys([key] + [f"{key}.{name}" for name in below]))
     # A gate's verdict stays what it is; a listing's conclusion is about pages that were not read.
     has_pages = isinstance(result, Listing) and not isinstance(result.rows, list)

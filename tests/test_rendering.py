@@ -12,8 +12,8 @@ from unittest import mock
 
 import standin
 import twosignal
-from tools import (DIALECTS, LISTS, PROCEDURES, CommandCase, TracesCase, minutes_ago, trpc_answer,
-                   trpc_error, wire_trace)
+from tools import (DIALECTS, LISTS, PROCEDURES, PYPY, CommandCase, TracesCase, minutes_ago,
+                   trpc_answer, trpc_error, wire_trace)
 from twosignal import Column, Details, Listing, Screen
 
 TRACES = [
@@ -241,6 +241,7 @@ class SpanTrees(unittest.TestCase):
         tree = twosignal.span_tree(spans)
         self.assertEqual([depth for depth, _ in tree], list(range(20000)))
 
+    @unittest.skipIf(PYPY, "PyPy has no tracemalloc")
     def test_many_spans_with_one_id(self):
         """Memory does not grow with the square of their number."""
         import tracemalloc
@@ -1034,6 +1035,11 @@ class ChosenFields(TracesCase):
         self.assertEqual([row["field"] for row in self.list("--fields", "?", "--json").json], names)
         for name in names:      # each can be requested
             self.assertOk(self.list("--fields", name, "--json"))
+
+    def test_a_question_mark_lists_names_of_evaluators_only_if_they_are_text(self):
+        rows = [{"id": "1", "scores": [{"evaluator": {"id": "e"}, "value": 1}]}]
+        found = [row["field"] for row in twosignal.field_names(listing(rows)).rows]
+        self.assertEqual(found, ["id", "scores", "scores.0.evaluator", "scores.0.value"])
 
     def test_a_question_mark_reads_one_page(self):
         self.add(150)
