@@ -3856,11 +3856,11 @@ class TraceStats:
 
     def __init__(self, evaluators=None):
         """evaluators: the names of those whose scores count; None for all."""
-        from collections import defaultdict
+        from collections import Counter, defaultdict
         self.count = 0
         self.project = None                     # the ID of the traces' project
         self.errors = Measurements()            # 1 for the status ERROR, 0 for OK
-        self.other_statuses = {}                # how many traces have which; "-": none
+        self.other_statuses = Counter()         # how many traces have which; "-": none
         self.durations = Measurements()         # milliseconds
         self.costs = Measurements()             # USD
         self.scores = defaultdict(lambda: Measurements(score_severity))     # by evaluator,
@@ -3885,9 +3885,8 @@ class TraceStats:
         if name in ("OK", "ERROR"):
             return int(name == "ERROR")
         name = truncate(name, 40)
-        if len(self.other_statuses) >= MAX_OTHER_STATUSES and name not in self.other_statuses:
-            name = "…"
-        self.other_statuses[name] = self.other_statuses.get(name, 0) + 1
+        is_listed = name in self.other_statuses or len(self.other_statuses) < MAX_OTHER_STATUSES
+        self.other_statuses[name if is_listed else "…"] += 1
 
     def _add_scores(self, trace):
         by_evaluator = {}
@@ -4455,9 +4454,10 @@ def chosen_project(client, args) -> str:
     return args.project and project_id(client, args.project, setting("TWOSIGNAL_ORG"))
 
 
-def list_resources(client, noun, columns, procedure, values=None, kind="") -> Listing:
-    """The Listing of a list procedure; values: its input; kind: that of its records."""
-    return Listing(noun, columns, [to_record(row, kind) for row in client.rows(procedure, values)])
+def list_resources(client, args, noun, columns, procedure, kind="") -> Listing:
+    """The Listing of what a procedure lists for --project; kind: that of the records."""
+    rows = client.rows(procedure, {"projectId": chosen_project(client, args)})
+    return Listing(noun, columns, [to_record(row, kind) for row in rows])
 
 
 def created(noun, columns, wire, kind="") -> Details:
@@ -4590,7 +4590,8 @@ ORG_COLUMNS = (ID, Column("Plan", "plan"), Column("Role", "role"),
 @command("orgs list")
 def orgs_list(client, args, console):
     """List your organizations."""
-    return list_resources(client, "organizations", ORG_COLUMNS, "organization.list")
+    rows = client.rows("organization.list")
+    return Listing("organizations", ORG_COLUMNS, list(map(to_record, rows)))
 
 
 @command("orgs create", Option("NAME", "name of the organization"),
@@ -4604,8 +4605,8 @@ def orgs_create(client, args, console):
 @command("projects list", ORG)
 def projects_list(client, args, console):
     """List the projects of an organization."""
-    return list_resources(client, "projects", (ID, CREATED, NAME), "project.list",
-                          {"organizationId": organization_id(client, args.org)})
+    rows = client.rows("project.list", {"organizationId": organization_id(client, args.org)})
+    return Listing("projects", (ID, CREATED, NAME), list(map(to_record, rows)))
 
 
 @command("projects create", Option("NAME", "name of the project"), ORG, DESCRIBE,
@@ -4813,23 +4814,20 @@ def traces_wait(client, args, console):
 def wait_result(progress, failure) -> Details:
     """What was found; after a failure, nothing is known, and its exit code ends the command."""
     waited = round(progress.console.clock.monotonic() - progress.started, 1)
-    record = {"found": None if failure else progress.found, "wanted": progress.wanted,
-              "scored": progress.scored, "missing": None if failure else progress.missing,
-              "waited_seconds": waited}
-    message = "" if failure else f"{progress.status()} after {waited:.0f}s."
-    checks = ()
-
-    def conclude():
-        if failure:
+    record = {"found": progress.found, "wanted": progress.wanted, "scored": progress.scored,
+              "missing": progress.missing, "waited_seconds": waited}
+    if failure:
+        def conclude():
             raise failure
-        return Outcome(progress.advice(), exit_code=exit_code_of(checks))
-
-    if not failure and progress.found < progress.wanted:
+        return Details(dict(record, found=None, missing=None), conclude=conclude)
+    message, checks = f"{progress.status()} after {waited:.0f}s.", ()
+    if progress.found < progress.wanted:
         message = f"Timed out after {waited:.0f}s: {progress.status()}."
         count = Threshold(f"traces {'scored' if progress.scored else 'arrived'}", format_count,
                           is_minimum=True)
         checks = [CheckResult(count, progress.wanted, progress.found, None)]
-    return Details(record, message=message, checks=checks, conclude=conclude)
+    return Details(record, message=message, checks=checks, conclude=lambda: Outcome(
+        progress.advice(), exit_code=exit_code_of(checks)))
 
 
 @command(
@@ -4898,8 +4896,6 @@ def scores_create(client, args, console):
 ENABLED = Column("Enabled", "enabled", yes_or_no)
 EVALUATOR_COLUMNS = (ID, Column("Type", "type"), ENABLED, NAME)
 EVALUATOR_FIELDS = (ID, Column("Type", "type"), ENABLED, Column("Config", "config"))
-
-
 EVALUATOR_TYPES = {                 # and the key that the config of each must have
     "CONTAINS": "value", "REGEX_MATCH": "pattern", "JSON_SCHEMA": "schema", "EXACT_MATCH": "",
     "STARTS_WITH": "value", "ENDS_WITH": "value", "LENGTH": "", "LEVENSHTEIN": "", "SIMILARITY": "",
@@ -4919,14 +4915,14 @@ def config_warnings(type_name, config):
         yield f"Warning: a {type_name} evaluator needs '{key}' in its --config."
     ignored = set()
     schemas = [get_item(config, "schema")] if type_name == "JSON_SCHEMA" else []
-    while schemas:
-        schema = schemas.pop()
-        if isinstance(schema, dict):
+    for schema in schemas:                      # inner ones are added while it runs
+        if isinstance(schema, list):            # of items
+            schemas += schema
+        elif isinstance(schema, dict):
             ignored |= schema.keys() - SCHEMA_KEYWORDS
             properties = schema.get("properties")       # its keys are names, not keywords
             schemas += properties.values() if isinstance(properties, dict) else ()
-            schema = [schema.get("items")]              # a schema, or a list of them
-        schemas += schema if isinstance(schema, list) else ()
+            schemas.append(schema.get("items"))
     if ignored:
         yield f"Warning: the server ignores in the schema: {', '.join(sorted(ignored))}."
 
@@ -4934,8 +4930,7 @@ def config_warnings(type_name, config):
 @command("evaluators list", PROJECT, SHOW_SECRETS)
 def evaluators_list(client, args, console):
     """List the evaluators of a project."""
-    return list_resources(client, "evaluators", EVALUATOR_COLUMNS, "evaluator.list",
-                          {"projectId": chosen_project(client, args)},
+    return list_resources(client, args, "evaluators", EVALUATOR_COLUMNS, "evaluator.list",
                           "" if args.show_secrets else "evaluator")
 
 
@@ -4999,8 +4994,7 @@ ITEM_COLUMNS = (ID, Column("Input → Expected", lambda row: (
 @command("datasets list", PROJECT)
 def datasets_list(client, args, console):
     """List the datasets of a project."""
-    return list_resources(client, "datasets", DATASET_COLUMNS, "dataset.list",
-                          {"projectId": chosen_project(client, args)})
+    return list_resources(client, args, "datasets", DATASET_COLUMNS, "dataset.list")
 
 
 @command("datasets create", PROJECT,
@@ -5060,8 +5054,7 @@ KEY_COLUMNS = (ID, Column("Key", lambda row: printable(row.get("key_prefix")) + 
 @command("api-keys list", PROJECT)
 def api_keys_list(client, args, console):
     """List the API keys of a project."""
-    return list_resources(client, "API keys", KEY_COLUMNS, "apiKey.list",
-                          {"projectId": chosen_project(client, args)})
+    return list_resources(client, args, "API keys", KEY_COLUMNS, "apiKey.list")
 
 
 @command("api-keys create", PROJECT,
@@ -5093,18 +5086,14 @@ def used_of_limit(record) -> str:
     return format_count(used) + (" (unlimited)" if record["plan"] in PLANS else "")
 
 
-def evaluator_runs(record) -> str:
-    """Without a share: the plan limits LLM evaluations, but the server counts all runs."""
-    text, limit = format_count(record["evals_used"]), record["evals_limit"]
-    return text + (f" (the plan's limit of {limit:,} is for LLM evaluations only)" if limit else "")
-
-
 SPANS = Column("Spans", "spans_used", format_count)
-USAGE_COLUMNS = (
-    Column("Project", "project_id", never_cut=True), Column("Traces", "traces_used", format_count),
-    SPANS, Column("Evaluator runs", "evals_used", format_count))
+# Two fields without a share: the plan limits LLM evaluations, but the server counts all runs.
+EVALUATOR_RUNS = Column("Evaluator runs", "evals_used", format_count)
+LLM_LIMIT = Column("LLM evaluations of the plan", "evals_limit", format_count)
+USAGE_COLUMNS = (Column("Project", "project_id", never_cut=True),
+                 Column("Traces", "traces_used", format_count), SPANS, EVALUATOR_RUNS)
 USAGE_FIELDS = (Column("Month", "month"), Column("Plan", "plan"), Column("Traces", used_of_limit),
-                Column("Evaluator runs", evaluator_runs), SPANS)
+                EVALUATOR_RUNS, LLM_LIMIT, SPANS)
 
 
 @command(
@@ -5132,7 +5121,7 @@ def usage(client, args, console):
         elif not check.passed:
             result.conclude = lambda: Outcome(failure=Failure(
                 f"Usage exceeds {check.threshold_text.lstrip('≤ ')} of the plan: "
-                f"{check.row()['measured']} of traces", "Reduce usage or upgrade the plan.",
+                f"{check.measured_text} of traces", "Reduce usage or upgrade the plan.",
                 "CHECK_FAILED"))
     return result
 
