@@ -1035,7 +1035,7 @@ def read_text(path: str):
 def read_json_object(path: str, clock=CLOCK) -> dict:
     """The JSON object in a state file; {} if there is no such file. Raises Failure."""
     # The TUI writes these files in place, so half of one may be there for a moment.
-    for pause in (0.02, 0.05, 0.1, None):
+    for pause in (0.02, 0.05, 0.1, 0):
         text = read_text(path)
         try:
             found = {} if text is None else json.loads(text)
@@ -1043,9 +1043,8 @@ def read_json_object(path: str, clock=CLOCK) -> dict:
             found = None
         if isinstance(found, dict):
             return found
-        if pause is None:
-            raise damaged_file(path)
         clock.sleep(pause)
+    raise damaged_file(path)
 
 
 def damaged_file(path) -> Failure:
@@ -1306,6 +1305,7 @@ class deferred_signals:
 ############################################################
 
 _LOCAL_HOST = r"(?a)(localhost|127(\.\d+){3}|\[::1\]|[^:/]+\.localhost)(:\d+)?\Z"
+_ADDRESS = r"(?ai)(?:(https?)://)?([^/]+)((?:/(?!/)[!$%&'()*+,./:;=@\w~-]*)?)\Z"
 _HOST = r"(?a)([a-z0-9_]([a-z0-9._-]*[a-z0-9_.])?|\[[0-9a-f:.]+\])(:\d{1,5})?\Z"
 
 
@@ -1357,22 +1357,15 @@ def home_path(name: str) -> str:
 
 
 def make_home():
-    """Creates the home directory if it is missing, and keeps others out of it. Raises Failure."""
-    # A directory that is not ours alone stays as it is: the user's home, a sticky one like /tmp.
+    """Creates the home directory if it is missing, for this user alone. Raises Failure."""
     path = home_directory()
-    is_new = not os.path.isdir(path)
+    if os.path.isdir(path):
+        return                      # its mode is the user's choice; the files in it are private
     try:
         os.makedirs(path, 0o700, exist_ok=True)
+        os.chmod(path, 0o700)       # whatever the umask
     except OSError as error:
         raise unwritable_file(path, error)
-    sticky = 0o1000
-    try:
-        mode = os.stat(path).st_mode
-        is_shared = mode & sticky or path == expand_user("~")
-        if (is_new or mode & 0o077) and hasattr(os, "getuid") and not is_shared:
-            os.chmod(path, 0o700)   # whatever the umask
-    except OSError:
-        pass        # another user's directory; the files in it are private all the same
 
 
 def load_config(clock=CLOCK) -> dict:
@@ -1410,23 +1403,18 @@ def normal_url(text: str, source="--url") -> str:
     shown = re.sub("[^/@]*@", "***@", text)             # there may be a password before an @
     error = usage_error(f"{source} is not a server's address: {shown}",
                         "It should look like https://twosignal.example.com.")
-    scheme, separator, rest = text.strip().partition("://")
-    scheme = scheme.lower()
-    if not separator:
-        scheme, rest = "", text.strip()
-    elif scheme not in ("http", "https"):
+    match = re.match(_ADDRESS, text.strip())
+    if not match:
         raise error
-    host, slash, path = rest.partition("/")
+    scheme, host, path = match.groups()
     host = _ascii_host(host.lower(), error)
-    if not re.match(_HOST, host) or path.startswith("/"):
+    if not re.match(_HOST, host):
         raise error
     _, colon, port = host.rpartition(":")
     if colon and not host.endswith("]") and not 0 < int(port) < 65536:
         raise error
-    path = re.sub(r"(/(api(/v1|/trpc)?)?)*\Z", "", slash + path)
-    if re.search(r"[^!$%&'()*+,./:;=@\w~-]", path, re.ASCII):
-        raise error
-    scheme = scheme or ("http" if re.match(_LOCAL_HOST, host) else "https")
+    path = re.sub(r"(/(login|api(/v1|/trpc)?)?)*\Z", "", path)
+    scheme = (scheme or ("http" if re.match(_LOCAL_HOST, host) else "https")).lower()
     default_port = ":443" if scheme == "https" else ":80"
     host = re.sub(default_port + r"\Z", "", host)
     return f"{scheme}://{host}{path}"
@@ -1701,15 +1689,16 @@ class Connections:
     def _connect(self, route, deadline):
         """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
         scheme, host, proxy, proxy_headers = route
-        default_port = 443 if scheme == "https" and not proxy else 80
-        connection = DeadlineSocket(open_socket(proxy or host, default_port, deadline), route)
+        _, name, port = origin(f"{scheme}://{host}")
+        address = origin(f"http://{proxy}")[1:] if proxy else (name, port)
+        connection = DeadlineSocket(open_socket(*address, deadline), route)
         try:
             connection.begin(deadline)
             if scheme == "https" and proxy:
                 open_tunnel(connection, host, proxy_headers)
             if scheme == "https":
                 self.tls = self.tls or tls_context(self.ca_cert)
-                connection.encrypt(self.tls, split_port(host)[0])
+                connection.encrypt(self.tls, name)
         except BaseException:
             connection.disconnect()
             raise
@@ -1763,12 +1752,11 @@ def find_proxy(scheme, host) -> tuple:
         return None, {}
     try:
         parts = urlsplit(address if "://" in address else "http://" + address)
-        reason = "" if parts.scheme == "http" else f": {parts.scheme}:// is not supported"
-        is_usable = not reason and parts.hostname and parts.port != 0
+        is_usable = parts.scheme == "http" and parts.hostname and parts.port != 0
     except ValueError:              # of the port, or of an IPv6 address
-        is_usable, reason = False, ""
+        is_usable = False
     if not is_usable:
-        raise usage_error(f"The proxy in http_proxy or https_proxy cannot be used{reason}",
+        raise usage_error("The proxy in http_proxy or https_proxy is no http:// address",
                           "It should look like http://proxy.example.com:3128.")
     headers = {}
     if parts.username and parts.password:
@@ -1816,11 +1804,9 @@ class DeadlineSocket(io.RawIOBase):
             raise ResponseTooLarge()
         return size
 
-    def reader(self, *_):
-        """A buffered binary file over what arrives."""
+    def makefile(self, *_):
+        """A buffered binary file over what arrives, as http.client asks for it."""
         return io.BufferedReader(self)
-
-    makefile = reader               # what http.client calls it
 
     def is_idle(self) -> bool:
         """Nothing arrived since the last response: neither the end nor unexpected bytes."""
@@ -1846,20 +1832,12 @@ def seconds_left(deadline) -> float:
     return left
 
 
-def split_port(text, default=None) -> tuple:
-    """("::1", 8080) of "[::1]:8080"."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
-        return text.strip("[]"), default
-    return host.strip("[]"), int(port)
-
-
-def open_socket(host, default_port, deadline):
+def open_socket(host, port, deadline):
     """A connected socket; every address of the host is tried before the deadline."""
     import socket
     last_error = OSError("the host has no address")
     for family, kind, protocol, _, address in socket.getaddrinfo(
-            *split_port(host, default_port), type=socket.SOCK_STREAM):
+            host, port, type=socket.SOCK_STREAM):
         sock = socket.socket(family, kind, protocol)
         try:
             sock.settimeout(seconds_left(deadline))
@@ -1879,7 +1857,7 @@ def open_tunnel(connection, host, headers):
     lines = [f"CONNECT {host} HTTP/1.1", f"Host: {host}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     connection.sendall("\r\n".join(lines + ["", ""]).encode("latin-1"))
-    reader = connection.reader()
+    reader = connection.makefile()
     status_line = reader.readline(65536).split(None, 2)
     while reader.readline(65536).strip():
         pass                        # the proxy's headers

@@ -235,7 +235,6 @@ class PrivateFiles(StateCase):
         twosignal.save_config("https://one.example.com")
 
     def assertPrivate(self):
-        self.assertEqual(oct(mode(self.home)), oct(0o700))
         for name in ("session.json", "config.json", "session.lock"):
             self.assertEqual((name, oct(mode(os.path.join(self.home, name)))), (name, oct(0o600)))
 
@@ -247,6 +246,7 @@ class PrivateFiles(StateCase):
                 os.rmdir(self.home)
                 with umask(value):
                     self.store()
+                self.assertEqual(oct(mode(self.home)), oct(0o700))
                 self.assertPrivate()
                 for name in os.listdir(self.home):
                     os.unlink(os.path.join(self.home, name))
@@ -259,21 +259,19 @@ class PrivateFiles(StateCase):
                 for name, text in (("session.json", json.dumps(SESSION)), ("config.json", "{}"),
                                    ("session.lock", "")):
                     os.chmod(self.write("home/" + name, text), 0o666)
-                os.chmod(self.home, 0o777)
                 with umask(value):
                     self.store()
                 self.assertPrivate()
 
     @posix
-    def test_shared_directories_keep_their_permissions(self):
-        """Row 16: one with the sticky bit, such as /tmp, and the user's own HOME are unchanged."""
-        os.chmod(self.home, 0o1777)
-        twosignal.make_home()
-        self.assertEqual(mode(self.home), 0o1777)
-        os.chmod(self.home, 0o755)
-        with replaced_environment(dict(self.environment, HOME=self.home)):
-            twosignal.make_home()
-        self.assertEqual(mode(self.home), 0o755)
+    def test_directories_that_were_there_keep_their_modes(self):
+        """Row 51: whatever they are, also under a strict umask; the files in them are private."""
+        for permissions in (0o2775, 0o755, 0o1777, 0o777, 0o750, 0o700):
+            with self.subTest(permissions=oct(permissions)), umask(0o077):
+                os.chmod(self.home, permissions)
+                self.store()
+                self.assertEqual(oct(mode(self.home)), oct(permissions))
+                self.assertPrivate()
 
     @posix
     def test_target_of_a_link_is_private(self):

@@ -244,6 +244,9 @@ RIGHT_ADDRESSES = (
     ("https://example.com/api/v1", "https://example.com"),
     ("https://example.com/api/v1/", "https://example.com"),
     ("https://example.com/api/trpc", "https://example.com"),
+    ("https://example.com/login", "https://example.com"),
+    ("https://example.com/signal/login/", "https://example.com/signal"),
+    ("https://example.com/logins", "https://example.com/logins"),
     ("https://example.com/signal", "https://example.com/signal"),
     ("https://example.com/signal/", "https://example.com/signal"),
     ("https://example.com/signal/api/v1", "https://example.com/signal"),
@@ -265,7 +268,7 @@ class ServerAddresses(StateCase):
     def test_stored_address_is_the_same_when_read_again(self):
         """Row 30: otherwise a session would not belong to the server of its own login."""
         for path in ("", "/", "/api", "/api/", "/api/v1", "/api/api", "/api/v1/api/trpc", "/x//api",
-                     "/x/api/v1/", "/x//", "/:/", "/api/v1/v1", "/x" + "/" * 50 + "x"):
+                     "/x/api/v1/", "/x//", "/:/", "/api/v1/v1", "/login/api", "/x" + "/" * 50 + "x"):
             found = twosignal.normal_url("https://example.com" + path)
             self.assertEqual(twosignal.normal_url(found), found, path)
 

@@ -237,16 +237,18 @@ class WireLimits(TransportCase):
             connection.begin(time.monotonic() + 20)
         far.sendall(b"x" * 20)
         with self.assertRaises(twosignal.ResponseTooLarge):
-            connection.reader().read(20)
+            connection.makefile().read(20)
 
     def test_no_time_left(self):
         with self.assertRaises(socket.timeout):
             twosignal.seconds_left(time.monotonic() - 1)
 
     def test_host_and_port(self):
-        for text, expected in (("a", ("a", None)), ("a:1", ("a", 1)), ("[::1]", ("::1", None)),
-                               ("[::1]:8", ("::1", 8)), ("127.0.0.1:80", ("127.0.0.1", 80))):
-            self.assertEqual(twosignal.split_port(text), expected)
+        for url, expected in (("http://a", ("a", 80)), ("https://a", ("a", 443)),
+                              ("http://a:1", ("a", 1)), ("https://[::1]", ("::1", 443)),
+                              ("http://[::1]:8", ("::1", 8)),
+                              ("http://127.0.0.1:80", ("127.0.0.1", 80))):
+            self.assertEqual(twosignal.origin(url)[1:], expected)
 
 
 class Retries(ServerCase):
