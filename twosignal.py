@@ -270,7 +270,8 @@ def truncate(text: str, columns: int) -> str:
 def to_nfc(text: str) -> str:
     """The text with one form for accented letters, of which Unicode has two (NFC)."""
     import unicodedata
-    return unicodedata.normalize("NFC", text)
+    # Many accents on one letter take time with the square of their number.
+    return unicodedata.normalize("NFC", text) if len(text) <= 1000 else text
 
 
 def mask_secrets(text: str, secrets) -> str:

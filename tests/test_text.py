@@ -157,6 +157,16 @@ class Widths(SeededCase):
         self.each(check, 500)
 
 
+class AccentedLetters(unittest.TestCase):
+    def test_both_forms_are_one(self):
+        self.assertEqual(twosignal.to_nfc("e\u0301"), twosignal.to_nfc("\xe9"))
+
+    def test_any_number_of_accents(self):
+        """Unicode's own algorithm would not be done with these today."""
+        text = "a" + "\u0301\u0316" * 1000000
+        self.assertEqual(twosignal.to_nfc(text), text)
+
+
 class Numbers(unittest.TestCase):
     def test_numbers(self):
         for value, expected in ((0, 0), (1.5, 1.5), ("0.0034", 0.0034), ("12", 12), (-1, -1),
