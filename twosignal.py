@@ -3009,29 +3009,25 @@ class Console:
         if not is_terminal(self.stdin):
             raise usage_error("No terminal to prompt on", f"Pass {option}.")
 
-    def ask(self, question, option) -> str:
-        """What the user types. Raises a usage error that names the option."""
+    def ask(self, question, option, is_secret=False) -> str:
+        """What the user types, a secret without echo. Raises a usage error that names the option."""
         self.require_terminal(option)
-        answer = self._prompt(question)
+        answer = self.read_hidden_line(question) if is_secret else self._prompt(question).strip()
         if not answer:
             raise usage_error(f"No answer to '{question.strip(' :')}'", f"Pass {option}.")
-        return answer.strip()
+        return answer
 
     def confirm(self, question) -> bool:
         return self._prompt(question).strip().lower() in ("y", "yes")
 
-    def ask_secret(self, question, option) -> str:
-        """What the user types without echo. Raises a usage error that names the option."""
-        self.require_terminal(option)
+    def read_hidden_line(self, question) -> str:
+        """The line that is typed without echo, or "" at the end of stdin."""
+        import getpass
         try:
-            return self.read_hidden_line(question)
+            return getpass.getpass(question, self.stderr)
         except EOFError:
             self._write_stderr("\n")
-            raise usage_error("No password was given", f"Pass {option}.")
-
-    def read_hidden_line(self, question) -> str:
-        import getpass
-        return getpass.getpass(question, self.stderr)
+            return ""
 
     def _prompt(self, question) -> str:
         """The line that is typed, or "" at the end of stdin."""
@@ -3049,13 +3045,13 @@ class Console:
         """All of stdin, for the option that asked for it."""
         if is_terminal(self.stdin):
             self.tell(f"Reading {option} from the terminal; end it with Ctrl-D.")
-        return self._read_stdin(lambda stream: stream.read()).lstrip("\ufeff")
+        return self._read_stdin(lambda stream: stream.read())
 
     def _read_stdin(self, read) -> str:
         if self.stdin is None:
             return ""
         try:
-            return read(self.stdin.buffer).decode("utf-8")
+            return read(self.stdin.buffer).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise usage_error("stdin is not UTF-8")
         except OSError as error:
@@ -4517,7 +4513,8 @@ def login(client, args, console):
     email = args.email or console.ask("Email: ", "--email or set TWOSIGNAL_EMAIL")
     password = console.read_line() if args.password_stdin else args.password
     if not password and not args.password_stdin:
-        password = console.ask_secret("Password: ", "--password-stdin or set TWOSIGNAL_PASSWORD")
+        password = console.ask("Password: ", "--password-stdin or set TWOSIGNAL_PASSWORD",
+                               is_secret=True)
     if not email.strip() or not password:
         raise usage_error(f"The {'password' if email.strip() else 'email'} is empty")
     session = client.auth.login(email.strip(), password)
@@ -5528,20 +5525,19 @@ def call_command(chosen, client, args, console, report) -> int:
 
 def select_fields(result, client, args, console) -> Result:
     """The result with the fields that --fields asks for."""
+    # What a change returned, such as a new key, has to be seen in any case.
     has_changed = client is not None and client.has_changed
 
     def report(error, may_be_right):
-        # What a change returned, such as a new key, has to be seen all the same.
         if not (may_be_right or has_changed or result.streams):
             raise error
         console.tell(f"{error.message}. {error.hint}")
 
-    if args.fields == ["?"] and not has_changed:
+    if args.fields != ["?"]:
+        return only_fields(result, args.fields, report) if args.fields else result
+    if not has_changed:
         return field_names(result)
-    if args.fields == ["?"]:
-        console.tell("Ignored --fields '?': the result of a change is shown.")
-    elif args.fields:
-        return only_fields(result, args.fields, report)
+    console.tell("Ignored --fields '?': the result of a change is shown.")
     return result
 
 

@@ -45,7 +45,8 @@ class LoginAndLogout(ServerCase):
         self.assertLoggedIn(self.run_cli("login", "-e", OWNER, "-p", PASSWORD, env=env))
 
     def test_password_from_stdin(self):
-        for stdin in (PASSWORD + "\n", PASSWORD, PASSWORD + "\r\n", PASSWORD + "\nmore\n"):
+        for stdin in (PASSWORD + "\n", PASSWORD, PASSWORD + "\r\n", PASSWORD + "\nmore\n",
+                      "\ufeff" + PASSWORD + "\r\n"):
             with self.subTest(stdin=stdin):
                 result = self.run_cli("login", "-e", OWNER, "--password-stdin", stdin=stdin)
                 self.assertLoggedIn(result)
@@ -69,6 +70,18 @@ class LoginAndLogout(ServerCase):
         self.assertEqual(code, 0, output)
         self.assertNotIn(PASSWORD, output)
         self.assertEqual(self.state("session.json")["user_email"], OWNER)
+
+    def test_no_answer_in_a_terminal(self):
+        """Enter or Ctrl-D: what the question was, and how to do without it."""
+        for argv, question, option in (([], "Email", "--email"),
+                                       (["-e", OWNER], "Password", "--password-stdin")):
+            for keys in ("\n", "\x04"):
+                with self.subTest(question=question, keys=keys):
+                    output, code = self.run_terminal("login", *argv, script=[(question, keys)],
+                                                     columns=200)
+                    self.assertEqual(code, 2, output)
+                    self.assertIn("Error: No answer to '%s'. Pass %s" % (question, option), output)
+        self.assertEqual(self.server.requests, [])
 
     def test_no_prompt_without_a_terminal(self):
         for argv, part in (([], "--email"), (["-e", OWNER], "--password-stdin")):
