@@ -2974,9 +2974,7 @@ class Console:
             self._show_progress(text)
 
     def _can_erase(self) -> bool:
-        """Whether a line on stderr can be erased before a row appears: a pipe's reader prints any
-        time to the same terminal, as in `twosignal traces tail | grep ERROR`.
-        """
+        """Whether progress can be erased before a row appears: `tail | grep` prints at any time."""
         return is_terminal(self.stderr) and (
             is_terminal(self.stdout) or isinstance(self.file, AtomicFile)
             or os.path.isfile(file_number(self.stdout)))
@@ -3093,9 +3091,8 @@ def terminal_columns(stream):
 def redirect_to_null(stream):
     """Sends what a broken stream still buffers to /dev/null: Python flushes it at exit."""
     try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), stream.fileno())
     except (OSError, ValueError, AttributeError):
         pass
 
@@ -3338,7 +3335,7 @@ def object_of(pairs) -> dict:
     found = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key '{key}' occurs twice in one object")
+            raise ValueError(f"the key '{truncate(key, 60)}' occurs twice in one object")
         found[key] = value
     return found
 
@@ -3362,10 +3359,10 @@ def json_argument(text, flag, console):
                           parse_constant=exact_number, object_pairs_hook=object_of)
     except RecursionError:
         raise usage_error(f"{flag} is nested too deeply")
+    except json.JSONDecodeError as error:
+        raise usage_error(f"{flag} is not JSON: {error}",
+                          f"Quote it for the shell, as in {flag} '{{\"prompt\": \"Hi\"}}'.")
     except ValueError as error:
-        if isinstance(error, json.JSONDecodeError):
-            raise usage_error(f"{flag} is not JSON: {error}", "Quote it for the shell, as in "
-                              f"{flag} '{{\"prompt\": \"Hi\"}}'.")
         raise usage_error(f"Invalid {flag}: {error}")
 
 
