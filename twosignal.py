@@ -3008,7 +3008,7 @@ class Console:
             raise usage_error("No terminal to prompt on", f"Pass {option}.")
 
     def ask(self, question, option, is_secret=False) -> str:
-        """Whether progress can be erased before a row appears; `tail | grep` prints at any time."""
+        """What the user types, unseen if secret. Raises a usage error that names the option."""
         self.require_terminal(option)
         answer = self.read_hidden_line(question) if is_secret else self._prompt(question).strip()
         if not answer:
