@@ -4038,8 +4038,7 @@ class Gate(Struct):
     min_count: int                  # fewer traces are not enough data
     min_coverage: float = 0         # nor is a check that could be measured in a smaller share
     evaluators: list = None         # the names of those whose scores count; None for all
-    project: str = None             # as the user gave it
-    url: str = None
+    url: str = None                 # of the server, if the user gave it
 
     def run(self) -> list:
         """Reads the traces and returns the CheckResults. Raises Failure."""
@@ -4064,7 +4063,7 @@ class Gate(Struct):
                 trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids])
             if not isinstance(answers, Failure):        # without messages, the verdict stands
                 messages = dict(zip(trace_ids, map(first_error_message, answers)))
-        project = self.project or self.stats.project
+        project = self.scan.query.project or self.stats.project
         for each in worst:
             each["error_message"] = messages.get(each["trace_id"])
             each["command"] = trace_command(each["trace_id"], project, self.url)
@@ -4271,15 +4270,16 @@ class WaitProgress(Struct):
         self.scan = TraceScan(self.client, self.query, self.console, needed=self.wanted,
                               limit=None if self.scored else self.wanted,
                               scores=SCORES_REQUIRED if self.scored else None)
-        newest = []
+        newest, done = [], 0
         for pairs in self.scan.pages():
-            newest += [str(record["id"]) for _, record in pairs]
+            trace_ids = [str(record["id"]) for _, record in pairs]
             # The scores of a trace that lacks none are not asked for again.
             for trace in self.scan.records([
                     pair for pair in pairs if self.lacking.get(str(pair[1]["id"]), True)]):
                 names = {str(score.get("evaluator")) for score in child_records(trace, "scores")}
                 self.lacking[str(trace["id"])] = (self.evaluators or set()) - names
-            done = sum(not self.lacking[each] for each in newest)
+            newest += trace_ids
+            done += sum(not self.lacking[each] for each in trace_ids)
             self.found = min(self.wanted, max(done, self.found or 0))
             if self.found == self.wanted:
                 newest = []         # nothing is missing
@@ -4408,8 +4408,7 @@ PROJECT = Option("--project ID", "project, by ID or name", parse_id, env="TWOSIG
                  required=True, unless_key=True, completes="projects")
 ORG = Option("--org ID", "organization, by ID or name", parse_id, env="TWOSIGNAL_ORG",
              required=True, completes="organizations")
-JUNIT = Option("--junit FILE", "also write the checks to FILE as a JUnit report", non_empty,
-               selects=False)
+JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", non_empty, selects=False)
 YES = Option("-y, --yes", "do not ask for confirmation")
 SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs instead of ***")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
@@ -4717,8 +4716,7 @@ def traces_check(client, args, console):
     needs_scores = any(threshold.needs_scores for threshold, _ in checks)
     scan = TraceScan(client, trace_query(client, args), console, args.limit,
                      SCORES_REQUIRED if needs_scores else None, needed=ALL)
-    gate = Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
-                args.project, args.url)
+    gate = Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator, args.url)
     gate.run()
     return gate_result(gate, console)
 
@@ -5131,24 +5129,18 @@ def api(client, args, console):
         raise usage_error("The --input of a query is a JSON object")
     mask_config(values, console.keep_secret, is_config=False)       # an error may repeat it
     hides_secrets = args.procedure.startswith("evaluator.") and not args.show_secrets
+    hints = {"UNSUPPORTED": "Check the procedure's name, and whether it is a --mutation."}
+    if not args.mutation:
+        hints["METHOD_NOT_SUPPORTED"] = "It is a mutation: add --mutation."
+    if values is None:
+        hints["BAD_REQUEST"] = "Pass its input with --input JSON."
     try:
         call = client.mutate if args.mutation else client.query
         answer = call(args.procedure, {} if args.mutation and args.input is None else values)
         return RawValue(mask_config(answer, is_config=False) if hides_secrets else answer)
     except Failure as failure:
-        failure.hint = api_hint(failure, args, values) or failure.hint
+        failure.hint = hints.get(failure.code, failure.hint)
         raise
-
-
-def api_hint(failure, args, values) -> str:
-    """The hint for a failed call of a procedure, or "" if the error has a better one."""
-    if failure.code == "UNSUPPORTED":
-        return "Check the procedure's name, and whether it is a --mutation."
-    if failure.code == "METHOD_NOT_SUPPORTED" and not args.mutation:
-        return "It is a mutation: add --mutation."
-    if failure.code == "BAD_REQUEST" and values is None:
-        return "Pass its input with --input JSON."
-    return ""
 
 
 @command("help", Option("[COMMAND...]", "the command to explain"),

@@ -635,12 +635,14 @@ class WorstTraces(GateCase):
         result = self.run_cli(*shlex.split(worst["command"])[1:])
         self.assertIn(trace, self.assertOk(result).out)
 
-    def test_the_command_has_the_project_as_given(self):
-        self.server.add_trace(self.server.add_project("my shop's agents"), duration_ms=9000)
+    def test_the_command_has_the_id_of_the_project(self):
+        """A name may mean another project without TWOSIGNAL_ORG."""
+        project = self.server.add_project("my shop's agents")
+        self.server.add_trace(project, duration_ms=9000)
         result = self.cli("traces", "check", "--max-p95", "8s", "--json",
                           env={"TWOSIGNAL_PROJECT": "my shop's agents"})
         command = result.json["checks"][0]["worst"][0]["command"]
-        self.assertEqual(shlex.split(command)[4:], ["--project", "my shop's agents"])
+        self.assertEqual(shlex.split(command)[4:], ["--project", project])
 
     def test_with_a_key_there_are_commands_but_no_messages(self):
         self.failing("agent", duration_ms=9000)
