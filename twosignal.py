@@ -3290,24 +3290,22 @@ def parse_usd(text) -> float:
     return _number_within(text.strip().lstrip("$"), float("inf"), "an amount in USD such as 0.05")
 
 
-def parse_percent(text) -> float:
-    """0.9 of 90 or of 90%. A bare number below 1 is refused: 0.9 may mean 0.9% or 90%."""
-    number = text.strip()
-    percent = _number_within(number[:-1] if number.endswith("%") else number, 100,
-                             "a percentage from 0 to 100, such as 90")
-    if percent < 1 and not number.endswith("%"):
-        raise ValueError(f"say {number}%" + (f" or {100 * percent:.12g}%" if percent else ""))
-    return percent / 100
+def share_type(what_it_must_be, bare_is_percent):
+    """A value type: 0.02 of 2%. Of a bare number, what may mean 1% or 100% is refused."""
+    def parse(text):
+        number = text.strip()
+        is_percent = number.endswith("%")
+        value = _number_within(number[:-1] if is_percent else number, 100, what_it_must_be)
+        if not is_percent and bare_is_percent == (value < 1):
+            other = f" or {100 * value:.12g}%" if 0 < value <= 1 else ""
+            raise ValueError(f"say {number}%{other}")
+        # Rounded: 39.9% is 0.399, not 0.39899999999999997.
+        return round(value / 100, 12) if is_percent or bare_is_percent else value
+    return parse
 
 
-def parse_share(text) -> float:
-    """0.02 of 2% or of 0.02. A bare 1 may mean 1% or 100%: from 1 on, the % is required."""
-    number = text.strip()
-    is_percent = number.endswith("%")
-    share = _number_within(number[:-1] if is_percent else number, 100, "a share such as 2% or 0.02")
-    if share >= 1 and not is_percent:
-        raise ValueError(f"say {number}%" + (" or 100%" if share == 1 else ""))
-    return round(share / 100, 12) if is_percent else share      # 0.399, not 0.39899999999999997
+parse_share = share_type("a share such as 2% or 0.02", bare_is_percent=False)
+parse_percent = share_type("a percentage from 0 to 100, such as 90", bare_is_percent=True)
 
 
 def for_evaluator(parse_limit):
