@@ -463,7 +463,8 @@ def format_time_of_day(timestamp) -> str:
 
 MISSING = object()                  # in place of a value, which may be None
 # The users' own data: no key inside is renamed, nothing in it is changed.
-USER_DATA = {"input", "output", "metadata", "config", "expected_output", "model_parameters", "rules"}
+USER_DATA = {"input", "output", "metadata", "config", "rules",
+             "expected_output", "model_parameters"}
 _NESTED_KINDS = {"spans": "span", "scores": "score", "items": "item", "projects": "usage",
                  "evaluator": "evaluator", "evaluators": "evaluator"}
 _RENAMED_KEYS = {
