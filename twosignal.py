@@ -3826,7 +3826,7 @@ class TraceStats:
     """What thresholds are compared with, collected from one trace after the other."""
 
     def __init__(self, evaluators=None):
-        """evaluators: the names of those whose scores count; None for all."""
+        """evaluators: the names of those that count as all of them; None if each does."""
         from collections import Counter, defaultdict
         self.count = 0
         self.project = None                     # the ID of the traces' project
@@ -3837,7 +3837,6 @@ class TraceStats:
         self.scores = defaultdict(lambda: Measurements(score_severity))     # by evaluator,
         self.failures = defaultdict(Measurements)       # and all under None; 1: labelled fail
         self.failed_scores = 0                  # how many are labelled fail
-        self.evaluators = set()                 # that have scored a trace, chosen or not
         self._chosen = evaluators
 
     def add(self, trace):
@@ -3863,9 +3862,8 @@ class TraceStats:
         by_evaluator = {}
         for score in newest_scores(trace["scores"]):
             evaluator = str(score.get("evaluator"))
-            self.evaluators.add(evaluator)
+            by_evaluator.setdefault(evaluator, []).append(score)
             if self._chosen is None or evaluator in self._chosen:
-                by_evaluator.setdefault(evaluator, []).append(score)
                 by_evaluator.setdefault(None, []).append(score)
         for evaluator, scores in by_evaluator.items():
             self.scores[evaluator].add(trace, *[to_number(each.get("score")) for each in scores])
@@ -3918,7 +3916,7 @@ class Threshold(Struct):
         measurements, evaluator = getattr(stats, self.source), None
         if self.needs_scores:
             evaluator, limit = limit
-            measurements = measurements[evaluator]
+            measurements = measurements.get(evaluator, Measurements())
         value = self.summarize(measurements.values) if measurements.traces else None
         worst = [each for each in measurements.worst if not self.holds(each["value"], limit)]
         if worst and self.source == "scores" and not is_score(worst[0]["value"]):
@@ -4039,8 +4037,8 @@ class Gate(Struct):
     evaluators: list = None         # the names of those whose scores count; None for all
     url: str = None                 # of the server, if the user gave it
 
-    def run(self) -> list:
-        """Reads the traces and returns the CheckResults. Raises Failure."""
+    def run(self):
+        """Reads the traces and makes the CheckResults. Raises Failure."""
         self.stats = TraceStats(self.evaluators)
         for trace in self.scan:
             self.stats.add(trace)
@@ -4050,7 +4048,6 @@ class Gate(Struct):
         is_enough = count >= self.min_count or None         # too few are no verdict
         self.results.append(CheckResult(TRACE_COUNT, self.min_count, count, is_enough, count))
         self._explain()
-        return self.results
 
     def _explain(self):
         """Adds to the worst traces their commands, and their error messages if they can be read."""
@@ -4088,8 +4085,9 @@ class Gate(Struct):
                            "check looks at labels. Use --max-fail-rate.")
         lacks_scores = any(result.passed is None and result.threshold.needs_scores
                            for result in self.results)
-        if lacks_scores or set(self.evaluators or ()) - stats.evaluators:
-            names = ", ".join(sorted(map(printable, stats.evaluators)))
+        evaluators = stats.scores.keys() - {None}
+        if lacks_scores or set(self.evaluators or ()) - evaluators:
+            names = ", ".join(sorted(map(printable, evaluators)))
             remarks.append(f"There are scores from: {names}." if names else "No trace has a score.")
         hint = "Use an earlier --since or relax the filters."
         advice = [self.scan.scan_remark(), hint if stats.count < self.min_count else ""]
