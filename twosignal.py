@@ -1005,15 +1005,7 @@ def field_names(result) -> Listing:
 # Files
 ############################################################
 
-class Clock:
-    """The time, and pauses; tests hand in another one."""
-
-    sleep = staticmethod(time.sleep)
-    monotonic = staticmethod(time.monotonic)    # seconds; what deadlines are compared with
-    time = staticmethod(time.time)              # Unix seconds
-
-
-CLOCK = Clock()
+CLOCK = time        # what functions use of it: sleep, monotonic (for deadlines), time
 OUTPUT_HINT = "Name a file in a directory that you can write to."
 # Names of files that this process has open already. To open one by its name would truncate it.
 _OPEN_FILE = r"(?a)/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
@@ -1081,16 +1073,15 @@ class AtomicFile(OutputTarget):
     mode: int = 0o600               # its permissions, whatever the umask
     hint: str = ""                  # for errors
     follow_links: bool = True       # a symbolic link stays, and its target is replaced
-    clock: Clock = CLOCK
+    clock: object = CLOCK
     file = temporary = None
-    is_cancelled = False
 
     def __enter__(self):
         try:
             self._guarded(self._open)
         except BaseException:
             if self.file:           # it was opened, and then a signal arrived
-                self._discard()
+                self.cancel()
             raise
         return self
 
@@ -1117,27 +1108,25 @@ class AtomicFile(OutputTarget):
             self._guarded(self.file.close)
             self._guarded(os.chmod, self.temporary, self.mode)
 
-    def cancel(self):
-        """Leaves what was there before."""
-        self.is_cancelled = True
-
     def __exit__(self, kind, *_):
         with deferred_signals():
             try:
-                if kind is None and not self.is_cancelled:
+                if kind is None and self.temporary:
                     self.sync()
                     self._guarded(replace_file, self.temporary, self.target, self.clock)
                     self.temporary = None
             finally:
-                self._discard()
+                self.cancel()
 
-    def _discard(self):
+    def cancel(self):
+        """Leaves what was there before."""
         try:
             self.file.close()
         except OSError:
             pass                    # a full disk, which has been reported already
         if self.temporary:
             remove_file(self.temporary)
+            self.temporary = None
 
 
 def write_text(path: str, text: str, clock=CLOCK):
@@ -1219,7 +1208,7 @@ class Lock(Struct):
 
     path: str                       # a file for this alone, never replaced or deleted
     deadline: float                 # time.monotonic() at which waiting ends with a LOCKED failure
-    clock: Clock = CLOCK
+    clock: object = CLOCK
     handle = None
 
     def __enter__(self):
@@ -1465,6 +1454,9 @@ def api_key():
 ############################################################
 # Transport
 ############################################################
+
+PROXY_SETTINGS = "http_proxy, https_proxy or no_proxy"
+
 
 class Request(Struct):
     """What is sent to a server, and what becomes of it."""
@@ -1853,20 +1845,19 @@ def open_socket(host, port, deadline):
 
 
 def open_tunnel(connection, host, headers):
-    """Asks a proxy for a connection to the host (CONNECT). Raises ProxyRefused."""
-    if ":" not in host.rpartition("]")[2]:
-        host += ":443"
-    lines = [f"CONNECT {host} HTTP/1.1", f"Host: {host}"]
+    """Asks a proxy for a connection to the host (CONNECT). Raises RequestError."""
+    address = host if ":" in host.rpartition("]")[2] else host + ":443"
+    lines = [f"CONNECT {address} HTTP/1.1", f"Host: {address}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     connection.sendall("\r\n".join(lines + ["", ""]).encode("latin-1"))
     reader = connection.makefile()
     status_line = reader.readline(65536).split(None, 2)
     while reader.readline(65536).strip():
         pass                        # the proxy's headers
-    if len(status_line) < 2:
-        raise ProxyRefused("it does not speak HTTP")
-    if status_line[1] != b"200":
-        raise ProxyRefused(status_line[1].decode("latin-1"))
+    if status_line[1:2] != [b"200"]:
+        reason = status_line[1].decode("latin-1") if status_line[1:] else "it does not speak HTTP"
+        raise RequestError(f"The proxy refused the connection to {host}: {reason}",
+                           f"Check your {PROXY_SETTINGS} setting.")
 
 
 def read_body(reply, connection) -> bytes:
@@ -1882,10 +1873,6 @@ def read_body(reply, connection) -> bytes:
     if reply.length or (reply.chunked and connection.has_ended):
         raise http.client.IncompleteRead(b"")
     return body
-
-
-class ProxyRefused(OSError):
-    """A proxy answered CONNECT with another status than 200; its text is that status."""
 
 
 class RequestError(TransientFailure):
@@ -1911,13 +1898,11 @@ def request_error(error, request) -> RequestError:
     if ssl and isinstance(error, (ssl.SSLError, ssl.CertificateError)):
         return tls_error(error, host)
     place = f"the proxy {request.proxy}" if request.proxy else host
-    settings = "http_proxy, https_proxy or no_proxy" if request.proxy else "--url or TWOSIGNAL_URL"
-    hint = f"Check your {settings} setting."
+    hint = f"Check your {PROXY_SETTINGS if request.proxy else '--url or TWOSIGNAL_URL'} setting."
     for kinds, *details in (        # the first that fits counts
             (ConnectionRefusedError, f"Connection refused by {place}", hint, "CONNECTION_REFUSED"),
             ((socket.timeout, TimeoutError), f"No response from {place} in time",
              "Try again, or allow more time with --timeout SECONDS.", "TIMED_OUT"),
-            (ProxyRefused, f"The proxy refused the connection to {host}: {error}", hint),
             (socket.gaierror, f"Cannot resolve the host {place}", hint),
             (UnicodeError, f"{place} is not the name of a host", hint, "CONNECTION_FAILED", False),
             (http.client.IncompleteRead, f"The response of {place} was cut short", hint),
@@ -2588,7 +2573,7 @@ class Client:
                 except TooLarge:
                     self._batch_size = len(group) // 2
                 if needs_all and len(group) == 1 and isinstance(results[-1], TransientFailure):
-                    results += results[-1:] * (len(inputs) - len(results))  # the caller fails
+                    break           # the caller fails
             missing = [result for result in results if isinstance(result, MissingProcedure)]
             if missing:
                 raise missing[0]
@@ -2640,13 +2625,15 @@ class Client:
 
     def _authorized(self, url, body, read, can_halve=False):
         """What `read` makes of the response; if the session is rejected, it is refreshed once."""
-        session = self.auth.session()
-        results = read(self._send(url, body, {"Cookie": session_cookie(session)}, can_halve))
-        if any(getattr(each, "code", "") == "UNAUTHORIZED" for each in results):
-            session = self.auth.session(rejected=session.access_token)
+        rejected = None
+        for _ in range(2):
+            session = self.auth.session(rejected)
             results = read(self._send(url, body, {"Cookie": session_cookie(session)}, can_halve))
-            if results and getattr(results[0], "code", "") == "UNAUTHORIZED":
-                raise results[0]        # the new session is rejected, too
+            if all(getattr(each, "code", "") != "UNAUTHORIZED" for each in results):
+                return results
+            rejected = session.access_token
+        if getattr(results[0], "code", "") == "UNAUTHORIZED":
+            raise results[0]            # the new session is rejected, too
         return results
 
     def _send(self, url, body, credential, can_halve=False) -> Response:
@@ -2692,7 +2679,7 @@ class Client:
         # No page repeats a trace of an earlier one: new traces shift the pages while they are read.
         # And the pages end: no cursor is followed twice, those without a new trace are counted.
         page = TracePage([], More.YES)
-        known = {}                  # IDs, in the order in which they came
+        known = set()               # IDs
         seen_cursors = set()
         empty_pages = 0
         while not page.is_last:
@@ -2702,9 +2689,9 @@ class Client:
             rows = {object() if row.get("id") in (None, "") else str(row["id"]): row
                     for row in page.traces}
             page.traces = [row for key, row in rows.items() if key not in known]
-            known.update(dict.fromkeys(rows))
+            known.update(rows)
             if len(known) > MAX_KNOWN_TRACES:
-                known = dict.fromkeys(list(known)[MAX_KNOWN_TRACES // 2:])
+                known = set(rows)
                 if not self._has_forgotten:
                     self.transport.tell(f"More than {MAX_KNOWN_TRACES:,} traces: some may be "
                                         "counted twice.")
@@ -2731,8 +2718,8 @@ class Client:
             # Such a server has no next page, but may return a whole one if fewer were asked for.
             # A list longer than the limit is complete: the server knows no limit.
             return TracePage(traces, More.UNKNOWN, size >= self._page_size, cursor)
-        cursor = None if isinstance(answer, list) else answer.get("nextCursor")
-        if cursor is None or cursor == "":
+        cursor = get_item(answer, "nextCursor")
+        if cursor in (None, ""):
             return TracePage(traces, More.NO, True)
         if not isinstance(cursor, (str, int)):
             raise wrong_type("nextCursor")
@@ -2783,12 +2770,10 @@ class Client:
                     raise result
                 trace["scores"] = []        # it was deleted meanwhile
                 continue
-            scores = get_item(result, "scores")
-            expected = (strict and _score_count(trace)) or 0
-            if not isinstance(scores, list) or len(scores) < expected:
+            trace["scores"] = get_item(result, "scores")
+            if not isinstance(trace["scores"], list) or strict and _lacks_scores(trace):
                 raise protocol_error("The server does not return the scores of trace "
                                      f"{printable(trace.get('id'))}", REPORT_TO_OPERATOR)
-            trace["scores"] = scores
 
 
 def trace_input(trace_id, project) -> dict:
@@ -2797,15 +2782,11 @@ def trace_input(trace_id, project) -> dict:
 
 
 def _lacks_scores(trace) -> bool:
-    """Whether a wire trace comes without scores, or with fewer than the server counts."""
-    scores, count = trace.get("scores"), _score_count(trace)
-    return len(scores) < (count or 0) if isinstance(scores, list) else count != 0
-
-
-def _score_count(trace):
-    """How many scores the server counts; None if it does not say."""
+    """Whether a wire trace comes with fewer scores than are counted, or with neither."""
+    scores = trace.get("scores")
     count = get_path(trace, "_count.scores")        # tRPC; REST has scoreCount
-    return to_number(trace.get("scoreCount") if count is None else count)
+    count = to_number(trace.get("scoreCount") if count is None else count)
+    return len(scores) < (count or 0) if isinstance(scores, list) else count != 0
 
 
 _UUID = r"(?i)\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"

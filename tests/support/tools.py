@@ -172,9 +172,12 @@ def heed_interrupts():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-class ShortClock(twosignal.Clock):
+class ShortClock:
     """A clock whose pauses take a millisecond at most; naps lists how long they should have been.
     """
+
+    monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
 
     def __init__(self, naps=None):
         self.naps = [] if naps is None else naps
@@ -227,14 +230,14 @@ class TestConsole(twosignal.Console):
 def run_main(argv, environment, stdin=None, tty=False, encoding="utf-8", naps=None, clock=None):
     """Run main(argv) in this process; its pauses are cut short unless naps is False.
 
-    clock: a twosignal.Clock to hand in, in place of that.
+    clock: one to hand in, in place of that.
     """
     raws = [Raw(as_bytes(stdin, encoding), tty), Raw(tty=tty), Raw(tty=tty)]
     streams = [io.TextIOWrapper(raws[0], encoding, "surrogateescape"),
                io.TextIOWrapper(raws[1], encoding, "strict", "\n"),
                io.TextIOWrapper(raws[2], encoding, "backslashreplace", "\n", line_buffering=True)]
     if clock is None:
-        clock = twosignal.Clock() if naps is False else ShortClock(naps)
+        clock = time if naps is False else ShortClock(naps)
     with replaced_environment(environment), kept_signals():
         code = twosignal.main([str(arg) for arg in argv], TestConsole(streams, clock))
         for stream in streams[1:]:
