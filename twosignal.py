@@ -3593,11 +3593,10 @@ class TraceQuery(Struct):
         """The input of trace.list for all server versions, and the times that matches() uses."""
         self.earliest = self.since and self.since.start(now)
         self.latest = self.until and min(self.until.start(now) + self.until.length, END_OF_TIME - 1)
-        return without_none(
-            projectId=self.project or None, status=self.status, tags=self.tags,
-            search=self.search, name=self.search,
-            startDate=self.since and wire_timestamp(self.earliest),
-            endDate=self.until and wire_timestamp(self.latest))
+        return without_none(projectId=self.project or None, status=self.status, tags=self.tags,
+                            search=self.search, name=self.search,
+                            startDate=self.since and wire_timestamp(self.earliest),
+                            endDate=self.until and wire_timestamp(self.latest))
 
     def _check_times(self):
         if self.since and self.until and self.earliest >= self.latest:
@@ -4470,9 +4469,8 @@ def account(session, url, message="") -> Details:
 
 @command(
     "login",
-    Option("-e, --email EMAIL", "your email address; prompted for if omitted",
-           env="TWOSIGNAL_EMAIL"),
-    Option("-p, --password PASSWORD", "your password; prompted for if omitted; exposes it in the "
+    Option("-e, --email EMAIL", "email address; prompted for if omitted", env="TWOSIGNAL_EMAIL"),
+    Option("-p, --password PASSWORD", "password; prompted for if omitted; exposes it in the "
            "process list", env="TWOSIGNAL_PASSWORD"),
     Option("--password-stdin", "read the password from stdin, one line"),
     exclusive=("--password", "--password-stdin"),
@@ -4610,10 +4608,9 @@ def trace_query(client, args) -> TraceQuery:
     """The query that FILTER_OPTIONS and --project describe."""
     if args.error and args.status == "OK":
         raise usage_error("--error and --status OK cannot be used together")
-    return TraceQuery(
-        chosen_project(client, args), args.since, args.until,
-        "ERROR" if args.error else args.status, args.search, args.tag,
-        args.min_duration, args.max_duration, args.min_cost)
+    status = "ERROR" if args.error else args.status
+    return TraceQuery(chosen_project(client, args), args.since, args.until, status, args.search,
+                      args.tag, args.min_duration, args.max_duration, args.min_cost)
 
 
 def output_format(args) -> str:
@@ -4782,7 +4779,7 @@ def wait_result(progress, failure) -> Details:
 @command(
     "traces tail", PROJECT,
     Option("-n, --lines N", f"show the last N traces first (default: {DEFAULT_TAIL_LINES})", COUNT),
-    Option("--interval TIME", f"polling interval (default: {DEFAULT_INTERVAL:.0f}s)", parse_seconds),
+    Option("--interval TIME", f"polling interval (default: {DEFAULT_INTERVAL:g}s)", parse_seconds),
     *FILTER_OPTIONS, takes_key=True, is_endless=True,
     examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "
               "--format jsonl | while read -r line; do echo \"$line\"; done"))
