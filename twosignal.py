@@ -1295,9 +1295,9 @@ class deferred_signals:
 # Settings
 ############################################################
 
-_LOCAL_HOST = r"(?a)(localhost|127(\.\d+){3}|\[::1\]|[^:/]+\.localhost)(:\d+)?\Z"
-_ADDRESS = r"(?ai)(?:(https?)://)?([^/]+)((?:/(?!/)[!$%&'()*+,./:;=@\w~-]*)?)\Z"
-_HOST = r"(?a)([a-z0-9_]([a-z0-9._-]*[a-z0-9_.])?|\[[0-9a-f:.]+\])(:\d{1,5})?\Z"
+_LOCAL_HOST = r"(?ai)(localhost|127(\.\d+){3}|\[::1\]|[^:/]+\.localhost)(:\d+)?\Z"
+_ADDRESS = (r"(?ai)(?:(https?)://)?([a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|\[[0-9a-f:.]+\])"
+            r"(?::(\d{1,5}))?((?:/(?!/)[!$%&'()*+,./:;=@\w~-]*)?)\Z")   # scheme, host, port, path
 
 
 def setting(name: str):
@@ -1307,12 +1307,9 @@ def setting(name: str):
 
 def as_utf8(text, what) -> str:
     """An argument or variable, decoded as UTF-8 whatever the locale. Raises a usage error."""
-    try:
-        text.encode("utf-8")
+    if not re.search("[\ud800-\udfff]", text):
         return text
-    except UnicodeEncodeError:      # surrogates stand for bytes that the locale could not decode
-        pass
-    try:
+    try:                            # surrogates stand for bytes that the locale could not decode
         return os.fsencode(text).decode("utf-8")
     except UnicodeError:
         raise usage_error(f"{what} is not UTF-8")
@@ -1391,38 +1388,17 @@ def configured_url(option=None, clock=CLOCK) -> str:
 
 def normal_url(text: str, source="--url") -> str:
     """An address as https://host[:port][/path]. Raises a usage error, which names the source."""
-    shown = re.sub("[^/@]*@", "***@", text)             # there may be a password before an @
-    error = usage_error(f"{source} is not a server's address: {shown}",
-                        "It should look like https://twosignal.example.com.")
     match = re.match(_ADDRESS, text.strip())
-    if not match:
-        raise error
-    scheme, host, path = match.groups()
-    host = _ascii_host(host.lower(), error)
-    if not re.match(_HOST, host):
-        raise error
-    _, colon, port = host.rpartition(":")
-    if colon and not host.endswith("]") and not 0 < int(port) < 65536:
-        raise error
-    path = re.sub(r"(/(login|api(/v1|/trpc)?)?)*\Z", "", path)
+    if not match or not 0 < int(match.group(3) or 1) < 65536:
+        shown = re.sub("[^/@]*@", "***@", text)         # there may be a password before an @
+        raise usage_error(f"{source} is not a server's address: {shown}",
+                          "It should look like https://twosignal.example.com.")
+    scheme, host, port, path = match.groups()
     scheme = (scheme or ("http" if re.match(_LOCAL_HOST, host) else "https")).lower()
-    default_port = ":443" if scheme == "https" else ":80"
-    host = re.sub(default_port + r"\Z", "", host)
-    return f"{scheme}://{host}{path}"
-
-
-def _ascii_host(host, error) -> str:
-    """host[:port] with the name as resolvers take it (IDNA)."""
-    if len(host) == len(host.encode("utf-8", "replace")):       # ASCII alone
-        return host
-    name, colon, port = host.partition(":")
-    try:
-        name = name.encode("idna").decode("ascii")
-    except UnicodeError:
-        raise error
-    if not re.match(r"[a-z0-9.-]+\Z", name):    # IDNA turns look-alikes into colons and slashes
-        raise error
-    return name + colon + port
+    if port and int(port) != (443 if scheme == "https" else 80):
+        host += f":{port}"
+    path = re.sub(r"(/(login|api(/v1|/trpc)?)?)*\Z", "", path)
+    return f"{scheme}://{host.lower()}{path}"
 
 
 def is_local(url: str) -> bool:
@@ -1454,9 +1430,6 @@ def api_key():
 ############################################################
 # Transport
 ############################################################
-
-PROXY_SETTINGS = "http_proxy, https_proxy or no_proxy"
-
 
 class Request(Struct):
     """What is sent to a server, and what becomes of it."""
@@ -1857,7 +1830,7 @@ def open_tunnel(connection, host, headers):
     if status_line[1:2] != [b"200"]:
         reason = status_line[1].decode("latin-1") if status_line[1:] else "it does not speak HTTP"
         raise RequestError(f"The proxy refused the connection to {host}: {reason}",
-                           f"Check your {PROXY_SETTINGS} setting.")
+                           "Check http_proxy or https_proxy, or name the host in no_proxy.")
 
 
 def read_body(reply, connection) -> bytes:
@@ -1898,7 +1871,8 @@ def request_error(error, request) -> RequestError:
     if ssl and isinstance(error, (ssl.SSLError, ssl.CertificateError)):
         return tls_error(error, host)
     place = f"the proxy {request.proxy}" if request.proxy else host
-    hint = f"Check your {PROXY_SETTINGS if request.proxy else '--url or TWOSIGNAL_URL'} setting."
+    settings = "http_proxy, https_proxy or no_proxy" if request.proxy else "--url or TWOSIGNAL_URL"
+    hint = f"Check your {settings} setting."
     for kinds, *details in (        # the first that fits counts
             (ConnectionRefusedError, f"Connection refused by {place}", hint, "CONNECTION_REFUSED"),
             ((socket.timeout, TimeoutError), f"No response from {place} in time",
@@ -2158,9 +2132,7 @@ def rest_value(response, resource=None):
 
 def rows_of(answer) -> list:
     """The wire objects in the result of a list procedure, which is a list or contains one."""
-    rows = answer
-    if isinstance(answer, dict):
-        rows = answer["traces"] if isinstance(answer.get("traces"), list) else answer.get("items")
+    rows = get_item(answer, "traces", get_item(answer, "items", answer))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise wrong_type("the list")
     return rows
@@ -2380,10 +2352,10 @@ class Authenticator:
         try:
             data = self._post("login", {"email": email, "password": password})
         except Failure as failure:
-            if failure.code != "UNAUTHORIZED":
-                raise
-            raise Failure("Wrong email or password",
-                          "Check both and run 'twosignal login' again.", failure.code)
+            if failure.code == "UNAUTHORIZED":
+                failure.message = "Wrong email or password"
+                failure.hint = "Check both and run 'twosignal login' again."
+            raise
         session = self._new_session(data, {"user_email": email})
         with session_lock(self.transport.deadline(), self.clock), deferred_signals():
             return save_session(session, clock=self.clock)
@@ -2536,7 +2508,6 @@ class Client:
             keep_secret(key)
         self.has_changed = False    # a change was made, or may have been made
         self._page_size = self._batch_size = PAGE_SIZE      # halved if that is too large
-        self._has_forgotten = False         # see MAX_KNOWN_TRACES
         # The names to try for a procedure; the one that this server has comes first.
         self._names = {name: [name, alias] for name, alias in PROCEDURE_ALIASES.items()}
 
@@ -2692,10 +2663,8 @@ class Client:
             known.update(rows)
             if len(known) > MAX_KNOWN_TRACES:
                 known = set(rows)
-                if not self._has_forgotten:
-                    self.transport.tell(f"More than {MAX_KNOWN_TRACES:,} traces: some may be "
-                                        "counted twice.")
-                self._has_forgotten = True
+                self.transport.tell(f"More than {MAX_KNOWN_TRACES:,} traces: some may be counted "
+                                    "twice.")
             empty_pages = 0 if page.traces else empty_pages + 1
             yield page
             if not page.is_last and (page.cursor in seen_cursors or empty_pages > MAX_EMPTY_PAGES):

@@ -314,15 +314,15 @@ class ListedAgain(ClientCase):
                          [sorted(map(str, without + ["0"])), sorted(map(str, without))])
 
     def test_the_memory_has_a_limit(self):
-        """Up to the limit nothing comes twice; beyond it that is said once, and the last ones are
-        known still.
+        """Up to the limit nothing comes twice; beyond it that is said, and the last page is known
+        still.
         """
         def answer(name, given):
             start = 10 * int(given.get("cursor") or 0)
             rows = [*range(max(0, start - 10), start + 10)] + ([0] if start == last else [])
             return canned(result({"traces": [{"id": number} for number in rows],
                                   "nextCursor": str(start // 10 + 1) if start < last else None}))
-        for last, again, told in ((10, 0, 0), (30, 0, 0), (40, 0, 1), (50, 1, 1), (200, 1, 1)):
+        for last, again, told in ((10, 0, 0), (30, 0, 0), (40, 0, 1), (50, 1, 1), (200, 1, 6)):
             client = self.client(answer)
             with self.subTest(last=last), mock.patch.object(twosignal, "MAX_KNOWN_TRACES", 40):
                 found = [trace for page in self.pages(client) for trace in page]

@@ -212,8 +212,8 @@ WRONG_ADDRESSES = (
     "http://host/path?query", "http://host?query", "http://host#part", "http://host/#part",
     "http://host" + "/" * 50 + "x", "http://host/<x>", 'http://host/"', "http://host/{x}",
     "http://host/\\x", "http://host/\u00e9",
-    # A careless IDNA conversion turns these into a slash, an @ or a colon.
-    "http://host\uff0fevil", "http://host\uff20evil", "http://host\uff1a80", "http://\u2100.example",
+    # A careless IDNA conversion turns some of these into a slash, an @ or a colon.
+    "http://b\u00fccher.example", "http://host\uff0fevil", "http://host\uff20evil", "http://host\uff1a80", "http://\u2100.example",
     "http://host\uff1fx", "http://\u00ad", "http://" + "\u00e9" * 70)
 RIGHT_ADDRESSES = (
     ("example.com", "https://example.com"),
@@ -255,7 +255,8 @@ RIGHT_ADDRESSES = (
     ("https://example.com/myapi", "https://example.com/myapi"),
     ("https://example.com/api/v2", "https://example.com/api/v2"),
     ("https://example.com/a%20b~c_d.e-f", "https://example.com/a%20b~c_d.e-f"),
-    ("https://b\u00fccher.example", "https://xn--bcher-kva.example"))
+    ("https://Example.com/Path", "https://example.com/Path"),
+    ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"))
 
 
 class ServerAddresses(StateCase):
