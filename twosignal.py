@@ -477,10 +477,11 @@ _LEADING_KEYS = {                   # keys that each such record has, and their 
     "span": ("id", "name", "type", "status", "duration_ms", "cost_usd"),
     "score": ("evaluator", "score", "label", "reasoning"),
     "usage": ("traces_used", "spans_used", "evals_used")}
-# What the letters of a secret's key end with; and keys of numbers or kinds of tokens.
-_SECRET_NAME = (r"(token|secrets?|passwords?|passwd|passphrase|pwd|cookies?|jwt|bearer|auth|"
-                r"credentials?|authori[sz]ation|(api|access|auth|private|secret|client|service|session|"
-                r"signing|encryption|openai|anthropic|azure)(keys?|tokens))(value|hash|header|json)?\Z")
+# In the letters of a secret's name, anywhere or at their end; and names of numbers of tokens.
+_SECRET_NAME = (r"secret(?!ar)|passw|passphrase|credential|authori[sz]|authentic|bearer|cookie|jwt|apikey|"
+                r"signature|(token|auth|authheader|pwd|session|(access|auth|private|client|service|"
+                r"session|signing|encryption|hmac|account|shared|master|subscription|functions?|openai|"
+                r"anthropic|azure)(keys?|tokens))\Z")
 _COUNTED_TOKEN = ("(?<![a-z])(max|min|total|num|per|stop|next|eos|bos|pad|prompt|completion|input|"
                   "output)_?token")
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
@@ -499,17 +500,17 @@ def is_secret_name(name: str) -> bool:
             and not re.search(_COUNTED_TOKEN, snake_case(name)))
 
 
-def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secret=False):
+def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secret=False, parent=""):
     """A copy with *** for each secret in an evaluator's config, which keep_secret is called with.
-    is_config: whether it is a config, or has some below keys of that name.
+    is_config: whether it is a config, or has some below keys of that name; parent: its own key.
     """
     masked = value
     if isinstance(value, dict):
-        masked = {key: mask_config(below, keep_secret, is_config or key == "config",
-                                   is_secret or is_config and is_secret_name(key))
+        masked = {key: mask_config(below, keep_secret, is_config or key == "config", is_secret
+                                   or is_config and _is_secret_entry(parent, key, value), key)
                   for key, below in value.items()}
     elif isinstance(value, list):
-        masked = [mask_config(below, keep_secret, is_config, is_secret) for below in value]
+        masked = [mask_config(below, keep_secret, is_config, is_secret, parent) for below in value]
     elif value is None or isinstance(value, bool):
         return value
     elif is_secret:
@@ -519,16 +520,25 @@ def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secre
     return "***" if is_secret else masked
 
 
+def _is_secret_entry(parent, key, entries) -> bool:
+    """Whether an entry of a config is secret; parent: the key that it is below."""
+    if parent == "properties" and isinstance(entries[key], dict):
+        return False                # a JSON schema's, where keys are the users' own names
+    # {"name": "Authorization", "value": "Bearer …"}
+    return is_secret_name(str(entries.get("name")) if key == "value" else key)
+
+
 def _mask_urls(text, keep_secret) -> str:
-    """The text with *** for the passwords and the secret parameters of URLs."""
+    """The text with *** for the passwords, or the tokens in their place, and the secret parameters
+    of URLs."""
     def mask(match):
         from urllib.parse import unquote
-        head, secret = match.groups()       # ://user: or ?name=
-        if not re.search(r"(?i)(:|\b(key|sig|signature)=)\Z", head) and not is_secret_name(head):
+        head, secret = match.groups()       # ://user: or :// or ?name=
+        if not re.search(r"(?i)([:/]|\b(key|sig|code)=)\Z", head) and not is_secret_name(head):
             return match.group()
         keep_secret(unquote(secret))
         return head + "***"
-    text = re.sub(r"(://[^/?#\s:@]*:)([^/?#\s]+)(?=@)", mask, text)
+    text = re.sub(r"(://(?:[^/?#\s:@]*:)?)([^/?#\s]+)(?=@)", mask, text)
     return re.sub(r"([?&#][^=&#?\s]*=)([^&#\s]+)", mask, text)
 
 

@@ -11,7 +11,9 @@ SECRET_KEYS = """
     authorization Authorization Proxy-Authorization cookie Set-Cookie credentials private_key
     privateKey privatekey PRIVATE-KEY aws_secret_access_key OPENAI_API_KEY webhookSecret api_keys
     token_2 apiKey1 db.password admin_token adminToken helper-token passwordHash auth_header
-    credentials_json""".split()
+    credentials_json secret_key_base api_key_prod Ocp-Apim-Subscription-Key X-Functions-Key
+    X-Hub-Signature X-Session Authentication hmac_key account_key shared_key master_key
+    X-Api-Secret-Id""".split()
 HARMLESS_KEYS = """
     max_tokens maxTokens tokenizer token_count tokenCount total_tokens tokens TOKENS author
     authority key primary_key required_keys passed pass compass secretary tokenize monkey value
@@ -23,12 +25,18 @@ CONFIG = {
     "headers": {"Authorization": "canary-2 it's \"quoted\"", "X-Trace": "shown", "Accept": None},
     "steps": [{"deep": [{"client-secret": ["canary-3's", {"any": "canary-4"}]}]}],
     "credentials": {"user": "canary-5", "id": 71234567}, "cookie": None, "token": True,
+    "pairs": [{"name": "Authorization", "value": "canary-9"}, {"name": "Accept", "value": "any"}],
+    "schema": {"properties": {"token": {"type": "string"}}},
+    "hooks": ["https://canary-10@hooks.example/", "https://f.example/?code=canary-11"],
     "url": "https://me:canary-6@hooks.example/x?channel=7&access_token=canary-7&sig=canary-8#end"}
 SHOWN = {
     "apiKey": "***", "max_tokens": 64, "tokenizer": "word", "criteria": "No password: ever",
     "headers": {"Authorization": "***", "X-Trace": "shown", "Accept": None},
     "steps": [{"deep": [{"client-secret": "***"}]}],
     "credentials": "***", "cookie": None, "token": True,
+    "pairs": [{"name": "Authorization", "value": "***"}, {"name": "Accept", "value": "any"}],
+    "schema": {"properties": {"token": {"type": "string"}}},
+    "hooks": ["https://***@hooks.example/", "https://f.example/?code=***"],
     "url": "https://me:***@hooks.example/x?channel=7&access_token=***&sig=***#end"}
 
 
