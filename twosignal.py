@@ -306,12 +306,20 @@ def plain_number(number, spec="") -> str:
 def to_amount(value):
     """A number that is not negative, as a duration or a cost must be; None for anything else."""
     number = to_number(value)
-    return None if number is None or number < 0 else number
+    return None if number is None or number < 0 else abs(number)    # -0.0 is 0
+
+
+def digits_of(format_value, limit) -> int:
+    """How many extra digits show a limit as it was given, such as 1 for 8.04s."""
+    def text(extra_digits):
+        shown = format_value(limit, extra_digits)
+        return re.sub(r"\.?0*(?=\D*\Z)", "", shown) if "." in shown else shown
+    return next(extra_digits for extra_digits in range(7) if text(extra_digits) == text(6))
 
 
 def distinct_texts(format_value, value, limit) -> tuple:
     """Texts of two different numbers, in one unit and with enough digits to tell them apart."""
-    for extra_digits in range(15):  # a double has no more
+    for extra_digits in range(digits_of(format_value, limit), 15):  # a double has no more
         texts = format_value(value, extra_digits), format_value(limit, extra_digits)
         if texts[0] != texts[1]:
             break
@@ -361,12 +369,13 @@ def format_percent(share, extra_digits=0) -> str:
 
 def is_score(value) -> bool:
     """Whether a number is within 0 to 1, give or take an error of rounding."""
-    return -1e-9 <= value <= 1 + 1e-9
+    return -1e-14 <= value <= 1 + 1e-14
 
 
 def format_score(value, extra_digits=0) -> str:
-    text = plain_number(value, f".{4 + extra_digits}g")
-    return text if is_score(value) else f"{text} (outside 0 to 1)"
+    if not is_score(value):
+        return f"{plain_number(value)} (outside 0 to 1)"
+    return plain_number(value, f".{4 + extra_digits}g")
 
 
 def counted(number, noun: str) -> str:
@@ -478,10 +487,10 @@ _LEADING_KEYS = {                   # keys that each such record has, and their 
     "score": ("evaluator", "score", "label", "reasoning"),
     "usage": ("traces_used", "spans_used", "evals_used")}
 # In the letters of a secret's name, anywhere or at their end; and names of numbers of tokens.
-_SECRET_NAME = (r"secret(?!ar)|passw|passphrase|credential|authori[sz]|authentic|bearer|cookie|jwt|apikey|"
-                r"signature|(token|auth|authheader|pwd|session|(access|auth|private|client|service|"
-                r"session|signing|encryption|hmac|account|shared|master|subscription|functions?|openai|"
-                r"anthropic|azure)(keys?|tokens))\Z")
+_SECRET_NAME = (r"secret(?!ar)|passw|passphrase|credential|authori[sz]|authentic|bearer|cookie|jwt|"
+                r"apikey|signature|(token|auth|authheader|pwd|session|(access|auth|private|client|"
+                r"service|session|signing|encryption|hmac|account|shared|master|subscription|"
+                r"functions?|openai|anthropic|azure)(keys?|tokens))\Z")
 _COUNTED_TOKEN = ("(?<![a-z])(max|min|total|num|per|stop|next|eos|bos|pad|prompt|completion|input|"
                   "output)_?token")
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
@@ -3865,7 +3874,7 @@ class Threshold(Struct):
 
     def holds(self, value, limit) -> bool:
         """Whether a number is within a limit, both written as decimals: 0.1 + 0.2 is within 0.3."""
-        tolerance = 1e-9 * max(1e-3, abs(limit))
+        tolerance = 1e-12 * max(1e-3, abs(limit))
         if self.source == "scores" and not is_score(value):
             return False
         return value >= limit - tolerance if self.is_minimum else value <= limit + tolerance
@@ -3892,8 +3901,13 @@ def _percentile_95(values) -> float:
     return sorted(values)[nearest_rank - 1]
 
 
+def _sum(values) -> float:
+    import math
+    return math.fsum(values)        # rounds once
+
+
 def _mean(values) -> float:
-    return sum(values) / len(values)
+    return _sum(values) / len(values)
 
 
 THRESHOLDS = (                      # those of traces check; a new one is one more entry
@@ -3915,7 +3929,7 @@ THRESHOLDS = (                      # those of traces check; a new one is one mo
               parse=parse_duration),
     Threshold("highest cost", format_cost, "costs", max, option="--max-cost USD",
               help="maximum cost of any single trace, e.g. 0.05", parse=parse_usd),
-    Threshold("total cost", format_cost, "costs", sum, option="--max-total-cost USD",
+    Threshold("total cost", format_cost, "costs", _sum, option="--max-total-cost USD",
               help="maximum total cost of all traces, e.g. 5", parse=parse_usd))
 TRACE_COUNT = Threshold("count", format_count, is_minimum=True, option="--min-count N")
 CHECK_COLUMNS = tuple(Column(key.title(), key)
@@ -3938,9 +3952,10 @@ class CheckResult:
         flag = threshold.option.lstrip("-").partition(" ")[0] or threshold.title
         self.option = f"{flag} {evaluator}" if evaluator else flag
         format_value = threshold.format_value
-        texts = "-" if value is None else format_value(value), format_value(limit)
+        limit_text = format_value(limit, digits_of(format_value, limit))
+        texts = "-" if value is None else format_value(value), limit_text
         sign = "≥" if threshold.is_minimum else "≤"
-        self.name = f"{self.option} {sign} {texts[1]}"      # the same, whatever is measured
+        self.name = f"{self.option} {sign} {limit_text}"    # the same, whatever is measured
         if self.passed is False:
             texts = distinct_texts(format_value, value, limit)
         self.measured_text = texts[0]
@@ -4010,8 +4025,11 @@ class Gate(Struct):
 
     def _explain(self):
         """Adds to the worst traces their commands, and their error messages if they can be read."""
-        worst = [each for result in self.results for each in result.worst]
-        trace_ids = sorted({each["trace_id"] for each in worst})
+        from itertools import chain, zip_longest
+        # The worst of each check come first: for so many, messages are asked for in one batch.
+        rows = zip_longest(*[result.worst for result in self.results])
+        worst = list(filter(None, chain.from_iterable(rows)))
+        trace_ids = list({each["trace_id"]: None for each in worst})[:MAX_WORST]
         messages = {}
         if trace_ids and not self.scan.client.key:
             answers = result_or_failure(self.scan.client.batch, "trace.getById", [
@@ -4114,11 +4132,8 @@ class GateReport(Struct):
         if self.failure:
             lines = filter(None, [self.failure.message, self.failure.hint] + self.failure.problems)
             cases = [(self.title, self.failure.code, lines)]
-        names = []                  # two are the same if limits differ in digits not shown
         masked = self.console.masked
         for name, code, lines in cases:
-            names.append(name)
-            name += f" #{names.count(name)}" if names.count(name) > 1 else ""
             name += f" ({self.selection})" if self.selection else ""
             yield masked(name), code, list(map(masked, lines))
 
@@ -4521,7 +4536,7 @@ def orgs_list(client, args, console):
     return Listing("organizations", ORG_COLUMNS, list(map(to_record, rows)))
 
 
-@command("orgs create", Option("NAME", "name of the organization"),
+@command("orgs create", Option("NAME", "name of the organization", non_empty),
          examples=('twosignal orgs create "My Org"',))
 def orgs_create(client, args, console):
     """Create an organization."""
@@ -4536,7 +4551,7 @@ def projects_list(client, args, console):
     return Listing("projects", (ID, CREATED, NAME), list(map(to_record, rows)))
 
 
-@command("projects create", Option("NAME", "name of the project"), ORG, DESCRIBE,
+@command("projects create", Option("NAME", "name of the project", non_empty), ORG, DESCRIBE,
          examples=('twosignal projects create "My Project" --org ID',))
 def projects_create(client, args, console):
     """Create a project in an organization."""
@@ -4860,9 +4875,10 @@ def evaluators_list(client, args, console):
 
 
 @command(
-    "evaluators create", PROJECT, Option("-n, --name NAME", "name of the evaluator", required=True),
+    "evaluators create", PROJECT,
+    Option("-n, --name NAME", "name of the evaluator", non_empty, required=True),
     Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
-           required=True, choices=tuple(EVALUATOR_TYPES)),
+           non_empty, required=True, choices=tuple(EVALUATOR_TYPES)),
     Option("--config JSON", "configuration of the evaluator" + JSON_VALUE), SHOW_SECRETS,
     examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA '
               "--config '{\"schema\": {\"type\": \"object\"}}'",
@@ -4923,7 +4939,7 @@ def datasets_list(client, args, console):
 
 
 @command("datasets create", PROJECT,
-         Option("-n, --name NAME", "name of the dataset", required=True), DESCRIBE,
+         Option("-n, --name NAME", "name of the dataset", non_empty, required=True), DESCRIBE,
          examples=('twosignal datasets create --project ID -n "Test Cases"',))
 def datasets_create(client, args, console):
     """Create a dataset."""
@@ -4983,7 +4999,7 @@ def api_keys_list(client, args, console):
 
 
 @command("api-keys create", PROJECT,
-         Option("-n, --name NAME", "name of the API key", required=True),
+         Option("-n, --name NAME", "name of the API key", non_empty, required=True),
          examples=('twosignal api-keys create --project ID -n "CI Pipeline"',))
 def api_keys_create(client, args, console):
     """Create an API key, which is shown only once."""
@@ -5059,8 +5075,7 @@ def usage_check(record, limit) -> CheckResult:
     used, allowed = record["traces_used"], record["traces_limit"]
     if used is None or used < 0:
         raise wrong_type("the usage")
-    format_value = format_percent if allowed else lambda *_: "unlimited"
-    threshold = Threshold("traces of the plan", format_value)
+    threshold = Threshold(f"traces of the {'' if allowed else 'unlimited '}plan", format_percent)
     share = used / (allowed or float("inf"))
     return CheckResult(threshold, limit, share, threshold.holds(share, limit))
 
@@ -5388,13 +5403,13 @@ def run(argv, console) -> int:
 
 
 def gate_report(line, console) -> GateReport:
-    """Where a command line reports its checks. Raises a usage error if that is where it prints."""
+    """Where a command line reports its checks; it has an error if that is where it prints."""
     path, output = ("".join(line.texts(option)) for option in (JUNIT, OUTPUT))
     output = "/dev/stdout" if output in ("", "-") else output
     if path == "-" or path not in ("", os.devnull) and is_same_file(path, output):
-        raise usage_error("--junit needs a file of its own")
+        line.error = line.error or usage_error("--junit needs a file of its own")
     is_gate = line.command is not None and line.command.is_gate
-    path = path if path.strip() and (is_gate or not line.command) else ""
+    path = path if path.strip(" -") and (is_gate or not line.command) else ""
     # What the gate examines, as it was given: project my-agent, since 1h, error.
     selection = [option.label.lstrip("-") + (f" {text}" if option.metavar else "")
                  for option in (line.command.options if is_gate else ()) if option.selects

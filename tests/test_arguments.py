@@ -555,7 +555,7 @@ class AwkwardArguments(CommandCase):
                      ["datasets", "create", "-n", ""], ["api-keys", "create", "-n", ""],
                      ["evaluators", "create", "-n", "", "--type", "CUSTOM"]):
             with self.subTest(argv=argv):
-                self.assertFails(self.cli(*argv), 1, "name")
+                self.assertFails(self.cli(*argv), 2, "must not be empty")
 
     def test_names_of_ten_thousand_characters(self):
         name = "名" * 10000

@@ -17,7 +17,7 @@ from unittest import mock
 import twosignal
 from tools import (DEADLINE, FULL_DISK, SCRIPT, SESSION, EventfulClock, ProcessCase,
                    StateCase, TracesCase, fails_from, file_bytes, full, heed_interrupts, json_page,
-                   kept_signals, posix, replaced_environment, requests_of, run_command)
+                   kept_signals, posix, requests_of, run_command)
 
 
 class AtomicWrites(StateCase):

@@ -268,8 +268,9 @@ class ServerAddresses(StateCase):
 
     def test_stored_address_is_the_same_when_read_again(self):
         """Row 30: otherwise a session would not belong to the server of its own login."""
-        for path in ("", "/", "/api", "/api/", "/api/v1", "/api/api", "/api/v1/api/trpc", "/x//api",
-                     "/x/api/v1/", "/x//", "/:/", "/api/v1/v1", "/login/api", "/x" + "/" * 50 + "x"):
+        for path in ("", "/", "/api", "/api/", "/api/v1", "/api/api", "/api/v1/api/trpc",
+                     "/x//api", "/x/api/v1/", "/x//", "/:/", "/api/v1/v1", "/login/api",
+                     "/x" + "/" * 50 + "x"):
             found = twosignal.normal_url("https://example.com" + path)
             self.assertEqual(twosignal.normal_url(found), found, path)
 

@@ -418,7 +418,7 @@ class Unknown(GateCase):
 class Scores(GateCase):
     def test_outside_0_to_1_fails(self):
         """Row 42: a score that cannot be fails its check, and is among the worst."""
-        for value in (35, -3, "1.5", 1.001):
+        for value in (35, -3, "1.5", 1.001, 1.0000000001):
             self.use()
             self.add(1, scores=[{"evaluatorName": "tone", "value": 0.9}])
             trace, = self.add(1, name="odd", scores=[{"evaluatorName": "tone", "value": value}])
@@ -444,6 +444,16 @@ class Scores(GateCase):
         self.add(1, scores=[{"evaluatorName": "a", "value": 1 + 1e-15},
                             {"evaluatorName": "b", "value": -1e-17}])
         self.assertEqual(self.check("--min-score", "0").code, 0)
+
+    def test_a_single_value_has_no_slack(self):
+        self.add(1, cost=1000000.0005, scores=[{"evaluatorName": "a", "value": 0.4999999999}])
+        self.assertEqual(self.check("--min-score", "0.5").code, 10)
+        self.assertEqual(self.check("--max-cost", "1000000").code, 10)
+
+    def test_a_sum_of_many_is_rounded_once(self):
+        self.add(full(300, 3000), cost=0.1)
+        limit = str(full(300, 3000) // 10)
+        self.assertEqual(self.check("--max-total-cost", limit, "--max-cost", "0.1").code, 0)
 
     def test_only_the_newest_of_a_trace_a_span_and_an_evaluator_counts(self):
         cases = (               # (span, evaluator, value, created) of each score; the lowest
@@ -676,6 +686,7 @@ class WorstTraces(GateCase):
         self.assertEqual(self.one("--max-p95", "8s")["worst"][0]["error_message"], "early")
 
     def test_messages_are_asked_for_once_and_in_one_request(self):
+        """Of at most five traces: the worst of each check come first."""
         for place in range(9):
             self.failing("agent %d" % place, "boom %d" % place, duration_ms=9000 - place,
                          cost=place, status="ERROR")
@@ -684,11 +695,14 @@ class WorstTraces(GateCase):
         asked = [request.path for request in self.server.requests
                  if "trace.getById" in request.path]
         self.assertEqual(len(asked), 1)
-        self.assertEqual(asked[0].count("trace.getById"), 9)
+        self.assertEqual(asked[0].count("trace.getById"), 5)
         worst = [each for check in result.json["checks"] for each in check["worst"]]
         self.assertEqual(len(worst), 15)
-        for each in worst:
-            self.assertEqual(each["error_message"], each["name"].replace("agent", "boom"))
+        told = {each["name"]: each["error_message"] for each in worst if each["error_message"]}
+        self.assertEqual(len(told), 5)
+        self.assertTrue({"agent 0", "agent 8"} <= set(told), told)
+        for name, message in told.items():
+            self.assertEqual(message, name.replace("agent", "boom"))
 
     def test_nothing_is_asked_for_if_no_check_failed(self):
         self.failing("agent", duration_ms=9000)
@@ -747,6 +761,22 @@ class Digits(GateCase):
         self.add(1, name="agent", scores=[{"evaluatorName": "a", "value": 0.79996}])
         self.assertShows("--min-score 0.8", "0.79996", "0.8", "0.79996")
         self.assertShows("--min-average-score 0.8", "0.79996", "0.8", "0.79996")
+
+    def test_limits_as_they_were_given(self):
+        """So that two of a kind have two names, whatever is measured."""
+        self.add(1, cost=0.01, duration_ms=0, scores=[{"evaluatorName": "a", "value": 1}])
+        for option, limit in (
+                ("--max-p95 8.04s", "≤ 8.04s"), ("--max-p95 61.2s", "≤ 1m 01.2s"),
+                ("--max-p95 50ms", "≤ 50ms"), ("--max-p95 0.4ms", "≤ 0.4ms"),
+                ("--max-p95 61s", "≤ 1m 01s"), ("--max-cost 0.05004", "≤ $0.05004"),
+                ("--max-cost 1000000.05", "≤ $1000000.05"), ("--min-score 0.50001", "≥ 0.50001"),
+                ("--max-fail-rate 33.33333%", "≤ 33.33333%"), ("--max-error-rate 7%", "≤ 7%")):
+            with self.subTest(option=option):
+                self.assertIn(limit + "  ", self.check(*option.split()).out)
+
+    def test_zero_has_no_sign(self):
+        self.add(1, duration_ms=-0.0)
+        self.assertIn("  0ms  ", self.check("--max-p95", "1s").out)
 
     def test_shares(self):
         threshold = twosignal.THRESHOLDS[0]
