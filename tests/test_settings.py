@@ -213,7 +213,8 @@ WRONG_ADDRESSES = (
     "http://host" + "/" * 50 + "x", "http://host/<x>", 'http://host/"', "http://host/{x}",
     "http://host/\\x", "http://host/\u00e9",
     # A careless IDNA conversion turns some of these into a slash, an @ or a colon.
-    "http://b\u00fccher.example", "http://host\uff0fevil", "http://host\uff20evil", "http://host\uff1a80", "http://\u2100.example",
+    "http://b\u00fccher.example", "http://host\uff0fevil", "http://host\uff20evil",
+    "http://host\uff1a80", "http://\u2100.example",
     "http://host\uff1fx", "http://\u00ad", "http://" + "\u00e9" * 70)
 RIGHT_ADDRESSES = (
     ("example.com", "https://example.com"),
