@@ -716,9 +716,9 @@ class Dialects(CommandCase):
             with self.subTest(zod=version):
                 self.server = self.serve(zod=version)
                 self.log_in()
-                result = self.cli("evaluators", "create", "-n", "x", "--type", "",
+                result = self.cli("evaluators", "create", "-n", "x" * 1000, "--type", "CUSTOM",
                                   "--project", self.server.project)
-                self.assertFails(result, 1, "The server rejected the input", "type")
+                self.assertFails(result, 1, "The server rejected the input", "name")
 
     def test_costs_and_counts_are_numbers(self):
         self.server = self.serve(counts="bigint", costs="decimal")
