@@ -2558,12 +2558,18 @@ class Client:
             results = []
             while len(results) < len(inputs):
                 group = batch_group(name, inputs[len(results):][:self._batch_size])
+                answers = []
                 try:
-                    results += self._call_batch(name, group)
+                    answers = self._call_batch(name, group)
                 except TooLarge:
                     self._batch_size = len(group) // 2
-                if needs_all and len(group) == 1 and isinstance(results[-1], TransientFailure):
-                    break           # the caller fails
+                for values, answer in zip(group, answers):
+                    if isinstance(answer, TransientFailure) and len(group) > 1:
+                        # By itself it may succeed, and it is tried as often as any other.
+                        answer = result_or_failure(self._call, name, values)
+                    results.append(answer)
+                    if needs_all and isinstance(answer, TransientFailure):
+                        return results      # the caller fails
             missing = [result for result in results if isinstance(result, MissingProcedure)]
             if missing:
                 raise missing[0]
@@ -2726,10 +2732,7 @@ class Client:
 
     def trace(self, trace_id, project) -> dict:
         """The wire object of a trace, with its spans and scores. Raises Failure."""
-        try:
-            return resource_object(self.query("trace.getById", trace_input(trace_id, project)))
-        except TooLarge as failure:
-            raise failure.named(f"trace {trace_id}")
+        return resource_object(self.query("trace.getById", trace_input(trace_id, project)))
 
     def add_scores(self, traces, project, required=True, strict=True) -> bool:
         """Stores in wire traces the scores that did not come with them; says if all are known.

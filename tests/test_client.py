@@ -422,13 +422,15 @@ class TooLargeAtOnce(TracesCase):
         """Row 44: only that is an error, with a hint that fits."""
         self.add(20, scores=[{"value": 0.9}])
         large, = self.add(1, scores=[{"value": 0.9}], spans=[{"output": "x" * self.LIMIT}])
-        for command in (("check", "--min-score", "0.5"), ("list", "--json"), ("get", large)):
-            with self.subTest(command=command), \
-                    self.low_limit():
-                result = self.assertFails(
-                    self.traces(*command), 8,
-                    "Cannot read trace %s: the server's response is larger than 32 MiB" % large)
+        for command, message in (
+                (("check", "--min-score", "0.5"), "trace %s: the server's response" % large),
+                (("list", "--json"), "trace %s: the server's response" % large),
+                (("get", large), "Error: The server's response")):
+            with self.subTest(command=command), self.low_limit():
+                result = self.assertFails(self.traces(*command), 8,
+                                          message + " is larger than 32 MiB")
                 self.assertNotIn("--limit", result.err)
+                self.assertEqual("--since" in result.err, "get" not in command)
 
     def test_lists_without_a_cursor(self):
         """Row 44: there is no next page, so what needs all traces fails rather than miss some."""
@@ -503,14 +505,27 @@ class InHalves(ClientCase):
         self.assertEqual(self.ids(client), list(range(250)))
         self.assertEqual(len(self.asked), 3)
 
+    def test_an_entry_that_fails_once(self):
+        """It is asked for by itself; the other entries of the batch are not asked for again."""
+        for kind in (("PAYLOAD_TOO_LARGE", 413), ("TIMEOUT", 408), ("TOO_MANY_REQUESTS", 429),
+                     ("INTERNAL_SERVER_ERROR", 500), ("SERVICE_UNAVAILABLE", 503)):
+            client = self.client(lambda names, given: canned([
+                trpc_error(*kind) if each["id"] == 2 else result(each["id"]) for each in given],
+                207) if isinstance(given, list) else canned(result(given["id"])))
+            for needs_all in (False, True):
+                del self.asked[:]
+                found = client.batch("x.get", [{"id": 1}, {"id": 2}, {"id": 3}], needs_all)
+                self.assertEqual((found, len(self.asked)), ([1, 2, 3], 2))
+
     def test_an_entry_that_is_too_large(self):
         """The other entries of the batch are not asked for again."""
         client = self.client(lambda names, given: canned(
-            [trpc_error(*kind) if each["id"] == 2 else result(each["id"]) for each in given], 207))
+            [trpc_error(*kind) if each["id"] == 2 else result(each["id"]) for each in given], 207)
+            if isinstance(given, list) else canned(trpc_error(*kind), kind[1]))
         for kind in (("PAYLOAD_TOO_LARGE", 413), ("TIMEOUT", 408), ("GATEWAY_TIMEOUT", 504)):
             del self.asked[:]
             one, failure, three = client.batch("x.get", [{"id": 1}, {"id": 2}, {"id": 3}])
-            self.assertEqual((one, three, len(self.asked)), (1, 3, 1))
+            self.assertEqual((one, three, len(self.asked)), (1, 3, 2))
             self.assertEqual(failure.exit_code, 1 if kind[1] == 413 else 8)
         kind = ("PAYLOAD_TOO_LARGE", 413)
         failure = self.assertRaisesCode(kind[0], client.add_scores, [{"id": 2}, {"id": 1}], "c")
