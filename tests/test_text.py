@@ -192,7 +192,7 @@ class Numbers(unittest.TestCase):
         self.assertEqual(twosignal.format_count(1e16), "10,000,000,000,000,000")
         self.assertEqual(twosignal.format_count("2.5e-7"), "0.00000025")
         self.assertEqual(twosignal.format_score(0.00001), "0.00001")
-        self.assertEqual(twosignal.format_score(123456), "123500 (outside 0 to 1)")
+        self.assertEqual(twosignal.format_score(123456), "123456 (outside 0 to 1)")
         self.assertEqual(twosignal.format_percent(0.0000001), "0.00001%")
         self.assertEqual(twosignal.printable(True), "true")
 
