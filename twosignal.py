@@ -23,6 +23,7 @@ The sections, each using only what stands above it:
     Entry       completion, installation, main, signals
 """
 import enum
+import functools
 import io
 import json
 import os
@@ -66,7 +67,6 @@ MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
 TAIL_FIRST_PAGES, TAIL_MEMORY = 50, 20000   # pages that tail scans first; traces it remembers
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
-MAX_CACHED_NAMES = 10000            # of fields; a server's are few, unless it means harm
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
 MAX_EXPIRY = 1e11                   # Unix seconds; a larger number must be in milliseconds
@@ -98,11 +98,8 @@ class Failure(Exception):
         self.hint = hint                    # the way out, in full sentences, or ""
         self.code = code                    # a key of EXIT_CODES, or the server's own code
         self.problems = list(problems)      # further lines, one each
+        self.exit_code = EXIT_CODES.get(code, 1)
         self.is_retryable = False           # another try may succeed
-
-    @property
-    def exit_code(self) -> int:
-        return EXIT_CODES.get(self.code, 1)
 
 
 class TransientFailure(Failure):
@@ -494,8 +491,6 @@ _SECRET_NAME = (r"secret(?!ar)|passw|passphrase|credential|authori[sz]|authentic
 _COUNTED_TOKEN = ("(?<![a-z])(max|min|total|num|per|stop|next|eos|bos|pad|prompt|completion|input|"
                   "output)_?token")
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
-# A listing converts millions of values, so what is known about a key is looked up, not worked out.
-_rules_cache = {}                   # kind: {wire key: (record key, {type: function})}
 
 
 def snake_case(name: str) -> str:
@@ -559,9 +554,8 @@ def to_record(wire, kind=""):
     if not isinstance(wire, dict):
         return wire
     record = dict.fromkeys(_LEADING_KEYS.get(kind, ()))
-    rules = _rules_cache.setdefault(kind, {})
     for key, value in wire.items():
-        name, functions = rules.get(key) or _add_rule(rules, kind, key)
+        name, functions = _rule_for(kind, key)
         if name != key and (record.get(name) is not None or wire.get(name) is not None):
             name = key              # an object with both spellings keeps both
         elif value is None:
@@ -574,10 +568,10 @@ def to_record(wire, kind=""):
     return record
 
 
-def _add_rule(rules, kind, key) -> tuple:
-    """Stores and returns the rule for a wire key; values of other types stay as they are."""
-    if len(rules) > MAX_CACHED_NAMES:
-        rules.clear()
+# Cached, since a listing converts millions of values; limited, since a server makes up the keys.
+@functools.lru_cache(maxsize=10000)
+def _rule_for(kind, key) -> tuple:
+    """(record key, {type: function}) of a wire key; values of other types stay as they are."""
     name = _RENAMED_KEYS.get(kind, {}).get(key) or snake_case(key)
     nested_kind = _NESTED_KINDS.get(name, "")
     functions = {dict: lambda wire: to_record(wire, nested_kind),
@@ -592,7 +586,7 @@ def _add_rule(rules, kind, key) -> tuple:
         functions[str] = to_number
     elif name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
         functions[str] = utc_timestamp
-    return rules.setdefault(key, (name, functions))
+    return name, functions
 
 
 def _spread_counts(record, counts):
@@ -904,13 +898,11 @@ def _value_text(value) -> str:
     return printable(value, "(?![\t\r\n])" + _UNSAFE)
 
 
-def _csv_lines(result, screen):
-    """Lines as RFC 4180 has them, but for their ends."""
-    import csv
-    import types
-    # writerow() returns what write() returns. All Pythons quote a CR or LF that ends lines, too.
-    write_row = csv.writer(types.SimpleNamespace(write=str), lineterminator="\r\n").writerow
-    return _value_lines(result, lambda texts: write_row(texts)[:-2] + "\n")
+def _csv_line(texts) -> str:
+    """A line as RFC 4180 has it, but for its end. It is never empty, which some readers skip."""
+    quoted = ['"' + text.replace('"', '""') + '"' if re.search('[",\r\n]', text) else text
+              for text in texts]
+    return (",".join(quoted) or '""') + "\n"
 
 
 def _tsv_line(texts) -> str:
@@ -923,7 +915,7 @@ FORMATS = {                         # generators of whole lines; they return a w
     "json": lambda result, screen: result.json_lines(screen),
     "jsonl": lambda result, screen: (to_json(row, indent=None, ascii_only=screen.ascii_only) + "\n"
                                      for row in result.records()),
-    "csv": _csv_lines,
+    "csv": lambda result, screen: _value_lines(result, _csv_line),
     "tsv": lambda result, screen: _value_lines(result, _tsv_line)}
 
 
@@ -946,8 +938,8 @@ class FieldSelection(Struct):
     result: Result
     fields: list                # paths
     report: object              # gets an error for each missing field, and whether it may be right
-    missing = None              # {path: what get_path() returns as long as it is missing}
     _keys = ()                  # those of the first records
+    missing = None              # {path: what get_path() returns as long as it is missing}
 
     def records(self):
         """Yields the records with these fields alone."""
@@ -978,8 +970,7 @@ class FieldSelection(Struct):
             message = f"There is no field '{path}'"
             hint = "List the available fields with --fields '?'."
             if absent is None:
-                so_far = " so far" if self.result.streams else ""
-                message = f"No record{so_far} has a value for {path}"
+                message = f"No value found for {path}"
             elif path.split(".")[0] not in self._keys:
                 hint = f"Available fields: {', '.join(self._keys)}."
             self.report(usage_error(message, hint), absent is None)

@@ -868,8 +868,8 @@ class ChosenFields(TracesCase):
                 "scores.0.score,scores.none", "--format", "csv"))
         self.assertEqual(rows_of(result.out)[1:], [
             ["0.9", "new", "0.4", "0.4", "0.1", ""], ["0.7", "last", "", "", "0.3", ""], [""] * 6])
-        self.assertEqual(result.err, "No record has a value for scores.none. List the available "
-                                     "fields with --fields '?'.\n")
+        self.assertEqual(result.err, "No value found for scores.none. List the available fields "
+                                     "with --fields '?'.\n")
 
     def test_a_named_field_is_a_column_whatever_the_first_rows_have(self):
         rows = [{"id": str(place), "name": "n", "metadata": None} for place in range(103)]
@@ -908,8 +908,8 @@ class ChosenFields(TracesCase):
             rows = [{"id": str(place), "metadata": metadata} for place in range(103)]
             result = self.assertOk(self.list_rows(rows, "--fields", "metadata.x", "--json"))
             self.assertEqual(result.json, [{"metadata.x": None}] * 103)
-            self.assertEqual(result.err, "No record has a value for metadata.x. List the available "
-                                         "fields with --fields '?'.\n")
+            self.assertEqual(result.err, "No value found for metadata.x. List the available fields "
+                                         "with --fields '?'.\n")
         result = self.assertOk(self.list_rows(rows, "--fields", "metadata.x", "-q"))
         self.assertEqual(result.err, "")
         dataset = self.server.add_dataset()

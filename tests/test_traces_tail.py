@@ -341,8 +341,7 @@ class Tailing(TracesCase):
         self.assertEqual([list(json.loads(line).values()) for line in result.lines],
                          [["a", None, None], ["b", None, None], ["c", None, 1]])
         self.assertEqual([line.split(". ")[0] for line in result.err.splitlines()],
-                         ["There is no field 'nope'", "No record so far has a value for metadata.x",
-                          ""])
+                         ["There is no field 'nope'", "No value found for metadata.x", ""])
 
     def test_a_file_is_kept_however_it_ends(self):
         self.add_named("a")
