@@ -2999,21 +2999,16 @@ class Console:
             self._write_stderr("\n")
         return answer
 
-    def read_line(self) -> str:
-        """The first line of stdin, without its line break; "" if there is none."""
-        return self._read_stdin(lambda stream: stream.readline()).rstrip("\r\n")
-
-    def read_stdin(self, option) -> str:
-        """All of stdin, for the option that asked for it."""
-        if is_terminal(self.stdin):
-            self.tell(f"Reading {option} from the terminal; end it with Ctrl-D.")
-        return self._read_stdin(lambda stream: stream.read())
-
-    def _read_stdin(self, read) -> str:
+    def read_stdin(self, option="") -> str:
+        """All of stdin for an option; without one, the first line without its line break."""
         if self.stdin is None:
             return ""
+        if option and is_terminal(self.stdin):
+            self.tell(f"Reading {option} from the terminal; end it with Ctrl-D.")
+        stream = self.stdin.buffer
         try:
-            return read(self.stdin.buffer).decode("utf-8-sig")
+            content = stream.read() if option else stream.readline().rstrip(b"\r\n")
+            return content.decode("utf-8-sig")
         except UnicodeDecodeError:
             raise usage_error("stdin is not UTF-8")
         except OSError as error:
@@ -3089,13 +3084,11 @@ class Option(Struct):
     def __init__(self, *values, **named):
         super().__init__(*values, **named)
         words = self.form.replace(",", "").split()
-        flags = [word for word in words if word.startswith("-")]
-        last = words[-1] if flags else words[-1].strip("[.]")
-        self.metavar = None if last in flags else last
-        self.is_operand = not flags
-        self.takes_value = bool(flags and self.metavar)
-        self.flags = tuple(flags) or (self.metavar.lower(),)
-        self.label = flags[-1] if flags else self.metavar
+        self.flags = tuple(word for word in words if word.startswith("-"))
+        self.is_operand = not self.flags
+        self.metavar = None if words[-1] in self.flags else words[-1]
+        self.takes_value = bool(self.flags and self.metavar)
+        self.label = self.flags[-1] if self.flags else self.form.strip("[.]")
         if self.is_operand:
             self.required = not self.form.startswith("[")
             self.repeatable = "..." in self.form
@@ -3106,7 +3099,7 @@ class Option(Struct):
 
 def flags_of(options) -> dict:
     """{flag: its Option}."""
-    return {flag: option for option in options for flag in option.flags if not option.is_operand}
+    return {flag: option for option in options for flag in option.flags}
 
 
 class Command(Struct):
@@ -3497,33 +3490,37 @@ def help_text(words) -> str:
     """What --help prints after these words: of a command, a group, or the program."""
     chosen = COMMANDS.get(" ".join(words))
     if chosen:
-        return command_help(chosen)
-    listed = visible_commands(*words)
-    options = GLOBAL_OPTIONS if words else GLOBAL_OPTIONS + (VERSION,)
-    lines = [" ".join(["usage: twosignal", *words, "COMMAND [OPTIONS]"]), ""]
-    if not words:
-        lines += ["Manages traces, evaluators, datasets, API keys and more of 2Signal.", ""]
-    lines += ["commands:"] + [f"  {each.name:18} {each.summary}" for each in listed]
-    lines += ["", "global options:"] + [f"  {each.form:18} {each.full_help}" for each in options]
-    return "\n".join(lines + ["", f"Help for one command: twosignal {listed[0].name} --help", ""])
+        operands = [option for option in chosen.options if option.is_operand]
+        own_options = [option for option in chosen.options if not option.is_operand]
+        global_options = chosen.all_options[len(chosen.options):]
+        forms = [option.form for option in operands]
+        parts = [chosen.help, option_list("arguments", operands),
+                 option_list("options", own_options), option_list("global options", global_options),
+                 "\n  ".join(("examples:",) + chosen.examples)]
+    else:
+        forms = ["COMMAND"]
+        listed = visible_commands(*words)
+        options = GLOBAL_OPTIONS if words else GLOBAL_OPTIONS + (VERSION,)
+        about = "Manages traces, evaluators, datasets, API keys and more of 2Signal."
+        names = [f"  {each.name:18} {each.summary}" for each in listed]
+        parts = ["" if words else about, "\n".join(["commands:"] + names),
+                 option_list("global options", options),
+                 f"Help for one command: twosignal {listed[0].name} --help"]
+    first = " ".join(["usage: twosignal", *words, *forms, "[OPTIONS]"])
+    return "\n\n".join([first] + [part for part in parts if part]) + "\n"
 
 
-def command_help(chosen) -> str:
-    """The help of one command, laid out by argparse."""
-    import argparse
-    forms = [option.form for option in chosen.options if option.is_operand]
-    parser = argparse.ArgumentParser(
-        usage=" ".join(["twosignal", chosen.name, *forms, "[OPTIONS]"]), add_help=False,
-        description=chosen.help, epilog="\n  ".join(("examples:",) + chosen.examples),
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.color = False            # Python 3.14 would colour it
-    groups = list(map(parser.add_argument_group, ("arguments", "options", "global options")))
-    for option in chosen.all_options:
-        number = 2 if option in GLOBAL_OPTIONS else 1
-        group = groups[0 if option.is_operand else number]
-        details = {"metavar": option.metavar} if option.metavar else {"action": "store_true"}
-        group.add_argument(*option.flags, help=option.full_help.replace("%", "%%"), **details)
-    return parser.format_help()
+def option_list(title, options) -> str:
+    """A paragraph of options, or operands, and what they mean; "" if there are none."""
+    import textwrap
+    indent = " " * 24
+    rows = []
+    for option in options:
+        form = "  " + option.form
+        text = textwrap.fill(option.full_help, 80, initial_indent=indent, subsequent_indent=indent,
+                             break_on_hyphens=False)
+        rows.append(form + text[len(form):] if len(form) <= 22 else f"{form}\n{text}")
+    return "\n".join([title + ":"] + rows) if rows else ""
 
 
 def unknown_command(words) -> Failure:
@@ -4471,7 +4468,7 @@ def login(client, args, console):
                      "line. Use --password-stdin or TWOSIGNAL_PASSWORD.")
     warn_if_unencrypted(client.url, "password", console)
     email = args.email or console.ask("Email: ", "--email or set TWOSIGNAL_EMAIL")
-    password = console.read_line() if args.password_stdin else args.password
+    password = console.read_stdin() if args.password_stdin else args.password
     if not password and not args.password_stdin:
         password = console.ask("Password: ", "--password-stdin or set TWOSIGNAL_PASSWORD",
                                is_secret=True)
