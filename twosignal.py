@@ -2974,30 +2974,28 @@ class Console:
     def ask(self, question, option, is_secret=False) -> str:
         """What the user types, unseen if secret. Raises a usage error that names the option."""
         self.require_terminal(option)
-        answer = self.read_hidden_line(question) if is_secret else self._prompt(question).strip()
+        answer = self.read_answer(question, is_secret)
         if not answer:
             raise usage_error(f"No answer to '{question.strip(' :')}'", f"Pass {option}.")
         return answer
 
     def confirm(self, question) -> bool:
-        return self._prompt(question).strip().lower() in ("y", "yes")
+        return self.read_answer(question).lower() in ("y", "yes")
 
-    def read_hidden_line(self, question) -> str:
-        """The line that is typed without echo, or "" at the end of stdin."""
-        import getpass
+    def read_answer(self, question, is_secret=False) -> str:
+        """The line that is typed, without echo if it is secret; "" at the end of stdin."""
         try:
-            return getpass.getpass(question, self.stderr)
+            if is_secret:
+                import getpass
+                return getpass.getpass(question, self.stderr)
+            self._write_stderr(printable(question))
+            answer = self.stdin.readline()
+            if answer:
+                return answer.strip()
         except EOFError:
-            self._write_stderr("\n")
-            return ""
-
-    def _prompt(self, question) -> str:
-        """The line that is typed, or "" at the end of stdin."""
-        self._write_stderr(printable(question))
-        answer = self.stdin.readline()
-        if not answer:
-            self._write_stderr("\n")
-        return answer
+            pass
+        self._write_stderr("\n")
+        return ""
 
     def read_stdin(self, option="") -> str:
         """All of stdin for an option; without one, the first line without its line break."""
@@ -3156,17 +3154,14 @@ def parse_id(text) -> str:
     return plain_id(non_empty(text))
 
 
-def one_of(choices):
-    """A value type: one of these texts."""
+def one_of(*choices):
+    """A value type: one of these texts, in any case."""
     def parse(text):
-        if text not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return text
+        for choice in choices:
+            if text.lower() == choice.lower():
+                return choice
+        raise ValueError(f"must be one of {', '.join(choices)}")
     return parse
-
-
-def parse_status(text) -> str:
-    return one_of(("OK", "ERROR"))(text.upper())
 
 
 def parse_fields(text) -> list:
@@ -3179,10 +3174,8 @@ def parse_fields(text) -> list:
 def whole_number(minimum):
     """A value type: an int that is not below the minimum."""
     def parse(text):
-        if not re.match(r"[0-9]{1,18}\Z", text):
-            raise ValueError("must be a whole number")
-        if int(text) < minimum:
-            raise ValueError(f"must be {minimum} or more")
+        if not re.match(r"[0-9]{1,18}\Z", text) or int(text) < minimum:
+            raise ValueError(f"must be a whole number, {minimum} or more")
         return int(text)
     return parse
 
@@ -3329,7 +3322,7 @@ OUTPUT = Option("-o, --output FILE", "write output to FILE atomically; '-' is st
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"print as {', '.join(FORMATS)} (default: table)",
-           one_of(FORMATS), choices=tuple(FORMATS)),
+           one_of(*FORMATS), choices=tuple(FORMATS)),
     Option("--fields NAMES", "print these fields, e.g. id,scores.NAME; '?' lists them",
            parse_fields),
     OUTPUT, Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
@@ -3431,7 +3424,6 @@ class Arguments:
 
     def __init__(self, chosen, line):
         """chosen: the Command; line: its CommandLine. Raises a usage error."""
-        self.from_environment = set()       # names of those that a variable gave
         self._see_help = see_help(chosen.name)
         flags = flags_of(chosen.all_options)
         for flag, text in line.options:
@@ -3447,7 +3439,6 @@ class Arguments:
         for option in chosen.all_options + GLOBAL_OPTIONS:
             if option.name not in vars(self) and option.env and setting(option.env):
                 self._add(option, setting(option.env))
-                self.from_environment.add(option.name)
             is_switch = option.metavar is None and option.constant is True
             vars(self).setdefault(option.name, False if is_switch else None)
         if chosen.exclusive and all(line.has(flags[flag]) for flag in chosen.exclusive):
@@ -4463,7 +4454,7 @@ def account(session, url, message="") -> Details:
               "twosignal login --url https://twosignal.example.com"))
 def login(client, args, console):
     """Log in and save the session."""
-    if args.password is not None and "password" not in args.from_environment:
+    if args.password not in (None, setting("TWOSIGNAL_PASSWORD")):
         console.tell("Warning: other users of this machine can see a password on the command "
                      "line. Use --password-stdin or TWOSIGNAL_PASSWORD.")
     warn_if_unencrypted(client.url, "password", console)
@@ -4575,8 +4566,8 @@ FILTER_OPTIONS = (
            "ISO 8601 (UTC)", parse_when),
     Option("--until WHEN", "only traces created before WHEN (same formats; a date includes that "
            "day)", parse_when),
-    Option("--status STATUS", "only traces with this status: OK or ERROR", parse_status,
-           choices=("OK", "ERROR")),
+    Option("--status STATUS", "only traces with this status: OK or ERROR",
+           one_of("OK", "ERROR"), choices=("OK", "ERROR")),
     Option("--error", "short for --status ERROR"),
     Option("--search TEXT", "only traces whose name contains TEXT", non_empty),
     Option("--tag TAG", "only traces with this tag; repeatable, all must match", non_empty,
@@ -5190,7 +5181,7 @@ complete -c twosignal -f -a '(__twosignal_complete)'
 
 
 @command("completion",
-         Option("SHELL", "your shell: bash, zsh or fish", one_of(COMPLETION_SCRIPTS),
+         Option("SHELL", "your shell: bash, zsh or fish", one_of(*COMPLETION_SCRIPTS),
                 choices=tuple(COMPLETION_SCRIPTS)), is_offline=True,
          examples=('eval "$(twosignal completion bash)"',
                    "twosignal completion fish > ~/.config/fish/completions/twosignal.fish"))
@@ -5375,7 +5366,7 @@ def raise_terminated(number, frame):
 def run(argv, console) -> int:
     """Runs a command line and returns its exit code. Raises Failure."""
     line = CommandLine(argv)
-    formats = [value for flag, value in line.options if flag in ("--json", "--format")]
+    formats = [value.lower() for flag, value in line.options if flag in ("--json", "--format")]
     console.json_errors = formats[-1:] in (["json"], ["jsonl"])
     console.quiet = line.has(QUIET)
     console.debug = line.has(DEBUG)

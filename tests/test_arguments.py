@@ -106,7 +106,8 @@ class ArgumentForms(ParserCase):
         for options, name, has_json_errors in (("--json --format csv", "csv", False),
                                                ("--format csv --json", "json", True),
                                                ("--format=table --format jsonl", "jsonl", True),
-                                               ("--json --format=table", "table", False)):
+                                               ("--json --format=table", "table", False),
+                                               ("--format JSON", "json", True)):
             with self.subTest(options=options):
                 _, args = self.parse("orgs", "list", *options.split())
                 self.assertEqual(args.format, name)
@@ -117,16 +118,14 @@ class ArgumentForms(ParserCase):
         _, args = self.parse("traces", "list")
         self.assertEqual((args.format, args.all, args.limit, args.status, args.url, args.timeout),
                          (None, False, None, None, None, None))
-        self.assertEqual(args.from_environment, {"project"})
 
     def test_variables_replace_omitted_options(self):
         _, args = self.parse("traces", "list")
         self.assertEqual(args.project, "p")
         _, args = self.parse("traces", "list", "--project", "q")
-        self.assertEqual((args.project, args.from_environment), ("q", set()))
+        self.assertEqual(args.project, "q")
         _, args = self.parse("login", env={"TWOSIGNAL_EMAIL": "a@b.c", "TWOSIGNAL_PASSWORD": "x"})
         self.assertEqual((args.email, args.password), ("a@b.c", "x"))
-        self.assertEqual(args.from_environment, {"email", "password"})
 
 
 class RefusedArguments(ParserCase):

@@ -565,7 +565,8 @@ class Scripts(Case):
                 self.assertOk(self.run_cli("completion", shell, env=env), err="")
 
     def test_other_shells(self):
-        for shell in ("tcsh", "", "BASH", "\x1b[31m"):
+        self.assertOk(self.run_cli("completion", "BASH"))
+        for shell in ("tcsh", "", "ba", "\x1b[31m"):
             with self.subTest(shell=shell):
                 self.assertFails(self.run_cli("completion", shell), 2, "bash, zsh, fish")
         self.assertFails(self.run_cli("completion"), 2, "Missing SHELL")
