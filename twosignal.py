@@ -49,6 +49,7 @@ MAX_TRIES = 3                       # of one request
 RETRY_PAUSE = 0.1                   # seconds; doubled with each try, give or take a half
 RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
 RETRIED_CHANGE_STATUSES = (429,)    # a rate-limited change was certainly not made
+RETRIED_PAGE_STATUSES = (408, 429, 500, 502, 503)   # of what can be asked for in halves: not 504
 TOO_LARGE_STATUSES = (413, 414, 431, 504)   # a page or a batch of half the size may work
 MAX_REDIRECTS = 5                   # of one query
 ANNOUNCED_PAUSE = 2.0               # seconds; a longer pause before a retry is announced
@@ -1052,7 +1053,6 @@ def read_json_object(path: str, clock=CLOCK) -> dict:
 
 
 def damaged_file(path) -> Failure:
-    """The error for a damaged state file."""
     hint = "Run 'twosignal login' again." if path.endswith("session.json") else (
         f'It should look like {{"api_url": "{DEFAULT_URL}"}}: correct it, or delete it.')
     return Failure(f"{path} is damaged", hint)
@@ -1074,6 +1074,10 @@ class OutputTarget(Struct):
             raise
         except OSError as error:
             raise unwritable_file(self.path, error, self.hint)
+
+    def write(self, content: bytes):
+        while content:
+            content = content[self._guarded(self.file.write, content):]
 
 
 class AtomicFile(OutputTarget):
@@ -1107,9 +1111,6 @@ class AtomicFile(OutputTarget):
                                                       dir=os.path.dirname(self.target))
             self.file = os.fdopen(handle, "wb")
 
-    def write(self, content: bytes):
-        self._guarded(self.file.write, content)
-
     def sync(self):
         """Brings the content to the disk, so that only the replacement is left to do."""
         if not self.file.closed:
@@ -1140,7 +1141,6 @@ class AtomicFile(OutputTarget):
 
 
 def write_text(path: str, text: str, clock=CLOCK):
-    """Replaces a state file. Raises Failure."""
     with deferred_signals(), AtomicFile(path, clock=clock) as file:
         file.write(text.encode("utf-8"))
 
@@ -1205,10 +1205,6 @@ class Device(OutputTarget):
         self.file = self._guarded(open, place, "wb", 0)
         return self
 
-    def write(self, content: bytes):
-        while content:
-            content = content[self._guarded(self.file.write, content):]
-
     def __exit__(self, *_):
         self.file.close()
 
@@ -1242,14 +1238,14 @@ class Lock(Struct):
         os.close(self.handle)
 
     def _acquire(self):
-        import errno
         while True:
             try:
                 return _try_lock(self.handle)
+            except (BlockingIOError, PermissionError):
+                pass                # another process holds it
             except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-                    raise Failure(f"Cannot lock {self.path}: {os_reason(error)}",
-                                  "Set TWOSIGNAL_HOME to a directory on a local disk.")
+                raise Failure(f"Cannot lock {self.path}: {os_reason(error)}",
+                              "Set TWOSIGNAL_HOME to a directory on a local disk.")
             if self.clock.monotonic() >= self.deadline:
                 raise TransientFailure(f"Another process holds the lock {self.path}",
                                        "Wait for it to end, or look for one that hangs.", "LOCKED")
@@ -1498,8 +1494,7 @@ class Transport:
                 may_have_changed = changes and request.was_sent
                 if may_have_changed and reports_unknown:
                     cause = error.message[:1].lower() + error.message[1:]
-                    raise Failure(f"The outcome is unknown: {cause}", "The change may have been "
-                                  "made: check before you repeat it.", "UNKNOWN_OUTCOME")
+                    raise Failure(f"The outcome is unknown: {cause}", code="UNKNOWN_OUTCOME")
                 if may_have_changed or not error.is_retryable or not self._pause(
                         attempt, error.message, deadline):
                     raise
@@ -1598,10 +1593,9 @@ def parse_retry_after(value, now):
 
 def parse_http_date(value):
     """Unix seconds of a date in a header; None if it cannot be right."""
-    import email.utils
+    from email.utils import mktime_tz, parsedate_tz
     try:
-        *moment, _, _, _, offset = email.utils.parsedate_tz(value)
-        seconds = parse_timestamp("%04d-%02d-%02dT%02d:%02d:%02dZ" % tuple(moment)) - offset
+        seconds = mktime_tz(parsedate_tz(value))
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
     return seconds if seconds >= EARLIEST_DATE else None
@@ -2521,9 +2515,9 @@ class Client:
         # The names to try for a procedure; the one that this server has comes first.
         self._names = {name: [name, alias] for name, alias in PROCEDURE_ALIASES.items()}
 
-    def query(self, procedure, values=None, can_halve=False):
+    def query(self, procedure, values=None, retried=RETRIED_STATUSES):
         """The result of a query; values: its input, if it takes one. Raises Failure."""
-        return self._with_aliases(procedure, lambda name: self._call(name, values, can_halve))
+        return self._with_aliases(procedure, lambda name: self._call(name, values, retried))
 
     def mutate(self, procedure, values):
         """The result of a mutation. Raises Failure."""
@@ -2578,14 +2572,14 @@ class Client:
         raise Failure(f"This server has no procedure {procedure}",
                       "Its version is older or newer than this client supports.", "UNSUPPORTED")
 
-    def _call(self, name, values, can_halve=False, changes=False):
+    def _call(self, name, values, retried=RETRIED_STATUSES, changes=False):
         """The result of one procedure. Raises Failure."""
         url = f"{self.url}/api/trpc/{name}"
         if not changes and values is not None:
             url += f"?input={compact_json({'json': values})}"
         body = {"json": values} if changes else None
         result, = self._authorized(url, body, lambda response: [result_or_failure(
-            lambda: trpc_value(response_json(response), response, name))], can_halve)
+            lambda: trpc_value(response_json(response), response, name))], retried)
         if isinstance(result, Failure):
             raise result
         return result
@@ -2608,14 +2602,14 @@ class Client:
         numbered = {str(i): {"json": values} for i, values in enumerate(inputs)}
         names = ",".join([name] * len(inputs))
         return self._authorized(f"{self.url}/api/trpc/{names}?batch=1&input="
-                                f"{compact_json(numbered)}", None, read, can_halve=True)
+                                f"{compact_json(numbered)}", None, read, RETRIED_PAGE_STATUSES)
 
-    def _authorized(self, url, body, read, can_halve=False):
+    def _authorized(self, url, body, read, retried):
         """What `read` makes of the response; if the session is rejected, it is refreshed once."""
         rejected = None
         for _ in range(2):
             session = self.auth.session(rejected)
-            results = read(self._send(url, body, {"Cookie": session_cookie(session)}, can_halve))
+            results = read(self._send(url, body, {"Cookie": session_cookie(session)}, retried))
             if all(getattr(each, "code", "") != "UNAUTHORIZED" for each in results):
                 return results
             rejected = session.access_token
@@ -2623,29 +2617,27 @@ class Client:
             raise results[0]            # the new session is rejected, too
         return results
 
-    def _send(self, url, body, credential, can_halve=False) -> Response:
+    def _send(self, url, body, credential, retried) -> Response:
         """The response to a query, or to a change if there is a body. Raises Failure."""
         headers = dict(credential, **{"Accept": "application/json", "User-Agent": USER_AGENT})
         if body is None:
-            refused = set(TOO_LARGE_STATUSES if can_halve else ())      # at once, whatever the body
-            response = self.transport.request("GET", url, headers, changes=False,
-                                              retried=set(RETRIED_STATUSES) - refused)
-            if response.status in refused:
-                raise foreign_response(response)
+            response = self.transport.request("GET", url, headers, changes=False, retried=retried)
+            if response.status in TOO_LARGE_STATUSES and response.status not in retried:
+                raise foreign_response(response)        # whatever the body
             return response
         headers["Content-Type"] = "application/json"
         return self.transport.request("POST", url, headers, json.dumps(body).encode("ascii"))
 
-    def rest(self, method, path, values, resource=None, can_halve=False):
+    def rest(self, method, path, values, resource=None, retried=RETRIED_STATUSES):
         """The result of the REST API, which takes the project's API key. Raises Failure."""
         url = f"{self.url}/api/v1{path}"
         credential = {"Authorization": f"Bearer {self.key}"}
         if method == "GET":
             from urllib.parse import urlencode
             url += f"?{urlencode(values)}"
-            return rest_value(self._send(url, None, credential, can_halve), resource)
+            return rest_value(self._send(url, None, credential, retried), resource)
         return self._change(resource.list_command, lambda: (
-            rest_value(self._send(url, values, credential), resource)))
+            rest_value(self._send(url, values, credential, retried), resource)))
 
     def rows(self, procedure, values=None) -> list:
         """The wire objects of a list procedure. Raises Failure."""
@@ -2712,14 +2704,15 @@ class Client:
 
     def _list_traces(self, values):
         """The answer of trace.list; with an API key, of its REST sister."""
+        retried = RETRIED_PAGE_STATUSES if values["limit"] > 1 else RETRIED_STATUSES
         if not self.key:
-            return self.query("trace.list", values, values["limit"] > 1)
+            return self.query("trace.list", values, retried)
         # REST separates tags by commas, so one that contains a comma can only be filtered here.
         tags = ",".join(tag for tag in values.get("tags") or () if "," not in tag)
         names = ("limit", "cursor", "name", "status", "startDate", "endDate")
         parameters = {name: values.get(name) for name in names}
-        return self.rest("GET", "/traces", without_none(tags=tags or None, **parameters), None,
-                         values["limit"] > 1)
+        parameters["tags"] = tags or None
+        return self.rest("GET", "/traces", without_none(**parameters), None, retried)
 
     def trace(self, trace_id, project) -> dict:
         """The wire object of a trace, with its spans and scores. Raises Failure."""
