@@ -899,11 +899,13 @@ def _value_text(value) -> str:
     return printable(value, "(?![\t\r\n])" + _UNSAFE)
 
 
-def _csv_line(texts) -> str:
-    """A line as RFC 4180 has it, but for its end. It is never empty, which some readers skip."""
-    quoted = ['"' + text.replace('"', '""') + '"' if re.search('[",\r\n]', text) else text
-              for text in texts]
-    return (",".join(quoted) or '""') + "\n"
+def _csv_lines(result, screen):
+    """Lines as RFC 4180 has them, but for their ends."""
+    import csv
+    import types
+    # writerow() returns what write() returns. All Pythons quote a CR or LF that ends lines, too.
+    write_row = csv.writer(types.SimpleNamespace(write=str), lineterminator="\r\n").writerow
+    return _value_lines(result, lambda texts: write_row(texts)[:-2] + "\n")
 
 
 def _tsv_line(texts) -> str:
@@ -916,7 +918,7 @@ FORMATS = {                         # generators of whole lines; they return a w
     "json": lambda result, screen: result.json_lines(screen),
     "jsonl": lambda result, screen: (to_json(row, indent=None, ascii_only=screen.ascii_only) + "\n"
                                      for row in result.records()),
-    "csv": lambda result, screen: _value_lines(result, _csv_line),
+    "csv": _csv_lines,
     "tsv": lambda result, screen: _value_lines(result, _tsv_line)}
 
 
@@ -3474,37 +3476,34 @@ def help_text(words) -> str:
     """What --help prints after these words: of a command, a group, or the program."""
     chosen = COMMANDS.get(" ".join(words))
     if chosen:
-        operands = [option for option in chosen.options if option.is_operand]
-        own_options = [option for option in chosen.options if not option.is_operand]
-        global_options = chosen.all_options[len(chosen.options):]
-        forms = [option.form for option in operands]
-        parts = [chosen.help, option_list("arguments", operands),
-                 option_list("options", own_options), option_list("global options", global_options),
-                 "\n  ".join(("examples:",) + chosen.examples)]
-    else:
-        forms = ["COMMAND"]
-        listed = visible_commands(*words)
-        options = GLOBAL_OPTIONS if words else GLOBAL_OPTIONS + (VERSION,)
-        about = "Manages traces, evaluators, datasets, API keys and more of 2Signal."
-        names = [f"  {each.name:18} {each.summary}" for each in listed]
-        parts = ["" if words else about, "\n".join(["commands:"] + names),
-                 option_list("global options", options),
-                 f"Help for one command: twosignal {listed[0].name} --help"]
-    first = " ".join(["usage: twosignal", *words, *forms, "[OPTIONS]"])
-    return "\n\n".join([first] + [part for part in parts if part]) + "\n"
+        return command_help(chosen)
+    listed = visible_commands(*words)
+    options = GLOBAL_OPTIONS if words else GLOBAL_OPTIONS + (VERSION,)
+    lines = [" ".join(["usage: twosignal", *words, "COMMAND [OPTIONS]"]), ""]
+    if not words:
+        lines += ["Manages traces, evaluators, datasets, API keys and more of 2Signal.", ""]
+    lines += ["commands:"] + [f"  {each.name:18} {each.summary}" for each in listed]
+    lines += ["", "global options:"] + [f"  {each.form:18} {each.full_help}" for each in options]
+    return "\n".join(lines + ["", f"Help for one command: twosignal {listed[0].name} --help", ""])
 
 
-def option_list(title, options) -> str:
-    """A paragraph of options, or operands, and what they mean; "" if there are none."""
-    import textwrap
-    indent = " " * 24
-    rows = []
-    for option in options:
-        form = "  " + option.form
-        text = textwrap.fill(option.full_help, 80, initial_indent=indent, subsequent_indent=indent,
-                             break_on_hyphens=False)
-        rows.append(form + text[len(form):] if len(form) <= 22 else f"{form}\n{text}")
-    return "\n".join([title + ":"] + rows) if rows else ""
+def command_help(chosen) -> str:
+    """The help of one command, laid out by argparse."""
+    import argparse
+    forms = [option.form for option in chosen.options if option.is_operand]
+    parser = argparse.ArgumentParser(
+        usage=" ".join(["twosignal", chosen.name, *forms, "[OPTIONS]"]), add_help=False,
+        description=chosen.help, epilog="\n  ".join(("examples:",) + chosen.examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.color = False            # Python 3.14 would colour it
+    groups = list(map(parser.add_argument_group, ("arguments", "options", "global options")))
+    for option in chosen.all_options:
+        number = 2 if option in GLOBAL_OPTIONS else 1
+        group = groups[0 if option.is_operand else number]
+        details = {"metavar": option.metavar} if option.metavar else {"action": "store_true"}
+        names = option.flags or [option.name]
+        group.add_argument(*names, help=option.full_help.replace("%", "%%"), **details)
+    return parser.format_help()
 
 
 def unknown_command(words) -> Failure:

@@ -450,7 +450,7 @@ class StartUp(ServerCase):
                                   "zipfile"}, set())
 
     def test_an_import_is_noticed(self):
-        self.assertIn("difflib", self.modules("traces", "list", "--limt", code=2))
+        self.assertIn("argparse", self.modules("traces", "list", "--help"))
 
 
 if __name__ == "__main__":
