@@ -1061,7 +1061,6 @@ def damaged_file(path) -> Failure:
 
 
 def unwritable_file(path, error, hint="") -> Failure:
-    """What an OSError on writing becomes."""
     return Failure(f"Cannot write {path}: {os_reason(error)}", hint or
                    "Free some space, correct its permissions, or set TWOSIGNAL_HOME.")
 
@@ -1185,7 +1184,6 @@ def output_file(path):
 
 
 def is_same_file(path, other) -> bool:
-    """Whether two paths lead to one file, which may not exist yet."""
     try:
         return os.path.realpath(path) == os.path.realpath(other) or os.path.samefile(path, other)
     except OSError:                 # one does not exist, nor may the working directory
@@ -1410,12 +1408,10 @@ def normal_url(text: str, source="--url") -> str:
 
 
 def is_local(url: str) -> bool:
-    """Whether an address is this computer's."""
     return bool(re.match(_LOCAL_HOST, url.split("/")[2]))
 
 
 def has_key() -> bool:
-    """Whether the environment names an API key or its file."""
     return bool(setting("TWOSIGNAL_API_KEY") or setting("TWOSIGNAL_API_KEY_FILE"))
 
 
@@ -1424,11 +1420,9 @@ def api_key():
     key = setting("TWOSIGNAL_API_KEY")
     path = setting("TWOSIGNAL_API_KEY_FILE")
     if not key and path:
-        text = read_text(path)
-        key = (text or "").strip()
+        key = (read_text(path) or "").strip()
         if not key:
-            what = "There is no file" if text is None else "There is no API key in"
-            raise usage_error(f"{what} {path}", "Correct TWOSIGNAL_API_KEY_FILE.")
+            raise usage_error(f"There is no API key in {path}", "Correct TWOSIGNAL_API_KEY_FILE.")
     if key and not re.match(r"[!-~]+\Z", key):
         raise usage_error("The API key contains characters that no key has",
                           "Correct TWOSIGNAL_API_KEY or its file.")
@@ -1696,14 +1690,12 @@ class Connections:
             client.request(request.method, target, request.body, headers)
             reply = client.getresponse()
             response = Response(reply.status, reply.headers, read_body(reply, connection))
-        except BaseException:
-            connection.disconnect()
-            raise
-        if reply.will_close:
-            connection.disconnect()
-        else:
-            self.kept = connection
-        return response
+            if not reply.will_close:
+                self.kept = connection
+            return response
+        finally:
+            if not self.kept:
+                connection.disconnect()
 
     def close(self):
         if self.kept:
@@ -2052,8 +2044,7 @@ def _typed(value, kinds):
     """The number in a text of these types; any other value, NaN too (JSON has none), as it is."""
     is_numeric = isinstance(kinds, list) and kinds[:1] in _NUMERIC_TYPES
     number = to_number(value) if is_numeric and isinstance(value, str) else None
-    is_valid = number is not None and (kinds[0] != "bigint" or isinstance(number, int))
-    return number if is_valid else value
+    return value if number is None else number
 
 
 def session_cookie(session) -> str:
@@ -2236,7 +2227,7 @@ class Session:
 
     _TEXTS = {                      # attributes, and their patterns; the last three may be missing
         "access_token": r"[!-~]+\Z", "refresh_token": r"[!-~]+\Z", "project_ref": r"[\w.-]+\Z",
-        "user_id": "", "user_email": "", "api_url": "",
+        "user_id": "", "user_email": "", "api_url": "",     # the TUI does not store the last
     }
 
     def __init__(self, values: dict):
@@ -2247,7 +2238,6 @@ class Session:
             if not isinstance(value, str) or not re.match(pattern, value, re.ASCII):
                 raise ValueError(key)
             setattr(self, key, value)
-        self.api_url = values.get("api_url")            # None: the TUI does not store it
         if self.api_url and isinstance(result_or_failure(normal_url, self.api_url), Failure):
             raise ValueError("api_url")
         self.expires_at = to_number(values.get("expires_at"))       # Unix seconds

@@ -378,7 +378,7 @@ class ApiKeyLocations(KeyCase):
                 ({"TWOSIGNAL_API_KEY": "a b"}, 2, no_key),
                 ({"TWOSIGNAL_API_KEY": "ключ"}, 2, no_key),
                 ({"TWOSIGNAL_API_KEY": "a\r\nX: y"}, 2, no_key),
-                ({"TWOSIGNAL_API_KEY_FILE": missing}, 2, "There is no file " + missing),
+                ({"TWOSIGNAL_API_KEY_FILE": missing}, 2, "There is no API key in " + missing),
                 ({"TWOSIGNAL_API_KEY_FILE": self.folder}, 1, "Cannot read " + self.folder)):
             with self.subTest(env=env):
                 self.assertFails(self.cli("traces", "list", env=env), code, message)
