@@ -80,7 +80,7 @@ class SessionFile(StateCase):
             session = twosignal.load_session()
             self.assertEqual((session.access_token, session.refresh_token, session.expires_at),
                              ("access.token.one", "refresh-one", 1893456000))
-            self.assertIsNone(session.api_url)
+            self.assertEqual(session.api_url, "")
 
     def test_unknown_keys_stay(self):
         """Row 13: whatever their values are."""
