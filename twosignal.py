@@ -1916,8 +1916,7 @@ def tls_error(error, host) -> RequestError:
     if is_untrusted:
         cause, hint = certificate_cause(error)
     elif speaks_no_tls:
-        cause = "it does not speak TLS"
-        hint = "If it is a plain HTTP server, use an http:// address."
+        cause, hint = "it does not speak TLS", "For a plain HTTP server, use an http:// address."
     return RequestError(f"No secure connection to {host}: {cause}", hint,
                         is_retryable=not (is_untrusted or speaks_no_tls))
 
