@@ -1589,9 +1589,10 @@ def parse_retry_after(value, now):
 
 def parse_http_date(value):
     """Unix seconds of a date in a header; None if it cannot be right."""
-    from email.utils import mktime_tz, parsedate_tz
+    from calendar import timegm
+    from email.utils import parsedate_to_datetime
     try:
-        seconds = mktime_tz(parsedate_tz(value))
+        seconds = timegm(parsedate_to_datetime(value).utctimetuple())
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
     return seconds if seconds >= EARLIEST_DATE else None

@@ -337,7 +337,9 @@ class RetryAfter(TransportCase):
             "Fri, 15 Jan 2027 08:00:10 GMT": 10.0, "Fri, 15 Jan 2027 07:00:00 GMT": 0.0,
             "-5": None, "1.5": None, "soon": None, "": None, None: None, "1e3": None,
             "99999999999999999999": None, "\u0661": None, "Fri, 99 Jan 2027": None, "NaN": None,
-            "Mon, 01 Jan 99999 00:00:00 GMT": None,
+            "Mon, 01 Jan 99999 00:00:00 GMT": None, "Fri, 40 Jan 2027 08:00:00 GMT": None,
+            "Fri, 15 Jan 2027 99:00:00 GMT": None, "Fri Jan 15 08:00:10 2027": 10.0,
+            "Fri, 15 Jan 2027 08:00:10 -0000": 10.0,
         }
         for value, seconds in values.items():
             with self.subTest(value=value):
