@@ -67,6 +67,7 @@ MAX_PATH_PARTS = 100                # of a field; as many keys with dots may hav
 MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
 TAIL_FIRST_PAGES, TAIL_MEMORY = 50, 20000   # pages that tail scans first; traces it remembers
+MAX_CACHED_RULES = 10000            # of keys; a server's are few, unless it means harm
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
@@ -417,6 +418,8 @@ def parse_timestamp(timestamp):
 
 def utc_timestamp(timestamp: str) -> str:
     """A timestamp as 2026-03-14T10:30:00Z, fractions other than .000 kept; other text as it is."""
+    if timestamp[10:11] == "T" and timestamp[-1:] == "Z" and timestamp[19:-1].strip(".0"):
+        return timestamp            # nearly all are like that, and need no pattern
     match = re.match(_TIMESTAMP, timestamp)
     if match is None:
         return timestamp
@@ -492,8 +495,11 @@ _SECRET_NAME = (r"secret(?!ar)|passw|passphrase|credential|authori[sz]|authentic
 _COUNTED_TOKEN = ("(?<![a-z])(max|min|total|num|per|stop|next|eos|bos|pad|prompt|completion|input|"
                   "output)_?token")
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
+# A listing converts millions of values, so what is known about a key is looked up, not worked out.
+_rules_cache = {}                   # kind: {wire key: (record key, {type: function})}
 
 
+@functools.lru_cache(maxsize=MAX_CACHED_RULES)
 def snake_case(name: str) -> str:
     return re.sub(_CAPITAL, r"_\1\2", name).lower()
 
@@ -555,8 +561,9 @@ def to_record(wire, kind=""):
     if not isinstance(wire, dict):
         return wire
     record = dict.fromkeys(_LEADING_KEYS.get(kind, ()))
+    rules = _rules_cache.setdefault(kind, {})
     for key, value in wire.items():
-        name, functions = _rule_for(kind, key)
+        name, functions = rules.get(key) or _add_rule(rules, kind, key)
         if name != key and (record.get(name) is not None or wire.get(name) is not None):
             name = key              # an object with both spellings keeps both
         elif value is None:
@@ -569,10 +576,10 @@ def to_record(wire, kind=""):
     return record
 
 
-# Cached, since a listing converts millions of values; limited, since a server makes up the keys.
-@functools.lru_cache(maxsize=10000)
-def _rule_for(kind, key) -> tuple:
-    """(record key, {type: function}) of a wire key; values of other types stay as they are."""
+def _add_rule(rules, kind, key) -> tuple:
+    """Stores and returns the rule for a wire key; values of other types stay as they are."""
+    if len(rules) > MAX_CACHED_RULES:
+        rules.clear()
     name = _RENAMED_KEYS.get(kind, {}).get(key) or snake_case(key)
     nested_kind = _NESTED_KINDS.get(name, "")
     functions = {dict: lambda wire: to_record(wire, nested_kind),
@@ -587,7 +594,7 @@ def _rule_for(kind, key) -> tuple:
         functions[str] = to_number
     elif name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
         functions[str] = utc_timestamp
-    return name, functions
+    return rules.setdefault(key, (name, functions))
 
 
 def _spread_counts(record, counts):
