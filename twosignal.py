@@ -261,7 +261,7 @@ def truncate(text: str, columns: int) -> str:
     room = columns - 1
     for match in re.finditer(_EMOJI_SEQUENCE + "|(?s:.)", text):
         shown = match.group()
-        room -= _character_width(shown) if len(shown) == 1 else 2
+        room -= display_width(shown)
         if room < 0:
             return text[:match.start()] + "…"
 
@@ -613,6 +613,8 @@ def usage_record(wire: dict, plan) -> dict:
     plan = plan if isinstance(plan, str) else None      # a server may not tell it
     traces_limit, evals_limit = PLANS.get(plan, (None, None))
     traces, spans, evals = [to_number(used.pop(key)) for key in _LEADING_KEYS["usage"]]
+    for key in ("plan", "traces_limit", "evals_limit"):
+        used.pop(key, None)         # the plan decides
     return {"month": used.pop("month", None), "plan": plan, "traces_used": traces,
             "traces_limit": traces_limit, "spans_used": spans, "evals_used": evals,
             "evals_limit": evals_limit, "projects": used.pop("projects", []), **used}

@@ -171,6 +171,12 @@ class RecordRules(unittest.TestCase):
 
 
 class UsageRecords(unittest.TestCase):
+    def test_limits_are_those_of_the_plan(self):
+        for limit in (None, 0, -5, "10000"):
+            wire = dict(self.WIRE, tracesLimit=limit, evalsLimit=limit, plan={"name": "FREE"})
+            found = twosignal.usage_record(wire, "FREE")
+            self.assertEqual((found["traces_limit"], found["plan"]), (10000, "FREE"))
+
     WIRE = {"month": "2026-03", "traceCount": 46000, "spanCount": 180000, "evalRunCount": 900,
             "projectBreakdown": [{"projectId": "c0", "traceCount": 46000, "spanCount": 1,
                                   "evalRunCount": 2}], "newField": 1}

@@ -143,6 +143,9 @@ class Widths(SeededCase):
                              twosignal.display_width(one) + 1 + twosignal.display_width(other))
         self.each(check, 300)
 
+    def test_a_flag_of_one_letter_is_truncated(self):
+        self.assertEqual(twosignal.truncate("\U0001f1e6x\U0001f1e6x", 5), "\U0001f1e6x…")
+
     def test_truncated_text_fits_and_ends_with_an_ellipsis(self):
         def check(dice):
             text, columns = twosignal.printable(random_text(dice, 60)), dice.randrange(1, 40)
