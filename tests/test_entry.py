@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import unittest
@@ -14,8 +13,8 @@ from unittest import mock
 import twosignal
 from servers import Scripted, certificates, hang_up
 from tools import (DEADLINE, ERROR_LINE, ROOT, SCRIPT, Case, ProcessCase, ServerCase, ShortClock,
-                   as_text, full, heed_interrupts, listing, pty_run, replaced_environment,
-                   requests_of, run_command, write_script)
+                   full, listing, pty_run, replaced_environment, requests_of, run_command,
+                   write_script)
 
 
 class WaysToStart(ServerCase):
@@ -229,23 +228,6 @@ class Interrupts(ProcessCase):
                 with self.subTest(number=number, path=path):
                     self.assertEqual(self.signalled(number, path, args), (code, ""))
                     self.assertNothingLeft()
-
-    def signalled(self, number, path, args):
-        """(exit code, stderr) of a process that gets a signal while it waits for a response."""
-        fault = self.server.fault(path, delay=True)
-        process = subprocess.Popen([sys.executable, SCRIPT] + args, env=self.environment,
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, preexec_fn=heed_interrupts)
-        with process:
-            try:
-                self.assertTrue(fault.begun.wait(DEADLINE))
-                process.send_signal(number)
-                out, err = process.communicate(timeout=DEADLINE)
-            finally:
-                fault.release.set()
-                process.kill()
-        self.assertEqual(out, b"")
-        return process.returncode, as_text(err).strip()
 
     def test_at_prompts(self):
         """Row 40: Ctrl-C at a prompt: 130, nothing done, and the terminal shows what is typed."""

@@ -18,8 +18,8 @@ from unittest import mock
 if not __package__:     # started as a script, not by `python3 -m unittest`
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 
-from tools import (DEADLINE, FULL_DISK, SCRIPT, PassingClock, TracesCase, as_text, file_bytes,  # noqa: E402
-                   fill_four, heed_interrupts, minutes_ago, trpc_error)
+from tools import (FULL_DISK, SCRIPT, PassingClock, TracesCase, file_bytes,  # noqa: E402
+                   fill_four, minutes_ago, trpc_error)
 
 import junit  # noqa: E402
 import twosignal  # noqa: E402
@@ -522,29 +522,14 @@ class GatesThatCouldNotRun(Gate):
         for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, None)):
             with self.subTest(number=number):
                 self.leave_passing_report()
-                found = self.signalled(number)
+                found, err = self.signalled(number, "trace.list", [
+                    "traces", "check", "--max-cost", "1", "--junit", self.report])
+                self.assertEqual(err, "")
                 if code is None:
                     self.assertFalse(os.path.exists(self.report))
                 else:
                     self.assertIn(found, (code, -number))
                     self.assertIn(self.error()[0], ("KeyboardInterrupt", "Terminated"))
-
-    def signalled(self, number):
-        fault = self.server.fault("trace.list", delay=True)
-        process = subprocess.Popen(
-            [sys.executable, SCRIPT, "traces", "check", "--max-cost", "1", "--junit", self.report],
-            env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, preexec_fn=heed_interrupts)
-        with process:
-            try:
-                self.assertTrue(fault.begun.wait(DEADLINE))
-                process.send_signal(number)
-                out, err = process.communicate(timeout=DEADLINE)
-            finally:
-                fault.release.set()
-                process.kill()
-        self.assertEqual((out, as_text(err).strip()), (b"", ""))
-        return process.returncode
 
     def test_what_does_not_touch_it(self):
         """Help, other commands, and what is no option."""

@@ -499,6 +499,23 @@ class ServerCase(Case):
         self.write("home/session.json", dict(self.state("session.json"), api_url=address))
         return address
 
+    def signalled(self, number, path, args):
+        """(exit code, stderr) of a process that gets a signal while it waits for a response."""
+        fault = self.server.fault(path, delay=True)
+        process = subprocess.Popen([sys.executable, SCRIPT] + args, env=self.environment,
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, preexec_fn=heed_interrupts)
+        with process:
+            try:
+                self.assertTrue(fault.begun.wait(DEADLINE))
+                process.send_signal(number)
+                out, err = process.communicate(timeout=DEADLINE)
+            finally:
+                fault.release.set()
+                process.kill()
+        self.assertEqual(out, b"")
+        return process.returncode, as_text(err).strip()
+
     def cli(self, *args, **kwargs):
         """Run the command in this process, against the server unless config.json says other."""
         if not os.path.exists(os.path.join(self.home, "config.json")):
