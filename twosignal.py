@@ -260,8 +260,7 @@ def truncate(text: str, columns: int) -> str:
         return text
     room = columns - 1
     for match in re.finditer(_EMOJI_SEQUENCE + "|(?s:.)", text):
-        shown = match.group()
-        room -= display_width(shown)
+        room -= display_width(match.group())
         if room < 0:
             return text[:match.start()] + "…"
 
@@ -540,8 +539,7 @@ def _is_secret_entry(parent, key, entries) -> bool:
 
 
 def _mask_urls(text, keep_secret) -> str:
-    """The text with *** for the passwords, or the tokens in their place, and the secret parameters
-    of URLs."""
+    """The text with *** for passwords, tokens in their place, and secret parameters of URLs."""
     def mask(match):
         from urllib.parse import unquote
         head, secret = match.groups()       # ://user: or :// or ?name=
@@ -815,11 +813,15 @@ def _fitted(sizes, widths, columns, room) -> list:
 
 def _table_line(cells, widths, columns, room) -> str:
     """Cells side by side, two blanks apart; they are cut if the row does not fit."""
-    sizes = [max(display_width(cell), width) for cell, width in zip(cells, widths)]
-    limits = _fitted(sizes, widths, columns, room)
-    cells = map(truncate, cells, limits)
-    return "  ".join([cell + " " * (min(limit, width) - display_width(cell))
-                      for cell, limit, width in zip(cells, limits, widths)]).rstrip(" ")
+    sizes = list(map(display_width, cells))
+    limits = _fitted(list(map(max, sizes, widths)), widths, columns, room)
+    padded = []
+    for cell, size, limit, width in zip(cells, sizes, limits, widths):
+        if size > limit:
+            cell = truncate(cell, limit)
+            size = display_width(cell)
+        padded.append(cell + " " * (min(limit, width) - size))
+    return "  ".join(padded).rstrip(" ")
 
 
 def _coloured(line, cells) -> str:
@@ -3418,6 +3420,7 @@ class Arguments:
 
     def __init__(self, chosen, line):
         """chosen: the Command; line: its CommandLine. Raises a usage error."""
+        self.from_environment = set()       # names of those that a variable gave
         self._see_help = see_help(chosen.name)
         flags = flags_of(chosen.all_options)
         for flag, text in line.options:
@@ -3433,6 +3436,7 @@ class Arguments:
         for option in chosen.all_options + GLOBAL_OPTIONS:
             if option.name not in vars(self) and option.env and setting(option.env):
                 self._add(option, setting(option.env))
+                self.from_environment.add(option.name)
             is_switch = option.metavar is None and option.constant is True
             vars(self).setdefault(option.name, False if is_switch else None)
         if chosen.exclusive and all(line.has(flags[flag]) for flag in chosen.exclusive):
@@ -4238,7 +4242,7 @@ class WaitProgress(Struct):
             missing = ", ".join(f"{name} ({counted(count, 'trace')})"
                                 for name, count in self.missing.items())
             remarks += [f"Still waiting for scores from: {missing}." if missing else "",
-                     "Check --project, --since and --tag, or allow more time with --timeout."]
+                        "Check --project, --since and --tag, or allow more time with --timeout."]
         return " ".join(filter(None, remarks))
 
 
@@ -4445,7 +4449,7 @@ def account(session, url, message="") -> Details:
               "twosignal login --url https://twosignal.example.com"))
 def login(client, args, console):
     """Log in and save the session."""
-    if args.password not in (None, setting("TWOSIGNAL_PASSWORD")):
+    if args.password is not None and "password" not in args.from_environment:
         console.tell("Warning: other users of this machine can see a password on the command "
                      "line. Use --password-stdin or TWOSIGNAL_PASSWORD.")
     warn_if_unencrypted(client.url, "password", console)

@@ -121,11 +121,12 @@ class ArgumentForms(ParserCase):
 
     def test_variables_replace_omitted_options(self):
         _, args = self.parse("traces", "list")
-        self.assertEqual(args.project, "p")
+        self.assertEqual((args.project, args.from_environment), ("p", {"project"}))
         _, args = self.parse("traces", "list", "--project", "q")
-        self.assertEqual(args.project, "q")
+        self.assertEqual((args.project, args.from_environment), ("q", set()))
         _, args = self.parse("login", env={"TWOSIGNAL_EMAIL": "a@b.c", "TWOSIGNAL_PASSWORD": "x"})
         self.assertEqual((args.email, args.password), ("a@b.c", "x"))
+        self.assertEqual(args.from_environment, {"email", "password"})
 
 
 class RefusedArguments(ParserCase):

@@ -39,6 +39,8 @@ class LoginAndLogout(ServerCase):
         env = {"TWOSIGNAL_EMAIL": OWNER, "TWOSIGNAL_PASSWORD": PASSWORD}
         self.assertLoggedIn(self.run_cli("login", env=env))
         self.assertEqual(self.run_cli("login", env=env).err, "")
+        seen = self.run_cli("login", "-p", PASSWORD, env=env)
+        self.assertEqual(seen.err, PASSWORD_WARNING)
 
     def test_options_win_over_the_environment(self):
         env = {"TWOSIGNAL_EMAIL": "nobody@example.com", "TWOSIGNAL_PASSWORD": "wrong"}
