@@ -1312,6 +1312,7 @@ class deferred_signals:
 # Settings
 ############################################################
 
+CONFIG_KEYS = ("api_url", "ca_cert", "org", "project")
 _LOCAL_HOST = r"(?ai)(localhost|127(\.\d+){3}|\[::1\]|[^:/]+\.localhost)(:\d+)?\Z"
 _ADDRESS = (r"(?ai)(?:(https?)://)?([a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|\[[0-9a-f:.]+\])"
             r"(?::(\d{1,5}))?((?:/(?!/)[!$%&'()*+,./:;=@\w~-]*)?)\Z")   # scheme, host, port, path
@@ -1376,16 +1377,16 @@ def make_home():
 def load_config(clock=CLOCK) -> dict:
     """What config.json holds; {} if there is none. Raises Failure."""
     config = read_json_object(home_path("config.json"), clock)
-    if not isinstance(config.get("api_url", ""), str):
+    if not all(isinstance(config.get(key, ""), str) for key in CONFIG_KEYS):
         raise damaged_file(home_path("config.json"))
     return config
 
 
-def save_config(url: str, clock=CLOCK):
-    """Saves the server's address, and keeps whatever else config.json holds. Raises Failure."""
+def save_config(values: dict, clock=CLOCK):
+    """Saves some values, and keeps whatever else config.json holds. Raises Failure."""
     make_home()
     config = result_or_failure(load_config, clock)
-    config = dict({} if isinstance(config, Failure) else config, api_url=url)
+    config = dict({} if isinstance(config, Failure) else config, **values)
     write_text(home_path("config.json"), json.dumps(config, indent=2) + "\n", clock)
 
 
@@ -4464,7 +4465,7 @@ def login(client, args, console):
     if has_key():
         console.tell("Note: TWOSIGNAL_API_KEY takes precedence where API keys are supported.")
     if args.url or read_text(home_path("config.json")) is None:
-        save_config(client.url, console.clock)
+        save_config({"api_url": client.url}, console.clock)
     return account(session, client.url, f"Logged in to {client.url}.")
 
 

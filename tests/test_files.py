@@ -156,7 +156,7 @@ class LinkedFiles(StateCase):
         """Row 15: save_config updates the file that config.json links to."""
         target = self.write("elsewhere/config.json", {"theme": "dark"})
         link = self.make_link(target, "config.json")
-        twosignal.save_config("https://one.example.com")
+        twosignal.save_config({"api_url": "https://one.example.com"})
         self.assertTrue(os.path.islink(link))
         self.assertEqual(json.loads(file_bytes(target).decode()),
                          {"theme": "dark", "api_url": "https://one.example.com"})
@@ -232,7 +232,7 @@ class PrivateFiles(StateCase):
     def store(self):
         with twosignal.session_lock(time.monotonic() + 5):
             twosignal.save_session(twosignal.Session(dict(SESSION)))
-        twosignal.save_config("https://one.example.com")
+        twosignal.save_config({"api_url": "https://one.example.com"})
 
     def assertPrivate(self):
         for name in ("session.json", "config.json", "session.lock"):
@@ -445,7 +445,7 @@ class Locking(StateCase):
             session = twosignal.Session(dict(SESSION))
             twosignal.save_session(session)
             twosignal.prove_writable(session)
-            twosignal.save_config("https://one.example.com")
+            twosignal.save_config({"api_url": "https://one.example.com"})
             twosignal.delete_session()
         with twosignal.session_lock(deadline):
             pass

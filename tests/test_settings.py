@@ -142,7 +142,7 @@ class ConfigFile(StateCase):
         """Row 13: the address changes, the rest of the file does not."""
         self.write("home/config.json", {"theme": "dark", "api_url": "https://a.example.com",
                                         "more": {"x": [1]}})
-        twosignal.save_config("https://b.example.com")
+        twosignal.save_config({"api_url": "https://b.example.com"})
         self.assertEqual(self.state("config.json"), {
             "theme": "dark", "api_url": "https://b.example.com", "more": {"x": [1]}})
 
@@ -151,7 +151,7 @@ class ConfigFile(StateCase):
         path = os.path.join(self.home, "config.json")
         text = b'{"api_url": "https://a.example.com"}'
         shapes = [b"[]", b'"x"', b"1", b"null", b'{"api_url": 5}', b'{"api_url": null}', b"\xff",
-                  b'{"api_url": ["x"]}', b"[" * 100000, b"\x00", b" " * (2 << 20)]
+                  b'{"api_url": ["x"]}', b'{"ca_cert": 1}', b"[" * 100000, b"\x00", b" " * (2 << 20)]
         for wrong in shapes + [text[:size] for size in range(len(text))]:
             self.write("home/config.json", wrong)
             self.assertRefused(lambda: twosignal.load_config(self.clock), path, "api_url")
@@ -160,7 +160,7 @@ class ConfigFile(StateCase):
         """Row 14: a successful login repairs it."""
         for wrong in (b"", b"[]", b'{"api_u', b'{"api_url": 5}'):
             self.write("home/config.json", wrong)
-            twosignal.save_config("https://b.example.com", self.clock)
+            twosignal.save_config({"api_url": "https://b.example.com"}, self.clock)
             self.assertEqual(self.state("config.json"), {"api_url": "https://b.example.com"})
 
     def test_order_of_addresses(self):
