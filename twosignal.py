@@ -22,7 +22,6 @@ The sections, each using only what stands above it:
     Commands    declarations and short functions, in the order of --help
     Entry       completion, installation, main, signals
 """
-import enum
 import functools
 import io
 import json
@@ -2487,19 +2486,11 @@ class Authenticator:
 # Client
 ############################################################
 
-class More(enum.Enum):
-    """Whether the server has more traces behind a page."""
-
-    NO = "no"
-    YES = "yes"
-    UNKNOWN = "unknown"             # a bare list has no cursor, and may or may not be all
-
-
 class TracePage(Struct):
     """Some of a project's traces."""
 
     traces: list                    # wire objects, newest first
-    more: More                      # whether the server has more behind them
+    has_more: bool                  # None: unknown, since a bare list may or may not be all
     is_last: bool = False           # there is no way to ask for more
     cursor: object = None           # where the server continues
 
@@ -2661,12 +2652,12 @@ class Client:
         """Yields each TracePage of trace.list, given its input and a function for the page size."""
         # No page repeats a trace of an earlier one: new traces shift the pages while they are read.
         # And the pages end: no cursor is followed twice, those without a new trace are counted.
-        page = TracePage([], More.YES)
+        page = TracePage([], True)
         known = set()               # IDs
         seen_cursors = set()
         empty_pages = 0
         while not page.is_last:
-            size = PAGE_SIZE if page.more is More.UNKNOWN else page_size()
+            size = PAGE_SIZE if page.has_more is None else page_size()
             page = self._trace_page(query, size, page.cursor)
             # One without an ID is new: no other object equals object().
             rows = {object() if row.get("id") in (None, "") else str(row["id"]): row
@@ -2698,13 +2689,13 @@ class Client:
         if isinstance(answer, list) and len(traces) == size:
             # Such a server has no next page, but may return a whole one if fewer were asked for.
             # A list longer than the limit is complete: the server knows no limit.
-            return TracePage(traces, More.UNKNOWN, size >= self._page_size, cursor)
+            return TracePage(traces, None, size >= self._page_size, cursor)
         cursor = get_item(answer, "nextCursor")
         if cursor in (None, ""):
-            return TracePage(traces, More.NO, True)
+            return TracePage(traces, False, True)
         if not isinstance(cursor, (str, int)):
             raise wrong_type("nextCursor")
-        return TracePage(traces, More.YES, False, cursor)
+        return TracePage(traces, True, False, cursor)
 
     def _list_traces(self, values):
         """The answer of trace.list; with an API key, of its REST sister."""
@@ -3646,7 +3637,7 @@ class TraceScan(Struct):
     # The state so far:
     scanned = returned = 0          # traces
     is_filtered = False             # here: no server, or not this one, knows all the filters
-    more = More.NO                  # whether others match
+    has_more = False                # whether others match; None: unknown
     lacks_paging = False            # the server cannot tell whether there are others
 
     def __iter__(self):
@@ -3664,21 +3655,21 @@ class TraceScan(Struct):
             self.is_filtered = self.is_filtered or len(pairs) < len(page.traces)
             self.returned += min(room, len(pairs))
             is_behind = self.query.is_behind(page.traces)
-            self.more = page.more
+            self.has_more = page.has_more
             if len(pairs) > room:
-                self.more = More.YES
+                self.has_more = True
             elif is_behind:
-                self.more = More.NO
-            elif page.more is More.YES and (self.exact or self.is_filtered):
-                self.more = More.UNKNOWN        # whether any of them match
-            self.lacks_paging = page.is_last and self.more is More.UNKNOWN
+                self.has_more = False
+            elif page.has_more and (self.exact or self.is_filtered):
+                self.has_more = None        # whether any of them match
+            self.lacks_paging = page.is_last and self.has_more is None
             yield pairs[:room]
             is_full = self.returned == self.limit
             if self.lacks_paging and self.returned < self.needed and not is_full:
                 raise Failure(f"This server returned {counted(self.scanned, 'trace')} and has no "
                               "further pages: more may exist",
                               "Use narrower --since and --until.", "UNSUPPORTED")
-            wants_more = not is_full or self.exact and self.more is More.UNKNOWN
+            wants_more = not is_full or self.exact and self.has_more is None
             if page.is_last or is_behind or len(pairs) > room or not wants_more:
                 return
             self.console.progress(counted(self.scanned, "trace"), started)
@@ -3712,14 +3703,14 @@ class TraceScan(Struct):
 
     def truncated(self) -> Failure:
         """That more traces match, or may match, and how to see them."""
-        exist = "may exist" if self.more is More.UNKNOWN else "exist"
+        exist = "may exist" if self.has_more is None else "exist"
         way = "narrower --since and --until" if self.lacks_paging else "--limit N or --all"
         return Failure(f"Showing {counted(self.returned, 'trace')}; more {exist}", f"Use {way}.",
                        "CHECK_FAILED")
 
     def remark(self) -> str:
         """What a listing tells: whether there are more traces, and how many were scanned."""
-        if self.more is More.NO:
+        if self.has_more is False:
             return self.scan_remark()
         failure = self.truncated()
         return f"{failure.message}. {failure.hint} {self.scan_remark()}".rstrip()
@@ -4286,7 +4277,7 @@ class TraceTail:
             matching += self._take_new(page.traces)
             if len(matching) >= lines or number == TAIL_FIRST_PAGES:
                 break
-        if page.more is not More.NO:
+        if page.has_more is not False:
             times = [when for when in self._seen.values() if when is not None]
             self._start = min(times, default=None)
             self._has_no_times = not times
@@ -4302,7 +4293,7 @@ class TraceTail:
                 pairs += self._take_new(page.traces)
                 new = len(self._seen) - count
                 # All of a page without a next one is new: there may have been more.
-                self.has_missed = page.more is More.UNKNOWN and new == len(page.traces)
+                self.has_missed = page.has_more is None and new == len(page.traces)
                 if page.traces and not new or self._has_no_times and new < len(page.traces):
                     break
             traces = self.scan.records(pairs)
@@ -4514,8 +4505,7 @@ def orgs_list(client, args, console):
     return Listing("organizations", ORG_COLUMNS, list(map(to_record, rows)))
 
 
-@command("orgs create", Option("NAME", "name of the organization", non_empty),
-         examples=('twosignal orgs create "My Org"',))
+@command("orgs create", Option("NAME", "name of the organization", non_empty))
 def orgs_create(client, args, console):
     """Create an organization."""
     return created("organization", (ID, Column("Plan", "plan")),
@@ -4529,8 +4519,7 @@ def projects_list(client, args, console):
     return Listing("projects", (ID, CREATED, NAME), list(map(to_record, rows)))
 
 
-@command("projects create", Option("NAME", "name of the project", non_empty), ORG, DESCRIBE,
-         examples=('twosignal projects create "My Project" --org ID',))
+@command("projects create", Option("NAME", "name of the project", non_empty), ORG, DESCRIBE)
 def projects_create(client, args, console):
     """Create a project in an organization."""
     return created("project", (ID, DESCRIPTION), client.mutate("project.create", without_none(
@@ -4616,7 +4605,7 @@ def traces_list(client, args, console):
                      needed=ALL if args.all else 0, exact=args.fail_if_truncated)
 
     def conclude():
-        if scan.more is not More.NO and args.fail_if_truncated:
+        if scan.has_more is not False and args.fail_if_truncated:
             raise scan.truncated()
         return Outcome(scan.remark())
 
@@ -4895,8 +4884,7 @@ def evaluators_toggle(client, args, console):
                    message=f'{verb} evaluator "{printable(record.get("name"))}".')
 
 
-@command("evaluators delete", PROJECT, EVALUATOR, YES,
-         examples=("twosignal evaluators delete ID --project ID -y",))
+@command("evaluators delete", PROJECT, EVALUATOR, YES)
 def evaluators_delete(client, args, console):
     """Delete an evaluator."""
     return delete(client, args, console, "evaluator")
@@ -4917,8 +4905,7 @@ def datasets_list(client, args, console):
 
 
 @command("datasets create", PROJECT,
-         Option("-n, --name NAME", "name of the dataset", non_empty, required=True), DESCRIBE,
-         examples=('twosignal datasets create --project ID -n "Test Cases"',))
+         Option("-n, --name NAME", "name of the dataset", non_empty, required=True), DESCRIBE)
 def datasets_create(client, args, console):
     """Create a dataset."""
     return created("dataset", (ID, DESCRIPTION), client.mutate("dataset.create", without_none(
@@ -4957,8 +4944,7 @@ def datasets_add_item(client, args, console):
     return Details(to_record(resource_object(wire)), columns, message="Added an item.")
 
 
-@command("datasets delete", PROJECT, DATASET, YES,
-         examples=("twosignal datasets delete ID --project ID -y",))
+@command("datasets delete", PROJECT, DATASET, YES)
 def datasets_delete(client, args, console):
     """Delete a dataset and its items."""
     return delete(client, args, console, "dataset")
@@ -4977,8 +4963,7 @@ def api_keys_list(client, args, console):
 
 
 @command("api-keys create", PROJECT,
-         Option("-n, --name NAME", "name of the API key", non_empty, required=True),
-         examples=('twosignal api-keys create --project ID -n "CI Pipeline"',))
+         Option("-n, --name NAME", "name of the API key", non_empty, required=True))
 def api_keys_create(client, args, console):
     """Create an API key, which is shown only once."""
     result = created("API key", (ID, Column("Key", "key")), client.mutate("apiKey.create", {
@@ -4989,8 +4974,7 @@ def api_keys_create(client, args, console):
     return result
 
 
-@command("api-keys revoke", Option("ID", "ID of the API key", parse_id), PROJECT, YES,
-         examples=("twosignal api-keys revoke ID --project ID -y",))
+@command("api-keys revoke", Option("ID", "ID of the API key", parse_id), PROJECT, YES)
 def api_keys_revoke(client, args, console):
     """Revoke an API key: whatever uses it stops working."""
     return delete(client, args, console, "apiKey", "revoke")

@@ -397,7 +397,7 @@ class Recordings(Case):
                     {"projectId": "c0000000-0000-4000-8000-000000000001"}, lambda: 2)
                 page = next(pages)
                 self.assertSent(recorded("trace.list", server), place.requests[0])
-            self.assertEqual(page.more, twosignal.More.YES)
+            self.assertEqual(page.has_more, True)
             first, second = [twosignal.to_record(trace, "trace") for trace in page.traces]
             self.assertEqual(first, {
                 "id": TRACE, "status": "OK", "duration_ms": 800, "cost_usd": 0.0034,

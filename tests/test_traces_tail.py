@@ -384,8 +384,8 @@ class Tailing(TracesCase):
                 for trace in traces:
                     number = int(trace["id"].split()[1])
                     trace["createdAt"] = twosignal.wire_timestamp(1.8e9 + number)
-            yield twosignal.TracePage(traces[::-1], twosignal.More.YES)
-            yield twosignal.TracePage([traces[0]], twosignal.More.NO)
+            yield twosignal.TracePage(traces[::-1], True)
+            yield twosignal.TracePage([traces[0]], False)
 
         client = mock.Mock(key=None, trace_pages=new_page)
         tail = twosignal.TraceTail(twosignal.TraceScan(client, twosignal.TraceQuery(), None))
