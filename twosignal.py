@@ -2568,7 +2568,6 @@ class Client:
                       "Its version is older or newer than this client supports.", "UNSUPPORTED")
 
     def _call(self, name, values, retried=RETRIED_STATUSES, changes=False):
-        """The result of one procedure. Raises Failure."""
         url = f"{self.url}/api/trpc/{name}"
         if not changes and values is not None:
             url += f"?input={compact_json({'json': values})}"
@@ -2691,7 +2690,7 @@ class Client:
             # A list longer than the limit is complete: the server knows no limit.
             return TracePage(traces, None, size >= self._page_size, cursor)
         cursor = get_item(answer, "nextCursor")
-        if cursor in (None, ""):
+        if cursor in (None, "") or cursor is False:
             return TracePage(traces, False, True)
         if not isinstance(cursor, (str, int)):
             raise wrong_type("nextCursor")
@@ -2832,12 +2831,9 @@ class Console:
         self.stdin, self.stdout, self.stderr = streams or (sys.stdin, sys.stdout, sys.stderr)
         self.clock = clock
         self._secrets = set()
+        self.keep_secret = self._secrets.add    # from now on, *** is shown in its place
         self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
-
-    def keep_secret(self, secret):
-        """From now on, *** is shown in place of the secret."""
-        self._secrets.add(secret)
 
     def print(self, text):
         """Prints output. Raises Failure on a write error, BrokenPipeError if nobody reads."""
@@ -2939,7 +2935,6 @@ class Console:
             self.tell_once(text + ".", "status")
 
     def clear_progress(self):
-        """Erases what progress() shows."""
         if self._progress:
             self._show_progress("")
 
@@ -3573,7 +3568,6 @@ class TraceQuery(Struct):
         yield from pages
 
     def matches(self, trace) -> bool:
-        """Whether a record is wanted."""
         name = str(trace["name"] or "").casefold()
         tags = trace["tags"] if isinstance(trace.get("tags"), list) else ()
         return (self.status in (None, str(trace["status"]).upper())
@@ -3862,7 +3856,7 @@ class Threshold(Struct):
         if passed and measurements.traces < min_coverage * stats.count - 1e-9:
             passed = None
         return CheckResult(self, limit, value, passed, measurements.traces, worst, evaluator,
-                           stats.count)
+                           stats.count, min_coverage)
 
 
 def _percentile_95(values) -> float:
@@ -3909,14 +3903,15 @@ class CheckResult:
     """What was measured for a threshold, and whether it holds."""
 
     def __init__(self, threshold, limit, value, passed, traces=None, worst=(), evaluator=None,
-                 count=None):
+                 count=None, min_coverage=0):
         """traces: in how many it was measured; count: of how many."""
         self.threshold = threshold
         self.limit = limit
+        self.evaluator = evaluator
         self.value = value
         self.passed = None if value is None else passed     # None: not enough data for a verdict
         self.traces = traces
-        self.worst = [] if passed else worst        # of Measurements.worst
+        self.worst = worst if self.passed is False else []      # of Measurements.worst
         self.title = f"{threshold.title} of {evaluator}" if evaluator else threshold.title
         flag = threshold.option.lstrip("-").partition(" ")[0] or threshold.title
         self.option = f"{flag} {evaluator}" if evaluator else flag
@@ -3932,6 +3927,8 @@ class CheckResult:
         self.coverage = ""              # such as "measured in 2 of 40 traces", if not in all
         if count is not None and traces < count:
             self.coverage = f"measured in {traces:,} of {counted(count, 'trace')}"
+            if traces and self.passed is None:
+                self.coverage += f", below --min-coverage {format_percent(min_coverage)}"
 
     def record(self) -> dict:
         """What JSON shows."""
@@ -4029,10 +4026,13 @@ class Gate(Struct):
             verb = "is" if stats.failed_scores == 1 else "are"
             remarks.append(f"{counted(stats.failed_scores, 'score')} {verb} labelled fail, but no "
                            "check looks at labels. Use --max-fail-rate.")
-        lacks_scores = any(result.passed is None and result.threshold.needs_scores
-                           for result in self.results)
+        lacking = [result for result in self.results
+                   if result.value is None and result.threshold.needs_scores]
+        remarks += [f"{each.option}: no score has a "
+                    + ("label." if each.threshold.source == "failures" else "value.")
+                    for each in lacking if each.evaluator in stats.scores]
         evaluators = stats.scores.keys() - {None}
-        if lacks_scores or set(self.evaluators or ()) - evaluators:
+        if lacking or set(self.evaluators or ()) - evaluators:
             names = ", ".join(sorted(map(printable, evaluators)))
             remarks.append(f"There are scores from: {names}." if names else "No trace has a score.")
         hint = "Use an earlier --since or relax the filters."
@@ -4234,7 +4234,8 @@ class WaitProgress(Struct):
             missing = ", ".join(f"{name} ({counted(count, 'trace')})"
                                 for name, count in self.missing.items())
             remarks += [f"Still waiting for scores from: {missing}." if missing else "",
-                        "Check --project, --since and --tag, or allow more time with --timeout."]
+                        f"Check --project, --since and --{'evaluator' if self.named else 'tag'}, or "
+                        "allow more time with --timeout."]
         return " ".join(filter(None, remarks))
 
 
@@ -4672,7 +4673,8 @@ def chosen_checks(args) -> list:
                           "Raise --limit or lower --min-count.")
     names = [limit[0] for threshold, limit in checks if threshold.needs_scores]
     if args.evaluator and not names:
-        raise usage_error("--evaluator requires a check of scores", "Pass --min-score too.")
+        raise usage_error("--evaluator requires a check of scores",
+                          "Add --min-score, --min-average-score or --max-fail-rate.")
     for name in names:
         if args.evaluator and name not in (None, *args.evaluator):
             raise usage_error(f"--evaluator leaves out '{name}'", f"Add --evaluator {name}.")
@@ -4855,9 +4857,6 @@ def evaluators_create(client, args, console):
     """Create an evaluator."""
     config = json_argument(args.config, "--config", console)
     mask_config(config, console.keep_secret)        # an error may repeat it
-    alike = args.type.upper().replace("-", "_")
-    if alike != args.type and alike in EVALUATOR_TYPES:
-        console.tell(f"The server may not know the type {args.type}. Did you mean {alike}?")
     wire = client.mutate("evaluator.create", {
         "projectId": chosen_project(client, args), "name": args.name, "type": args.type,
         "config": {} if config is None else config})

@@ -228,8 +228,8 @@ class PagesOfTraces(ClientCase):
     def test_pages_tell_whether_there_are_more(self):
         client = self.client(self.pages(250))
         pages = list(client.trace_pages({"projectId": "c"}, lambda: 100))
-        self.assertEqual([(len(page.traces), page.more.name) for page in pages],
-                         [(100, "YES"), (100, "YES"), (50, "NO")])
+        self.assertEqual([(len(page.traces), page.has_more) for page in pages],
+                         [(100, True), (100, True), (50, False)])
 
     def test_a_cursor_that_does_not_move(self):
         client = self.client(lambda name, given: canned(
@@ -258,6 +258,12 @@ class PagesOfTraces(ClientCase):
         with mock.patch.object(twosignal, "MAX_EMPTY_PAGES", 20):
             self.assertRaisesCode("BAD_ANSWER", self.rows, client)
         self.assertLess(len(self.asked), 30)
+
+    def test_cursors_that_are_none(self):
+        for cursor in (None, "", False):
+            client = self.client(lambda name, given: canned(
+                result({"traces": [{"id": "a"}], "nextCursor": cursor})))
+            self.assertEqual(len(self.rows(client)), 1)
 
     def test_cursors_of_the_wrong_type(self):
         for cursor in ([], {}, ["x"], {"a": 1}, 1.5):
@@ -1023,16 +1029,16 @@ class BareListScans(ClientCase):
     def test_pages(self):
         """A list as long as a short limit is followed by one of a whole page, and by no other."""
         for count, size, pages, limits in (
-                (0, 20, [(0, "NO")], [20]), (19, 20, [(19, "NO")], [20]),
-                (20, 20, [(20, "UNKNOWN"), (0, "NO")], [20, 100]),
-                (99, 20, [(20, "UNKNOWN"), (79, "NO")], [20, 100]),
-                (250, 20, [(20, "UNKNOWN"), (80, "UNKNOWN")], [20, 100]),
-                (99, 100, [(99, "NO")], [100]), (100, 100, [(100, "UNKNOWN")], [100]),
-                (250, 100, [(100, "UNKNOWN")], [100])):
+                (0, 20, [(0, False)], [20]), (19, 20, [(19, False)], [20]),
+                (20, 20, [(20, None), (0, False)], [20, 100]),
+                (99, 20, [(20, None), (79, False)], [20, 100]),
+                (250, 20, [(20, None), (80, None)], [20, 100]),
+                (99, 100, [(99, False)], [100]), (100, 100, [(100, None)], [100]),
+                (250, 100, [(100, None)], [100])):
             client = self.client(self.answer(count))
             with self.subTest(count=count, size=size):
                 found = list(client.trace_pages({"projectId": "c1"}, lambda: size))
-                self.assertEqual([(len(page.traces), page.more.name) for page in found], pages)
+                self.assertEqual([(len(page.traces), page.has_more) for page in found], pages)
                 self.assertEqual(self.limits(), limits)
                 self.assertEqual([trace["id"] for page in found for trace in page.traces],
                                  [str(place) for place in range(min(count, 100))])
@@ -1047,15 +1053,15 @@ class BareListScans(ClientCase):
 
     def test_more(self):
         for count, limit, exact, returned, more, limits in (
-                (19, 20, False, 19, "NO", [20]), (20, 20, False, 20, "UNKNOWN", [20]),
-                (20, 20, True, 20, "NO", [20, 100]), (21, 20, True, 20, "YES", [20, 100]),
-                (250, 20, True, 20, "YES", [20, 100]), (99, 99, True, 99, "NO", [99, 100]),
-                (100, 100, False, 100, "UNKNOWN", [100]), (100, 100, True, 100, "UNKNOWN", [100]),
-                (250, 250, False, 100, "UNKNOWN", [100]), (99, None, False, 99, "NO", [100]),
-                (100, None, False, 100, "UNKNOWN", [100]), (0, None, False, 0, "NO", [100])):
+                (19, 20, False, 19, False, [20]), (20, 20, False, 20, None, [20]),
+                (20, 20, True, 20, False, [20, 100]), (21, 20, True, 20, True, [20, 100]),
+                (250, 20, True, 20, True, [20, 100]), (99, 99, True, 99, False, [99, 100]),
+                (100, 100, False, 100, None, [100]), (100, 100, True, 100, None, [100]),
+                (250, 250, False, 100, None, [100]), (99, None, False, 99, False, [100]),
+                (100, None, False, 100, None, [100]), (0, None, False, 0, False, [100])):
             with self.subTest(count=count, limit=limit, exact=exact):
                 scan = self.scan(count, limit, exact=exact)
-                self.assertEqual((scan.returned, scan.more.name), (returned, more))
+                self.assertEqual((scan.returned, scan.has_more), (returned, more))
                 self.assertEqual(self.ids, [str(place) for place in range(returned)])
                 self.assertEqual(self.limits(), limits)
 
@@ -1087,12 +1093,12 @@ class BareListScans(ClientCase):
         """They are applied to a whole page, behind which there may be more that match."""
         query = twosignal.TraceQuery("c1", min_duration=90)
         scan = self.scan(250, 20, query)
-        self.assertEqual((self.ids, scan.scanned, scan.more.name),
-                         ([str(place) for place in range(90, 100)], 100, "UNKNOWN"))
+        self.assertEqual((self.ids, scan.scanned, scan.has_more),
+                         ([str(place) for place in range(90, 100)], 100, None))
         self.assertEqual(scan.remark(), "Showing 10 traces; more may exist. Use narrower --since "
                                         "and --until. 10 of 100 scanned traces match.")
         scan = self.scan(99, 20, query)
-        self.assertEqual((scan.returned, scan.more.name), (9, "NO"))
+        self.assertEqual((scan.returned, scan.has_more), (9, False))
         self.assertRaisesCode("UNSUPPORTED", self.scan, 250, 20, query, needed=twosignal.ALL)
 
     def test_a_filter_that_the_server_ignores(self):

@@ -413,6 +413,18 @@ class Unknown(GateCase):
         result = self.check("--max-cost", "1", "--min-coverage", "91%")
         self.assertEqual(result.lines[0], "Not enough data (10 traces checked).")
         self.assertRegex(result.out, r"highest cost +\$0\.50 +≤ \$1\.00 +TOO FEW +9\n")
+        self.assertEqual(result.err, "max-cost: measured in 9 of 10 traces, below --min-coverage "
+                                     "91%\n")
+
+    def test_too_few_to_fail_name_no_worst_traces(self):
+        """The average passes, though one trace is beyond the limit; there is no verdict."""
+        for value in (0.9, 0.5):
+            self.score(self.add(1)[0], value)
+        self.add(2)
+        result = self.check("--min-average-score", "0.6", "--min-coverage", "90%")
+        self.assertEqual(result.code, 11, result)
+        self.assertNotIn("Worst traces", result.out)
+        self.assertNotIn("There are scores from", result.err)
 
 
 class Scores(GateCase):
@@ -515,6 +527,15 @@ class Scores(GateCase):
         self.assertEqual(self.check("--max-fail-rate", "tone=40%").code, 0)
         self.assertEqual(self.check("--max-fail-rate", "nobody=40%").code, 11)
         self.assertEqual(self.check("--max-fail-rate", "40%", "--max-fail-rate", "tone=0").code, 10)
+
+    def test_says_what_all_scores_lack(self):
+        trace, = self.add(1)
+        self.score(trace, None, "pass", "tone")
+        self.score(trace, 0.9, None, "depth")
+        result = self.check("--max-fail-rate", "depth=1%", "--min-score", "tone=0.5")
+        self.assertEqual(result.code, 11, result)
+        self.assertIn("min-score tone: no score has a value.\n", result.err)
+        self.assertIn("max-fail-rate depth: no score has a label.\n", result.err)
 
     def test_a_trace_fails_once_however_many_labels(self):
         trace, other = self.add(2)
