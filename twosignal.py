@@ -223,8 +223,6 @@ def encodable(text: str, encoding: str) -> str:
     try:
         text.encode(encoding)
         return text
-    except LookupError:             # Python does not know the encoding
-        return encodable(text, "ascii")
     except UnicodeEncodeError:
         return text.translate(_SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
 
@@ -233,12 +231,11 @@ def display_width(text: str) -> int:
     """Columns of a terminal that the text takes: 2 for a wide character, 0 for an accent."""
     if len(text) == len(text.encode("utf-8", "replace")):
         return len(text)            # nearly always: ASCII alone
-    from collections import Counter
     rest, sequences = re.subn(_EMOJI_SEQUENCE, "", text)
-    return 2 * sequences + sum(_character_width(character) * times
-                               for character, times in Counter(rest).items())
+    return 2 * sequences + sum(map(_character_width, rest))
 
 
+@functools.lru_cache(maxsize=1000)  # texts repeat their characters
 def _character_width(character) -> int:
     import unicodedata
     category = unicodedata.category(character)
@@ -308,10 +305,9 @@ def to_amount(value):
 
 def digits_of(format_value, limit) -> int:
     """How many extra digits show a limit as it was given, such as 1 for 8.04s."""
-    def text(extra_digits):
-        shown = format_value(limit, extra_digits)
-        return re.sub(r"\.?0*(?=\D*\Z)", "", shown) if "." in shown else shown
-    return next(extra_digits for extra_digits in range(7) if text(extra_digits) == text(6))
+    texts = [format_value(limit, extra_digits) for extra_digits in range(7)]
+    texts = [re.sub(r"\.?0*(?=\D*\Z)", "", text) if "." in text else text for text in texts]
+    return texts.index(texts[-1])
 
 
 def distinct_texts(format_value, value, limit) -> tuple:
@@ -383,10 +379,6 @@ def counted(number, noun: str) -> str:
 def format_list(value) -> str:
     """agent, v2 of a list of texts; - for anything else."""
     return ", ".join(map(printable, value if isinstance(value, list) else ())) or "-"
-
-
-def yes_or_no(value) -> str:
-    return ("yes" if value else "no") if isinstance(value, bool) else printable(value)
 
 
 def bar(used, limit, columns=20) -> str:
@@ -568,8 +560,13 @@ def to_record(wire, kind=""):
             continue
         convert = functions.get(type(value))
         record[name] = convert(value) if convert else value
-    if isinstance(record.get("_count"), dict):
-        _spread_counts(record, record.pop("_count"))
+    counts = record.pop("_count") if isinstance(record.get("_count"), dict) else {}
+    for what, count in counts.items():      # {"spans": 3} becomes span_count: 3
+        name = snake_case(what).rstrip("s") + "_count"
+        if record.get(name) is None and name != "_count":
+            record[name] = count
+        elif record.get(name) != count:     # the key is taken, so the count stays where it was
+            record.setdefault("_count", {})[what] = count
     return record
 
 
@@ -594,27 +591,16 @@ def _add_rule(rules, kind, key) -> tuple:
     return rules.setdefault(key, (name, functions))
 
 
-def _spread_counts(record, counts):
-    """Stores {"spans": 3} as span_count: 3; a count whose key is taken stays in `_count`."""
-    for what, value in counts.items():
-        name = snake_case(what).rstrip("s") + "_count"
-        if record.get(name) is None and name != "_count":
-            record[name] = value
-        elif record.get(name) != value:
-            record.setdefault("_count", {})[what] = value
-
-
 def usage_record(wire: dict, plan) -> dict:
     """A month's usage with the limits of the plan; null if unlimited or unknown."""
     used = to_record(wire, "usage")
     plan = plan if isinstance(plan, str) else None      # a server may not tell it
     traces_limit, evals_limit = PLANS.get(plan, (None, None))
-    traces, spans, evals = [to_number(used.pop(key)) for key in _LEADING_KEYS["usage"]]
-    for key in ("plan", "traces_limit", "evals_limit"):
-        used.pop(key, None)         # the plan decides
-    return {"month": used.pop("month", None), "plan": plan, "traces_used": traces,
-            "traces_limit": traces_limit, "spans_used": spans, "evals_used": evals,
-            "evals_limit": evals_limit, "projects": used.pop("projects", []), **used}
+    traces, spans, evals = [to_number(used[key]) for key in _LEADING_KEYS["usage"]]
+    known = {"month": used.get("month"), "plan": plan, "traces_used": traces,
+             "traces_limit": traces_limit, "spans_used": spans, "evals_used": evals,
+             "evals_limit": evals_limit, "projects": used.get("projects", [])}
+    return {**known, **used, **known}       # in this order, and the plan decides
 
 
 def get_path(value, path: str, default=None):
@@ -4802,7 +4788,7 @@ def scores_create(client, args, console):
 
 
 # --- evaluators
-ENABLED = Column("Enabled", "enabled", yes_or_no)
+ENABLED = Column("Enabled", "enabled")
 EVALUATOR_COLUMNS = (ID, Column("Type", "type"), ENABLED, NAME)
 EVALUATOR_FIELDS = (ID, Column("Type", "type"), ENABLED, Column("Config", "config"))
 EVALUATOR_TYPES = {                 # and the key that the config of each must have
