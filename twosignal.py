@@ -522,7 +522,6 @@ def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secre
 
 
 def _is_secret_entry(parent, key, entries) -> bool:
-    """Whether an entry of a config is secret; parent: the key that it is below."""
     if parent == "properties" and isinstance(entries[key], dict):
         return False                # a JSON schema's, where keys are the users' own names
     # {"name": "Authorization", "value": "Bearer …"}
@@ -571,7 +570,6 @@ def to_record(wire, kind=""):
 
 
 def _add_rule(rules, kind, key) -> tuple:
-    """Stores and returns the rule for a wire key; values of other types stay as they are."""
     if len(rules) > MAX_CACHED_RULES:
         rules.clear()
     name = _RENAMED_KEYS.get(kind, {}).get(key) or snake_case(key)
@@ -797,7 +795,6 @@ def _fitted(sizes, widths, columns, room) -> list:
 
 
 def _table_line(cells, widths, columns, room) -> str:
-    """Cells side by side, two blanks apart; they are cut if the row does not fit."""
     sizes = list(map(display_width, cells))
     limits = _fitted(list(map(max, sizes, widths)), widths, columns, room)
     padded = []
@@ -964,13 +961,10 @@ class FieldSelection(Struct):
         return self.result.conclude()
 
     def _report(self):
-        """Reports each missing field once."""
         for path, absent in (self.missing or {}).items():
-            message = f"There is no field '{path}'"
+            message = f"There is no field '{path}'" if absent else f"No value found for {path}"
             hint = "List the available fields with --fields '?'."
-            if absent is None:
-                message = f"No value found for {path}"
-            elif path.split(".")[0] not in self._keys:
+            if path.split(".")[0] not in self._keys:
                 hint = f"Available fields: {', '.join(self._keys)}."
             self.report(usage_error(message, hint), absent is None)
         self.missing = {}
@@ -1249,12 +1243,10 @@ class Lock(Struct):
 
 
 def _try_lock(handle):
-    """Locks an open file at once, or raises OSError."""
     try:
         import fcntl
     except ImportError:             # Windows
         import msvcrt
-        os.lseek(handle, 0, os.SEEK_SET)
         return msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -1966,24 +1958,17 @@ _MISSING_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path
 _NUMERIC_TYPES = (["bigint"], ["number"], [["custom", "Decimal.js"]])       # superjson's names
 
 
-class Resource(Struct):
-    """A kind of thing on the server."""
-
-    noun: str
-    list_command: str               # which shows its IDs
-
-
-RESOURCES = {                       # by the first part of a procedure's name
-    "organization": Resource("Organization", "orgs list"),
-    "project": Resource("Project", "projects list"), "trace": Resource("Trace", "traces list"),
-    "evaluator": Resource("Evaluator", "evaluators list"),
-    "dataset": Resource("Dataset", "datasets list"), "apiKey": Resource("API key", "api-keys list"),
-    "usage": Resource("Organization", "orgs list")}
+# By the first part of a procedure's name: what it is about, and the command that lists its IDs.
+RESOURCES = {
+    "organization": ("Organization", "orgs list"), "project": ("Project", "projects list"),
+    "trace": ("Trace", "traces list"), "evaluator": ("Evaluator", "evaluators list"),
+    "dataset": ("Dataset", "datasets list"), "apiKey": ("API key", "api-keys list"),
+    "usage": ("Organization", "orgs list")}
 
 
-def resource_of(procedure):
-    """The Resource of a procedure such as trace.list, or None."""
-    return RESOURCES.get(procedure.partition(".")[0])
+def resource_of(procedure, default=None):
+    """(noun, list command) of a procedure such as trace.list, or the default."""
+    return RESOURCES.get(procedure.partition(".")[0], default)
 
 
 def strict_json(text: str):
@@ -2028,9 +2013,7 @@ def apply_superjson(value, meta):
             continue                # as most are: ISO 8601 and null already
         # A dot within a key is escaped.
         *parents, last = [part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", path)]
-        container = value
-        for part in parents:
-            container = get_item(container, part)
+        container = functools.reduce(get_item, parents, value)
         found = get_item(container, last)
         if isinstance(found, str):
             container[int(last) if isinstance(container, list) else last] = _typed(found, kinds)
@@ -2184,12 +2167,12 @@ def server_failure(code, status, message, resource=None) -> Failure:
 def not_found(message="", resource=None) -> Failure:
     """The error for a missing resource: the one that the server's message names, or this one."""
     said = message.lower().rstrip(".")      # a request may name several: a trace and its project
-    named = [each for each in RESOURCES.values() if said.startswith(each.noun.lower() + " ")]
-    missing = named[0] if named else resource
-    if missing is None:
+    named = [each for each in RESOURCES.values() if said.startswith(each[0].lower() + " ")]
+    if not named and resource is None:
         return Failure(message or "Resource not found", "", "NOT_FOUND")
-    message = f"{missing.noun} not found" if named or not message else message
-    return Failure(message, f"Check the ID with 'twosignal {missing.list_command}'.", "NOT_FOUND")
+    noun, list_command = named[0] if named else resource
+    message = f"{noun} not found" if named or not message else message
+    return Failure(message, f"Check the ID with 'twosignal {list_command}'.", "NOT_FOUND")
 
 
 def input_problems(message) -> list:
@@ -2502,9 +2485,9 @@ class Client:
 
     def mutate(self, procedure, values):
         """The result of a mutation. Raises Failure."""
-        resource = resource_of(procedure)
-        return self._change(resource.list_command if resource else f"api {procedure}", lambda: (
-            self._with_aliases(procedure, lambda name: self._call(name, values, changes=True))))
+        _, list_command = resource_of(procedure, ("", f"api {procedure}"))
+        return self._change(list_command, lambda: self._with_aliases(
+            procedure, lambda name: self._call(name, values, changes=True)))
 
     def _change(self, list_command, call):
         """What a call returns; if it fails and may have been made, the error says how to check."""
@@ -2616,7 +2599,8 @@ class Client:
             from urllib.parse import urlencode
             url += f"?{urlencode(values)}"
             return rest_value(self._send(url, None, credential, retried), resource)
-        return self._change(resource.list_command, lambda: (
+        _, list_command = resource
+        return self._change(list_command, lambda: (
             rest_value(self._send(url, values, credential, retried), resource)))
 
     def rows(self, procedure, values=None) -> list:
