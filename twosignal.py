@@ -684,14 +684,13 @@ class Column(Struct):
     min_width: int = 0          # terminal columns, so that later pages fit too
     optional: bool = False      # dropped if the terminal has no room for it
     never_cut: bool = False     # as an ID is: half of one is of no use
-    format_saved: object = None     # in place of format_value where the text is read later
 
     def text(self, record: dict, is_saved=False) -> str:
         """One line; is_saved: for a page that is read later, when "2 min ago" would be wrong."""
         if callable(self.source):
             return self.source(record)
-        format_value = self.format_saved if is_saved and self.format_saved else self.format_value
-        return format_value(record.get(self.source))
+        is_absolute_time = is_saved and self.source.endswith("_at")
+        return (printable if is_absolute_time else self.format_value)(record.get(self.source))
 
 
 class Screen:
@@ -938,7 +937,6 @@ class FieldSelection(Struct):
     missing = None              # {path: what get_path() returns as long as it is missing}
 
     def records(self):
-        """Yields the records with these fields alone."""
         for rows in self.result.batches():
             is_first = self.missing is None
             if is_first:
@@ -1082,25 +1080,18 @@ class AtomicFile(OutputTarget):
     file = temporary = None
 
     def __enter__(self):
+        import tempfile
+        self.target = self._guarded(os.path.realpath, self.path) if self.follow_links else self.path
         try:
-            self._guarded(self._open)
+            with deferred_signals():
+                handle, self.temporary = self._guarded(tempfile.mkstemp, "", ".twosignal-",
+                                                       os.path.dirname(self.target))
+                self.file = os.fdopen(handle, "wb")
         except BaseException:
             if self.file:           # it was opened, and then a signal arrived
                 self.cancel()
             raise
         return self
-
-    def _open(self):
-        import tempfile
-        self.target = os.path.realpath(self.path) if self.follow_links else self.path
-        try:
-            os.lstat(self.target)   # raises OSError if the name is too long
-        except FileNotFoundError:
-            pass
-        with deferred_signals():
-            handle, self.temporary = tempfile.mkstemp(prefix=".twosignal-",
-                                                      dir=os.path.dirname(self.target))
-            self.file = os.fdopen(handle, "wb")
 
     def sync(self):
         """Brings the content to the disk, so that only the replacement is left to do."""
@@ -1166,10 +1157,12 @@ def output_file(path):
         return Device(path, OUTPUT_HINT)
     try:
         mode = os.stat(path).st_mode & 0o777
-    except OSError:                 # a new file gets what the umask leaves
+    except FileNotFoundError:       # a new file gets what the umask leaves
         mask = os.umask(0o077)      # there is no other way to read it
         os.umask(mask)
         mode = 0o666 & ~mask
+    except OSError as error:        # such as a name that is too long
+        raise unwritable_file(path, error, OUTPUT_HINT)
     return AtomicFile(path, mode, OUTPUT_HINT)
 
 
@@ -4312,7 +4305,7 @@ class TraceTail:
 ############################################################
 
 ID, NAME = Column("ID", "id", never_cut=True), Column("Name", "name")
-CREATED = Column("Created", "created_at", format_age, min_width=12, format_saved=printable)
+CREATED = Column("Created", "created_at", format_age, min_width=12)
 DESCRIPTION = Column("Description", "description")
 
 PROJECT = Option("--project ID", "project, by ID or name", parse_id, env="TWOSIGNAL_PROJECT",
@@ -4504,8 +4497,7 @@ COST = Column("Cost", "cost_usd", format_cost, min_width=8)
 OPTIONAL_NAME = Column("Name", "name", optional=True)
 TRACE_COLUMNS = (ID, STATUS, DURATION, COST, CREATED, OPTIONAL_NAME)
 TAIL_COLUMNS = (ID, STATUS, DURATION, Column("Cost", "cost_usd", format_cost, min_width=9),
-                Column("Created", "created_at", format_time_of_day, min_width=10,
-                       format_saved=printable), OPTIONAL_NAME)
+                Column("Created", "created_at", format_time_of_day, min_width=10), OPTIONAL_NAME)
 TRACE_KEYS = tuple((                # that a trace may have although the first ones lack them
     "project_id start_time end_time total_tokens tags tags.0 metadata session_id span_count "
     "score_count scores scores.0.id scores.0.trace_id scores.0.span_id scores.0.project_id "
@@ -4922,7 +4914,7 @@ def datasets_delete(client, args, console):
 # --- API keys
 KEY_COLUMNS = (ID, Column("Key", lambda row: printable(row.get("key_prefix")) + "…"),
                Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active"),
-               Column("Last used", "last_used_at", format_age, format_saved=printable), NAME)
+               Column("Last used", "last_used_at", format_age), NAME)
 
 
 @command("api-keys list", PROJECT)
