@@ -755,12 +755,11 @@ class Listing(Result):
 
     def table_lines(self, screen):
         room = screen.columns or float("inf")
-        widths = None
+        widths = None               # those of the first page, for all of them
         for rows in self.batches():
             cells = [[column.text(row, screen.is_saved) for column in self.columns]
                      for row in rows]
             headings = [] if widths else [[column.heading for column in self.columns]]
-            # The widths of the first page are kept.
             widths = widths or _column_widths(self.columns, headings + cells, room)
             lines = [_table_line(row, widths, self.columns, room) for row in headings + cells]
             if headings:
@@ -965,7 +964,7 @@ class FieldSelection(Struct):
             if path.split(".")[0] not in self._keys:
                 hint = f"Available fields: {', '.join(self._keys)}."
             self.report(usage_error(message, hint), absent is None)
-        self.missing = {}
+        self.missing = {}           # each is reported once
 
     def _is_users_own(self, path) -> bool:
         """Whether users chose the names in it: it is inside their own data, or an evaluator's."""
@@ -1964,8 +1963,8 @@ def resource_of(procedure, default=None):
     return RESOURCES.get(procedure.partition(".")[0], default)
 
 
-def strict_json(text: str):
-    """The value of a JSON text. Raises ValueError, for NaN too, or RecursionError."""
+def response_json(response):
+    """The JSON of a response. Raises the Failure that its status means if it is none."""
     def parse_int(digits):
         if len(digits) > MAX_DIGITS:
             raise ValueError("a number is too long")
@@ -1976,14 +1975,9 @@ def strict_json(text: str):
             raise ValueError(f"{literal} is not a finite number")
         return float(literal)
 
-    return json.loads(text, parse_int=parse_int, parse_float=parse_float,
-                      parse_constant=parse_float)
-
-
-def response_json(response):
-    """The JSON of a response. Raises the Failure that its status means if it is none."""
     try:
-        return strict_json(response.body.decode("utf-8"))
+        return json.loads(response.body.decode("utf-8"), parse_int=parse_int,
+                          parse_float=parse_float, parse_constant=parse_float)
     except ValueError:
         raise foreign_response(response)
     except RecursionError:
