@@ -4191,8 +4191,7 @@ class WaitProgress(Struct):
             missing = ", ".join(f"{name} ({counted(count, 'trace')})"
                                 for name, count in self.missing.items())
             remarks += [f"Still waiting for scores from: {missing}." if missing else "",
-                        f"Check --project, --since and --{'evaluator' if self.named else 'tag'}, or "
-                        "allow more time with --timeout."]
+                        "Check --project, --since and --tag, or allow more time with --timeout."]
         return " ".join(filter(None, remarks))
 
 

@@ -151,7 +151,8 @@ class ConfigFile(StateCase):
         path = os.path.join(self.home, "config.json")
         text = b'{"api_url": "https://a.example.com"}'
         shapes = [b"[]", b'"x"', b"1", b"null", b'{"api_url": 5}', b'{"api_url": null}', b"\xff",
-                  b'{"api_url": ["x"]}', b'{"ca_cert": 1}', b"[" * 100000, b"\x00", b" " * (2 << 20)]
+                  b'{"api_url": ["x"]}', b'{"ca_cert": 1}', b"[" * 100000, b"\x00",
+                  b" " * (2 << 20)]
         for wrong in shapes + [text[:size] for size in range(len(text))]:
             self.write("home/config.json", wrong)
             self.assertRefused(lambda: twosignal.load_config(self.clock), path, "api_url")
