@@ -677,7 +677,6 @@ _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"
 
 class Column(Struct):
     """A heading, and the text below it."""
-
     heading: str
     source: object              # a record's key, or a function of the record that returns text
     format_value: object = staticmethod(printable)      # makes text of the key's value
@@ -705,7 +704,6 @@ class Screen:
 
 class Outcome(Struct):
     """What follows a result's output."""
-
     remark: str = ""            # a line for stderr
     failure: object = None      # a Failure, which is printed and sets the exit code
     exit_code: int = 0
@@ -715,7 +713,6 @@ class Result(Struct):
     """What a command returns. Its records() are the rows of jsonl, csv and tsv; json_lines(screen)
     and table_lines(screen) yield whole lines of one JSON document, and of text for people.
     """
-
     columns = ()
     # Called once all is printed. If it raises Failure, the output is void: -o writes no file.
     conclude = staticmethod(Outcome)
@@ -734,7 +731,6 @@ class Result(Struct):
 
 class Listing(Result):
     """Records as rows. They may come from a generator, and are then printed as they come."""
-
     noun: str                   # what they are, for "No traces found."
     columns: tuple
     rows: object
@@ -813,7 +809,6 @@ def _coloured(line, cells) -> str:
 
 class Details(Result):
     """A table of one record's fields, then further parts; other formats print the record alone."""
-
     record: object
     columns: tuple = ()
     parts: tuple = ()           # (title, a Listing or a list of lines)
@@ -842,7 +837,6 @@ class Details(Result):
 
 class RawValue(Result):
     """A value of any type, printed as JSON even if a table was asked for."""
-
     record: object
     json_lines = table_lines = Details.json_lines
 
@@ -853,7 +847,6 @@ class RawValue(Result):
 
 class Text(RawValue):
     """Text that is printed as it is, and with --json as a string."""
-
     record: str
 
     def table_lines(self, screen):
@@ -928,7 +921,6 @@ def format_of_file(path):
 
 class FieldSelection(Struct):
     """The fields that --fields names, and those of them that no record has had so far."""
-
     result: Result
     fields: list                # paths
     report: object              # gets an error for each missing field, and whether it may be right
@@ -1070,7 +1062,6 @@ class OutputTarget(Struct):
 
 class AtomicFile(OutputTarget):
     """Replaces a file as a whole, or not at all if the block raises or calls cancel()."""
-
     path: str
     mode: int = 0o600               # its permissions, whatever the umask
     hint: str = ""                  # for errors
@@ -1174,7 +1165,6 @@ def is_same_file(path, other) -> bool:
 
 class Device(OutputTarget):
     """A pipe or a device."""
-
     path: str
     hint: str
 
@@ -1193,7 +1183,6 @@ class Device(OutputTarget):
 
 class Lock(Struct):
     """A lock, held by one process (and one thread) at a time, and released when that dies."""
-
     path: str                       # a file for this alone, never replaced or deleted
     deadline: float                 # time.monotonic() at which waiting ends with a LOCKED failure
     clock: object = CLOCK
@@ -1416,7 +1405,6 @@ def api_key():
 
 class Request(Struct):
     """What is sent to a server, and what becomes of it."""
-
     method: str
     url: str                    # without a fragment
     headers: dict
@@ -1428,7 +1416,6 @@ class Request(Struct):
 
 class Response(Struct):
     """What a server answered, whatever its status."""
-
     status: int
     headers: object             # a mapping that ignores case
     body: bytes
@@ -2444,7 +2431,6 @@ class Authenticator:
 
 class TracePage(Struct):
     """Some of a project's traces."""
-
     traces: list                    # wire objects, newest first
     has_more: bool                  # None: unknown, since a bare list may or may not be all
     is_last: bool = False           # there is no way to ask for more
@@ -3005,7 +2991,6 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEE
 
 class Option(Struct):
     """An option such as "-n, --limit N", or an operand such as "ID", "[DIR]" or "[WORD...]"."""
-
     form: str                   # its flags, the long one last, and the name of its value if any
     help: str = ""
     parse: object = staticmethod(str)   # from text; raises ValueError with what it must be
@@ -3042,7 +3027,6 @@ def flags_of(options) -> dict:
 
 class Command(Struct):
     """A command, such as "traces list"."""
-
     name: str
     function: object            # (client, args, console) -> Result; its docstring is the help
     options: tuple
@@ -3140,7 +3124,6 @@ def parse_seconds(text) -> float:
 
 class When(Struct):
     """A time that --since or --until gives."""
-
     seconds: float              # Unix seconds; if it is relative, seconds before now
     is_relative: bool = False
     length: float = 0           # seconds: a date means the whole day
@@ -3479,7 +3462,6 @@ ORDER_TOLERANCE = HOUR              # a trace may be listed this much later: age
 
 class TraceQuery(Struct):
     """Which traces of a project are wanted; what the server does not filter, is filtered here."""
-
     project: str = None             # its ID
     since: When = None
     until: When = None
@@ -3576,7 +3558,6 @@ def created_seconds(trace):
 
 class TraceScan(Struct):
     """The records of the traces that a TraceQuery matches, newest first, read page by page."""
-
     client: Client
     query: TraceQuery
     console: Console
@@ -3779,7 +3760,6 @@ def newest_scores(scores) -> list:
 
 class Threshold(Struct):
     """What a gate measures, in which direction its limit holds, and how its values look."""
-
     title: str                      # of the check
     format_value: object            # (number, extra digits) -> text
     source: str = None              # the attribute of TraceStats that has its Measurements
@@ -3926,7 +3906,6 @@ def exit_code_of(results) -> int:
 
 class Gate(Struct):
     """Thresholds that the traces of a scan are compared with."""
-
     scan: TraceScan
     checks: list                    # (Threshold, limit) pairs
     min_count: int                  # fewer traces are not enough data
@@ -4019,7 +3998,6 @@ def first_error_message(trace):
 
 class GateReport(Struct):
     """Where a gate reports besides its output: a JUnit file, and GitHub Actions."""
-
     console: Console
     title: str                      # such as "twosignal traces check"
     selection: str                  # what it examines, as it was given
@@ -4122,7 +4100,6 @@ def polls(transport, deadline):
 
 class WaitProgress(Struct):
     """What traces wait has found so far."""
-
     client: Client
     console: Console
     find_query: object              # returns the TraceQuery; it may ask the server for IDs
