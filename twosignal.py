@@ -1980,25 +1980,19 @@ def compact_json(value, safe=",:") -> str:
 def apply_superjson(value, meta):
     """The value with numbers for what is a bigint or a decimal by superjson's meta."""
     types = get_item(meta, "values")        # not trusted: what does not fit the value is ignored
-    if isinstance(types, list):
-        return _typed(value, types)
+    if isinstance(types, list):             # of the value itself
+        return apply_superjson([value], {"values": {"0": types}})[0]
     for path, kinds in types.items() if isinstance(types, dict) else ():
-        if kinds in (["Date"], ["undefined"]):
-            continue                # as most are: ISO 8601 and null already
+        if not isinstance(kinds, list) or kinds[:1] not in _NUMERIC_TYPES:
+            continue                # Date or undefined, as most are: ISO 8601 and null already
         # A dot within a key is escaped.
         *parents, last = [part.replace("\\.", ".") for part in re.split(r"(?<!\\)\.", path)]
         container = functools.reduce(get_item, parents, value)
         found = get_item(container, last)
-        if isinstance(found, str):
-            container[int(last) if isinstance(container, list) else last] = _typed(found, kinds)
+        number = to_number(found) if isinstance(found, str) else None
+        if number is not None:      # "NaN" stays text: JSON has no such number
+            container[int(last) if isinstance(container, list) else last] = number
     return value
-
-
-def _typed(value, kinds):
-    """The number in a text of these types; any other value, NaN too (JSON has none), as it is."""
-    is_numeric = isinstance(kinds, list) and kinds[:1] in _NUMERIC_TYPES
-    number = to_number(value) if is_numeric and isinstance(value, str) else None
-    return value if number is None else number
 
 
 def session_cookie(session) -> str:
