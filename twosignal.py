@@ -1340,10 +1340,18 @@ def load_config(clock=CLOCK) -> dict:
     return config
 
 
+def config_for(url, clock=CLOCK) -> dict:
+    """What config.json holds, without what it holds for a server at another address."""
+    config = load_config(clock)
+    if url == result_or_failure(normal_url, config.get("api_url") or DEFAULT_URL):
+        return config
+    return {key: value for key, value in config.items() if key not in CONFIG_KEYS}
+
+
 def save_config(values: dict, clock=CLOCK):
-    """Saves some values, and keeps whatever else config.json holds. Raises Failure."""
+    """Saves some values, api_url among them, and keeps the rest if it fits. Raises Failure."""
     make_home()
-    config = result_or_failure(load_config, clock)
+    config = result_or_failure(config_for, values["api_url"], clock)
     config = dict({} if isinstance(config, Failure) else config, **values)
     write_text(home_path("config.json"), json.dumps(config, indent=2) + "\n", clock)
 
@@ -2725,9 +2733,32 @@ def project_id(client, text, organization=None) -> str:
 
 def visible_projects(client, organization=None) -> list:
     """The wire objects of the projects of one organization (ID or name), or of all."""
-    ids = [organization_id(client, organization)] if organization else [
-        row.get("id") for row in client.rows("organization.list")]
-    return client.visible_rows("project.list", [{"organizationId": each} for each in ids])
+    organizations = [{"id": organization_id(client, organization)}] if organization else (
+        client.rows("organization.list"))
+    names = {str(each.get("id")): each.get("name") for each in organizations}
+    rows = client.visible_rows("project.list", [{"organizationId": each} for each in names])
+    return [dict(row, organizationName=names.get(str(row.get("organizationId")))) for row in rows]
+
+
+def first_steps(client, kind="projects") -> list:
+    """A line for each project or organization, and how to choose or get one. Raises Failure."""
+    import shlex
+    client.transport.until = client.transport.deadline()    # for all requests together
+    rows = visible_projects(client) if kind == "projects" else client.rows("organization.list")
+    cells = [(printable(row.get("id")), printable(row.get("name"))) for row in rows]
+    lines = ["  ".join(each) for each in cells[:MAX_PROBLEMS]]
+    if len(rows) > MAX_PROBLEMS:
+        lines.append(f"and {len(rows) - MAX_PROBLEMS} more")
+    if not rows:
+        ids = [printable(row.get("id")) for row in client.rows("organization.list")]
+        step = f"projects create NAME --org {shlex.quote(ids[0])}" if ids else "orgs create NAME"
+        return [f"None yet. To create one: twosignal {step}"]
+    if kind == "projects":
+        wanted, name = cells[0]
+        is_clear = result_or_failure(find_id, name, "project", lambda: rows) == wanted
+        chosen = name if is_clear and re.match(r"[^-\s]", name) else wanted
+        lines.append(f"To choose one: twosignal projects use {shlex.quote(chosen)}")
+    return lines
 
 
 def find_id(text, noun, fetch_rows) -> str:
@@ -2997,6 +3028,7 @@ class Option(Struct):
     selects: bool = True        # what a gate examines, which its reports name
     choices: tuple = ()         # values that shells complete
     completes: str = None       # projects or organizations: names to complete from the server
+    is_saved: bool = False      # config.json may hold it, under its name
 
     def __init__(self, *values, **named):
         super().__init__(*values, **named)
@@ -3231,10 +3263,18 @@ def json_argument(text, flag, console):
         raise usage_error(f"Invalid {flag}: {error}")
 
 
+OTHER_NAMES = {                     # what people type in place of a command's word
+    "orgs": "org organization organizations", "api-keys": "key keys", "evaluators": "eval evals",
+    "get": "show view describe", "list": "ls", "use": "set select switch",
+    "toggle": "update edit set enable disable", "create": "add new", "add-item": "add new additem",
+    "delete": "remove rm revoke", "revoke": "delete remove rm"}
+NEVER_GUESSED = {"create", "add-item", "delete", "revoke", "logout", "install", "yes"}
+
 HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
 QUIET = Option("-q, --quiet", "print results and errors only")
 DEBUG = Option("--debug", "print requests on stderr, with secrets masked")
+URL = Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)")
 OUTPUT = Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", non_empty)
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
@@ -3242,7 +3282,7 @@ GLOBAL_OPTIONS = (
            one_of(*FORMATS), choices=tuple(FORMATS)),
     Option("--fields NAMES", "print these fields, e.g. id,scores.NAME; '?' lists them",
            parse_fields),
-    OUTPUT, Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
+    OUTPUT, URL,
     Option("--timeout SECONDS", "total timeout per request, retries included "
            f"(default: {DEFAULT_TIMEOUT:.0f}s)", parse_seconds),
     Option("--ca-cert FILE", "also trust the certificates in this PEM file"),
@@ -3252,7 +3292,8 @@ GLOBAL_OPTIONS = (
 class CommandLine:
     """What argv says, read once; to its end, since --json and --quiet apply to errors too."""
 
-    def __init__(self, argv):
+    def __init__(self, argv, clock=CLOCK):
+        self.clock = clock
         self.words = []             # those of the command
         self.options = []           # (flag, value, or a switch's constant) in their order
         self.operands = []          # the rest
@@ -3274,8 +3315,7 @@ class CommandLine:
     @property
     def is_known(self) -> bool:
         """Whether there are commands that begin with the words."""
-        beginning = "".join(word + " " for word in self.words)
-        return any(f"{name} ".startswith(beginning) for name in COMMANDS)
+        return bool(self.command or words_after(self.words))
 
     def has(self, option) -> bool:
         return any(flag in option.flags for flag, _ in self.options)
@@ -3288,6 +3328,14 @@ class CommandLine:
             return [variable]
         return found if option.repeatable else found[-1:]
 
+    def saved(self, option):
+        """What config.json holds for an option of the command and its server; or None."""
+        if not option.is_saved or option.unless_key and self.command.takes_key and has_key():
+            return None
+        url = result_or_failure(configured_url, "".join(self.texts(URL)) or None, self.clock)
+        config = result_or_failure(config_for, url, self.clock)
+        return None if isinstance(config, Failure) else config.get(option.name)
+
     def known_flags(self) -> dict:
         """{flag: Option} of the command; of all commands as long as it is not known."""
         if self.command:
@@ -3297,10 +3345,9 @@ class CommandLine:
 
     def unknown_option(self, flag) -> Failure:
         """The error for an unknown option; its hint suggests a similar one."""
-        import difflib
         options = self.command.all_options if self.command else GLOBAL_OPTIONS
-        alike = difflib.get_close_matches(flag, flags_of(options), 1)
-        hint = f"Did you mean {alike[0]}?" if alike else see_help(*self.words)
+        alike = words_like(flag[2:], [option.label[2:] for option in options if option.flags])
+        hint = f"Did you mean --{alike[0]}?" if alike else see_help(*self.words)
         return usage_error(f"There is no option {flag}", hint)
 
     def _add_word(self, token):
@@ -3342,6 +3389,7 @@ class Arguments:
     def __init__(self, chosen, line):
         """chosen: the Command; line: its CommandLine. Raises a usage error."""
         self.from_environment = set()       # names of those that a variable gave
+        self.from_config = set()            # names of those that config.json gave
         self._see_help = see_help(chosen.name)
         flags = flags_of(chosen.all_options)
         for flag, text in line.options:
@@ -3355,15 +3403,16 @@ class Arguments:
         if operands:
             raise usage_error(f"Unexpected argument '{operands[0]}'", self._see_help)
         for option in chosen.all_options + GLOBAL_OPTIONS:
-            if option.name not in vars(self) and option.env and setting(option.env):
-                self._add(option, setting(option.env))
-                self.from_environment.add(option.name)
+            variable = setting(option.env or "")
+            default = variable or line.saved(option)
+            if option.name not in vars(self) and default:
+                self._add(option, default)
+                (self.from_environment if variable else self.from_config).add(option.name)
             is_switch = option.metavar is None and option.constant is True
             vars(self).setdefault(option.name, False if is_switch else None)
         if chosen.exclusive and all(line.has(flags[flag]) for flag in chosen.exclusive):
             raise usage_error(f"{' and '.join(chosen.exclusive)} cannot be used together",
                               "Use one of them.")
-        self._check_required(chosen)
 
     def _add(self, option, text):
         """Stores an option's value, converted from text, or a switch's constant."""
@@ -3375,7 +3424,7 @@ class Arguments:
             value = getattr(self, option.name, []) + [value]
         setattr(self, option.name, value)
 
-    def _check_required(self, chosen):
+    def check_required(self, chosen, client):
         """Raises a usage error if a required option or operand is missing."""
         missing = [option for option in chosen.options
                    if option.required and getattr(self, option.name) is None
@@ -3384,8 +3433,10 @@ class Arguments:
             raise not_logged_in()       # first things first: an API key is not enough
         for option in missing:
             if option.env:
-                noun = "organization" if option.name == "org" else option.name
-                raise usage_error(f"No {noun} given", f"Pass {option.label} or set {option.env}.")
+                found = result_or_failure(first_steps, client, option.completes)
+                raise Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set "
+                              f"{option.env}, or run 'twosignal projects use NAME'.", "USAGE",
+                              [] if isinstance(found, Failure) else found)
         if missing:
             labels = ", ".join(option.label for option in missing)
             raise usage_error(f"Missing {labels}", self._see_help)
@@ -3431,15 +3482,29 @@ def command_help(chosen) -> str:
 
 
 def unknown_command(words) -> Failure:
-    """The error for an unknown command; its hint suggests a similar one."""
+    """The error for an unknown command; its hint suggests one, or lists those of its group."""
+    group = words_like(words[0], words_after([]))
+    commands = {word: " ".join(group + [word]) for word in words_after(group)}
+    likely = [commands[word] for word in words_like(words[-1], commands)] if commands else group
+    hint = f"Choose one of: {', '.join(commands.values())}."
+    if likely:
+        hint = "Did you mean '{}'?".format("' or '".join("twosignal " + each for each in likely))
+    return usage_error(f"There is no command '{' '.join(words)}'", hint)
+
+
+def words_after(words) -> list:
+    """What can follow these words of a command: groups and commands, or those of the group."""
+    names = [each.name.split() for each in visible_commands()]
+    return list(dict.fromkeys(name[len(words)] for name in names
+                              if name[:len(words)] == words and len(name) > len(words)))
+
+
+def words_like(typed, words) -> list:
+    """Those of the words that a typed one is another name of, or else the one that it resembles."""
     from difflib import get_close_matches
-    message = f"There is no command '{' '.join(words)}'"
-    groups = get_close_matches(words[0], [each.name.split()[0] for each in visible_commands()], 1)
-    if not groups:
-        return usage_error(message, see_help())
-    names = [each.name for each in visible_commands(groups[0])]
-    alike = get_close_matches(" ".join(groups + words[1:]), names, 1, 0.5) or groups
-    return usage_error(message, f"Did you mean 'twosignal {alike[0]}'?")
+    meant = [word for word in words if typed in [word] + OTHER_NAMES.get(word, "").split()]
+    return meant or get_close_matches(typed, [word for word in words if word not in NEVER_GUESSED],
+                                      1, 0.7)
 
 
 ############################################################
@@ -4273,9 +4338,11 @@ CREATED = Column("Created", "created_at", format_age, min_width=12)
 DESCRIPTION = Column("Description", "description")
 
 PROJECT = Option("--project ID", "project, by ID or name", parse_id, env="TWOSIGNAL_PROJECT",
-                 required=True, unless_key=True, completes="projects")
+                 required=True, unless_key=True, completes="projects", is_saved=True)
 ORG = Option("--org ID", "organization, by ID or name", parse_id, env="TWOSIGNAL_ORG",
-             required=True, completes="organizations")
+             required=True, completes="organizations", is_saved=True)
+ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or name", parse_id,
+                    env="TWOSIGNAL_ORG", completes="organizations")
 JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", non_empty, selects=False)
 YES = Option("-y, --yes", "do not ask for confirmation")
 SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs instead of ***")
@@ -4385,7 +4452,14 @@ def login(client, args, console):
         console.tell("Note: TWOSIGNAL_API_KEY takes precedence where API keys are supported.")
     if args.url or read_text(home_path("config.json")) is None:
         save_config({"api_url": client.url}, console.clock)
-    return account(session, client.url, f"Logged in to {client.url}.")
+    result = account(session, client.url, f"Logged in to {client.url}.")
+    if output_format(args) == "table":
+        lines = result_or_failure(first_steps, client)
+        if isinstance(lines, Failure):
+            console.tell(f"Your projects could not be listed: {lines.message}.")
+        else:
+            result.parts = [("Projects", [line + "\n" for line in lines])]
+    return result
 
 
 @command("whoami", takes_key=True, examples=("twosignal whoami", "twosignal whoami --json"))
@@ -4425,6 +4499,8 @@ def logout(client, args, console):
 ORG_COLUMNS = (ID, Column("Plan", "plan"), Column("Role", "role"),
                Column("Members", "member_count"), NAME)
 
+PROJECT_COLUMNS = (ID, CREATED, Column("Organization", "organization_name"), NAME)
+
 
 @command("orgs list")
 def orgs_list(client, args, console):
@@ -4440,11 +4516,30 @@ def orgs_create(client, args, console):
                    client.mutate("organization.create", {"name": args.name}))
 
 
-@command("projects list", ORG)
+@command("projects list", ORG_FILTER)
 def projects_list(client, args, console):
-    """List the projects of an organization."""
-    rows = client.rows("project.list", {"organizationId": organization_id(client, args.org)})
-    return Listing("projects", (ID, CREATED, NAME), list(map(to_record, rows)))
+    """List your projects, of one organization or all."""
+    if args.org:
+        rows = client.rows("project.list", {"organizationId": organization_id(client, args.org)})
+        return Listing("projects", (ID, CREATED, NAME), list(map(to_record, rows)))
+    return Listing("projects", PROJECT_COLUMNS, list(map(to_record, visible_projects(client))))
+
+
+@command("projects use", Option("NAME", "project, by ID or name", parse_id, completes="projects"),
+         ORG_FILTER, examples=('twosignal projects use "Support Agent"',))
+def projects_use(client, args, console):
+    """Save the default for --project, and for --org."""
+    rows = visible_projects(client, args.org)
+    wanted = find_id(args.name, "project", lambda: rows)
+    for row in rows:
+        if row.get("id") == wanted:
+            organization = str(row.get("organizationId") or "")
+            save_config({"api_url": client.url, "project": wanted, "org": organization},
+                        console.clock)
+            for name in filter(setting, ("TWOSIGNAL_PROJECT", "TWOSIGNAL_ORG")):
+                console.tell(f"Note: {name} is set and takes precedence.")
+            return Details(to_record(row), PROJECT_COLUMNS, message="Saved the default project.")
+    raise not_found(resource=RESOURCES["project"])
 
 
 @command("projects create", Option("NAME", "name of the project", non_empty), ORG, DESCRIBE)
@@ -5117,32 +5212,32 @@ def completions(words, clock=CLOCK) -> tuple:
         option = line.known_flags()[line.options[-1][0]]
         if option.metavar == "FILE":
             return "files", []
-        found = server_names(option.completes, line, clock) if option.completes else option.choices
+        found = option_values(option, line, clock)
         # A name that looks like an option would be read as one.
         found = [each for each in found if prefix or not each.startswith("--")]
     elif prefix:
         found = []                  # there is no such option, or it takes no value
     else:
-        found = next_words(CommandLine(before), current.startswith("-"))
+        found = next_words(CommandLine(before), current.startswith("-"), clock)
     return "words", [prefix + each for each in found
                      if each.startswith(current) and each.isprintable() and each.strip()]
 
 
-def next_words(line, is_flag) -> list:
-    """Commands, or the flags and fixed operands of one."""
+def next_words(line, is_flag, clock) -> list:
+    """Commands, or the flags and operands of one."""
     if line.command is None and not is_flag:
-        typed = len(line.words)
-        names = [each.name.split() for each in visible_commands()]
-        return list(dict.fromkeys(name[typed] for name in names
-                                  if name[:typed] == line.words and len(name) > typed))
+        return words_after(line.words)
     options = line.command.all_options if line.command else GLOBAL_OPTIONS + (VERSION,)
-    operands = [choice for option in options if option.is_operand for choice in option.choices]
+    operands = [each for option in options if option.is_operand and not is_flag
+                and not line.operands for each in option_values(option, line, clock)]
     return operands + [flag for flag in flags_of(options) if flag.startswith("--")]
 
 
-def server_names(kind, line, clock) -> list:
-    """The names of projects or organizations; none if they cannot be had within a second."""
+def option_values(option, line, clock) -> list:
+    """Its choices, or the names on the server; none if they cannot be had within a second."""
     import threading
+    if not option.completes:
+        return list(option.choices)
     given = dict(line.options)
     names = []
 
@@ -5150,7 +5245,7 @@ def server_names(kind, line, clock) -> list:
         transport = Transport(COMPLETION_TIMEOUT, given.get("--ca-cert"), clock=clock)
         client = Client(configured_url(given.get("--url"), clock), transport, may_refresh=False)
         try:
-            rows = client.rows("organization.list") if kind == "organizations" else (
+            rows = client.rows("organization.list") if option.completes == "organizations" else (
                 visible_projects(client, given.get("--org") or setting("TWOSIGNAL_ORG")))
         finally:
             client.transport.close()
@@ -5270,7 +5365,7 @@ def raise_terminated(number, frame):
 
 def run(argv, console) -> int:
     """Runs a command line and returns its exit code. Raises Failure."""
-    line = CommandLine(argv)
+    line = CommandLine(argv, console.clock)
     formats = [value.lower() for flag, value in line.options if flag in ("--json", "--format")]
     console.json_errors = formats[-1:] in (["json"], ["jsonl"])
     console.quiet = line.has(QUIET)
@@ -5300,7 +5395,7 @@ def gate_report(line, console) -> GateReport:
     # What the gate examines, as it was given: project my-agent, since 1h, error.
     selection = [option.label.lstrip("-") + (f" {text}" if option.metavar else "")
                  for option in (line.command.options if is_gate else ()) if option.selects
-                 for text in line.texts(option)]
+                 for text in line.texts(option) or filter(None, [line.saved(option)])]
     title = " ".join(["twosignal", *line.words])
     return GateReport(console, title, ", ".join(selection), path, is_gate)
 
@@ -5316,11 +5411,16 @@ def run_command(line, console, report) -> int:
     args = Arguments(chosen, line)
     client = None if chosen.is_offline else make_client(chosen, args, console)
     try:
+        args.check_required(chosen, client)
         if args.output in (None, "-"):
             return call_command(chosen, client, args, console, report)
         # A file that cannot be written is an error before anything is changed.
         with output_file(args.output) as console.file:
             return call_command(chosen, client, args, console, report)
+    except Failure as failure:
+        if failure.code == "NOT_FOUND" and args.from_config:
+            failure.hint += " To choose another project, run 'twosignal projects use NAME'."
+        raise
     finally:
         if client:
             client.transport.close()

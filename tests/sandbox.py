@@ -281,11 +281,10 @@ Serving {server.url} until Ctrl-C. In another terminal:
 
   export TWOSIGNAL_URL={server.url}
   export TWOSIGNAL_HOME={home}
-  export TWOSIGNAL_ORG={server.org}
-  export TWOSIGNAL_PROJECT={server.project}
   twosignal() {{ {script} "$@"; }}
 
   echo {PASSWORD} | twosignal login -e {EMAIL} --password-stdin
+  twosignal projects use "Support Agent"
   twosignal traces list
   twosignal traces list --status ERROR --json
   twosignal traces get {newest_trace(server)}

@@ -7,8 +7,8 @@ import sys
 import unittest
 
 import twosignal
-from tools import (LISTS, PROCEDURES, ROOT, Case, CommandCase, merged, procedure_inputs,
-                   replaced_environment, requests_of)
+from tools import (LISTS, PROCEDURES, ROOT, Case, CommandCase, PassingClock, merged,
+                   procedure_inputs, replaced_environment, requests_of, trpc_answer)
 
 
 class ParserCase(Case):
@@ -131,12 +131,12 @@ class ArgumentForms(ParserCase):
 
 class RefusedArguments(ParserCase):
     def test_mistyped_commands(self):
-        for argv, nearest in ((["trace"], "twosignal traces"), (["traces", "lst"], "traces list"),
+        for argv, nearest in ((["usge"], "twosignal usage"), (["traces", "lst"], "traces list"),
                               (["trace", "lst"], "traces list"), (["logn"], "twosignal login"),
                               (["evaluator", "list"], "evaluators list"),
                               (["api-key", "list"], "api-keys list"),
                               (["orgs", "lsit"], "orgs list"),
-                              (["--json", "traces", "gte"], "traces get"),
+                              (["--json", "traces", "tial"], "traces tail"),
                               (["datasets", "additem"], "datasets add-item"),
                               (["project", "list", "--org", "x"], "projects list")):
             with self.subTest(argv=argv):
@@ -148,12 +148,59 @@ class RefusedArguments(ParserCase):
                               else "'twosignal %s" % nearest, message)
 
     def test_commands_that_resemble_nothing(self):
+        """The groups and commands are listed, or the commands of the group."""
         for argv, shown in ((["xyzzy"], "xyzzy"), (["list"], "list"), ([""], ""), ([" "], " "),
                             (["日本"], "日本"), (["--", "xyzzy"], "xyzzy"),
                             (["\x1b[31m"], "\\x1b[31m")):
             with self.subTest(argv=argv):
-                self.assertEqual(self.refused(*argv), "Error: There is no command '%s'. See "
-                                                      "'twosignal --help'.\n" % shown)
+                self.assertEqual(self.refused(*argv), (
+                    "Error: There is no command '%s'. Choose one of: login, whoami, logout, orgs, "
+                    "projects, traces, scores, evaluators, datasets, api-keys, usage, api, help, "
+                    "version, completion, install.\n") % shown)
+        for argv in (["traces", "xyzzy"], ["trace", "xyzzy"], ["trace"]):
+            with self.subTest(argv=argv):
+                self.assertIn("Choose one of: traces list, traces get, traces check, traces wait, "
+                              "traces tail.\n", self.refused(*argv))
+
+    def test_verbs_of_other_programs(self):
+        for typed, meant in (
+                ("traces show", "traces get"), ("traces view", "traces get"),
+                ("dataset describe", "datasets get"), ("projects ls", "projects list"),
+                ("keys ls", "api-keys list"), ("org ls", "orgs list"),
+                ("eval ls", "evaluators list"),
+                ("datasets rm", "datasets delete"), ("evaluators remove", "evaluators delete"),
+                ("evaluators revoke", "evaluators delete"), ("api-keys delete", "api-keys revoke"),
+                ("keys rm", "api-keys revoke"), ("evaluators update", "evaluators toggle"),
+                ("evaluators enable", "evaluators toggle"), ("orgs new", "orgs create"),
+                ("key create", "api-keys create"), ("projects add", "projects create"),
+                ("scores add", "scores create"), ("projects select", "projects use"),
+                ("datasets add", "datasets create' or 'twosignal datasets add-item")):
+            with self.subTest(typed=typed):
+                self.assertIn("Did you mean 'twosignal %s'?\n" % meant,
+                              self.refused(*typed.split() + ["x"]))
+
+    def test_never_suggests_what_was_not_meant(self):
+        """No create, delete, revoke, logout or install to somebody who typed something else."""
+        verbs = ("rename get edit set select relate undelete recreate invoke evoke move copy reset "
+                 "delet delte remov creat crate craete revok enable start update show ls").split()
+        for group in GROUPS:
+            for verb in verbs:
+                if "%s %s" % (group, verb) in twosignal.COMMANDS:
+                    continue
+                with self.subTest(group=group, verb=verb):
+                    hint = self.refused(group, verb, "x")
+                    self.assertNotRegex(hint, "Did you mean.*(create|add-item|delete|revoke)")
+            self.assertNotIn("Did you mean", self.refused(group, "rename"))
+        for word in ("logot", "log-out", "signout", "instal", "uninstall"):
+            self.assertNotIn("Did you mean", self.refused(word))
+        self.assertIn("Choose one of: evaluators list, ", self.refused("evaluators", "get", "x"))
+
+    def test_words_that_never_suggest_are_complete(self):
+        """Commands that create, delete or revoke something, or end the session."""
+        verbs = {name.split()[-1] for name in twosignal.COMMANDS}
+        harmless = set("login whoami list use get check wait tail toggle usage api help version "
+                       "completion __complete".split())
+        self.assertEqual(verbs - harmless, set(twosignal.NEVER_GUESSED) - {"yes"})
 
     def test_every_usage_error_has_a_hint(self):
         for argv in (["traces", "list", "extra"], ["traces", "list", "--limit"],
@@ -173,8 +220,12 @@ class RefusedArguments(ParserCase):
 
     def test_an_alike_option_is_suggested(self):
         for typed, meant in (("--limt", "--limit"), ("--max-durations", "--max-duration"),
-                             ("--jsn", "--json"), ("--limt=3", "--limit")):
+                             ("--jsn", "--json"), ("--limt=3", "--limit"),
+                             ("--projct", "--project"), ("--stats", "--status")):
             self.assertIn("Did you mean %s?" % meant, self.refused("traces", "list", typed))
+        for typed in ("--foo", "--force", "--yess", "--ye", "--Y", "-Y", "-x", "---yes"):
+            self.assertEqual(self.refused("evaluators", "delete", "x", typed).partition(". ")[2],
+                             "See 'twosignal evaluators delete --help'.\n")
         self.assertIn("--help", self.refused("traces", "list", "--xyzzy"))
         self.assertIn("--help", self.refused("traces", "list", "--limit", "--limt"))
 
@@ -594,22 +645,100 @@ class UsageErrors(CommandCase):
         self.assertFails(self.cli("evaluators", "togle", "x"), 2, "evaluators toggle")
 
     def test_no_project(self):
+        """The projects are listed, and nothing else is asked for."""
         for command in PROCEDURES:
             if command.split()[0] in ("orgs", "projects", "usage"):
                 continue
             for value in (None, ""):
                 with self.subTest(command=command, value=value):
                     result = self.cli(*self.argv(command), env={"TWOSIGNAL_PROJECT": value})
-                    self.assertFails(result, 2, "--project", "TWOSIGNAL_PROJECT")
-        self.assertEqual(self.server.requests, [])
+                    self.assertFails(result, 2, "--project", "TWOSIGNAL_PROJECT",
+                                     "'twosignal projects use NAME'")
+                    self.assertEqual(result.err.splitlines()[1:], [
+                        "  %s  Support Agent" % self.server.project,
+                        "  To choose one: twosignal projects use 'Support Agent'"])
+        self.assertEqual({name for request in self.server.requests for name in request.procedures},
+                         {"organization.list", "project.list"})
 
     def test_no_organization(self):
-        for command in ("projects list", "projects create", "usage"):
+        for command in ("projects create", "usage"):
             for value in (None, ""):
                 with self.subTest(command=command, value=value):
                     result = self.cli(*self.argv(command), env={"TWOSIGNAL_ORG": value})
-                    self.assertFails(result, 2, "--org", "TWOSIGNAL_ORG")
+                    self.assertFails(result, 2, "--org", "TWOSIGNAL_ORG",
+                                     "'twosignal projects use NAME'")
+                    self.assertEqual(result.err.splitlines()[1:],
+                                     ["  %s  Acme 東京" % self.server.org])
+        self.assertEqual({name for request in self.server.requests for name in request.procedures},
+                         {"organization.list"})
+
+    def list_without_project(self, *argv, **kwargs):
+        return self.cli("traces", "list", *argv, env=dict(
+            {"TWOSIGNAL_PROJECT": None}, **kwargs.pop("env", {})), **kwargs)
+
+    def test_many_projects(self):
+        """As many as of the problems of an input, then how many more there are."""
+        for number in range(60):
+            self.server.add_project("Project %d" % number)
+        problems = self.assertFails(self.list_without_project("--json"), 2).error["problems"]
+        self.assertEqual(len(problems), twosignal.MAX_PROBLEMS + 2)
+        self.assertEqual(problems[-2:], [
+            "and 11 more", "To choose one: twosignal projects use 'Support Agent'"])
+
+    def test_no_project_exists(self):
+        org = [{"id": "org; rm x", "name": "Empty"}]
+        for rows, step in ((org, "projects create NAME --org 'org; rm x'"),
+                           ([], "orgs create NAME")):
+            with self.subTest(step=step):
+                self.server.clear()
+                self.server.fault("organization.list", status=200, times=None,
+                                  body=trpc_answer(rows))
+                self.server.fault("project.list", status=200, times=None, body=trpc_answer([]))
+                self.assertFails(self.list_without_project(), 2, "Error: No project given.",
+                                 "\n  None yet. To create one: twosignal %s\n" % step)
+
+    def test_names_that_cannot_be_typed(self):
+        """The command to choose a project works as it stands: such a project is named by its ID."""
+        for name in ("-x", "a\tb", "Twice", self.server.org, None, "", " ", 5, "x\u202ey"):
+            rows = [{"id": "p $(x)", "name": name}, {"id": "p2", "name": "Twice"}]
+            with self.subTest(name=name):
+                self.server.clear()
+                self.server.fault("project.list", status=200, times=None, body=trpc_answer(rows))
+                self.assertFails(self.list_without_project(), 2,
+                                 "\n  To choose one: twosignal projects use 'p $(x)'\n")
+
+    def test_projects_that_cannot_be_listed(self):
+        """Asking for them never turns the usage error into another one, and is not repeated."""
+        plain = ("Error: No project given. Pass --project or set TWOSIGNAL_PROJECT, or run "
+                 "'twosignal projects use NAME'.\n")
+        for fault in ({"status": 401}, {"status": 403}, {"status": 404}, {"status": 500},
+                      {"status": 200, "body": b"<html>"}, {"status": 200, "body": b"[" * 100000},
+                      {"status": 200, "body": trpc_answer([1])}, {"reset": True},
+                      {"status": 429, "body": b""}):
+            for procedure in ("organization.list", "project.list"):
+                with self.subTest(fault=str(fault)[:60], procedure=procedure):
+                    self.log_in()
+                    self.server.clear()
+                    self.server.fault(procedure, times=None, **fault)
+                    result = self.assertFails(self.list_without_project(), 2)
+                    if procedure == "organization.list" or fault.get("status") not in (403, 404):
+                        self.assertEqual(result.err, plain)
+                    self.assertLess(len(self.server.requests), 10)
+        self.move_to_closed_port()
+        self.assertEqual(self.assertFails(self.list_without_project(), 2).err, plain)
+        os.unlink(os.path.join(self.home, "session.json"))
+        self.server.clear()
+        self.assertEqual(self.assertFails(self.list_without_project(), 2).err, plain)
         self.assertEqual(self.server.requests, [])
+
+    def test_listing_projects_takes_one_timeout(self):
+        """All requests together, however many it takes."""
+        self.server.fault("organization.list", times=None, status=503)
+        clock = PassingClock(self.naps)
+        env = {"TWOSIGNAL_PROJECT": None}
+        result = self.cli("traces", "list", "--timeout", "30s", env=env, clock=clock)
+        self.assertFails(result, 2)
+        self.assertLess(sum(self.naps), 30)
 
     def test_options_win_over_variables(self):
         env = {"TWOSIGNAL_PROJECT": "nope", "TWOSIGNAL_ORG": "nope"}
@@ -773,10 +902,10 @@ class ArgvIsReadOnce(CommandCase):
         self.assertShowsHelp("help", "traces", "--help", command="help")
         self.assertEqual(self.assertOk(self.cli("help", "usage", "--json"), err="").json,
                          twosignal.help_text(["usage"]))
-        for words, message in ((["xyzzy"], "There is no command 'xyzzy'. See 'twosignal --help'."),
+        for words, message in ((["xyzzy"], "There is no command 'xyzzy'. Choose one of: login, "),
                                (["traces", "lst"], "There is no command 'traces lst'. Did you mean "
                                                    "'twosignal traces list'?"),
-                               ([""], "There is no command ''. See 'twosignal --help'.")):
+                               ([""], "There is no command ''. Choose one of: login, ")):
             with self.subTest(words=words):
                 self.assertFails(self.cli("help", *words), 2, message)
         self.assertEqual(self.server.requests, [])

@@ -1,6 +1,7 @@
 """The section Commands: login and logout, names in place of IDs, evaluators, usage, api."""
 import json
 import os
+import shlex
 import xml.etree.ElementTree
 from unittest import mock
 
@@ -111,6 +112,49 @@ class LoginAndLogout(ServerCase):
         self.assertEqual(self.state("config.json"),
                          {"api_url": self.server.url, "future_key": 1})
 
+    def test_projects_follow(self):
+        """What there is, and the command to type next; it works as it stands."""
+        result = self.assertLoggedIn(self.run_cli("login", "-e", OWNER, "--password-stdin",
+                                                  stdin=PASSWORD))
+        self.assertEqual(result.err, "")
+        self.assertIn("\n\nProjects\n%s  Support Agent\n" % self.server.project, result.out)
+        step = result.lines[-1].partition("To choose one: twosignal ")[2]
+        self.assertEqual(step, "projects use 'Support Agent'")
+        self.assertOk(self.run_cli(*shlex.split(step)))
+        self.assertEqual(self.state("config.json")["project"], self.server.project)
+
+    def test_nothing_follows_in_other_formats(self):
+        for options in (["--json"], ["--format", "csv"], ["--format", "jsonl"]):
+            self.server.clear()
+            self.assertOk(self.run_cli("login", "-e", OWNER, "--password-stdin", *options,
+                                       stdin=PASSWORD), err="")
+            self.assertEqual([request.path for request in self.server.requests],
+                             ["/api/v1/auth/login"])
+
+    def test_projects_that_cannot_be_listed(self):
+        """The login stands, and a remark says why they are missing."""
+        for fault in ({"status": 500}, {"status": 401}, {"reset": True}, {"garbage": b"<html>"}):
+            for procedure in ("organization.list", "project.list"):
+                with self.subTest(fault=fault, procedure=procedure):
+                    self.server.clear()
+                    self.server.fault(procedure, times=None, **fault)
+                    result = self.assertLoggedIn(self.run_cli(
+                        "login", "-e", OWNER, "--password-stdin", stdin=PASSWORD))
+                    self.assertRegex(result.err, r"\AYour projects could not be listed: .+\.\n\Z")
+                    self.assertNotIn("Projects", result.out)
+
+    def test_account_without_projects(self):
+        """It is told how to create the first one."""
+        org = self.server.add_org("Empty")
+        self.server.add_account("new@example.com", "pw", {org: "OWNER"})
+        self.server.add_account("newer@example.com", "pw")
+        for email, step in (("new@example.com", "projects create NAME --org " + org),
+                            ("newer@example.com", "orgs create NAME")):
+            result = self.assertOk(self.run_cli("login", "-e", email, "--password-stdin",
+                                                stdin="pw"), err="")
+            self.assertEqual(result.lines[-2:], [
+                "Projects", "None yet. To create one: twosignal " + step])
+
     def test_whoami(self):
         self.log_in()
         result = self.assertOk(self.cli("whoami"), err="")
@@ -193,6 +237,156 @@ class LoginAndLogout(ServerCase):
             result = self.assertOk(self.cli(*argv))
             for secret in (session["access_token"], session["refresh_token"]):
                 self.assertNotIn(secret, result.out + result.err)
+
+
+class DefaultProject(CommandCase):
+    """What `projects use` saves."""
+
+    def setUp(self):
+        super().setUp()
+        for name in ("TWOSIGNAL_PROJECT", "TWOSIGNAL_ORG"):
+            del self.environment[name]
+        self.other_org = self.server.add_org("Other Inc")
+        self.other = self.server.add_project("Other Agent", self.other_org)
+
+    def use(self, *argv):
+        return self.assertOk(self.cli("projects", "use", *argv))
+
+    def asked_for(self):
+        """The project of each request for traces."""
+        return [given["projectId"] for given in procedure_inputs(self.server, "trace.list")]
+
+    def test_by_name_or_id(self):
+        """In any organization, or one; with its organization, and nothing else is changed."""
+        self.write("home/config.json", {"api_url": self.server.url, "ca_cert": "/x", "theme": 1})
+        for argv in (["Other Agent"], [self.other], [self.other.upper()],
+                     ["https://app.example/projects/%s" % self.other],
+                     ["Other Agent", "--org", "Other Inc"]):
+            with self.subTest(argv=argv):
+                self.use("Support Agent")
+                result = self.use(*argv)
+                self.assertIn("Other Agent", result.out)
+                self.assertEqual(self.state("config.json"), {
+                    "api_url": self.server.url, "ca_cert": "/x", "theme": 1,
+                    "project": self.other, "org": self.other_org})
+        record = self.assertOk(self.cli("projects", "use", "Other Agent", "--json"), err="").json
+        self.assertEqual((record["id"], record["organization_name"]), (self.other, "Other Inc"))
+
+    def test_stands_in_for_both_options(self):
+        self.use("Other Agent")
+        self.server.clear()
+        self.assertOk(self.cli("traces", "list"))
+        self.assertOk(self.cli("usage"))
+        self.assertOk(self.cli("evaluators", "list", "--json"))
+        self.assertEqual([request.procedures for request in self.server.requests],
+                         [["trace.list"], ["usage.getCurrentMonth"], ["organization.list"],
+                          ["evaluator.list"]])
+        self.assertEqual(self.asked_for(), [self.other])
+        self.assertEqual(procedure_inputs(self.server, "usage.getCurrentMonth"),
+                         [{"organizationId": self.other_org}])
+
+    def test_options_and_variables_win(self):
+        self.use("Other Agent")
+        self.server.clear()
+        self.cli("traces", "list", "--project", self.server.project)
+        self.cli("traces", "list", "--project", "Support Agent")    # of another organization
+        self.cli("traces", "list", env={"TWOSIGNAL_PROJECT": self.server.project})
+        self.cli("traces", "list", env={"TWOSIGNAL_PROJECT": ""})
+        self.assertEqual(self.asked_for(), [self.server.project] * 3 + [self.other])
+        result = self.cli("projects", "use", "Other Agent", env={"TWOSIGNAL_PROJECT": "x"})
+        self.assertOk(result, err="Note: TWOSIGNAL_PROJECT is set and takes precedence.\n")
+
+    def test_restricts_no_list(self):
+        """Neither the list of projects, nor where `projects use` and --project find them."""
+        self.use("Other Agent")
+        rows = self.assertOk(self.cli("projects", "list", "--json"), err="").json
+        self.assertEqual([row["name"] for row in rows], ["Support Agent", "Other Agent"])
+        self.use("Support Agent")
+
+    def test_api_key_selects_its_project(self):
+        self.use("Other Agent")
+        self.server.clear()
+        key = {"TWOSIGNAL_API_KEY": self.server.secret(self.server.keys[0])}
+        self.assertOk(self.cli("traces", "list", env=key), err="")
+        self.assertEqual([request.path.partition("?")[0] for request in self.server.requests],
+                         ["/api/v1/traces"])
+        self.assertOk(self.cli("evaluators", "list", env=key))      # which needs the account
+
+    def test_belongs_to_the_server(self):
+        """At another address it is not used, and not kept by a login there."""
+        self.use("Other Agent")
+        other = self.serve()
+        for given in (["--url", other.url], [], ["--url", self.server.url]):
+            env = {} if given else {"TWOSIGNAL_URL": other.url}
+            result = self.cli("traces", "list", *given, env=env)
+            if self.server.url in given:
+                self.assertOk(result)
+            else:
+                self.assertFails(result, 2, "No project given")
+        self.assertEqual(requests_of(other, "trace"), [])
+        login = ["login", "-e", OWNER, "--password-stdin", "--url"]
+        self.assertOk(self.cli(*login, self.server.url, stdin=PASSWORD))
+        self.assertEqual(self.state("config.json")["project"], self.other)
+        self.assertOk(self.cli(*login, other.url, stdin=PASSWORD))
+        self.assertEqual(self.state("config.json"), {"api_url": other.url})
+
+    def test_address_as_it_may_be_written(self):
+        self.write("home/config.json", {"api_url": self.server.url + "/login/", "ca_cert": "/x"})
+        self.use("Other Agent")
+        self.assertEqual(self.state("config.json")["ca_cert"], "/x")
+        self.write("home/config.json", dict(self.state("config.json"),
+                                            api_url=self.server.url.upper() + "/api"))
+        self.assertOk(self.cli("traces", "list"))
+
+    def test_a_project_that_is_gone(self):
+        """The error names the way to choose another one; not if it was given otherwise."""
+        self.use("Other Agent")
+        gone = "99999999-9999-4999-8999-999999999999"
+        self.write("home/config.json", dict(self.state("config.json"), project=gone))
+        hint = "To choose another project, run 'twosignal projects use NAME'."
+        for argv in (["traces", "list"], ["traces", "check", "--max-p95", "1s"],
+                     ["evaluators", "list"], ["traces", "tail"]):
+            with self.subTest(argv=argv):
+                self.assertFails(self.cli(*argv), 6, "Project not found. Check the ID with "
+                                 "'twosignal projects list'. " + hint)
+        for argv, env in ((["--project", gone], {}), ([], {"TWOSIGNAL_PROJECT": gone})):
+            self.assertNotIn(hint, self.assertFails(self.cli("traces", "list", *argv, env=env),
+                                                    6).err)
+
+    def test_what_does_not_exist_is_not_saved(self):
+        before = self.state("config.json")
+        for argv, hint in ((["nope"], "'twosignal projects list'"), ([self.server.org], "projects"),
+                           (["support agent"], "Did you mean 'Support Agent'?"),
+                           (["Support Agent", "--org", "Other Inc"], "'twosignal projects list'"),
+                           ([self.server.hidden], "'twosignal projects list'")):
+            with self.subTest(argv=argv):
+                self.assertFails(self.cli("projects", "use", *argv), 6, "Project not found", hint)
+        self.server.add_project("Other Agent")
+        self.assertFails(self.cli("projects", "use", "Other Agent"), 2, self.other)
+        self.assertEqual(self.state("config.json"), before)
+
+    def test_values_that_are_no_projects(self):
+        """A config file with other types is damaged; an empty text counts as unset."""
+        for value, code in ((5, 1), ("", 2)):
+            self.write("home/config.json", {"api_url": self.server.url, "project": value})
+            self.assertFails(self.cli("traces", "list"), code)
+        self.write("home/config.json", {"api_url": self.server.url, "project": "Other Agent"})
+        self.assertOk(self.cli("traces", "list"))
+
+    def test_list_of_all_organizations(self):
+        """In a table with the organization's name; --org and TWOSIGNAL_ORG filter it."""
+        result = self.assertOk(self.cli("projects", "list"), err="")
+        self.assertEqual(result.lines[0].split(), ["ID", "Created", "Organization", "Name"])
+        self.assertRegex(result.out, r"Acme 東京 +Support Agent\n.* Other Inc +Other Agent\n\Z")
+        for argv, env in ((["--org", "Other Inc"], {}), (["--org", self.other_org], {}),
+                          ([], {"TWOSIGNAL_ORG": "Other Inc"})):
+            result = self.assertOk(self.cli("projects", "list", *argv, env=env), err="")
+            self.assertEqual(result.lines[0].split(), ["ID", "Created", "Name"])
+            self.assertEqual([line.split()[0] for line in result.lines[2:]], [self.other])
+        self.server.clear()
+        self.cli("projects", "list")
+        self.assertEqual([request.procedures for request in self.server.requests],
+                         [["organization.list"], ["project.list", "project.list"]])
 
 
 NAMES = {"PROJECT": "Support Agent", "ORG": "Acme 東京", "EVALUATOR": "Has JSON",

@@ -184,6 +184,16 @@ class ServerNames(CompletionCase):
                 self.assertEqual(self.complete(*command, flag + "="), [flag + "=" + name])
                 self.assertEqual(self.complete(*command, flag, "xyzzy"), [])
 
+    def test_operand(self):
+        """Only as long as it is not given."""
+        self.assertEqual(self.complete("projects", "use", "S"), ["Support Agent"])
+        self.assertEqual(self.complete("--url", self.server.url, "projects", "use", "Support\\ A"),
+                         ["Support Agent"])
+        self.server.clear()
+        self.assertEqual(self.complete("projects", "use", "x", "S"), [])
+        self.assertEqual(self.complete("projects", "use", "--or"), ["--org"])
+        self.assertEqual(self.server.requests, [])
+
     def test_projects_of_one_organization(self):
         other = self.server.add_org(name="Other Inc", roles={"owner@example.com": "OWNER"})
         self.server.add_project(name="Elsewhere", org=other)

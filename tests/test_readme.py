@@ -801,7 +801,6 @@ class QuickStart(ServerCase):
     def test_every_line(self):
         """The block runs as it is, but for an ID, and the email and password from variables."""
         email, password = self.server.OWNER
-        self.server.add_org(name="My Org")
         path = os.pathsep.join([self.path(".local", "bin"), executable(self.path("bin"))])
         os.remove(self.path("bin", "twosignal"))
         shutil.copy(SCRIPT, self.folder)
@@ -811,7 +810,8 @@ class QuickStart(ServerCase):
             "PATH": path, "TWOSIGNAL_URL": self.server.url, "TWOSIGNAL_EMAIL": email,
             "TWOSIGNAL_PASSWORD": password}), cwd=self.folder)
         self.assertEqual(result.err, "", result)
-        for words in ("Installed twosignal", "Logged in to", "My Org", "Spans\n", "p95 duration"):
+        for words in ("Installed twosignal", "Logged in to", "\nProjects\n", "Saved the default",
+                      "Spans\n", "p95 duration"):
             self.assertIn(words, result.out)
         self.assertRegex(result.out, r"\n(0|10)\n\Z")
 

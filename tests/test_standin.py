@@ -946,7 +946,8 @@ class Sandbox(unittest.TestCase):
             self.assertEqual((len(rows), made.status), (2, 200))
             text = self.stop(process)
             for line in ("export TWOSIGNAL_URL=" + url, "export TWOSIGNAL_HOME=",
-                         "--password-stdin", "twosignal traces list"):
+                         "--password-stdin", 'twosignal projects use "Support Agent"',
+                         "twosignal traces list"):
                 self.assertIn(line, text)
             process, again = self.start("--data", data)
             self.assertEqual(again, url)

@@ -220,6 +220,12 @@ class Names(Gate):
                 self.assertNotIn(name, seen)
                 seen.add(name)
 
+    def test_project_that_was_saved(self):
+        self.cli("projects", "use", self.server.project)
+        options = ["--junit", self.report, "--max-p95", "1s"]
+        self.cli("traces", "check", *options, env={"TWOSIGNAL_PROJECT": None})
+        self.assertIn("max-p95 ≤ 1.0s (project %s)" % self.server.project, self.cases())
+
     def test_the_same_in_each_run(self):
         """Whatever is measured, at whatever time, in whatever order the options are given."""
         options = ["--max-p95", "8s", "--max-error-rate", "50%", "--min-score", "0.799"]
