@@ -3593,12 +3593,9 @@ class TraceQuery(Struct):
     def check_project(self, traces):
         """Raises a usage error if records come from another project, as with another's API key."""
         wanted = self.project.lower()
-        if all(str(trace.get("project_id")).lower() == wanted for trace in traces):
-            return
-        raise usage_error(f"The API key belongs to another project than {self.project}"
-                          if is_uuid(self.project) else
-                          f"With an API key, --project must be an ID, not a name: '{self.project}'",
-                          "Omit --project and unset TWOSIGNAL_PROJECT: the key selects it.")
+        if any(str(trace.get("project_id")).lower() != wanted for trace in traces):
+            raise usage_error(f"'{self.project}' is not the ID of the API key's project",
+                              "Omit --project and unset TWOSIGNAL_PROJECT: the key selects it.")
 
 
 def is_within(value, minimum, maximum) -> bool:
@@ -3624,7 +3621,7 @@ class TraceScan(Struct):
     scores: str = None              # SCORES_REQUIRED, SCORES_IF_KNOWN, or None if not wanted
     strict_scores: bool = True      # see Client.add_scores
     needed: float = 0               # it fails if the server cannot return so many, up to the limit
-    exact: bool = False             # reads on past the limit until it knows if another matches
+    exact: bool = False             # reads on until it knows whether others match, and then fails
     # The state so far:
     scanned = returned = 0          # traces
     is_filtered = False             # here: no server, or not this one, knows all the filters
@@ -3660,8 +3657,8 @@ class TraceScan(Struct):
                 raise Failure(f"This server returned {counted(self.scanned, 'trace')} and has no "
                               "further pages: more may exist",
                               "Use narrower --since and --until.", "UNSUPPORTED")
-            wants_more = not is_full or self.exact and self.has_more is None
-            if page.is_last or is_behind or len(pairs) > room or not wants_more:
+            is_done = is_full and not (self.exact and self.has_more is None)
+            if page.is_last or is_behind or is_done:
                 return
             self.console.progress(counted(self.scanned, "trace"), started)
 
@@ -3692,19 +3689,16 @@ class TraceScan(Struct):
             child_records(record, "scores")         # raises if they are no list
         return [record for _, record in pairs]
 
-    def truncated(self) -> Failure:
-        """That more traces match, or may match, and how to see them."""
+    def outcome(self) -> Outcome:
+        """What follows a listing: whether more traces match, or may match, and how to see them."""
+        if self.has_more is False:
+            return Outcome(self.scan_remark())
         exist = "may exist" if self.has_more is None else "exist"
         way = "narrower --since and --until" if self.lacks_paging else "--limit N or --all"
-        return Failure(f"Showing {counted(self.returned, 'trace')}; more {exist}", f"Use {way}.",
-                       "CHECK_FAILED")
-
-    def remark(self) -> str:
-        """What a listing tells: whether there are more traces, and how many were scanned."""
-        if self.has_more is False:
-            return self.scan_remark()
-        failure = self.truncated()
-        return f"{failure.message}. {failure.hint} {self.scan_remark()}".rstrip()
+        message, hint = f"Showing {counted(self.returned, 'trace')}; more {exist}", f"Use {way}."
+        if self.exact:
+            raise Failure(message, hint, "CHECK_FAILED")
+        return Outcome(f"{message}. {hint} {self.scan_remark()}".rstrip())
 
     def scan_remark(self) -> str:
         """How many traces were scanned, if some of them were filtered here; otherwise ""."""
@@ -4625,13 +4619,7 @@ def traces_list(client, args, console):
     limit = None if args.all else args.limit or DEFAULT_LIMIT
     scan = TraceScan(client, trace_query(client, args), console, limit, wanted_scores(args),
                      needed=ALL if args.all else 0, exact=args.fail_if_truncated)
-
-    def conclude():
-        if scan.has_more is not False and args.fail_if_truncated:
-            raise scan.truncated()
-        return Outcome(scan.remark())
-
-    return Listing("traces", TRACE_COLUMNS, scan, conclude, extra_fields=TRACE_KEYS,
+    return Listing("traces", TRACE_COLUMNS, scan, scan.outcome, extra_fields=TRACE_KEYS,
                    extra_columns=TRACE_FIELDS)
 
 

@@ -490,8 +490,11 @@ class NamesForIds(TracesCase):
         self.assertEqual((body["traceId"], body["spanId"]), (trace, span))
         address = "https://app.example/projects/" + self.server.project
         self.assertOk(self.cli("traces", "list", "--project", address, env=key))
-        self.assertFails(self.cli("traces", "list", "--project", address[:-1] + "f", env=key), 2,
-                         "another project")
+        other = self.server.project[:-1] + "f"
+        for project, named in ((address[:-1] + "f", other), ("my-agent", "my-agent")):
+            self.assertFails(self.cli("traces", "list", "--project", project, env=key), 2,
+                             "'%s' is not the ID of the API key's project" % named,
+                             "Omit --project and unset TWOSIGNAL_PROJECT")
 
     def test_a_name_stays_a_name(self):
         uuid = "99999999-9999-4999-8999-99999999999F"
