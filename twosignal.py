@@ -22,12 +22,21 @@ The sections, each using only what stands above it:
     Commands    declarations and short functions, in the order of --help
     Entry       completion, installation, main, signals
 """
+import sys
+
+# As a program. pip's script and an installed executable import this module to run it.
+if __name__ == "__main__" or sys.argv[0].endswith("twosignal"):
+    import _signal                  # built in, as sys is: nothing was read from a directory yet
+    if not getattr(sys.flags, "safe_path", sys.flags.isolated):
+        del sys.path[0]             # the directory of the program, or the working directory
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)     # until main: ends without a traceback
+
 import functools
 import io
 import json
 import os
 import re
-import sys
 import time
 
 __version__ = "2.0.0"
@@ -83,7 +92,8 @@ EXIT_CODES = {                      # the exit code for an error's code; any oth
     "NOT_LOGGED_IN": 4, "UNAUTHORIZED": 4, "FORBIDDEN": 5, "NOT_FOUND": 6, "TOO_MANY_REQUESTS": 7,
     "INTERNAL_SERVER_ERROR": 8, "TIMEOUT": 8, "BAD_ANSWER": 8, "REDIRECTED": 8, "UNSUPPORTED": 8,
     "UNKNOWN_OUTCOME": 9, "CHECK_FAILED": 10, "NOTHING_TO_CHECK": 11}
-EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_READER_GONE = 130, 143, 141     # 128 + the signal
+EXIT_INTERRUPTED, EXIT_READER_GONE = 130, 141
+EXIT_SIGNALS = (129, EXIT_INTERRUPTED, 143)     # 128 + SIGHUP, SIGINT, SIGTERM
 
 
 ############################################################
@@ -1272,13 +1282,18 @@ class deferred_signals:
 
 CONFIG_KEYS = ("api_url", "ca_cert", "org", "project")
 _LOCAL_HOST = r"(?ai)(localhost|127(\.\d+){3}|\[::1\]|[^:/]+\.localhost)(:\d+)?\Z"
-_ADDRESS = (r"(?ai)(?:(https?)://)?([a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|\[[0-9a-f:.]+\])"
-            r"(?::(\d{1,5}))?((?:/(?!/)[!$%&'()*+,./:;=@\w~-]*)?)\Z")   # scheme, host, port, path
+_ADDRESS = (r"(?ai)(?:(https?)://)?([a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|\[[0-9a-f:.]+"
+            r"(?:%[\w.~-]+)?\])(?::(\d{1,5}))?"
+            r"((?:/(?!/)[!$%&'()*+,./:;=@\w~-]*)?)\Z")     # scheme, host, port, path
 
 
 def setting(name: str):
-    """An environment variable; None if it is unset or empty."""
-    return as_utf8(os.environ.get(name, ""), name).strip() or None
+    """An environment variable; None if it is unset or empty. Raises a usage error."""
+    value = as_utf8(os.environ.get(name, ""), name).strip()
+    if name.startswith("TWOSIGNAL_") and re.match(r"""(?s)(["']).*\1\Z""", value):
+        raise usage_error(f"The value of {name} is in quotes",
+                          "Remove them: docker --env-file, for one, takes them as part of it.")
+    return value or None
 
 
 def as_utf8(text, what) -> str:
@@ -1297,9 +1312,15 @@ def home_directory() -> str:
     path = expand_user(chosen or os.path.join("~", ".twosignal"))
     if chosen and not path.startswith("~"):
         return os.path.abspath(path)
+    hint = "Set HOME or TWOSIGNAL_HOME to a directory of your own."
     if not os.path.isabs(path):
-        raise NoHome("There is no home directory to keep a session in",
-                     "Set HOME or TWOSIGNAL_HOME to a directory.")
+        raise NoHome("There is no home directory to keep a session in", hint)
+    try:
+        os.stat(path)
+    except PermissionError as error:    # HOME is another user's, as it may be in a container
+        raise NoHome(f"Cannot read {path}: {os_reason(error)}", hint)
+    except OSError:
+        pass                        # it may be missing
     return path
 
 
@@ -1356,17 +1377,21 @@ def save_config(values: dict, clock=CLOCK):
     write_text(home_path("config.json"), json.dumps(config, indent=2) + "\n", clock)
 
 
-def configured_url(option=None, clock=CLOCK) -> str:
-    """The server's address: --url, TWOSIGNAL_URL, config.json or the default. Raises Failure."""
+def configured_url(option=None, clock=CLOCK, key=None) -> str:
+    """The server's address, which is that of the API key if one is given. Raises Failure."""
     if option is not None:
         return normal_url(option)
-    variable = setting("TWOSIGNAL_URL")
-    if variable:
-        return normal_url(variable, "TWOSIGNAL_URL")
+    # The SDKs read TWOSIGNAL_BASE_URL and the key: a key goes to the address that it belongs to.
+    for name in ("TWOSIGNAL_URL", "TWOSIGNAL_BASE_URL") if key else ("TWOSIGNAL_URL",):
+        if setting(name):
+            return normal_url(setting(name), name)
     try:
         saved = load_config(clock).get("api_url")
     except NoHome:
         saved = None
+    except Failure as failure:
+        failure.hint += " Or set TWOSIGNAL_URL or TWOSIGNAL_HOME."
+        raise
     return normal_url(saved, home_path("config.json")) if saved else DEFAULT_URL
 
 
@@ -1382,7 +1407,9 @@ def normal_url(text: str, source="--url") -> str:
     if port and int(port) != (443 if scheme == "https" else 80):
         host += f":{port}"
     path = re.sub(r"(/(login|api(/v1|/trpc)?)?)*\Z", "", path)
-    return f"{scheme}://{host.lower()}{path}"
+    host, percent, zone = host.partition("%")       # of [fe80::1%25eth0], whose case matters
+    zone = re.sub("%(25)?(?=[^]])", "%25", percent + zone)
+    return f"{scheme}://{host.lower()}{zone}{path}"
 
 
 def is_local(url: str) -> bool:
@@ -1578,7 +1605,8 @@ def origin(url) -> tuple:
     """(scheme, host, port): credentials never go to another one. Raises ValueError."""
     from urllib.parse import urlsplit
     parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    host = parts.hostname and parts.hostname.replace("%25", "%")    # before the zone of an address
+    return parts.scheme, host, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 _JSON_KEY = r'((?:"|%22)([\w-]*)(?:"|%22):(?: |%20)?)'
@@ -1642,7 +1670,7 @@ class Connections:
                 open_tunnel(connection, host, proxy_headers)
             if scheme == "https":
                 self.tls = self.tls or tls_context(self.ca_cert)
-                connection.encrypt(self.tls, name)
+                connection.encrypt(self.tls, name.partition("%")[0])
         except BaseException:
             connection.disconnect()
             raise
@@ -1653,7 +1681,7 @@ class Connections:
         import http.client
         from urllib.parse import urlsplit
         scheme, host, proxy, proxy_headers = connection.route
-        headers = dict(request.headers, Host=host)
+        headers = dict(request.headers, Host=re.sub("%[^]]*", "", host))    # without the zone
         parts = urlsplit(request.url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if scheme == "http" and proxy:          # a proxy needs the whole address
@@ -2450,6 +2478,7 @@ class Client:
         if key:
             keep_secret(key)
         self.has_changed = False    # a change was made, or may have been made
+        self.shows_results = True   # otherwise nothing is changed: a key is shown only once
         self._page_size = self._batch_size = PAGE_SIZE      # halved if that is too large
         # The names to try for a procedure; the one that this server has comes first.
         self._names = {name: [name, alias] for name, alias in PROCEDURE_ALIASES.items()}
@@ -2466,6 +2495,9 @@ class Client:
 
     def _change(self, list_command, call):
         """What a call returns; if it fails and may have been made, the error says how to check."""
+        if not self.shows_results:
+            raise Failure("stdout is closed, so the result cannot be shown",
+                          "Redirect it to a file or /dev/null, or use -o FILE.")
         self.has_changed = True
         try:
             return call()
@@ -5111,6 +5143,13 @@ def version_text() -> str:
 ############################################################
 
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)    # of the files in an executable; bytecode for 3.6 names it
+# Ctrl-C ends it without a traceback while the module is loaded, too; see the module's first lines.
+EXECUTABLE_MAIN = b"""import _signal, sys
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+import twosignal
+sys.exit(twosignal.main())
+"""
 # Each script asks `twosignal __complete`, which prints "words" and a candidate a line, or "files".
 COMPLETION_SCRIPTS = {"bash": r"""_twosignal() {
   local rest="${COMP_LINE:0:COMP_POINT}" piece typed kind="" line i
@@ -5291,8 +5330,8 @@ def executable_content() -> bytes:
     # Linux kernels before 5.1 cut the line at 127 characters; none quotes a blank.
     if not re.match(r"\S{1,125}\Z", interpreter):
         interpreter = "/usr/bin/env python3"
-    files = {"__main__.py": b"import sys, twosignal\nsys.exit(twosignal.main())\n",
-             "twosignal.py": source, "twosignal.pyc": bytecode(source)}
+    files = {"__main__.py": EXECUTABLE_MAIN, "twosignal.py": source,
+             "twosignal.pyc": bytecode(source)}
     buffer = io.BytesIO()
     buffer.write(os.fsencode(f"#!{interpreter}\n"))
     with zipfile.ZipFile(buffer, "w") as archive:       # not compressed: it is read at each start
@@ -5343,12 +5382,12 @@ def path_remark(path) -> str:
     return ""
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived, or SIGHUP: the terminal went away."""
+class Terminated(SystemExit):
+    """SIGTERM arrived, or SIGHUP: the terminal went away. Its code is the exit code."""
 
 
 def raise_terminated(number, frame):
-    raise Terminated()
+    raise Terminated(128 + number)
 
 
 def run(argv, console) -> int:
@@ -5362,7 +5401,9 @@ def run(argv, console) -> int:
         console.print(help_text(line.words) if line.has(HELP) else version_text())
         console.flush()
         return 0
-    handlers = handle_signals({"SIGTERM": raise_terminated, "SIGHUP": raise_terminated})
+    import signal
+    handlers = handle_signals({"SIGINT": signal.default_int_handler,
+                               "SIGTERM": raise_terminated, "SIGHUP": raise_terminated})
     try:
         with gate_report(line, console) as report:
             if not line.is_known:
@@ -5419,16 +5460,18 @@ def make_client(chosen, args, console) -> Client:
     key = api_key() if chosen.takes_key else None
     transport = Transport(args.timeout or DEFAULT_TIMEOUT, args.ca_cert, console.tell,
                           console.log if console.debug else None, console.clock)
-    client = Client(server_url(chosen, args, console.clock), transport, key, console.keep_secret)
+    client = Client(server_url(chosen, args, console.clock, key), transport, key,
+                    console.keep_secret)
+    client.shows_results = console.stdout is not None or args.output not in (None, "-")
     if key:
         warn_if_unencrypted(client.url, "API key", console)
     return client
 
 
-def server_url(chosen, args, clock) -> str:
+def server_url(chosen, args, clock, key=None) -> str:
     """The server's address; to log out, that of the stored session, whatever is configured."""
     if not chosen.ends_session or args.url:
-        return configured_url(args.url, clock)
+        return configured_url(args.url, clock, key)
     stored = load_session_if_valid(clock)
     if stored and stored.api_url:
         return normal_url(stored.api_url)
@@ -5451,7 +5494,7 @@ def call_command(chosen, client, args, console, report) -> int:
         if isinstance(console.file, AtomicFile) and not console.has_printed:
             console.file.cancel()   # nothing has arrived, so what was there stays
         if isinstance(end, Terminated):
-            return EXIT_TERMINATED
+            return end.code
         console.say("")
         return 0
 
@@ -5497,11 +5540,10 @@ def print_result(result, args, console) -> int:
     return console.fail(outcome.failure) if outcome.failure else outcome.exit_code
 
 
-def main(argv=None, console=None) -> int:
-    """Runs a command line, by default sys.argv's, and returns its exit code; never raises."""
-    console = console or Console()
+def run_safely(argv, console) -> int:
+    """Runs a command line and returns its exit code; never raises."""
     try:
-        return run(sys.argv[1:] if argv is None else argv, console)
+        return run(argv, console)
     except Failure as failure:
         return console.fail(failure)
     except RecursionError:
@@ -5509,8 +5551,8 @@ def main(argv=None, console=None) -> int:
     except KeyboardInterrupt:
         console.say("")
         return EXIT_INTERRUPTED
-    except Terminated:
-        return EXIT_TERMINATED
+    except Terminated as end:
+        return end.code
     except BrokenPipeError:
         return EXIT_READER_GONE
     except Exception as error:
@@ -5521,6 +5563,21 @@ def main(argv=None, console=None) -> int:
                                     "Report it, with what --debug prints.", "INTERNAL"))
     finally:
         console.clear_progress()
+
+
+def main(argv=None, console=None) -> int:
+    """Runs a command line, by default this process's own, and returns its exit code; never raises.
+
+    If it is the process's own, a signal that ended the command ends the process too: a shell
+    stops a script at Ctrl-C only if the command that it waits for died of SIGINT.
+    """
+    is_program = argv is None and console is None
+    code = run_safely(sys.argv[1:] if argv is None else argv, console or Console())
+    if is_program and code in EXIT_SIGNALS and os.name == "posix":
+        import signal
+        signal.signal(code - 128, signal.SIG_DFL)
+        os.kill(os.getpid(), code - 128)
+    return code
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import unittest
@@ -13,8 +14,8 @@ from unittest import mock
 import twosignal
 from servers import Scripted, certificates, hang_up
 from tools import (DEADLINE, ERROR_LINE, ROOT, SCRIPT, Case, ProcessCase, ServerCase, ShortClock,
-                   full, listing, pty_run, replaced_environment, requests_of, run_command,
-                   write_script)
+                   as_text, executable, file_bytes, full, heed_interrupts, listing, pty_run,
+                   replaced_environment, requests_of, run_command, write_script)
 
 
 class WaysToStart(ServerCase):
@@ -221,12 +222,12 @@ class Interrupts(ProcessCase):
 
     def test_processes(self):
         """Row 40: Ctrl-C and SIGTERM while waiting for a response, as processes."""
-        for number, code in self.CODES.items():
+        for number in self.CODES:
             for path, args in full([("trace.list", ["traces", "list"])],
                                    [("trace.list", ["traces", "list"]),
                                     ("dataset.create", ["datasets", "create", "-n", "x"])]):
                 with self.subTest(number=number, path=path):
-                    self.assertEqual(self.signalled(number, path, args), (code, ""))
+                    self.assertEqual(self.signalled(number, path, args), (-number, ""))
                     self.assertNothingLeft()
 
     def test_at_prompts(self):
@@ -246,6 +247,270 @@ class Interrupts(ProcessCase):
         self.assertEqual(requests_of(self.server, "auth/login"), [])
         self.assertEqual(requests_of(self.server, "evaluator.delete"), [])
         self.assertNothingLeft()
+
+
+# A module that the program imports: Ctrl-C arrives while it does, and the import goes on.
+INTERRUPTED = b"import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True:\n    pass\n"
+CONSOLE_SCRIPT = b"import sys\nfrom twosignal import main\nsys.exit(main())\n"     # pip writes it
+
+
+@unittest.skipIf(os.name == "nt", "Windows has other signals")
+class DeathBySignal(ProcessCase):
+    """Only a command that died of SIGINT ends the script or loop that a shell runs."""
+
+    def test_ctrl_c_ends_a_loop(self):
+        """Row 49: in bash, on a terminal; and a command that follows does not run."""
+        bash = shutil.which("bash")
+        if not bash:
+            self.skipTest("needs bash")
+        for script in ('for i in 1 2 3; do "$@"; done; echo after', '"$@"; echo after'):
+            with self.subTest(script=script):
+                self.server.clear()
+                fault = self.server.fault("trace.list", times=None, delay=True)
+                self.addCleanup(fault.release.set)
+                # The project is looked up by its name first, which --debug shows.
+                output, code = pty_run(
+                    [bash, "-c", script, "bash", sys.executable, SCRIPT, "traces", "list",
+                     "--project", "Support Agent", "--debug"],
+                    [("debug: ", "\x03")], self.environment)
+                self.assertEqual(code, -signal.SIGINT, output)
+                self.assertNotIn("after", output)
+                self.assertNotIn("Traceback", output)
+                self.assertLessEqual(self.server.count("trace.list"), 1)
+
+    def test_each_signal_after_cleaning_up(self):
+        """Row 49: WIFSIGNALED; no temporary file is left, and a JUnit report says what happened."""
+        output, report = self.path("out.json"), self.path("report.xml")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with self.subTest(number=number):
+                found = self.signalled(number, "trace.list", [
+                    "traces", "check", "--max-cost", "1", "-o", output, "--junit", report])
+                self.assertEqual(found, (-number, ""))
+                self.assertIn(b"<error ", file_bytes(report))
+                os.remove(report)
+                self.assertEqual([name for name in os.listdir(self.folder) if name != "home"], [])
+                self.assertNothingLeft()
+
+    def test_tail(self):
+        """Row 49: Ctrl-C is how it ends, with 0; it dies of the others. What arrived is kept."""
+        for number, code in ((signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM),
+                             (signal.SIGHUP, -signal.SIGHUP)):
+            with self.subTest(number=number):
+                self.server.clear()
+                path = self.path("out.jsonl")
+                found = self.signalled_at(2, number, [
+                    "traces", "tail", "--interval", "50ms", "-o", path])
+                self.assertEqual(found, (code, ""))
+                self.assertEqual(len(file_bytes(path).splitlines()), 5)
+                os.remove(path)
+
+    def signalled_at(self, count, number, args):
+        """(exit code, stderr) of a process that gets a signal at its n-th request for traces."""
+        for _ in range(count - 1):
+            self.server.fault("trace.list", times=1)
+        return self.signalled(number, "trace.list", args)
+
+    def test_ignored_signals_stay_ignored(self):
+        """Row 49: as under nohup, or in the background of a script."""
+        numbers = [signal.SIGTERM, signal.SIGHUP]
+        if sys.implementation.name != "pypy":       # it heeds SIGINT even so
+            numbers.append(signal.SIGINT)
+
+        def ignore():
+            for number in numbers:
+                signal.signal(number, signal.SIG_IGN)
+        fault = self.server.fault("trace.list", delay=True)
+        process = subprocess.Popen([sys.executable, SCRIPT, "traces", "list", "--json"],
+                                   env=self.environment, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, preexec_fn=ignore)
+        with process:
+            self.addCleanup(process.kill)
+            self.assertTrue(fault.begun.wait(DEADLINE))
+            for number in numbers:
+                process.send_signal(number)
+            fault.release.set()
+            out, err = process.communicate(timeout=DEADLINE)
+        self.assertEqual((process.returncode, err), (0, b""))
+        self.assertIn(b'"id"', out)
+
+    def test_ctrl_c_while_it_is_loaded(self):
+        """Row 49: no traceback from the first line on, however it is started."""
+        os.mkdir(self.path("lib"))
+        self.write("lib/json.py", INTERRUPTED)
+        self.write("twosignal", CONSOLE_SCRIPT)
+        self.environment.update(PYTHONPATH=self.path("lib"), PYTHONDONTWRITEBYTECODE="1")
+        source = file_bytes(SCRIPT)
+        for command, stdin in (([SCRIPT], None), (["-"], source), (["-m", "twosignal"], None)):
+            with self.subTest(command=command):
+                self.assertInterruptedSilently([sys.executable] + command, stdin)
+        self.environment["PYTHONPATH"] += os.pathsep + ROOT
+        self.assertInterruptedSilently([sys.executable, self.path("twosignal")])
+
+    def test_ctrl_c_while_an_executable_is_loaded(self):
+        """Row 49: before the first line of the module, too."""
+        import zipfile
+        with zipfile.ZipFile(self.path("executable"), "w") as archive:
+            archive.writestr("__main__.py", twosignal.EXECUTABLE_MAIN)
+            archive.writestr("twosignal.py", INTERRUPTED)
+        self.assertInterruptedSilently([sys.executable, self.path("executable")])
+
+    def assertInterruptedSilently(self, command, stdin=None):
+        process = subprocess.Popen(command + ["--version"], env=self.environment, cwd=ROOT,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, preexec_fn=heed_interrupts)
+        with process:
+            self.addCleanup(process.kill)
+            out, err = process.communicate(stdin, timeout=DEADLINE)
+        self.assertEqual((process.returncode, out, as_text(err)), (-signal.SIGINT, b"", ""))
+
+    def test_a_call_of_main_survives(self):
+        """Row 49: a program that passes arguments or a console gets the exit code."""
+        code = ("import twosignal; twosignal.run = lambda *_: twosignal.raise_terminated(15, None); "
+                "print(twosignal.main(['x']), twosignal.main(console=twosignal.Console()), "
+                "flush=True); twosignal.main(); print('survived')")
+        result = run_command([sys.executable, "-B", "-c", code], self.environment, cwd=ROOT)
+        self.assertEqual((result.code, result.out), (-signal.SIGTERM, "143 143\n"), result)
+
+    def test_windows(self):
+        """Row 49: no process dies of a signal there: its exit code is 130."""
+        with mock.patch("twosignal.run", side_effect=KeyboardInterrupt), \
+                mock.patch("os.kill") as kill, mock.patch("os.name", "nt"):
+            self.assertEqual(twosignal.main(), 130)
+        self.assertEqual(kill.mock_calls, [])
+
+
+@unittest.skipIf(os.name == "nt", "needs a POSIX shell")
+class ClosedStdout(ProcessCase):
+    """What a change returns, such as a key that is shown only once, has to be seen."""
+
+    CHANGES = (["api-keys", "create", "-n", "x", "--json"], ["datasets", "create", "-n", "x"],
+               ["api", "dataset.create", "--mutation", "--input", "{}"])
+
+    def test_changes(self):
+        """Exit 1 before the change is made."""
+        for args in self.CHANGES:
+            for redirections in (">&-", "<&- >&-", ">&- 2>&-"):
+                with self.subTest(args=args, redirections=redirections):
+                    result = self.in_shell(redirections, *args)
+                    self.assertEqual(result.code, 1, result)
+                    if "2>" not in redirections:
+                        self.assertFails(result, 1, "stdout is closed", "-o FILE")
+        self.assertEqual(requests_of(self.server, "create"), [])
+
+    def test_a_file_is_enough(self):
+        """Nor does it matter that stderr is closed."""
+        for redirections, path in ((">&-", self.path("key.json")), ("2>&-", "-")):
+            result = self.in_shell(redirections, "api-keys", "create", "-n", "x", "--json",
+                                   "-o", path)
+            self.assertEqual((result.code, result.err), (0, ""))
+            shown = result.out if path == "-" else as_text(file_bytes(path))
+            self.assertIn('"key": "', shown)
+
+
+def standard_modules():
+    """The names of what `import` finds in the directories of the standard library."""
+    folders = {os.path.dirname(os.__file__), os.path.dirname(os.__file__) + "/lib-dynload"}
+    entries = [entry for folder in folders if os.path.isdir(folder)
+               for entry in os.listdir(folder)]
+    names = {entry.partition(".")[0] for entry in entries}
+    return sorted(name for name in names - {"__pycache__"} if name.isidentifier())
+
+
+class PlantedModules(ServerCase):
+    """Files called like modules of the standard library, in the two places where Python looks."""
+
+    shared = True
+    PLANTED = b"import os, sys\nos.write(2, ('planted: %s\\n' % __name__).encode())\n"
+    COMMANDS = (["traces", "list", "--json"], ["traces", "list", "--format", "csv"],
+                ["orgs", "list", "--url", "https://127.0.0.1:9"], ["orgs", "lst"], ["--help"],
+                ["login", "-e", "a@b.c", "-p", "wrong"])
+
+    def setUp(self):
+        super().setUp()
+        self.log_in()
+        self.environment.update(TWOSIGNAL_PROJECT=self.server.project, PYTHONDONTWRITEBYTECODE="1")
+        for place in ("beside", "here"):
+            os.mkdir(self.path(place))
+            for name in standard_modules():
+                self.write(place + "/" + name + ".py", self.PLANTED)
+
+    def assertNoneRuns(self, command, stdin=None, commands=COMMANDS[:3], here="here"):
+        for args in commands:
+            with self.subTest(command=command, args=args):
+                result = run_command(command + args, self.environment, stdin, cwd=self.path(here))
+                self.assertNotIn("planted: ", result.err)
+                self.assertNotIn("Traceback", result.err)
+                if args is self.COMMANDS[0]:
+                    self.assertEqual(len(self.assertOk(result).json), 5)
+
+    def copy(self, name):
+        shutil.copy(SCRIPT, self.path(name))
+        os.chmod(self.path(name), 0o755)
+        return self.path(name)
+
+    def test_scripts(self):
+        """Row 52: as a script, under any name, by a link, by a relative path: none is run."""
+        script, program = self.copy("beside/twosignal.py"), self.copy("beside/ts")
+        self.assertNoneRuns([sys.executable, script], commands=self.COMMANDS)
+        self.assertNoneRuns([sys.executable, program])
+        self.assertNoneRuns([sys.executable, "-S", script])
+        self.assertNoneRuns([sys.executable, "twosignal.py"], here="beside")
+        if os.name != "nt":
+            self.environment["PATH"] = executable(self.path("path"))
+            self.assertNoneRuns([program])
+            os.symlink(script, self.path("here", "link"))
+            self.assertNoneRuns([sys.executable, "link"])
+
+    def test_piped(self):
+        """Row 52: from stdin."""
+        source = file_bytes(SCRIPT)
+        self.assertNoneRuns([sys.executable, "-"], source)
+        if os.path.exists("/dev/stdin"):
+            self.assertNoneRuns([sys.executable, "/dev/stdin"], source)
+
+    def test_module(self):
+        """Row 52: python3 -m twosignal, except for what Python imports before it begins."""
+        self.write("probe.py", b"import sys\nprint(*sys.modules)\n")
+        before = run_command([sys.executable, "-m", "probe"], self.environment, cwd=self.folder)
+        for name in set(before.out.split()) & set(standard_modules()):
+            os.remove(self.path("here", name + ".py"))
+        self.copy("here/twosignal.py")
+        self.assertNoneRuns([sys.executable, "-m", "twosignal"])
+        self.environment["PYTHONPATH"] = ROOT
+        os.remove(self.path("here/twosignal.py"))
+        self.assertNoneRuns([sys.executable, "-m", "twosignal"])
+
+    def test_console_script(self):
+        """Row 52: beside the script that pip writes."""
+        self.environment["PYTHONPATH"] = ROOT
+        self.assertNoneRuns([sys.executable, self.write("beside/twosignal", CONSOLE_SCRIPT)])
+
+    def test_executable(self):
+        """Row 52: beside an installed executable."""
+        path = self.write("beside/twosignal", twosignal.executable_content())
+        self.assertNoneRuns([sys.executable, path])
+
+    def test_nothing_else_leaves_the_path(self):
+        """Row 52: PYTHONPATH stays, and so does the path of a Python that adds no directory."""
+        code = file_bytes(SCRIPT) + b"\n"
+        code = code.replace(b'\nif __name__ == "__main__":\n    sys.exit(main())\n',
+                            b'\nprint(sys.path)\n')
+        script = self.write("beside/twosignal.py", code)
+        self.environment["PYTHONPATH"] = self.path("lib")
+        flags = [[], ["-I"], ["-S"], ["-I", "-S"]] + [["-P"]] * (sys.version_info >= (3, 11))
+        for each in flags:
+            with self.subTest(flags=each):
+                expected = run_command([sys.executable] + each + [
+                    "-c", "import sys; print(sys.path[sys.path[0] == '':])"], self.environment)
+                result = run_command([sys.executable] + each + [script], self.environment)
+                self.assertEqual(result.out, expected.out, result)
+
+    def test_an_import_changes_nothing(self):
+        """Row 52: nor does it touch the handler of Ctrl-C."""
+        code = ("import signal, sys; before = sys.path[:], signal.getsignal(signal.SIGINT); "
+                "import twosignal; print(before == (sys.path, signal.getsignal(signal.SIGINT)))")
+        result = run_command([sys.executable, "-B", "-c", code], self.environment, cwd=ROOT)
+        self.assertEqual((result.out, result.err), ("True\n", ""))
 
 
 WITHOUT_SSL = ("import runpy, sys; sys.modules.update(ssl=None, _ssl=None); "

@@ -800,7 +800,7 @@ class OutputDevices(ProcessCase):
             return add_scores
         codes = {signal.SIGINT: 130, signal.SIGTERM: 143}
         if hasattr(signal, "SIGHUP"):
-            codes[signal.SIGHUP] = 143
+            codes[signal.SIGHUP] = 129
         for number, code in codes.items():
             before = signal.signal(number, signal.default_int_handler)
             try:

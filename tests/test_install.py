@@ -176,8 +176,7 @@ class InstalledFile(InstallCase):
         line, files = split_executable(file_bytes(self.installed(self.bin)))
         self.assertEqual(line, "#!" + sys.executable)
         self.assertEqual(sorted(files), ["__main__.py", "twosignal.py", "twosignal.pyc"])
-        self.assertEqual(files["__main__.py"],
-                         b"import sys, twosignal\nsys.exit(twosignal.main())\n")
+        self.assertEqual(files["__main__.py"], twosignal.EXECUTABLE_MAIN)
         self.assertEqual(files["twosignal.py"], file_bytes(SCRIPT))
 
     def test_permissions(self):
@@ -476,6 +475,13 @@ class InstallSources(InstallCase):
         """Without docstrings an executable would have no help texts."""
         for flag in ("-O", "-OO"):
             self.assertInstalls([sys.executable, flag, SCRIPT])
+
+    def test_line_endings(self):
+        """No CR, which would be part of the interpreter's name in the #! line; git keeps it so."""
+        self.assertNotIn(b"\r", file_bytes(SCRIPT))
+        attributes = os.path.join(ROOT, ".gitattributes")
+        if os.path.exists(attributes):
+            self.assertIn(b"*.py text eol=lf", file_bytes(attributes).splitlines())
 
     def test_pipe(self):
         """There is no file to install."""

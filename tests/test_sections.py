@@ -10,7 +10,7 @@ SECTIONS = ("Constants", "Errors", "Text", "Records", "Rendering", "Files", "Set
             "Transport", "Protocol", "Session", "Client", "Console", "Arguments", "Traces",
             "Commands", "Entry")
 BANNER = re.compile(r"^(#{20,})\n# (.*)\n#{20,}$", re.MULTILINE)
-IMPORTED_AT_ONCE = {"functools", "io", "json", "os", "re", "sys", "time"}
+IMPORTED_AT_ONCE = {"_signal", "functools", "io", "json", "os", "re", "sys", "time"}
 MAY_EXIT = ("Arguments", "Entry")       # sections that may print, exit and use argparse
 MAX_FUNCTION = 31                       # lines, without decorators
 MAX_CLASS = 250                         # lines

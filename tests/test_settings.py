@@ -3,6 +3,7 @@ import contextlib
 import errno
 import os
 import random
+import socket
 import unittest
 from unittest import mock
 
@@ -118,6 +119,26 @@ class Homes(ServerCase):
         self.assertEqual(listing(folder), [])
         self.assertNothingStray()
 
+    def test_of_another_user(self):
+        """Row 37: HOME=/root in a container: with a key it counts as none; else the way out."""
+        folder = self.path("denied")
+        real = os.stat
+
+        def stat(path, *args, **kwargs):
+            if str(path).startswith(folder + "/"):
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return real(path, *args, **kwargs)
+
+        self.enter(mock.patch("os.stat", stat))
+        for args in (["orgs", "list"], ["whoami"]):
+            self.assertFails(self.run_at(folder, *args), 1, folder, "TWOSIGNAL_HOME")
+        self.assertFails(self.log_in_at(folder), 1, folder, "TWOSIGNAL_HOME")
+        self.assertEqual(self.server.requests, [])
+        key = {"TWOSIGNAL_API_KEY": "ts_" + "x" * 20}
+        with mock.patch("twosignal.DEFAULT_URL", self.server.url):
+            self.run_at(folder, "traces", "list", env=key)
+        self.assertGreater(len(self.server.requests), 0)
+
     @unittest.skipUnless(os.path.isdir("/proc/self"), "needs a directory where nothing can be made")
     def test_no_directory_can_be_made(self):
         """Row 37: the same on a file system that refuses everybody, even root."""
@@ -186,6 +207,32 @@ class ConfigFile(StateCase):
         self.write("home/config.json", {"api_url": ""})
         self.assertEqual(twosignal.configured_url(), twosignal.DEFAULT_URL)
 
+    def test_base_url_counts_with_a_key_only(self):
+        """Row 54: --url, TWOSIGNAL_URL, TWOSIGNAL_BASE_URL, the file, the default."""
+        flag, variable, base, saved = ["https://%s.example.com" % name for name in "fvbk"]
+        os.environ["TWOSIGNAL_BASE_URL"] = base + "/api/v1"
+        self.assertEqual(twosignal.configured_url(), twosignal.DEFAULT_URL)
+        self.assertEqual(twosignal.configured_url(key="x"), base)
+        self.write("home/config.json", {"api_url": saved})
+        self.assertEqual(twosignal.configured_url(), saved)
+        self.assertEqual(twosignal.configured_url(key="x"), base)
+        os.environ["TWOSIGNAL_URL"] = variable
+        self.assertEqual(twosignal.configured_url(key="x"), variable)
+        self.assertEqual(twosignal.configured_url(flag, key="x"), flag)
+        os.environ.update(TWOSIGNAL_URL="", TWOSIGNAL_BASE_URL=" ")
+        self.assertEqual(twosignal.configured_url(key="x"), saved)
+        os.environ["TWOSIGNAL_BASE_URL"] = "ftp://x"
+        self.assertRefused(lambda: twosignal.configured_url(key="x"), "TWOSIGNAL_BASE_URL",
+                           code="USAGE")
+
+    def test_unreadable_file_is_an_error(self):
+        """It may name the server that a key belongs to, so the key goes nowhere else."""
+        self.write("home/config.json", {"api_url": "https://a.example.com"})
+        with mock.patch("builtins.open", side_effect=PermissionError(errno.EACCES, "denied")):
+            for key in (None, "x"):
+                self.assertRefused(lambda: twosignal.configured_url(key=key), "config.json",
+                                   "TWOSIGNAL_URL", "TWOSIGNAL_HOME")
+
     def test_error_names_where_the_address_is(self):
         """Row 32: the flag, the variable, or the file."""
         self.assertRefused(lambda: twosignal.configured_url("ftp://x"), "--url", code="USAGE")
@@ -208,7 +255,9 @@ WRONG_ADDRESSES = (
     "http://host:", "http://host:x", "http://host:-1", "http://host:0", "http://host:65536",
     "http://host:99999", "http://host:1:2", "http://host:8 0", "http://host:\u0661",
     "http://[::1", "http://::1", "http://[::1]x", "http://[]", "http://[x]", "http://[::1]:x",
-    "http://[::1%25eth0]", "http://-host", "http://host-", "http://.host", "http://ho*st",
+    "http://[::1%]", "http://[%25eth0]", "http://[fe80::1%25a/b]", "http://[fe80::1%25a%25b]",
+    "http://[fe80::1%25a b]", "http://[fe80::1%0d]x", "http://host%25eth0", "http://-host",
+    "http://host-", "http://.host", "http://ho*st",
     "http://host\\evil", "http://host\\@evil.example.com", "http://ho'st", 'http://ho"st',
     "http://host/path?query", "http://host?query", "http://host#part", "http://host/#part",
     "http://host" + "/" * 50 + "x", "http://host/<x>", 'http://host/"', "http://host/{x}",
@@ -234,6 +283,9 @@ RIGHT_ADDRESSES = (
     ("127.0.0.1:3000", "http://127.0.0.1:3000"),
     ("[::1]:3000", "http://[::1]:3000"),
     ("http://[2001:db8::1]:8080", "http://[2001:db8::1]:8080"),
+    ("http://[FE80::1%25enP4s0]:3000/api", "http://[fe80::1%25enP4s0]:3000"),
+    ("http://[fe80::1%eth0]", "http://[fe80::1%25eth0]"),
+    ("http://[fe80::1%25]", "http://[fe80::1%2525]"),       # the interface number 25
     ("192.168.1.5", "https://192.168.1.5"),
     ("0:443", "https://0"),             # digits alone are a name, not a port
     ("http://99999", "http://99999"),
@@ -300,7 +352,7 @@ class ServerAddresses(StateCase):
         parts = ["http", "https", "ftp", "file", ":", "/", "//", "://", "host", "example.com", "@",
                  "?", "#", "%0d%0a", "%", "\r\n", "\x00", " ", ".", "-", "80", "443", "0", "[", "]",
                  "::1", "\\", "\u00e9", "\uff0f", "\u2100", "api", "v1", "trpc", "localhost", "~"]
-        pattern = r"\Ahttps?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[!-~]*)?\Z"
+        pattern = r"\Ahttps?://([a-z0-9._-]+|\[[0-9a-f:.]+(%25[\w.~-]+)?\])(:[0-9]{1,5})?(/[!-~]*)?\Z"
         with self.subTest(seed=seed):
             for _ in range(full(1500, 50000)):
                 text = "".join(dice.choice(parts) for _ in range(dice.randrange(1, 9)))
@@ -352,6 +404,109 @@ class AddressOption(CommandCase):
                     self.assertFails(result, 2)
         self.assertFails(self.cli("orgs", "list", "--url", ""), 2)
         self.assertEqual(self.server.requests, [])
+
+
+class ApiKeyAddresses(KeyCase):
+    """Where a key goes that stands beside TWOSIGNAL_BASE_URL, as SDKs have it."""
+
+    def setUp(self):
+        super().setUp()
+        self.other = self.serve()
+        self.env = dict(self.key(), TWOSIGNAL_URL=None, TWOSIGNAL_BASE_URL=self.server.url)
+        self.write("home/config.json", {"api_url": self.other.url})
+
+    def test_key_goes_where_it_belongs(self):
+        """Row 54: 0 requests elsewhere, also if the key is in a file, and for each command."""
+        key = self.env["TWOSIGNAL_API_KEY"]
+        file = dict(self.env, TWOSIGNAL_API_KEY=None, **self.key_file(key))
+        for env in (self.env, file):
+            for args in (["traces", "list"], ["whoami"], ["traces", "check", "--max-cost", "1"],
+                         ["scores", "create", "x", "--name", "e", "--value", "1"]):
+                with self.subTest(args=args):
+                    self.cli(*args, env=env)
+                    self.assertGreater(len(self.server.requests), 0)
+                    self.assertEqual(self.other.requests, [])
+                    self.server.clear()
+
+    def test_what_overrides_it(self):
+        """Row 54: an address that is given for this command line or client."""
+        for env, options in (({"TWOSIGNAL_URL": self.other.url}, ()),
+                             ({}, ("--url", self.other.url))):
+            self.cli("traces", "list", *options, env=dict(self.env, **env))
+            self.assertEqual(self.server.requests, [])
+            self.assertGreater(len(self.other.requests), 0)
+            self.other.clear()
+
+    def test_sessions_go_elsewhere(self):
+        """Row 54: a command that needs a session, or has no key, does not look at it."""
+        self.log_in(server=self.other)
+        for args, env in ((["orgs", "list"], self.env), (["logout"], self.env),
+                          (["traces", "list", "--project", self.other.project],
+                           dict(self.env, TWOSIGNAL_API_KEY=None))):
+            with self.subTest(args=args):
+                self.log_in(server=self.other)
+                self.assertOk(self.run_cli(*args, env=env))
+        self.assertEqual(self.server.requests, [])
+
+
+class QuotedVariables(CommandCase):
+    def test_quotes_are_told(self):
+        """docker --env-file keeps them, and a value in quotes is not what anybody means."""
+        for name in ("URL", "HOME", "API_KEY", "API_KEY_FILE", "PROJECT", "ORG"):
+            for value in ('"x"', "'secret'", '""', " 'x y' ", "'x\ny'"):
+                with self.subTest(name=name, value=value):
+                    args = ["projects", "list"] if name == "ORG" else ["traces", "list"]
+                    result = self.cli(*args, env={"TWOSIGNAL_" + name: value})
+                    self.assertFails(result, 2, "TWOSIGNAL_" + name, "quotes")
+                    self.assertNotIn("secret", result.err)
+        self.assertEqual(self.server.requests, [])
+
+    def test_other_quotes_are_part_of_the_value(self):
+        for value in ("'", "'Bob's", '"x', "'x\"", "x'y"):
+            with self.subTest(value=value):
+                self.assertFails(self.cli("traces", "list", env={"TWOSIGNAL_PROJECT": value}), 6)
+
+    def test_help_needs_no_variable(self):
+        self.assertOk(self.cli("--help", env={"TWOSIGNAL_URL": "'x'", "TWOSIGNAL_HOME": "'x'"}))
+
+
+class LinkLocalAddresses(KeyCase):
+    """http://[fe80::1%25eth0]: the zone says through which interface the address is reached."""
+
+    def ask(self, scheme):
+        """The names that were looked up for a request to such an address."""
+        names, real = [], socket.getaddrinfo
+
+        def look_up(host, *args, **kwargs):
+            names.append(host)
+            return real("127.0.0.1", *args, **kwargs)
+
+        self.port = int(self.server.url.rpartition(":")[2])
+        url = "%s://[fe80::1%%25Eth0]:%d" % (scheme, self.port)
+        with mock.patch("socket.getaddrinfo", look_up):
+            self.result = self.cli("traces", "list", "--url", url, env=self.key())
+        return set(names)
+
+    def test_http(self):
+        """The socket gets the zone; the Host header does without it."""
+        self.add(1)
+        self.assertEqual(self.ask("http"), {"fe80::1%Eth0"})
+        self.assertOk(self.result)
+        self.assertEqual(self.server.requests[-1].headers["Host"],
+                         "[fe80::1]:%d" % self.port)
+
+    def test_tls(self):
+        """A certificate names the address without it."""
+        names = []
+
+        def wrap(context, sock, *args, server_hostname=None, **kwargs):
+            names.append(server_hostname)
+            raise ConnectionResetError("enough")
+
+        import ssl
+        with mock.patch.object(ssl.SSLContext, "wrap_socket", wrap):
+            self.ask("https")
+        self.assertEqual(set(names), {"fe80::1"})
 
 
 class ApiKeyLocations(KeyCase):
