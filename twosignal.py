@@ -92,6 +92,7 @@ EXIT_CODES = {                      # the exit code for an error's code; any oth
     "NOT_LOGGED_IN": 4, "UNAUTHORIZED": 4, "FORBIDDEN": 5, "NOT_FOUND": 6, "TOO_MANY_REQUESTS": 7,
     "INTERNAL_SERVER_ERROR": 8, "TIMEOUT": 8, "BAD_ANSWER": 8, "REDIRECTED": 8, "UNSUPPORTED": 8,
     "UNKNOWN_OUTCOME": 9, "CHECK_FAILED": 10, "NOTHING_TO_CHECK": 11}
+UNCERTAIN_CHANGE_CODES = ("UNKNOWN_OUTCOME", "INTERNAL_SERVER_ERROR", "TIMEOUT", "BAD_ANSWER")
 EXIT_INTERRUPTED, EXIT_READER_GONE = 130, 141
 EXIT_SIGNALS = (129, EXIT_INTERRUPTED, 143)     # 128 + SIGHUP, SIGINT, SIGTERM
 
@@ -1381,10 +1382,10 @@ def configured_url(option=None, clock=CLOCK, key=None) -> str:
     """The server's address, which is that of the API key if one is given. Raises Failure."""
     if option is not None:
         return normal_url(option)
-    # The SDKs read TWOSIGNAL_BASE_URL and the key: a key goes to the address that it belongs to.
-    for name in ("TWOSIGNAL_URL", "TWOSIGNAL_BASE_URL") if key else ("TWOSIGNAL_URL",):
-        if setting(name):
-            return normal_url(setting(name), name)
+    # The SDKs read TWOSIGNAL_BASE_URL beside the key, which goes to the address it belongs to.
+    url, base_url = setting("TWOSIGNAL_URL"), key and setting("TWOSIGNAL_BASE_URL")
+    if url or base_url:
+        return normal_url(url or base_url, "TWOSIGNAL_URL" if url else "TWOSIGNAL_BASE_URL")
     try:
         saved = load_config(clock).get("api_url")
     except NoHome:
@@ -1605,8 +1606,7 @@ def origin(url) -> tuple:
     """(scheme, host, port): credentials never go to another one. Raises ValueError."""
     from urllib.parse import urlsplit
     parts = urlsplit(url)
-    host = parts.hostname and parts.hostname.replace("%25", "%")    # before the zone of an address
-    return parts.scheme, host, parts.port or (443 if parts.scheme == "https" else 80)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 _JSON_KEY = r'((?:"|%22)([\w-]*)(?:"|%22):(?: |%20)?)'
@@ -1662,7 +1662,7 @@ class Connections:
         """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
         scheme, host, proxy, proxy_headers = route
         _, name, port = origin(f"{scheme}://{host}")
-        address = origin(f"http://{proxy}")[1:] if proxy else (name, port)
+        address = origin(f"http://{proxy}")[1:] if proxy else (name.replace("%25", "%"), port)
         connection = DeadlineSocket(open_socket(*address, deadline), route)
         try:
             connection.begin(deadline)
@@ -2478,7 +2478,7 @@ class Client:
         if key:
             keep_secret(key)
         self.has_changed = False    # a change was made, or may have been made
-        self.shows_results = True   # otherwise nothing is changed: a key is shown only once
+        self.refusal = None         # the Failure that a change ends with before it is made
         self._page_size = self._batch_size = PAGE_SIZE      # halved if that is too large
         # The names to try for a procedure; the one that this server has comes first.
         self._names = {name: [name, alias] for name, alias in PROCEDURE_ALIASES.items()}
@@ -2489,23 +2489,21 @@ class Client:
 
     def mutate(self, procedure, values):
         """The result of a mutation. Raises Failure."""
-        _, list_command = resource_of(procedure, ("", f"api {procedure}"))
-        return self._change(list_command, lambda: self._with_aliases(
+        resource = resource_of(procedure, ("", f"api {procedure}"))
+        return self._change(resource, lambda: self._with_aliases(
             procedure, lambda name: self._call(name, values, changes=True)))
 
-    def _change(self, list_command, call):
+    def _change(self, resource, call):
         """What a call returns; if it fails and may have been made, the error says how to check."""
-        if not self.shows_results:
-            raise Failure("stdout is closed, so the result cannot be shown",
-                          "Redirect it to a file or /dev/null, or use -o FILE.")
+        if self.refusal:
+            raise self.refusal
         self.has_changed = True
         try:
             return call()
         except Failure as failure:
-            if failure.code in ("UNKNOWN_OUTCOME", "INTERNAL_SERVER_ERROR", "TIMEOUT",
-                                "BAD_ANSWER"):
+            if failure.code in UNCERTAIN_CHANGE_CODES:
                 failure.hint = ("The change may have been made all the same: check with "
-                                f"'twosignal {list_command}' before you repeat it.")
+                                f"'twosignal {resource[1]}' before you repeat it.")
             raise
 
     def batch(self, procedure, inputs, needs_all=False) -> list:
@@ -2606,8 +2604,7 @@ class Client:
             from urllib.parse import urlencode
             url += f"?{urlencode(values)}"
             return rest_value(self._send(url, None, credential, retried), resource)
-        _, list_command = resource
-        return self._change(list_command, lambda: (
+        return self._change(resource, lambda: (
             rest_value(self._send(url, values, credential, retried), resource)))
 
     def rows(self, procedure, values=None) -> list:
@@ -5462,7 +5459,9 @@ def make_client(chosen, args, console) -> Client:
                           console.log if console.debug else None, console.clock)
     client = Client(server_url(chosen, args, console.clock, key), transport, key,
                     console.keep_secret)
-    client.shows_results = console.stdout is not None or args.output not in (None, "-")
+    if console.stdout is None and args.output in (None, "-"):
+        client.refusal = Failure("stdout is closed, so the result cannot be shown",
+                                 "Redirect it to a file or /dev/null, or use -o FILE.")
     if key:
         warn_if_unencrypted(client.url, "API key", console)
     return client
@@ -5568,8 +5567,7 @@ def run_safely(argv, console) -> int:
 def main(argv=None, console=None) -> int:
     """Runs a command line, by default this process's own, and returns its exit code; never raises.
 
-    If it is the process's own, a signal that ended the command ends the process too: a shell
-    stops a script at Ctrl-C only if the command that it waits for died of SIGINT.
+    The process then dies of the signal that ended the command: only so does a shell script end.
     """
     is_program = argv is None and console is None
     code = run_safely(sys.argv[1:] if argv is None else argv, console or Console())

@@ -365,9 +365,12 @@ class DeathBySignal(ProcessCase):
 
     def test_a_call_of_main_survives(self):
         """Row 49: a program that passes arguments or a console gets the exit code."""
-        code = ("import twosignal; twosignal.run = lambda *_: twosignal.raise_terminated(15, None); "
-                "print(twosignal.main(['x']), twosignal.main(console=twosignal.Console()), "
-                "flush=True); twosignal.main(); print('survived')")
+        code = ("import twosignal\n"
+                "twosignal.run = lambda *_: twosignal.raise_terminated(15, None)\n"
+                "console = twosignal.Console()\n"
+                "print(twosignal.main(['x']), twosignal.main(console=console), flush=True)\n"
+                "twosignal.main()\n"
+                "print('survived')\n")
         result = run_command([sys.executable, "-B", "-c", code], self.environment, cwd=ROOT)
         self.assertEqual((result.code, result.out), (-signal.SIGTERM, "143 143\n"), result)
 
