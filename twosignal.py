@@ -4284,7 +4284,6 @@ class TraceTail:
         self._seen = {}             # trace ID: Unix seconds when it was made, or None
         self._matched = set()       # IDs of the seen ones that have been returned
         self._start = None          # an unseen trace that is older predates the tail
-        self._has_no_times = False  # an unseen trace behind a seen one then predates the tail
 
     def first(self, lines) -> list:
         """The newest traces that match, of a few pages at most."""
@@ -4294,9 +4293,7 @@ class TraceTail:
             if len(matching) >= lines or number == TAIL_FIRST_PAGES:
                 break
         if page.has_more is not False:
-            times = [when for when in self._seen.values() if when is not None]
-            self._start = min(times, default=None)
-            self._has_no_times = not times
+            self._start = min(filter(None, self._seen.values()), default=None)
         return self.scan.records(matching[:lines])[::-1]
 
     def poll(self) -> list:
@@ -4310,7 +4307,9 @@ class TraceTail:
                 new = len(self._seen) - count
                 # All of a page without a next one is new: there may have been more.
                 self.has_missed = page.has_more is None and new == len(page.traces)
-                if page.traces and not new or self._has_no_times and new < len(page.traces):
+                # If no trace has a time, an unseen one behind a seen one predates the tail.
+                is_enough = not new or not any(self._seen.values())
+                if is_enough and new < len(page.traces):
                     break
             traces = self.scan.records(pairs)
         except BaseException:
@@ -4339,17 +4338,12 @@ class TraceTail:
 
     def _forget_oldest(self):
         """Keeps memory flat: the older half of many traces is made to predate the tail."""
-        if len(self._seen) <= TAIL_MEMORY:
-            return
-        times = sorted(when for when in self._seen.values() if when is not None)
-        if times:
-            self._start = times[len(times) // 2]
-            self._seen = {trace_id: when for trace_id, when in self._seen.items()
-                          if when is not None and when >= self._start}
-        else:
-            self._has_no_times = True
-            self._seen = dict(list(self._seen.items())[TAIL_MEMORY // 2:])
-        self._matched &= set(self._seen)
+        if len(self._seen) > TAIL_MEMORY:
+            # Without times, those that were seen first are the oldest.
+            kept = sorted(self._seen.items(), key=lambda item: item[1] or 0)[-TAIL_MEMORY // 2:]
+            self._seen = dict(kept)
+            self._start = kept[0][1]
+            self._matched &= set(self._seen)
 
 
 ############################################################
