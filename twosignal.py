@@ -51,7 +51,7 @@ DEFAULT_TIMEOUT = 30.0              # seconds for a request, its retries include
 DEFAULT_WAIT, DEFAULT_INTERVAL = 300.0, 2.0     # seconds: of traces wait, between polls of tail
 DEFAULT_LIMIT, DEFAULT_TAIL_LINES = 20, 10  # traces in a listing, and that tail begins with
 COMPLETION_TIMEOUT = 1.0            # seconds to look up names while a user waits for TAB
-REFRESH_EARLY = 60                  # seconds before its expiry that a session is refreshed
+REFRESH_EARLY = 120                 # seconds before its expiry; the server's library: 90
 
 MAX_TRIES = 3                       # of one request
 RETRY_PAUSE = 0.1                   # seconds; doubled with each try, give or take a half
@@ -87,11 +87,14 @@ PLANS = {                           # traces and LLM evaluations a month; None: 
     "FREE": (10000, 500), "PRO": (50000, 5000), "GROWTH": (150000, 15000),
     "TEAM": (500000, 50000), "ENTERPRISE": (None, None)}
 
+REPORT_TO_OPERATOR = "Report this to whoever runs the server."
+GATEWAY_HINT = "A gateway answers: use --header or --client-cert, or check address and network."
+
 EXIT_CODES = {                      # the exit code for an error's code; any other means 1
     "USAGE": 2, "CONNECTION_REFUSED": 3, "CONNECTION_FAILED": 3, "TIMED_OUT": 3, "LOCKED": 3,
     "NOT_LOGGED_IN": 4, "UNAUTHORIZED": 4, "FORBIDDEN": 5, "NOT_FOUND": 6, "TOO_MANY_REQUESTS": 7,
-    "INTERNAL_SERVER_ERROR": 8, "TIMEOUT": 8, "BAD_ANSWER": 8, "REDIRECTED": 8, "UNSUPPORTED": 8,
-    "UNKNOWN_OUTCOME": 9, "CHECK_FAILED": 10, "NOTHING_TO_CHECK": 11}
+    "INTERNAL_SERVER_ERROR": 8, "TIMEOUT": 8, "BAD_ANSWER": 8, "REDIRECTED": 8, "GATEWAY": 8,
+    "UNSUPPORTED": 8, "UNKNOWN_OUTCOME": 9, "CHECK_FAILED": 10, "NOTHING_TO_CHECK": 11}
 UNCERTAIN_CHANGE_CODES = ("UNKNOWN_OUTCOME", "INTERNAL_SERVER_ERROR", "TIMEOUT", "BAD_ANSWER")
 EXIT_INTERRUPTED, EXIT_READER_GONE = 130, 141
 EXIT_SIGNALS = (129, EXIT_INTERRUPTED, 143)     # 128 + SIGHUP, SIGINT, SIGTERM
@@ -112,6 +115,7 @@ class Failure(Exception):
         self.problems = list(problems)      # further lines, one each
         self.exit_code = EXIT_CODES.get(code, 1)
         self.is_retryable = False           # another try may succeed
+        self.retry_after = None             # seconds that the server asks to wait until then
 
 
 class TransientFailure(Failure):
@@ -1455,6 +1459,7 @@ class Response(Struct):
     status: int
     headers: object             # a mapping that ignores case
     body: bytes
+    requested_pause: int = None     # seconds that it asks to wait before the next request
 
 
 class Transport:
@@ -1466,7 +1471,7 @@ class Transport:
         self.log = log                  # prints a line of --debug; or None
         self.clock = clock
         self.until = float("inf")       # time.monotonic() at which all has to end; callers set it
-        self.requested_pause = None     # seconds: the last response's Retry-After, or None
+        self.on_response = lambda request, response: None   # called with each of them
         self.start_time = clock.time()  # Unix seconds, by the server's clock if this one is wrong
         self._started = clock.monotonic()   # or None: start_time has been compared with that clock
         self._connections = Connections(ca_cert)
@@ -1485,9 +1490,8 @@ class Transport:
         """
         retried = retried or (RETRIED_CHANGE_STATUSES if changes else RETRIED_STATUSES)
         deadline = self.deadline()
-        self.requested_pause = None
         for attempt in range(1, MAX_TRIES + 1):
-            request = Request(method, url, dict(headers), body, deadline)
+            request = Request(method, url, headers, body, deadline)
             try:
                 response = self._follow_redirects(request)
             except RequestError as error:
@@ -1499,25 +1503,23 @@ class Transport:
                         attempt, error.message, deadline):
                     raise
                 continue
-            now = parse_http_date(response.headers.get("Date")) or self.clock.time()
-            self.requested_pause = parse_retry_after(response.headers.get("Retry-After"), now)
+            response.requested_pause = requested_pause(response, self.clock)
             cause = "Rate limited" if response.status == 429 else (
                 f"The server answered {response.status}")
-            if response.status not in retried or not self._pause(attempt, cause, deadline):
+            if response.status not in retried or not self._pause(
+                    attempt, cause, deadline, response.requested_pause):
                 return response
 
-    def _pause(self, attempt, cause, deadline) -> bool:
+    def _pause(self, attempt, cause, deadline, pause=None) -> bool:
         """Waits before the next try; False if there is none, or no time left for it."""
         import random
-        pause = self.requested_pause
-        if pause is None:
+        if not pause:
             pause = random.uniform(0.5, 1.5) * RETRY_PAUSE * 2 ** attempt
         if attempt == MAX_TRIES or self.clock.monotonic() + pause >= deadline:
             return False
         if pause > ANNOUNCED_PAUSE:
             self.tell(f"{cause}. Trying again in {round(pause)} seconds.")
         self.clock.sleep(pause)
-        self.requested_pause = None
         return True
 
     def _follow_redirects(self, request) -> Response:
@@ -1536,10 +1538,7 @@ class Transport:
             except ValueError:
                 raise protocol_error("The server redirects to something that is no address")
             if request.method != "GET" or not is_same_origin:
-                server = "/".join(target.split("/")[:3])
-                raise TransientFailure(f"The server redirects to {server}",
-                                       f"If that is right, use --url {server}.", "REDIRECTED",
-                                       is_retryable=False)
+                raise redirected(request.url, target)
             request.url = target.partition("#")[0]
         raise protocol_error("The server redirects in circles")
 
@@ -1555,6 +1554,7 @@ class Transport:
         took = (self.clock.monotonic() - started) * 1000
         self._log(request, f"{response.status}, {len(response.body)} bytes, {took:.0f} ms")
         self._compare_clocks(response)
+        self.on_response(request, response)
         return response
 
     def _compare_clocks(self, response):
@@ -1582,13 +1582,31 @@ class Transport:
         self._connections.close()
 
 
-def parse_retry_after(value, now):
-    """Seconds from now (Unix seconds) that a Retry-After header asks for; None if unusable."""
-    value = (value or "").strip()
-    if re.match(r"\d{1,9}\Z", value, re.ASCII):
-        return float(value)
-    when = parse_http_date(value)
-    return None if when is None else max(0.0, when - now)
+def redirected(url, target) -> TransientFailure:
+    """The failure of a request that is not sent to where its server redirects it."""
+    server, mark, path = url.partition("?")[0].rpartition("/api/")
+    base, found, rest = re.split("[?#]", target)[0].rpartition(mark + path)
+    place = result_or_failure(normal_url, base)
+    hint = f"If that is right, use --url {place}."
+    if not found or rest.strip("/") or isinstance(place, Failure):
+        place, hint = "/".join(target.split("/")[:3]), GATEWAY_HINT
+    elif place == server:
+        place, hint = base + found + rest, f"Only queries are sent on. {REPORT_TO_OPERATOR}"
+    return TransientFailure(f"The server redirects to {place}", hint, "REDIRECTED", False)
+
+
+def requested_pause(response, clock):
+    """Whole seconds that a response asks to wait before the next request; None if it does not."""
+    headers = response.headers
+    value = headers.get("Retry-After")
+    if value is None and response.status == 429:        # other responses have these headers, too
+        value = headers.get("RateLimit-Reset") or headers.get("X-RateLimit-Reset")
+    is_number = re.match(r"\s*\d{1,10}\s*\Z", value or "", re.ASCII)
+    pause = int(value) if is_number else parse_http_date(value)
+    if pause is not None and pause >= EARLIEST_DATE:     # it is a time, in Unix seconds
+        now = parse_http_date(headers.get("Date")) or clock.time()
+        pause = max(0, pause - int(now))
+    return None if pause is None or pause > DAY else pause
 
 
 def parse_http_date(value):
@@ -1967,7 +1985,6 @@ STATUS_CODES = {                    # tRPC's names for HTTP statuses
     400: "BAD_REQUEST", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND",
     405: "METHOD_NOT_SUPPORTED", 408: "TIMEOUT", 409: "CONFLICT", 412: "PRECONDITION_FAILED",
     413: "PAYLOAD_TOO_LARGE", 422: "UNPROCESSABLE_CONTENT", 429: "TOO_MANY_REQUESTS"}
-REPORT_TO_OPERATOR = "Report this to whoever runs the server."
 # A missing procedure is a NOT_FOUND like a missing resource: tRPC 10 and 11 tell it only here.
 _MISSING_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 _NUMERIC_TYPES = (["bigint"], ["number"], [["custom", "Decimal.js"]])       # superjson's names
@@ -1999,12 +2016,33 @@ def response_json(response):
         return float(literal)
 
     try:
-        return json.loads(response.body.decode("utf-8"), parse_int=parse_int,
-                          parse_float=parse_float, parse_constant=parse_float)
+        found = json.loads(response.body.decode("utf-8"), parse_int=parse_int,
+                           parse_float=parse_float, parse_constant=parse_float)
     except ValueError:
         raise foreign_response(response)
     except RecursionError:
         raise ResponseTooLarge("nested too deeply")
+    if response.status in (401, 403) and not isinstance(found, list) and not is_own_error(
+            get_item(found, "error")):
+        raise foreign_response(response)
+    return found
+
+
+def untrusted_json(text):
+    """The value of JSON, or of base64url-encoded JSON after base64-; None if it is neither."""
+    try:
+        if text.startswith("base64-"):
+            import base64           # which ignores padding, but not its absence
+            text = base64.urlsafe_b64decode(text[7:] + "===").decode("utf-8")
+        return json.loads(text, parse_int=to_number)
+    except (ValueError, RecursionError):
+        return None
+
+
+def is_own_error(error) -> bool:
+    """Whether an error is one of tRPC or of 2Signal's REST API: gateways answer in JSON, too."""
+    is_trpc = any(isinstance(get_item(error, key), dict) for key in ("json", "data"))
+    return is_trpc or bool(re.match(r"[A-Z][A-Z0-9_]*\Z", str(get_item(error, "code", ""))))
 
 
 def compact_json(value, safe=",:") -> str:
@@ -2045,15 +2083,33 @@ def session_cookie(session) -> str:
     return "; ".join(f"{name}.{i}={chunk}" for i, chunk in enumerate(chunks))
 
 
+def cookie_session(headers, project_ref):
+    """The session that a response sets as a cookie, whole or in chunks; None if there is none."""
+    from urllib.parse import unquote
+    name, values = f"sb-{project_ref}-auth-token", {}
+    for cookie in headers.get_all("Set-Cookie", ()):
+        key, _, value = cookie.partition(";")[0].partition("=")
+        is_deleted = re.search(r"(?i);\s*max-age\s*=\s*[-0]", cookie)
+        values[key.strip()] = "" if is_deleted else value.strip().strip('"')
+    chunks = [values.get(f"{name}.{number}", "") for number in range(len(values))]
+    return untrusted_json(unquote(values.get(name) or "".join(chunks)))
+
+
+def token_claim(token, name):
+    """A claim of a JWT, which is not verified; None if it has none."""
+    return get_item(untrusted_json("base64-" + f"{token}..".split(".")[1]), name)
+
+
+def token_lifetime(token) -> float:
+    """Seconds from the issue of a JWT to its expiry; infinite if it does not say."""
+    issued, expiry = (to_number(token_claim(token, name)) or 0 for name in ("iat", "exp"))
+    return expiry - issued if 0 < issued < expiry else float("inf")
+
+
 def token_project(token):
     """The Supabase project in the `iss` claim of a JWT; None if there is none."""
-    import base64
-    try:
-        payload = token.split(".")[1] + "==="       # JWTs have no padding; too much is ignored
-        claims = json.loads(base64.urlsafe_b64decode(payload).decode())
-        return re.split("[.:]", claims["iss"].split("/")[2])[0]
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
-        return None
+    match = re.match("[a-z]+://([^/.:]+)", str(token_claim(token, "iss")))
+    return match and match.group(1)
 
 
 def batch_group(procedure, inputs) -> list:
@@ -2090,7 +2146,7 @@ def _trpc_failure(error, response, procedure) -> Failure:
     message = error.get("message")
     if code == "NOT_FOUND" and isinstance(message, str) and re.match(_MISSING_PROCEDURE, message):
         return MissingProcedure(message, code="UNSUPPORTED")
-    return server_failure(code, status, message, resource_of(procedure))
+    return server_failure(code, response, message, resource_of(procedure), status)
 
 
 def rest_value(response, resource=None):
@@ -2104,7 +2160,7 @@ def rest_value(response, resource=None):
     if response.status == 403:
         raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
     if response.status >= 400 and error:
-        raise server_failure(None, response.status, get_item(error, "message") or error, resource)
+        raise server_failure(None, response, get_item(error, "message") or error, resource)
     if not 200 <= response.status < 300:
         raise foreign_response(response)
     is_wrapped = isinstance(found, dict) and "data" in found and not {"traces", "id"} & set(found)
@@ -2130,18 +2186,30 @@ def foreign_response(response) -> Failure:
     """What a response means that does not come from 2Signal's API, but from something before it."""
     status = response.status
     if status == 429 or status in TOO_LARGE_STATUSES or status >= 500:
-        return server_failure(None, status, None)
+        return server_failure(None, response, None)
     if status == 407:
         return Failure("The proxy requires a user name and a password",
                        "Put them into http_proxy or https_proxy.", "CONNECTION_FAILED")
     content_type = (response.headers.get("Content-Type") or "").partition(";")[0].strip()
     what = {"text/html": "a web page", "application/json": "JSON"}.get(content_type, content_type)
-    return protocol_error(f"The server answered {status} with {what or 'something'} that is not "
-                          "2Signal's protocol")
+    message = (f"The server answered {status} with {what or 'something'} that is not 2Signal's "
+               "protocol")
+    if status in (401, 403):
+        return TransientFailure(message, GATEWAY_HINT, "GATEWAY", is_retryable=False)
+    return protocol_error(message)
 
 
-def server_failure(code, status, message, resource=None) -> Failure:
+def server_failure(code, response, message, resource=None, status=None) -> Failure:
     """The documented error for a server's code, or else its status, and its message of any type."""
+    failure = _documented_error(code, status or response.status, message, resource)
+    if failure.is_retryable and response.requested_pause:
+        pause = failure.retry_after = response.requested_pause
+        unit, length = ("second", 1) if pause < 100 else ("minute", MINUTE)
+        failure.hint = f"Try again in {counted(-(-pause // length), unit)}."
+    return failure
+
+
+def _documented_error(code, status, message, resource) -> Failure:
     code = code or STATUS_CODES.get(status)
     said = message if isinstance(message, str) else ""
     message = said if len(said) <= MAX_SERVER_MESSAGE else said[:MAX_SERVER_MESSAGE] + "…"
@@ -2181,10 +2249,7 @@ def not_found(message="", resource=None) -> Failure:
 
 def input_problems(message) -> list:
     """The lines of a zod message, which is a JSON list itself; [] for any other message."""
-    try:
-        problems = json.loads(message)
-    except (ValueError, RecursionError):
-        return []
+    problems = untrusted_json(message)
     lines = []
     for problem in problems[:MAX_PROBLEMS] if isinstance(problems, list) else ():
         if not isinstance(problem, dict):
@@ -2227,10 +2292,15 @@ class Session:
         self.expires_at = to_number(values.get("expires_at"))       # Unix seconds
         if self.expires_at is None or abs(self.expires_at) > MAX_EXPIRY:
             raise ValueError("expires_at")
+        self.valid_until = self.expires_at      # by this machine's clock
 
     def remaining(self, now, rejected=None) -> float:
         """Seconds from `now` to the expiry of its access token; 0 if that is the rejected one."""
-        return 0 if self.access_token == rejected else self.expires_at - now
+        return 0 if self.access_token == rejected else self.valid_until - now
+
+    def is_due(self, remaining) -> bool:
+        """Whether to refresh it, so many seconds before its expiry."""
+        return remaining <= REFRESH_EARLY and remaining <= token_lifetime(self.access_token) / 4
 
     def text(self) -> str:
         return json.dumps(self.values, indent=2) + "\n"
@@ -2324,6 +2394,7 @@ class Authenticator:
         self.may_refresh = may_refresh      # if not, a session that needs a refresh counts as none
         self.clock = transport.clock
         self._session = None
+        transport.on_response = self._take_over
 
     def login(self, email, password) -> Session:
         """The new session, saved. Raises Failure: UNAUTHORIZED if email or password is wrong."""
@@ -2360,7 +2431,7 @@ class Authenticator:
         """A valid session, refreshed if it ends soon or its token was rejected. Raises Failure."""
         session = self._session or self._load()
         remaining = session.remaining(self.clock.time(), rejected)
-        if remaining <= REFRESH_EARLY:
+        if session.is_due(remaining):
             # A session that still works waits a second at most for the lock, and is used if the
             # refresh fails: the next command tries again.
             still_works = remaining > 1
@@ -2394,7 +2465,7 @@ class Authenticator:
             raise not_logged_in()
         with session_lock(self.transport.deadline(lock_timeout), self.clock):
             spent = self._load()
-            if spent.remaining(self.clock.time(), rejected) > REFRESH_EARLY:
+            if not spent.is_due(spent.remaining(self.clock.time(), rejected)):
                 return spent        # another process refreshed it while this one waited
             prove_writable(spent, self.clock)
             body = {"refresh_token": spent.refresh_token}
@@ -2403,6 +2474,23 @@ class Authenticator:
                 if isinstance(data, Failure):
                     return self._session_of_another(spent, data)
                 return save_session(self._new_session(data, spent.values), spent, self.clock)
+
+    def _take_over(self, request, response):
+        """Goes on with the session that a response sets: the server has refreshed the one sent."""
+        sent = self._session
+        data = "Cookie" in request.headers and cookie_session(response.headers, sent.project_ref)
+        fresh = isinstance(data, dict) and result_or_failure(self._new_session, data, sent.values)
+        if not isinstance(fresh, Session) or fresh.access_token == sent.access_token or (
+                fresh.user_id != sent.user_id or fresh.expires_at < sent.expires_at):
+            return
+        try:
+            with deferred_signals(), session_lock(self.transport.deadline(), self.clock):
+                fresh = save_session(fresh, sent, self.clock)
+        except Failure as failure:  # the response counts all the same
+            self.transport.tell(f"Warning: the server's new session is lost: {failure.message}. "
+                                "Run 'twosignal login' before the next command.")
+        self._session = fresh
+        request.headers["Cookie"] = session_cookie(fresh)       # of the next try, too
 
     def _session_of_another(self, spent, failure) -> Session:
         """The session that the TUI saved meanwhile. Raises what the failed refresh means."""
@@ -2433,6 +2521,8 @@ class Authenticator:
         except ValueError as error:
             raise protocol_error(f"The server's session has no valid {error}")
         values["expires_at"] = int(session.expires_at)      # the TUI reads whole seconds only
+        # It holds for its lifetime, or until a 401, whatever the two machines' clocks say.
+        session.valid_until = self.clock.time() + token_lifetime(session.access_token)
         self.keep_secret(session.access_token)
         self.keep_secret(session.refresh_token)
         return session
@@ -2447,8 +2537,8 @@ class Authenticator:
                                           body, reports_unknown=False, retried=retried)
         envelope = response_json(response)
         error = get_item(envelope, "error")
-        if isinstance(error, dict) and response.status >= 400:
-            raise server_failure(None, response.status, error.get("message"))
+        if is_own_error(error) and response.status >= 400:
+            raise server_failure(None, response, error.get("message"))
         data = get_item(envelope, "data")
         if not 200 <= response.status < 300 or not isinstance(data, dict):
             raise foreign_response(response)
@@ -2909,7 +2999,8 @@ class Console:
         message, hint, *problems = [mask_secrets(line, self._secrets) for line in
                                     [failure.message, failure.hint] + failure.problems]
         record = {"code": failure.code, "message": message, "hint": hint,
-                  **({"problems": problems} if problems else {}), "exit_code": failure.exit_code}
+                  **({"problems": problems} if problems else {}), "exit_code": failure.exit_code,
+                  **without_none(retry_after=failure.retry_after)}
         self.say(to_json({"error": record}, indent=None))
         return failure.exit_code
 
@@ -4165,17 +4256,16 @@ class GateReport(Struct):
 
 # --- waiting
 
-def polls(transport, deadline):
+def polls(clock, deadline, asked_pause):
     """Yields for each poll, with pauses between them; the last begins at the deadline."""
     import random
-    clock = transport.clock
     pause = 1.0
     while True:
         is_last = clock.monotonic() >= deadline
         yield
         if is_last:
             return
-        wanted = max(transport.requested_pause or 0, pause * random.uniform(0.8, 1.2))
+        wanted = max(asked_pause() or 0, pause * random.uniform(0.8, 1.2))
         clock.sleep(max(0.0, min(deadline - clock.monotonic(), wanted)))
         pause = min(pause * 1.5, 15.0)
 
@@ -4200,7 +4290,7 @@ class WaitProgress(Struct):
         self.started = clock.monotonic()
         transport.until = self.started + timeout + 1    # the last poll begins a second earlier
         failure = None
-        for _ in polls(transport, self.started + timeout):
+        for _ in polls(clock, self.started + timeout, lambda: failure and failure.retry_after):
             error = result_or_failure(self.poll)
             if error and not error.is_retryable:
                 raise error         # no later poll can change it
@@ -4802,7 +4892,7 @@ def new_traces(client, args, console):
             if not isinstance(failure, TransientFailure) and failure.code != "BAD_REQUEST":
                 raise
             console.tell_once(f"{failure.message}. Trying again.")
-            requested = min(client.transport.requested_pause or 0, 10 * MINUTE)
+            requested = min(failure.retry_after or 0, 10 * MINUTE)
             pause = max(min(pause * 2, MINUTE), requested)
         else:
             console.tell_once("A whole page of new traces at once: some may be missing. "

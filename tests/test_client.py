@@ -1,5 +1,6 @@
 """The section Client: query, mutate, batches, pages, scores, REST with an API key."""
 import datetime
+import functools
 import json
 import os
 import random
@@ -12,7 +13,7 @@ from urllib.parse import unquote
 import standin
 import twosignal
 from tools import (EXAMPLE_URL, FULL, PROCEDURES, SCRIPT, TOKENS, ClientCase, CommandCase, KeyCase,
-                   ScriptedTransport, ServerCase, TracesCase, canned, first_look, minutes_ago,
+                   ScriptedTransport, ServerCase, TracesCase, canned, first_look, full, minutes_ago,
                    procedure_inputs, requests_of, run_command, size_of, takes_at_most, trpc_answer,
                    trpc_error, wire_trace)
 
@@ -152,7 +153,7 @@ class Batches(ClientCase):
                     self.assertEqual([len(names) for names, _ in self.asked], [2, 1, 1, 1, 1])
 
     def test_a_batch_that_fails_otherwise_is_an_error(self):
-        for status, code in ((200, "BAD_ANSWER"), (403, "BAD_ANSWER"),
+        for status, code in ((200, "BAD_ANSWER"), (403, "GATEWAY"),
                              (429, "TOO_MANY_REQUESTS"), (502, "INTERNAL_SERVER_ERROR")):
             client = self.client(lambda names, given: canned(b"<html>", status, "text/html"))
             with self.subTest(status=status):
@@ -641,11 +642,19 @@ class ScoresOfTraces(ClientCase):
         self.assertEqual(trace["scores"], [])
 
 
+GATEWAY_ERRORS = ({"a": 1}, {"message": "Unauthorized"}, {"error": "Unauthorized"}, None, "no", 5,
+                  {"error": {"code": 401, "message": "no", "status": "UNAUTHENTICATED"}},
+                  {"error": {"code": "InvalidToken", "message": "no"}}, {"error": None},
+                  {"error": {"message": "no"}}, {"error": "UNAUTHORIZED"}, {"code": "FORBIDDEN"},
+                  {"error": {"code": None, "data": None}}, {"data": {"code": "UNAUTHORIZED"}})
+
+
 class RejectedSessions(ClientCase):
     def test_a_401_from_a_proxy_ends_no_session(self):
-        for body, kind in ((b"<html>", "text/html"), (b'{"a": 1}', "application/json")):
+        for body, kind in [(b"<html>", "text/html")] + [
+                (json.dumps(body).encode(), "application/json") for body in GATEWAY_ERRORS]:
             client = self.client(lambda name, given: canned(body, 401, kind))
-            self.assertRaisesCode("BAD_ANSWER", client.query, "x.list")
+            self.assertRaisesCode("GATEWAY", client.query, "x.list")
             self.assertEqual(len(self.asked), 1)
 
     def test_a_401_of_the_api_is_retried_once(self):
@@ -1342,6 +1351,63 @@ class ApiKeys(KeyCase):
                 result = self.cli("traces", "list", env=env)
                 self.assertFails(result, code)
                 self.assertNotIn(env["TWOSIGNAL_API_KEY"], result.err)
+
+    def test_refusals_of_a_gateway(self):
+        """Only the server's own error says something about the key, the password, the session."""
+        env = self.key()
+        commands = (("/api/v1/traces", ("traces", "list"), env),
+                    ("/api/v1/scores", ("scores", "create", "t", "--name", "n", "--value", "1"),
+                     env), ("organization.list", ("orgs", "list"), None),
+                    ("organization.create", ("orgs", "create", "x"), None),
+                    ("auth/login", ("login", "-e", "a@b.c", "--password-stdin"), None))
+        self.log_in()
+        for path, command, env in commands:
+            for status in (401, 403):
+                for body in full(GATEWAY_ERRORS[:6:2], GATEWAY_ERRORS) + ("<html>",):
+                    self.server.clear()
+                    self.server.fault(path, times=None, status=status, body=body)
+                    with self.subTest(path=path, status=status, body=body):
+                        result = self.cli(*command, "--json", env=env, stdin="x")
+                        self.assertFails(result, 8, "%d with %s" % (
+                            status, "a web page" if body == "<html>" else "JSON"),
+                            "gateway", "--header", "--client-cert", "network")
+                        self.assertEqual(result.error["code"], "GATEWAY")
+                        self.assertEqual(len(self.server.requests), 1)
+
+    def test_refusals_of_the_server(self):
+        env = self.key()
+        for status, code, part in ((401, 4, "API key is not accepted"),
+                                   (403, 5, "Permission denied")):
+            for error in ({"code": "UNAUTHORIZED", "message": "no"},
+                          {"code": "KEY_REVOKED", "message": None, "new": 1}):
+                for body in ({"error": error}, {"data": None, "error": error, "new": 1}):
+                    self.server.fault("/api/v1/traces", status=status, body=body)
+                    self.assertFails(self.cli("traces", "list", env=env), code, part)
+
+    def test_how_long_to_wait(self):
+        """Row 23: a refusal names the time of the next try, for people and for scripts."""
+        env = self.key()
+        self.log_in()
+        for status, code, message in ((429, 7, "Rate limited. "), (503, 8, "failed (503)")):
+            for header, value, text, seconds in (
+                    ("Retry-After", "3600", "Try again in 60 minutes.", 3600),
+                    ("Retry-After", "61", "Try again in 61 seconds.", 61),
+                    ("Retry-After", "121", "Try again in 3 minutes.", 121),
+                    ("X-RateLimit-Reset", "3000", "Try again in 50 minutes.", 3000),
+                    ("Retry-After", "99999", None, None), ("Retry-After", "soon", None, None)):
+                if status == 503 and header != "Retry-After":
+                    continue
+                for path, command, credential in (
+                        ("/api/v1/traces", ("traces", "list"), env),
+                        ("organization.list", ("orgs", "list"), None),
+                        ("auth/login", ("login", "-e", "a@b.c", "--password-stdin"), None)):
+                    self.server.clear()
+                    self.server.fault(path, times=None, status=status, headers={header: value})
+                    with self.subTest(status=status, value=value, path=path):
+                        run = functools.partial(self.cli, *command, env=credential, stdin="x")
+                        result = self.assertFails(run(), code, message, text or "Error")
+                        self.assertEqual("Try again in" in result.err, text is not None)
+                        self.assertEqual(run("--json").error.get("retry_after"), seconds)
 
     def test_whoami(self):
         env = self.key()

@@ -317,7 +317,9 @@ class NotTheProtocol(CannedCase):
         is_error = isinstance(wrong, dict) and (
             path == ("error", "json") or wrong and path != () and wrong != {"json": None})
         if is_error or path == ("error", "json", "data"):
-            # The status of the response alone is left.
+            # The status of the response alone is left, which may be that of a gateway.
+            if path == ("error",) and status in (401, 403):
+                return 8
             return {200: 8, 400: 1, 401: 4, 403: 5, 404: 6, 429: 7, 500: 8}[status]
         return 7 if status == 429 else 8
 

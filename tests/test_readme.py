@@ -314,7 +314,7 @@ class ReadmeTables(unittest.TestCase):
         self.assertEqual(told.pop("Connection refused"), "CONNECTION_REFUSED")
         project = twosignal.resource_of("project.list")
         failures = [twosignal.authentication_expired()] + [
-            twosignal.server_failure(code, 0, None, project)
+            twosignal.server_failure(code, twosignal.Response(0, {}, b""), None, project)
             for code in ("NOT_FOUND", "TOO_MANY_REQUESTS", "FORBIDDEN")]
         self.assertEqual({failure.message: failure.code for failure in failures}, told)
 

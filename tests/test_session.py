@@ -13,13 +13,15 @@ import sys
 import tempfile
 import time
 from unittest import mock
+from urllib.parse import quote
 
 import twosignal
 from servers import Proxy, Scripted, answer, silence
+from sessions import encode64, session_cookies, session_in_cookie
 from standin import PROJECT_REF, StandIn
 from tools import (DEADLINE, SCRIPT, SESSION, EventfulClock, PassingClock, Result, ServerCase,
-                   StateCase, as_bytes, as_text, file_bytes, full, heed_interrupts, kept_signals,
-                   posix, replaced_environment, run_command)
+                   StateCase, WrongClock, as_bytes, as_text, file_bytes, full, heed_interrupts,
+                   kept_signals, posix, replaced_environment, run_command)
 
 
 def around(function, before):
@@ -545,12 +547,46 @@ class Refreshes(SessionCase):
         self.assertOk(self.run_cli(*LISTING), "")
         self.assertRefreshes(1)
 
-    def test_refreshed_a_minute_early(self):
-        for seconds, refreshes in ((3000, 0), (90, 0), (30, 1)):
+    def test_refreshed_two_minutes_early(self):
+        """Row 48: before the server's library would do it, which begins 90 s before the expiry."""
+        for seconds, refreshes in ((3000, 0), (150, 0), (110, 1), (30, 1)):
             self.server.clear()
             self.log_in_with(seconds)
             self.assertOk(self.run_cli(*LISTING), "")
             self.assertRefreshes(refreshes)
+
+    def test_short_sessions(self):
+        """Row 48: one that is valid for two minutes is refreshed in its last quarter."""
+        self.enter(mock.patch("sessions.TOKEN_SECONDS", 120))
+        for seconds, refreshes in ((119, 0), (40, 0), (25, 1)):
+            self.server.clear()
+            self.log_in_with(seconds)
+            self.assertOk(self.run_cli(*LISTING), "")
+            self.assertRefreshes(refreshes)
+
+    def test_one_refresh_per_run_whatever_the_clock_says(self):
+        """Row 48: what the server has just issued is valid, even on a clock that is hours ahead."""
+        for ahead in (-7200, 7200):
+            self.server.clear()
+            self.log_in()
+            result = self.run_cli("traces", "list", "--json", "--project", self.server.project,
+                                  clock=WrongClock(ahead))
+            self.assertEqual(result.code, 0, result)
+            self.assertGreater(self.server.count("/api/trpc/"), 1)
+            self.assertRefreshes(1 if ahead > 0 else 0)
+
+    def test_long_run(self):
+        """Row 48: what a run received is refreshed two minutes before it expires as well."""
+        self.log_in_expired()
+        with replaced_environment(self.environment):
+            clock = WrongClock(0)
+            transport = twosignal.Transport(clock=clock)
+            self.addCleanup(transport.close)
+            auth = twosignal.Authenticator(self.server.url, transport, lambda secret: None)
+            for age, refreshes in ((0, 1), (3000, 1), (3500, 2), (6900, 2), (7000, 3)):
+                clock.ahead = age
+                auth.session()
+                self.assertRefreshes(refreshes)
 
     @posix
     def test_signal_between_response_and_save(self):
@@ -631,7 +667,9 @@ class Refreshes(SessionCase):
                          b'"expires_at": 1893456000}, "error": null}'), 8),
            (dict(garbage=b'{"data": {"access_token": "a", "refresh_token": "c", '
                          b'"expires_at": "soon"}, "error": null}'), 8),
-           (dict(status=500, body={"data": None, "error": {"code": "X", "message": "down"}}), 8)])
+           (dict(status=500, body={"data": None, "error": {"code": "X", "message": "down"}}), 8)]
+        + [(dict(status=status, body={"error": {"code": status, "message": "a gateway's"}}), 8)
+           for status in (400, 401, 403, 409)])
 
     def test_transient_failure_never_logs_out(self):
         """Row 8: the file is identical to the byte, and the session works afterwards."""
@@ -749,6 +787,207 @@ class Refreshes(SessionCase):
         self.assertOk(self.run_cli(*LISTING), "")
         self.assertRefreshes(0)
         self.assertEqual(self.server.count(QUERY), 2)
+
+
+class ServerRefreshes(SessionCase):
+    """The server's library refreshes a session itself, and returns the new one as a cookie."""
+
+    MARGIN = 90                     # seconds, as in the current version of the library
+    ALWAYS = 5000                   # more than a new session has left
+    CHANGE = ("orgs", "create", "New", "--json")
+
+    def setUp(self):
+        super().setUp()
+        self.server.library_margin = self.MARGIN
+
+    def assertNewest(self):
+        """The file holds a session that works, and whose refresh token has not been spent."""
+        found = self.state("session.json")
+        self.assertIsNotNone(self.server.sessions.account(found["access_token"]))
+        self.assertFalse(self.server.store.get("tokens", found["refresh_token"])["used"])
+        return found
+
+    def test_five_commands(self):
+        """Row 48: 75 s left, a token is single-use: each works, the file holds the newest."""
+        for base64_cookies in (False, True):
+            for padding in (0, 9000):
+                for margin in (self.MARGIN, self.ALWAYS):
+                    with self.subTest(base64=base64_cookies, padding=padding, margin=margin):
+                        self.server.base64_cookies = base64_cookies
+                        self.server.padding, self.server.library_margin = padding, margin
+                        session = self.log_in_with(75, theme="dark")
+                        for command in (LISTING, self.CHANGE, ("usage", "--org", self.server.org),
+                                        ("traces", "list", "--project", self.server.project),
+                                        LISTING):
+                            self.assertOk(self.run_cli(*command))
+                            self.assertNewest()
+                        found = self.state("session.json")
+                        self.assertEqual(set(found), set(session) | {"api_url"})
+                        self.assertEqual(found["theme"], "dark")
+
+    def test_early_refresh_is_impossible(self):
+        """Row 48: the library spends the token, since nobody else could: its session is kept."""
+        self.log_in_with(75)
+        self.server.fault("auth/refresh", times=None, status=503)
+        for _ in range(2):
+            self.assertOk(self.run_cli(*LISTING), "")
+        self.assertNewest()
+
+    def test_two_processes_at_once(self):
+        """Row 48: one of them refreshes the session, before either sends it."""
+        self.log_in_with(75)
+        processes = [subprocess.Popen([sys.executable, SCRIPT] + list(LISTING),
+                                      env=self.environment, stdin=subprocess.DEVNULL,
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                     for _ in range(2)]
+        for process in processes:
+            out, err = process.communicate(timeout=DEADLINE)
+            self.assertEqual((process.returncode, err), (0, b""))
+        self.assertRefreshes(1)
+        self.assertNewest()
+
+    def fresh(self, email=OWNER, **changes):
+        """Another session of an account, with changes, as the library stores it in a cookie."""
+        session = dict(self.server.tokens(email), **changes)
+        return dict(session, user={"id": session.pop("user_id"), "email": email})
+
+    def after_response(self, cookies, command=LISTING, procedure=QUERY, **fault):
+        """Run a command whose first response sets these cookies; return what the file holds."""
+        self.server.clear()
+        self.server.library_margin = None
+        self.before = self.log_in_with(3000)
+        self.server.fault(procedure, headers={"Set-Cookie": cookies}, **fault)
+        self.result = self.run_cli(*command)
+        return self.state("session.json")["access_token"]
+
+    def test_whatever_the_status(self):
+        """Row 48: the session of each response is kept, and is used from the next try on."""
+        for command, procedure in ((LISTING, QUERY), (self.CHANGE, "organization.create")):
+            for status in (200, 307, 400, 401, 403, 404, 413, 429, 500, 502, 503, 504):
+                with self.subTest(status=status, procedure=procedure):
+                    fresh = self.fresh()
+                    fault = {} if status == 200 else {"status": status}
+                    cookies = session_cookies(fresh, True)
+                    self.assertEqual(self.after_response(cookies, command, procedure, **fault),
+                                     fresh["access_token"])
+                    used = [session_in_cookie(request.cookie)["access_token"]
+                            for request in self.server.requests[1:]]
+                    self.assertEqual(set(used) - {fresh["access_token"]}, set())
+                    self.assertRefreshes(0)
+                    self.assertOk(self.run_cli(*LISTING))
+
+    def test_redirect(self):
+        """Row 48: the session of a redirect, and of a redirect that is not followed."""
+        for location, code in (("/api/trpc/project.list", 0), ("http://sso.example.com/", 8)):
+            fresh = self.fresh()
+            found = []
+            self.on_request("project.list", lambda: found.append(self.server.requests[-1].cookie))
+            self.server.clear()
+            self.log_in_with(3000)
+            self.server.fault(QUERY, status=307, body="", headers={
+                "Location": location, "Set-Cookie": session_cookies(fresh, True)})
+            self.run_cli(*LISTING)
+            self.assertEqual(self.state("session.json")["access_token"], fresh["access_token"])
+            self.assertTrue(all(fresh["access_token"] in cookie for cookie in found))
+
+    def test_batch(self):
+        """Row 48: a batch is a query like any other."""
+        fresh = self.fresh()
+        self.assertEqual(self.after_response(
+            session_cookies(fresh, False), ("traces", "list", "--json", "--project",
+                                            self.server.project), "trace.getById"),
+            fresh["access_token"])
+
+    def test_what_is_no_session(self):
+        """Row 48: a deleted, damaged, older or foreign cookie changes nothing."""
+        good = self.fresh()
+        cookie, = session_cookies(good, False)
+        name, _, value = cookie.partition("=")
+        wrong = [dict(good, **{key: value}) for key in ("access_token", "refresh_token")
+                 for value in (None, "", 5, "a b", "a\r\nb")]
+        wrong += [dict(good, expires_at=value) for value in (None, "soon", 1e300, [], 1)]
+        wrong += [{key: good[key] for key in good if key != left_out}
+                  for left_out in ("access_token", "refresh_token", "expires_at")]
+        wrong += [self.fresh(VIEWER), dict(good, user={"id": 5}), [], "x", None, 5]
+        values = [quote(json.dumps(each), safe="") for each in wrong]
+        values += ["", "x", '""', "base64-", "base64-%%%", "base64-\u00e9", "%", value[:-5],
+                   "[" * 9999, value + "; Max-Age=0", value + ";max-age = -1"]
+        cookies = [[name + "=" + each] for each in values]
+        cookies += [[cookie.replace("sb-", "sb-other")], [name + "-code-verifier=" + value],
+                    [name + ".1=" + value], [cookie, name + "=; Max-Age=0"],
+                    [name + ".0=" + value[:50], name + ".2=" + value[50:]]]
+        for each in cookies:
+            with self.subTest(cookies=[text[:200] for text in each]):
+                self.assertEqual(self.after_response(each), self.before["access_token"])
+                self.assertOk(self.result, "")
+
+    def test_forms_of_a_session(self):
+        """Row 48: whole or in chunks, encoded or not, among the cookies that delete old chunks."""
+        for place, form in enumerate((
+                lambda name, text: [(name, quote(text, safe=""))],
+                lambda name, text: [(name, text.replace(" ", ""))],
+                lambda name, text: [(name, "base64-" + encode64(text.encode()))],
+                lambda name, text: [(name, '"base64-' + encode64(text.encode()) + '"')],
+                lambda name, text: [(name, ""), (name + ".0", quote(text[:70])),
+                                    (name + ".1", quote(text[70:])), (name + ".2", "")])):
+            fresh = self.fresh()
+            pairs = form("sb-%s-auth-token" % PROJECT_REF, json.dumps(fresh))
+            cookies = ["%s=%s; Path=/; %sSameSite=lax" % (
+                name, value, "Max-Age=3456; " if value else "Max-Age=0; ") for name, value in pairs]
+            with self.subTest(form=place):
+                self.assertEqual(self.after_response(["other=1", *cookies]), fresh["access_token"])
+
+    def test_not_for_an_api_key(self):
+        """Row 48: nor in the response to a login or a refresh."""
+        self.log_in_with(3000)
+        before = self.content()
+        cookies = {"Set-Cookie": session_cookies(self.fresh(), False)}
+        self.server.fault("/api/v1/traces", headers=cookies)
+        self.assertOk(self.run_cli("traces", "list", env={"TWOSIGNAL_API_KEY": self.server.key}))
+        self.assertEqual(self.content(), before)
+        for prepare in (self.log_in_expired, lambda: self.server.revoke_access(OWNER)):
+            prepare()
+            self.server.fault("auth/refresh", headers=cookies)
+            self.assertOk(self.run_cli(*LISTING), "")
+            found = self.assertNewest()["access_token"]
+            self.assertNotIn(found, cookies["Set-Cookie"][0])
+
+    def test_beside_the_tui(self):
+        """Row 48: its logout, its login to another account and its newer session stay."""
+        newer = dict(self.server.tokens(OWNER), expires_at=int(time.time()) + 7000)
+        for act, expected in ((self.tui().log_out, None),
+                              (lambda: self.tui().log_in(VIEWER), VIEWER),
+                              (lambda: self.tui().write(newer), newer["access_token"])):
+            self.log_in_with(3000)
+            self.server.library_margin = self.ALWAYS
+            self.on_request(QUERY, after=act)
+            self.assertOk(self.run_cli(*LISTING), "")
+            found = self.state("session.json")
+            self.assertIn(expected, list(found.values()) if found else [None])
+
+    def test_it_cannot_be_saved(self):
+        """Row 48: a change is shown all the same, and this run goes on with the new session."""
+        self.server.library_margin = self.ALWAYS
+        self.log_in_with(3000)
+        before = self.content()
+        with mock.patch("tempfile.mkstemp", side_effect=OSError(errno.ENOSPC, "No space left")):
+            result = self.run_cli(*self.CHANGE)
+        self.assertEqual((result.code, result.json["name"]), (0, "New"))
+        self.assertIn("Warning: the server's new session is lost", result.err)
+        self.assertIn("twosignal login", result.err)
+        self.assertEqual(self.content(), before)
+
+    @posix
+    def test_signal_before_it_is_saved(self):
+        """Rows 6, 48: Ctrl-C waits until the session that the server handed out is on disk."""
+        self.enter(kept_signals())
+        heed_interrupts()
+        self.server.library_margin = self.ALWAYS
+        self.log_in_with(3000)
+        for step in ("os.open", "os.fsync", "os.replace"):
+            with around(step, once(lambda: os.kill(os.getpid(), signal.SIGINT))):
+                self.assertEqual(self.run_cli(*LISTING).code, 130)
+            self.assertNewest()
 
 
 class UnwritableHomes(SessionCase):

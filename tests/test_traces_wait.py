@@ -406,6 +406,7 @@ class FailuresToAsk(TracesCase):
         project = "--project", self.server.project
         here = self.server.url
         for code, fault in ((8, dict(raw=b"SSH-2.0-OpenSSH_9.6\r\n")), (5, dict(status=403)),
+                            (8, dict(status=401, body="<html>Log in</html>")),
                             (8, dict(status=302, headers={"Location": "http://127.0.0.2:1/"}))):
             self.server.clear()
             self.server.fault("trace.list", times=None, **fault)

@@ -11,6 +11,7 @@ import threading
 import time
 import unittest
 from unittest import mock
+from urllib.parse import urljoin
 
 import twosignal
 from servers import (PATIENCE, Listener, Proxy, Scripted, answer, certificates, drip, hang_up,
@@ -330,20 +331,47 @@ class Retries(ServerCase):
 
 class RetryAfter(TransportCase):
     def test_values(self):
-        """Row 23: seconds and dates; bad, negative and huge values are ignored."""
+        """Row 23: seconds and dates; bad and negative values are ignored, and more than a day."""
         now = 1800000000.0
         values = {
-            "0": 0.0, "1": 1.0, " 7 ": 7.0, "120": 120.0,
-            "Fri, 15 Jan 2027 08:00:10 GMT": 10.0, "Fri, 15 Jan 2027 07:00:00 GMT": 0.0,
+            "0": 0, "1": 1, " 7 ": 7, "120": 120, "86400": 86400, "86401": None,
+            "1800000010": 10, "1800090000": None, "1700000000": None,
+            "Fri, 15 Jan 2027 08:00:10 GMT": 10, "Fri, 15 Jan 2027 07:00:00 GMT": 0,
             "-5": None, "1.5": None, "soon": None, "": None, None: None, "1e3": None,
             "99999999999999999999": None, "\u0661": None, "Fri, 99 Jan 2027": None, "NaN": None,
             "Mon, 01 Jan 99999 00:00:00 GMT": None, "Fri, 40 Jan 2027 08:00:00 GMT": None,
-            "Fri, 15 Jan 2027 99:00:00 GMT": None, "Fri Jan 15 08:00:10 2027": 10.0,
-            "Fri, 15 Jan 2027 08:00:10 -0000": 10.0,
+            "Fri, 15 Jan 2027 99:00:00 GMT": None, "Fri Jan 15 08:00:10 2027": 10,
+            "Fri, 15 Jan 2027 08:00:10 -0000": 10,
         }
         for value, seconds in values.items():
             with self.subTest(value=value):
-                self.assertEqual(twosignal.parse_retry_after(value, now), seconds)
+                headers = {} if value is None else {"Retry-After": value}
+                self.assertEqual(self.pause(headers, now), seconds)
+
+    def pause(self, headers, now, status=429):
+        clock = ShortClock()
+        clock.time = lambda: now
+        return twosignal.requested_pause(twosignal.Response(status, headers, b""), clock)
+
+    def test_other_headers(self):
+        """Row 23: the reset of the limit counts if it is all that a refusal names."""
+        now = 1800000000.5
+        for name in ("RateLimit-Reset", "X-RateLimit-Reset"):
+            for value, seconds in (("60", 60), ("1800000001", 1), ("1799999999", 0), ("x", None),
+                                   ("-1", None), ("1800000001000", None), ("0", 0)):
+                with self.subTest(name=name, value=value):
+                    self.assertEqual(self.pause({name: value}, now), seconds)
+            self.assertEqual(self.pause({name: "60", "Retry-After": "5"}, now), 5)
+            for status in (200, 500, 503):
+                self.assertIsNone(self.pause({name: "60"}, now, status))
+
+    def test_a_reset_that_is_due_is_no_haste(self):
+        """Row 21: two tries at once would fail like the first."""
+        refusal = answer({}, 429, [("RateLimit-Reset", "1735689600")])
+        with Scripted([refusal, refusal, answer({})]) as server:
+            self.get(server.url)
+        self.assertEqual(len(self.naps), 2)
+        self.assertGreater(min(self.naps), 0.05)
 
     def test_a_date_counts_from_the_date_of_its_response(self):
         """Row 55: this machine's clock has no part in it."""
@@ -352,7 +380,7 @@ class RetryAfter(TransportCase):
         transport = twosignal.Transport(100.0, clock=ShortClock(self.naps))
         with Scripted([refusal, answer({})]) as server:
             transport.request("GET", server.url, changes=False)
-        self.assertEqual(self.naps, [7.0])
+        self.assertEqual(self.naps, [7])
 
     def pauses(self, value, timeout=100.0):
         """(final status, pauses) after one 429 with that Retry-After."""
@@ -373,6 +401,7 @@ class RetryAfter(TransportCase):
     def test_never_past_the_deadline(self):
         """Row 23: the error comes at once instead."""
         self.assertEqual(self.pauses("7", timeout=5.0), (429, []))
+        self.assertEqual(self.pauses("3600"), (429, []))
 
     def test_nonsense_is_ignored(self):
         """Row 23: the pause is as short as without the header."""
@@ -881,6 +910,85 @@ class Redirects(TransportCase):
                                       server.url, stdin="secret-canary\n")
             self.assertFails(result, 8, "redirects", other.url)
             self.assertEqual(other.connections, 0)
+
+
+class RedirectAdvice(TransportCase):
+    """What is advised if a request is not sent to where its server redirects it."""
+
+    CALL = "/api/v1/auth/login"
+
+    def failure_of(self, base, location, call=CALL):
+        url = "http://h.example" + base + call
+        return twosignal.redirected(url, urljoin(url, location))
+
+    def assertAdvised(self, failure, address):
+        self.assertEqual((failure.code, failure.exit_code, failure.is_retryable, failure.message),
+                         ("REDIRECTED", 8, False, "The server redirects to " + address))
+        self.assertEqual(failure.hint, "If that is right, use --url %s." % address)
+
+    def test_base_path_stays(self):
+        """The advised address is the target without the path that was asked for."""
+        for base, location, address in (
+                ("/2signal", "https://h.example/2signal{}", "https://h.example/2signal"),
+                ("", "https://h.example{}", "https://h.example"),
+                ("", "https://h.example{}/?x=1#y", "https://h.example"),
+                ("", "https://H.example:443{}", "https://h.example"),
+                ("", "/2signal{}", "http://h.example/2signal"),
+                ("/old", "https://new.example:8443/a/b{}", "https://new.example:8443/a/b"),
+                ("/api/x", "https://h.example/api/x{}", "https://h.example/api/x"),
+                ("", "//www.example{}", "http://www.example")):
+            with self.subTest(base=base, location=location):
+                self.assertAdvised(self.failure_of(base, location.format(self.CALL)), address)
+
+    def test_queries(self):
+        failure = self.failure_of("/2signal", "https://h.example/2signal/api/trpc/trace.list"
+                                  "?input=%7B%7D", "/api/trpc/trace.list?input=%7B%7D")
+        self.assertAdvised(failure, "https://h.example/2signal")
+
+    def test_address_in_use_is_not_advised(self):
+        """A slash at the end, for example: only the operator can do something about it."""
+        for base in ("", "/2signal"):
+            for location in ("http://h.example{}/", "http://h.example{}", "{}/", "{}?a=b",
+                             "http://h.example:80{}/"):
+                failure = self.failure_of(base, location.format(base + self.CALL))
+                with self.subTest(base=base, location=location):
+                    self.assertEqual((failure.code, failure.exit_code), ("REDIRECTED", 8))
+                    self.assertIn("redirects to http://h.example", failure.message)
+                    self.assertIn(base + self.CALL, failure.message)
+                    self.assertIn("whoever runs the server", failure.hint)
+                    self.assertNotIn("--url", failure.hint)
+
+    def test_login_page_of_a_gateway(self):
+        """What is not the path that was asked for is a page, not an address to use."""
+        for location in ("https://sso.example/login?rd=http://h.example" + self.CALL,
+                         "https://sso.example/", "https://sso.example", "/login", "/oauth2/start",
+                         "https://sso.example" + self.CALL + "/more",
+                         "https://user:secret@h.example" + self.CALL):
+            failure = self.failure_of("", location)
+            with self.subTest(location=location):
+                self.assertEqual((failure.code, failure.exit_code), ("REDIRECTED", 8))
+                self.assertIn("gateway", failure.hint)
+                self.assertIn("--header", failure.hint)
+                self.assertIn("--client-cert", failure.hint)
+                self.assertNotIn("--url", failure.hint)
+
+
+    def test_login(self):
+        """Over a connection: a proxy that adds a slash, moves the server, or wants a login."""
+        for location, parts in (
+                ("{url}/x/api/v1/auth/login/", ["{url}/x/api/v1/auth/login/", "operator"]),
+                ("{url}/y/api/v1/auth/login", ["--url {url}/y."]),
+                ("/login?next=%2Fx", ["redirects to {url}", "--header"])):
+            def move(connection, request):
+                connection.sendall(answer(b"", 308, [("Location", location.format(url=url))]))
+            with Scripted([move]) as server:
+                url = server.url
+                result = self.run_cli("login", "-e", "a@b.c", "--password-stdin", "--url",
+                                      url + "/x", stdin="secret\n")
+                self.assertFails(result, 8, *[part.format(url=url) for part in parts
+                                              if part != "operator"])
+                self.assertEqual("whoever runs the server" in result.err, "operator" in parts)
+                self.assertEqual(len(server.requests), 1)
 
 
 STATUSES = (301, 302, 303, 307, 308)

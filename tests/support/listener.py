@@ -34,7 +34,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         reason = self.responses.get(response.status, ("",))[0]
         headers = dict(self.default_headers(len(response.body)), **response.headers)
         lines = [f"HTTP/1.1 {response.status} {reason}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
+        for name, value in headers.items():
+            values = value if isinstance(value, list) else [value]
+            lines += [f"{name}: {each}" for each in values]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
         body = response.body
         if cut is not None:

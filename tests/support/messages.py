@@ -34,6 +34,7 @@ class Request:
 
     def __init__(self, method, target, headers, data):
         self.method, self.target, self.headers = method, target, headers
+        self.cookie = headers.get("Cookie")
         self.path, _, query = target.partition("?")
         self.query = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
         self.procedures = []

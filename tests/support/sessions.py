@@ -3,6 +3,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import time
 import urllib.parse
@@ -93,12 +94,43 @@ class Sessions:
                     yield session["id"], list(self.store.find("tokens", session["id"]))
 
 
+    def renewed(self, header):
+        """The session of a Cookie header after its refresh; None if none is due, or if it fails."""
+        session = session_in_cookie(header)
+        margin = self.options.library_margin
+        if not session or margin is None or session["expires_at"] - time.time() >= margin:
+            return None
+        try:
+            return self.refresh(session["refresh_token"])
+        except Refusal:
+            return None
+
+
+def session_cookies(session, is_base64):
+    """The cookies of a session as name=value, in chunks if it is long."""
+    text = encode(dict(session, token_type="bearer")).decode("utf-8")
+    if is_base64:
+        text = "base64-" + encode64(text.encode("utf-8"))
+    text, name = urllib.parse.quote(text, safe=""), f"sb-{PROJECT_REF}-auth-token"
+    if len(text) <= 3180:
+        return [f"{name}={text}"]
+    # 3 characters of %XX fit, so that no chunk ends within one.
+    chunks = re.findall("(?:%..|[^%]){1,1000}", text)
+    return [f"{name}.{number}={chunk}" for number, chunk in enumerate(chunks)]
+
+
 def encode64(data):
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def token_in_cookie(header):
-    """The access token in a Cookie header, None without a session cookie. Chunks are joined."""
+    """The access token in a Cookie header, None without a session cookie."""
+    session = session_in_cookie(header)
+    return session.get("access_token") if isinstance(session, dict) else None
+
+
+def session_in_cookie(header):
+    """The session in a Cookie header, None without a session cookie. Chunks are joined."""
     name = f"sb-{PROJECT_REF}-auth-token"
     cookies = {}
     for part in (header or "").split(";"):
@@ -114,6 +146,6 @@ def token_in_cookie(header):
     try:
         if value.startswith("base64-"):
             value = base64.urlsafe_b64decode(value[7:] + "===").decode("utf-8")
-        return json.loads(value)["access_token"]
-    except (ValueError, KeyError, TypeError):
+        return json.loads(value)
+    except (ValueError, TypeError):
         return None

@@ -27,7 +27,7 @@ from listener import HttpServer
 from messages import TRPC_PREFIX, Refusal, Response, rest_error
 from procedures import PROCEDURES
 from rest import Rest
-from sessions import PROJECT_REF, Sessions
+from sessions import PROJECT_REF, Sessions, session_cookies
 from superjson import UNDEFINED, Big, Date, Decimal, Map, Set, parse_time, stamp, this_month
 from trpc import Trpc
 from world import TABLES, Store, World
@@ -41,7 +41,8 @@ OPTIONS = dict(             # the default of each option of StandIn, which descr
     names="new", errors=11, zod=3, batching=True, bare_errors=False, require_project=False,
     page_key="traces", bare_list=False, list_scores=False, counts="number", costs="number",
     known_filters=("status", "name", "search", "tags", "startDate", "endDate"),
-    rest_envelope=False, strict=True, refresh_delay=0.0, project_ref=True, padding=0)
+    rest_envelope=False, strict=True, refresh_delay=0.0, project_ref=True, padding=0,
+    library_margin=None, base64_cookies=False)
 DIALECTS = {                # the options of a current server, and of an older one
     "new": dict(names="new", errors=11, zod=4, list_scores=True),
     "old": dict(names="old", errors=10, zod=3, batching=False, bare_errors=True, page_key="items",
@@ -79,6 +80,9 @@ class StandIn(HttpServer, Factory):
         refresh_delay: the duration of a refresh, in seconds
         project_ref: a login returns `project_ref`
         padding: additional characters in an access token
+        library_margin: refresh a session that a cookie holds if it has fewer seconds left, and
+            return it as a cookie, as @supabase/ssr does
+        base64_cookies: such cookies are encoded as in its newer versions
 
     The attributes traces, evaluators, datasets and keys are the IDs in the sample data, `key` is
     its API key, `hidden` is a project that only OTHER_OWNER can see.
@@ -166,12 +170,29 @@ class StandIn(HttpServer, Factory):
         """The regular response to a request, once its changes are made."""
         api = self.trpc if request.path.startswith(TRPC_PREFIX) else self.rest
         try:
-            return api.respond(request)
-        except Refusal as refusal:
-            return self.refuse(request, refusal)
+            cookies = self.renew(request) if api is self.trpc else []
+            response = self.respond(api, request)
+            response.headers.update({"Set-Cookie": cookies} if cookies else {})
+            return response
         except Exception:
             self.failures.append(traceback.format_exc())
             return self.refuse(request, Refusal("INTERNAL_SERVER_ERROR", "Internal server error"))
+
+    def renew(self, request):
+        """The cookies of the session in the request's cookie, if it had to be refreshed; or []."""
+        with self.transaction():
+            fresh = self.sessions.renewed(request.cookie)
+        if not fresh:
+            return []
+        cookies = session_cookies(fresh, self.base64_cookies)
+        request.cookie = "; ".join(cookies)
+        return [f"{cookie}; Path=/; Max-Age=34560000; SameSite=Lax" for cookie in cookies]
+
+    def respond(self, api, request):
+        try:
+            return api.respond(request)
+        except Refusal as refusal:
+            return self.refuse(request, refusal)
 
     def refuse(self, request, refusal):
         if request.path.startswith(TRPC_PREFIX):

@@ -18,7 +18,7 @@ class Trpc:
 
     def respond(self, request):
         with self.server.transaction():
-            token = token_in_cookie(request.headers.get("Cookie"))
+            token = token_in_cookie(request.cookie)
             account = self.server.sessions.account(token)
         kind = KINDS.get(request.method, request.method)
         if "batch" in request.query:
