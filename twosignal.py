@@ -1503,11 +1503,10 @@ class Transport:
                         attempt, error.message, deadline):
                     raise
                 continue
-            response.requested_pause = requested_pause(response, self.clock)
+            pause = response.requested_pause = requested_pause(response, self.clock)
             cause = "Rate limited" if response.status == 429 else (
                 f"The server answered {response.status}")
-            if response.status not in retried or not self._pause(
-                    attempt, cause, deadline, response.requested_pause):
+            if response.status not in retried or not self._pause(attempt, cause, deadline, pause):
                 return response
 
     def _pause(self, attempt, cause, deadline, pause=None) -> bool:
