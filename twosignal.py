@@ -1292,23 +1292,33 @@ _ADDRESS = (r"(?ai)(?:(https?)://)?([a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|\[[0-9a
             r"((?:/(?!/)[!$%&'()*+,./:;=@\w~-]*)?)\Z")     # scheme, host, port, path
 
 
-def setting(name: str):
-    """An environment variable; None if it is unset or empty. Raises a usage error."""
-    value = as_utf8(os.environ.get(name, ""), name).strip()
-    if name.startswith("TWOSIGNAL_") and re.match(r"""(?s)(["']).*\1\Z""", value):
+def setting(name: str, is_secret=False):
+    """An environment variable; None if it is unset or empty. Raises a usage error.
+
+    Blanks and quotes around a secret are a part of it.
+    """
+    value = plain_secret(as_utf8(os.environ.get(name, ""), name))
+    value = value if is_secret else value.strip()
+    is_quoted = name.startswith("TWOSIGNAL_") and re.match(r"""(?s)(["']).*\1\Z""", value)
+    if is_quoted and not is_secret:
         raise usage_error(f"The value of {name} is in quotes",
                           "Remove them: docker --env-file, for one, takes them as part of it.")
     return value or None
 
 
+def plain_secret(text: str) -> str:
+    """A secret without what editors and shells add: a BOM before it, line breaks behind it."""
+    return text.lstrip("\ufeff").rstrip("\r\n")
+
+
 def as_utf8(text, what) -> str:
     """An argument or variable, decoded as UTF-8 whatever the locale. Raises a usage error."""
-    if not re.search("[\ud800-\udfff]", text):
-        return text
-    try:                            # surrogates stand for bytes that the locale could not decode
+    try:
         return os.fsencode(text).decode("utf-8")
-    except UnicodeError:
-        raise usage_error(f"{what} is not UTF-8")
+    except UnicodeError:            # surrogates stand for bytes that the locale could not decode
+        if re.search("[\ud800-\udfff]", text):
+            raise usage_error(f"{what} is not UTF-8")
+        return text
 
 
 def home_directory() -> str:
@@ -3038,7 +3048,7 @@ class Console:
 
     def require_terminal(self, option):
         """Raises a usage error that names the option if nobody can be asked."""
-        if not is_terminal(self.stdin):
+        if not is_terminal(self.stdin) or not self._prompt(""):
             raise usage_error("No terminal to prompt on", f"Pass {option}.")
 
     def ask(self, question, option, is_secret=False) -> str:
@@ -3049,48 +3059,64 @@ class Console:
             raise usage_error(f"No answer to '{question.strip(' :')}'", f"Pass {option}.")
         return answer
 
-    def confirm(self, question) -> bool:
-        return self.read_answer(question).lower() in ("y", "yes")
-
     def read_answer(self, question, is_secret=False) -> str:
         """The line that is typed, without echo if it is secret; "" at the end of stdin."""
+        if is_secret and os.name == "nt":
+            import getpass          # which uses the console, whatever the streams are
+            return plain_secret(getpass.getpass(printable(question)))
+        def read():                 # when it is hidden: what was typed before is dropped
+            self._prompt(printable(question))
+            return self.read_stdin()
+        answer = hidden_input(self.stdin, read) if is_secret else read()
+        if is_secret or not answer:
+            self._prompt("\n")      # the user's has not been shown
+        return plain_secret(answer) if is_secret else answer.strip()
+
+    def _prompt(self, text) -> bool:
+        """Prints text on the terminal, wherever stderr goes; returns whether it can be seen."""
+        if is_terminal(self.stderr):
+            self._write_stderr(text)
+            return True
         try:
-            if is_secret:
-                import getpass
-                return getpass.getpass(question, self.stderr)
-            self._write_stderr(printable(question))
-            answer = self.stdin.readline()
-            if answer:
-                return answer.strip()
-        except EOFError:
-            pass
-        self._write_stderr("\n")
-        return ""
+            with open("CONOUT$" if os.name == "nt" else "/dev/tty", "wb", 0) as terminal:
+                terminal.write(text.encode("utf-8", "backslashreplace"))
+            return True
+        except OSError:
+            return False
 
     def read_stdin(self, option="") -> str:
-        """All of stdin for an option; without one, the first line without its line break."""
+        """All of stdin for an option; without one, its next line. Raises a usage error."""
         if self.stdin is None:
             return ""
         if option and is_terminal(self.stdin):
             self.tell(f"Reading {option} from the terminal; end it with Ctrl-D.")
         stream = self.stdin.buffer
         try:
-            content = stream.read() if option else stream.readline().rstrip(b"\r\n")
-            return content.decode("utf-8-sig")
+            return (stream.read() if option else stream.readline()).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise usage_error("stdin is not UTF-8")
         except OSError as error:
             raise usage_error(f"Cannot read stdin: {os_reason(error)}")
 
-    def screen(self, plain=False) -> Screen:
-        """Where output goes; plain: without colours."""
+    def screen(self, color=None) -> Screen:
+        """Where output goes; color: what --color says."""
         if self.file is not None:
-            return Screen(None, is_saved=True)
+            return Screen(None, colour=color == "always", is_saved=True)
         width = re.match(r"[1-9][0-9]{0,3}\Z", os.environ.get("COLUMNS", ""))
         columns = int(width.group()) if width else terminal_columns(self.stdout)
-        shows_colour = (is_terminal(self.stdout) and not plain and not os.environ.get("NO_COLOR")
-                        and os.environ.get("TERM") != "dumb")
-        return Screen(columns, getattr(self.stdout, "encoding", None) or "utf-8", shows_colour)
+        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
+        return Screen(columns, encoding, self._shows_colour(color))
+
+    def _shows_colour(self, color) -> bool:
+        """Whether stdout gets colours: --color, then the variables, then the terminal decide."""
+        is_able = is_terminal(self.stdout)
+        if is_able and os.name == "nt":     # 3: the default modes, 4: escape sequences
+            from ctypes import windll
+            is_able = windll.kernel32.SetConsoleMode(windll.kernel32.GetStdHandle(-11), 3 | 4) > 0
+        if color in ("always", "never") or os.environ.get("NO_COLOR"):
+            return color == "always"
+        forces = [os.environ.get(name) or "0" for name in ("FORCE_COLOR", "CLICOLOR_FORCE")]
+        return forces != ["0", "0"] or is_able and os.environ.get("TERM") != "dumb"
 
 
 def is_terminal(stream) -> bool:
@@ -3115,6 +3141,25 @@ def terminal_columns(stream):
         return 80
 
 
+def hidden_input(stream, read):
+    """What read() returns while the terminal behind the stream does not show what is typed."""
+    import termios
+    shown = termios.tcgetattr(stream)
+    hidden = shown[:3] + [shown[3] & ~termios.ECHO] + shown[4:]
+
+    def switch_to(modes):
+        if is_terminal(stream):     # it may have gone away
+            termios.tcsetattr(stream, termios.TCSAFLUSH, modes)
+    # After Ctrl-Z, the shell has switched the echo on again.
+    handlers = handle_signals({"SIGCONT": lambda *_: switch_to(hidden)})
+    try:
+        switch_to(hidden)
+        return read()
+    finally:
+        handle_signals(handlers)
+        switch_to(shown)
+
+
 def redirect_to_null(stream):
     """Sends what a broken stream still buffers to /dev/null: Python flushes it at exit."""
     try:
@@ -3137,15 +3182,16 @@ class Option(Struct):
     """An option such as "-n, --limit N", or an operand such as "ID", "[DIR]" or "[WORD...]"."""
     form: str                   # its flags, the long one last, and the name of its value if any
     help: str = ""
-    parse: object = staticmethod(str)   # from text; raises ValueError with what it must be
+    parse: object = None        # from text; raises ValueError with what it must be
     name: str = None            # of its attribute in Arguments; by default that of its long flag
     constant: object = True     # what a switch stores
     env: str = None             # the variable that is used if it is omitted
+    is_secret: bool = False     # blanks around the variable are a part of it
     required: bool = False      # omitting it is a usage error
     unless_key: bool = False    # but not with an API key
     repeatable: bool = False    # the value is a list
     selects: bool = True        # what a gate examines, which its reports name
-    choices: tuple = ()         # values that shells complete
+    choices: object = ()        # values that shells complete; without parse, the valid ones
     completes: str = None       # projects or organizations: names to complete from the server
     is_saved: bool = False      # config.json may hold it, under its name
 
@@ -3161,6 +3207,7 @@ class Option(Struct):
             self.required = not self.form.startswith("[")
             self.repeatable = "..." in self.form
         self.name = self.name or self.label.lstrip("-").replace("-", "_").lower()
+        self.parse = self.parse or (one_of(*self.choices) if self.choices else str)
         note = " (required)" if self.required and not self.is_operand else ""
         self.full_help = self.help + (f" (env: {self.env})" if self.env else note)
 
@@ -3397,15 +3444,16 @@ URL = Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)
 OUTPUT = Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", non_empty)
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
-    Option("--format FORMAT", f"print as {', '.join(FORMATS)} (default: table)",
-           one_of(*FORMATS), choices=tuple(FORMATS)),
+    Option("--format FORMAT", f"print as {', '.join(FORMATS)} (default: table)", choices=FORMATS),
     Option("--fields NAMES", "print these fields, e.g. id,scores.NAME; '?' lists them",
            parse_fields),
     OUTPUT, URL,
     Option("--timeout SECONDS", "total timeout per request, retries included "
            f"(default: {DEFAULT_TIMEOUT:.0f}s)", parse_seconds),
     Option("--ca-cert FILE", "also trust the certificates in this PEM file"),
-    QUIET, Option("--no-color", "print without colors"), DEBUG, HELP)
+    QUIET, Option("--color WHEN", "print with colors: auto, always or never (default: auto)",
+                  choices=("auto", "always", "never")),
+    Option("--no-color", "short for --color never", name="color", constant="never"), DEBUG, HELP)
 
 
 class CommandLine:
@@ -3522,7 +3570,7 @@ class Arguments:
         if operands:
             raise usage_error(f"Unexpected argument '{operands[0]}'", self._see_help)
         for option in chosen.all_options + GLOBAL_OPTIONS:
-            variable = setting(option.env or "")
+            variable = setting(option.env or "", option.is_secret)
             default = variable or line.saved(option)
             if option.name not in vars(self) and default:
                 self._add(option, default)
@@ -4496,7 +4544,8 @@ def delete(client, args, console, kind, verb="delete") -> Details:
     if not args.yes:
         console.require_terminal("--yes")
         name = printable(listed_row(client, chosen, kind).get("name"))
-        if not console.confirm(f'{verb.title()} {noun} "{name}" ({chosen["id"]})? [y/N] '):
+        question = f'{verb.title()} {noun} "{name}" ({chosen["id"]})? [y/N] '
+        if console.read_answer(question).lower() not in ("y", "yes"):
             raise Failure(f"Nothing was {done}", code="CANCELLED")
     client.mutate(f"{kind}.{verb}", chosen)
     return Details({"id": chosen["id"], done: True},
@@ -4535,7 +4584,7 @@ def account(session, url, message="") -> Details:
     "login",
     Option("-e, --email EMAIL", "email address; prompted for if omitted", env="TWOSIGNAL_EMAIL"),
     Option("-p, --password PASSWORD", "password; prompted for if omitted; exposes it in the "
-           "process list", env="TWOSIGNAL_PASSWORD"),
+           "process list", plain_secret, env="TWOSIGNAL_PASSWORD", is_secret=True),
     Option("--password-stdin", "read the password from stdin, one line"),
     exclusive=("--password", "--password-stdin"),
     examples=("twosignal login", "twosignal login -e you@example.com --password-stdin < secret.txt",
@@ -4546,14 +4595,16 @@ def login(client, args, console):
         console.tell("Warning: other users of this machine can see a password on the command "
                      "line. Use --password-stdin or TWOSIGNAL_PASSWORD.")
     warn_if_unencrypted(client.url, "password", console)
-    email = args.email or console.ask("Email: ", "--email or set TWOSIGNAL_EMAIL")
-    password = console.read_stdin() if args.password_stdin else args.password
-    if not password and not args.password_stdin:
-        password = console.ask("Password: ", "--password-stdin or set TWOSIGNAL_PASSWORD",
-                               is_secret=True)
-    if not email.strip() or not password:
-        raise usage_error(f"The {'password' if email.strip() else 'email'} is empty")
-    session = client.auth.login(email.strip(), password)
+    email = (args.email or console.ask("Email: ", "--email or set TWOSIGNAL_EMAIL")).strip()
+    password = None if args.password_stdin else args.password
+    if args.password_stdin and not is_terminal(console.stdin):
+        password = plain_secret(console.read_stdin())
+    elif not password:
+        password = console.ask(f"Password for {email} at {client.url}: ",
+                               "--password-stdin or set TWOSIGNAL_PASSWORD", is_secret=True)
+    if not email or not password:
+        raise usage_error(f"The {'password' if email else 'email'} is empty")
+    session = client.auth.login(email, password)
     if has_key():
         console.tell("Note: TWOSIGNAL_API_KEY takes precedence where API keys are supported.")
     if args.url or read_text(home_path("config.json")) is None:
@@ -4679,8 +4730,7 @@ FILTER_OPTIONS = (
            "ISO 8601 (UTC)", parse_when),
     Option("--until WHEN", "only traces created before WHEN (same formats; a date includes that "
            "day)", parse_when),
-    Option("--status STATUS", "only traces with this status: OK or ERROR",
-           one_of("OK", "ERROR"), choices=("OK", "ERROR")),
+    Option("--status STATUS", "only traces with status OK or ERROR", choices=("OK", "ERROR")),
     Option("--error", "short for --status ERROR"),
     Option("--search TEXT", "only traces whose name contains TEXT", non_empty),
     Option("--tag TAG", "only traces with this tag; repeatable, all must match", non_empty,
@@ -5288,8 +5338,7 @@ complete -c twosignal -f -a '(__twosignal_complete)'
 
 
 @command("completion",
-         Option("SHELL", "your shell: bash, zsh or fish", one_of(*COMPLETION_SCRIPTS),
-                choices=tuple(COMPLETION_SCRIPTS)), is_offline=True,
+         Option("SHELL", "bash, zsh or fish", choices=COMPLETION_SCRIPTS), is_offline=True,
          examples=('eval "$(twosignal completion bash)"',
                    "twosignal completion fish > ~/.config/fish/completions/twosignal.fish"))
 def completion(client, args, console):
@@ -5604,7 +5653,7 @@ def print_result(result, args, console) -> int:
     format_name = output_format(args)
     if result.streams and format_name == "json":
         raise usage_error("A stream cannot be a single JSON document", "Use --format jsonl.")
-    lines = FORMATS[format_name](result, console.screen(plain=args.no_color))
+    lines = FORMATS[format_name](result, console.screen(args.color))
     try:
         while True:
             console.print(next(lines))

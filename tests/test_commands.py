@@ -77,7 +77,9 @@ class LoginAndLogout(ServerCase):
     def test_no_answer_in_a_terminal(self):
         """Enter or Ctrl-D: what the question was, and how to do without it."""
         for argv, question, option in (([], "Email", "--email"),
-                                       (["-e", OWNER], "Password", "--password-stdin")):
+                                       (["-e", OWNER],
+                                        "Password for %s at %s" % (OWNER, self.server.url),
+                                        "--password-stdin")):
             for keys in ("\n", "\x04"):
                 with self.subTest(question=question, keys=keys):
                     output, code = self.run_terminal("login", *argv, script=[(question, keys)],

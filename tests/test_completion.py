@@ -115,6 +115,7 @@ class Values(CompletionCase):
                          ["--format=json", "--format=jsonl"])
         self.assertEqual(self.complete("--format="),
                          ["--format=" + name for name in twosignal.FORMATS])
+        self.assertEqual(self.complete("orgs", "list", "--color", "a"), ["auto", "always"])
         self.assertEqual(self.complete("traces", "list", "--status=E"), ["--status=ERROR"])
         self.assertEqual(self.complete("traces", "list", "--all="), [])
         self.assertEqual(self.complete("traces", "list", "--nope="), [])

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -19,9 +20,10 @@ import urllib.request
 from unittest import mock
 
 import twosignal
-from tools import (DEADLINE, ERROR_LINE, FULL_DISK, NEW, OLD, SCRIPT, CommandCase, ProcessCase,
-                   ServerCase, ShortClock, Steps, TracesCase, as_text, full, json_page, merged,
-                   nothing, posix, replaced_environment, run_command)
+from tools import (DEADLINE, ERROR_LINE, FULL_DISK, IN_TERMINAL, NEW, OLD, OWNER, PASSWORD, SCRIPT,
+                   CommandCase, ProcessCase, Result, ServerCase, ShortClock, Steps, TracesCase,
+                   as_bytes, as_text, full, json_page, merged, nothing, posix, pty_run,
+                   replaced_environment, requests_of, run_command)
 
 
 class Encodings(ProcessCase):
@@ -411,6 +413,241 @@ class Confirmations(CommandCase):
         self.assertNotIn("\x1b[31m", output)
         self.assertNotIn("\u202e", output)
         self.assertIn("\\x1b[31mred", output)
+
+
+@posix
+class Questions(ProcessCase):
+    """Where a question is shown, and what becomes of a password that is typed or handed over."""
+
+    LOST = ["/bin/sh", "-c", 'exec "$@" 2>"$LOST"', "sh", sys.executable, SCRIPT]
+
+    def setUp(self):
+        super().setUp()
+        self.environment.update(TWOSIGNAL_URL=self.server.url, LOST=self.path("err"))
+
+    def question(self, email):
+        return "Password for %s at %s: " % (email, self.server.url)
+
+    def test_seen_wherever_stderr_goes(self):
+        """Row 50: with stderr in a file, it is on the terminal device; errors are in the file."""
+        output, code = pty_run(self.LOST + ["login"], [
+            ("Email: ", OWNER + "\n"), (self.question(OWNER), PASSWORD + "\n")], self.environment)
+        self.assertEqual(code, 0, output)
+        self.assertNotIn(PASSWORD, output)
+        self.assertEqual(os.path.getsize(self.environment["LOST"]), 0)
+        row = self.server.add_evaluator(name="Spam 東京")
+        output, code = pty_run(self.LOST + ["evaluators", "delete", row], [
+            ('Delete evaluator "Spam 東京" (%s)? [y/N] ' % row, "n\n")], self.environment)
+        self.assertEqual(code, 1, output)
+        self.assertNotIn("Error", output)
+        with open(self.environment["LOST"]) as file:
+            self.assertRegex(file.read(), ERROR_LINE)
+
+    def test_a_terminal_that_nothing_can_be_shown_on(self):
+        """Row 50: stdin is a terminal, stderr is none and there is no device: a usage error."""
+        row = self.server.add_evaluator(name="Kept")
+        for args, option in ((["login"], "--email"), (["login", "-e", OWNER], "--password-stdin"),
+                             (["login", "-e", OWNER, "--password-stdin"], "TWOSIGNAL_PASSWORD"),
+                             (["evaluators", "delete", row], "--yes")):
+            with self.subTest(args=args):
+                code, output, err = self.without_device(args, subprocess.PIPE)
+                self.assertFails(Result(code, output, err), 2, option)
+                self.assertIn("No terminal", err)
+        self.assertEqual(self.server.requests, [])
+
+    def test_a_terminal_without_a_device(self):
+        """Row 50: a question on stderr is seen, if that is the same terminal."""
+        code, output, _ = self.without_device(["login", "-e", OWNER], None, PASSWORD + "\n")
+        self.assertEqual(code, 0, output)
+        self.assertIn(self.question(OWNER), output)
+        self.assertNotIn(PASSWORD, output)
+
+    def without_device(self, args, stderr, answer=""):
+        """(code, output, stderr) of a run on a terminal that is not its controlling one."""
+        master, terminal = os.openpty()
+        process = subprocess.Popen(
+            [sys.executable, SCRIPT] + args, env=self.environment, stdin=terminal,
+            stdout=terminal, stderr=stderr or terminal, start_new_session=True)
+        os.close(terminal)
+        output = b""
+        with process, open(master, "r+b", 0) as screen:
+            try:
+                while answer and b": " not in output:
+                    output += screen.read(1000)
+                screen.write(answer.encode())
+                while True:
+                    output += screen.read(1000)
+            except OSError:             # how Linux says that the process has closed it
+                err = as_text(process.stderr.read()) if stderr else ""
+                return process.wait(DEADLINE), as_text(output), err
+            finally:
+                process.kill()
+
+    def locales(self):
+        """Environments in which Python decodes arguments, variables and streams differently."""
+        bare = {"LANG": None, "LC_CTYPE": None, "PYTHONIOENCODING": None}
+        yield dict(bare, LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+        yield dict(bare, LC_ALL="C", PYTHONIOENCODING="latin-1")
+        yield dict(bare, LC_ALL="C.UTF-8")
+        make = shutil.which("localedef")
+        if make and run_command([make, "-i", "en_US", "-f", "ISO-8859-1", self.path("en_US")],
+                                self.environment).code == 0:
+            yield dict(bare, LC_ALL="en_US", LOCPATH=self.folder, PYTHONUTF8="0")
+
+    def ways(self, secret, env):
+        """(its name, its exit code) after the secret was handed over in each way."""
+        login = [sys.executable, SCRIPT, "login", "-e", "a@b.c"]
+        env = merged(self.environment, env)
+        yield "option", run_command(login + ["-p", secret], env).code
+        variable = dict({os.fsencode(name): value for name, value in env.items()})
+        variable[b"TWOSIGNAL_PASSWORD"] = secret
+        yield "variable", run_command(login, variable).code
+        login.append("--password-stdin")
+        yield "stdin", run_command(login, env, secret).code
+        typed = secret if secret.endswith(b"\n") else secret + b"\n"
+        output, code = pty_run(login, [(self.question("a@b.c"), typed)], env)
+        self.assertNotIn("qw", output)
+        yield "prompt", code
+
+    def test_a_secret_is_the_same_in_each_way(self):
+        """Row 50: a BOM and trailing line breaks are dropped, nothing else, in every locale."""
+        secrets = full([" qwärt 東京 \u3000"], [" qwärt 東京 \u3000", "qw"])
+        wrappings = ["\ufeff%s\r\n", "%s", "%s\n", "%s\r\n\r\n"]
+        for env in self.locales():
+            for secret in secrets:
+                for around in full(wrappings[:1], wrappings):
+                    for way, code in self.ways((around % secret).encode("utf-8"), env):
+                        with self.subTest(env=env, around=around, way=way):
+                            sent = requests_of(self.server, "auth/login")[-1].body["password"]
+                            self.assertEqual((sent, code), (secret, 4))
+                            self.server.clear()
+
+    def test_a_secret_that_is_not_utf8(self):
+        """Row 50: in each way a usage error, which does not show it."""
+        env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+        for more in full([env], [env, {"LC_ALL": "C.UTF-8"}]):
+            for way, code in self.ways(b"qw\xff\xe4", more):
+                with self.subTest(env=more, way=way):
+                    self.assertEqual(code, 2)
+        self.assertEqual(self.server.requests, [])
+
+    def test_an_email_that_is_not_ascii(self):
+        """Row 50: typed under LC_ALL=C, it arrives as UTF-8."""
+        for env in self.locales():
+            with self.subTest(env=env):
+                output, code = pty_run([sys.executable, SCRIPT, "login"], [
+                    ("Email: ", " jörg@b.c\n"), (" at " + self.server.url, "x\n")],
+                    merged(self.environment, env))
+                self.assertEqual(code, 4, output)
+                sent = requests_of(self.server, "auth/login")[-1].body["email"]
+                self.assertEqual(sent, "jörg@b.c")
+
+    def at_the_password_prompt(self):
+        """(process, the other end of its controlling terminal); its other streams are pipes."""
+        master, terminal = os.openpty()
+        process = self.enter(subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", IN_TERMINAL, sys.executable, SCRIPT, "login",
+             "-e", OWNER], env=self.environment, stdin=terminal, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True))
+        self.addCleanup(process.kill)
+        os.close(terminal)
+        self.assertEqual(as_text(os.read(master, 1000)), self.question(OWNER))
+        return process, master
+
+    def test_the_terminal_goes_away(self):
+        """It ends by SIGHUP, without a word about the echo that it could not switch on again."""
+        process, master = self.at_the_password_prompt()
+        os.close(master)
+        self.assertEqual(process.communicate(timeout=DEADLINE), (b"", b""))
+        self.assertIn(process.returncode, (143, -signal.SIGHUP))
+
+    def test_hidden_after_ctrl_z(self):
+        """The shell switches the echo on when the process stops; `fg` switches it off again."""
+        import termios
+        process, master = self.at_the_password_prompt()
+        self.addCleanup(os.close, master)
+        modes = termios.tcgetattr(master)
+        self.assertFalse(modes[3] & termios.ECHO)
+        modes[3] |= termios.ECHO
+        termios.tcsetattr(master, termios.TCSANOW, modes)
+        process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + DEADLINE
+        while termios.tcgetattr(master)[3] & termios.ECHO:
+            self.assertLess(time.monotonic(), deadline)
+        os.write(master, as_bytes(PASSWORD + "\n"))
+        self.assertEqual(process.communicate(timeout=DEADLINE)[1], b"")
+        self.assertEqual(process.returncode, 0)
+
+
+class Colours(TracesCase):
+    """Who decides: --color, then NO_COLOR, then FORCE_COLOR, then the terminal."""
+
+    def colours(self, *args, tty=False, **env):
+        result = self.assertOk(self.list(*args, tty=tty, env=env))
+        return "\x1b[" in result.out
+
+    def test_who_decides(self):
+        self.add()
+        never, always, auto = (["--color", word] for word in ("never", "always", "auto"))
+        for is_coloured, args, tty, env in (
+                (True, [], True, {}), (False, [], False, {}),
+                (False, [], True, {"TERM": "dumb"}), (False, [], True, {"NO_COLOR": "0"}),
+                (True, [], True, {"NO_COLOR": ""}), (True, [], False, {"FORCE_COLOR": "1"}),
+                (True, [], False, {"CLICOLOR_FORCE": "1"}),
+                (False, [], False, {"FORCE_COLOR": "0", "CLICOLOR_FORCE": ""}),
+                (False, [], False, {"FORCE_COLOR": "", "CLICOLOR_FORCE": "0"}),
+                (True, [], False, {"FORCE_COLOR": "3", "TERM": "dumb"}),
+                (False, [], True, {"FORCE_COLOR": "1", "NO_COLOR": "1"}),
+                (True, always, False, {"NO_COLOR": "1", "TERM": "dumb"}),
+                (False, never, True, {"FORCE_COLOR": "1"}),
+                (False, ["--no-color"], True, {"FORCE_COLOR": "1"}),
+                (True, auto, True, {}), (False, auto, False, {}),
+                (False, auto, True, {"NO_COLOR": "1"}), (True, auto, False, {"FORCE_COLOR": "1"}),
+                (False, always + ["--no-color"], False, {}),
+                (True, ["--no-color"] + always, False, {}),
+                (False, ["--color=ALWAYS", "--color=never"], False, {})):
+            with self.subTest(args=args, tty=tty, env=env):
+                self.assertEqual(self.colours(*args, tty=tty, **env), is_coloured)
+
+    def test_only_tables_have_any(self):
+        self.add()
+        for name in set(twosignal.FORMATS) - {"table"}:
+            self.assertFalse(self.colours("--color", "always", "--format", name), name)
+
+    def test_a_file_has_colours_only_on_request(self):
+        """FORCE_COLOR is for terminals that look like none, and a file is read later."""
+        self.add()
+        path = self.path("saved.txt")
+        for args, is_coloured in (([], False), (["--color", "always"], True)):
+            self.assertOk(self.list("-o", path, *args, tty=True, env={"FORCE_COLOR": "1"}))
+            with open(path, encoding="utf-8") as file:
+                self.assertEqual("\x1b[32mOK" in file.read(), is_coloured)
+
+    def test_widths_stay(self):
+        self.add(3, name="東京 é")
+        for columns in (None, 60, 120):
+            plain, coloured = (self.list("--color", word, columns=columns).out
+                               for word in ("never", "always"))
+            self.assertEqual(re.sub("\x1b\\[\\d*m", "", coloured), plain)
+
+    def test_other_words(self):
+        self.assertFails(self.list("--color", "yes"), 2, "auto, always, never")
+        self.assertFails(self.list("--color"), 2, "needs a value")
+
+    def test_a_console_of_windows_is_asked_first(self):
+        """It shows escape sequences as text until it has been told what they are."""
+        for can in (0, 1):
+            modes = []
+            system = types.SimpleNamespace(
+                GetStdHandle=lambda number: number,
+                SetConsoleMode=lambda *values, can=can: modes.append(values) or can)
+            windows = types.SimpleNamespace(windll=types.SimpleNamespace(kernel32=system))
+            console = twosignal.Console((None, NotedStream("out", []), None))
+            with mock.patch.dict(sys.modules, ctypes=windows), \
+                    mock.patch.object(os, "name", "nt"), replaced_environment({}):
+                self.assertEqual(console.screen().colour, bool(can))
+                self.assertEqual(modes, [(-11, 7)])
+                self.assertTrue(console.screen("always").colour)
 
 
 COMMAND_LINES = (           # each kind of request

@@ -233,7 +233,7 @@ class Interrupts(ProcessCase):
     def test_at_prompts(self):
         """Row 40: Ctrl-C at a prompt: 130, nothing done, and the terminal shows what is typed."""
         evaluator = self.server.add_evaluator(name="Kept")
-        prompts = [(["login", "-e", "a@b.c"], "Password: "),
+        prompts = [(["login", "-e", "a@b.c"], "Password for a@b.c"),
                    (["evaluators", "delete", evaluator], "[y/N] "), (["login"], "Email: "),
                    (["datasets", "add-item", "x", "--input", "-"], "Ctrl-D")]
         for args, prompt in prompts[:full(2, 4)]:

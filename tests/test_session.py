@@ -1432,7 +1432,7 @@ class Logins(SessionCase):
         """Row 36: prompted for on a terminal, which does not show it."""
         output, code = self.run_terminal(
             "login", "--url", self.server.url,
-            script=[("Email: ", OWNER + "\n"), ("Password: ", PASSWORD + "\n")])
+            script=[("Email: ", OWNER + "\n"), ("Password for " + OWNER, PASSWORD + "\n")])
         self.assertEqual(code, 0, output)
         self.assertNotIn(PASSWORD, output)
         self.assertEqual(self.state("session.json")["user_email"], OWNER)
