@@ -3115,8 +3115,8 @@ class Console:
             is_able = windll.kernel32.SetConsoleMode(windll.kernel32.GetStdHandle(-11), 3 | 4) > 0
         if color in ("always", "never") or os.environ.get("NO_COLOR"):
             return color == "always"
-        forces = [os.environ.get(name) or "0" for name in ("FORCE_COLOR", "CLICOLOR_FORCE")]
-        return forces != ["0", "0"] or is_able and os.environ.get("TERM") != "dumb"
+        forces = {os.environ.get("FORCE_COLOR"), os.environ.get("CLICOLOR_FORCE")}
+        return bool(forces - {None, "", "0"}) or is_able and os.environ.get("TERM") != "dumb"
 
 
 def is_terminal(stream) -> bool:
