@@ -1293,14 +1293,12 @@ _ADDRESS = (r"(?ai)(?:(https?)://)?([a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|\[[0-9a
 
 
 def setting(name: str, is_secret=False):
-    """An environment variable; None if it is unset or empty. Raises a usage error.
-
-    Blanks and quotes around a secret are a part of it.
-    """
+    """An environment variable; None if it is unset or empty. Raises a usage error."""
     value = plain_secret(as_utf8(os.environ.get(name, ""), name))
-    value = value if is_secret else value.strip()
-    is_quoted = name.startswith("TWOSIGNAL_") and re.match(r"""(?s)(["']).*\1\Z""", value)
-    if is_quoted and not is_secret:
+    if is_secret:
+        return value or None        # blanks and quotes are a part of it
+    value = value.strip()
+    if name.startswith("TWOSIGNAL_") and re.match(r"""(?s)(["']).*\1\Z""", value):
         raise usage_error(f"The value of {name} is in quotes",
                           "Remove them: docker --env-file, for one, takes them as part of it.")
     return value or None

@@ -511,7 +511,7 @@ class Questions(ProcessCase):
 
     def test_a_secret_is_the_same_in_each_way(self):
         """Row 50: a BOM and trailing line breaks are dropped, nothing else, in every locale."""
-        secrets = full([" qwärt 東京 \u3000"], [" qwärt 東京 \u3000", "qw"])
+        secrets = full([' "qwärt 東京" \u3000'], [' "qwärt 東京" \u3000', "qw"])
         wrappings = ["\ufeff%s\r\n", "%s", "%s\n", "%s\r\n\r\n"]
         for env in self.locales():
             for secret in secrets:
