@@ -1286,6 +1286,9 @@ class deferred_signals:
 ############################################################
 
 CONFIG_KEYS = ("api_url", "ca_cert", "org", "project")
+_HEADER = r"(?a)([\w!#$%&'*+.^`|~-]+):[\t ]*([\t -~]*[!-~])\Z"
+# Those that this program sets itself, or that frame a message.
+_RESERVED = "host|cookie|user-agent|accept.*|content-.*|transfer-.*|connection|te|upgrade|expect"
 _LOCAL_HOST = r"(?ai)(localhost|127(\.\d+){3}|\[::1\]|[^:/]+\.localhost)(:\d+)?\Z"
 _ADDRESS = (r"(?ai)(?:(https?)://)?([a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|\[[0-9a-f:.]+"
             r"(?:%[\w.~-]+)?\])(?::(\d{1,5}))?"
@@ -1429,6 +1432,44 @@ def is_local(url: str) -> bool:
     return bool(re.match(_LOCAL_HOST, url.split("/")[2]))
 
 
+class Access(Struct):
+    """What it takes to reach a server: trust, and what a gateway in front of it requires."""
+
+    ca_cert: str = None             # the absolute path of a PEM file, as the next two
+    client_cert: str = None
+    client_key: str = None          # None: it is in client_cert, too
+    headers: dict = {}              # of each request
+    ca_cert_source: str = "--ca-cert"
+
+
+def server_access(url, options, key=None, clock=CLOCK) -> Access:
+    """The Access to a server, given {option's name: its value}. Raises a usage error."""
+    paths = [options.get(name) for name in ("ca_cert", "client_cert", "client_key")]
+    access = Access(*[path and os.path.abspath(expand_user(path)) for path in paths])
+    access.client_cert = access.client_cert or access.client_key
+    lines = (setting("TWOSIGNAL_HEADERS") or "").split("\n") + (options.get("header") or [])
+    access.headers = parse_headers(lines, _RESERVED + "|authorization" if key else _RESERVED)
+    config = {} if access.ca_cert else result_or_failure(config_for, url, clock)
+    saved = config.get("ca_cert") if isinstance(config, dict) else None
+    if saved:
+        access.ca_cert = os.path.join(home_directory(), expand_user(saved))
+        access.ca_cert_source = f"ca_cert in {home_path('config.json')}:"
+    return access
+
+
+def parse_headers(lines, reserved) -> dict:
+    """{name: value} of "Name: value" lines; the last of a name counts. Raises a usage error."""
+    found = {}
+    for line in filter(None, map(str.strip, lines)):
+        match = re.match(_HEADER, line)
+        if not match or re.match(f"(?i)({reserved})\\Z", match.group(1)):
+            name = match.group(1) if match else "what is no 'Name: value'"      # it may be a secret
+            raise usage_error(f"--header and TWOSIGNAL_HEADERS cannot send {name}",
+                              "Use ASCII, and a name that twosignal itself does not use.")
+        found[match.group(1).lower()] = match.groups()
+    return dict(found.values())
+
+
 def has_key() -> bool:
     return bool(setting("TWOSIGNAL_API_KEY") or setting("TWOSIGNAL_API_KEY_FILE"))
 
@@ -1473,8 +1514,9 @@ class Response(Struct):
 class Transport:
     """Makes every HTTP request of this program."""
 
-    def __init__(self, timeout=DEFAULT_TIMEOUT, ca_cert=None, tell=None, log=None, clock=CLOCK):
+    def __init__(self, timeout=DEFAULT_TIMEOUT, access=Access(), tell=None, log=None, clock=CLOCK):
         self.timeout = timeout          # seconds for a request, its retries included
+        self.access = access
         self.tell = tell or (lambda text: None)     # prints a remark
         self.log = log                  # prints a line of --debug; or None
         self.clock = clock
@@ -1482,7 +1524,7 @@ class Transport:
         self.on_response = lambda request, response: None   # called with each of them
         self.start_time = clock.time()  # Unix seconds, by the server's clock if this one is wrong
         self._started = clock.monotonic()   # or None: start_time has been compared with that clock
-        self._connections = Connections(ca_cert)
+        self._connections = Connections(access)
 
     def deadline(self, seconds=None) -> float:
         """The time.monotonic() so many seconds from now, by default the timeout, or `until`."""
@@ -1499,7 +1541,7 @@ class Transport:
         retried = retried or (RETRIED_CHANGE_STATUSES if changes else RETRIED_STATUSES)
         deadline = self.deadline()
         for attempt in range(1, MAX_TRIES + 1):
-            request = Request(method, url, headers, body, deadline)
+            request = Request(method, url, {**self.access.headers, **dict(headers)}, body, deadline)
             try:
                 response = self._follow_redirects(request)
             except RequestError as error:
@@ -1555,7 +1597,7 @@ class Transport:
         try:
             response = self._connections.exchange(request)
         except Exception as error:
-            failure = request_error(error, request)
+            failure = request_error(error, request, self.access)
             self._log(request, failure.message)
             raise failure
         took = (self.clock.monotonic() - started) * 1000
@@ -1650,7 +1692,8 @@ def curl_command(request) -> str:
     import shlex
     words = ["curl", "-X", request.method, mask_secret_fields(request.url)]
     for name, value in request.headers.items():
-        words += ["-H", f"{name}: {'***' if name in ('Cookie', 'Authorization') else value}"]
+        shown = value if name in ("Accept", "Content-Type", "User-Agent") else "***"
+        words += ["-H", f"{name}: {shown}"]
     if request.body:
         holds_password = "/api/v1/auth/" in request.url
         words += ["-d", "***" if holds_password
@@ -1661,8 +1704,8 @@ def curl_command(request) -> str:
 class Connections:
     """Makes one HTTP exchange at a time, and keeps the connection for the next query."""
 
-    def __init__(self, ca_cert=None):
-        self.ca_cert = ca_cert
+    def __init__(self, access):
+        self.access = access
         self.tls = None             # the ssl.SSLContext, once it is needed
         self.kept = None            # an idle DeadlineSocket
 
@@ -1694,7 +1737,7 @@ class Connections:
             if scheme == "https" and proxy:
                 open_tunnel(connection, host, proxy_headers)
             if scheme == "https":
-                self.tls = self.tls or tls_context(self.ca_cert)
+                self.tls = self.tls or tls_context(self.access)
                 connection.encrypt(self.tls, name.partition("%")[0])
         except BaseException:
             connection.disconnect()
@@ -1723,6 +1766,9 @@ class Connections:
             if not reply.will_close:
                 self.kept = connection
             return response
+        except OSError as error:
+            request.was_sent = not re.search(_CERTIFICATE_ALERT, openssl_reason(error))
+            raise
         finally:
             if not self.kept:
                 connection.disconnect()
@@ -1781,11 +1827,21 @@ class DeadlineSocket(io.RawIOBase):
         # connection that has ended, and the socket would be used without TLS.
         self.sock = context.wrap_socket(self.sock, do_handshake_on_connect=False,
                                         server_hostname=host)
-        self.sock.do_handshake()
+        try:
+            self.sock.do_handshake()
+        except OSError as error:
+            # Once the server has chosen a cipher, it is a certificate that TLS 1.2 lacks so.
+            if self.sock.cipher() and openssl_reason(error) == "SSLV3_ALERT_HANDSHAKE_FAILURE":
+                error.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+            raise
 
     def sendall(self, data):
         self.sock.settimeout(seconds_left(self.deadline))
-        self.sock.sendall(data)
+        try:
+            self.sock.sendall(data)
+        except OSError:
+            self.readinto(bytearray(1))     # TLS 1.3 refuses a certificate after the handshake
+            raise
 
     def readable(self):
         return True
@@ -1888,7 +1944,7 @@ class ResponseTooLarge(RequestError, TooLarge):
                          "BAD_ANSWER", is_retryable=False)
 
 
-def request_error(error, request) -> RequestError:
+def request_error(error, request, access=Access()) -> RequestError:
     """What an exception of the standard library means. Any other is raised as it is."""
     import http.client
     import socket
@@ -1897,7 +1953,7 @@ def request_error(error, request) -> RequestError:
     host = request.url.split("/")[2]
     ssl = sys.modules.get("ssl")    # unless it is imported, nothing can raise one of its errors
     if ssl and isinstance(error, (ssl.SSLError, ssl.CertificateError)):
-        return tls_error(error, host)
+        return tls_error(error, host, access)
     place = f"the proxy {request.proxy}" if request.proxy else host
     settings = "http_proxy, https_proxy or no_proxy" if request.proxy else "--url or TWOSIGNAL_URL"
     hint = f"Check your {settings} setting."
@@ -1918,8 +1974,17 @@ def request_error(error, request) -> RequestError:
     raise error
 
 
-def tls_context(ca_cert=None):
-    """An ssl context that always verifies. Raises Failure for a --ca-cert that is no PEM file."""
+_PARTIAL_CHAIN, _STRICT = 0x80000, 0x20     # OpenSSL's flags; old Pythons have no names for them
+_CERTIFICATE_ALERT = "ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)"   # against the client's
+_CERTIFICATE_HINTS = {              # by OpenSSL's X509_V_ERR codes
+    9: "Correct this machine's clock.",
+    10: "Renew it on the server, or correct this machine's clock.",
+    62: "It was issued for another host: use that name with --url.",
+    64: "It was issued for another host: use that name with --url."}
+
+
+def tls_context(access=Access()):
+    """An ssl context that always verifies. Raises a usage error for a file of no use."""
     # The library itself reads SSL_CERT_FILE and SSL_CERT_DIR.
     try:
         import ssl
@@ -1927,59 +1992,92 @@ def tls_context(ca_cert=None):
         raise Failure("This Python was built without ssl and cannot use https",
                       "Use another Python, or an http:// address.", "CONNECTION_FAILED")
     context = ssl.create_default_context()
-    if ca_cert:
-        try:
-            context.load_verify_locations(ca_cert)
-        except (OSError, ValueError) as error:
-            raise usage_error(f"Cannot use --ca-cert {ca_cert}: {os_reason(error)}",
-                              "It should be a file of certificates in PEM format.")
+    # As curl, on each Python: what is in the file is trusted, be it an intermediate or a leaf.
+    context.verify_flags = (context.verify_flags | _PARTIAL_CHAIN) & ~_STRICT
+    if hasattr(context, "minimum_version"):     # from 3.7 on
+        context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+    for source, path, kind, load in (
+            (access.ca_cert_source, access.ca_cert, "certificate", context.load_verify_locations),
+            ("--client-cert", access.client_cert, "certificate", None),
+            ("--client-key", access.client_key or access.client_cert, "private key",
+             lambda key: context.load_cert_chain(access.client_cert, key))):
+        problem = path and pem_problem(path, kind, load)
+        if problem:
+            raise usage_error(f"Cannot use {source} {path}: {problem}",
+                              f"It should hold the {kind} in PEM format.")
     return context
 
 
-def tls_error(error, host) -> RequestError:
+def pem_problem(path, kind, load=None) -> str:
+    """Why a file gives no "certificate" or "private key"; "" if it does. load: into a context."""
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            return "it is not a regular file"   # a FIFO would wait for a writer
+        with open(path, "rb") as file:
+            content = file.read()
+        if f"{kind.upper()}-----".encode("ascii") not in content:
+            return f"there is no {kind} in it"
+        if kind == "private key" and b"ENCRYPTED" in content:
+            return "it is encrypted"            # OpenSSL would prompt for its password
+        if load:
+            load(path)
+    except (OSError, ValueError) as error:      # ValueError: a NUL in the path
+        return os_reason(error)
+    return ""
+
+
+def openssl_reason(error) -> str:
+    """OpenSSL's name for an error; Python 3.6 does not know the newest, but has them in words."""
+    return getattr(error, "reason", None) or re.sub(r"\W+", "_", str(error)).upper()
+
+
+def tls_error(error, host, access) -> RequestError:
     """What an ssl error means. No retry makes a certificate better, or a server speak TLS."""
     import ssl
-    reason = getattr(error, "reason", None)             # OpenSSL's name for it, not a text
-    is_untrusted = isinstance(error, ssl.CertificateError) or reason == "CERTIFICATE_VERIFY_FAILED"
-    speaks_no_tls = reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
-    cause, hint = os_reason(error), "Check the server's TLS settings."
-    if is_untrusted:
-        cause, hint = certificate_cause(error)
-    elif speaks_no_tls:
+    reason = openssl_reason(error)
+    is_retryable = False
+    if isinstance(error, ssl.CertificateError) or reason == "CERTIFICATE_VERIFY_FAILED":
+        cause, hint = certificate_cause(error, access.ca_cert)
+    elif reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"):
         cause, hint = "it does not speak TLS", "For a plain HTTP server, use an http:// address."
-    return RequestError(f"No secure connection to {host}: {cause}", hint,
-                        is_retryable=not (is_untrusted or speaks_no_tls))
+    elif re.search(_CERTIFICATE_ALERT, reason):
+        verb = "does not accept the" if access.client_cert else "requires a"
+        words = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
+        cause, hint = f"it {verb} client certificate ({words})", "Pass one with --client-cert FILE."
+    else:
+        cause, hint, is_retryable = os_reason(error), "Check the server's TLS settings.", True
+    return RequestError(f"No secure connection to {host}: {cause}", hint, is_retryable=is_retryable)
 
 
-_UNVERIFIED, _WRONG_HOST = 21, 62
-_CERTIFICATE_CAUSES = {             # OpenSSL's X509_V_ERR codes: what is wrong, and the way out
-    9: ("its certificate is not valid yet", "Correct this machine's clock."),
-    10: ("its certificate has expired", "Renew it on the server, or correct this machine's clock."),
-    18: ("its certificate is self-signed", "Trust it with --ca-cert FILE."),
-    20: ("its certificate comes from an unknown authority",
-         "Trust that authority with --ca-cert FILE or SSL_CERT_FILE."),
-    _UNVERIFIED: ("its certificate cannot be verified", "Check its dates and its host name, or "
-                  "trust its authority with --ca-cert FILE."),
-    _WRONG_HOST: ("its certificate is for another host",
-                  "Use --url with the name it was issued for.")}
-
-
-def certificate_cause(error) -> tuple:
-    """(what is wrong with the certificate, the way out) of an ssl error."""
-    import ssl
+def certificate_cause(error, ca_cert=None) -> tuple:
+    """(why a certificate is refused, the way out) of an ssl error."""
     code = getattr(error, "verify_code", None)
-    code = {19: 18, 64: _WRONG_HOST}.get(code, code)    # in the chain; an IP address
-    if code is None:
-        # Python 3.6: a wrong host is a CertificateError of its own, the rest cannot be told apart.
-        code = _WRONG_HOST if isinstance(error, ssl.CertificateError) else _UNVERIFIED
-    if code in (20, _UNVERIFIED):
-        paths = ssl.get_default_verify_paths()
-        if not paths.cafile and not (paths.capath and os.listdir(paths.capath)):
-            return ("no CA certificates were found on this machine",
-                    "Install them, or name a file with --ca-cert or SSL_CERT_FILE.")
-    return _CERTIFICATE_CAUSES.get(code) or (
-        f"its certificate cannot be verified: {error.verify_message}",
-        "Trust it with --ca-cert FILE, or replace it.")
+    message = getattr(error, "verify_message", "Python 3.6 does not say why (authority, dates, …)")
+    if code is None and isinstance(error, ValueError):      # 3.6: the host alone is checked by it
+        code, message = 62, str(error)
+    hint = _CERTIFICATE_HINTS.get(code, "Have it replaced on the server.")
+    if code in (None, 2, 18, 19, 20, 21):       # the chain does not end in a trusted certificate
+        hint = trust_hint(ca_cert)
+    return f"its certificate is not accepted: {message}", hint
+
+
+def trust_hint(ca_cert) -> str:
+    """How to trust a certificate, or what keeps this machine from trusting any."""
+    import glob
+    import ssl
+    file = os.environ.get("SSL_CERT_FILE")
+    problem = file and pem_problem(file, "certificate")
+    if problem:
+        way = "" if ca_cert else " or pass --ca-cert FILE"
+        return f"Correct SSL_CERT_FILE{way}: no CA certificates were found in {file}: {problem}."
+    if ca_cert:
+        return f"Check that its authority is in {ca_cert}."
+    paths = ssl.get_default_verify_paths()
+    # glob lists nothing, and does not fail, if a directory may not be read.
+    if paths.cafile or paths.capath and glob.glob(os.path.join(glob.escape(paths.capath), "*")):
+        return "If you trust its authority, pass --ca-cert FILE or set SSL_CERT_FILE."
+    return ("Install them, since no CA certificates were found on this machine, or pass "
+            "--ca-cert FILE, or set SSL_CERT_FILE.")
 
 ############################################################
 # Protocol
@@ -3448,7 +3546,13 @@ GLOBAL_OPTIONS = (
     OUTPUT, URL,
     Option("--timeout SECONDS", "total timeout per request, retries included "
            f"(default: {DEFAULT_TIMEOUT:.0f}s)", parse_seconds),
-    Option("--ca-cert FILE", "also trust the certificates in this PEM file"),
+    Option("--ca-cert FILE", "also trust the certificates in this PEM file", non_empty),
+    Option("--client-cert FILE", "client certificate (PEM)",
+           non_empty, env="TWOSIGNAL_CLIENT_CERT"),
+    Option("--client-key FILE", "private key of --client-cert",
+           non_empty, env="TWOSIGNAL_CLIENT_KEY"),
+    Option("--header HEADER", "send 'Name: value'; repeatable (env: TWOSIGNAL_HEADERS)",
+           non_empty, repeatable=True),
     QUIET, Option("--color WHEN", "print with colors: auto, always or never (default: auto)",
                   choices=("auto", "always", "never")),
     Option("--no-color", "short for --color never", name="color", constant="never"), DEBUG, HELP)
@@ -4605,8 +4709,9 @@ def login(client, args, console):
     session = client.auth.login(email, password)
     if has_key():
         console.tell("Note: TWOSIGNAL_API_KEY takes precedence where API keys are supported.")
-    if args.url or read_text(home_path("config.json")) is None:
-        save_config({"api_url": client.url}, console.clock)
+    if args.url or args.ca_cert or read_text(home_path("config.json")) is None:
+        save_config(without_none(api_url=client.url, ca_cert=client.transport.access.ca_cert),
+                    console.clock)
     result = account(session, client.url, f"Logged in to {client.url}.")
     if output_format(args) == "table":
         lines = result_or_failure(first_steps, client)
@@ -5392,15 +5497,18 @@ def option_values(option, line, clock) -> list:
     import threading
     if not option.completes:
         return list(option.choices)
-    given = dict(line.options)
+    given = {option.name: line.texts(option) if option.repeatable else line.texts(option)[-1]
+             for option in GLOBAL_OPTIONS if option.takes_value and line.texts(option)}
     names = []
 
     def ask():
-        transport = Transport(COMPLETION_TIMEOUT, given.get("--ca-cert"), clock=clock)
-        client = Client(configured_url(given.get("--url"), clock), transport, may_refresh=False)
+        url = configured_url(given.get("url"), clock)
+        transport = Transport(COMPLETION_TIMEOUT, server_access(url, given, clock=clock),
+                              clock=clock)
+        client = Client(url, transport, may_refresh=False)
         try:
             rows = client.rows("organization.list") if option.completes == "organizations" else (
-                visible_projects(client, given.get("--org") or setting("TWOSIGNAL_ORG")))
+                visible_projects(client, "".join(line.texts(ORG))))
         finally:
             client.transport.close()
         names.extend(row["name"] for row in rows if isinstance(row.get("name"), str))
@@ -5585,10 +5693,14 @@ def run_command(line, console, report) -> int:
 def make_client(chosen, args, console) -> Client:
     """The Client for a command. Raises a usage error for a wrong address or key."""
     key = api_key() if chosen.takes_key else None
-    transport = Transport(args.timeout or DEFAULT_TIMEOUT, args.ca_cert, console.tell,
+    url = server_url(chosen, args, console.clock, key)
+    access = server_access(url, vars(args), key, console.clock)
+    for value in access.headers.values():
+        console.keep_secret(value)
+        console.keep_secret(value.partition(" ")[2])    # without its scheme, such as Bearer
+    transport = Transport(args.timeout or DEFAULT_TIMEOUT, access, console.tell,
                           console.log if console.debug else None, console.clock)
-    client = Client(server_url(chosen, args, console.clock, key), transport, key,
-                    console.keep_secret)
+    client = Client(url, transport, key, console.keep_secret)
     if console.stdout is None and args.output in (None, "-"):
         client.refusal = Failure("stdout is closed, so the result cannot be shown",
                                  "Redirect it to a file or /dev/null, or use -o FILE.")

@@ -335,7 +335,7 @@ class ReadmeTables(unittest.TestCase):
         source = read(SCRIPT)
         used = set(re.findall(r'(?:\bsetting\(|\benviron\.get\()"(\w+)"', source))
         used |= {option.env for command in twosignal.COMMANDS.values()
-                 for option in command.options if option.env}
+                 for option in command.all_options if option.env}
         cells = [row[0] for row in rows(README, "| variable | what it is for |")]
         told = re.findall(r"`(\w+)`", " ".join(cells))
         self.assertEqual(sorted(told), sorted(used | OF_PYTHON))
@@ -467,7 +467,7 @@ class QuotedMessages(ServerCase):
         quoted = set(re.findall(r"`([^`]+)`", cells)) - self.OTHERS
         printed = [self.another_server(), self.web_page(), self.damaged_session(),
                    self.unknown_outcome(), self.held_lock(), self.bare_list(), self.certificate(),
-                   self.wrong_clock()]
+                   self.client_certificate(), self.wrong_clock()]
         for text in quoted:
             pattern = ".*".join(map(re.escape, text.split("…")))
             self.assertEqual(sum(bool(re.search(pattern, each)) for each in printed), 1, text)
@@ -509,9 +509,16 @@ class QuotedMessages(ServerCase):
         return self.cli("traces", "list", "--project", server.project, "-n", "100").err
 
     def certificate(self):
+        return self.tls_failure("CERTIFICATE_VERIFY_FAILED", verify_message="has expired")
+
+    def client_certificate(self):
+        return self.tls_failure("TLSV13_ALERT_CERTIFICATE_REQUIRED")
+
+    def tls_failure(self, reason, **details):
         error = ssl.SSLError()
-        error.verify_code = 20      # unable to get local issuer certificate
-        return "No secure connection to x: " + twosignal.certificate_cause(error)[0]
+        vars(error).update(details)
+        error.reason = reason
+        return twosignal.tls_error(error, "x", twosignal.Access()).message
 
 
 class SampleOutput(ServerCase):

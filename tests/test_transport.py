@@ -37,9 +37,10 @@ class TransportCase(Case):
         self.enter(replaced_environment(self.environment))
         self.remarks = []
 
-    def transport(self, timeout=30.0, **options):
-        transport = twosignal.Transport(timeout, tell=self.remarks.append,
-                                        clock=ShortClock(self.naps), **options)
+    def transport(self, timeout=30.0, **access):
+        """access: attributes of twosignal.Access, such as ca_cert."""
+        transport = twosignal.Transport(timeout, twosignal.Access(**access), self.remarks.append,
+                                        clock=ShortClock(self.naps))
         self.addCleanup(transport.close)
         return transport
 
@@ -1544,8 +1545,8 @@ class BrokenHandshakes(TransportCase):
     def test_a_failed_handshake_is_retried(self):
         """Row 21: any other failure of TLS may be a passing one, whatever its text says."""
         made = certificates(self.folder)
-        bad_certificate = b"\x15\x03\x03\x00\x02\x02\x2a"       # a fatal alert
-        with Refusing(bad_certificate, made) as server:
+        internal_error = b"\x15\x03\x03\x00\x02\x02\x50"       # a fatal alert
+        with Refusing(internal_error, made) as server:
             failure = self.failure(self.get, server.url, ca_cert=made.ca)
             self.assertIn("No secure connection", failure.message)
             self.assertEqual((server.requests, server.connections), ([], 3))

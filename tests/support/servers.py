@@ -1,7 +1,7 @@
 """Servers that misbehave on purpose, for the tests of the transport.
 
     with Scripted([answer({"data": 1}), reset]) as server:      # one response per connection
-    with Serving(HandlerClass, tls=certificates(folder).good) as server:
+    with Serving(HandlerClass, tls=certificates(folder).good) as server:    # or server_context's
     with Proxy("user", "secret") as proxy:                      # a forward proxy, also for CONNECT
 
 Each listens on a free port of 127.0.0.1 until the end of the block. `url` and `port` are its
@@ -356,6 +356,14 @@ extendedKeyUsage = serverAuth
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
 subjectAltName = DNS:elsewhere.example
+[plain_authority]
+basicConstraints = CA:TRUE
+[plain]
+subjectAltName = DNS:localhost, IP:127.0.0.1
+[of_client]
+basicConstraints = critical, CA:FALSE
+extendedKeyUsage = clientAuth
+subjectAltName = DNS:localhost, IP:127.0.0.1
 [alone]
 basicConstraints = critical, CA:FALSE
 subjectKeyIdentifier = hash
@@ -385,6 +393,22 @@ ca -batch -notext -config conf -cert ca.pem -keyfile ca.key -in server.csr -exte
  -startdate 20200101000000Z -enddate 20200201000000Z -out expired.pem
 req -new -x509 -config conf -key server.key -days 3650 -extensions alone -subj /CN=localhost \
  -out self_signed.pem
+req -new -x509 -config conf -key ca.key -days 3650 -extensions plain_authority -subj /CN=Plain \
+ -out plain_ca.pem
+x509 -req -in server.csr -CA plain_ca.pem -CAkey ca.key -set_serial 14 -days 3650 -sha256 \
+ -extfile conf -extensions plain -out plain.pem
+x509 -req -in server.csr -CA ca.pem -CAkey ca.key -set_serial 15 -days 3650 -sha1 -extfile conf \
+ -extensions here -out weak.pem
+x509 -req -in server.csr -CA ca.pem -CAkey ca.key -set_serial 16 -days 3650 -sha256 -extfile conf \
+ -extensions of_client -out client.pem
+ecparam -name prime256v1 -genkey -noout -out middle.key
+req -new -config conf -key middle.key -subj /CN=Middle -out middle.csr
+x509 -req -in middle.csr -CA ca.pem -CAkey ca.key -set_serial 17 -days 3650 -sha256 -extfile conf \
+ -extensions authority -out middle.pem
+x509 -req -in server.csr -CA middle.pem -CAkey middle.key -set_serial 18 -days 3650 -sha256 \
+ -extfile conf -extensions here -out below.pem
+ec -in server.key -aes128 -passout pass:secret -out encrypted.key
+ecparam -name prime256v1 -genkey -noout -out other.key
 """
 _made = {}              # file name: content, generated once per process
 _making = threading.Lock()
@@ -393,15 +417,19 @@ _making = threading.Lock()
 class Certificates:
     """Paths: `ca` is a file of trusted certificates, the others are (certificate, key) pairs.
 
-    `good` is valid for 127.0.0.1 and localhost; `expired` and `wrong_host` are signed by the same
-    authority, `self_signed` is not.
+    `good` is valid for 127.0.0.1 and localhost; `expired`, `wrong_host`, `weak` (SHA-1) and
+    `client` (not for servers) are signed by the same authority, `self_signed` is not. `plain` has
+    no key identifiers, nor has its authority `plain_ca`; `below` is signed by the intermediate
+    `middle`. `encrypted_key` and `other_key` are files, the latter is of no certificate.
     """
 
     def __init__(self, directory):
         def path(name):
             return os.path.join(directory, name)
-        self.ca = path("ca.pem")
-        for name in ("good", "expired", "wrong_host", "self_signed"):
+        self.ca, self.plain_ca, self.middle = map(path, ("ca.pem", "plain_ca.pem", "middle.pem"))
+        self.encrypted_key, self.other_key = path("encrypted.key"), path("other.key")
+        for name in ("good", "expired", "wrong_host", "self_signed", "weak", "client", "plain",
+                     "below"):
             setattr(self, name, (path(name + ".pem"), path("server.key")))
 
 
@@ -425,7 +453,7 @@ def _make_certificates():
             _openssl(folder, step.split())
         made = {}
         for name in os.listdir(folder):
-            if name == "server.key" or name.endswith(".pem") and name != "0D.pem":
+            if name.endswith((".key", ".pem")) and name != "0D.pem":
                 with open(os.path.join(folder, name), "rb") as file:
                     made[name] = file.read()
         return made
@@ -439,7 +467,16 @@ def _openssl(folder, arguments):
         raise RuntimeError(f"openssl {' '.join(arguments)}\n{output}")
 
 
-def server_context(certificate, key):
+def server_context(certificate, key, client_ca=None, has_tls_1_3=True):
+    """A server's ssl context; client_ca: whose client certificates it requires."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")      # which is not too good for a weak certificate
     context.load_cert_chain(certificate, key)
+    if client_ca:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    if not has_tls_1_3 and hasattr(context, "maximum_version"):
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    elif not has_tls_1_3:               # Python 3.6
+        context.options |= ssl.OP_NO_TLSv1_3
     return context

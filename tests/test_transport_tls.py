@@ -1,0 +1,359 @@
+"""The section Transport: certificates, the server's and the client's, and headers of gateways."""
+import os
+import sys
+import unittest
+from unittest import mock
+
+import twosignal
+from servers import Proxy, Scripted, answer, certificates, header, needs_openssl, reset
+from tools import Case, ServerCase, file_bytes, trpc_error
+
+try:
+    import ssl
+except ImportError:     # the tests that need it are skipped
+    ssl = None
+
+LIST = {"result": {"data": {"json": []}}}
+SOME_ID = "11111111-1111-4111-8111-111111111111"
+TELLS_WHY = sys.version_info >= (3, 7)
+
+
+class TlsCase(Case):
+    """Commands against servers that speak TLS, as a logged-in user."""
+
+    def setUp(self):
+        super().setUp()
+        self.made = certificates(self.folder)
+        # What the machine trusts has no part in it.
+        self.environment["SSL_CERT_FILE"] = self.made.plain_ca
+
+    def asked(self, tls, *args, command=("orgs", "list"), env=None, answers=answer(LIST)):
+        """(the result of a command, the server), which has a session there."""
+        with Scripted(answers, tls=tls) as server:
+            self.write("home/session.json", {
+                "access_token": "a.b.c", "refresh_token": "r", "expires_at": 4e9,
+                "project_ref": "p", "user_id": "u", "user_email": "e", "api_url": server.url})
+            result = self.run_cli(*command + args, "--url", server.url, env=env)
+        return result, server
+
+    def assertRefused(self, tls, *args, parts=(), env=None):
+        result, server = self.asked(tls, *args, env=env)
+        self.assertFails(result, 3, "No secure connection", *parts)
+        self.assertEqual((server.requests, server.connections, self.naps), ([], 1, []))
+        return result.err
+
+
+@needs_openssl
+class TrustedFiles(TlsCase):
+    """What is in the file of --ca-cert is trusted, alike on every Python."""
+
+    def test_what_is_in_the_file_is_trusted(self):
+        """Row 46: an authority without key identifiers, an intermediate, the certificate itself."""
+        for tls, ca_cert in ((self.made.good, self.made.ca), (self.made.plain, self.made.plain_ca),
+                             (self.made.below, self.made.middle),
+                             (self.made.good, self.made.good[0]),
+                             (self.made.self_signed, self.made.self_signed[0])):
+            with self.subTest(ca_cert=ca_cert):
+                self.assertOk(self.asked(tls, "--ca-cert", ca_cert)[0], err="")
+
+    def test_nothing_else_is(self):
+        """Row 46: neither a sibling nor another key of the same name."""
+        for tls, ca_cert in ((self.made.below, self.made.good[0]),
+                             (self.made.self_signed, self.made.good[0]),
+                             (self.made.good, self.made.middle)):
+            self.assertRefused(tls, "--ca-cert", ca_cert)
+
+    def test_versions_and_strictness(self):
+        context = twosignal.tls_context()
+        self.assertFalse(context.verify_flags & 0x20)       # VERIFY_X509_STRICT
+        if TELLS_WHY:
+            self.assertGreaterEqual(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+
+    def test_files_that_cannot_be_used(self):
+        """Row 28: one line, exit 2; nothing is waited for, and nothing is sent."""
+        for name, content in (("missing.pem", None), ("no.pem", "x"), ("pipe.pem", os.mkfifo),
+                              ("folder.pem", os.mkdir), ("key.pem", file_bytes(self.made.good[1]))):
+            path = self.path(name)
+            if callable(content):
+                content(path)
+            elif content is not None:
+                self.write(name, content)
+            with self.subTest(name=name):
+                result, server = self.asked(self.made.good, "--ca-cert", path)
+                self.assertFails(result, 2, "--ca-cert", name, "PEM")
+                self.assertEqual(server.requests, [])
+
+
+@needs_openssl
+class ReasonsOfRefusal(TlsCase):
+    """Why a server's certificate is not accepted."""
+
+    def test_reasons(self):
+        """Row 46: OpenSSL's own words, with a hint that fits."""
+        for tls, ca_cert, reason, hint in (
+                (self.made.expired, self.made.ca, "certificate has expired", "clock"),
+                (self.made.wrong_host, self.made.ca, "127.0.0.1", "--url"),
+                (self.made.weak, self.made.ca, "too weak", "replaced on the server"),
+                (self.made.client, self.made.ca, "purpose", "replaced on the server"),
+                (self.made.self_signed, None, "self", "--ca-cert FILE"),
+                (self.made.good, None, "issuer certificate", "--ca-cert FILE"),
+                (self.made.good, self.made.middle, "issuer certificate", self.made.middle)):
+            with self.subTest(tls=tls, ca_cert=ca_cert):
+                if not TELLS_WHY and tls != self.made.wrong_host:
+                    reason, hint = "Python 3.6 does not say why", "authority"
+                args = ("--ca-cert", ca_cert) if ca_cert else ()
+                error = self.assertRefused(tls, *args, parts=(reason, hint))
+                self.assertEqual("--ca-cert" in error, ca_cert is None, error)
+
+    def test_file_of_the_environment(self):
+        """Row 46: SSL_CERT_FILE that leads nowhere, or to a file without certificates, is told."""
+        for name, reason in (("missing.pem", "No such file"), ("key.pem", "no certificate")):
+            self.write("key.pem", "x")
+            env = {"SSL_CERT_FILE": self.path(name), "SSL_CERT_DIR": self.path("none")}
+            self.assertRefused(self.made.good, env=env, parts=(
+                "SSL_CERT_FILE", name, reason, "--ca-cert"))
+            error = self.assertRefused(self.made.good, "--ca-cert", self.made.plain_ca, env=env,
+                                       parts=("SSL_CERT_FILE", name))
+            self.assertNotIn("--ca-cert", error)
+            result, _ = self.asked(self.made.good, "--ca-cert", self.made.ca, env=env)
+            self.assertOk(result, err="")
+
+    def test_directory_that_cannot_be_listed(self):
+        """Row 46: it counts as empty."""
+        os.mkdir(self.path("closed"), 0)
+        env = {"SSL_CERT_FILE": None, "SSL_CERT_DIR": self.path("closed")}
+        paths = mock.Mock(cafile=None, capath=self.path("closed"))
+        with mock.patch.object(ssl, "get_default_verify_paths", return_value=paths), \
+                mock.patch.object(os, "listdir", side_effect=PermissionError()), \
+                mock.patch.object(os, "scandir", side_effect=PermissionError()):
+            self.assertRefused(self.made.good, env=env, parts=("no CA certificates", "--ca-cert"))
+
+
+@needs_openssl
+class SavedAuthorities(ServerCase):
+    """login saves --ca-cert for the address of the server."""
+
+    def setUp(self):
+        Case.setUp(self)
+        self.made = certificates(self.folder)
+        self.environment["SSL_CERT_FILE"] = self.made.plain_ca
+        self.server = self.serve(tls=self.made.good)
+
+    def login(self, *args, server=None, **options):
+        return self.run_cli("login", "-e", "owner@example.com", "--password-stdin", "--url",
+                            (server or self.server).url, *args, stdin="owner-pass\n", **options)
+
+    def test_saved_and_used(self):
+        """Row 46: as an absolute path; however the address is given."""
+        relative = os.path.relpath(self.made.ca)
+        for given in (self.made.ca, relative, "~/ca.pem"):
+            with self.subTest(given=given):
+                self.assertOk(self.login("--ca-cert", given))
+                self.assertEqual(self.state("config.json"),
+                                 {"api_url": self.server.url, "ca_cert": self.made.ca})
+                for args, env in (((), {}), (("--url", self.server.url + "/login"), {}),
+                                  ((), {"TWOSIGNAL_URL": self.server.url})):
+                    self.assertOk(self.run_cli("orgs", "list", *args, env=env))
+
+    def test_login_again(self):
+        """The same address keeps the file, another one does not."""
+        self.assertOk(self.login("--ca-cert", self.made.ca))
+        self.assertOk(self.login())
+        self.assertEqual(self.state("config.json")["ca_cert"], self.made.ca)
+        self.assertOk(self.login(server=self.serve()))
+        self.assertNotIn("ca_cert", self.state("config.json"))
+        self.assertFails(self.login(), 3, "No secure connection")
+
+    def test_other_servers(self):
+        """An authority for one server is not trusted for another."""
+        self.assertOk(self.login("--ca-cert", self.made.ca))
+        other = self.serve(tls=self.made.good)
+        self.assertFails(self.login(server=other), 3, "No secure connection")
+
+    def test_option_takes_precedence(self):
+        self.assertOk(self.login("--ca-cert", self.made.ca))
+        result = self.run_cli("orgs", "list", "--ca-cert", self.made.middle)
+        self.assertFails(result, 3, "No secure connection")
+
+    def test_a_file_that_has_gone(self):
+        """The error names the file that names it."""
+        self.assertOk(self.login("--ca-cert", self.made.ca))
+        os.rename(self.made.ca, self.path("moved.pem"))
+        self.assertFails(self.run_cli("orgs", "list"), 2, self.made.ca,
+                         os.path.join(self.home, "config.json"))
+        self.assertOk(self.login("--ca-cert", self.path("moved.pem")))
+
+    def test_written_by_hand(self):
+        """A relative path is one in the home directory."""
+        self.log_in()
+        self.write("home/mine.pem", file_bytes(self.made.ca))
+        self.write("home/config.json", {"api_url": self.server.url + "/", "ca_cert": "mine.pem"})
+        self.assertOk(self.run_cli("orgs", "list"))
+
+
+@needs_openssl
+class ClientCertificates(TlsCase):
+    def options(self, pair):
+        return "--client-cert", pair[0], "--client-key", pair[1]
+
+    def test_accepted(self):
+        """--client-cert and --client-key anywhere, one file for both, or the environment."""
+        both = self.write("both.pem", b"".join(map(file_bytes, self.made.client)))
+        cert, key = self.made.client
+        for has_tls_1_3 in (True, False):
+            tls = self.made.good + (self.made.ca, has_tls_1_3)
+            for args, env in ((self.options(self.made.client), {}), (("--client-cert", both), {}),
+                              ((), {"TWOSIGNAL_CLIENT_CERT": cert, "TWOSIGNAL_CLIENT_KEY": key}),
+                              ((), {"TWOSIGNAL_CLIENT_CERT": "~/both.pem"}),
+                              (self.options(self.made.client), {
+                                  "TWOSIGNAL_CLIENT_CERT": "x", "TWOSIGNAL_CLIENT_KEY": "y"})):
+                with self.subTest(args=args, env=env):
+                    result, _ = self.asked(tls, "--ca-cert", self.made.ca, *args, env=env)
+                    self.assertOk(result, err="")
+
+    def test_refused(self):
+        """Row 46: said in one way, exit 3, for changes too: none was made, none is repeated."""
+        path = self.write("large.json", '"%s"' % ("x" * 4000000))
+        large = ("datasets", "add-item", SOME_ID, "--project", SOME_ID, "--input", "@" + path)
+        for has_tls_1_3 in (True, False):
+            tls = self.made.good + (self.made.ca, has_tls_1_3)
+            for command in (("orgs", "list"), ("orgs", "create", "X"), large):
+                for args, words in (((), "requires a client certificate"),
+                                    (self.options(self.made.self_signed),
+                                     "does not accept the client certificate")):
+                    with self.subTest(tls=has_tls_1_3, command=command[:2], words=words):
+                        result, server = self.asked(tls, "--ca-cert", self.made.ca, *args,
+                                                    command=command)
+                        self.assertFails(result, 3, words, "--client-cert")
+                        self.assertEqual((server.requests, server.connections), ([], 1))
+
+    def test_a_connection_that_breaks_is_something_else(self):
+        """Row 22: without an alert, the outcome of a change is unknown."""
+        result, _ = self.asked(self.made.good, "--ca-cert", self.made.ca, answers=reset,
+                               command=("orgs", "create", "X"))
+        self.assertFails(result, 9, "outcome is unknown")
+
+    def test_files_that_cannot_be_used(self):
+        """One line that names the file, exit 2; OpenSSL does not prompt for a password."""
+        cert, key = self.made.client
+        missing, pipe = self.path("missing.pem"), self.path("pipe.pem")
+        os.mkfifo(pipe)
+        for args, words in (
+                (("--client-cert", missing), missing), (("--client-cert", cert), "no private key"),
+                (("--client-cert", pipe), "not a regular file"),
+                (("--client-cert", key), "no certificate"),
+                (("--client-cert", cert, "--client-key", missing), missing),
+                (("--client-cert", cert, "--client-key", cert), "no private key"),
+                (("--client-cert", cert, "--client-key", pipe), "not a regular file"),
+                (("--client-cert", cert, "--client-key", self.made.encrypted_key), "is encrypted"),
+                (("--client-cert", cert, "--client-key", self.made.other_key), "KEY_VALUES"),
+                (("--client-key", key), "--client-cert")):
+            with self.subTest(args=args):
+                result, server = self.asked(self.made.good, *args)
+                self.assertFails(result, 2, "--client-", words)
+                self.assertEqual(server.requests, [])
+
+
+class GatewayHeaders(ServerCase):
+    SECRET = ("--header", "CF-Access-Client-Secret: s3cret value")
+
+    def setUp(self):
+        super().setUp()
+        self.log_in()
+
+    def sent(self, *args, command=("orgs", "list"), env=None):
+        """The requests of a command that succeeds."""
+        self.server.clear()
+        self.assertOk(self.run_cli(*command, *args, env=env))
+        return self.server.requests
+
+    def test_sent_with_each_request(self):
+        """Anywhere on the command line; to log in, to refresh and to log out, too."""
+        for place in range(3):
+            words = ["orgs", "list"]
+            words[place:place] = self.SECRET + ("--header", "X-Team:ops")
+            for request in self.sent(command=words):
+                self.assertEqual((request.headers["cf-access-client-secret"],
+                                  request.headers["x-team"]), ("s3cret value", "ops"))
+        self.write("home/session.json", dict(self.state("session.json"), expires_at=1))
+        self.assertIn("refresh", self.sent(*self.SECRET)[0].path)
+        for request in self.server.requests:
+            self.assertEqual(request.headers["CF-Access-Client-Secret"], "s3cret value")
+        request, = self.sent(*self.SECRET, "--header", "Authorization: Basic abcd",
+                             command=("logout",))
+        self.assertTrue(request.headers["Authorization"].startswith("Bearer ey"))
+        self.assertEqual(request.headers["CF-Access-Client-Secret"], "s3cret value")
+
+    def test_environment(self):
+        """One a line; those of the command line are added, and replace equal names."""
+        env = {"TWOSIGNAL_HEADERS": "X-One: 1\r\n\n  x-two: 2  \nAuthorization: Basic abcd"}
+        request, = self.sent("--header", "X-Two: 3", "--header", "X-Three: 4", env=env)
+        self.assertEqual([request.headers[name] for name in (
+            "X-One", "X-Two", "X-Three", "Authorization")], ["1", "3", "4", "Basic abcd"])
+        self.assertEqual(len(request.headers.get_all("X-Two")), 1)
+
+    def test_refused(self):
+        """A usage error that does not repeat the value; no request is made."""
+        for text in ("Host: canary", "cookie: canary", "Content-Length: canary", "TE: canary",
+                     "Transfer-Encoding: canary", "Connection: canary", "canary", ": canary",
+                     "X Y: canary", "X:", "X: ", "X: a\nCanary: canary", "X: canary\r\nB: c",
+                     "X: canary\x01", "X: canary\xe4", "\xe4: canary", ""):
+            with self.subTest(text=text):
+                result = self.assertFails(self.run_cli("orgs", "list", "--header", text), 2,
+                                          "--header")
+                self.assertNotIn("canary", result.err)
+        for source in ({}, {"TWOSIGNAL_HEADERS": "authorization: Basic canary"}):
+            args = () if source else ("--header", "Authorization: Basic canary")
+            result = self.run_cli("traces", "list", *args, env=dict(
+                source, TWOSIGNAL_API_KEY=self.server.key))
+            self.assertFails(result, 2, "uthorization")
+        self.assertEqual(self.server.requests, [])
+
+    def test_masked(self):
+        """Row 34: in --debug, in its curl line, and where the server repeats it."""
+        for text, repeated in ((self.SECRET[1], "s3cret value"), ("X-Team: ab", "b"),
+                               ("Authorization: Basic dXNlcjpwYXNz", "dXNlcjpwYXNz")):
+            message = f"You sent {repeated}."
+            self.server.clear()
+            self.server.fault("organization.list", times=2, status=400,
+                              body=trpc_error("BAD_REQUEST", 400, message))
+            result = self.run_cli("orgs", "list", "--debug", "--header", text)
+            name, _, value = text.partition(": ")
+            self.assertIn(f"{name}: ***'", result.err)
+            self.assertNotIn(value, result.err)
+            if len(repeated) > 3:
+                self.assertFails(self.run_cli("orgs", "list", "--header", text), 1,
+                                 "You sent ***.")
+
+    def test_stay_with_their_origin(self):
+        """Neither another origin nor the proxy of a tunnel gets them."""
+        with Scripted(answer(LIST)) as other:
+            self.server.fault("organization.list", status=302,
+                              headers={"Location": other.url + "/x"})
+            self.assertEqual(self.run_cli("orgs", "list", *self.SECRET).code, 8)
+            self.assertEqual(other.requests, [])
+
+    @needs_openssl
+    def test_tunnels(self):
+        made = certificates(self.folder)
+        with Scripted(answer(LIST), tls=made.good) as server, Proxy() as proxy:
+            self.write("home/session.json", dict(self.state("session.json"), api_url=server.url))
+            self.assertOk(self.run_cli(
+                "orgs", "list", *self.SECRET, "--url", server.url, "--ca-cert", made.ca,
+                env={"https_proxy": proxy.url, "NO_PROXY": None}))
+            self.assertEqual(header(server.requests[0], "CF-Access-Client-Secret"), "s3cret value")
+            self.assertEqual([line.split()[0] for line in proxy.seen], ["CONNECT"])
+            self.assertNotIn("s3cret", str(vars(proxy)))
+
+    def test_completion(self):
+        """Names come through the gateway, too."""
+        words = ["--header", "X-Team: ops", "traces", "list", "--project", ""]
+        self.server.clear()
+        result = self.run_cli("__complete", "--", *words, env={"TWOSIGNAL_HEADERS": "X-Two: 2"})
+        self.assertGreater(len(result.out.splitlines()), 1)
+        for request in self.server.requests:
+            self.assertEqual((request.headers["X-Team"], request.headers["X-Two"]), ("ops", "2"))
+
+
+if __name__ == "__main__":
+    unittest.main()
