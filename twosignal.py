@@ -1540,8 +1540,9 @@ class Transport:
         """
         retried = retried or (RETRIED_CHANGE_STATUSES if changes else RETRIED_STATUSES)
         deadline = self.deadline()
+        headers = {**self.access.headers, **dict(headers)}
         for attempt in range(1, MAX_TRIES + 1):
-            request = Request(method, url, {**self.access.headers, **dict(headers)}, body, deadline)
+            request = Request(method, url, headers, body, deadline)
             try:
                 response = self._follow_redirects(request)
             except RequestError as error:
