@@ -2958,9 +2958,10 @@ def project_id(client, text, organization=None) -> str:
 
 def visible_projects(client, organization=None) -> list:
     """The wire objects of the projects of one organization (ID or name), or of all."""
-    organizations = [{"id": organization_id(client, organization)}] if organization else (
-        client.rows("organization.list"))
-    names = {str(each.get("id")): each.get("name") for each in organizations}
+    if organization:
+        return client.rows("project.list", {
+            "organizationId": organization_id(client, organization)})
+    names = {str(each.get("id")): each.get("name") for each in client.rows("organization.list")}
     rows = client.visible_rows("project.list", [{"organizationId": each} for each in names])
     return [dict(row, organizationName=names.get(str(row.get("organizationId")))) for row in rows]
 
@@ -3290,7 +3291,6 @@ class Option(Struct):
     selects: bool = True        # what a gate examines, which its reports name
     choices: object = ()        # values that shells complete; without parse, the valid ones
     completes: str = None       # projects or organizations: names to complete from the server
-    is_saved: bool = False      # config.json may hold it, under its name
 
     def __init__(self, *values, **named):
         super().__init__(*values, **named)
@@ -3537,14 +3537,13 @@ HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
 QUIET = Option("-q, --quiet", "print results and errors only")
 DEBUG = Option("--debug", "print requests on stderr, with secrets masked")
-URL = Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)")
 OUTPUT = Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", non_empty)
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"print as {', '.join(FORMATS)} (default: table)", choices=FORMATS),
     Option("--fields NAMES", "print these fields, e.g. id,scores.NAME; '?' lists them",
            parse_fields),
-    OUTPUT, URL,
+    OUTPUT, Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
     Option("--timeout SECONDS", "total timeout per request, retries included "
            f"(default: {DEFAULT_TIMEOUT:.0f}s)", parse_seconds),
     Option("--ca-cert FILE", "also trust the certificates in this PEM file", non_empty),
@@ -3562,8 +3561,7 @@ GLOBAL_OPTIONS = (
 class CommandLine:
     """What argv says, read once; to its end, since --json and --quiet apply to errors too."""
 
-    def __init__(self, argv, clock=CLOCK):
-        self.clock = clock
+    def __init__(self, argv):
         self.words = []             # those of the command
         self.options = []           # (flag, value, or a switch's constant) in their order
         self.operands = []          # the rest
@@ -3597,14 +3595,6 @@ class CommandLine:
         if not found and isinstance(variable, str):
             return [variable]
         return found if option.repeatable else found[-1:]
-
-    def saved(self, option):
-        """What config.json holds for an option of the command and its server; or None."""
-        if not option.is_saved or option.unless_key and self.command.takes_key and has_key():
-            return None
-        url = result_or_failure(configured_url, "".join(self.texts(URL)) or None, self.clock)
-        config = result_or_failure(config_for, url, self.clock)
-        return None if isinstance(config, Failure) else config.get(option.name)
 
     def known_flags(self) -> dict:
         """{flag: Option} of the command; of all commands as long as it is not known."""
@@ -3659,7 +3649,7 @@ class Arguments:
     def __init__(self, chosen, line):
         """chosen: the Command; line: its CommandLine. Raises a usage error."""
         self.from_environment = set()       # names of those that a variable gave
-        self.from_config = set()            # names of those that config.json gave
+        self.from_config = {}               # names of those that config.json gave: their texts
         self._see_help = see_help(chosen.name)
         flags = flags_of(chosen.all_options)
         for flag, text in line.options:
@@ -3674,10 +3664,9 @@ class Arguments:
             raise usage_error(f"Unexpected argument '{operands[0]}'", self._see_help)
         for option in chosen.all_options + GLOBAL_OPTIONS:
             variable = setting(option.env or "", option.is_secret)
-            default = variable or line.saved(option)
-            if option.name not in vars(self) and default:
-                self._add(option, default)
-                (self.from_environment if variable else self.from_config).add(option.name)
+            if option.name not in vars(self) and variable:
+                self._add(option, variable)
+                self.from_environment.add(option.name)
             is_switch = option.metavar is None and option.constant is True
             vars(self).setdefault(option.name, False if is_switch else None)
         if chosen.exclusive and all(line.has(flags[flag]) for flag in chosen.exclusive):
@@ -3694,22 +3683,31 @@ class Arguments:
             value = getattr(self, option.name, []) + [value]
         setattr(self, option.name, value)
 
-    def check_required(self, chosen, client):
-        """Raises a usage error if a required option or operand is missing."""
+    def add_saved(self, chosen, client):
+        """Adds what is saved for options that are missing. Raises a usage error."""
         missing = [option for option in chosen.options
                    if option.required and getattr(self, option.name) is None
                    and not (option.unless_key and chosen.takes_key and has_key())]
         if missing and not chosen.takes_key and has_key() and not load_session_if_valid():
             raise not_logged_in()       # first things first: an API key is not enough
-        for option in missing:
-            if option.env:
-                found = result_or_failure(first_steps, client, option.completes)
-                raise Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set "
-                              f"{option.env}, or run 'twosignal projects use NAME'.", "USAGE",
-                              [] if isinstance(found, Failure) else found)
+        for option in [option for option in missing if option.env]:
+            self.from_config[option.name] = saved_default(client, option)
+            self._add(option, self.from_config[option.name])
+            missing.remove(option)
         if missing:
             labels = ", ".join(option.label for option in missing)
             raise usage_error(f"Missing {labels}", self._see_help)
+
+
+def saved_default(client, option) -> str:
+    """The project or organization that is saved. Raises a usage error, which lists what there is."""
+    config = result_or_failure(config_for, client.url, client.transport.clock)
+    if isinstance(config, dict) and config.get(option.name):
+        return config[option.name]
+    found = result_or_failure(first_steps, client, option.completes)
+    raise Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set {option.env}, "
+                  "or run 'twosignal projects use NAME'.", "USAGE",
+                  [] if isinstance(found, Failure) else found)
 
 
 def see_help(*words) -> str:
@@ -4323,7 +4321,7 @@ class GateReport(Struct):
     """Where a gate reports besides its output: a JUnit file, and GitHub Actions."""
     console: Console
     title: str                      # such as "twosignal traces check"
-    selection: str                  # what it examines, as it was given
+    selection: list                 # what it examines, as it was given
     path: str                       # of the JUnit file, or ""
     is_gate: bool                   # otherwise there is nothing to report to GitHub
     results = ()                    # CheckResults
@@ -4361,7 +4359,7 @@ class GateReport(Struct):
             cases = [(self.title, self.failure.code, lines)]
         masked = self.console.masked
         for name, code, lines in cases:
-            name += f" ({self.selection})" if self.selection else ""
+            name += f" ({', '.join(self.selection)})" if self.selection else ""
             yield masked(name), code, list(map(masked, lines))
 
     def junit_xml(self) -> bytes:
@@ -4595,9 +4593,9 @@ CREATED = Column("Created", "created_at", format_age, min_width=12)
 DESCRIPTION = Column("Description", "description")
 
 PROJECT = Option("--project ID", "project, by ID or name", parse_id, env="TWOSIGNAL_PROJECT",
-                 required=True, unless_key=True, completes="projects", is_saved=True)
+                 required=True, unless_key=True, completes="projects")
 ORG = Option("--org ID", "organization, by ID or name", parse_id, env="TWOSIGNAL_ORG",
-             required=True, completes="organizations", is_saved=True)
+             required=True, completes="organizations")
 ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or name", parse_id,
                     env="TWOSIGNAL_ORG", completes="organizations")
 JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", non_empty, selects=False)
@@ -4780,10 +4778,9 @@ def orgs_create(client, args, console):
 @command("projects list", ORG_FILTER)
 def projects_list(client, args, console):
     """List your projects, of one organization or all."""
-    if args.org:
-        rows = client.rows("project.list", {"organizationId": organization_id(client, args.org)})
-        return Listing("projects", (ID, CREATED, NAME), list(map(to_record, rows)))
-    return Listing("projects", PROJECT_COLUMNS, list(map(to_record, visible_projects(client))))
+    rows = visible_projects(client, args.org)
+    columns = (ID, CREATED, NAME) if args.org else PROJECT_COLUMNS
+    return Listing("projects", columns, list(map(to_record, rows)))
 
 
 @command("projects use", Option("NAME", "project, by ID or name", parse_id, completes="projects"),
@@ -5628,7 +5625,7 @@ def raise_terminated(number, frame):
 
 def run(argv, console) -> int:
     """Runs a command line and returns its exit code. Raises Failure."""
-    line = CommandLine(argv, console.clock)
+    line = CommandLine(argv)
     formats = [value.lower() for flag, value in line.options if flag in ("--json", "--format")]
     console.json_errors = formats[-1:] in (["json"], ["jsonl"])
     console.quiet = line.has(QUIET)
@@ -5660,9 +5657,9 @@ def gate_report(line, console) -> GateReport:
     # What the gate examines, as it was given: project my-agent, since 1h, error.
     selection = [option.label.lstrip("-") + (f" {text}" if option.metavar else "")
                  for option in (line.command.options if is_gate else ()) if option.selects
-                 for text in line.texts(option) or filter(None, [line.saved(option)])]
+                 for text in line.texts(option)]
     title = " ".join(["twosignal", *line.words])
-    return GateReport(console, title, ", ".join(selection), path, is_gate)
+    return GateReport(console, title, selection, path, is_gate)
 
 
 def run_command(line, console, report) -> int:
@@ -5676,7 +5673,8 @@ def run_command(line, console, report) -> int:
     args = Arguments(chosen, line)
     client = None if chosen.is_offline else make_client(chosen, args, console)
     try:
-        args.check_required(chosen, client)
+        args.add_saved(chosen, client)
+        report.selection[:0] = map(" ".join, args.from_config.items())
         if args.output in (None, "-"):
             return call_command(chosen, client, args, console, report)
         # A file that cannot be written is an error before anything is changed.
