@@ -3700,7 +3700,7 @@ class Arguments:
 
 
 def saved_default(client, option) -> str:
-    """The project or organization that is saved. Raises a usage error, which lists what there is."""
+    """The project or organization that is saved. Raises a usage error that lists what there is."""
     config = result_or_failure(config_for, client.url, client.transport.clock)
     if isinstance(config, dict) and config.get(option.name):
         return config[option.name]
@@ -4592,10 +4592,10 @@ ID, NAME = Column("ID", "id", never_cut=True), Column("Name", "name")
 CREATED = Column("Created", "created_at", format_age, min_width=12)
 DESCRIPTION = Column("Description", "description")
 
-PROJECT = Option("--project ID", "project, by ID or name", parse_id, env="TWOSIGNAL_PROJECT",
-                 required=True, unless_key=True, completes="projects")
-ORG = Option("--org ID", "organization, by ID or name", parse_id, env="TWOSIGNAL_ORG",
-             required=True, completes="organizations")
+PROJECT = Option("--project ID", "project, by ID or name; 'projects use' saves one", parse_id,
+                 env="TWOSIGNAL_PROJECT", required=True, unless_key=True, completes="projects")
+ORG = Option("--org ID", "organization, by ID or name; 'projects use' saves one", parse_id,
+             env="TWOSIGNAL_ORG", required=True, completes="organizations")
 ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or name", parse_id,
                     env="TWOSIGNAL_ORG", completes="organizations")
 JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", non_empty, selects=False)
@@ -4757,7 +4757,6 @@ def logout(client, args, console):
 # --- organizations and projects
 ORG_COLUMNS = (ID, Column("Plan", "plan"), Column("Role", "role"),
                Column("Members", "member_count"), NAME)
-
 PROJECT_COLUMNS = (ID, CREATED, Column("Organization", "organization_name"), NAME)
 
 
