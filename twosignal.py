@@ -4110,11 +4110,15 @@ class Threshold(Struct):
         worst = [each for each in measurements.worst if not self.holds(each["value"], limit)]
         if worst and self.source == "scores" and not is_score(worst[0]["value"]):
             value = worst[0]["value"]           # fails, whatever the other scores are
-        passed = value is not None and self.holds(value, limit)
-        if passed and measurements.traces < min_coverage * stats.count - 1e-9:
+        passed = None if value is None else self.holds(value, limit)
+        count, coverage = measurements.traces, ""
+        if count < stats.count:
+            coverage = f"measured in {count:,} of {counted(stats.count, 'trace')}"
+        if passed and count < min_coverage * stats.count - 1e-9:
             passed = None
-        return CheckResult(self, limit, value, passed, measurements.traces, worst, evaluator,
-                           stats.count, min_coverage)
+            coverage += f", below --min-coverage {format_percent(min_coverage)}"
+        return CheckResult(self, limit, value, passed, count, evaluator,
+                           worst if passed is False else [], coverage)
 
 
 def _percentile_95(values) -> float:
@@ -4157,36 +4161,31 @@ CHECK_COLUMNS = tuple(Column(key.title(), key)
                       for key in ("check", "measured", "threshold", "verdict", "traces"))
 
 
-class CheckResult:
+class CheckResult(Struct):
     """What was measured for a threshold, and whether it holds."""
+    threshold: Threshold
+    limit: float
+    value: float                    # None: it could not be measured
+    passed: bool                    # None: not enough data for a verdict
+    traces: int = None              # in how many it was measured
+    evaluator: str = None           # whose scores count; None for all
+    worst: list = ()                # those of Measurements.worst that are beyond the limit
+    coverage: str = ""              # such as "measured in 2 of 40 traces", if not in all
 
-    def __init__(self, threshold, limit, value, passed, traces=None, worst=(), evaluator=None,
-                 count=None, min_coverage=0):
-        """traces: in how many it was measured; count: of how many."""
-        self.threshold = threshold
-        self.limit = limit
-        self.evaluator = evaluator
-        self.value = value
-        self.passed = None if value is None else passed     # None: not enough data for a verdict
-        self.traces = traces
-        self.worst = worst if self.passed is False else []      # of Measurements.worst
+    def __init__(self, *values):
+        super().__init__(*values)
+        threshold, evaluator = self.threshold, self.evaluator
         self.title = f"{threshold.title} of {evaluator}" if evaluator else threshold.title
         flag = threshold.option.lstrip("-").partition(" ")[0] or threshold.title
         self.option = f"{flag} {evaluator}" if evaluator else flag
         format_value = threshold.format_value
-        limit_text = format_value(limit, digits_of(format_value, limit))
-        texts = "-" if value is None else format_value(value), limit_text
         sign = "≥" if threshold.is_minimum else "≤"
+        self.measured_text = "-" if self.value is None else format_value(self.value)
+        limit_text = format_value(self.limit, digits_of(format_value, self.limit))
         self.name = f"{self.option} {sign} {limit_text}"    # the same, whatever is measured
         if self.passed is False:
-            texts = distinct_texts(format_value, value, limit)
-        self.measured_text = texts[0]
-        self.threshold_text = f"{sign} {texts[1]}"
-        self.coverage = ""              # such as "measured in 2 of 40 traces", if not in all
-        if count is not None and traces < count:
-            self.coverage = f"measured in {traces:,} of {counted(count, 'trace')}"
-            if traces and self.passed is None:
-                self.coverage += f", below --min-coverage {format_percent(min_coverage)}"
+            self.measured_text, limit_text = distinct_texts(format_value, self.value, self.limit)
+        self.threshold_text = f"{sign} {limit_text}"
 
     def record(self) -> dict:
         """What JSON shows."""
@@ -4217,14 +4216,6 @@ class CheckResult:
         return f"{text} ({self.coverage})" if self.coverage and self.traces else text
 
 
-def exit_code_of(results) -> int:
-    """The exit code of a gate: a failed check goes before one without data."""
-    verdicts = [result.passed for result in results]
-    if False in verdicts:
-        return EXIT_CODES["CHECK_FAILED"]
-    return EXIT_CODES["NOTHING_TO_CHECK"] if None in verdicts else 0
-
-
 class Gate(Struct):
     """Thresholds that the traces of a scan are compared with."""
     scan: TraceScan
@@ -4234,8 +4225,8 @@ class Gate(Struct):
     evaluators: list = None         # the names of those whose scores count; None for all
     url: str = None                 # of the server, if the user gave it
 
-    def run(self):
-        """Reads the traces and makes the CheckResults. Raises Failure."""
+    def run(self) -> Details:
+        """Reads the traces, and compares them with the thresholds. Raises Failure."""
         self.stats = TraceStats(self.evaluators)
         for trace in self.scan:
             self.stats.add(trace)
@@ -4245,6 +4236,7 @@ class Gate(Struct):
         is_enough = count >= self.min_count or None         # too few are no verdict
         self.results.append(CheckResult(TRACE_COUNT, self.min_count, count, is_enough, count))
         self._explain()
+        return self._details()
 
     def _explain(self):
         """Adds to the worst traces their commands, and their error messages if they can be read."""
@@ -4264,11 +4256,28 @@ class Gate(Struct):
             each["error_message"] = messages.get(each["trace_id"])
             each["command"] = trace_command(each["trace_id"], project, self.url)
 
-    def message(self) -> str:
-        """The sentence above the table."""
-        words = {0: "Passed", EXIT_CODES["CHECK_FAILED"]: "Failed"}
-        verdict = words.get(exit_code_of(self.results), "Not enough data")
-        return f"{verdict} ({counted(self.stats.count, 'trace')} checked)."
+    def _details(self) -> Details:
+        """The verdict, a table of the checks, and the worst traces of those that failed."""
+        def conclude():
+            for remark in filter(None, self.remarks()):
+                self.scan.console.tell(remark)
+            return Outcome(exit_code=code)
+
+        results = self.results
+        verdicts = [each.passed for each in results]
+        verdict, code = "Passed", 0
+        if None in verdicts:
+            verdict, code = "Not enough data", EXIT_CODES["NOTHING_TO_CHECK"]
+        if False in verdicts:       # goes before a check without data
+            verdict, code = "Failed", EXIT_CODES["CHECK_FAILED"]
+        record = {"passed": code == 0, "traces": self.stats.count,
+                  "checks": [result.record() for result in results]}
+        parts = [("Checks", Listing("checks", CHECK_COLUMNS, [each.row() for each in results]))]
+        parts += [(f"Worst traces: {printable(each.title)} {each.threshold_text}",
+                   [line + "\n" for line in each.worst_lines()]) for each in results if each.worst]
+        message = f"{verdict} ({counted(self.stats.count, 'trace')} checked)."
+        return Details(record, (), parts, message, conclude=conclude, checks=results,
+                       listing=Listing("checks", CHECK_COLUMNS, record["checks"]))
 
     def remarks(self) -> list:
         """What to know besides, in lines: what was not measured, and how to get more data."""
@@ -4459,8 +4468,7 @@ class WaitProgress(Struct):
         """Asks the server once. Raises Failure; what was found before stays."""
         self.query = self.query or self.find_query()
         if self.scored and self.evaluators is None:
-            self.evaluators = awaited_evaluators(self.client, self.query.project, self.named,
-                                                 self.console)
+            self.evaluators = self.awaited_evaluators()
         self.scan = TraceScan(self.client, self.query, self.console, needed=self.wanted,
                               limit=None if self.scored else self.wanted,
                               scores=SCORES_REQUIRED if self.scored else None)
@@ -4491,23 +4499,22 @@ class WaitProgress(Struct):
                         "Check --project, --since and --tag, or allow more time with --timeout."]
         return " ".join(filter(None, remarks))
 
-
-def awaited_evaluators(client, project, named, console) -> set:
-    """The names of the evaluators to wait for. Raises Failure if there are none."""
-    if client.key:
-        raise key_cannot("read evaluators or scores")
-    enabled = [row for row in client.rows("evaluator.list", {"projectId": project})
-               if row.get("enabled") is True]
-    for name in sorted(set(named) - {str(row.get("name")) for row in enabled}):
-        console.tell(f"No evaluator named '{name}' is enabled: waiting for scores that are posted "
-                     "under that name.")
-    # An evaluator of the type CUSTOM scores only when the user's own code posts a score.
-    names = set(named) or {str(row.get("name")) for row in enabled if row.get("type") != "CUSTOM"}
-    if not names:
-        only = " except CUSTOM ones" if enabled else ""
-        raise Failure(f"No evaluator of this project is enabled{only}: nothing will be scored",
-                      "Enable one, or name those to wait for with --evaluator.", "NOTHING_TO_CHECK")
-    return names
+    def awaited_evaluators(self) -> set:
+        """The names of the evaluators to wait for. Raises Failure if there are none."""
+        if self.client.key:
+            raise key_cannot("read evaluators or scores")
+        rows = self.client.rows("evaluator.list", {"projectId": self.query.project})
+        enabled = [row for row in rows if row.get("enabled") is True]
+        for name in sorted(set(self.named) - {str(row.get("name")) for row in enabled}):
+            self.console.tell(f"No evaluator named '{name}' is enabled: waiting for scores that "
+                              "are posted under that name.")
+        # An evaluator of the type CUSTOM scores only when the user's own code posts a score.
+        names = set(self.named) or {
+            str(row.get("name")) for row in enabled if row.get("type") != "CUSTOM"}
+        if not names:
+            raise Failure("All evaluators are disabled or CUSTOM: nothing will be scored",
+                          "Enable one, or name one with --evaluator.", "NOTHING_TO_CHECK")
+        return names
 
 
 # --- tailing
@@ -4924,9 +4931,8 @@ def traces_check(client, args, console):
     needs_scores = any(threshold.needs_scores for threshold, _ in checks)
     scan = TraceScan(client, trace_query(client, args), console, args.limit,
                      SCORES_REQUIRED if needs_scores else None, needed=ALL)
-    gate = Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator, args.url)
-    gate.run()
-    return gate_result(gate, console)
+    return Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
+                args.url).run()
 
 
 def chosen_checks(args) -> list:
@@ -4950,24 +4956,6 @@ def chosen_checks(args) -> list:
         if args.evaluator and name not in (None, *args.evaluator):
             raise usage_error(f"--evaluator leaves out '{name}'", f"Add --evaluator {name}.")
     return checks
-
-
-def gate_result(gate, console) -> Details:
-    """The verdict, a table of the checks, and the worst traces of those that failed."""
-    def conclude():
-        for remark in filter(None, gate.remarks()):
-            console.tell(remark)
-        return Outcome(exit_code=code)
-
-    results = gate.results
-    code = exit_code_of(results)
-    record = {"passed": code == 0, "traces": gate.stats.count,
-              "checks": [result.record() for result in results]}
-    parts = [("Checks", Listing("checks", CHECK_COLUMNS, [each.row() for each in results]))]
-    parts += [(f"Worst traces: {printable(each.title)} {each.threshold_text}",
-               [line + "\n" for line in each.worst_lines()]) for each in results if each.worst]
-    return Details(record, (), parts, gate.message(), conclude=conclude, checks=results,
-                   listing=Listing("checks", CHECK_COLUMNS, record["checks"]))
 
 
 @command(
@@ -5007,7 +4995,7 @@ def wait_result(progress, failure) -> Details:
                           is_minimum=True)
         checks = [CheckResult(count, progress.wanted, progress.found, None)]
     return Details(record, message=message, checks=checks, conclude=lambda: Outcome(
-        progress.advice(), exit_code=exit_code_of(checks)))
+        progress.advice(), exit_code=EXIT_CODES["NOTHING_TO_CHECK"] if checks else 0))
 
 
 @command(
