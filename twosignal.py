@@ -88,7 +88,8 @@ PLANS = {                           # traces and LLM evaluations a month; None: 
     "TEAM": (500000, 50000), "ENTERPRISE": (None, None)}
 
 REPORT_TO_OPERATOR = "Report this to whoever runs the server."
-GATEWAY_HINT = "A gateway answers: use --header or --client-cert, or check address and network."
+GATEWAY_HINT = ("A gateway seems to have answered: authenticate to it with --header or "
+                "--client-cert, or check the address and the network.")
 
 EXIT_CODES = {                      # the exit code for an error's code; any other means 1
     "USAGE": 2, "CONNECTION_REFUSED": 3, "CONNECTION_FAILED": 3, "TIMED_OUT": 3, "LOCKED": 3,
@@ -1641,7 +1642,7 @@ def redirected(url, target) -> TransientFailure:
     if not found or rest.strip("/") or isinstance(place, Failure):
         place, hint = "/".join(target.split("/")[:3]), GATEWAY_HINT
     elif place == server:
-        place, hint = base + found + rest, f"Only queries are sent on. {REPORT_TO_OPERATOR}"
+        place, hint = base + found + rest, f"Only queries follow redirects. {REPORT_TO_OPERATOR}"
     return TransientFailure(f"The server redirects to {place}", hint, "REDIRECTED", False)
 
 
