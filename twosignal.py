@@ -1463,10 +1463,12 @@ def parse_headers(lines, reserved) -> dict:
     found = {}
     for line in filter(None, map(str.strip, lines)):
         match = re.match(_HEADER, line)
-        if not match or re.match(f"(?i)({reserved})\\Z", match.group(1)):
-            name = match.group(1) if match else "what is no 'Name: value'"      # it may be a secret
-            raise usage_error(f"--header and TWOSIGNAL_HEADERS cannot send {name}",
-                              "Use ASCII, and a name that twosignal itself does not use.")
+        if not match:               # and not shown: it may be a secret
+            raise usage_error("A header is not 'Name: value' in ASCII",
+                              "Correct --header or TWOSIGNAL_HEADERS.")
+        if re.match(f"(?i)({reserved})\\Z", match.group(1)):
+            raise usage_error(f"The header {match.group(1)} cannot be set",
+                              "Omit it from --header or TWOSIGNAL_HEADERS.")
         found[match.group(1).lower()] = match.groups()
     return dict(found.values())
 
@@ -2053,33 +2055,29 @@ def tls_error(error, host, access) -> RequestError:
 
 def certificate_cause(error, ca_cert=None) -> tuple:
     """(why a certificate is refused, the way out) of an ssl error."""
+    import glob
+    import ssl
     code = getattr(error, "verify_code", None)
     message = getattr(error, "verify_message", "Python 3.6 does not say why (authority, dates, …)")
     if code is None and isinstance(error, ValueError):      # 3.6: the host alone is checked by it
         code, message = 62, str(error)
-    hint = _CERTIFICATE_HINTS.get(code, "Have it replaced on the server.")
-    if code in (None, 2, 18, 19, 20, 21):       # the chain does not end in a trusted certificate
-        hint = trust_hint(ca_cert)
-    return f"its certificate is not accepted: {message}", hint
-
-
-def trust_hint(ca_cert) -> str:
-    """How to trust a certificate, or what keeps this machine from trusting any."""
-    import glob
-    import ssl
+    cause = f"its certificate is not accepted: {message}"
+    if code not in (None, 2, 18, 19, 20, 21):   # those mean that the chain ends in no trusted one
+        return cause, _CERTIFICATE_HINTS.get(code, "Have it replaced on the server.")
     file = os.environ.get("SSL_CERT_FILE")
     problem = file and pem_problem(file, "certificate")
     if problem:
         way = "" if ca_cert else " or pass --ca-cert FILE"
-        return f"Correct SSL_CERT_FILE{way}: no CA certificates were found in {file}: {problem}."
+        return cause, (f"Correct SSL_CERT_FILE{way}: no CA certificates were found in {file}: "
+                       f"{problem}.")
     if ca_cert:
-        return f"Check that its authority is in {ca_cert}."
+        return cause, f"Check that its authority is in {ca_cert}."
     paths = ssl.get_default_verify_paths()
     # glob lists nothing, and does not fail, if a directory may not be read.
     if paths.cafile or paths.capath and glob.glob(os.path.join(glob.escape(paths.capath), "*")):
-        return "If you trust its authority, pass --ca-cert FILE or set SSL_CERT_FILE."
-    return ("Install them, since no CA certificates were found on this machine, or pass "
-            "--ca-cert FILE, or set SSL_CERT_FILE.")
+        return cause, "If you trust its authority, pass --ca-cert FILE or set SSL_CERT_FILE."
+    return cause, ("As no CA certificates were found on this machine, pass --ca-cert FILE or set "
+                   "SSL_CERT_FILE.")
 
 ############################################################
 # Protocol
