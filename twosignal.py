@@ -3662,8 +3662,9 @@ class Arguments:
         if operands:
             raise usage_error(f"Unexpected argument '{operands[0]}'", self._see_help)
         for option in chosen.all_options + GLOBAL_OPTIONS:
-            variable = setting(option.env or "", option.is_secret)
-            if option.name not in vars(self) and variable:
+            is_given = option.name in vars(self) or not option.env
+            variable = None if is_given else setting(option.env, option.is_secret)
+            if variable:
                 self._add(option, variable)
                 self.from_environment.add(option.name)
             is_switch = option.metavar is None and option.constant is True
@@ -5449,9 +5450,9 @@ def completions(words, clock=CLOCK) -> tuple:
         flag, _, current = current.partition("=")
         before.append(flag)
         prefix = flag + "="
-    mark = "value"                  # if it is read as an option's value, that is what comes next
+    mark = "\0"                     # if it is read as an option's value, that is what comes next
     line = CommandLine(before + [mark])
-    if line.options and line.options[-1][1] is mark:
+    if line.options and line.options[-1][1] == mark:
         option = line.known_flags()[line.options[-1][0]]
         if option.metavar == "FILE":
             return "files", []
