@@ -4036,8 +4036,7 @@ class TraceStats:
         self.errors.add(trace, self._error(trace["status"]))
         self.durations.add(trace, to_amount(trace["duration_ms"]))
         self.costs.add(trace, to_amount(trace["cost_usd"]))
-        if trace.get("scores"):
-            self._add_scores(trace)
+        self._add_scores(trace)
 
     def _error(self, status):
         """1 for ERROR, 0 for OK; None for any other, which is counted."""
@@ -4050,7 +4049,7 @@ class TraceStats:
 
     def _add_scores(self, trace):
         by_evaluator = {}
-        for score in newest_scores(trace["scores"]):
+        for score in newest_scores(trace.get("scores") or []):
             evaluator = str(score.get("evaluator"))
             by_evaluator.setdefault(evaluator, []).append(score)
             if self._chosen is None or evaluator in self._chosen:
@@ -4149,9 +4148,8 @@ THRESHOLDS = (                      # those of traces check; a new one is one mo
               option="--max-fail-rate [NAME=]SHARE", parse=parse_share, help="maximum share of "
               "traces with a score labelled fail, among those with a labelled score, or one of "
               "evaluator NAME, e.g. toxicity=1%; repeatable"),
-    Threshold("p95 duration", format_duration, "durations", _percentile_95,
-              option="--max-p95 TIME", help="maximum 95th-percentile duration, e.g. 8s",
-              parse=parse_duration),
+    Threshold("p95 duration", format_duration, "durations", _percentile_95, parse=parse_duration,
+              option="--max-p95 TIME", help="maximum 95th-percentile duration, e.g. 8s"),
     Threshold("highest cost", format_cost, "costs", max, option="--max-cost USD",
               help="maximum cost of any single trace, e.g. 0.05", parse=parse_usd),
     Threshold("total cost", format_cost, "costs", _sum, option="--max-total-cost USD",
@@ -4628,10 +4626,10 @@ def list_resources(client, args, noun, columns, procedure, kind="") -> Listing:
     return Listing(noun, columns, [to_record(row, kind) for row in rows])
 
 
-def created(noun, columns, wire, kind="") -> Details:
-    """The Details of a new resource; kind: that of its record."""
+def changed(noun, columns, wire, kind="", verb="Created") -> Details:
+    """The Details of a new or changed resource; kind: that of its record."""
     record = to_record(resource_object(wire), kind)
-    return Details(record, columns, message=f'Created {noun} "{printable(record.get("name"))}".')
+    return Details(record, columns, message=f'{verb} {noun} "{printable(record.get("name"))}".')
 
 
 def chosen_resource(client, args, kind) -> dict:
@@ -4777,7 +4775,7 @@ def orgs_list(client, args, console):
 @command("orgs create", Option("NAME", "name of the organization", non_empty))
 def orgs_create(client, args, console):
     """Create an organization."""
-    return created("organization", (ID, Column("Plan", "plan")),
+    return changed("organization", (ID, Column("Plan", "plan")),
                    client.mutate("organization.create", {"name": args.name}))
 
 
@@ -4809,7 +4807,7 @@ def projects_use(client, args, console):
 @command("projects create", Option("NAME", "name of the project", non_empty), ORG, DESCRIBE)
 def projects_create(client, args, console):
     """Create a project in an organization."""
-    return created("project", (ID, DESCRIPTION), client.mutate("project.create", without_none(
+    return changed("project", (ID, DESCRIPTION), client.mutate("project.create", without_none(
         organizationId=organization_id(client, args.org), name=args.name,
         description=args.description)))
 
@@ -4835,8 +4833,7 @@ SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
 FILTER_OPTIONS = (
     Option("--since WHEN", "only traces created after WHEN: 30m, 1h30m or 7d (ago), a date, or "
            "ISO 8601 (UTC)", parse_when),
-    Option("--until WHEN", "only traces created before WHEN (same formats; a date includes that "
-           "day)", parse_when),
+    Option("--until WHEN", "only traces before WHEN (same formats; dates inclusive)", parse_when),
     Option("--status STATUS", "only traces with status OK or ERROR", choices=("OK", "ERROR")),
     Option("--error", "short for --status ERROR"),
     Option("--search TEXT", "only traces whose name contains TEXT", non_empty),
@@ -5119,7 +5116,7 @@ def evaluators_create(client, args, console):
     wire = client.mutate("evaluator.create", {
         "projectId": chosen_project(client, args), "name": args.name, "type": args.type,
         "config": {} if config is None else config})
-    result = created("evaluator", EVALUATOR_FIELDS, wire, "" if args.show_secrets else "evaluator")
+    result = changed("evaluator", EVALUATOR_FIELDS, wire, "" if args.show_secrets else "evaluator")
     for warning in config_warnings(args.type, config):
         console.tell(warning)
     return result
@@ -5136,10 +5133,8 @@ def evaluators_toggle(client, args, console):
     if not args.enable and not args.disable:
         enabled = not listed_row(client, chosen, "evaluator").get("enabled")
     wire = client.mutate("evaluator.update", dict(chosen, enabled=enabled))
-    record = to_record(resource_object(wire), "" if args.show_secrets else "evaluator")
-    verb = "Enabled" if enabled else "Disabled"
-    return Details(record, EVALUATOR_FIELDS,
-                   message=f'{verb} evaluator "{printable(record.get("name"))}".')
+    return changed("evaluator", EVALUATOR_FIELDS, wire, "" if args.show_secrets else "evaluator",
+                   "Enabled" if enabled else "Disabled")
 
 
 @command("evaluators delete", PROJECT, EVALUATOR, YES)
@@ -5166,7 +5161,7 @@ def datasets_list(client, args, console):
          Option("-n, --name NAME", "name of the dataset", non_empty, required=True), DESCRIBE)
 def datasets_create(client, args, console):
     """Create a dataset."""
-    return created("dataset", (ID, DESCRIPTION), client.mutate("dataset.create", without_none(
+    return changed("dataset", (ID, DESCRIPTION), client.mutate("dataset.create", without_none(
         projectId=chosen_project(client, args), name=args.name, description=args.description)))
 
 
@@ -5224,7 +5219,7 @@ def api_keys_list(client, args, console):
          Option("-n, --name NAME", "name of the API key", non_empty, required=True))
 def api_keys_create(client, args, console):
     """Create an API key, which is shown only once."""
-    result = created("API key", (ID, Column("Key", "key")), client.mutate("apiKey.create", {
+    result = changed("API key", (ID, Column("Key", "key")), client.mutate("apiKey.create", {
         "projectId": chosen_project(client, args), "name": args.name}))
     if not isinstance(result.record.get("key"), str):
         raise protocol_error("The server's response has no key", "See 'twosignal api-keys list'.")
