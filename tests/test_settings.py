@@ -3,6 +3,7 @@ import contextlib
 import errno
 import os
 import random
+import shutil
 import socket
 import unittest
 from unittest import mock
@@ -156,6 +157,33 @@ class Homes(ServerCase):
         with open(path) as file:
             self.assertEqual(file.read(), "mine")
         self.assertNothingStray()
+
+
+@unittest.skipIf(os.name == "nt", "there are no such modes")
+class DirectoriesOfOthers(CommandCase):
+    def modes_after(self, home, command, permissions):
+        """The mode of the directory that TWOSIGNAL_HOME names, and those of the files in it."""
+        folder = self.path("shared")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.mkdir(folder)
+        os.chmod(folder, permissions)
+        with working_directory(folder):
+            self.cli(*command, env={"TWOSIGNAL_HOME": home}, stdin=PASSWORD + "\n")
+        return [oct(os.stat(path).st_mode & 0o7777) for path in
+                [folder] + [os.path.join(folder, name) for name in os.listdir(folder)]]
+
+    def test_they_keep_their_modes(self):
+        """Row 51: by any name, also if a login fails; the files in them are private."""
+        os.symlink("shared", self.path("link"))
+        login = ["login", "--url", self.server.url, "--password-stdin", "-e"]
+        commands = (login + [OWNER], login + ["nobody@example.com"], ["logout"], ["orgs", "list"])
+        for permissions in (0o2775, 0o755, 0o1777):
+            for home in (self.path("shared"), ".", self.path("shared") + "/", self.path("link")):
+                for command in commands:
+                    with self.subTest(permissions=oct(permissions), home=home, command=command):
+                        first, *files = self.modes_after(home, command, permissions)
+                        self.assertEqual(first, oct(permissions))
+                        self.assertLessEqual(set(files), {"0o600"})
 
 
 class ConfigFile(StateCase):
