@@ -89,6 +89,10 @@ class ArgumentForms(ParserCase):
                                         (["--project", "P"], "project", "P"),
                                         (["--no-color"], "color", "never"),
                                         (["--ca-cert", "f"], "ca_cert", "f"),
+                                        (["--client-cert", "f"], "client_cert", "f"),
+                                        (["--client-key=f"], "client_key", "f"),
+                                        (["--header", "A: b", "--header=C: d"], "header",
+                                         ["A: b", "C: d"]),
                                         (["--debug"], "debug", True)):
                 with self.subTest(place=place, option=option):
                     found, args = self.parse(*words[:place] + option + words[place:])
