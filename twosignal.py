@@ -1299,10 +1299,8 @@ _ADDRESS = (r"(?ai)(?:(https?)://)?([a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|\[[0-9a
 def setting(name: str, is_secret=False):
     """An environment variable; None if it is unset or empty. Raises a usage error."""
     value = plain_secret(as_utf8(os.environ.get(name, ""), name))
-    if is_secret:
-        return value or None        # blanks and quotes are a part of it
-    value = value.strip()
-    if name.startswith("TWOSIGNAL_") and re.match(r"""(?s)(["']).*\1\Z""", value):
+    value = value if is_secret else value.strip()
+    if not is_secret and name.startswith("TWOSIGNAL_") and re.match(r"""(?s)(["']).*\1\Z""", value):
         raise usage_error(f"The value of {name} is in quotes",
                           "Remove them: docker --env-file, for one, takes them as part of it.")
     return value or None
@@ -3247,8 +3245,7 @@ def hidden_input(stream, read):
     def switch_to(modes):
         if is_terminal(stream):     # it may have gone away
             termios.tcsetattr(stream, termios.TCSAFLUSH, modes)
-    # After Ctrl-Z, the shell has switched the echo on again.
-    handlers = handle_signals({"SIGCONT": lambda *_: switch_to(hidden)})
+    handlers = handle_signals({"SIGCONT": lambda *_: switch_to(hidden)})    # after Ctrl-Z and fg
     try:
         switch_to(hidden)
         return read()
@@ -3283,7 +3280,7 @@ class Option(Struct):
     name: str = None            # of its attribute in Arguments; by default that of its long flag
     constant: object = True     # what a switch stores
     env: str = None             # the variable that is used if it is omitted
-    is_secret: bool = False     # blanks around the variable are a part of it
+    is_secret: bool = False     # blanks and quotes around the variable are a part of it
     required: bool = False      # omitting it is a usage error
     unless_key: bool = False    # but not with an API key
     repeatable: bool = False    # the value is a list

@@ -470,6 +470,9 @@ class Questions(ProcessCase):
             stdout=terminal, stderr=stderr or terminal, start_new_session=True)
         os.close(terminal)
         output = b""
+        timer = threading.Timer(DEADLINE, process.kill)
+        timer.start()
+        self.addCleanup(timer.cancel)
         with process, open(master, "r+b", 0) as screen:
             try:
                 while answer and b": " not in output:
