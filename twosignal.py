@@ -4409,17 +4409,15 @@ class GateReport(Struct):
 # --- waiting
 
 def polls(clock, deadline, asked_pause):
-    """Yields for each poll, with pauses between them; the last begins at the deadline."""
+    """Yields for each poll, with pauses between them; the last one begins by the deadline."""
     import random
     pause = 1.0
-    while True:
-        is_last = clock.monotonic() >= deadline
-        yield
-        if is_last:
-            return
+    yield
+    while clock.monotonic() < deadline:
         wanted = max(asked_pause() or 0, pause * random.uniform(0.8, 1.2))
         clock.sleep(max(0.0, min(deadline - clock.monotonic(), wanted)))
         pause = min(pause * 1.5, 15.0)
+        yield
 
 
 class WaitProgress(Struct):
