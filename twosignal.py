@@ -55,6 +55,7 @@ REFRESH_EARLY = 120                 # seconds before its expiry; the server's li
 
 MAX_TRIES = 3                       # of one request
 RETRY_PAUSE = 0.1                   # seconds; doubled with each try, give or take a half
+CONNECT_DELAY = 0.25                # seconds until the next address of a host is tried as well
 RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
 RETRIED_CHANGE_STATUSES = (429,)    # a rate-limited change was certainly not made
 RETRIED_PAGE_STATUSES = (408, 429, 500, 502, 503)   # of what can be asked for in halves: not 504
@@ -145,11 +146,11 @@ class NoHome(Failure):
     """There is no directory to keep the session and the config file in."""
 
 
-def result_or_failure(function, *arguments):
-    """What the function returns, or the Failure that it raises."""
+def result_or_failure(function, *arguments, kinds=Failure):
+    """What the function returns, or the Failure (or other kind of exception) that it raises."""
     try:
         return function(*arguments)
-    except Failure as failure:
+    except kinds as failure:
         return failure
 
 
@@ -1509,6 +1510,7 @@ class Response(Struct):
     status: int
     headers: object             # a mapping that ignores case
     body: bytes
+    route: tuple = (None,) * 4  # where it came from, see DeadlineSocket
     requested_pause: int = None     # seconds that it asks to wait before the next request
 
 
@@ -1730,14 +1732,14 @@ class Connections:
 
     def _connect(self, route, deadline):
         """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
-        scheme, host, proxy, proxy_headers = route
+        scheme, host, proxy, _ = route
         _, name, port = origin(f"{scheme}://{host}")
         address = origin(f"http://{proxy}")[1:] if proxy else (name.replace("%25", "%"), port)
         connection = DeadlineSocket(open_socket(*address, deadline), route)
         try:
             connection.begin(deadline)
             if scheme == "https" and proxy:
-                open_tunnel(connection, host, proxy_headers)
+                open_tunnel(connection)
             if scheme == "https":
                 self.tls = self.tls or tls_context(self.access)
                 connection.encrypt(self.tls, name.partition("%")[0])
@@ -1764,10 +1766,13 @@ class Connections:
             request.was_sent = True
             client.request(request.method, target, request.body, headers)
             reply = client.getresponse()
-            response = Response(reply.status, reply.headers, read_body(reply, connection))
-            if not reply.will_close:
+            while 100 <= reply.status < 200 and reply.status != 101:    # interim responses
+                reply.headers = None            # without this, begin() does nothing
+                reply.begin()
+            body = read_body(reply, connection)
+            if not reply.will_close and reply.status != 101:
                 self.kept = connection
-            return response
+            return Response(reply.status, reply.headers, body, connection.route)
         except OSError as error:
             request.was_sent = not re.search(_CERTIFICATE_ALERT, openssl_reason(error))
             raise
@@ -1784,21 +1789,21 @@ class Connections:
 def find_proxy(scheme, host) -> tuple:
     """(host and port, headers for it) of the proxy for a server; (None, {}) if there is none.
 
-    Raises a usage error for one that is no http:// address: a connection to a proxy is not
-    encrypted, so the password for an https:// one would go out in plain text.
+    Raises a usage error for an https:// one, whose password would go out in plain text.
     """
     import urllib.request
     from urllib.parse import unquote, urlsplit
-    proxies = urllib.request.getproxies()
+    proxies, is_excluded = urllib.request.getproxies_environment(), is_in_no_proxy
+    if not proxies:                 # those of macOS or Windows
+        proxies, is_excluded = urllib.request.getproxies(), urllib.request.proxy_bypass
     address = proxies.get(scheme) or proxies.get("all")
-    if not address or urllib.request.proxy_bypass(host):
+    if not address or is_excluded(host):
         return None, {}
     try:
         parts = urlsplit(address if "://" in address else "http://" + address)
-        is_usable = parts.scheme == "http" and parts.hostname and parts.port != 0
-    except ValueError:              # of the port, or of an IPv6 address
-        is_usable = False
-    if not is_usable:
+        if parts.scheme != "http" or not parts.hostname or parts.port == 0:
+            raise ValueError
+    except ValueError:              # of the port and of an IPv6 address, too
         raise usage_error("The proxy in http_proxy or https_proxy is no http:// address",
                           "It should look like http://proxy.example.com:3128.")
     headers = {}
@@ -1807,6 +1812,22 @@ def find_proxy(scheme, host) -> tuple:
         password = f"{unquote(parts.username)}:{unquote(parts.password)}".encode("utf-8")
         headers["Proxy-Authorization"] = f"Basic {base64.b64encode(password).decode('ascii')}"
     return parts.netloc.rpartition("@")[2], headers
+
+
+def is_in_no_proxy(host) -> bool:
+    """Whether no_proxy, as curl reads it, excludes a host; or it has the host with its port."""
+    from ipaddress import ip_address, ip_network
+    no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    name = origin(f"http://{host}")[1].rstrip(".").partition("%")[0]
+    for entry in re.split(r"[\s,]+", no_proxy.lower()):
+        try:
+            is_match = ip_address(name) in ip_network(entry.strip("[]"), strict=False)
+        except ValueError:          # one of them is a name; a number is not the end of one
+            end = entry.strip(".")
+            is_match = ("." + name).endswith("." + end) and not end.replace(".", "").isdigit()
+        if is_match or entry == host:
+            return True
+    return no_proxy == "*"
 
 
 class DeadlineSocket(io.RawIOBase):
@@ -1863,11 +1884,12 @@ class DeadlineSocket(io.RawIOBase):
 
     def is_idle(self) -> bool:
         """Nothing arrived since the last response: neither the end nor unexpected bytes."""
-        import select
-        try:
-            return not select.select([self.sock], [], [], 0)[0]
-        except ValueError:          # a file number above what select can take
-            return False
+        import selectors
+        if hasattr(self.sock, "pending") and self.sock.pending():
+            return False            # TLS has decrypted more than was read
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.sock, selectors.EVENT_READ)
+            return not selector.select(0)
 
     def close(self):
         """Does nothing: http.client would end the connection before the body is read."""
@@ -1885,43 +1907,77 @@ def seconds_left(deadline) -> float:
     return left
 
 
-def open_socket(host, port, deadline):
-    """A connected socket; every address of the host is tried before the deadline."""
+def find_addresses(host, port, deadline) -> list:
+    """What getaddrinfo() returns or raises. It knows no deadline, so a thread waits for it."""
     import socket
-    last_error = OSError("the host has no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(seconds_left(deadline))
-            sock.connect(address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
-        except OSError as error:
-            sock.close()
-            last_error = error
-    raise last_error
+    import threading
+    found = []
+    thread = threading.Thread(daemon=True, target=lambda: found.append(result_or_failure(
+        socket.getaddrinfo, host, port, 0, socket.SOCK_STREAM, kinds=Exception)))
+    thread.start()
+    thread.join(seconds_left(deadline))
+    addresses = found[0] if found else socket.timeout("timed out")
+    if isinstance(addresses, Exception):
+        raise addresses
+    return list(addresses)
 
 
-def open_tunnel(connection, host, headers):
+def open_socket(host, port, deadline):
+    """A connected socket. A slow address does not hold up the next one (RFC 8305)."""
+    import selectors
+    import socket
+    addresses = find_addresses(host, port, deadline)
+    family, failure = None, OSError("the host has no address")
+    race = selectors.DefaultSelector()
+    try:
+        while addresses or race.get_map():
+            wait = seconds_left(deadline)
+            try:
+                if addresses:
+                    addresses.sort(key=lambda each: each[0] == family)      # families take turns
+                    family, kind, protocol, _, address = addresses.pop(0)
+                    sock = socket.socket(family, kind, protocol)
+                    sock.setblocking(False)
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    race.register(checked(sock, sock.connect_ex(address)), selectors.EVENT_WRITE)
+                for key, _ in race.select(min(wait, CONNECT_DELAY) if addresses else wait):
+                    sock = race.unregister(key.fileobj).fileobj
+                    return checked(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            except OSError as error:        # a refusal says more than what else may go wrong
+                failure = failure if isinstance(failure, ConnectionRefusedError) else error
+    finally:
+        for key in list(race.get_map().values()):
+            key.fileobj.close()
+        race.close()
+    raise failure
+
+
+def checked(sock, code):
+    """A socket that is connecting or connected. Closes it and raises OSError if it failed."""
+    import errno
+    if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+        sock.close()
+        raise OSError(code, os.strerror(code))
+    return sock
+
+
+def open_tunnel(connection):
     """Asks a proxy for a connection to the host (CONNECT). Raises RequestError."""
+    import http.client
+    _, host, proxy, headers = connection.route
     address = host if ":" in host.rpartition("]")[2] else host + ":443"
-    lines = [f"CONNECT {address} HTTP/1.1", f"Host: {address}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    connection.sendall("\r\n".join(lines + ["", ""]).encode("latin-1"))
-    reader = connection.makefile()
-    status_line = reader.readline(65536).split(None, 2)
-    while reader.readline(65536).strip():
-        pass                        # the proxy's headers
-    if status_line[1:2] != [b"200"]:
-        reason = status_line[1].decode("latin-1") if status_line[1:] else "it does not speak HTTP"
-        raise RequestError(f"The proxy refused the connection to {host}: {reason}",
-                           "Check http_proxy or https_proxy, or name the host in no_proxy.")
+    client = http.client.HTTPConnection(proxy)
+    client.sock = connection
+    client.request("CONNECT", address, headers=dict(headers, Host=address))
+    status = client.getresponse().status
+    if not 200 <= status < 300:
+        raise proxy_refusal(status, connection.route)
 
 
 def read_body(reply, connection) -> bytes:
-    """The whole body of an http.client response. Raises IncompleteRead or ResponseTooLarge."""
+    """The whole body, without gzip or deflate. Raises IncompleteRead or ResponseTooLarge."""
     import http.client
+    import zlib
     if connection.has_ended:        # http.client takes headers that break off for whole
         raise http.client.IncompleteRead(b"")
     if (reply.length or 0) > MAX_RESPONSE_BYTES:
@@ -1931,6 +1987,18 @@ def read_body(reply, connection) -> bytes:
     # http.client takes a chunked body that lacks its last line for a whole one.
     if reply.length or (reply.chunked and connection.has_ended):
         raise http.client.IncompleteRead(b"")
+    # Some proxies compress unasked: in gzip or zlib format (47), or in deflate without a header.
+    for window_bits in (47, -15) if "Content-Encoding" in reply.headers else ():
+        inflater = zlib.decompressobj(window_bits)
+        try:
+            content = inflater.decompress(body, MAX_RESPONSE_BYTES)
+        except zlib.error:
+            continue
+        if inflater.unconsumed_tail:
+            raise ResponseTooLarge()
+        if inflater.eof and not inflater.unused_data:
+            del reply.headers["Content-Encoding"]       # which says that it is still compressed
+            return content
     return body
 
 
@@ -1946,6 +2014,18 @@ class ResponseTooLarge(RequestError, TooLarge):
                          "BAD_ANSWER", is_retryable=False)
 
 
+def proxy_refusal(status, route) -> RequestError:
+    """What it means that a proxy itself answers with that status."""
+    _, host, proxy, headers = route
+    problem = f"refused the connection to {host}"
+    if status == 407:
+        problem = "does not accept the user name and the password" if headers else (
+            "requires a user name and a password")
+    return RequestError(f"The proxy {proxy or host} {problem} ({status})",
+                        "Check http_proxy or https_proxy, or name the host in no_proxy.",
+                        is_retryable=status in RETRIED_STATUSES)
+
+
 def request_error(error, request, access=Access()) -> RequestError:
     """What an exception of the standard library means. Any other is raised as it is."""
     import http.client
@@ -1953,23 +2033,23 @@ def request_error(error, request, access=Access()) -> RequestError:
     if isinstance(error, RequestError):
         return error
     host = request.url.split("/")[2]
+    place = f"the proxy {request.proxy}" if request.proxy else host
     ssl = sys.modules.get("ssl")    # unless it is imported, nothing can raise one of its errors
     if ssl and isinstance(error, (ssl.SSLError, ssl.CertificateError)):
-        return tls_error(error, host, access)
-    place = f"the proxy {request.proxy}" if request.proxy else host
+        return tls_error(error, f"{host} through {place}" if request.proxy else host, access)
     settings = "http_proxy, https_proxy or no_proxy" if request.proxy else "--url or TWOSIGNAL_URL"
     hint = f"Check your {settings} setting."
     for kinds, *details in (        # the first that fits counts
             (ConnectionRefusedError, f"Connection refused by {place}", hint, "CONNECTION_REFUSED"),
             ((socket.timeout, TimeoutError), f"No response from {place} in time",
              "Try again, or allow more time with --timeout SECONDS.", "TIMED_OUT"),
-            (socket.gaierror, f"Cannot resolve the host {place}", hint),
+            (socket.gaierror, f"Cannot resolve the name of {place}", hint),
             (UnicodeError, f"{place} is not the name of a host", hint, "CONNECTION_FAILED", False),
             (http.client.IncompleteRead, f"The response of {place} was cut short", hint),
             (http.client.RemoteDisconnected,
              f"{place} closed the connection without a response", hint),
             ((http.client.HTTPException, ValueError), f"{place} does not speak HTTP", hint,
-             "BAD_ANSWER", False),
+             "BAD_ANSWER" if request.was_sent else "CONNECTION_FAILED", False),
             (OSError, f"The connection to {place} failed: {os_reason(error)}", hint)):
         if isinstance(error, kinds):
             return RequestError(*details)
@@ -2288,15 +2368,17 @@ def resource_object(answer) -> dict:
 def foreign_response(response) -> Failure:
     """What a response means that does not come from 2Signal's API, but from something before it."""
     status = response.status
+    between = response.route[2] and f"it was reached through the proxy {response.route[2]}"
     if status == 429 or status in TOO_LARGE_STATUSES or status >= 500:
-        return server_failure(None, response, None)
+        return server_failure(None, response, between)
     if status == 407:
-        return Failure("The proxy requires a user name and a password",
-                       "Put them into http_proxy or https_proxy.", "CONNECTION_FAILED")
+        return proxy_refusal(status, response.route)
     content_type = (response.headers.get("Content-Type") or "").partition(";")[0].strip()
     what = {"text/html": "a web page", "application/json": "JSON"}.get(content_type, content_type)
+    if "Content-Encoding" in response.headers:
+        what = f"a body in the Content-Encoding {response.headers['Content-Encoding']}"
     message = (f"The server answered {status} with {what or 'something'} that is not 2Signal's "
-               "protocol")
+               f"protocol{'; ' + between if between else ''}")
     if status in (401, 403):
         return TransientFailure(message, GATEWAY_HINT, "GATEWAY", is_retryable=False)
     return protocol_error(message)
@@ -5469,30 +5551,22 @@ def next_words(line, is_flag, clock) -> list:
 
 def option_values(option, line, clock) -> list:
     """Its choices, or the names on the server; none if they cannot be had within a second."""
-    import threading
     if not option.completes:
         return list(option.choices)
     given = {option.name: line.texts(option) if option.repeatable else line.texts(option)[-1]
              for option in GLOBAL_OPTIONS if option.takes_value and line.texts(option)}
-    names = []
-
-    def ask():
+    try:
         url = configured_url(given.get("url"), clock)
         transport = Transport(COMPLETION_TIMEOUT, server_access(url, given, clock=clock),
                               clock=clock)
+        transport.until = transport.deadline()      # for all requests together
         client = Client(url, transport, may_refresh=False)
-        try:
-            rows = client.rows("organization.list") if option.completes == "organizations" else (
-                visible_projects(client, "".join(line.texts(ORG))))
-        finally:
-            client.transport.close()
-        names.extend(row["name"] for row in rows if isinstance(row.get("name"), str))
-
-    # To look a host up can take longer than any timeout: the thread is then left behind.
-    thread = threading.Thread(target=result_or_failure, args=(ask,), daemon=True)
-    thread.start()
-    thread.join(COMPLETION_TIMEOUT)
-    return list(names)
+        rows = client.rows("organization.list") if option.completes == "organizations" else (
+            visible_projects(client, "".join(line.texts(ORG))))
+        transport.close()
+    except Failure:
+        return []
+    return [row["name"] for row in rows if isinstance(row.get("name"), str)]
 
 
 @command("install", Option("[DIR]", "directory to install into (default: ~/.local/bin)", non_empty),

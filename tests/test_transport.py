@@ -1,8 +1,10 @@
 """The section Transport: what is sent, what is retried, and what each failure means."""
+import gzip
 import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -10,15 +12,16 @@ import tempfile
 import threading
 import time
 import unittest
+import zlib
 from unittest import mock
 from urllib.parse import urljoin
 
 import twosignal
 from servers import (PATIENCE, Listener, Proxy, Scripted, answer, certificates, drip, hang_up,
-                     header, needs_openssl, read_request, reset, silence, target)
+                     header, needs_openssl, read_request, reset, silence, swallowing, target)
 from standin import StandIn
-from tools import (PYPY, ROOT, Case, ServerCase, ShortClock, full, replaced_environment,
-                   run_command)
+from tools import (PYPY, ROOT, TOKENS, Case, ServerCase, ShortClock, full, posix,
+                   replaced_environment, run_command)
 
 try:
     import ssl
@@ -68,6 +71,7 @@ class Timeouts(TransportCase):
             "chunks": drip(itertools.cycle(b"1\r\n \r\n"), 0.02,
                            head + b"Transfer-Encoding: chunked\r\n\r\n"),
             "continue": drip(itertools.cycle(b"HTTP/1.1 100 Continue\r\n\r\n"), 0.02),
+            "early hints": drip(itertools.cycle(b"HTTP/1.1 103 Hints\r\n\r\n"), 0.02),
             "nothing": silence,
         }
         for place, script in places.items():
@@ -203,6 +207,8 @@ class MemoryBounds(TransportCase):
             "header line": self.endless(b"x" * 65536, ok + b"X-A: "),
             "status line": self.endless(b"x" * 65536, b""),
             "continue": self.endless(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, b""),
+            "early hints": self.endless(b"HTTP/1.1 103 Hints\r\n\r\n" * 1000, b""),
+            "gzip": answer(gzip.compress(b" " * (33 << 20)), 200, [("Content-Encoding", "gzip")]),
         }
         with mock.patch.object(twosignal, "MAX_RESPONSE_BYTES", full(1 << 20, 32 << 20)):
             for name, script in scripts.items():
@@ -760,7 +766,7 @@ class KeepAlive(TransportCase):
                 self.assertEqual(server.connections, 1)
 
     def test_stray_bytes_are_no_response(self):
-        """Unrequested bytes are not taken for the response to the next request."""
+        """Row 67: unrequested bytes are not taken for the response to the next request."""
         with Keeping(alive() + alive(b"stray") * 1000, alive(b"2")) as server:
             transport = self.transport()
             self.assertEqual(transport.request("GET", server.url, changes=False).body, BODY)
@@ -817,6 +823,18 @@ class KeepAlive(TransportCase):
             got = [transport.request("GET", server.url, changes=False).body for _ in range(4)]
             self.assertEqual(got, [BODY] * 4)
             self.assertEqual([number for number, _ in server.paths], [1, 1, 1, 2])
+
+    @needs_openssl
+    def test_stray_bytes_within_tls(self):
+        """Row 67: stray bytes that TLS has decrypted already are no response either."""
+        made = certificates(self.folder)
+        first = alive(b" " * 8000)
+        first = alive(b" " * (8000 + 8192 - len(first)))
+        self.assertEqual(len(first), 8192)          # as much as is read at once
+        with Keeping(first + alive(b"stray"), alive(b"2"), tls=made.good) as server:
+            transport = self.transport(ca_cert=made.ca)
+            transport.request("GET", server.url, changes=False)
+            self.assertEqual(transport.request("GET", server.url, changes=False).body, b"2")
 
     @needs_openssl
     def test_within_a_tunnel(self):
@@ -1145,14 +1163,280 @@ class HostAddresses(TransportCase):
             thread.join(PATIENCE)
         self.assertEqual(header(got[0], "Host"), url[7:])
 
-    def test_every_address_of_a_host_is_tried(self):
-        with Scripted([alive()]) as server, socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))
-            ports = [unused.getsockname()[1], server.port]
-            found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
-                     for port in ports]
-            with mock.patch("socket.getaddrinfo", return_value=found):
-                self.assertEqual(self.post("http://example.test/x").status, 200)
+
+
+def address(port, family=socket.AF_INET):
+    """A result of getaddrinfo."""
+    return family, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)
+
+
+def resolved(*addresses):
+    """Within this block, each name has these addresses."""
+    return mock.patch("socket.getaddrinfo", return_value=list(addresses))
+
+
+class Addresses(TransportCase):
+    NO_FAMILY = 99          # no socket can have it
+
+    def setUp(self):
+        super().setUp()
+        unused = self.enter(socket.socket())
+        unused.bind(("127.0.0.1", 0))
+        self.refusing = address(unused.getsockname()[1])
+        self.opened = []
+        checked = twosignal.checked
+        self.enter(mock.patch.object(twosignal, "checked", lambda sock, code: (
+            self.opened.append(sock) or checked(sock, code))))
+
+    def assertAllClosed(self):
+        self.assertTrue(self.opened)
+        self.assertEqual({sock.fileno() for sock in self.opened}, {-1})
+
+    def test_one_that_does_not_react(self):
+        """Row 45: the next address is tried soon; the connection that lost is closed."""
+        with swallowing() as dead, Scripted([alive()]) as server:
+            with resolved(address(dead), address(dead), address(server.port)):
+                transport = self.transport(20.0)
+                for method in ("GET", "POST"):
+                    response = transport.request(method, "http://example.test/x")
+                    self.assertEqual(response.body, BODY)
+        transport.close()
+        self.assertEqual((self.naps, server.connections), ([], 2))
+        self.assertAllClosed()
+
+    def test_those_of_a_proxy(self):
+        """Row 45: the addresses of a proxy too."""
+        with swallowing() as dead, Scripted([alive()]) as proxy:
+            os.environ.update(http_proxy="http://proxy.test", NO_PROXY="")
+            with resolved(address(dead), address(proxy.port)):
+                self.assertEqual(self.get("http://example.test/x", timeout=20.0).body, BODY)
+        self.assertEqual(target(proxy.requests[0]), "http://example.test/x")
+
+    def test_one_that_fails(self):
+        """Row 45: the next address is tried at once."""
+        with Scripted([alive()]) as server, mock.patch.object(twosignal, "CONNECT_DELAY", 60):
+            for first in (self.refusing, address(1, self.NO_FAMILY)):
+                with resolved(first, address(server.port)):
+                    self.assertEqual(self.post("http://example.test/x", timeout=20.0).body, BODY)
+        self.assertEqual(self.naps, [])
+
+    def test_none_that_reacts(self):
+        """Rows 18, 45: all of it ends at the deadline, and leaves no connection behind."""
+        with swallowing() as dead, resolved(address(dead), address(dead)):
+            failure = self.failure(self.get, "http://example.test/x", timeout=0.4)
+        self.assertEqual(failure.code, "TIMED_OUT")
+        self.assertAllClosed()
+
+    def test_families_take_turns(self):
+        """Row 45: a dead network has many addresses, too."""
+        class Counting(socket.socket):
+            def __init__(self, family, *args):
+                families.append(family)
+                raise OSError(97, "Address family not supported by protocol")
+        four, six = socket.AF_INET, socket.AF_INET6
+        families = []
+        with mock.patch("socket.socket", Counting), resolved(*[
+                address(1, family) for family in (six, six, six, four, four)]):
+            self.failure(self.get, "http://example.test/x")
+        self.assertEqual(families[:5], [six, four, six, four, six])
+
+    def test_the_most_telling_failure(self):
+        """Row 24: a refused connection says more than an address that this machine cannot use."""
+        unusable = address(1, self.NO_FAMILY)
+        for addresses in ((self.refusing, unusable), (unusable, self.refusing)):
+            with resolved(*addresses):
+                failure = self.failure(self.get, "http://example.test/x")
+            self.assertEqual((failure.code, failure.message),
+                             ("CONNECTION_REFUSED", "Connection refused by example.test"))
+        with resolved():
+            self.assertEqual(self.failure(self.get, "http://example.test/").code,
+                             "CONNECTION_FAILED")
+
+    @unittest.skipUnless(hasattr(os, "fork"), "file numbers are no small integers there")
+    def test_large_file_numbers(self):
+        """select() cannot take a file number above 1,023."""
+        import resource
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY and hard < 2000:
+            self.skipTest("not enough files")
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+        with Keeping(alive()) as server, open(os.devnull) as file:
+            while True:
+                copy = os.dup(file.fileno())
+                self.addCleanup(os.close, copy)
+                if copy > 1023:
+                    break
+            transport = self.transport()
+            for _ in range(2):
+                self.assertEqual(transport.request("GET", server.url, changes=False).body, BODY)
+            self.assertEqual(server.connections, 1)
+
+
+LOOK_UP = """
+import os, socket, sys, threading
+sys.path.insert(0, sys.argv.pop(1))
+import twosignal
+def hang(*args, **options):
+    os.write(1, b"looking up\\n")
+    threading.Event().wait()
+socket.getaddrinfo = hang
+sys.exit(twosignal.main())
+"""
+
+
+class NameLookups(TransportCase):
+    """A resolver may take longer than any --timeout."""
+
+    def test_deadline(self):
+        """Rows 18, 45: the lookup counts, of the server's name and of a proxy's."""
+        found = threading.Event()
+        self.addCleanup(found.set)
+        for proxies in ({}, {"http_proxy": "http://proxy.test:1", "NO_PROXY": ""}):
+            os.environ.update(proxies)
+            with mock.patch("socket.getaddrinfo", lambda *args: found.wait(PATIENCE) and []):
+                failure = self.failure(self.get, "http://example.test/x", timeout=0.2)
+            self.assertEqual(failure.code, "TIMED_OUT")
+
+    def test_its_errors(self):
+        """Row 24: they are told as before, though a thread meets them."""
+        with mock.patch("socket.getaddrinfo", side_effect=socket.gaierror(-2, "not known")):
+            failure = self.failure(self.get, "http://example.test/x")
+            self.assertEqual(failure.message, "Cannot resolve the name of example.test")
+            os.environ.update(http_proxy="http://proxy.test:1", NO_PROXY="")
+            failure = self.failure(self.get, "http://example.test/x")
+            self.assertEqual(failure.message, "Cannot resolve the name of the proxy proxy.test:1")
+
+    def process(self, *options):
+        self.write("home/session.json", dict(TOKENS, api_url="http://example.test"))
+        process = subprocess.Popen(
+            [sys.executable, "-c", LOOK_UP, ROOT, "orgs", "list", *options],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        self.assertEqual(process.stdout.readline(), b"looking up\n")
+        return process
+
+    def test_a_process_ends(self):
+        """Row 45: it does not wait for a lookup that it has given up."""
+        process = self.process("--timeout", "0.3", "--url", "http://example.test")
+        _, err = process.communicate(timeout=PATIENCE)
+        self.assertEqual((process.returncode, err.count(b"\n")), (3, 1), err)
+
+    @posix
+    def test_signals(self):
+        """Row 45: a lookup is interrupted like anything else."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            process = self.process("--url", "http://example.test", "--timeout", "1h")
+            process.send_signal(number)
+            process.communicate(timeout=PATIENCE)
+            shown = process.returncode if process.returncode > 0 else 128 - process.returncode
+            self.assertEqual(shown, 128 + number)
+
+
+class InterimResponses(TransportCase):
+    def test_they_are_skipped(self):
+        """Row 67: any response 1xx but 101 is followed by another, which counts."""
+        interim = b"".join(b"HTTP/1.1 %d Soon\r\nLink: </a>\r\nContent-Length: 5\r\n\r\n" % status
+                           for status in (100, 103, 102, 102, 100, 199))
+        with Keeping(interim + alive(b"1"), interim + alive(b"2"), alive(b"3")) as server:
+            transport = self.transport()
+            for body in (b"1", b"2", b"3"):
+                response = transport.request("GET", server.url, changes=False)
+                self.assertEqual((response.status, response.body), (200, body))
+                self.assertIsNone(response.headers.get("Link"))
+            self.assertEqual(server.connections, 1)
+
+    def test_one_that_comes_early(self):
+        """Row 67: the connection waits for the response; that does not become the next one's."""
+        def hints_first(connection, request):
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            connection.sendall(alive(b"first"))
+        with Keeping(hints_first, alive(b"second")) as server:
+            transport = self.transport()
+            bodies = [transport.request("GET", server.url, changes=False).body for _ in range(2)]
+        self.assertEqual(bodies, [b"first", b"second"])
+
+    def test_nothing_else_comes(self):
+        """Row 19: an interim response is not the response."""
+        for data in (b"HTTP/1.1 103 Hints\r\n\r\n", b"HTTP/1.1 102 Wait\r\n\r\n" * 3):
+            with Scripted([data]) as server:
+                self.assertEqual(self.failure(self.get, server.url).code, "CONNECTION_FAILED")
+
+    def test_another_protocol(self):
+        """Row 67: a connection that speaks another protocol from now on is not used again."""
+        with Keeping(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\n\r\n", alive()) as server:
+            transport = self.transport()
+            self.assertEqual(transport.request("GET", server.url, changes=False).status, 101)
+            self.assertEqual(transport.request("GET", server.url, changes=False).body, BODY)
+            self.assertEqual(server.connections, 2)
+
+
+def deflated(body):
+    """In deflate without the header of zlib, which some servers send."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return compressor.compress(body) + compressor.flush()
+
+
+class Encodings(TransportCase):
+    """Row 25: compressed responses, which nobody asked for."""
+
+    def encoded(self, encoding, body, status=b"200 OK"):
+        headers = b"Content-Type: text/html\r\nContent-Encoding: %s\r\n" % encoding
+        return alive(body, headers, status)
+
+    def test_they_are_decompressed(self):
+        """Row 25: gzip and deflate are."""
+        text = BODY * 1000
+        for encoding, body in ((b"gzip", gzip.compress(text)), (b"x-gzip", gzip.compress(text)),
+                               (b" GZip ", gzip.compress(text)), (b"deflate", zlib.compress(text)),
+                               (b"deflate", deflated(text)), (b"identity", text)):
+            with self.subTest(encoding=encoding), Keeping(self.encoded(encoding, body)) as server:
+                transport = self.transport()
+                for _ in range(2):
+                    got = transport.request("GET", server.url, changes=False)
+                    self.assertEqual(got.body, text)
+                self.assertEqual(server.connections, 1)
+
+    def test_nothing_to_decompress(self):
+        """Row 25: a response without a body may have the header."""
+        for status in (b"204 No Content", b"200 OK"):
+            with Scripted([self.encoded(b"gzip", b"", status)]) as server:
+                self.assertEqual(self.get(server.url).body, b"")
+
+    def test_in_chunks(self):
+        """Row 25: whatever the framing; cut at any byte it is no response."""
+        body = gzip.compress(BODY)
+        whole = in_chunks(body).replace(OK, OK + b"Content-Encoding: gzip\r\n", 1)
+        with Scripted([whole]) as server:
+            self.assertEqual(self.get(server.url).body, BODY)
+        for size in range(whole.index(b"\r\n\r\n") + 4, len(whole), full(9, 1)):
+            with self.subTest(size=size), Scripted([whole[:size]]) as server:
+                self.assertEqual(self.failure(self.get, server.url).code, "CONNECTION_FAILED")
+
+    def command(self, response):
+        with Scripted([response]) as server:
+            self.write("home/session.json", dict(TOKENS, api_url=server.url))
+            return self.run_cli("orgs", "list", "--url", server.url)
+
+    def test_others_are_named(self):
+        """Row 25: an encoding that cannot be undone, or is none, is an error that names it."""
+        compressed = gzip.compress(BODY)
+        for encoding, body in ((b"br", b"\x0b\x02\x80{}\x03"), (b"zstd", b"\x28\xb5\x2f\xfd"),
+                               (b"gzip, br", b"\x0b\x02\x80{}\x03"), (b"gzip", b"\x0b\x02\x80{"),
+                               (b"gzip", compressed[:-1]), (b"gzip", compressed + b"more"),
+                               (b"gzip", compressed[:-8] + b"12345678")):
+            with self.subTest(encoding=encoding, body=body):
+                result = self.command(self.encoded(encoding, body))
+                self.assertFails(result, 8, "Content-Encoding " + encoding.decode())
+
+    def test_errors_of_a_gateway(self):
+        """Row 25: the status says more than a body that cannot be read."""
+        for encoding, body in ((b"br", b"\x0b"), (b"gzip", gzip.compress(b"<html>"))):
+            result = self.command(self.encoded(encoding, body, b"502 Bad Gateway"))
+            self.assertFails(result, 8, "The server failed (502)")
+        page = self.encoded(b"gzip", gzip.compress(b"<html>"), b"200 OK")
+        self.assertFails(self.command(page), 8, "a web page")
 
 
 class Proxies(TransportCase):
@@ -1186,8 +1470,9 @@ class Proxies(TransportCase):
             self.assertEqual(self.through(proxy.url, server.url).status, 407)
             result = self.run_cli("login", "-e", "a@b.c", "--password-stdin", "--url",
                                   server.url, stdin="x\n",
-                                  env={"http_proxy": proxy.url, "no_proxy": ""})
-            self.assertFails(result, 3, "proxy")
+                                  env={"http_proxy": proxy.url, "NO_PROXY": None})
+            self.assertFails(result, 3, "The proxy %s requires a user name and a password" % place,
+                             "http_proxy")
 
     def test_no_proxy(self):
         """Row 27: requests to the hosts in no_proxy bypass the proxy."""
@@ -1213,6 +1498,15 @@ class Proxies(TransportCase):
                 self.assertIn("407", failure.message)
                 self.assertEqual(failure.exit_code, 3)
         self.assertIn("CONNECT 127.0.0.1:%d" % server.port, str(proxy.seen[0]))
+
+    @needs_openssl
+    def test_tls_errors_name_it(self):
+        """Row 27: what is between may be the one whose certificate is refused."""
+        made = certificates(self.folder)
+        with Scripted([answer(LIST)], tls=made.self_signed) as server, Proxy() as proxy:
+            failure = self.failure(self.through, proxy.url, server.url)
+        self.assertIn("No secure connection to %s through the proxy %s: " % (
+            server.url[8:], proxy.url[7:]), failure.message)
 
     def test_proxies_that_cannot_be_used(self):
         """Row 27: socks and nonsense are refused in one line, their passwords left out."""
@@ -1299,15 +1593,66 @@ class ProxyChoice(TransportCase):
             self.assertNotIn("canary", failure.message + failure.hint)
 
     def test_refusals(self):
-        """Row 27: a refusal names the proxy and its status, on one line, exit 3."""
-        for status in (400, 403, 407, 502, 503):
-            with self.subTest(status=status), Scripted([answer(b"no", status)]) as proxy:
-                os.environ.update(https_proxy=proxy.url, NO_PROXY="")
-                for ask in (self.get, self.post):
+        """Rows 27, 47: a refusal names the proxy and its status; only a transient one is retried.
+        """
+        for status, tries in ((300, 1), (400, 1), (403, 1), (404, 1), (405, 1), (407, 1), (451, 1),
+                              (501, 1), (511, 1), (408, 3), (429, 3), (500, 3), (502, 3), (503, 3)):
+            for ask in (self.get, self.post):
+                with self.subTest(status=status), Scripted([answer(b"no", status)]) as proxy:
+                    os.environ.update(https_proxy=proxy.url, NO_PROXY="")
                     failure = self.failure(ask, "https://example.test/x")
                     self.assertEqual(failure.exit_code, 3)
+                    self.assertIn("The proxy " + proxy.url[7:], failure.message)
                     self.assertIn(str(status), failure.message)
                     self.assertIn("_proxy", failure.hint)
+                    self.assertEqual(proxy.connections, tries)
+
+    def test_credentials(self):
+        """Row 47: wrong or none, sent once, told alike for https and http, for a change too."""
+        for credentials, message in (
+                ("", "requires a user name and a password"),
+                ("u:wrong@", "does not accept the user name and the password")):
+            for url in ("http://example.test/x", "https://example.test/x"):
+                for ask in ("orgs", "list"), ("orgs", "create", "X"):
+                    with self.subTest(url=url, ask=ask), Proxy("u", "right") as proxy:
+                        place = proxy.url[7:]
+                        self.write("home/session.json", dict(TOKENS, api_url=url))
+                        result = self.run_cli(*ask, "--url", url, env={
+                            "http_proxy": "http://" + credentials + place, "NO_PROXY": None,
+                            "https_proxy": "http://" + credentials + place})
+                        self.assertFails(result, 3, "The proxy %s %s (407)" % (place, message))
+                        self.assertEqual(len(proxy.seen), 1)
+
+    def test_an_echo(self):
+        """Row 34: a proxy that repeats its password in the status line."""
+        secret = "dTpjYW5hcnk="         # u:canary
+        for line in ("HTTP/1.1 403 u:canary " + secret, "HTTP/1.1 u:canary " + secret,
+                     "HTTP/1.1 407 Basic " + secret, "u:canary " + secret):
+            for scheme in ("http", "https"):
+                with Scripted([line.encode() + b"\r\n\r\n"]) as proxy:
+                    place = "http://u:canary@" + proxy.url[7:]
+                    url = scheme + "://example.test"
+                    self.write("home/session.json", dict(TOKENS, api_url=url))
+                    result = self.run_cli("orgs", "list", "--debug", "--url", url, env={
+                        "http_proxy": place, "https_proxy": place, "NO_PROXY": None})
+                    self.assertEqual(header(proxy.requests[0], "Proxy-Authorization"),
+                                     "Basic " + secret)
+                self.assertNotIn("canary", result.err)
+                self.assertNotIn(secret, result.err)
+
+    def test_it_is_named(self):
+        """Row 27: a response that may be the proxy's own, and not 2Signal's, names it."""
+        page = [("Content-Type", "text/html")]
+        for status, message in ((200, "The server answered 200 with a web page"),
+                                (403, "The server answered 403 with a web page"),
+                                (502, "The server failed (502)"), (503, "The server failed (503)")):
+            with Scripted([answer(b"<html>", status, page)]) as proxy:
+                os.environ.update(http_proxy=proxy.url, NO_PROXY="")
+                self.write("home/session.json", dict(TOKENS, api_url="http://example.test"))
+                result = self.run_cli("orgs", "list", "--url", "http://example.test",
+                                      env={"http_proxy": proxy.url, "NO_PROXY": None})
+                self.assertFails(result, 8, message, "it was reached through the proxy "
+                                 + proxy.url[7:])
 
     def test_hang_up(self):
         """Row 27: a proxy that closes the connection gets a complete message."""
@@ -1550,3 +1895,70 @@ class BrokenHandshakes(TransportCase):
             failure = self.failure(self.get, server.url, ca_cert=made.ca)
             self.assertIn("No secure connection", failure.message)
             self.assertEqual((server.requests, server.connections), ([], 3))
+
+
+class NoProxy(TransportCase):
+    """Row 47: the verdicts of curl 7.88, but for ports and what it lacks for IPv6."""
+
+    def is_direct(self, host, no_proxy=None, **variables):
+        variables = dict(variables, http_proxy="http://proxy.test:3128", no_proxy=no_proxy)
+        with replaced_environment({name: value for name, value in variables.items()
+                                   if value is not None}):
+            return twosignal.find_proxy("http", host) == (None, {})
+
+    def test_direct(self):
+        """Row 47: networks, addresses of both families, names and their domains."""
+        for host, *values in (
+                ("127.0.0.1:8080", "127.0.0.1", "127.0.0.0/8", "127.0.0.5/8", "127.0.0.1/32",
+                 "127.0.0.0/31", "10.0.0.0/8,127.0.0.0/8", "x y\t127.0.0.0/8", "x, 127.0.0.1 ,y"),
+                ("[::1]:8080", "::1", "[::1]", "x ::1", "::1/128", "::/120", "0:0:0:0:0:0:0:1"),
+                ("[fd00::1]", "fd00::/8", "FD00:0::1", "fd00::1"),
+                ("www.example.com:81", "example.com", ".example.com", "EXAMPLE.com", "example.com.",
+                 "a b,example.com", "a ,, b example.com", "example.com\tx", "com",
+                 "www.example.com", "www.example.com:81"),
+                ("www.example.com.:81", "example.com", ".example.com", "www.example.com."),
+                ("www.example.com", "*", "example.com")):
+            for value in values:
+                with self.subTest(host=host, no_proxy=value):
+                    self.assertTrue(self.is_direct(host, value))
+
+    def test_through_the_proxy(self):
+        """Row 47: what looks similar does not count."""
+        for host, *values in (
+                ("127.0.0.1:8080", None, "", "127", "127.0.0", "0.0.1", ".0.0.1", "27.0.0.1", "1",
+                 "127.0.0.2/31", "127.0.0.1/33", "10.0.0.0/8", "128.0.0.0/1", "localhost",
+                 "127.0.0.1:8081", "::1", "::/0", "::ffff:127.0.0.1", "127.*"),
+                ("[::1]:8080", "::2", "1", "::2/127", "0.0.0.0/0", "localhost", "fe80::/10"),
+                ("www.example.com:81", "ww.example.com", "w.example.com", "example", "ample.com",
+                 "www.example.com.org", "*.example.com", "x*", "a,*", ".", ",", " ", "..",
+                 "www.example.com:8", "http://www.example.com", "a;www.example.com", "93.0.0.0/8"),
+                ("localhost:80", "127.0.0.0/8", "::1", "xlocalhost", "host")):
+            for value in values:
+                with self.subTest(host=host, no_proxy=value):
+                    self.assertFalse(self.is_direct(host, value))
+
+    @unittest.skipIf(os.name == "nt", "there it is the same variable")
+    def test_variables(self):
+        """Row 47: no_proxy counts before NO_PROXY, unless it is empty."""
+        for lower, upper, is_direct in (("a.test", "b.test", True), ("b.test", "a.test", False),
+                                        ("", "a.test", True), (None, "a.test", True),
+                                        ("b.test", "*", False), ("*", "b.test", True)):
+            with self.subTest(lower=lower, upper=upper):
+                self.assertEqual(self.is_direct("a.test", lower, NO_PROXY=upper), is_direct)
+
+    def test_command(self):
+        """Row 47: the request, and with it the API key, does not reach the proxy."""
+        with Scripted([answer({"data": []})]) as server, Proxy() as proxy:
+            for value in ("127.0.0.0/8", "x 127.0.0.1", ".example.com 127.0.0.0/30"):
+                result = self.run_cli("traces", "list", "--url", server.url, env={
+                    "TWOSIGNAL_API_KEY": "ts_canary", "http_proxy": proxy.url, "no_proxy": value})
+                self.assertEqual(result.code, 0, result)
+        self.assertEqual((len(server.requests), proxy.seen), (3, []))
+
+    def test_settings_of_the_system(self):
+        """Row 27: without any variable, those of macOS and Windows count as Python reads them."""
+        with replaced_environment({}), mock.patch("urllib.request.getproxies", return_value={
+                "http": "http://proxy.test:3128"}), mock.patch(
+                "urllib.request.proxy_bypass", lambda host: host == "inside.test"):
+            self.assertEqual(twosignal.find_proxy("http", "inside.test"), (None, {}))
+            self.assertEqual(twosignal.find_proxy("http", "a.test"), ("proxy.test:3128", {}))

@@ -3,11 +3,13 @@
     with Scripted([answer({"data": 1}), reset]) as server:      # one response per connection
     with Serving(HandlerClass, tls=certificates(folder).good) as server:    # or server_context's
     with Proxy("user", "secret") as proxy:                      # a forward proxy, also for CONNECT
+    with swallowing() as port:                                  # no connection to it ever begins
 
 Each listens on a free port of 127.0.0.1 until the end of the block. `url` and `port` are its
 address, `requests` what it received, as bytes, and `connections` how many it accepted.
 """
 import base64
+import contextlib
 import json
 import os
 import select
@@ -306,6 +308,24 @@ class Proxy(Listener):
         except OSError:
             connection.sendall(answer(f"Cannot connect to {host}:{port}", 502))
             raise
+
+
+@contextlib.contextmanager
+def swallowing():
+    """A port of 127.0.0.1 that does not react to connections: its queue of them is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(50):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+            if not select.select([], [client], [], 0.1)[1]:
+                break
+        else:
+            raise unittest.SkipTest("a full queue refuses connections on this system")
+        yield listener.getsockname()[1]
 
 
 def relay(one, other):
