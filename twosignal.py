@@ -3899,7 +3899,7 @@ class TraceQuery(Struct):
         if self.since and self.until and self.earliest >= self.latest:
             raise usage_error("--since is not before --until")
 
-    def pages(self, client, page_size):
+    def pages(self, client, page_size=lambda: PAGE_SIZE):
         """Yields each TracePage of it, see Client.trace_pages. Raises Failure."""
         values = None
         while values != self.input(client.transport.start_time):    # the first response corrects it
@@ -4608,7 +4608,7 @@ class TraceTail:
     def first(self, lines) -> list:
         """The newest traces that match, of a few pages at most."""
         matching = []
-        for number, page in enumerate(self._pages(), 1):
+        for number, page in enumerate(self.scan.query.pages(self.scan.client), 1):
             matching += self._take_new(page.traces)
             if len(matching) >= lines or number == TAIL_FIRST_PAGES:
                 break
@@ -4621,7 +4621,7 @@ class TraceTail:
         before = dict(self._seen), set(self._matched)
         pairs = []
         try:
-            for page in self._pages():
+            for page in self.scan.query.pages(self.scan.client):
                 count = len(self._seen)
                 pairs += self._take_new(page.traces)
                 new = len(self._seen) - count
@@ -4637,9 +4637,6 @@ class TraceTail:
             raise
         self._forget_oldest()
         return traces[::-1]
-
-    def _pages(self):
-        return self.scan.query.pages(self.scan.client, lambda: PAGE_SIZE)
 
     def _take_new(self, traces) -> list:
         """(wire trace, record) of those that match for the first time; remembers all."""
