@@ -2046,9 +2046,8 @@ def request_error(error, request, access=Access()) -> RequestError:
             (socket.gaierror, f"Cannot resolve the name of {place}", hint),
             (UnicodeError, f"{place} is not the name of a host", hint, "CONNECTION_FAILED", False),
             (http.client.IncompleteRead, f"The response of {place} was cut short", hint),
-            (http.client.RemoteDisconnected,
-             f"{place} closed the connection without a response", hint),
-            ((http.client.HTTPException, ValueError), f"{place} does not speak HTTP", hint,
+            (http.client.RemoteDisconnected, f"No response: {place} closed the connection", hint),
+            ((http.client.HTTPException, ValueError), f"The response of {place} is not HTTP", hint,
              "BAD_ANSWER" if request.was_sent else "CONNECTION_FAILED", False),
             (OSError, f"The connection to {place} failed: {os_reason(error)}", hint)):
         if isinstance(error, kinds):
@@ -5558,9 +5557,11 @@ def option_values(option, line, clock) -> list:
                               clock=clock)
         transport.until = transport.deadline()      # for all requests together
         client = Client(url, transport, may_refresh=False)
-        rows = client.rows("organization.list") if option.completes == "organizations" else (
-            visible_projects(client, "".join(line.texts(ORG))))
-        transport.close()
+        try:
+            rows = client.rows("organization.list") if option.completes == "organizations" else (
+                visible_projects(client, "".join(line.texts(ORG))))
+        finally:
+            transport.close()
     except Failure:
         return []
     return [row["name"] for row in rows if isinstance(row.get("name"), str)]
