@@ -1815,7 +1815,7 @@ def find_proxy(scheme, host) -> tuple:
 
 
 def is_in_no_proxy(host) -> bool:
-    """Whether no_proxy, as curl reads it, excludes a host; or it has the host with its port."""
+    """Whether no_proxy, as curl reads it, excludes a host."""
     from ipaddress import ip_address, ip_network
     no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     name = origin(f"http://{host}")[1].rstrip(".").partition("%")[0]
@@ -1825,7 +1825,7 @@ def is_in_no_proxy(host) -> bool:
         except ValueError:          # one of them is a name; a number is not the end of one
             end = entry.strip(".")
             is_match = ("." + name).endswith("." + end) and not end.replace(".", "").isdigit()
-        if is_match or entry == host:
+        if is_match:
             return True
     return no_proxy == "*"
 
