@@ -1533,23 +1533,25 @@ class Transport:
         """The time.monotonic() so many seconds from now, by default the timeout, or `until`."""
         return min(self.clock.monotonic() + (seconds or self.timeout), self.until)
 
-    def request(self, method, url, headers=(), body=None, changes=True, reports_unknown=True,
+    def request(self, method, url, headers=(), body=None, reports_unknown=True,
                 retried=None) -> Response:
         """Sends a request and returns the response, whatever its status. Raises Failure.
 
-        changes: it may change something on the server, so it is sent again only if it certainly
-        did not arrive. reports_unknown: if it may have arrived, that is an UNKNOWN_OUTCOME, which
-        the user has to look into. retried: the statuses after which it is sent again.
+        body: sent as JSON unless None. Only a GET is sent again if it may have arrived; any other,
+        with reports_unknown, is then an UNKNOWN_OUTCOME. retried: statuses to try again after.
         """
-        retried = retried or (RETRIED_CHANGE_STATUSES if changes else RETRIED_STATUSES)
+        retried = retried or (RETRIED_STATUSES if method == "GET" else RETRIED_CHANGE_STATUSES)
         deadline = self.deadline()
-        headers = {**self.access.headers, **dict(headers)}
+        headers = {**self.access.headers, "User-Agent": USER_AGENT, **dict(headers)}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            body = json.dumps(body).encode("ascii")
         for attempt in range(1, MAX_TRIES + 1):
             request = Request(method, url, headers, body, deadline)
             try:
                 response = self._follow_redirects(request)
             except RequestError as error:
-                may_have_changed = changes and request.was_sent
+                may_have_changed = method != "GET" and request.was_sent
                 if may_have_changed and reports_unknown:
                     cause = error.message[:1].lower() + error.message[1:]
                     raise Failure(f"The outcome is unknown: {cause}", code="UNKNOWN_OUTCOME")
@@ -2713,10 +2715,6 @@ class Authenticator:
 
     def _post(self, action, body=None, retried=None, headers=()) -> dict:
         """The data that /api/v1/auth/ACTION returns; retried: statuses. Raises Failure."""
-        headers = dict(headers, **{"User-Agent": USER_AGENT})
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            body = json.dumps(body).encode("ascii")
         response = self.transport.request("POST", f"{self.url}/api/v1/auth/{action}", headers,
                                           body, reports_unknown=False, retried=retried)
         envelope = response_json(response)
@@ -2861,14 +2859,13 @@ class Client:
 
     def _send(self, url, body, credential, retried) -> Response:
         """The response to a query, or to a change if there is a body. Raises Failure."""
-        headers = dict(credential, **{"Accept": "application/json", "User-Agent": USER_AGENT})
-        if body is None:
-            response = self.transport.request("GET", url, headers, changes=False, retried=retried)
-            if response.status in TOO_LARGE_STATUSES and response.status not in retried:
-                raise foreign_response(response)        # whatever the body
-            return response
-        headers["Content-Type"] = "application/json"
-        return self.transport.request("POST", url, headers, json.dumps(body).encode("ascii"))
+        headers = dict(credential, Accept="application/json")
+        if body is not None:
+            return self.transport.request("POST", url, headers, body)
+        response = self.transport.request("GET", url, headers, retried=retried)
+        if response.status in TOO_LARGE_STATUSES and response.status not in retried:
+            raise foreign_response(response)        # whatever the body
+        return response
 
     def rest(self, method, path, values, resource=None, retried=RETRIED_STATUSES):
         """The result of the REST API, which takes the project's API key. Raises Failure."""

@@ -459,8 +459,7 @@ class Recordings(Case):
             with scripted(recording) as place:
                 transport = twosignal.Transport(DEADLINE)
                 self.addCleanup(transport.close)
-                response = transport.request("GET", place.url + recording["request"]["path"],
-                                             changes=False)
+                response = transport.request("GET", place.url + recording["request"]["path"])
             trace, organizations, refused = [
                 twosignal.result_or_failure(lambda: twosignal.trpc_value(one, response, name))
                 for name, one in zip(names, twosignal.response_json(response))]

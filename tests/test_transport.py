@@ -48,16 +48,34 @@ class TransportCase(Case):
         return transport
 
     def get(self, url, headers=(), **options):
-        return self.transport(**options).request("GET", url, headers, changes=False)
+        return self.transport(**options).request("GET", url, headers)
 
     def post(self, url, **options):
-        return self.transport(**options).request("POST", url, {}, b"{}")
+        return self.transport(**options).request("POST", url, {}, {})
 
     def failure(self, ask, *args, **options):
         with self.assertRaises(twosignal.Failure) as caught:
             ask(*args, **options)
         self.assertNotIn("\n", caught.exception.message + caught.exception.hint)
         return caught.exception
+
+
+class Bodies(TransportCase):
+    def test_a_query_has_none(self):
+        with Scripted([answer(LIST)]) as server:
+            self.get(server.url)
+        request, = server.requests
+        self.assertIsNone(header(request, "Content-Type"))
+        self.assertTrue(request.endswith(b"\r\n\r\n"))
+        self.assertEqual(header(request, "User-Agent"), twosignal.USER_AGENT)
+
+    def test_a_change_is_sent_as_json(self):
+        with Scripted([answer(LIST)]) as server:
+            self.transport().request("POST", server.url, {}, {"name": "grün"})
+        request, = server.requests
+        self.assertEqual(header(request, "Content-Type"), "application/json")
+        self.assertEqual(json.loads(request.partition(b"\r\n\r\n")[2].decode("ascii")),
+                         {"name": "grün"})
 
 
 class Timeouts(TransportCase):
@@ -225,7 +243,7 @@ class MemoryBounds(TransportCase):
                               b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         with Scripted([script]) as server:
             code = ("import sys, resource; sys.path.insert(0, %r); import twosignal\n"
-                    "try: twosignal.Transport(50).request('GET', %r, changes=False)\n"
+                    "try: twosignal.Transport(50).request('GET', %r)\n"
                     "except twosignal.Failure as failure: print(failure.code)\n"
                     "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
                     % (ROOT, server.url))
@@ -324,7 +342,7 @@ class Retries(ServerCase):
         with mock.patch.object(twosignal, "open_socket",
                                lambda *args: tries.append(args) or open_socket(*args)):
             with self.assertRaises(twosignal.Failure) as caught:
-                transport.request("POST", url, {}, b"{}")
+                transport.request("POST", url, {}, {})
         self.assertEqual((caught.exception.code, len(tries)), ("CONNECTION_REFUSED", 3))
         self.assertEqual(len(self.naps), 2)
 
@@ -386,7 +404,7 @@ class RetryAfter(TransportCase):
         refusal = answer({}, 429, [("Retry-After", date("07")), ("Date", date("00"))])
         transport = twosignal.Transport(100.0, clock=ShortClock(self.naps))
         with Scripted([refusal, answer({})]) as server:
-            transport.request("GET", server.url, changes=False)
+            transport.request("GET", server.url)
         self.assertEqual(self.naps, [7])
 
     def pauses(self, value, timeout=100.0):
@@ -648,19 +666,19 @@ class ReusedConnections(ServerCase):
             transport = twosignal.Transport(20.0, clock=ShortClock(self.naps))
             self.addCleanup(transport.close)
             for _ in range(4):
-                self.assertEqual(transport.request("GET", server.url, changes=False).status, 200)
+                self.assertEqual(transport.request("GET", server.url).status, 200)
             self.assertEqual((server.connections, self.naps), (4, []))
 
     def test_a_change_takes_a_new_one(self):
         transport = twosignal.Transport(20.0)
         self.addCleanup(transport.close)
         url = self.server.url + "/api/v1/nope"
-        transport.request("GET", url, changes=False)
+        transport.request("GET", url)
         before = self.server.connections
-        transport.request("POST", url, {}, b"{}")
-        transport.request("POST", url, {}, b"{}")
+        transport.request("POST", url, {}, {})
+        transport.request("POST", url, {}, {})
         self.assertEqual(self.server.connections, before + 2)
-        transport.request("GET", url, changes=False)
+        transport.request("GET", url)
         self.assertEqual(self.server.connections, before + 2)
 
     def test_sockets_are_closed(self):
@@ -730,7 +748,7 @@ def then_end(data):
 class KeepAlive(TransportCase):
     def bodies(self, server, count=3):
         transport = self.transport()
-        return [transport.request("GET", "%s/%d" % (server.url, number), changes=False).body
+        return [transport.request("GET", "%s/%d" % (server.url, number)).body
                 for number in range(count)]
 
     def test_forms_that_keep_it(self):
@@ -769,9 +787,9 @@ class KeepAlive(TransportCase):
         """Row 67: unrequested bytes are not taken for the response to the next request."""
         with Keeping(alive() + alive(b"stray") * 1000, alive(b"2")) as server:
             transport = self.transport()
-            self.assertEqual(transport.request("GET", server.url, changes=False).body, BODY)
+            self.assertEqual(transport.request("GET", server.url).body, BODY)
             self.assertTrue(server.sent.acquire(timeout=PATIENCE))
-            self.assertEqual(transport.request("GET", server.url, changes=False).body, b"2")
+            self.assertEqual(transport.request("GET", server.url).body, b"2")
 
     def test_one_that_ended_unannounced(self):
         """A kept connection that ended is replaced, which is not a retry."""
@@ -779,7 +797,7 @@ class KeepAlive(TransportCase):
             with self.subTest(end=end), Keeping(end) as server:
                 transport = self.transport()
                 for _ in range(3):
-                    transport.request("GET", server.url, changes=False)
+                    transport.request("GET", server.url)
                 self.assertEqual(self.naps, [])
                 self.assertEqual(server.connections, 3 if callable(end) else 1)
                 self.assertEqual(len(server.requests), 3)
@@ -801,7 +819,7 @@ class KeepAlive(TransportCase):
     def test_not_for_another_place(self):
         with Keeping(alive()) as one, Keeping(alive(b"2")) as two:
             transport = self.transport()
-            got = [transport.request("GET", url, changes=False).body
+            got = [transport.request("GET", url).body
                    for url in (one.url, two.url, one.url)]
             self.assertEqual(got, [BODY, b"2", BODY])
             self.assertEqual((one.connections, two.connections), (2, 1))
@@ -810,9 +828,9 @@ class KeepAlive(TransportCase):
         """Row 22: over a kept connection that dies, nobody could tell whether it arrived."""
         with Keeping(alive()) as server:
             transport = self.transport()
-            transport.request("GET", server.url + "/q", changes=False)
-            transport.request("POST", server.url + "/c", {}, b"{}")
-            transport.request("GET", server.url + "/q", changes=False)
+            transport.request("GET", server.url + "/q")
+            transport.request("POST", server.url + "/c", {}, {})
+            transport.request("GET", server.url + "/q")
             self.assertEqual(server.paths, [[1, "/q"], [2, "/c"], [2, "/q"]])
 
     @needs_openssl
@@ -820,7 +838,7 @@ class KeepAlive(TransportCase):
         made = certificates(self.folder)
         with Keeping(alive(), alive(), then_end(alive()), alive(), tls=made.good) as server:
             transport = self.transport(ca_cert=made.ca)
-            got = [transport.request("GET", server.url, changes=False).body for _ in range(4)]
+            got = [transport.request("GET", server.url).body for _ in range(4)]
             self.assertEqual(got, [BODY] * 4)
             self.assertEqual([number for number, _ in server.paths], [1, 1, 1, 2])
 
@@ -833,8 +851,8 @@ class KeepAlive(TransportCase):
         self.assertEqual(len(first), 8192)          # as much as is read at once
         with Keeping(first + alive(b"stray"), alive(b"2"), tls=made.good) as server:
             transport = self.transport(ca_cert=made.ca)
-            transport.request("GET", server.url, changes=False)
-            self.assertEqual(transport.request("GET", server.url, changes=False).body, b"2")
+            transport.request("GET", server.url)
+            self.assertEqual(transport.request("GET", server.url).body, b"2")
 
     @needs_openssl
     def test_within_a_tunnel(self):
@@ -844,7 +862,7 @@ class KeepAlive(TransportCase):
             os.environ.update(https_proxy="http://user:word@" + proxy.url[7:], NO_PROXY="")
             transport = self.transport(ca_cert=made.ca)
             for _ in range(3):
-                transport.request("GET", server.url, changes=False)
+                transport.request("GET", server.url)
             self.assertEqual((len(proxy.seen), server.connections), (1, 1))
             self.assertIsNotNone(proxy.authorizations[0])
             for request in server.requests:
@@ -854,9 +872,9 @@ class KeepAlive(TransportCase):
         """Row 18: a kept connection has the deadline of the request that uses it."""
         with Keeping(alive(), drip(b"H" * 300, 0.02)) as server:
             transport = self.transport()
-            transport.request("GET", server.url, changes=False)
+            transport.request("GET", server.url)
             transport.timeout = 0.3
-            failure = self.failure(transport.request, "GET", server.url, changes=False)
+            failure = self.failure(transport.request, "GET", server.url)
             self.assertEqual((failure.code, server.connections), ("TIMED_OUT", 1))
 
 
@@ -875,14 +893,13 @@ class Redirects(TransportCase):
                     "scheme": other.url.replace("http:", "https:"), "relative": other.url[5:],
                 }
                 for name, location in changes.items():
-                    for method, body in (("GET", None), ("POST", b"{}")):
+                    for method, body in (("GET", None), ("POST", {})):
                         with self.subTest(status=status, change=name, method=method):
                             with Scripted([self.redirect(location, status)]) as server:
                                 transport = self.transport()
                                 failure = self.failure(
                                     transport.request, method, server.url + "/a",
-                                    {"Cookie": "canary", "Authorization": "Bearer canary"}, body,
-                                    changes=method == "POST")
+                                    {"Cookie": "canary", "Authorization": "Bearer canary"}, body)
                             self.assertEqual(failure.exit_code, 8)
                             self.assertEqual(len(server.requests), 1)
                 self.assertEqual(other.connections, 0)
@@ -900,8 +917,7 @@ class Redirects(TransportCase):
                     with Scripted([first, answer(LIST)]) as server:
                         places["url"] = server.url + "/b?x=1"
                         transport = self.transport()
-                        got = transport.request("GET", server.url + "/a", {"Cookie": "c=1"},
-                                                changes=False)
+                        got = transport.request("GET", server.url + "/a", {"Cookie": "c=1"})
                     self.assertEqual(got.status, 200)
                     self.assertEqual(target(server.requests[1]), "/b?x=1")
                     self.assertEqual(header(server.requests[1], "Cookie"), "c=1")
@@ -1034,7 +1050,7 @@ class OtherOrigins(TransportCase):
         with Scripted([alive()]) as other, Scripted([send, alive()]) as server:
             headers = {"Cookie": "canary", "Authorization": "Bearer canary"}
             failure = self.failure(self.transport(5.0).request, method, server.url + "/a", headers,
-                                   None if method == "GET" else b"{}", changes=method != "GET")
+                                   None if method == "GET" else {})
             self.assertEqual(failure.exit_code, 8)
             self.assertIn("redirects to", failure.message)
             self.assertEqual((server.connections, other.connections), (1, 0))
@@ -1269,7 +1285,7 @@ class Addresses(TransportCase):
                     break
             transport = self.transport()
             for _ in range(2):
-                self.assertEqual(transport.request("GET", server.url, changes=False).body, BODY)
+                self.assertEqual(transport.request("GET", server.url).body, BODY)
             self.assertEqual(server.connections, 1)
 
 
@@ -1342,7 +1358,7 @@ class InterimResponses(TransportCase):
         with Keeping(interim + alive(b"1"), interim + alive(b"2"), alive(b"3")) as server:
             transport = self.transport()
             for body in (b"1", b"2", b"3"):
-                response = transport.request("GET", server.url, changes=False)
+                response = transport.request("GET", server.url)
                 self.assertEqual((response.status, response.body), (200, body))
                 self.assertIsNone(response.headers.get("Link"))
             self.assertEqual(server.connections, 1)
@@ -1354,7 +1370,7 @@ class InterimResponses(TransportCase):
             connection.sendall(alive(b"first"))
         with Keeping(hints_first, alive(b"second")) as server:
             transport = self.transport()
-            bodies = [transport.request("GET", server.url, changes=False).body for _ in range(2)]
+            bodies = [transport.request("GET", server.url).body for _ in range(2)]
         self.assertEqual(bodies, [b"first", b"second"])
 
     def test_nothing_else_comes(self):
@@ -1367,8 +1383,8 @@ class InterimResponses(TransportCase):
         """Row 67: a connection that speaks another protocol from now on is not used again."""
         with Keeping(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\n\r\n", alive()) as server:
             transport = self.transport()
-            self.assertEqual(transport.request("GET", server.url, changes=False).status, 101)
-            self.assertEqual(transport.request("GET", server.url, changes=False).body, BODY)
+            self.assertEqual(transport.request("GET", server.url).status, 101)
+            self.assertEqual(transport.request("GET", server.url).body, BODY)
             self.assertEqual(server.connections, 2)
 
 
@@ -1394,7 +1410,7 @@ class Encodings(TransportCase):
             with self.subTest(encoding=encoding), Keeping(self.encoded(encoding, body)) as server:
                 transport = self.transport()
                 for _ in range(2):
-                    got = transport.request("GET", server.url, changes=False)
+                    got = transport.request("GET", server.url)
                     self.assertEqual(got.body, text)
                 self.assertEqual(server.connections, 1)
 

@@ -696,14 +696,13 @@ class ScriptedTransport:
         self.told = []
         self.tell = self.told.append
 
-    def request(self, method, url, headers=(), body=None, changes=True, reports_unknown=True,
-                retried=None):
+    def request(self, method, url, headers=(), body=None, reports_unknown=True, retried=None):
         parts = urlsplit(url)
         query = parse_qs(parts.query)
         names = unquote(parts.path).rpartition("/")[2].split(",")
         given = json.loads(query["input"][0]) if "input" in query else None
-        given = json.loads(body.decode("ascii")) if body else given
-        self.url, self.method, self.headers, self.changes = url, method, headers, changes
+        given = given if body is None else body
+        self.url, self.method, self.headers = url, method, headers
         self.asked.append((names, given))
         if "batch" in query:
             return self.answer(names, [given[str(i)]["json"] for i in range(len(names))])
