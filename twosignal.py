@@ -25,7 +25,7 @@ The sections, each using only what stands above it:
 import sys
 
 # As a program. pip's script and an installed executable import this module to run it.
-if __name__ == "__main__" or sys.argv[0].endswith("twosignal"):
+if __name__ == "__main__" or "".join(sys.argv[:1]).endswith("twosignal"):
     import _signal                  # built in, as sys is: nothing was read from a directory yet
     if not getattr(sys.flags, "safe_path", sys.flags.isolated):
         del sys.path[0]             # the directory of the program, or the working directory
@@ -152,6 +152,12 @@ def result_or_failure(function, *arguments, kinds=Failure):
         return function(*arguments)
     except kinds as failure:
         return failure
+
+
+def result_or(default, function, *arguments):
+    """What the function returns, or the default if it raises Failure."""
+    found = result_or_failure(function, *arguments)
+    return default if isinstance(found, Failure) else found
 
 
 def usage_error(message, hint="") -> Failure:
@@ -1388,8 +1394,7 @@ def config_for(url, clock=CLOCK) -> dict:
 def save_config(values: dict, clock=CLOCK):
     """Saves some values, api_url among them, and keeps the rest if it fits. Raises Failure."""
     make_home()
-    config = result_or_failure(config_for, values["api_url"], clock)
-    config = dict({} if isinstance(config, Failure) else config, **values)
+    config = dict(result_or({}, config_for, values["api_url"], clock), **values)
     write_text(home_path("config.json"), json.dumps(config, indent=2) + "\n", clock)
 
 
@@ -1434,7 +1439,6 @@ def is_local(url: str) -> bool:
 
 class Access(Struct):
     """What it takes to reach a server: trust, and what a gateway in front of it requires."""
-
     ca_cert: str = None             # the absolute path of a PEM file, as the next two
     client_cert: str = None
     client_key: str = None          # None: it is in client_cert, too
@@ -1449,9 +1453,8 @@ def server_access(url, options, key=None, clock=CLOCK) -> Access:
     access.client_cert = access.client_cert or access.client_key
     lines = (setting("TWOSIGNAL_HEADERS") or "").split("\n") + (options.get("header") or [])
     access.headers = parse_headers(lines, _RESERVED + "|authorization" if key else _RESERVED)
-    config = {} if access.ca_cert else result_or_failure(config_for, url, clock)
-    saved = config.get("ca_cert") if isinstance(config, dict) else None
-    if saved:
+    saved = result_or({}, config_for, url, clock).get("ca_cert")
+    if saved and not access.ca_cert:
         access.ca_cert = os.path.join(home_directory(), expand_user(saved))
         access.ca_cert_source = f"ca_cert in {home_path('config.json')}:"
     return access
@@ -1468,8 +1471,8 @@ def parse_headers(lines, reserved) -> dict:
         if re.match(f"(?i)({reserved})\\Z", match.group(1)):
             raise usage_error(f"The header {match.group(1)} cannot be set",
                               "Omit it from --header or TWOSIGNAL_HEADERS.")
-        found[match.group(1).lower()] = match.groups()
-    return dict(found.values())
+        found[match.group(1).title()] = match.group(2)      # the case of names has no meaning
+    return found
 
 
 def has_key() -> bool:
@@ -1979,7 +1982,6 @@ def open_tunnel(connection):
 def read_body(reply, connection) -> bytes:
     """The whole body, without gzip or deflate. Raises IncompleteRead or ResponseTooLarge."""
     import http.client
-    import zlib
     if connection.has_ended:        # http.client takes headers that break off for whole
         raise http.client.IncompleteRead(b"")
     if (reply.length or 0) > MAX_RESPONSE_BYTES:
@@ -1989,8 +1991,11 @@ def read_body(reply, connection) -> bytes:
     # http.client takes a chunked body that lacks its last line for a whole one.
     if reply.length or (reply.chunked and connection.has_ended):
         raise http.client.IncompleteRead(b"")
+    if "Content-Encoding" not in reply.headers:
+        return body
+    import zlib
     # Some proxies compress unasked: in gzip or zlib format (47), or in deflate without a header.
-    for window_bits in (47, -15) if "Content-Encoding" in reply.headers else ():
+    for window_bits in (47, -15):
         inflater = zlib.decompressobj(window_bits)
         try:
             content = inflater.decompress(body, MAX_RESPONSE_BYTES)
@@ -2124,9 +2129,11 @@ def tls_error(error, host, access) -> RequestError:
     elif reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"):
         cause, hint = "it does not speak TLS", "For a plain HTTP server, use an http:// address."
     elif re.search(_CERTIFICATE_ALERT, reason):
-        verb = "does not accept the" if access.client_cert else "requires a"
+        verb, which = ("does not accept the", "another") if access.client_cert else (
+            "requires a", "one")
         words = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
-        cause, hint = f"it {verb} client certificate ({words})", "Pass one with --client-cert FILE."
+        cause = f"it {verb} client certificate ({words})"
+        hint = f"Pass {which} with --client-cert FILE."
     else:
         cause, hint, is_retryable = os_reason(error), "Check the server's TLS settings.", True
     return RequestError(f"No secure connection to {host}: {cause}", hint, is_retryable=is_retryable)
@@ -2153,10 +2160,10 @@ def certificate_cause(error, ca_cert=None) -> tuple:
         return cause, f"Check that its authority is in {ca_cert}."
     paths = ssl.get_default_verify_paths()
     # glob lists nothing, and does not fail, if a directory may not be read.
-    if paths.cafile or paths.capath and glob.glob(os.path.join(glob.escape(paths.capath), "*")):
-        return cause, "If you trust its authority, pass --ca-cert FILE or set SSL_CERT_FILE."
-    return cause, ("As no CA certificates were found on this machine, pass --ca-cert FILE or set "
-                   "SSL_CERT_FILE.")
+    files = paths.capath and glob.glob(os.path.join(glob.escape(paths.capath), "*"))
+    note = "" if paths.cafile or files else ": no CA certificates were found on this machine"
+    return cause, f"If you trust its authority, pass --ca-cert FILE or set SSL_CERT_FILE{note}."
+
 
 ############################################################
 # Protocol
@@ -2380,7 +2387,7 @@ def foreign_response(response) -> Failure:
         what = f"a body in the Content-Encoding {response.headers['Content-Encoding']}"
     message = (f"The server answered {status} with {what or 'something'} that is not 2Signal's "
                f"protocol{'; ' + between if between else ''}")
-    if status in (401, 403):
+    if 400 <= status < 500 and status != 404:   # 400: nginx, if it requires a client certificate
         return TransientFailure(message, GATEWAY_HINT, "GATEWAY", is_retryable=False)
     return protocol_error(message)
 
@@ -2507,11 +2514,6 @@ def load_session(clock=CLOCK):
         raise damaged_file(home_path("session.json"))
 
 
-def load_session_if_valid(clock=CLOCK):
-    found = result_or_failure(load_session, clock)
-    return None if isinstance(found, Failure) else found
-
-
 def save_session(session, spent=None, clock=CLOCK) -> Session:
     """Saves a session in place of the spent one, under the lock; returns the one to go on with."""
     path = home_path("session.json")
@@ -2521,7 +2523,7 @@ def save_session(session, spent=None, clock=CLOCK) -> Session:
         if spent is None:
             return session
         # The TUI takes no lock: its logout, login to another account or newer session stays.
-        stored = load_session_if_valid(clock)
+        stored = result_or(None, load_session, clock)
         is_unchanged = stored is None or stored.refresh_token == spent.refresh_token
         is_same_user = not is_unchanged and stored.user_id == spent.user_id
         is_older = is_same_user and stored.expires_at < session.expires_at
@@ -2683,7 +2685,7 @@ class Authenticator:
         if failure.code not in ("UNAUTHORIZED", "BAD_REQUEST", "CONFLICT"):
             raise failure
         for _ in range(10):         # half a second, since the response to the TUI may be under way
-            stored = load_session_if_valid(self.clock)
+            stored = result_or(None, load_session, self.clock)
             is_other = stored is not None and stored.refresh_token != spent.refresh_token
             if is_other and stored.remaining(self.clock.time()) > 0:
                 return self._load()
@@ -3180,10 +3182,10 @@ class Console:
         # Masked before it becomes JSON, which would escape parts of a secret.
         message, hint, *problems = [mask_secrets(line, self._secrets) for line in
                                     [failure.message, failure.hint] + failure.problems]
-        record = {"code": failure.code, "message": message, "hint": hint,
-                  **({"problems": problems} if problems else {}), "exit_code": failure.exit_code,
-                  **without_none(retry_after=failure.retry_after)}
-        self.say(to_json({"error": record}, indent=None))
+        error = without_none(code=failure.code, message=message, hint=hint,
+                             problems=problems or None, exit_code=failure.exit_code,
+                             retry_after=failure.retry_after)
+        self.say(to_json({"error": error}, indent=None))
         return failure.exit_code
 
     def progress(self, text, since):
@@ -3665,8 +3667,8 @@ class CommandLine:
     def texts(self, option) -> list:
         """What was given for an option: all of it if it is repeatable, otherwise the last."""
         found = [text for flag, text in self.options if flag in option.flags]
-        variable = result_or_failure(setting, option.env or "")
-        if not found and isinstance(variable, str):
+        variable = result_or(None, setting, option.env or "")
+        if variable and not found:
             return [variable]
         return found if option.repeatable else found[-1:]
 
@@ -3763,7 +3765,7 @@ class Arguments:
         missing = [option for option in chosen.options
                    if option.required and getattr(self, option.name) is None
                    and not (option.unless_key and chosen.takes_key and has_key())]
-        if missing and not chosen.takes_key and has_key() and not load_session_if_valid():
+        if missing and not chosen.takes_key and has_key() and not result_or(None, load_session):
             raise not_logged_in()       # first things first: an API key is not enough
         for option in [option for option in missing if option.env]:
             self.from_config[option.name] = saved_default(client, option)
@@ -3776,13 +3778,12 @@ class Arguments:
 
 def saved_default(client, option) -> str:
     """The project or organization that is saved. Raises a usage error that lists what there is."""
-    config = result_or_failure(config_for, client.url, client.transport.clock)
-    if isinstance(config, dict) and config.get(option.name):
-        return config[option.name]
-    found = result_or_failure(first_steps, client, option.completes)
+    saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
+    if saved:
+        return saved
     raise Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set {option.env}, "
                   "or run 'twosignal projects use NAME'.", "USAGE",
-                  [] if isinstance(found, Failure) else found)
+                  result_or([], first_steps, client, option.completes))
 
 
 def see_help(*words) -> str:
@@ -5758,11 +5759,10 @@ def server_url(chosen, args, clock, key=None) -> str:
     """The server's address; to log out, that of the stored session, whatever is configured."""
     if not chosen.ends_session or args.url:
         return configured_url(args.url, clock, key)
-    stored = load_session_if_valid(clock)
+    stored = result_or(None, load_session, clock)
     if stored and stored.api_url:
         return normal_url(stored.api_url)
-    url = result_or_failure(configured_url, None, clock)
-    return DEFAULT_URL if isinstance(url, Failure) else url
+    return result_or(DEFAULT_URL, configured_url, None, clock)
 
 
 def call_command(chosen, client, args, console, report) -> int:

@@ -1375,6 +1375,21 @@ class ApiKeys(KeyCase):
                         self.assertEqual(result.error["code"], "GATEWAY")
                         self.assertEqual(len(self.server.requests), 1)
 
+    def test_other_web_pages(self):
+        """nginx, for one, answers 400 if it requires a client certificate; 404: a wrong address."""
+        env = self.key()
+        for path, command in (("/api/v1/traces", ("traces", "list")),
+                              ("/api/v1/scores", ("scores", "create", "t", "--name", "n", "--value", "1"))):
+            for status, code, part in ((400, "GATEWAY", "--client-cert"),
+                                       (405, "GATEWAY", "--header"),
+                                       (404, "BAD_ANSWER", "2Signal")):
+                self.server.clear()
+                self.server.fault(path, times=None, status=status, body="<html>")
+                with self.subTest(command=command, status=status):
+                    result = self.cli(*command, "--json", env=env)
+                    self.assertFails(result, 8, "%d with a web page" % status, part)
+                    self.assertEqual(result.error["code"], code)
+
     def test_refusals_of_the_server(self):
         env = self.key()
         for status, code, part in ((401, 4, "API key is not accepted"),

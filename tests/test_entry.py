@@ -509,10 +509,12 @@ class PlantedModules(ServerCase):
 
     def test_an_import_changes_nothing(self):
         """Row 52: nor does it touch the handler of Ctrl-C."""
-        code = ("import signal, sys; before = sys.path[:], signal.getsignal(signal.SIGINT); "
+        code = ("import signal, sys; %sbefore = sys.path[:], signal.getsignal(signal.SIGINT); "
                 "import twosignal; print(before == (sys.path, signal.getsignal(signal.SIGINT)))")
-        result = run_command([sys.executable, "-B", "-c", code], self.environment, cwd=ROOT)
-        self.assertEqual((result.out, result.err), ("True\n", ""))
+        for setup in ("", "sys.argv = []; "):       # as some programs that embed Python have it
+            result = run_command([sys.executable, "-B", "-c", code % setup], self.environment,
+                                 cwd=ROOT)
+            self.assertEqual((result.out, result.err), ("True\n", ""))
 
 
 WITHOUT_SSL = ("import runpy, sys; sys.modules.update(ssl=None, _ssl=None); "
