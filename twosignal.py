@@ -1772,6 +1772,7 @@ class Connections:
             client.request(request.method, target, request.body, headers)
             reply = client.getresponse()
             while 100 <= reply.status < 200 and reply.status != 101:    # interim responses
+                connection.bytes_left -= MAX_RESPONSE_BYTES // 100      # about so many, at most
                 reply.headers = None            # without this, begin() does nothing
                 reply.begin()
             body = read_body(reply, connection)
@@ -2937,7 +2938,7 @@ class Client:
             # A list longer than the limit is complete: the server knows no limit.
             return TracePage(traces, None, size >= self._page_size, cursor)
         cursor = get_item(answer, "nextCursor")
-        if cursor in (None, "") or cursor is False:
+        if cursor in (None, ""):
             return TracePage(traces, False, True)
         if not isinstance(cursor, (str, int)):
             raise wrong_type("nextCursor")
