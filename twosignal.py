@@ -1756,11 +1756,9 @@ class Connections:
     def _ask(self, connection, request) -> Response:
         """One request and response over a connection, which is then kept or closed."""
         import http.client
-        from urllib.parse import urlsplit
         scheme, host, proxy, proxy_headers = connection.route
         headers = dict(request.headers, Host=re.sub("%[^]]*", "", host))    # without the zone
-        parts = urlsplit(request.url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        target = re.sub("[a-z]+://[^/?]*/?", "/", request.url, count=1)
         if scheme == "http" and proxy:          # a proxy needs the whole address
             target = request.url
             headers.update(proxy_headers)
