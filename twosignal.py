@@ -1294,6 +1294,7 @@ class deferred_signals:
 ############################################################
 
 CONFIG_KEYS = ("api_url", "ca_cert", "org", "project")
+HOME_HINT = "Set HOME or TWOSIGNAL_HOME to a directory of your own."
 _HEADER = r"(?a)([\w!#$%&'*+.^`|~-]+):[\t ]*([\t -~]*[!-~])\Z"
 # Those that this program sets itself, or that frame a message.
 _RESERVED = "host|cookie|user-agent|accept.*|content-.*|transfer-.*|connection|te|upgrade|expect"
@@ -1331,31 +1332,38 @@ def as_utf8(text, what) -> str:
 def home_directory() -> str:
     """The absolute path of the directory for session and config, which may not exist yet."""
     chosen = setting("TWOSIGNAL_HOME")
-    path = expand_user(chosen or os.path.join("~", ".twosignal"))
-    if chosen and not path.startswith("~"):
-        return os.path.abspath(path)
-    hint = "Set HOME or TWOSIGNAL_HOME to a directory of your own."
-    if not os.path.isabs(path):
-        raise NoHome("There is no home directory to keep a session in", hint)
+    if chosen:
+        return absolute_path(chosen)
+    path = absolute_path(os.path.join("~", ".twosignal"))
     try:
         os.stat(path)
     except PermissionError as error:    # HOME is another user's, as it may be in a container
-        raise NoHome(f"Cannot read {path}: {os_reason(error)}", hint)
+        raise NoHome(f"Cannot read {path}: {os_reason(error)}", HOME_HINT)
     except OSError:
         pass                        # it may be missing
     return path
 
 
-def expand_user(path) -> str:
-    """os.path.expanduser, which would take an empty HOME for the root directory."""
+def to_path(text) -> str:
+    """What as_utf8 has decoded, as open() takes it: in the locale's encoding of the same bytes."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+def absolute_path(text, hint=HOME_HINT) -> str:
+    """The path that a text names, which may begin with ~. Raises NoHome."""
+    path = to_path(text)
     is_own = path == "~" or path.startswith("~" + os.sep)
-    if os.name == "nt" or os.environ.get("HOME") or not is_own:
-        return os.path.expanduser(path)
-    import pwd
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir + path[1:]
-    except KeyError:                # a container's user that has no entry
-        return path
+    if is_own and os.name == "posix" and not os.environ.get("HOME"):
+        import pwd                  # os.path.expanduser takes an empty HOME for the root directory
+        try:
+            path = pwd.getpwuid(os.getuid()).pw_dir + path[1:]
+        except KeyError:
+            pass                    # a container's user that has no entry
+    else:
+        path = os.path.expanduser(path)
+    if text.startswith("~") and not os.path.isabs(path):
+        raise NoHome(f"There is no home directory for {text}", hint)
+    return os.path.abspath(path)
 
 
 def home_path(name: str) -> str:
@@ -1449,13 +1457,13 @@ class Access(Struct):
 def server_access(url, options, key=None, clock=CLOCK) -> Access:
     """The Access to a server, given {option's name: its value}. Raises a usage error."""
     paths = [options.get(name) for name in ("ca_cert", "client_cert", "client_key")]
-    access = Access(*[path and os.path.abspath(expand_user(path)) for path in paths])
+    access = Access(*[path and absolute_path(path) for path in paths])
     access.client_cert = access.client_cert or access.client_key
     lines = (setting("TWOSIGNAL_HEADERS") or "").split("\n") + (options.get("header") or [])
     access.headers = parse_headers(lines, _RESERVED + "|authorization" if key else _RESERVED)
     saved = result_or({}, config_for, url, clock).get("ca_cert")
     if saved and not access.ca_cert:
-        access.ca_cert = os.path.join(home_directory(), expand_user(saved))
+        access.ca_cert = os.path.join(home_directory(), os.path.expanduser(to_path(saved)))
         access.ca_cert_source = f"ca_cert in {home_path('config.json')}:"
     return access
 
@@ -1484,7 +1492,7 @@ def api_key():
     key = setting("TWOSIGNAL_API_KEY")
     path = setting("TWOSIGNAL_API_KEY_FILE")
     if not key and path:
-        key = (read_text(path) or "").strip()
+        key = (read_text(to_path(path)) or "").strip()
         if not key:
             raise usage_error(f"There is no API key in {path}", "Correct TWOSIGNAL_API_KEY_FILE.")
     if key and not re.match(r"[!-~]+\Z", key):
@@ -3438,6 +3446,10 @@ def non_empty(text) -> str:
     return text
 
 
+def parse_path(text) -> str:
+    return to_path(non_empty(text))
+
+
 def parse_id(text) -> str:
     return plain_id(non_empty(text))
 
@@ -3583,7 +3595,7 @@ def json_argument(text, flag, console):
         text = console.read_stdin(flag)
     elif text.startswith("@"):
         try:
-            with open(text[1:], encoding="utf-8-sig") as file:
+            with open(to_path(text[1:]), encoding="utf-8-sig") as file:
                 text = file.read()
         except (OSError, ValueError) as error:      # ValueError: not UTF-8, or a NUL in the path
             why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else os_reason(error)
@@ -3612,7 +3624,7 @@ HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
 QUIET = Option("-q, --quiet", "print results and errors only")
 DEBUG = Option("--debug", "print requests on stderr, with secrets masked")
-OUTPUT = Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", non_empty)
+OUTPUT = Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", parse_path)
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"print as {', '.join(FORMATS)} (default: table)", choices=FORMATS),
@@ -4477,7 +4489,7 @@ class GateReport(Struct):
                 text = "%0A".join(line.replace("%", "%25") for line in lines)
                 self.console.say(f"::error title={self.title}::{text}")
         try:
-            path = setting("GITHUB_STEP_SUMMARY") or os.devnull
+            path = to_path(setting("GITHUB_STEP_SUMMARY") or os.devnull)
             with open(path, "a", encoding="utf-8") as file:
                 file.write("\n".join(summary) + "\n\n")
         except OSError as error:
@@ -4673,7 +4685,7 @@ ORG = Option("--org ID", "organization, by ID or name; 'projects use' saves one"
              env="TWOSIGNAL_ORG", required=True, completes="organizations")
 ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or name", parse_id,
                     env="TWOSIGNAL_ORG", completes="organizations")
-JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", non_empty, selects=False)
+JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", parse_path, selects=False)
 YES = Option("-y, --yes", "do not ask for confirmation")
 SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs instead of ***")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
@@ -4784,8 +4796,8 @@ def login(client, args, console):
     if has_key():
         console.tell("Note: TWOSIGNAL_API_KEY takes precedence where API keys are supported.")
     if args.url or args.ca_cert or read_text(home_path("config.json")) is None:
-        save_config(without_none(api_url=client.url, ca_cert=client.transport.access.ca_cert),
-                    console.clock)
+        ca_cert = as_utf8(client.transport.access.ca_cert or "", "--ca-cert")
+        save_config(without_none(api_url=client.url, ca_cert=ca_cert or None), console.clock)
     result = account(session, client.url, f"Logged in to {client.url}.")
     if output_format(args) == "table":
         lines = result_or_failure(first_steps, client)
@@ -5573,11 +5585,7 @@ def install(client, args, console):
     """
     hint = "Name a directory that you can write to: twosignal install DIR."
     content = executable_content()
-    wanted = args.dir or "~/.local/bin"
-    directory = expand_user(wanted)
-    if wanted.startswith("~") and not os.path.isabs(directory):
-        raise Failure(f"There is no home directory for {wanted}", hint)
-    directory = os.path.abspath(directory)
+    directory = absolute_path(args.dir or os.path.join("~", ".local", "bin"), hint)
     path = os.path.join(directory, "twosignal")
     try:
         os.makedirs(directory, exist_ok=True)
@@ -5694,7 +5702,7 @@ def run(argv, console) -> int:
 
 def gate_report(line, console) -> GateReport:
     """Where a command line reports its checks; it has an error if that is where it prints."""
-    path, output = ("".join(line.texts(option)) for option in (JUNIT, OUTPUT))
+    path, output = (to_path("".join(line.texts(option))) for option in (JUNIT, OUTPUT))
     output = "/dev/stdout" if output in ("", "-") else output
     if path == "-" or path not in ("", os.devnull) and is_same_file(path, output):
         line.error = line.error or usage_error("--junit needs a file of its own")

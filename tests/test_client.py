@@ -1379,7 +1379,8 @@ class ApiKeys(KeyCase):
         """nginx, for one, answers 400 if it requires a client certificate; 404: a wrong address."""
         env = self.key()
         for path, command in (("/api/v1/traces", ("traces", "list")),
-                              ("/api/v1/scores", ("scores", "create", "t", "--name", "n", "--value", "1"))):
+                              ("/api/v1/scores", ("scores", "create", "t", "--name", "n",
+                                                  "--value", "1"))):
             for status, code, part in ((400, "GATEWAY", "--client-cert"),
                                        (405, "GATEWAY", "--header"),
                                        (404, "BAD_ANSWER", "2Signal")):

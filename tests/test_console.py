@@ -525,6 +525,33 @@ class Questions(ProcessCase):
                             self.assertEqual((sent, code), (secret, 4))
                             self.server.clear()
 
+    @posix
+    def test_paths(self):
+        """Row 38: a path names the same bytes in every locale, in arguments and variables."""
+        locales = list(self.locales())
+        for number, env in enumerate(full(locales[::3], locales)):
+            folder = self.path("größe%d" % number)
+            env = dict(env, TWOSIGNAL_HOME=folder + "/höme", TWOSIGNAL_URL=self.server.url)
+            os.mkdir(folder)
+            self.write(folder + "/ä.json", "{}")
+            self.write(folder + "/kéy", "not-a-key")
+            for args, code, made in (
+                    (("completion", "bash", "-o", folder + "/ü.txt"), 0, "ü.txt"),
+                    (("install", folder + "/bïn"), 0, "bïn/twosignal"),
+                    (("login", "-e", OWNER, "-p", PASSWORD), 0,
+                     "höme/session.json"),
+                    (("api", "organization.list", "--input", "@" + folder + "/ä.json"), 0, None),
+                    (("usage", "--org", "x", "--fail-above", "90", "--junit", folder + "/é.xml"), 6,
+                     "é.xml"),
+                    (("traces", "list"), 4, None)):     # with the key in the file
+                if code == 4:
+                    env["TWOSIGNAL_API_KEY_FILE"] = folder + "/kéy"
+                with self.subTest(env=env, args=args):
+                    result = run_command([sys.executable, SCRIPT, *args],
+                                         merged(self.environment, env))
+                    self.assertEqual(result.code, code, result)
+                    self.assertTrue(made is None or os.path.isfile(folder + "/" + made))
+
     def test_a_secret_that_is_not_utf8(self):
         """Row 50: in each way a usage error, which does not show it."""
         env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
