@@ -2071,11 +2071,10 @@ def request_error(error, request, access=Access()) -> RequestError:
 
 _PARTIAL_CHAIN, _STRICT = 0x80000, 0x20     # OpenSSL's flags; old Pythons have no names for them
 _CERTIFICATE_ALERT = "ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)"   # against the client's
+_WRONG_HOST = "It was issued for another host: use that name with --url."
 _CERTIFICATE_HINTS = {              # by OpenSSL's X509_V_ERR codes
-    9: "Correct this machine's clock.",
-    10: "Renew it on the server, or correct this machine's clock.",
-    62: "It was issued for another host: use that name with --url.",
-    64: "It was issued for another host: use that name with --url."}
+    9: "Correct this machine's clock.", 62: _WRONG_HOST, 64: _WRONG_HOST,
+    10: "Renew it on the server, or correct this machine's clock."}
 
 
 def tls_context(access=Access()):
@@ -2756,8 +2755,6 @@ class Client:
         self.transport = transport
         self.key = key              # a project's, used instead of the session where REST suffices
         self.auth = Authenticator(url, transport, keep_secret, may_refresh)
-        if key:
-            keep_secret(key)
         self.has_changed = False    # a change was made, or may have been made
         self.refusal = None         # the Failure that a change ends with before it is made
         self._page_size = self._batch_size = PAGE_SIZE      # halved if that is too large
@@ -4731,7 +4728,8 @@ def delete(client, args, console, kind, verb="delete") -> Details:
     done = verb + "d"
     if not args.yes:
         console.require_terminal("--yes")
-        name = printable(listed_row(client, chosen, kind).get("name"))
+        rows = client.rows(f"{kind}.list", {"projectId": chosen["projectId"]})
+        name = printable(listed_row(rows, chosen["id"], kind).get("name"))
         question = f'{verb.title()} {noun} "{name}" ({chosen["id"]})? [y/N] '
         if console.read_answer(question).lower() not in ("y", "yes"):
             raise Failure(f"Nothing was {done}", code="CANCELLED")
@@ -4740,10 +4738,10 @@ def delete(client, args, console, kind, verb="delete") -> Details:
                    message=f"{done.title()} {noun} {printable(chosen['id'])}.")
 
 
-def listed_row(client, chosen, kind) -> dict:
-    """What a project's list says of a chosen resource. Raises NOT_FOUND."""
-    for row in client.rows(f"{kind}.list", {"projectId": chosen["projectId"]}):
-        if row.get("id") == chosen["id"]:
+def listed_row(rows, wanted, kind) -> dict:
+    """The row with that ID. Raises NOT_FOUND; kind: a key of RESOURCES."""
+    for row in rows:
+        if row.get("id") == wanted:
             return row
     raise not_found(resource=RESOURCES[kind])
 
@@ -4874,16 +4872,12 @@ def projects_list(client, args, console):
 def projects_use(client, args, console):
     """Save the default for --project, and for --org."""
     rows = visible_projects(client, args.org)
-    wanted = find_id(args.name, "project", lambda: rows)
-    for row in rows:
-        if row.get("id") == wanted:
-            organization = str(row.get("organizationId") or "")
-            save_config({"api_url": client.url, "project": wanted, "org": organization},
-                        console.clock)
-            for name in filter(setting, ("TWOSIGNAL_PROJECT", "TWOSIGNAL_ORG")):
-                console.tell(f"Note: {name} is set and takes precedence.")
-            return Details(to_record(row), PROJECT_COLUMNS, message="Saved the default project.")
-    raise not_found(resource=RESOURCES["project"])
+    row = listed_row(rows, find_id(args.name, "project", lambda: rows), "project")
+    save_config({"api_url": client.url, "project": row["id"],
+                 "org": str(row.get("organizationId") or "")}, console.clock)
+    for name in filter(setting, ("TWOSIGNAL_PROJECT", "TWOSIGNAL_ORG")):
+        console.tell(f"Note: {name} is set and takes precedence.")
+    return Details(to_record(row), PROJECT_COLUMNS, message="Saved the default project.")
 
 
 @command("projects create", Option("NAME", "name of the project", non_empty), ORG, DESCRIBE)
@@ -5213,7 +5207,8 @@ def evaluators_toggle(client, args, console):
     chosen = chosen_resource(client, args, "evaluator")
     enabled = args.enable
     if not args.enable and not args.disable:
-        enabled = not listed_row(client, chosen, "evaluator").get("enabled")
+        rows = client.rows("evaluator.list", {"projectId": chosen["projectId"]})
+        enabled = not listed_row(rows, chosen["id"], "evaluator").get("enabled")
     wire = client.mutate("evaluator.update", dict(chosen, enabled=enabled))
     return changed("evaluator", EVALUATOR_FIELDS, wire, "" if args.show_secrets else "evaluator",
                    "Enabled" if enabled else "Disabled")
@@ -5748,7 +5743,7 @@ def make_client(chosen, args, console) -> Client:
     key = api_key() if chosen.takes_key else None
     url = server_url(chosen, args, console.clock, key)
     access = server_access(url, vars(args), key, console.clock)
-    for value in access.headers.values():
+    for value in [key or "", *access.headers.values()]:
         console.keep_secret(value)
         console.keep_secret(value.partition(" ")[2])    # without its scheme, such as Bearer
     transport = Transport(args.timeout or DEFAULT_TIMEOUT, access, console.tell,
