@@ -1652,9 +1652,9 @@ def redirected(url, target) -> TransientFailure:
     """The failure of a request that is not sent to where its server redirects it."""
     server, mark, path = url.partition("?")[0].rpartition("/api/")
     base, found, rest = re.split("[?#]", target)[0].rpartition(mark + path)
-    place = result_or_failure(normal_url, base)
+    place = result_or(None, normal_url, base)
     hint = f"If that is right, use --url {place}."
-    if not found or rest.strip("/") or isinstance(place, Failure):
+    if not found or rest.strip("/") or not place:
         place, hint = "/".join(target.split("/")[:3]), GATEWAY_HINT
     elif place == server:
         place, hint = base + found + rest, f"Only queries follow redirects. {REPORT_TO_OPERATOR}"
@@ -2486,7 +2486,7 @@ class Session:
             if not isinstance(value, str) or not re.match(pattern, value, re.ASCII):
                 raise ValueError(key)
             setattr(self, key, value)
-        if self.api_url and isinstance(result_or_failure(normal_url, self.api_url), Failure):
+        if self.api_url and not result_or(None, normal_url, self.api_url):
             raise ValueError("api_url")
         self.expires_at = to_number(values.get("expires_at"))       # Unix seconds
         if self.expires_at is None or abs(self.expires_at) > MAX_EXPIRY:
@@ -2673,8 +2673,8 @@ class Authenticator:
         """Goes on with the session that a response sets: the server has refreshed the one sent."""
         sent = self._session
         data = "Cookie" in request.headers and cookie_session(response.headers, sent.project_ref)
-        fresh = isinstance(data, dict) and result_or_failure(self._new_session, data, sent.values)
-        if not isinstance(fresh, Session) or fresh.access_token == sent.access_token or (
+        fresh = isinstance(data, dict) and result_or(None, self._new_session, data, sent.values)
+        if not fresh or fresh.access_token == sent.access_token or (
                 fresh.user_id != sent.user_id or fresh.expires_at < sent.expires_at):
             return
         try:
@@ -3026,7 +3026,6 @@ def plain_id(text: str) -> str:
 
 
 def organization_id(client, text) -> str:
-    """The ID of the organization with that ID or name. Raises Failure."""
     return find_id(text, "organization", lambda: client.rows("organization.list"))
 
 
@@ -3390,7 +3389,6 @@ class Option(Struct):
 
 
 def flags_of(options) -> dict:
-    """{flag: its Option}."""
     return {flag: option for option in options for flag in option.flags}
 
 
@@ -4329,10 +4327,9 @@ class Gate(Struct):
         trace_ids = list({each["trace_id"]: None for each in worst})[:MAX_WORST]
         messages = {}
         if trace_ids and not self.scan.client.key:
-            answers = result_or_failure(self.scan.client.batch, "trace.getById", [
+            answers = result_or([], self.scan.client.batch, "trace.getById", [
                 trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids])
-            if not isinstance(answers, Failure):        # without messages, the verdict stands
-                messages = dict(zip(trace_ids, map(first_error_message, answers)))
+            messages = dict(zip(trace_ids, map(first_error_message, answers)))
         project = self.scan.query.project or self.stats.project
         for each in worst:
             each["error_message"] = messages.get(each["trace_id"])
@@ -4747,7 +4744,6 @@ def listed_row(rows, wanted, kind) -> dict:
 
 
 def warn_if_unencrypted(url, secret, console):
-    """Warns if a secret goes to another machine in the clear."""
     if url.startswith("http:") and not is_local(url):
         console.tell(f"Warning: {url} is unencrypted: others on the network can read the {secret}.")
 
