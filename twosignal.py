@@ -1766,7 +1766,7 @@ class Connections:
         import http.client
         scheme, host, proxy, proxy_headers = connection.route
         headers = dict(request.headers, Host=re.sub("%[^]]*", "", host))    # without the zone
-        target = re.sub("[a-z]+://[^/?]*/?", "/", request.url, count=1)
+        target = re.sub(r"\A[a-z]+://[^/?]*/?", "/", request.url)
         if scheme == "http" and proxy:          # a proxy needs the whole address
             target = request.url
             headers.update(proxy_headers)
