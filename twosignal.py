@@ -2959,10 +2959,6 @@ class Client:
         parameters["tags"] = tags or None
         return self.rest("GET", "/traces", without_none(**parameters), None, retried)
 
-    def trace(self, trace_id, project) -> dict:
-        """The wire object of a trace, with its spans and scores. Raises Failure."""
-        return resource_object(self.query("trace.getById", trace_input(trace_id, project)))
-
     def add_scores(self, traces, project, required=True, strict=True) -> bool:
         """Stores in wire traces the scores that did not come with them; says if all are known.
 
@@ -3027,13 +3023,6 @@ def plain_id(text: str) -> str:
 
 def organization_id(client, text) -> str:
     return find_id(text, "organization", lambda: client.rows("organization.list"))
-
-
-def project_id(client, text, organization=None) -> str:
-    """The ID of the project with that ID or name, in one organization or in any. Raises Failure."""
-    if client.key:                  # it cannot look names up: TraceQuery compares results
-        return text
-    return find_id(text, "project", lambda: visible_projects(client, organization))
 
 
 def visible_projects(client, organization=None) -> list:
@@ -4693,7 +4682,10 @@ EVALUATOR_FILTER = Option("--evaluator NAME", "only scores of evaluator NAME; re
 
 def chosen_project(client, args) -> str:
     """The ID of --project; with an API key the text itself, or None."""
-    return args.project and project_id(client, args.project, setting("TWOSIGNAL_ORG"))
+    if client.key:                  # it cannot look names up: TraceQuery compares results
+        return args.project
+    return find_id(args.project, "project", lambda: (
+        visible_projects(client, setting("TWOSIGNAL_ORG"))))
 
 
 def list_resources(client, args, noun, columns, procedure, kind="") -> Listing:
@@ -4964,7 +4956,8 @@ def traces_list(client, args, console):
 @command("traces get", Option("ID", "ID of the trace", parse_id), PROJECT)
 def traces_get(client, args, console):
     """Show a trace with its spans as a tree, and its scores."""
-    trace = to_record(client.trace(args.id, chosen_project(client, args)), "trace")
+    wire = client.query("trace.getById", trace_input(args.id, chosen_project(client, args)))
+    trace = to_record(resource_object(wire), "trace")
     for key in ("spans", "scores"):
         trace[key] = child_records(trace, key)
     tree = span_tree(trace["spans"])
