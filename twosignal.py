@@ -25,12 +25,13 @@ The sections, each using only what stands above it:
 import sys
 
 # As a program. pip's script and an installed executable import this module to run it.
-if __name__ == "__main__" or "".join(sys.argv[:1]).endswith("twosignal"):
+if __name__ == "__main__" or "".join(sys.argv[:1]).replace("\\", "/").split("/")[-1] in (
+        "twosignal", "twosignal.exe"):
     import _signal                  # built in, as sys is: nothing was read from a directory yet
-    if not getattr(sys.flags, "safe_path", sys.flags.isolated):
-        del sys.path[0]             # the directory of the program, or the working directory
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)     # until main: ends without a traceback
+    if not getattr(sys.flags, "safe_path", sys.flags.isolated):
+        del sys.path[0]             # the directory of the program, or the working directory
 
 import functools
 import io
@@ -1641,8 +1642,8 @@ class Transport:
 
     def _log(self, request, outcome):
         if self.log:
-            self.log(f"{request.method} {mask_secret_fields(request.url)}: {outcome}")
-            self.log(curl_command(request))
+            self.log(f"debug: {request.method} {mask_secret_fields(request.url)}: {outcome}")
+            self.log(f"debug: {curl_command(request)}")
 
     def close(self):
         self._connections.close()
@@ -1663,16 +1664,17 @@ def redirected(url, target) -> TransientFailure:
 
 def requested_pause(response, clock):
     """Whole seconds that a response asks to wait before the next request; None if it does not."""
-    headers = response.headers
-    value = headers.get("Retry-After")
-    if value is None and response.status == 429:        # other responses have these headers, too
-        value = headers.get("RateLimit-Reset") or headers.get("X-RateLimit-Reset")
-    is_number = re.match(r"\s*\d{1,10}\s*\Z", value or "", re.ASCII)
-    pause = int(value) if is_number else parse_http_date(value)
-    if pause is not None and pause >= EARLIEST_DATE:     # it is a time, in Unix seconds
-        now = parse_http_date(headers.get("Date")) or clock.time()
-        pause = max(0, pause - int(now))
-    return None if pause is None or pause > DAY else pause
+    names = ("Retry-After", "RateLimit-Reset", "X-RateLimit-Reset")
+    # Responses other than a 429 have the last two as well.
+    for value in map(response.headers.get, names if response.status == 429 else names[:1]):
+        is_number = re.match(r"\s*\d{1,10}\s*\Z", value or "", re.ASCII)
+        pause = int(value) if is_number else parse_http_date(value)
+        if pause is not None and pause >= EARLIEST_DATE:    # it is a time, in Unix seconds
+            now = parse_http_date(response.headers.get("Date")) or clock.time()
+            pause = max(0, pause - int(now))
+        if pause is not None and pause <= DAY:
+            return pause
+    return None
 
 
 def parse_http_date(value):
@@ -2093,7 +2095,8 @@ def tls_context(access=Access()):
     for source, path, kind, load in (
             (access.ca_cert_source, access.ca_cert, "certificate", context.load_verify_locations),
             ("--client-cert", access.client_cert, "certificate", None),
-            ("--client-key", access.client_key or access.client_cert, "private key",
+            ("--client-key" if access.client_key else "--client-cert",
+             access.client_key or access.client_cert, "private key",
              lambda key: context.load_cert_chain(access.client_cert, key))):
         problem = path and pem_problem(path, kind, load)
         if problem:
@@ -2122,7 +2125,8 @@ def pem_problem(path, kind, load=None) -> str:
 
 def openssl_reason(error) -> str:
     """OpenSSL's name for an error; Python 3.6 does not know the newest, but has them in words."""
-    return getattr(error, "reason", None) or re.sub(r"\W+", "_", str(error)).upper()
+    words = str(error).partition(" (_ssl")[0]
+    return getattr(error, "reason", None) or re.sub(r"\W+", "_", words).upper()
 
 
 def tls_error(error, host, access) -> RequestError:
@@ -2159,9 +2163,7 @@ def certificate_cause(error, ca_cert=None) -> tuple:
     file = os.environ.get("SSL_CERT_FILE")
     problem = file and pem_problem(file, "certificate")
     if problem:
-        way = "" if ca_cert else " or pass --ca-cert FILE"
-        return cause, (f"Correct SSL_CERT_FILE{way}: no CA certificates were found in {file}: "
-                       f"{problem}.")
+        return cause, f"Correct SSL_CERT_FILE: no CA certificates were found in {file}: {problem}."
     if ca_cert:
         return cause, f"Check that its authority is in {ca_cert}."
     paths = ssl.get_default_verify_paths()
@@ -2185,8 +2187,6 @@ STATUS_CODES = {                    # tRPC's names for HTTP statuses
 # A missing procedure is a NOT_FOUND like a missing resource: tRPC 10 and 11 tell it only here.
 _MISSING_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 _NUMERIC_TYPES = (["bigint"], ["number"], [["custom", "Decimal.js"]])       # superjson's names
-
-
 # By the first part of a procedure's name: what it is about, and the command that lists its IDs.
 RESOURCES = {
     "organization": ("Organization", "orgs list"), "project": ("Project", "projects list"),
@@ -2219,8 +2219,9 @@ def response_json(response):
         raise foreign_response(response)
     except RecursionError:
         raise ResponseTooLarge("nested too deeply")
-    if response.status in (401, 403) and not isinstance(found, list) and not is_own_error(
-            get_item(found, "error")):
+    answers = found if isinstance(found, list) else [found]     # of a batch, or a single one
+    if response.status in (401, 403) and not any(
+            is_own_error(get_item(answer, "error")) for answer in answers):
         raise foreign_response(response)
     return found
 
@@ -3036,23 +3037,23 @@ def visible_projects(client, organization=None) -> list:
 
 
 def first_steps(client, kind="projects") -> list:
-    """A line for each project or organization, and how to choose or get one. Raises Failure."""
+    """A line for each project or organization, and how to choose or get one; or why not."""
     import shlex
     client.transport.until = client.transport.deadline()    # for all requests together
-    rows = visible_projects(client) if kind == "projects" else client.rows("organization.list")
+    fetch = (visible_projects, client) if kind == "projects" else (client.rows, "organization.list")
+    rows = result_or_failure(*fetch)
+    if isinstance(rows, Failure):
+        return [f"{rows.message}. {rows.hint}"]
     cells = [(printable(row.get("id")), printable(row.get("name"))) for row in rows]
     lines = ["  ".join(each) for each in cells[:MAX_PROBLEMS]]
     if len(rows) > MAX_PROBLEMS:
         lines.append(f"and {len(rows) - MAX_PROBLEMS} more")
     if not rows:
-        ids = [printable(row.get("id")) for row in client.rows("organization.list")]
+        ids = [printable(row.get("id")) for row in result_or([], client.rows, "organization.list")]
         step = f"projects create NAME --org {shlex.quote(ids[0])}" if ids else "orgs create NAME"
         return [f"None yet. To create one: twosignal {step}"]
     if kind == "projects":
-        wanted, name = cells[0]
-        is_clear = result_or_failure(find_id, name, "project", lambda: rows) == wanted
-        chosen = name if is_clear and re.match(r"[^-\s]", name) else wanted
-        lines.append(f"To choose one: twosignal projects use {shlex.quote(chosen)}")
+        lines.append(f"To choose one: twosignal projects use {shlex.quote(cells[0][0])}")
     return lines
 
 
@@ -3143,9 +3144,6 @@ class Console:
         if text and text != self._repeated.get(topic):
             self.tell(text)
         self._repeated[topic] = text
-
-    def log(self, text):
-        self.say(f"debug: {text}")
 
     def masked(self, text) -> str:
         """One line, with secrets masked and control characters escaped."""
@@ -3601,7 +3599,8 @@ OTHER_NAMES = {                     # what people type in place of a command's w
     "orgs": "org organization organizations", "api-keys": "key keys", "evaluators": "eval evals",
     "get": "show view describe", "list": "ls", "use": "set select switch",
     "toggle": "update edit set enable disable", "create": "add new", "add-item": "add new additem",
-    "delete": "remove rm revoke", "revoke": "delete remove rm"}
+    "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow",
+    "login": "signin"}
 NEVER_GUESSED = {"create", "add-item", "delete", "revoke", "logout", "install", "yes"}
 
 HELP = Option("-h, --help", "show help and exit")
@@ -3618,10 +3617,8 @@ GLOBAL_OPTIONS = (
     Option("--timeout SECONDS", "total timeout per request, retries included "
            f"(default: {DEFAULT_TIMEOUT:.0f}s)", parse_seconds),
     Option("--ca-cert FILE", "also trust the certificates in this PEM file", non_empty),
-    Option("--client-cert FILE", "client certificate (PEM)",
-           non_empty, env="TWOSIGNAL_CLIENT_CERT"),
-    Option("--client-key FILE", "private key of --client-cert",
-           non_empty, env="TWOSIGNAL_CLIENT_KEY"),
+    Option("--client-cert FILE", "PEM client certificate", non_empty, env="TWOSIGNAL_CLIENT_CERT"),
+    Option("--client-key FILE", "its private key (PEM)", non_empty, env="TWOSIGNAL_CLIENT_KEY"),
     Option("--header HEADER", "send 'Name: value'; repeatable (env: TWOSIGNAL_HEADERS)",
            non_empty, repeatable=True),
     QUIET, Option("--color WHEN", "print with colors: auto, always or never (default: auto)",
@@ -3636,10 +3633,9 @@ class CommandLine:
         self.words = []             # those of the command
         self.options = []           # (flag, value, or a switch's constant) in their order
         self.operands = []          # the rest
-        texts = [result_or_failure(as_utf8, token, "An argument") for token in argv]
-        self.error = next((text for text in texts if isinstance(text, Failure)), None)  # the first
-        self._tokens = [token if isinstance(text, Failure) else text
-                        for token, text in zip(argv, texts)]
+        texts = result_or_failure(lambda: [as_utf8(token, "An argument") for token in argv])
+        self.error = texts if isinstance(texts, Failure) else None      # the first
+        self._tokens = list(argv if self.error else texts)
         while self._tokens and self._tokens[0] != "--":
             failure = result_or_failure(self._read, self._tokens.pop(0))
             self.error = self.error or failure
@@ -3756,29 +3752,24 @@ class Arguments:
         setattr(self, option.name, value)
 
     def add_saved(self, chosen, client):
-        """Adds what is saved for options that are missing. Raises a usage error."""
+        """Adds what is saved for missing options. Raises a usage error that lists what there is."""
         missing = [option for option in chosen.options
                    if option.required and getattr(self, option.name) is None
                    and not (option.unless_key and chosen.takes_key and has_key())]
         if missing and not chosen.takes_key and has_key() and not result_or(None, load_session):
             raise not_logged_in()       # first things first: an API key is not enough
         for option in [option for option in missing if option.env]:
-            self.from_config[option.name] = saved_default(client, option)
-            self._add(option, self.from_config[option.name])
+            saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
+            if not saved:
+                raise Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set "
+                              f"{option.env}, or run 'twosignal projects use NAME'.", "USAGE",
+                              first_steps(client, option.completes))
+            self.from_config[option.name] = saved
+            self._add(option, saved)
             missing.remove(option)
         if missing:
             labels = ", ".join(option.label for option in missing)
             raise usage_error(f"Missing {labels}", self._see_help)
-
-
-def saved_default(client, option) -> str:
-    """The project or organization that is saved. Raises a usage error that lists what there is."""
-    saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
-    if saved:
-        return saved
-    raise Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set {option.env}, "
-                  "or run 'twosignal projects use NAME'.", "USAGE",
-                  result_or([], first_steps, client, option.completes))
 
 
 def see_help(*words) -> str:
@@ -4786,11 +4777,7 @@ def login(client, args, console):
         save_config(without_none(api_url=client.url, ca_cert=ca_cert or None), console.clock)
     result = account(session, client.url, f"Logged in to {client.url}.")
     if output_format(args) == "table":
-        lines = result_or_failure(first_steps, client)
-        if isinstance(lines, Failure):
-            console.tell(f"Your projects could not be listed: {lines.message}.")
-        else:
-            result.parts = [("Projects", [line + "\n" for line in lines])]
+        result.parts = [("Projects", [line + "\n" for line in first_steps(client)])]
     return result
 
 
@@ -5736,7 +5723,7 @@ def make_client(chosen, args, console) -> Client:
         console.keep_secret(value)
         console.keep_secret(value.partition(" ")[2])    # without its scheme, such as Bearer
     transport = Transport(args.timeout or DEFAULT_TIMEOUT, access, console.tell,
-                          console.log if console.debug else None, console.clock)
+                          console.say if console.debug else None, console.clock)
     client = Client(url, transport, key, console.keep_secret)
     if console.stdout is None and args.output in (None, "-"):
         client.refusal = Failure("stdout is closed, so the result cannot be shown",

@@ -663,7 +663,7 @@ class UsageErrors(CommandCase):
                                      "'twosignal projects use NAME'")
                     self.assertEqual(result.err.splitlines()[1:], [
                         "  %s  Support Agent" % self.server.project,
-                        "  To choose one: twosignal projects use 'Support Agent'"])
+                        "  To choose one: twosignal projects use %s" % self.server.project])
         self.assertEqual({name for request in self.server.requests for name in request.procedures},
                          {"organization.list", "project.list"})
 
@@ -690,7 +690,7 @@ class UsageErrors(CommandCase):
         problems = self.assertFails(self.list_without_project("--json"), 2).error["problems"]
         self.assertEqual(len(problems), twosignal.MAX_PROBLEMS + 2)
         self.assertEqual(problems[-2:], [
-            "and 11 more", "To choose one: twosignal projects use 'Support Agent'"])
+            "and 11 more", "To choose one: twosignal projects use " + self.server.project])
 
     def test_no_project_exists(self):
         org = [{"id": "org; rm x", "name": "Empty"}]
@@ -715,7 +715,7 @@ class UsageErrors(CommandCase):
                                  "\n  To choose one: twosignal projects use 'p $(x)'\n")
 
     def test_projects_that_cannot_be_listed(self):
-        """Asking for them never turns the usage error into another one, and is not repeated."""
+        """It stays a usage error, which also says why, and they are not asked for again."""
         plain = ("Error: No project given. Pass --project or set TWOSIGNAL_PROJECT, or run "
                  "'twosignal projects use NAME'.\n")
         for fault in ({"status": 401}, {"status": 403}, {"status": 404}, {"status": 500},
@@ -729,13 +729,15 @@ class UsageErrors(CommandCase):
                     self.server.fault(procedure, times=None, **fault)
                     result = self.assertFails(self.list_without_project(), 2)
                     if procedure == "organization.list" or fault.get("status") not in (403, 404):
-                        self.assertEqual(result.err, plain)
+                        self.assertRegex(result.err, re.escape(plain) + r"  [A-Z][^\n]+\.\n\Z")
                     self.assertLess(len(self.server.requests), 10)
         self.move_to_closed_port()
-        self.assertEqual(self.assertFails(self.list_without_project(), 2).err, plain)
+        self.assertIn(plain + "  Not logged in to http://127.0.0.1:",
+                      self.assertFails(self.list_without_project(), 2).err)
         os.unlink(os.path.join(self.home, "session.json"))
         self.server.clear()
-        self.assertEqual(self.assertFails(self.list_without_project(), 2).err, plain)
+        self.assertEqual(self.assertFails(self.list_without_project(), 2).err,
+                         plain + "  Not logged in. Run 'twosignal login'.\n")
         self.assertEqual(self.server.requests, [])
 
     def test_listing_projects_takes_one_timeout(self):

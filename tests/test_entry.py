@@ -583,7 +583,7 @@ class Interpreters(ProcessCase):
         for directory in (empty, self.path("not-there")):
             result = self.cli("orgs", "list", "--url", server.url,
                               env=dict(env, SSL_CERT_DIR=directory))
-            self.assertFails(result, 3, "no CA certificates were found", "--ca-cert")
+            self.assertFails(result, 3, "SSL_CERT_FILE", "no CA certificates were found")
         self.assertEqual(server.requests, [])
 
 

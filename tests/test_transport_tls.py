@@ -111,7 +111,7 @@ class ReasonsOfRefusal(TlsCase):
             self.write("key.pem", "x")
             env = {"SSL_CERT_FILE": self.path(name), "SSL_CERT_DIR": self.path("none")}
             self.assertRefused(self.made.good, env=env, parts=(
-                "SSL_CERT_FILE", name, reason, "--ca-cert"))
+                "Correct SSL_CERT_FILE: ", name, reason))
             error = self.assertRefused(self.made.good, "--ca-cert", self.made.plain_ca, env=env,
                                        parts=("SSL_CERT_FILE", name))
             self.assertNotIn("--ca-cert", error)
