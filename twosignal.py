@@ -1478,7 +1478,7 @@ def parse_headers(lines, reserved) -> dict:
             raise usage_error("A header is not 'Name: value' in ASCII",
                               "Correct --header or TWOSIGNAL_HEADERS.")
         if re.match(f"(?i)({reserved})\\Z", match.group(1)):
-            raise usage_error(f"The header {match.group(1)} cannot be set",
+            raise usage_error(f"The client sets the header {match.group(1)} itself",
                               "Omit it from --header or TWOSIGNAL_HEADERS.")
         found[match.group(1).title()] = match.group(2)      # the case of names has no meaning
     return found
@@ -2055,6 +2055,7 @@ def request_error(error, request, access=Access()) -> RequestError:
         return tls_error(error, f"{host} through {place}" if request.proxy else host, access)
     settings = "http_proxy, https_proxy or no_proxy" if request.proxy else "--url or TWOSIGNAL_URL"
     hint = f"Check your {settings} setting."
+    advice = f"{hint} The address of a TLS server begins with https://."
     for kinds, *details in (        # the first that fits counts
             (ConnectionRefusedError, f"Connection refused by {place}", hint, "CONNECTION_REFUSED"),
             ((socket.timeout, TimeoutError), f"No response from {place} in time",
@@ -2062,9 +2063,9 @@ def request_error(error, request, access=Access()) -> RequestError:
             (socket.gaierror, f"Cannot resolve the name of {place}", hint),
             (UnicodeError, f"{place} is not the name of a host", hint, "CONNECTION_FAILED", False),
             (http.client.IncompleteRead, f"The response of {place} was cut short", hint),
-            (http.client.RemoteDisconnected, f"No response: {place} closed the connection", hint),
-            ((http.client.HTTPException, ValueError), f"The response of {place} is not HTTP", hint,
-             "BAD_ANSWER" if request.was_sent else "CONNECTION_FAILED", False),
+            (http.client.RemoteDisconnected, f"No response: {place} closed the connection", advice),
+            ((http.client.HTTPException, ValueError), f"The response of {place} is not HTTP",
+             advice, "BAD_ANSWER" if request.was_sent else "CONNECTION_FAILED", False),
             (OSError, f"The connection to {place} failed: {os_reason(error)}", hint)):
         if isinstance(error, kinds):
             return RequestError(*details)
@@ -2100,8 +2101,10 @@ def tls_context(access=Access()):
              lambda key: context.load_cert_chain(access.client_cert, key))):
         problem = path and pem_problem(path, kind, load)
         if problem:
-            raise usage_error(f"Cannot use {source} {path}: {problem}",
-                              f"It should hold the {kind} in PEM format.")
+            hint = f"It should hold the {kind} in PEM format."
+            if kind == "private key":
+                hint = "Pass the certificate's own key, not encrypted, with --client-key FILE."
+            raise usage_error(f"Cannot use {source} {path}: {problem}", hint)
     return context
 
 
@@ -2353,8 +2356,8 @@ def rest_value(response, resource=None):
     error = get_item(found, "error")
     if response.status == 401:
         raise Failure("The API key is not accepted",
-                      "It is wrong or revoked: check TWOSIGNAL_API_KEY, or create one with "
-                      "'twosignal api-keys create'.", "UNAUTHORIZED")
+                      "It is wrong or revoked: check TWOSIGNAL_API_KEY or its file, or create one "
+                      "with 'twosignal api-keys create'.", "UNAUTHORIZED")
     if response.status == 403:
         raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
     if response.status >= 400 and error:
@@ -2569,7 +2572,7 @@ def not_logged_in() -> Failure:
 def key_cannot(what) -> Failure:
     """A project's API key does not reach what was asked for; what: a verb and its object."""
     return Failure(f"A project API key cannot {what}", "Omit the option that needs it, or run "
-                   "'twosignal login' and unset TWOSIGNAL_API_KEY.", "NOT_LOGGED_IN")
+                   "'twosignal login' and unset the API key's variable.", "NOT_LOGGED_IN")
 
 
 class Authenticator:
@@ -3599,8 +3602,7 @@ OTHER_NAMES = {                     # what people type in place of a command's w
     "orgs": "org organization organizations", "api-keys": "key keys", "evaluators": "eval evals",
     "get": "show view describe", "list": "ls", "use": "set select switch",
     "toggle": "update edit set enable disable", "create": "add new", "add-item": "add new additem",
-    "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow",
-    "login": "signin"}
+    "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow"}
 NEVER_GUESSED = {"create", "add-item", "delete", "revoke", "logout", "install", "yes"}
 
 HELP = Option("-h, --help", "show help and exit")
@@ -3880,7 +3882,7 @@ class TraceQuery(Struct):
 
     def _check_times(self):
         if self.since and self.until and self.earliest >= self.latest:
-            raise usage_error("--since is not before --until")
+            raise usage_error("--since is not before --until", "30m means 30 minutes ago.")
 
     def pages(self, client, page_size=lambda: PAGE_SIZE):
         """Yields each TracePage of it, see Client.trace_pages. Raises Failure."""
@@ -5366,9 +5368,9 @@ def api(client, args, console):
         raise usage_error("The --input of a query is a JSON object")
     mask_config(values, console.keep_secret, is_config=False)       # an error may repeat it
     hides_secrets = args.procedure.startswith("evaluator.") and not args.show_secrets
-    hints = {"UNSUPPORTED": "Check the procedure's name, and whether it is a --mutation."}
-    if not args.mutation:
-        hints["METHOD_NOT_SUPPORTED"] = "It is a mutation: add --mutation."
+    hints = {"UNSUPPORTED": "Check the procedure's name, and whether it is a --mutation.",
+             "METHOD_NOT_SUPPORTED": "It is a query: omit --mutation." if args.mutation else
+                                     "It is a mutation: add --mutation."}
     if values is None:
         hints["BAD_REQUEST"] = "Pass its input with --input JSON."
     try:

@@ -1363,7 +1363,8 @@ class ApiKeys(KeyCase):
         self.log_in()
         for path, command, env in commands:
             for status in (401, 403):
-                for error in full(GATEWAY_ERRORS[:6:2], GATEWAY_ERRORS) + ("<html>",):
+                for error in full(GATEWAY_ERRORS[:6:2], GATEWAY_ERRORS) + (
+                        "<html>", [], [{"error": "x"}]):
                     body = error if error == "<html>" else json.dumps(error)
                     self.server.clear()
                     self.server.fault(path, times=None, status=status, body=body)

@@ -897,7 +897,8 @@ class ApiCommand(TracesCase):
         confusing = "Unsupported GET-request to mutation procedure"
         for code, status, message, options, hint in (
                 ("METHOD_NOT_SUPPORTED", 405, "Nope", (), "It is a mutation: add --mutation."),
-                ("METHOD_NOT_SUPPORTED", 405, "Nope", ("--mutation",), ""),
+                ("METHOD_NOT_SUPPORTED", 405, "Nope", ("--mutation",),
+                 "It is a query: omit --mutation."),
                 ("BAD_REQUEST", 400, "Nope", (), "Pass its input with --input JSON."),
                 ("BAD_REQUEST", 400, confusing, ("--input", "{}"), ""),
                 ("CONFLICT", 409, confusing, (), "")):

@@ -463,6 +463,20 @@ class PlantedModules(ServerCase):
             os.symlink(script, self.path("here", "link"))
             self.assertNoneRuns([sys.executable, "link"])
 
+    def test_not_for_importers(self):
+        """A program that imports the module keeps its directory and its signal handlers."""
+        self.copy("beside/twosignal.py")
+        self.write("beside/helper.py", b"ANSWER = 42\n")
+        self.write("beside/report-twosignal", b"import signal\n"
+                   b"import twosignal, helper\n"
+                   b"print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n")
+        for name in standard_modules():
+            os.unlink(self.path("beside", name + ".py"))
+        result = run_command([sys.executable, self.path("beside/report-twosignal")],
+                             self.environment)
+        self.assertOk(result)
+        self.assertEqual(result.out, "True\n")
+
     def test_piped(self):
         """Row 52: from stdin."""
         source = file_bytes(SCRIPT)

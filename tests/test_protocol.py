@@ -381,7 +381,8 @@ class Recordings(Case):
         lacking = recorded("no-such-procedure", "trpc10")
         detail = recorded("trace.detail", "trpc10")
         with scripted(lacking, detail) as server:
-            found = self.client(server).trace(TRACE, "c0000000-0000-4000-8000-000000000001")
+            found = self.client(server).query("trace.getById", twosignal.trace_input(
+                TRACE, "c0000000-0000-4000-8000-000000000001"))
             self.assertEqual(found["id"], TRACE)
             self.assertSent(lacking, server.requests[0])
             self.assertSent(detail, server.requests[1])

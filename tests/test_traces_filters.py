@@ -410,7 +410,7 @@ class WrongClocks(TracesCase):
                                                     since, "--until", until, key=key)
                         self.assertEqual(found, ["4"])
         self.assertFails(self.list("--since", "1h", "--until", "2026-03-14"), 2,
-                         "--since is not before --until")
+                         "--since is not before --until. 30m means 30 minutes ago.")
 
     def test_a_server_that_refuses_times_in_its_future(self):
         """Row 55: it is asked again, by its own clock."""

@@ -387,6 +387,8 @@ class RetryAfter(TransportCase):
                 with self.subTest(name=name, value=value):
                     self.assertEqual(self.pause({name: value}, now), seconds)
             self.assertEqual(self.pause({name: "60", "Retry-After": "5"}, now), 5)
+            for unusable in ("soon", "172800", ""):
+                self.assertEqual(self.pause({name: "60", "Retry-After": unusable}, now), 60)
             for status in (200, 500, 503):
                 self.assertIsNone(self.pause({name: "60"}, now, status))
 

@@ -44,6 +44,16 @@ class TlsCase(Case):
 
 
 @needs_openssl
+class PlainText(TlsCase):
+    def test_says_how_the_address_begins(self):
+        """As http:// is added to localhost, somebody may have meant https://."""
+        with Scripted(answer(LIST), tls=self.made.good) as server:
+            result = self.run_cli("login", "-e", "a@b.c", "--password-stdin", "--url",
+                                  server.url.replace("https://", "http://"), stdin="x")
+        self.assertIn("The address of a TLS server begins with https://.", result.err)
+
+
+@needs_openssl
 class TrustedFiles(TlsCase):
     """What is in the file of --ca-cert is trusted, alike on every Python."""
 
@@ -239,7 +249,8 @@ class ClientCertificates(TlsCase):
         missing, pipe = self.path("missing.pem"), self.path("pipe.pem")
         os.mkfifo(pipe)
         for args, words in (
-                (("--client-cert", missing), missing), (("--client-cert", cert), "no private key"),
+                (("--client-cert", missing), missing),
+                (("--client-cert", cert), "--client-cert %s: there is no private key" % cert),
                 (("--client-cert", pipe), "not a regular file"),
                 (("--client-cert", key), "no certificate"),
                 (("--client-cert", cert, "--client-key", missing), missing),
