@@ -2063,7 +2063,7 @@ def request_error(error, request, access=Access()) -> RequestError:
             (socket.gaierror, f"Cannot resolve the name of {place}", hint),
             (UnicodeError, f"{place} is not the name of a host", hint, "CONNECTION_FAILED", False),
             (http.client.IncompleteRead, f"The response of {place} was cut short", hint),
-            (http.client.RemoteDisconnected, f"No response: {place} closed the connection", advice),
+            (ConnectionResetError, f"No response: {place} closed the connection", advice),
             ((http.client.HTTPException, ValueError), f"The response of {place} is not HTTP",
              advice, "BAD_ANSWER" if request.was_sent else "CONNECTION_FAILED", False),
             (OSError, f"The connection to {place} failed: {os_reason(error)}", hint)):
