@@ -1603,7 +1603,7 @@ class Transport:
                 target = urljoin(request.url, location)
                 is_same_origin = origin(target) == origin(request.url)
             except ValueError:
-                raise protocol_error("The server redirects to something that is no address")
+                raise protocol_error("The server redirects to something that is not an address")
             if request.method != "GET" or not is_same_origin:
                 raise redirected(request.url, target)
             request.url = target.partition("#")[0]
@@ -1818,7 +1818,7 @@ def find_proxy(scheme, host) -> tuple:
         if parts.scheme != "http" or not parts.hostname or parts.port == 0:
             raise ValueError
     except ValueError:              # of the port and of an IPv6 address, too
-        raise usage_error("The proxy in http_proxy or https_proxy is no http:// address",
+        raise usage_error("The proxy in http_proxy or https_proxy is not an http:// address",
                           "It should look like http://proxy.example.com:3128.")
     headers = {}
     if parts.username and parts.password:
@@ -3412,7 +3412,6 @@ class Command(Struct):
 
 
 def command(name, *options, **attributes):
-    """A decorator that registers a function as a command."""
     def register(function):
         COMMANDS[name] = Command(name, function, options, **attributes)
         return function
@@ -3717,8 +3716,7 @@ class Arguments:
 
     def __init__(self, chosen, line):
         """chosen: the Command; line: its CommandLine. Raises a usage error."""
-        self.from_environment = set()       # names of those that a variable gave
-        self.from_config = {}               # names of those that config.json gave: their texts
+        self.sources = {}           # of those that a variable or config.json gave: what sets it
         self._see_help = see_help(chosen.name)
         flags = flags_of(chosen.all_options)
         for flag, text in line.options:
@@ -3736,7 +3734,7 @@ class Arguments:
             variable = None if is_given else setting(option.env, option.is_secret)
             if variable:
                 self._add(option, variable)
-                self.from_environment.add(option.name)
+                self.sources[option.name] = option.env
             is_switch = option.metavar is None and option.constant is True
             vars(self).setdefault(option.name, False if is_switch else None)
         if chosen.exclusive and all(line.has(flags[flag]) for flag in chosen.exclusive):
@@ -3766,7 +3764,7 @@ class Arguments:
                 raise Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set "
                               f"{option.env}, or run 'twosignal projects use NAME'.", "USAGE",
                               first_steps(client, option.completes))
-            self.from_config[option.name] = saved
+            self.sources[option.name] = "'twosignal projects use'"
             self._add(option, saved)
             missing.remove(option)
         if missing:
@@ -4758,7 +4756,7 @@ def account(session, url, message="") -> Details:
               "twosignal login --url https://twosignal.example.com"))
 def login(client, args, console):
     """Log in and save the session."""
-    if args.password is not None and "password" not in args.from_environment:
+    if args.password is not None and "password" not in args.sources:
         console.tell("Warning: other users of this machine can see a password on the command "
                      "line. Use --password-stdin or TWOSIGNAL_PASSWORD.")
     warn_if_unencrypted(client.url, "password", console)
@@ -5701,15 +5699,17 @@ def run_command(line, console, report) -> int:
     client = None if chosen.is_offline else make_client(chosen, args, console)
     try:
         args.add_saved(chosen, client)
-        report.selection[:0] = map(" ".join, args.from_config.items())
+        report.selection[:0] = [f"{name} {vars(args)[name]}" for name in args.sources
+                                if args.sources[name] not in os.environ]
         if args.output in (None, "-"):
             return call_command(chosen, client, args, console, report)
         # A file that cannot be written is an error before anything is changed.
         with output_file(args.output) as console.file:
             return call_command(chosen, client, args, console, report)
     except Failure as failure:
-        if failure.code == "NOT_FOUND" and args.from_config:
-            failure.hint += " To choose another project, run 'twosignal projects use NAME'."
+        places = [args.sources[name] for name in args.sources if name in ("org", "project")]
+        if failure.code == "NOT_FOUND" and places:
+            failure.hint += f" See also {' and '.join(places)}."
         raise
     finally:
         if client:

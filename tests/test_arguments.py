@@ -125,14 +125,14 @@ class ArgumentForms(ParserCase):
 
     def test_variables_replace_omitted_options(self):
         _, args = self.parse("traces", "list")
-        self.assertEqual((args.project, args.from_environment), ("p", {"project"}))
+        self.assertEqual((args.project, args.sources), ("p", {"project": "TWOSIGNAL_PROJECT"}))
         _, args = self.parse("traces", "list", "--project", "q")
-        self.assertEqual((args.project, args.from_environment), ("q", set()))
+        self.assertEqual((args.project, args.sources), ("q", {}))
         _, args = self.parse("traces", "list", "--project", "q", env={"TWOSIGNAL_PROJECT": "'x'"})
         self.assertEqual(args.project, "q")     # a variable that is not used may be wrong
         _, args = self.parse("login", env={"TWOSIGNAL_EMAIL": "a@b.c", "TWOSIGNAL_PASSWORD": "x"})
         self.assertEqual((args.email, args.password), ("a@b.c", "x"))
-        self.assertEqual(args.from_environment, {"email", "password"})
+        self.assertEqual(set(args.sources), {"email", "password"})
 
 
 class RefusedArguments(ParserCase):

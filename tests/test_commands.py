@@ -341,19 +341,21 @@ class DefaultProject(CommandCase):
         self.assertOk(self.cli("traces", "list"))
 
     def test_a_project_that_is_gone(self):
-        """The error names the way to choose another one; not if it was given otherwise."""
+        """The error names what chose it, if no option did."""
         self.use("Other Agent")
         gone = "99999999-9999-4999-8999-999999999999"
         self.write("home/config.json", dict(self.state("config.json"), project=gone))
-        hint = "To choose another project, run 'twosignal projects use NAME'."
+        hint = "See also 'twosignal projects use'."
         for argv in (["traces", "list"], ["traces", "check", "--max-p95", "1s"],
                      ["evaluators", "list"], ["traces", "tail"]):
             with self.subTest(argv=argv):
                 self.assertFails(self.cli(*argv), 6, "Project not found. Check the ID with "
                                  "'twosignal projects list'. " + hint)
-        for argv, env in ((["--project", gone], {}), ([], {"TWOSIGNAL_PROJECT": gone})):
-            self.assertNotIn(hint, self.assertFails(self.cli("traces", "list", *argv, env=env),
-                                                    6).err)
+        for argv, end in ((["--project", gone], "projects list'.\n"),
+                          ([], "projects list'. See also TWOSIGNAL_PROJECT.\n")):
+            result = self.cli("traces", "list", *argv, env={"TWOSIGNAL_PROJECT": gone})
+            self.assertFails(result, 6)
+            self.assertTrue(result.err.endswith(end), result)
 
     def test_what_does_not_exist_is_not_saved(self):
         before = self.state("config.json")
