@@ -1381,6 +1381,13 @@ class InterimResponses(TransportCase):
             with Scripted([data]) as server:
                 self.assertEqual(self.failure(self.get, server.url).code, "CONNECTION_FAILED")
 
+    def test_too_many(self):
+        """Row 20: there is an end to them, long before the limit for bytes."""
+        hint = b"HTTP/1.1 103 Hints\r\n\r\n"
+        with Scripted([hint * 20 + alive(b"1"), hint * 3000 + alive(b"2")]) as server:
+            self.assertEqual(self.get(server.url).body, b"1")
+            self.assertEqual(self.failure(self.get, server.url).code, "BAD_ANSWER")
+
     def test_another_protocol(self):
         """Row 67: a connection that speaks another protocol from now on is not used again."""
         with Keeping(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\n\r\n", alive()) as server:
