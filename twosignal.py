@@ -1929,8 +1929,9 @@ def find_addresses(host, port, deadline) -> list:
     thread = threading.Thread(daemon=True, target=lambda: found.append(result_or_failure(
         socket.getaddrinfo, host, port, 0, socket.SOCK_STREAM, kinds=Exception)))
     thread.start()
-    thread.join(seconds_left(deadline))
-    addresses = found[0] if found else socket.timeout("timed out")
+    while thread.is_alive():        # in steps: a signal just before join() would wait for its end
+        thread.join(min(seconds_left(deadline), 1))
+    addresses = found[0]
     if isinstance(addresses, Exception):
         raise addresses
     return list(addresses)
