@@ -1027,10 +1027,54 @@ OUTPUT_HINT = "Name a file in a directory that you can write to."
 _OPEN_FILE = r"(?a)/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
 
 
+def open_regular(path, flags=os.O_RDONLY) -> int:
+    """The handle of a regular file, which O_CREAT creates. Raises OSError for any other kind."""
+    require_regular(path)           # to open a device may be enough to change something
+    # A FIFO that takes its place waits for nobody, and what is open cannot be swapped.
+    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags, 0o600)
+    try:
+        require_regular(handle)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def require_regular(file):
+    """Raises OSError if there is something at a path (or handle) other than a regular file."""
+    import errno
+    import stat
+    try:
+        is_regular = stat.S_ISREG(os.stat(file).st_mode)
+    except FileNotFoundError:
+        return
+    if not is_regular:
+        raise OSError(errno.EINVAL, "Not a regular file")
+
+
+def make_private(handle, directory, mode=0o600):
+    """Gives a new file its mode; with sudo, it becomes the user's whose directory it is in."""
+    if os.name == "nt":
+        return                      # Windows has neither
+    owner = os.stat(directory)
+    if owner.st_uid != os.geteuid() and is_sudo_user(owner.st_uid):
+        os.chown(handle, owner.st_uid, owner.st_gid)
+    try:
+        os.chmod(handle, mode)      # whatever the umask
+    except PermissionError:
+        pass                        # the file system has no modes
+
+
+def is_sudo_user(uid) -> bool:
+    """Whether this is root, for that user."""
+    return os.geteuid() == 0 and os.environ.get("SUDO_UID") == str(uid)
+
+
 def read_text(path: str):
     """The text of a state file, or None if there is no such file."""
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             content = file.read(MAX_STATE_FILE_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -1095,12 +1139,16 @@ class AtomicFile(OutputTarget):
 
     def __enter__(self):
         import tempfile
-        self.target = self._guarded(os.path.realpath, self.path) if self.follow_links else self.path
+        self.target = self.path
+        if self.follow_links:
+            self.target = self._guarded(os.path.realpath, self.path)
+            self._guarded(require_regular, self.target)
         try:
             with deferred_signals():
                 handle, self.temporary = self._guarded(tempfile.mkstemp, "", ".twosignal-",
                                                        os.path.dirname(self.target))
                 self.file = os.fdopen(handle, "wb")
+                self._guarded(make_private, handle, os.path.dirname(self.target), self.mode)
         except BaseException:
             if self.file:           # it was opened, and then a signal arrived
                 self.cancel()
@@ -1113,7 +1161,6 @@ class AtomicFile(OutputTarget):
             self._guarded(self.file.flush)
             self._guarded(os.fsync, self.file.fileno())
             self._guarded(self.file.close)
-            self._guarded(os.chmod, self.temporary, self.mode)
 
     def __exit__(self, kind, *_):
         with deferred_signals():
@@ -1153,8 +1200,9 @@ def replace_file(temporary, target, clock=CLOCK):
 
 
 def remove_file(path):
-    """Deletes a file, if there is one. Raises Failure."""
+    """Deletes a regular file, if there is one. Raises Failure."""
     try:
+        require_regular(path)
         os.unlink(path)
     except FileNotFoundError:
         pass
@@ -1213,21 +1261,32 @@ class Lock(Struct):
     handle = None
 
     def __enter__(self):
+        while True:
+            self._open()
+            try:
+                self._acquire()
+                if self._is_current():
+                    return self
+            except BaseException:
+                os.close(self.handle)
+                raise
+            os.close(self.handle)
+
+    def _open(self):
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)   # no planted link
         try:
-            self.handle = os.open(self.path, flags, 0o600)
-            if hasattr(os, "fchmod"):
-                os.fchmod(self.handle, 0o600)
+            self.handle = open_regular(self.path, flags)
+            if os.fstat(self.handle).st_nlink == 1:     # otherwise, it has another name elsewhere
+                make_private(self.handle, os.path.dirname(self.path))
         except OSError as error:
-            # A file that opens, but whose mode cannot be set, is another user's: it can be locked.
-            if self.handle is None or not isinstance(error, PermissionError):
-                raise unwritable_file(self.path, error)
+            raise unwritable_file(self.path, error)
+
+    def _is_current(self) -> bool:
+        """Whether the path still leads to the file that is locked: others would lock a new one."""
         try:
-            self._acquire()
-        except BaseException:
-            os.close(self.handle)
-            raise
-        return self
+            return os.path.samestat(os.fstat(self.handle), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
 
     def __exit__(self, *_):
         os.close(self.handle)
@@ -1334,7 +1393,7 @@ def home_directory() -> str:
     """The absolute path of the directory for session and config, which may not exist yet."""
     chosen = setting("TWOSIGNAL_HOME")
     if chosen:
-        return absolute_path(chosen)
+        return trusted_directory(absolute_path(chosen))
     path = absolute_path(os.path.join("~", ".twosignal"))
     try:
         os.stat(path)
@@ -1342,6 +1401,23 @@ def home_directory() -> str:
         raise NoHome(f"Cannot read {path}: {os_reason(error)}", HOME_HINT)
     except OSError:
         pass                        # it may be missing
+    return trusted_directory(path)
+
+
+def trusted_directory(path) -> str:
+    """The path of a directory. Raises Failure if somebody else may have put files into it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path
+    owner, problem = status.st_uid, ""
+    if os.name != "nt" and owner not in (0, os.geteuid()) and not is_sudo_user(owner):
+        problem = "it belongs to another user"
+    elif os.name != "nt" and status.st_mode & 0o002:
+        problem = "everybody may write to it"
+    if problem:
+        raise Failure(f"Cannot use {path}: {problem}", "Set TWOSIGNAL_HOME to a directory of your "
+                      "own, such as a new one that 'mktemp -d' creates.")
     return path
 
 
@@ -1378,10 +1454,11 @@ def make_home():
     if os.path.isdir(path):
         return                      # its mode is the user's choice; the files in it are private
     try:
-        os.makedirs(path, 0o700, exist_ok=True)
-        os.chmod(path, 0o700)       # whatever the umask
+        os.makedirs(path, 0o700)
+        make_private(path, os.path.dirname(path), 0o700)
     except OSError as error:
-        raise unwritable_file(path, error)
+        if not os.path.isdir(path):     # another process has created it
+            raise unwritable_file(path, error)
 
 
 def load_config(clock=CLOCK) -> dict:
@@ -2112,9 +2189,7 @@ def tls_context(access=Access()):
 def pem_problem(path, kind, load=None) -> str:
     """Why a file gives no "certificate" or "private key"; "" if it does. load: into a context."""
     try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            return "it is not a regular file"   # a FIFO would wait for a writer
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             content = file.read()
         if f"{kind.upper()}-----".encode("ascii") not in content:
             return f"there is no {kind} in it"
@@ -2510,10 +2585,15 @@ class Session:
         return json.dumps(self.values, indent=2) + "\n"
 
 
+def beside_session(name="") -> str:
+    """The path of a file beside session.json, where that really is: homes may share it by links."""
+    return os.path.join(os.path.dirname(os.path.realpath(home_path("session.json"))), name)
+
+
 def session_lock(deadline, clock=CLOCK) -> Lock:
     """The lock under which a session is read, refreshed and saved. Raises Failure."""
     make_home()
-    return Lock(home_path("session.lock"), deadline, clock)
+    return Lock(beside_session("session.lock"), deadline, clock)
 
 
 def load_session(clock=CLOCK):

@@ -3,7 +3,9 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -15,9 +17,9 @@ import unittest
 from unittest import mock
 
 import twosignal
-from tools import (DEADLINE, FULL_DISK, SCRIPT, SESSION, EventfulClock, ProcessCase,
-                   StateCase, TracesCase, fails_from, file_bytes, full, heed_interrupts, json_page,
-                   kept_signals, posix, requests_of, run_command)
+from tools import (DEADLINE, FULL_DISK, OWNER, PASSWORD, SCRIPT, SESSION, CommandCase,
+                   EventfulClock, ProcessCase, StateCase, TracesCase, fails_from, file_bytes, full,
+                   heed_interrupts, json_page, kept_signals, posix, requests_of, run_command)
 
 
 class AtomicWrites(StateCase):
@@ -266,7 +268,7 @@ class PrivateFiles(StateCase):
     @posix
     def test_directories_that_were_there_keep_their_modes(self):
         """Row 51: whatever they are, also under a strict umask; the files in them are private."""
-        for permissions in (0o2775, 0o755, 0o1777, 0o777, 0o750, 0o700):
+        for permissions in (0o2775, 0o755, 0o1775, 0o750, 0o700):
             with self.subTest(permissions=oct(permissions)), umask(0o077):
                 os.chmod(self.home, permissions)
                 self.store()
@@ -307,6 +309,129 @@ def lacking(module, *names):
     finally:
         for name, value in kept.items():
             setattr(module, name, value)
+
+
+@unittest.skipIf(os.name == "nt", "there are no such files")
+class SpecialFiles(CommandCase, StateCase):
+    """What is no regular file is refused at once, and stays as it is."""
+
+    COMMANDS = (["orgs", "list"], ["logout"], ["login", "-e", OWNER, "--password-stdin"],
+                ["login", "--url", "http://127.0.0.1:9", "-e", OWNER, "--password-stdin"])
+
+    def make_fifo(self, path):
+        os.mkfifo(path)
+
+    def make_socket(self, path):
+        server = self.enter(contextlib.closing(socket.socket(socket.AF_UNIX)))
+        server.bind(path)
+
+    def make_device(self, path):
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+
+    def make_full_directory(self, path):
+        os.mkdir(path)
+        self.write(os.path.join(path, "inside"), b"precious")
+
+    def kinds(self):
+        """(a function that makes a file of a kind at a path, whether a link leads to it)."""
+        kinds = [self.make_fifo, self.make_socket, self.make_full_directory]
+        kinds += [self.make_device] if os.geteuid() == 0 else []
+        return [(kind, is_linked) for kind in kinds for is_linked in (False, True)]
+
+    def assertLeftAlone(self, make, is_linked, name, *commands):
+        """Whatever is made under that name in the home is as before after each command."""
+        place = os.path.join(self.home, name)
+        target = self.path("target") if is_linked else place
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(place)
+        make(target)
+        if is_linked:
+            os.symlink(target, place)
+        before = os.lstat(target)
+        for command in commands:
+            with self.subTest(name=name, make=make.__name__, linked=is_linked, command=command):
+                self.assertFails(self.cli(*command, stdin=PASSWORD + "\n", naps=[]), 1,
+                                 "regular file")
+                after = os.lstat(target)
+                self.assertEqual((after.st_ino, after.st_mode), (before.st_ino, before.st_mode))
+                self.assertEqual(os.path.islink(place), is_linked)
+        if is_linked:
+            os.unlink(place)
+        shutil.rmtree(target) if os.path.isdir(target) else os.unlink(target)
+
+    def test_session(self):
+        """Row 62: as session.json, none is read, replaced or deleted."""
+        for make, is_linked in self.kinds():
+            self.assertLeftAlone(make, is_linked, "session.json", *self.COMMANDS[:3])
+
+    def test_config(self):
+        """Row 62: as config.json, none is read or replaced."""
+        for make, is_linked in self.kinds():
+            self.assertLeftAlone(make, is_linked, "config.json", ["orgs", "list"],
+                                 ["login", "--url", self.server.url, "-e", OWNER,
+                                  "--password-stdin"])
+
+    def test_lock(self):
+        """Row 62: as session.lock, none is locked or given another mode."""
+        for make, is_linked in self.kinds():
+            self.assertLeftAlone(make, is_linked, "session.lock", self.COMMANDS[2])
+
+    @unittest.skipUnless(os.path.exists("/dev/null"), "needs /dev/null")
+    def test_session_that_leads_to_the_null_device(self):
+        """Row 62: as shells' histories do, to store nothing."""
+        os.unlink(os.path.join(self.home, "session.json"))
+        os.symlink("/dev/null", os.path.join(self.home, "session.json"))
+        for command in self.COMMANDS[1:3]:
+            self.assertFails(self.cli(*command, stdin=PASSWORD), 1, "regular file")
+            self.assertTrue(stat.S_ISCHR(os.stat("/dev/null").st_mode))
+
+    def test_key_file(self):
+        """Row 62: a key is read from a regular file."""
+        path = self.path("key")
+        for make, _ in self.kinds():
+            make(path)
+            self.assertFails(self.cli("traces", "list", env={"TWOSIGNAL_API_KEY_FILE": path}),
+                             1, path)
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+
+    def test_certificates(self):
+        """Row 62: a certificate, too."""
+        path = self.path("ca.pem")
+        for make, _ in self.kinds():
+            make(path)
+            for access in (twosignal.Access(path), twosignal.Access(None, path)):
+                self.assertRefused(lambda: twosignal.tls_context(access), path, "regular file",
+                                   code="USAGE")
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+
+    def test_lock_with_another_name(self):
+        """Row 62: what is a hard link to a file elsewhere keeps its mode."""
+        victim = self.write("victim", b"precious")
+        os.chmod(victim, 0o644)
+        os.link(victim, os.path.join(self.home, "session.lock"))
+        self.cli(*self.COMMANDS[2], stdin=PASSWORD)
+        self.assertEqual((file_bytes(victim), mode(victim)), (b"precious", 0o644))
+
+    def test_swapped_temporary_file(self):
+        """Row 62: modes are set by handle: a link in place of the name is not followed."""
+        victim = self.write("victim", b"precious")
+        os.chmod(victim, 0o600)
+        made = tempfile.mkstemp
+
+        def swapped(*args, **kwargs):
+            handle, path = made(*args, **kwargs)
+            os.unlink(path)
+            os.symlink(victim, path)
+            return handle, path
+        with mock.patch("tempfile.mkstemp", swapped), twosignal.AtomicFile(
+                self.path("out"), 0o644) as file:
+            file.write(b"new")
+        self.assertEqual((file_bytes(victim), mode(victim)), (b"precious", 0o600))
+
+    def test_file_system_without_modes(self):
+        """Row 62: such as vfat, where chmod fails: the files are saved all the same."""
+        with mock.patch("os.chmod", side_effect=PermissionError(errno.EPERM, "no modes")):
+            self.assertOk(self.cli(*self.COMMANDS[2], stdin=PASSWORD))
 
 
 class WindowsFiles(StateCase):
@@ -450,6 +575,37 @@ class Locking(StateCase):
         with twosignal.session_lock(deadline):
             pass
         self.assertEqual(os.stat(path).st_ino, first.st_ino)
+
+    @posix
+    def test_deleted_while_it_is_held(self):
+        """Row 61: who waits for a lock file that is gone then does not count as its holder."""
+        path, order = os.path.join(self.home, "session.lock"), []
+        held = contextlib.ExitStack()
+        self.addCleanup(held.close)
+        held.enter_context(twosignal.session_lock(time.monotonic() + 60))
+
+        def replaced():
+            if not order:           # another process creates and locks a new one
+                os.unlink(path)
+                other = self.enter(twosignal.session_lock(time.monotonic()))
+                order.append(os.fstat(other.handle).st_ino)
+                held.close()
+                self.addCleanup(os.close, os.dup(other.handle))
+        waiting = twosignal.session_lock(time.monotonic() + 0.2, EventfulClock(replaced))
+        self.assertRefused(waiting.__enter__, "session.lock", code="LOCKED")
+        self.assertEqual(order, [os.stat(path).st_ino])
+
+    @posix
+    def test_one_lock_for_homes_that_share_a_session(self):
+        """Row 61: it is beside the file that session.json links to."""
+        other = self.path("other")
+        os.mkdir(other, 0o700)
+        os.symlink(self.file, os.path.join(other, "session.json"))
+        with twosignal.session_lock(time.monotonic() + 60):
+            with mock.patch.dict(os.environ, TWOSIGNAL_HOME=other):
+                self.assertRefused(twosignal.session_lock(time.monotonic()).__enter__,
+                                   self.home, code="LOCKED")
+        self.assertEqual(os.listdir(other), ["session.json"])
 
     def test_waits_until_it_is_free(self):
         """Row 2: also between threads of one process."""

@@ -467,7 +467,7 @@ class QuotedMessages(ServerCase):
         quoted = set(re.findall(r"`([^`]+)`", cells)) - self.OTHERS
         printed = [self.another_server(), self.web_page(), self.damaged_session(),
                    self.unknown_outcome(), self.held_lock(), self.bare_list(), self.certificate(),
-                   self.client_certificate(), self.wrong_clock()]
+                   self.client_certificate(), self.wrong_clock(), self.open_to_everybody()]
         for text in quoted:
             pattern = ".*".join(map(re.escape, text.split("…")))
             self.assertEqual(sum(bool(re.search(pattern, each)) for each in printed), 1, text)
@@ -475,6 +475,12 @@ class QuotedMessages(ServerCase):
 
     def wrong_clock(self):
         return self.cli("orgs", "list", clock=WrongClock(7200)).err
+
+    def open_to_everybody(self):
+        os.chmod(self.home, 0o777)
+        result = self.cli("orgs", "list")
+        os.chmod(self.home, 0o700)
+        return result.err
 
     def another_server(self):
         return self.cli("orgs", "list", "--url", "https://other.example.com").err

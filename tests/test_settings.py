@@ -9,8 +9,8 @@ import unittest
 from unittest import mock
 
 import twosignal
-from tools import (OWNER, PASSWORD, CommandCase, KeyCase, ServerCase, StateCase, full, listing,
-                   merged, requests_of)
+from tools import (OWNER, PASSWORD, CommandCase, KeyCase, ServerCase, StateCase, file_bytes, full,
+                   listing, merged, requests_of)
 
 
 @contextlib.contextmanager
@@ -177,13 +177,64 @@ class DirectoriesOfOthers(CommandCase):
         os.symlink("shared", self.path("link"))
         login = ["login", "--url", self.server.url, "--password-stdin", "-e"]
         commands = (login + [OWNER], login + ["nobody@example.com"], ["logout"], ["orgs", "list"])
-        for permissions in (0o2775, 0o755, 0o1777):
+        for permissions in (0o2775, 0o755, 0o1777, 0o777):
             for home in (self.path("shared"), ".", self.path("shared") + "/", self.path("link")):
                 for command in commands:
                     with self.subTest(permissions=oct(permissions), home=home, command=command):
                         first, *files = self.modes_after(home, command, permissions)
                         self.assertEqual(first, oct(permissions))
                         self.assertLessEqual(set(files), {"0o600"})
+
+
+    COMMANDS = (["orgs", "list"], ["whoami"], ["logout"],
+                ["login", "-e", OWNER, "--password-stdin"])
+
+    def assertUnused(self, reason, **kwargs):
+        """No command uses the directory, and no request is made."""
+        before = {name: file_bytes(os.path.join(self.home, name)) for name in os.listdir(self.home)}
+        self.server.clear()
+        for command in self.COMMANDS + (self.COMMANDS[3] + ["--url", self.server.url],):
+            with self.subTest(command=command):
+                self.assertFails(self.cli(*command, stdin=PASSWORD, **kwargs), 1, self.home,
+                                 reason, "TWOSIGNAL_HOME")
+        self.assertEqual({name: file_bytes(os.path.join(self.home, name))
+                          for name in os.listdir(self.home)}, before)
+        self.assertEqual(self.server.requests, [])
+
+    def test_everybody_may_write(self):
+        """Row 62: such a directory is refused, and one that a group may write is used."""
+        for permissions in (0o777, 0o1777, 0o702):
+            os.chmod(self.home, permissions)
+            self.assertUnused("everybody may write to it")
+        os.chmod(self.home, 0o2775)
+        self.assertOk(self.cli("orgs", "list"))
+
+    def test_another_users(self):
+        """Row 62: refused; root's is used."""
+        owner = os.stat(self.home).st_uid
+        with mock.patch("os.geteuid", return_value=owner + 1):
+            if owner == 0:
+                self.assertOk(self.cli("orgs", "list"))
+            else:
+                self.assertUnused("it belongs to another user")
+        if os.geteuid() == 0:
+            os.chown(self.home, 65534, 65534)
+            for sudo in (None, "", "65533", "0"):
+                self.assertUnused("it belongs to another user", env={"SUDO_UID": sudo})
+
+    @unittest.skipUnless(hasattr(os, "geteuid") and os.geteuid() == 0, "needs to be root")
+    def test_sudo(self):
+        """Row 62: root uses the directory of the user who called sudo; all in it stays theirs."""
+        env = {"SUDO_UID": "65534", "HOME": self.path("user"), "TWOSIGNAL_HOME": None}
+        os.mkdir(self.path("user"))
+        os.chown(self.path("user"), 65534, 65534)
+        login = ["login", "-e", OWNER, "--password-stdin", "--url", self.server.url]
+        for command in (login, ["orgs", "list"], login, ["logout"]):
+            self.assertOk(self.cli(*command, env=env, stdin=PASSWORD))
+            for folder, _, names in os.walk(self.path("user")):
+                for path in [folder] + [os.path.join(folder, name) for name in names]:
+                    with self.subTest(command=command, path=path):
+                        self.assertEqual(os.stat(path).st_uid, 65534)
 
 
 class ConfigFile(StateCase):

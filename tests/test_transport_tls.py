@@ -251,11 +251,11 @@ class ClientCertificates(TlsCase):
         for args, words in (
                 (("--client-cert", missing), missing),
                 (("--client-cert", cert), "--client-cert %s: there is no private key" % cert),
-                (("--client-cert", pipe), "not a regular file"),
+                (("--client-cert", pipe), "Not a regular file"),
                 (("--client-cert", key), "no certificate"),
                 (("--client-cert", cert, "--client-key", missing), missing),
                 (("--client-cert", cert, "--client-key", cert), "no private key"),
-                (("--client-cert", cert, "--client-key", pipe), "not a regular file"),
+                (("--client-cert", cert, "--client-key", pipe), "Not a regular file"),
                 (("--client-cert", cert, "--client-key", self.made.encrypted_key), "is encrypted"),
                 (("--client-cert", cert, "--client-key", self.made.other_key), "KEY_VALUES"),
                 (("--client-key", key), "--client-cert")):
