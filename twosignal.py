@@ -52,6 +52,7 @@ DEFAULT_TIMEOUT = 30.0              # seconds for a request, its retries include
 DEFAULT_WAIT, DEFAULT_INTERVAL = 300.0, 2.0     # seconds: of traces wait, between polls of tail
 DEFAULT_LIMIT, DEFAULT_TAIL_LINES = 20, 10  # traces in a listing, and that tail begins with
 COMPLETION_TIMEOUT = 1.0            # seconds to look up names while a user waits for TAB
+SPENDING_TIMEOUT = 30.0             # seconds for the response to a token that works once
 REFRESH_EARLY = 120                 # seconds before its expiry; the server's library: 90
 
 MAX_TRIES = 3                       # of one request
@@ -65,6 +66,7 @@ MAX_REDIRECTS = 5                   # of one query
 ANNOUNCED_PAUSE = 2.0               # seconds; a longer pause before a retry is announced
 MAX_RESPONSE_BYTES = 32 << 20       # of one response, its head included
 MAX_STATE_FILE_BYTES = 1 << 20      # of session.json or config.json
+RESERVED_BYTES = 8192               # for a session that is not known yet, besides the old one's
 MAX_BATCH_URL = 3900                # characters; proxies cut URLs at 4,000
 MAX_COOKIE_CHUNK = 3180             # characters; browsers and @supabase/ssr cut cookies there
 MAX_SERVER_MESSAGE = 1000           # characters of a server's message that are shown
@@ -1135,6 +1137,7 @@ class AtomicFile(OutputTarget):
     hint: str = ""                  # for errors
     follow_links: bool = True       # a symbolic link stays, and its target is replaced
     clock: object = CLOCK
+    prefix = ".twosignal-"          # of the temporary file's name
     file = temporary = None
 
     def __enter__(self):
@@ -1145,7 +1148,7 @@ class AtomicFile(OutputTarget):
             self._guarded(require_regular, self.target)
         try:
             with deferred_signals():
-                handle, self.temporary = self._guarded(tempfile.mkstemp, "", ".twosignal-",
+                handle, self.temporary = self._guarded(tempfile.mkstemp, "", self.prefix,
                                                        os.path.dirname(self.target))
                 self.file = os.fdopen(handle, "wb")
                 self._guarded(make_private, handle, os.path.dirname(self.target), self.mode)
@@ -1258,6 +1261,7 @@ class Lock(Struct):
     path: str                       # a file for this alone, never replaced or deleted
     deadline: float                 # time.monotonic() at which waiting ends with a LOCKED failure
     clock: object = CLOCK
+    recover: object = None          # called with the clock by each new holder
     handle = None
 
     def __enter__(self):
@@ -1266,6 +1270,8 @@ class Lock(Struct):
             try:
                 self._acquire()
                 if self._is_current():
+                    if self.recover:
+                        self.recover(self.clock)
                     return self
             except BaseException:
                 os.close(self.handle)
@@ -1590,6 +1596,7 @@ class Request(Struct):
     headers: dict
     body: bytes                 # or None
     deadline: float             # the time.monotonic() at which its exchange ends at the latest
+    spending: object = None     # the Spending of a token in its body, which is told when
     proxy: str = None           # the host and port of the proxy that it goes through
     was_sent: bool = False      # it may have arrived at the server
 
@@ -1623,11 +1630,11 @@ class Transport:
         return min(self.clock.monotonic() + (seconds or self.timeout), self.until)
 
     def request(self, method, url, headers=(), body=None, reports_unknown=True,
-                retried=None) -> Response:
+                retried=None, spending=None) -> Response:
         """Sends a request and returns the response, whatever its status. Raises Failure.
 
-        body: sent as JSON unless None. Only a GET is sent again if it may have arrived; any other,
-        with reports_unknown, is then an UNKNOWN_OUTCOME. retried: statuses to try again after.
+        body: sent as JSON; spending: of a token in it. Only a GET is sent again if it may have
+        arrived; any other is then, with reports_unknown, an UNKNOWN_OUTCOME. retried: statuses.
         """
         retried = retried or (RETRIED_STATUSES if method == "GET" else RETRIED_CHANGE_STATUSES)
         deadline = self.deadline()
@@ -1636,7 +1643,7 @@ class Transport:
             headers["Content-Type"] = "application/json"
             body = json.dumps(body).encode("ascii")
         for attempt in range(1, MAX_TRIES + 1):
-            request = Request(method, url, headers, body, deadline)
+            request = Request(method, url, headers, body, deadline, spending)
             try:
                 response = self._follow_redirects(request)
             except RequestError as error:
@@ -1645,22 +1652,24 @@ class Transport:
                     cause = error.message[:1].lower() + error.message[1:]
                     raise Failure(f"The outcome is unknown: {cause}", code="UNKNOWN_OUTCOME")
                 if may_have_changed or not error.is_retryable or not self._pause(
-                        attempt, error.message, deadline):
+                        attempt, error.message, request):
                     raise
                 continue
             pause = response.requested_pause = requested_pause(response, self.clock)
             cause = "Rate limited" if response.status == 429 else (
                 f"The server answered {response.status}")
-            if response.status not in retried or not self._pause(attempt, cause, deadline, pause):
+            if response.status not in retried or not self._pause(attempt, cause, request, pause):
                 return response
 
-    def _pause(self, attempt, cause, deadline, pause=None) -> bool:
+    def _pause(self, attempt, cause, request, pause=None) -> bool:
         """Waits before the next try; False if there is none, or no time left for it."""
         import random
         if not pause:
             pause = random.uniform(0.5, 1.5) * RETRY_PAUSE * 2 ** attempt
-        if attempt == MAX_TRIES or self.clock.monotonic() + pause >= deadline:
+        if attempt == MAX_TRIES or self.clock.monotonic() + pause >= request.deadline:
             return False
+        if request.spending:
+            request.spending.end()
         if pause > ANNOUNCED_PAUSE:
             self.tell(f"{cause}. Trying again in {round(pause)} seconds.")
         self.clock.sleep(pause)
@@ -1852,7 +1861,7 @@ class Connections:
         client = http.client.HTTPConnection(host)
         client.sock = connection
         try:
-            connection.begin(request.deadline)
+            connection.begin(request.spending.begin() if request.spending else request.deadline)
             request.was_sent = True
             client.request(request.method, target, request.body, headers)
             reply = client.getresponse()
@@ -2383,6 +2392,15 @@ def token_lifetime(token) -> float:
     return expiry - issued if 0 < issued < expiry else float("inf")
 
 
+def session_expiry(value, token, clock=CLOCK) -> int:
+    """Unix seconds at which a new session expires: the value or, if that is odd, by its token."""
+    for expiry in map(to_number, (value, token_claim(token, "exp"))):
+        expiry = expiry / 1000 if expiry and expiry > MAX_EXPIRY else expiry    # milliseconds
+        if expiry and 0 < expiry <= MAX_EXPIRY:
+            return int(expiry)      # the TUI reads whole seconds only
+    return int(clock.time()) + HOUR
+
+
 def token_project(token):
     """The Supabase project in the `iss` claim of a JWT; None if there is none."""
     match = re.match("[a-z]+://([^/.:]+)", str(token_claim(token, "iss")))
@@ -2562,7 +2580,7 @@ class Session:
         """Raises ValueError with the name of the key that is missing or wrong."""
         self.values = values        # all of the file, keys that this program does not know included
         for key, pattern in self._TEXTS.items():
-            value = values.get(key, "")
+            value = get_item(values, key, "")
             if not isinstance(value, str) or not re.match(pattern, value, re.ASCII):
                 raise ValueError(key)
             setattr(self, key, value)
@@ -2572,6 +2590,13 @@ class Session:
         if self.expires_at is None or abs(self.expires_at) > MAX_EXPIRY:
             raise ValueError("expires_at")
         self.valid_until = self.expires_at      # by this machine's clock
+        self.account = (self.project_ref, self.user_id)
+
+    @classmethod
+    def first(cls, key, *candidates) -> str:
+        """The first candidate that the key may have as a value; "" if there is none."""
+        return next((each for each in candidates if isinstance(each, str) and each and
+                     re.match(cls._TEXTS[key], each, re.ASCII)), "")
 
     def remaining(self, now, rejected=None) -> float:
         """Seconds from `now` to the expiry of its access token; 0 if that is the rejected one."""
@@ -2585,15 +2610,20 @@ class Session:
         return json.dumps(self.values, indent=2) + "\n"
 
 
-def beside_session(name="") -> str:
-    """The path of a file beside session.json, where that really is: homes may share it by links."""
-    return os.path.join(os.path.dirname(os.path.realpath(home_path("session.json"))), name)
+def session_file() -> str:
+    """The path at which session.json really is: homes may share it by links."""
+    return os.path.realpath(home_path("session.json"))
+
+
+def beside_session(name) -> str:
+    """The path of a file beside session.json, for all homes that share it."""
+    return os.path.join(os.path.dirname(session_file()), name)
 
 
 def session_lock(deadline, clock=CLOCK) -> Lock:
     """The lock under which a session is read, refreshed and saved. Raises Failure."""
     make_home()
-    return Lock(beside_session("session.lock"), deadline, clock)
+    return Lock(beside_session("session.lock"), deadline, clock, recover_session)
 
 
 def load_session(clock=CLOCK):
@@ -2605,41 +2635,167 @@ def load_session(clock=CLOCK):
         raise damaged_file(home_path("session.json"))
 
 
-def save_session(session, spent=None, clock=CLOCK) -> Session:
-    """Saves a session in place of the spent one, under the lock; returns the one to go on with."""
-    path = home_path("session.json")
-    with deferred_signals(), AtomicFile(path, clock=clock) as file:
-        file.write(session.text().encode("utf-8"))
-        file.sync()                 # only microseconds pass from the check below to the replacement
-        if spent is None:
-            return session
+class Spending(AtomicFile):
+    """The exchange of a token that works once: room for a new session.json, and held signals.
+
+    Whatever happens after the response, the new session is saved without another file or block.
+    """
+    prefix = ".twosignal-session-"
+    directory = None                # a handle of it
+
+    def __enter__(self):
+        from contextlib import ExitStack
+        self.held_signals = ExitStack()
+        # That session.json can be replaced is proved by doing so, unless the TUI writes it now.
+        text = result_or(None, read_text, self.path)
+        if text is not None:
+            with deferred_signals(), AtomicFile(self.path, clock=self.clock) as file:
+                file.write(text.encode("utf-8"))
+                file.sync()
+                if read_text(self.path) != text:
+                    file.cancel()
+        super().__enter__()
+        try:
+            self.write(b" " * (RESERVED_BYTES + len(text or "")))
+            self._guarded(self.file.flush)
+            self._guarded(os.fsync, self.file.fileno())
+            if os.name != "nt":     # where directories cannot be opened
+                self.directory = self._guarded(os.open, os.path.dirname(self.target), os.O_RDONLY)
+        except BaseException:
+            self.cancel()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        try:
+            if self.directory is not None:
+                os.close(self.directory)
+            self.cancel()
+        finally:
+            self.end()
+
+    def begin(self) -> float:
+        """Called just before the token goes out. Signals wait; returns the deadline."""
+        self.held_signals.enter_context(deferred_signals())
+        return self.clock.monotonic() + SPENDING_TIMEOUT
+
+    def end(self):
+        """Called when the token is known to be unspent: signals need not wait any longer."""
+        self.held_signals.close()
+
+    def save(self, session, spent=None) -> Session:
+        """Saves a session in place of the spent one; returns the one to go on with. Raises Failure.
+        """
+        content = session.text().encode("utf-8")
+        error = self._tried(self._fill, content)
         # The TUI takes no lock: its logout, login to another account or newer session stays.
-        stored = result_or(None, load_session, clock)
-        is_unchanged = stored is None or stored.refresh_token == spent.refresh_token
-        is_same_user = not is_unchanged and stored.user_id == spent.user_id
-        is_older = is_same_user and stored.expires_at < session.expires_at
-        if is_older or is_unchanged and os.path.exists(path):       # no file: it was a logout
+        stored = spent and result_or_failure(load_session, self.clock)
+        if spent and stored is None:
             return session
-        file.cancel()
-        return stored if is_same_user else session
+        if isinstance(stored, Session) and stored.refresh_token != spent.refresh_token:
+            if stored.account != session.account:
+                return session
+            if stored.expires_at >= session.expires_at:
+                return stored
+        error = error or self._tried(self._replace)
+        if error and self._tried(self._write_in_place, content):
+            self.temporary = None       # whoever gets the lock next may be able to use it
+            raise unwritable_file(self.path, error)
+        return session
+
+    def _tried(self, step, *arguments):
+        """None, or the OSError that a step still raises when it has been tried three times."""
+        for pause in (0.05, 0.2, 0):
+            error = result_or_failure(step, *arguments, kinds=OSError)
+            if error is None:
+                return None
+            self.clock.sleep(pause)
+        return error
+
+    def _fill(self, content):
+        handle = self.file.fileno()
+        os.lseek(handle, 0, os.SEEK_SET)
+        write_all(handle, content)
+        self.file.close()
+
+    def _replace(self):
+        replace_file(self.temporary, self.target, self.clock)
+        self.temporary = None
+        if self.directory is not None:
+            result_or_failure(os.fsync, self.directory, kinds=OSError)
+
+    def _write_in_place(self, content):
+        handle = open_regular(self.target, os.O_WRONLY)
+        try:
+            write_all(handle, content)
+        finally:
+            os.close(handle)
 
 
-def prove_writable(session, clock=CLOCK):
-    """Raises Failure if a refreshed session could not be saved: its token is spent only once."""
-    # The file is replaced by the same text, and a larger one than needed is tried beside it.
-    path = home_path("session.json")
-    text = read_text(path)          # none if the TUI has deleted it, or is about to write it
-    for content in filter(None, (session.text() + " " * 4096, text)):
-        with deferred_signals(), AtomicFile(path, clock=clock) as file:
-            file.write(content.encode("utf-8"))
-            file.sync()
-            if content is not text or read_text(path) != text:
-                file.cancel()
+def write_all(handle, content):
+    """Makes that the content of an open file, and brings it to the disk. Raises OSError."""
+    left = content
+    while left:
+        left = left[os.write(handle, left):]
+    os.ftruncate(handle, len(content))
+    os.fsync(handle)
 
 
-def delete_session():
-    """Deletes session.json, or the file that it links to: the link stays for the next login."""
-    remove_file(os.path.realpath(home_path("session.json")))
+def save_session(session, spent=None, clock=CLOCK) -> Session:
+    """Saves a session, under the lock, in place of the spent one; returns the one to go on with."""
+    with Spending(path=home_path("session.json"), clock=clock) as file, deferred_signals():
+        return file.save(session, spent)
+
+
+def session_leftovers() -> dict:
+    """{path: text} of what killed processes left of sessions; without the lock, it may be in use.
+    """
+    import glob
+    paths = glob.glob(os.path.join(glob.escape(os.path.dirname(session_file())), ".twosignal-*"))
+    texts = {path: result_or(None, read_text, path) or "" for path in paths}
+    # Others are the config's or somebody's output; older versions did not use the prefix.
+    return {path: text for path, text in texts.items() if "refresh_token" in text
+            or os.path.basename(path).startswith(Spending.prefix)}
+
+
+def recover_session(clock=CLOCK, adopts=True):
+    """Deletes what is left of sessions, but saves one that is newer than that of its account."""
+    stored = None
+    for path, text in session_leftovers().items():
+        found = result_or_failure(Session, untrusted_json(text), kinds=ValueError)
+        stored = stored or adopts and result_or(None, load_session, clock)
+        if isinstance(found, Session) and stored and found.account == stored.account and (
+                found.expires_at > stored.expires_at):
+            result_or_failure(replace_file, path, session_file(), clock, kinds=OSError)
+            stored = found
+        else:
+            result_or(None, remove_file, path)
+
+
+def delete_session(ended=None) -> bool:
+    """Deletes session.json, or the file that it links to: the link stays for the next login.
+
+    ended: not if another account's session is stored, which returns False.
+    """
+    stored = ended and result_or(None, load_session)
+    if stored and stored.account != ended.account:
+        return False
+    recover_session(adopts=False)
+    remove_file(session_file())
+    return True
+
+
+def session_origin(session, clock=CLOCK) -> str:
+    """The address that issued a session; known or not, it is recorded. Raises Failure."""
+    # The TUI drops the address. Once an account was seen, no setting can move its tokens.
+    path, key = beside_session("origins.json"), "/".join(session.account)
+    recorded = result_or({}, read_json_object, path, clock)
+    url = session.api_url or recorded.get(key)
+    url = normal_url(url) if isinstance(url, str) and url else configured_url(clock=clock)
+    if recorded.get(key) != url:
+        text = json.dumps(dict(recorded, **{key: url}), indent=2) + "\n"
+        result_or(None, write_text, path, text, clock)
+    return url
 
 
 def not_logged_in() -> Failure:
@@ -2678,17 +2834,22 @@ class Authenticator:
     def login(self, email, password) -> Session:
         """The new session, saved. Raises Failure: UNAUTHORIZED if email or password is wrong."""
         self.keep_secret(password)
-        make_home()                 # if that fails, no session is begun on the server
-        try:
-            data = self._post("login", {"email": email, "password": password})
-        except Failure as failure:
-            if failure.code == "UNAUTHORIZED":
-                failure.message = "Wrong email or password"
-                failure.hint = "Check both and run 'twosignal login' again."
-            raise
-        session = self._new_session(data, {"user_email": email})
-        with session_lock(self.transport.deadline(), self.clock), deferred_signals():
-            return save_session(session, clock=self.clock)
+        # If the session could not be saved, none is begun on the server.
+        with session_lock(self.transport.deadline(), self.clock), self._spending() as spending:
+            try:
+                data = self._post("login", {"email": email, "password": password})
+            except Failure as failure:
+                if failure.code == "UNAUTHORIZED":
+                    failure.message = "Wrong email or password"
+                    failure.hint = "Check both and run 'twosignal login' again."
+                raise
+            with deferred_signals():
+                session = spending.save(self._new_session(data, {"user_email": email}))
+                session_origin(session, self.clock)
+                return session
+
+    def _spending(self) -> Spending:
+        return Spending(path=home_path("session.json"), clock=self.clock)
 
     def logout(self):
         """Ends the session on the server. Raises Failure."""
@@ -2698,19 +2859,23 @@ class Authenticator:
             if failure.code != "UNAUTHORIZED":      # otherwise it has ended already
                 raise
 
-    def forget(self):
-        """Deletes the stored session, after a refresh in another process if that ends soon."""
+    def forget(self, ended=None) -> bool:
+        """Deletes the stored session, after a refresh in another process if that ends soon.
+
+        ended: not if somebody else has logged in since; returns whether it was deleted.
+        """
         try:
             with session_lock(self.transport.deadline(), self.clock):
-                delete_session()
+                return delete_session(ended)
         except Failure:
-            delete_session()
+            return delete_session(ended)
 
     def session(self, rejected=None) -> Session:
         """A valid session, refreshed if it ends soon or its token was rejected. Raises Failure."""
         session = self._session or self._load()
         remaining = session.remaining(self.clock.time(), rejected)
-        if session.is_due(remaining):
+        left = self.transport.until - self.clock.monotonic()     # of a wait
+        if session.is_due(remaining) and left >= min(remaining, SPENDING_TIMEOUT):
             # A session that still works waits a second at most for the lock, and is used if the
             # refresh fails: the next command tries again.
             still_works = remaining > 1
@@ -2731,8 +2896,10 @@ class Authenticator:
             raise session
         self.keep_secret(session.access_token)
         self.keep_secret(session.refresh_token)
-        # A session of the TUI does not name its issuer: that is the address the TUI would use.
-        issuer = normal_url(session.api_url or configured_url(clock=self.clock))
+        if self._session and session.account != self._session.account:
+            raise Failure("Another account has logged in meanwhile", "Run the command again.",
+                          "NOT_LOGGED_IN")
+        issuer = session_origin(session, self.clock)
         if issuer != self.url:
             raise Failure(f"Not logged in to {self.url}", f"Run 'twosignal login --url {self.url}';"
                           f" the stored session belongs to {issuer}.", "NOT_LOGGED_IN")
@@ -2746,13 +2913,22 @@ class Authenticator:
             spent = self._load()
             if not spent.is_due(spent.remaining(self.clock.time(), rejected)):
                 return spent        # another process refreshed it while this one waited
-            prove_writable(spent, self.clock)
-            body = {"refresh_token": spent.refresh_token}
-            with deferred_signals():
-                data = result_or_failure(self._post, "refresh", body, (409, 429))
+            with self._spending() as spending:
+                data = result_or_failure(self._post, "refresh", {
+                    "refresh_token": spent.refresh_token}, (409, 429), (), spending)
                 if isinstance(data, Failure):
+                    spending.end()
                     return self._session_of_another(spent, data)
-                return save_session(self._new_session(data, spent.values), spent, self.clock)
+                return self._saved(spending.save, self._new_session(data, spent.values), spent)
+
+    def _saved(self, save, fresh, spent) -> Session:
+        """The session to go on with, which is the new one even if it cannot be saved."""
+        try:
+            return save(fresh, spent)
+        except Failure as failure:
+            self.transport.tell(f"Warning: the server's new session is lost: {failure.message}. "
+                                "Run 'twosignal login' before the next command.")
+            return fresh
 
     def _take_over(self, request, response):
         """Goes on with the session that a response sets: the server has refreshed the one sent."""
@@ -2762,14 +2938,13 @@ class Authenticator:
         if not fresh or fresh.access_token == sent.access_token or (
                 fresh.user_id != sent.user_id or fresh.expires_at < sent.expires_at):
             return
-        try:
-            with deferred_signals(), session_lock(self.transport.deadline(), self.clock):
-                fresh = save_session(fresh, sent, self.clock)
-        except Failure as failure:  # the response counts all the same
-            self.transport.tell(f"Warning: the server's new session is lost: {failure.message}. "
-                                "Run 'twosignal login' before the next command.")
-        self._session = fresh
+        with deferred_signals():
+            fresh = self._session = self._saved(self._save, fresh, sent)
         request.headers["Cookie"] = session_cookie(fresh)       # of the next try, too
+
+    def _save(self, fresh, spent) -> Session:
+        with session_lock(self.transport.deadline(), self.clock):
+            return save_session(fresh, spent, self.clock)
 
     def _session_of_another(self, spent, failure) -> Session:
         """The session that the TUI saved meanwhile. Raises what the failed refresh means."""
@@ -2789,27 +2964,30 @@ class Authenticator:
     def _new_session(self, data, before) -> Session:
         """The session of a login or refresh; other keys of `before` are kept. Raises BAD_ANSWER."""
         token = data.get("access_token")
-        project = data.get("project_ref") or before.get("project_ref") or token_project(token)
+        # Whatever else is odd in a response, its tokens are kept: those before them are spent.
         values = dict(
             before, api_url=self.url, access_token=token, refresh_token=data.get("refresh_token"),
-            expires_at=data.get("expires_at"), project_ref=project,
-            user_id=get_path(data, "user.id") or before.get("user_id") or "",
-            user_email=get_path(data, "user.email") or before.get("user_email") or "")
+            expires_at=session_expiry(data.get("expires_at"), token, self.clock),
+            project_ref=Session.first("project_ref", data.get("project_ref"),
+                                      before.get("project_ref"), token_project(token)),
+            user_id=Session.first("user_id", get_path(data, "user.id"), before.get("user_id")),
+            user_email=Session.first("user_email", get_path(data, "user.email"),
+                                     before.get("user_email")))
         try:
             session = Session(values)
         except ValueError as error:
             raise protocol_error(f"The server's session has no valid {error}")
-        values["expires_at"] = int(session.expires_at)      # the TUI reads whole seconds only
         # It holds for its lifetime, or until a 401, whatever the two machines' clocks say.
         session.valid_until = self.clock.time() + token_lifetime(session.access_token)
         self.keep_secret(session.access_token)
         self.keep_secret(session.refresh_token)
         return session
 
-    def _post(self, action, body=None, retried=None, headers=()) -> dict:
+    def _post(self, action, body=None, retried=None, headers=(), spending=None) -> dict:
         """The data that /api/v1/auth/ACTION returns; retried: statuses. Raises Failure."""
         response = self.transport.request("POST", f"{self.url}/api/v1/auth/{action}", headers,
-                                          body, reports_unknown=False, retried=retried)
+                                          body, reports_unknown=False, retried=retried,
+                                          spending=spending)
         envelope = response_json(response)
         error = get_item(envelope, "error")
         if is_own_error(error) and response.status >= 400:
@@ -4878,20 +5056,25 @@ def whoami(client, args, console):
 @command("logout", ends_session=True)
 def logout(client, args, console):
     """Log out, and revoke the session on the server."""
+    no_session = Details({"logged_out": False}, message="Not logged in.")
     stored = result_or_failure(load_session, console.clock)
-    if isinstance(stored, Failure):
+    if stored is None and not session_leftovers():
+        return no_session
+    if not isinstance(stored, Session):
         client.auth.forget()
-        return Details({"logged_out": True}, message="Logged out: deleted the damaged session.")
-    if stored is None:
-        return Details({"logged_out": False}, message="Not logged in.")
+        return no_session if stored is None else Details(
+            {"logged_out": True}, message="Logged out: deleted the damaged session.")
     try:
         client.auth.logout()
     except Failure as failure:
+        if failure.code == "NOT_LOGGED_IN" and load_session(console.clock) is None:
+            return no_session       # another process has just logged out
         if failure.code == "NOT_LOGGED_IN":
             raise
         console.tell("Logged out locally, but the session could not be revoked on the server: "
                      f"{failure.message}.")
-    client.auth.forget()
+    if not client.auth.forget(stored):
+        console.tell("Note: another account has logged in meanwhile, and stays logged in.")
     return Details({"logged_out": True}, message=f"Logged out of {client.url}.")
 
 
@@ -5821,8 +6004,8 @@ def server_url(chosen, args, clock, key=None) -> str:
     if not chosen.ends_session or args.url:
         return configured_url(args.url, clock, key)
     stored = result_or(None, load_session, clock)
-    if stored and stored.api_url:
-        return normal_url(stored.api_url)
+    if stored:
+        return result_or(DEFAULT_URL, session_origin, stored, clock)
     return result_or(DEFAULT_URL, configured_url, None, clock)
 
 

@@ -569,7 +569,6 @@ class Locking(StateCase):
             first = os.stat(path)
             session = twosignal.Session(dict(SESSION))
             twosignal.save_session(session)
-            twosignal.prove_writable(session)
             twosignal.save_config({"api_url": "https://one.example.com"})
             twosignal.delete_session()
         with twosignal.session_lock(deadline):

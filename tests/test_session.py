@@ -8,6 +8,7 @@ import os
 import py_compile
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -188,32 +189,35 @@ class SessionFile(StateCase):
 
 
 class WriteProofs(StateCase):
+    def reserve(self):
+        with twosignal.Spending(path=self.file):
+            self.assertEqual(len(self.leftovers()), 1)
+
     def test_proof_changes_nothing(self):
         """Row 12: the file is identical to the byte, and no other one is left."""
         text = json.dumps(SESSION, indent=7).encode() + b"\r\n"
         self.write("home/session.json", text)
-        twosignal.prove_writable(twosignal.load_session())
+        self.reserve()
         self.assertEqual((file_bytes(self.file), self.leftovers()), (text, []))
 
     def test_proof_keeps_what_others_write_meanwhile(self):
         """Rows 12, 13: a login or logout of another program during the proof is not undone."""
-        session = twosignal.Session(dict(SESSION))
         newer = json.dumps(dict(SESSION, refresh_token="newer"))
         for change, expected in ((lambda: self.write("home/session.json", newer), newer),
                                  (lambda: os.unlink(self.file), None)):
             self.write("home/session.json", SESSION)
             with around("os.fsync", once(change)):
-                twosignal.prove_writable(session)
+                self.reserve()
             self.assertEqual(twosignal.read_text(self.file), expected)
             self.assertEqual(self.leftovers(), [])
 
     def test_proof_fails_where_a_save_would(self):
         """Row 12: each step of a save is tried."""
         self.write("home/session.json", SESSION)
-        session = twosignal.load_session()
         for function in ("tempfile.mkstemp", "os.fsync", "os.replace"):
             with mock.patch(function, side_effect=OSError(errno.ENOSPC, "No space left")):
-                self.assertRefused(lambda: twosignal.prove_writable(session), self.file)
+                self.assertRefused(self.reserve, self.file)
+            self.assertEqual(self.leftovers(), [])
 
 
 OWNER, PASSWORD = StandIn.OWNER
@@ -410,7 +414,7 @@ class ConcurrentProcesses(SessionCase):
         self.assertRefreshes(0)
         self.assertEqual(self.content(), before)
         self.assertEqual(sorted(os.listdir(self.home)),
-                         ["config.json", "session.json", "session.lock"])
+                         ["config.json", "origins.json", "session.json", "session.lock"])
 
 
 class RefreshUnderLock(SessionCase):
@@ -495,9 +499,9 @@ class RefreshUnderLock(SessionCase):
         self.enter(around("os.fsync", lambda: look("sync")))
         self.enter(around("os.replace", lambda: look("replace")))
         self.assertOk(self.run_cli(*LISTING), "")
-        self.assertEqual(found, [("sync", "held"), ("sync", "held"), ("replace", "held"),
-                                 ("request", "held"), ("response", "held"),
-                                 ("sync", "held"), ("replace", "held"), ("query", "free")])
+        self.assertEqual(found, [("sync", "held"), ("replace", "held"), ("sync", "held"),
+                                 ("request", "held"), ("response", "held"), ("sync", "held"),
+                                 ("replace", "held"), ("sync", "held"), ("query", "free")])
 
     def run_locked(self, action):
         """Run a command while another process holds the lock, does something, and releases it."""
@@ -597,7 +601,7 @@ class Refreshes(SessionCase):
             def interrupt():
                 if self.server.count("auth/refresh"):
                     os.kill(os.getpid(), getattr(signal, name))
-            for function in ("tempfile.mkstemp", "os.fsync", "os.replace"):
+            for function in ("os.lseek", "os.fsync", "os.replace"):
                 with self.subTest(signal=name, function=function):
                     self.server.clear()
                     session = self.log_in_expired()
@@ -665,8 +669,6 @@ class Refreshes(SessionCase):
                          b'"expires_at": 1893456000}, "error": null}'), 8),
            (dict(garbage=b'{"data": {"access_token": "a", "refresh_token": "", '
                          b'"expires_at": 1893456000}, "error": null}'), 8),
-           (dict(garbage=b'{"data": {"access_token": "a", "refresh_token": "c", '
-                         b'"expires_at": "soon"}, "error": null}'), 8),
            (dict(status=500, body={"data": None, "error": {"code": "X", "message": "down"}}), 8)]
         + [(dict(status=status, body={"error": {"code": status, "message": "a gateway's"}}), 8)
            for status in (400, 401, 403, 409)])
@@ -695,7 +697,8 @@ class Refreshes(SessionCase):
             url = server.url
             self.stored(dict(session, api_url=url))
             before = self.content()
-            result = self.run_cli(*LISTING, "--timeout", "0.3", env={"TWOSIGNAL_URL": url})
+            with mock.patch("twosignal.SPENDING_TIMEOUT", 0.3):
+                result = self.run_cli(*LISTING, env={"TWOSIGNAL_URL": url})
             self.assertFails(result, 3)
         self.assertEqual(self.content(), before)
         self.assertFails(self.run_cli(*LISTING, env={"TWOSIGNAL_URL": url}), 3,
@@ -905,10 +908,9 @@ class ServerRefreshes(SessionCase):
         name, _, value = cookie.partition("=")
         wrong = [dict(good, **{key: value}) for key in ("access_token", "refresh_token")
                  for value in (None, "", 5, "a b", "a\r\nb")]
-        wrong += [dict(good, expires_at=value) for value in (None, "soon", 1e300, [], 1)]
+        wrong += [dict(good, expires_at=1), self.fresh(VIEWER), [], "x", None, 5]
         wrong += [{key: good[key] for key in good if key != left_out}
-                  for left_out in ("access_token", "refresh_token", "expires_at")]
-        wrong += [self.fresh(VIEWER), dict(good, user={"id": 5}), [], "x", None, 5]
+                  for left_out in ("access_token", "refresh_token")]
         values = [quote(json.dumps(each), safe="") for each in wrong]
         values += ["", "x", '""', "base64-", "base64-%%%", "base64-\u00e9", "%", value[:-5],
                    "[" * 9999, value + "; Max-Age=0", value + ";max-age = -1"]
@@ -1091,7 +1093,334 @@ class UnwritableHomes(SessionCase):
             self.assertEqual((name, oct(found)), (name, oct(mode)))
 
 
+class OddAnswers(SessionCase):
+    CHANGES = (
+        [dict(expires_at=value) for value in (
+            None, "soon", "2030-01-01T00:00:00Z", [], {}, True, -1, 0, 1e300, 1893456000000)]
+        + [dict(project_ref=value) for value in (None, 5, [], {}, "a;b", "")]
+        + [dict(user=value) for value in (None, 5, [], "x", {}, {"id": 5}, {"id": None},
+                                          {"id": "", "email": []})]
+        + [dict(more={"a": [1]}, token_type=None)])
+
+    def test_both_tokens_are_saved(self):
+        """Row 60: whatever else in the answer to a refresh is odd, or missing."""
+        refresh = self.server.sessions.refresh
+
+        def odd_refresh(token):
+            answer = dict(refresh(token), **self.change)
+            return {key: value for key, value in answer.items() if key != self.missing}
+        self.enter(mock.patch.object(self.server.sessions, "refresh", odd_refresh))
+        cases = [(change, None) for change in self.CHANGES]
+        cases += [({}, key) for key in ("expires_at", "project_ref", "user")]
+        for self.change, self.missing in cases:
+            with self.subTest(change=self.change, missing=self.missing):
+                self.server.clear()
+                session = self.log_in_expired()
+                for _ in range(2):
+                    self.assertOk(self.run_cli(*LISTING), "")
+                found = self.assertRefreshed(session)
+                self.assertGreater(found["expires_at"], time.time() + 3000)
+                self.assertLess(found["expires_at"], 1e10)
+                self.assertRefreshes(1)
+
+    def test_tokens_without_an_expiry(self):
+        """Row 60: a token that is no JWT is used for an hour."""
+        before = self.log_in_expired()
+        answer = {"data": {"access_token": "a", "refresh_token": "b"}, "error": None}
+        self.server.fault("auth/refresh", status=200, body=answer)
+        self.assertFails(self.run_cli(*LISTING), 4)
+        found = self.state("session.json")
+        self.assertEqual((found["access_token"], found["refresh_token"], found["user_id"]),
+                         ("a", "b", before["user_id"]))
+        self.assertGreater(found["expires_at"], time.time() + 3000)
+
+
+class SpentTokens(SessionCase):
+    """A refresh is completed, whatever else has to end meanwhile."""
+
+    def slow_refresh(self, seconds=0.6):
+        self.server.clear()
+        self.server.fault("auth/refresh", delay=seconds)
+
+    def test_timeout_of_the_command(self):
+        """Row 58: it has a deadline of its own, whatever --timeout says."""
+        session = self.log_in_expired()
+        self.slow_refresh()
+        self.assertOk(self.run_cli(*LISTING, "--timeout", "0.3"))
+        self.assertRefreshed(session)
+
+    def test_end_of_a_wait(self):
+        """Row 58: an expired session is refreshed, although the wait ends meanwhile."""
+        session = self.log_in_expired()
+        self.slow_refresh()
+        self.run_cli("traces", "wait", "--project", self.server.project, "--timeout", "0.3s")
+        self.assertRefreshed(session)
+
+    def test_early_refresh_during_a_wait(self):
+        """Row 58: put off only if the wait ends within 30 s, and before the session does."""
+        for left, timeout, refreshes in ((57, "3s", 0), (57, "40s", 1), (2, "20s", 1)):
+            with self.subTest(left=left, timeout=timeout):
+                self.server.clear()
+                self.log_in_with(left)
+                result = self.run_cli("traces", "wait", "--project", self.server.project,
+                                      "--count", "1", "--timeout", timeout,
+                                      clock=PassingClock(self.naps))
+                self.assertEqual(result.err.count("Warning"), 0, result)
+                self.assertRefreshes(refreshes)
+
+    def interrupted(self, *args):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal was not delivered")
+
+    @posix
+    def test_ctrl_c_while_nothing_is_at_stake(self):
+        """Row 58: it takes effect at once while connecting and in the pause before a retry."""
+        self.enter(kept_signals())
+        heed_interrupts()
+        session = self.log_in_expired()
+        before = self.content()
+        with mock.patch("twosignal.open_socket", self.interrupted):
+            self.assertEqual(self.run_cli(*LISTING).code, 130)
+        self.stored(dict(session, api_url=self.server.url.replace("http:", "https:")))
+        with mock.patch("twosignal.DeadlineSocket.encrypt", self.interrupted):
+            result = self.run_cli(*LISTING, "--url", self.server.url.replace("http:", "https:"))
+            self.assertEqual(result.code, 130, result)
+        self.stored(session)
+        self.server.fault("auth/refresh", status=429, headers={"Retry-After": "9"})
+        self.assertEqual(self.run_cli(*LISTING, clock=EventfulClock(self.interrupted)).code, 130)
+        self.assertEqual(self.content(), before)
+        self.assertOk(self.run_cli(*LISTING))
+
+    def saves(self, **errors):
+        """Run a command whose refresh is followed by these errors, {function: [error or None]}."""
+        self.server.clear()
+        session = self.log_in_expired()
+        with contextlib.ExitStack() as patches:
+            for function, results in errors.items():
+                real = getattr(os, function)
+
+                def failing(*args, real=real, left=list(results)):
+                    number = left.pop(0) if left and self.server.count("auth/refresh") else None
+                    if number:
+                        raise OSError(number, os.strerror(number))
+                    return real(*args)
+                patches.enter_context(mock.patch("os." + function, failing))
+            result = self.run_cli(*LISTING)
+        self.assertEqual(result.code, 0, result)
+        return session, result
+
+    def test_errors_after_the_answer(self):
+        """Row 58: each step is tried again, then the file is written in place."""
+        for function in ("write", "ftruncate", "fsync", "replace", "lseek"):
+            for number in (errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EACCES):
+                for times in (1, 2, 3):
+                    with self.subTest(function=function, error=number, times=times):
+                        session, result = self.saves(**{function: [number] * times})
+                        self.assertEqual(result.err, "")
+                        self.assertRefreshed(session)
+                        self.assertEqual(self.leftovers(), [])
+
+    def leftovers(self):
+        return [name for name in os.listdir(self.home) if name.startswith(".")]
+
+    def test_nothing_can_be_saved(self):
+        """Row 58: the command goes on with the session in memory, and says that it is lost."""
+        _, result = self.saves(write=[errno.EIO] * 99)
+        self.assertIn("the server's new session is lost", result.err)
+        self.assertIn("twosignal login", result.err)
+
+    def test_replacement_is_impossible_at_last(self):
+        """Row 59: what could not be saved is used by whoever gets the lock next."""
+        _, result = self.saves(replace=[errno.EIO] * 99, open=[errno.EIO] * 99)
+        self.assertIn("the server's new session is lost", result.err)
+        self.assertOk(self.run_cli(*LISTING), "")
+        self.assertRefreshes(1)
+        self.assertEqual(self.leftovers(), [])
+
+    @posix
+    def test_directory_is_synced(self):
+        """Row 58: after the replacement, so that a power cut does not bring the spent token back.
+        """
+        self.log_in_expired()
+        steps, fsync, replace = [], os.fsync, os.replace
+
+        def synced(handle):
+            steps.append("directory" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+            fsync(handle)
+        with mock.patch("os.fsync", synced), mock.patch(
+                "os.replace", lambda *args: (steps.append("replace"), replace(*args))):
+            self.assertOk(self.run_cli(*LISTING))
+        self.assertEqual(steps[-3:], ["file", "replace", "directory"])
+
+    def test_file_that_cannot_be_read(self):
+        """Row 59: only a file that is missing means a logout: any other error does not."""
+        for number in (errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE):
+            real = os.open
+
+            def failing(path, flags, *args):
+                if self.server.count("auth/refresh") and path == self.file \
+                        and not flags & os.O_WRONLY:
+                    raise OSError(number, os.strerror(number))
+                return real(path, flags, *args)
+            self.server.clear()
+            session = self.log_in_expired()
+            with mock.patch("os.open", failing):
+                self.assertOk(self.run_cli(*LISTING), "")
+            self.assertRefreshed(session)
+
+
+class Leftovers(SessionCase):
+    """What a killed process has left: room for a session, or a session that it had yet to save."""
+
+    def leave(self, name, content):
+        return self.write("home/.twosignal-" + name, content)
+
+    def left(self):
+        return [name for name in os.listdir(self.home) if name.startswith(".")]
+
+    def test_newest_one_is_adopted(self):
+        """Row 59: by whoever gets the lock: no refresh, and the rest is deleted."""
+        for prefix in ("session-", ""):
+            self.server.clear()
+            session = self.log_in_expired()
+            fresh = dict(session, **self.tui().spend(session))
+            older = dict(session, expires_at=session["expires_at"] + 1)
+            text = json.dumps(fresh, indent=2) + "\n"
+            self.leave(prefix + "b", text + " " * 5000)
+            self.leave(prefix + "a", older)
+            self.leave(prefix + "c", dict(older, expires_at=fresh["expires_at"] - 1))
+            self.leave("session-d", " " * 8192)
+            self.leave("session-e", "")
+            self.leave("session-f", text[:-30])
+            self.leave("session-g", dict(self.server.tokens(VIEWER), expires_at=1999999999))
+            self.leave("session-h", "[]")
+            self.assertOk(self.run_cli(*LISTING), "")
+            self.assertRefreshes(0)
+            self.assertEqual(self.state("session.json"), fresh)
+            self.assertEqual(self.left(), [])
+
+    def test_nothing_is_adopted_after_a_logout(self):
+        """Row 59: without a session there is none to continue; logout deletes all of them."""
+        session = self.log_in()
+        newer = dict(session, expires_at=session["expires_at"] + 9)
+        for prepare in (lambda: None, lambda: os.unlink(self.file),
+                        lambda: self.write("home/session.json", b"{")):
+            self.stored(session)
+            prepare()
+            self.leave("session-x", newer)
+            self.leave("old", newer)
+            self.assertOk(self.run_cli("logout"))
+            self.assertEqual((os.path.exists(self.file), self.left()), (False, []))
+
+    def test_files_of_others_stay(self):
+        """Row 59: somebody's output, or a config that is about to be saved."""
+        self.log_in_expired()
+        self.leave("other", b'{"api_url": "x"}')
+        self.assertOk(self.run_cli(*LISTING), "")
+        self.assertEqual(self.left(), [".twosignal-other"])
+
+
 VIEWER = StandIn.VIEWER[0]
+
+
+class Provenance(SessionCase):
+    """Whose a session is, and where it is from."""
+
+    def test_session_that_the_tui_rewrote(self):
+        """Row 57: login here, then no setting moves its tokens to another server."""
+        other = self.serve()
+        login = ("login", "--url", self.server.url, "-e", OWNER, "--password-stdin")
+        self.assertOk(self.run_cli(*login, stdin=PASSWORD))
+        for change in (self.tui().touch, self.tui().rotate):
+            change()
+            for seconds in (3000, -10):
+                self.tui().write(dict(self.tui().read(), expires_at=int(time.time()) + seconds))
+                before = self.content()
+                for command in (LISTING, ("whoami",), ("orgs", "create", "x")):
+                    for way in ({"env": {"TWOSIGNAL_URL": other.url}}, {}):
+                        self.write("home/config.json", {"api_url": other.url})
+                        self.assertFails(self.run_cli(*command, **way), 4, self.server.url)
+                self.assertEqual((other.connections, self.content()), (0, before))
+            self.assertOk(self.run_cli(*LISTING, "--url", self.server.url), "")
+        self.tui().touch()
+        self.assertOk(self.run_cli("logout"), "")
+        self.assertEqual((self.server.count("auth/logout"), other.connections), (1, 0))
+
+    def test_login_in_the_tui(self):
+        """Row 57: one never seen before belongs to what the TUI would use, and stays there."""
+        other = self.serve()
+        self.tui().log_in()
+        for url in (self.server.url, other.url):
+            result = self.run_cli(*LISTING, env={"TWOSIGNAL_URL": url})
+            if url == self.server.url:
+                self.assertOk(result, "")
+            else:
+                self.assertFails(result, 4, self.server.url)
+        self.assertEqual(other.connections, 0)
+
+    def test_login_elsewhere_is_recorded(self):
+        """Row 57: the account belongs to the server of its last login."""
+        other = self.serve()
+        self.log_in()
+        self.assertOk(self.run_cli("login", "--url", other.url, "-e", OWNER, "--password-stdin",
+                                   stdin=PASSWORD))
+        self.tui().touch()
+        self.assertFails(self.run_cli(*LISTING, "--url", self.server.url), 4, other.url)
+        self.assertOk(self.run_cli(*LISTING, "--url", other.url), "")
+
+    def test_damaged_record(self):
+        """Row 57: it is written anew."""
+        for content in (b"", b"[]", b"{", {"abcdefghijklmnop/x": 5}):
+            self.log_in()
+            self.write("home/origins.json", content)
+            self.assertOk(self.run_cli(*LISTING), "")
+            self.tui().touch()
+            self.assertFails(self.run_cli(*LISTING, env={"TWOSIGNAL_URL": "http://127.0.0.1:9"}),
+                             4, self.server.url)
+
+    def test_logout_beside_another_login(self):
+        """Row 57: logout forgets only what it ended."""
+        for step in ("before", "after"):
+            self.server.clear()
+            self.log_in()
+            self.on_request("auth/logout", **{step: lambda: self.tui().log_in(VIEWER)})
+            result = self.assertOk(self.run_cli("logout"))
+            self.assertIn("another account", result.err)
+            self.assertEqual(self.tui().read()["user_email"], VIEWER)
+        self.log_in()
+        self.on_request("auth/logout", before=self.tui().rotate)
+        self.assertOk(self.run_cli("logout"), "")
+        self.assertFalse(os.path.exists(self.file))
+
+    def test_logout_beside_another_logout(self):
+        """Row 57: the second one has nothing to end, and that is no error."""
+        self.log_in()
+        logout = twosignal.Authenticator.logout
+
+        def second(auth):
+            os.unlink(self.file)
+            logout(auth)
+        with mock.patch("twosignal.Authenticator.logout", second):
+            self.assertEqual(self.assertOk(self.run_cli("logout"), "").out, "Not logged in.\n")
+
+    def test_change_of_account(self):
+        """Row 57: a command goes on only as the user it began with."""
+        for _ in range(120):
+            self.server.add_trace()
+        self.log_in()
+
+        def switch():
+            self.server.revoke_access(OWNER)
+            self.tui().log_in(VIEWER)
+        self.on_request("trace.list", after=switch)
+        result = self.run_cli("traces", "list", "--all", "--json", "--project",
+                              self.server.project, "-o", self.path("out"))
+        self.assertFails(result, 4, "Another account has logged in")
+        token = self.tui().read()["access_token"]
+        self.assertFalse([request for request in self.server.requests
+                          if token in (request.cookie or "")])
+        self.assertEqual(self.tui().read()["user_email"], VIEWER)
+        self.assertRefreshes(0)
 
 
 class BesideTheTui(SessionCase):
@@ -1117,7 +1446,7 @@ class BesideTheTui(SessionCase):
         else:
             self.enter({"lock": lambda: around("os.open", act),
                         "proof": lambda: around("tempfile.mkstemp", act),
-                        "save": lambda: around("tempfile.mkstemp", act_after_refresh),
+                        "save": lambda: around("os.lseek", act_after_refresh),
                         "sync": lambda: around("os.fsync", act_after_refresh)}[step]())
 
     def assertUsable(self):

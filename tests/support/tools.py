@@ -486,7 +486,9 @@ class ServerCase(Case):
         """Store a fresh session and the address of the server, as a login does."""
         server = server or self.server
         session = dict(server.tokens(email), api_url=server.url)
-        for name, content in (("session.json", session), ("config.json", {"api_url": server.url})):
+        account = "{project_ref}/{user_id}".format(**session)
+        for name, content in (("session.json", session), ("config.json", {"api_url": server.url}),
+                              ("origins.json", {account: server.url})):
             path = self.write(os.path.join("home", name), json.dumps(content, indent=2) + "\n")
             os.chmod(path, 0o600)
         return session
@@ -807,7 +809,7 @@ class StateCase(Case):
 
     def leftovers(self, folder=None):
         """What stands in the home beside the files that belong there."""
-        known = {"session.json", "config.json", "session.lock"}
+        known = {"session.json", "config.json", "session.lock", "origins.json"}
         return sorted(set(os.listdir(folder or self.home)) - known)
 
 
@@ -830,7 +832,8 @@ class ProcessCase(ServerCase):
 
     def assertNothingLeft(self):
         """No temporary file is left behind in the home."""
-        left = set(os.listdir(self.home)) - {"session.json", "config.json", "session.lock"}
+        left = set(os.listdir(self.home)) - {
+            "session.json", "config.json", "session.lock", "origins.json"}
         for name in left:
             os.remove(os.path.join(self.home, name))
         self.assertEqual(left, set())
