@@ -1274,9 +1274,10 @@ class Lock(Struct):
                         self.recover(self.clock)
                     return self
             except BaseException:
-                os.close(self.handle)
+                self.__exit__()
                 raise
-            os.close(self.handle)
+            self.__exit__()
+            self._wait()
 
     def _open(self):
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)   # no planted link
@@ -1293,9 +1294,11 @@ class Lock(Struct):
             return os.path.samestat(os.fstat(self.handle), os.lstat(self.path))
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise unwritable_file(self.path, error)
 
     def __exit__(self, *_):
-        os.close(self.handle)
+        result_or_failure(os.close, self.handle, kinds=OSError)     # it is closed in any case
 
     def _acquire(self):
         while True:
@@ -1306,10 +1309,13 @@ class Lock(Struct):
             except OSError as error:
                 raise Failure(f"Cannot lock {self.path}: {os_reason(error)}",
                               "Set TWOSIGNAL_HOME to a directory on a local disk.")
-            if self.clock.monotonic() >= self.deadline:
-                raise TransientFailure(f"Another process holds the lock {self.path}",
-                                       "Wait for it to end, or look for one that hangs.", "LOCKED")
-            self.clock.sleep(0.02)
+            self._wait()
+
+    def _wait(self):
+        if self.clock.monotonic() >= self.deadline:
+            raise TransientFailure(f"Another process holds the lock {self.path}",
+                                   "Wait for it to end, or look for one that hangs.", "LOCKED")
+        self.clock.sleep(0.02)
 
 
 def _try_lock(handle):
@@ -2669,7 +2675,7 @@ class Spending(AtomicFile):
     def __exit__(self, *_):
         try:
             if self.directory is not None:
-                os.close(self.directory)
+                result_or_failure(os.close, self.directory, kinds=OSError)
             self.cancel()
         finally:
             self.end()

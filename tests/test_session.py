@@ -17,10 +17,11 @@ from unittest import mock
 from urllib.parse import quote
 
 import twosignal
+from injection import Injection
 from servers import Proxy, Scripted, answer, silence
 from sessions import encode64, session_cookies, session_in_cookie
 from standin import PROJECT_REF, StandIn
-from tools import (DEADLINE, SCRIPT, SESSION, EventfulClock, PassingClock, Result, ServerCase,
+from tools import (DEADLINE, SCRIPT, SESSION, SUPPORT, EventfulClock, PassingClock, Result, ServerCase,
                    StateCase, WrongClock, as_bytes, as_text, file_bytes, full, heed_interrupts,
                    kept_signals, posix, replaced_environment, run_command)
 
@@ -221,6 +222,7 @@ class WriteProofs(StateCase):
 
 
 OWNER, PASSWORD = StandIn.OWNER
+INJECTION = os.path.join(SUPPORT, "injection.py")
 KEYS = ("access_token", "refresh_token", "expires_at", "user_id", "user_email", "project_ref")
 LISTING, QUERY = ("orgs", "list", "--json"), "organization.list"
 
@@ -1267,6 +1269,86 @@ class SpentTokens(SessionCase):
             with mock.patch("os.open", failing):
                 self.assertOk(self.run_cli(*LISTING), "")
             self.assertRefreshed(session)
+
+
+@posix
+class Injections(SessionCase):
+    """Each call between the lock and the exit fails, or is the last one of its process."""
+
+    ERRORS = (errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EACCES, errno.EROFS, errno.EDQUOT,
+              errno.EPERM, errno.EBUSY, errno.ENOENT, errno.ESTALE, errno.EINVAL, errno.ENOMEM)
+    COMMANDS = (LISTING, ("logout",))
+
+    def prepare(self):
+        self.server.clear()
+        for name in os.listdir(self.home):
+            os.unlink(os.path.join(self.home, name))
+        return self.log_in_expired()
+
+    def tokens_on_disk(self):
+        """The names of all files but session.json that hold a token."""
+        return [name for name in os.listdir(self.home) if name != "session.json"
+                and b"_token" in file_bytes(os.path.join(self.home, name))]
+
+    def assertRecovers(self, was_told):
+        """The next command works, or it was told that it will not; logout leaves no token."""
+        result = self.run_cli(*LISTING)
+        if result.code:
+            self.assertFails(result, 4)
+            self.assertTrue(was_told)
+        elif not was_told:
+            self.assertEqual(self.leftovers(), [])
+        self.assertIn(self.run_cli("logout").code, (0, 4))
+        self.assertEqual((os.path.exists(self.file), self.tokens_on_disk()), (False, []))
+
+    def leftovers(self):
+        return [name for name in os.listdir(self.home) if name.startswith(".twosignal-session-")]
+
+    def run_injected(self, *args, **how):
+        self.prepare()
+        with Injection(**how) as injection:
+            result = self.run_cli(*args, clock=PassingClock())
+        return result, injection.calls
+
+    def test_errors(self):
+        """Rows 58, 59: whichever call fails, no session is lost unless that is said."""
+        _, calls = self.run_injected(*LISTING)
+        self.assertGreater(len(calls), 40)
+        for number in range(1, len(calls) + 1):
+            errors = full([self.ERRORS[number % len(self.ERRORS)]], self.ERRORS)
+            for error, lasting in itertools.product(errors, (False, True)):
+                with self.subTest(number=number, call=calls[number - 1], lasting=lasting,
+                                  error=errno.errorcode[error]):
+                    result, _ = self.run_injected(*LISTING, number=number, error=error,
+                                                  lasting=lasting)
+                    self.assertIn(result.code, (0, 1, 3, 4), result)
+                    self.assertNotIn("Internal", result.err)
+                    spent = self.server.count("auth/refresh")
+                    was_lost = "the server's new session is lost" in result.err
+                    self.assertFalse(was_lost and not (lasting and spent))
+                    self.assertRecovers(was_lost)
+
+    def test_kills(self):
+        """Row 59: lost is what was killed between the response and the first byte on the disk."""
+        record = self.path("record")
+        command = [sys.executable, INJECTION, "{}", record] + list(LISTING)
+        self.prepare()
+        run_command([each.format(0) for each in command], self.environment)
+        calls = file_bytes(record).decode().split()
+        self.assertGreater(len(calls), 40)
+        for number in range(1, len(calls) + 1, full(5, 1)):
+            with self.subTest(number=number, call=calls[number - 1]):
+                self.prepare()
+                result = run_command([each.format(number) for each in command], self.environment)
+                self.assertEqual(result.code, -signal.SIGKILL, result)
+                newest = [row["id"] for row in self.server.rows("tokens")
+                          if row["kind"] == "refresh" and not row["used"]]
+                on_disk = b"".join(file_bytes(os.path.join(self.home, name))
+                                   for name in os.listdir(self.home))
+                is_saved = any(token.encode() in on_disk for token in newest)
+                self.assertRecovers(not is_saved)
+                self.assertTrue(is_saved or calls[number - 1] in (
+                    "readinto", "lseek", "write", "file", "stat", "open", "close"))
 
 
 class Leftovers(SessionCase):

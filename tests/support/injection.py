@@ -1,0 +1,78 @@
+"""Makes the calls of a command fail, or its process die at them, between the session's lock and exit.
+
+In-process: `with Injection(number, error): run_cli(...)`. As a process that is killed:
+`python3 tests/support/injection.py NUMBER RECORD COMMAND…`, which notes each call in the file RECORD.
+"""
+import builtins
+import contextlib
+import os
+import signal
+import sys
+import threading
+from unittest import mock
+
+SUPPORT = os.path.dirname(os.path.abspath(__file__))
+CALLS = ("open", "close", "read", "write", "lseek", "ftruncate", "fsync", "replace",
+         "unlink", "stat", "lstat", "fstat", "chmod", "scandir", "listdir", "makedirs")
+
+
+class Injection(contextlib.ExitStack):
+    """Lets the call with that number fail with an error, counted from when the lock is acquired.
+
+    lasting: all later calls of the same function fail, too. error: an errno, or None to be killed.
+    `calls` lists the names of all calls.
+    """
+
+    def __init__(self, number=0, error=None, lasting=False, note=lambda name: None):
+        super().__init__()
+        self.number, self.error, self.lasting, self.note = number, error, lasting, note
+        self.calls, self.is_locked, self.failing = [], False, None
+
+    def __enter__(self):
+        import fcntl
+        super().__enter__()
+        flock = fcntl.flock
+
+        def locked(*args):
+            flock(*args)
+            self.is_locked = True
+        self.enter_context(mock.patch("fcntl.flock", locked))
+        for name in CALLS:
+            self.enter_context(mock.patch.object(os, name, self.wrapped(name, getattr(os, name))))
+        self.enter_context(mock.patch.object(builtins, "open", self.wrapped("file", open)))
+        import twosignal
+        for name in ("sendall", "readinto"):
+            self.enter_context(mock.patch.object(
+                twosignal.DeadlineSocket, name,
+                self.wrapped(name, getattr(twosignal.DeadlineSocket, name))))
+        return self
+
+    def wrapped(self, name, real):
+        def call(*args, **kwargs):
+            if not self.is_locked or threading.current_thread() is not threading.main_thread():
+                return real(*args, **kwargs)
+            self.calls.append(name)
+            self.note(name)
+            if len(self.calls) == self.number and self.error is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            is_chosen = len(self.calls) == self.number and name not in ("sendall", "readinto")
+            if is_chosen or self.failing == name:
+                self.failing = name if self.lasting else None
+                if name == "close":         # which releases the handle all the same
+                    real(*args, **kwargs)
+                raise OSError(self.error, os.strerror(self.error))
+            return real(*args, **kwargs)
+        return call
+
+
+def main(number, record, *arguments):
+    sys.path[:0] = [os.path.dirname(os.path.dirname(SUPPORT))]
+    import twosignal
+    notes = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    write = os.write
+    with Injection(int(number), note=lambda name: write(notes, name.encode() + b"\n")):
+        return twosignal.main(list(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
