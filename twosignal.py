@@ -1125,7 +1125,15 @@ class OutputTarget(Struct):
         except OSError as error:
             raise unwritable_file(self.path, error, self.hint)
 
+    kept = None                     # what is written from prove() on
+
+    def prove(self):
+        """Called before what is shown once: it can be shown elsewhere if the file fails then."""
+        self.kept = b""
+
     def write(self, content: bytes):
+        if self.kept is not None:
+            self.kept += content
         while content:
             content = content[self._guarded(self.file.write, content):]
 
@@ -1158,9 +1166,28 @@ class AtomicFile(OutputTarget):
             raise
         return self
 
+    def prove(self):
+        """Replaces the file by itself, and reserves room. Raises Failure if it cannot be saved."""
+        before = result_or_failure(file_content, self.target, kinds=OSError)
+        size = RESERVED_BYTES
+        if isinstance(before, bytes):
+            size += min(len(before), MAX_STATE_FILE_BYTES)
+            with deferred_signals(), AtomicFile(self.path, self.mode, self.hint,
+                                                clock=self.clock) as copy:
+                copy.write(before)
+                copy.sync()         # another program may have changed the file meanwhile
+                if before != result_or_failure(file_content, self.target, kinds=OSError):
+                    copy.cancel()
+        self.write(b" " * size)
+        self._guarded(self.file.flush)
+        self._guarded(os.fsync, self.file.fileno())
+        self._guarded(self.file.seek, 0)
+        super().prove()
+
     def sync(self):
         """Brings the content to the disk, so that only the replacement is left to do."""
         if not self.file.closed:
+            self._guarded(self.file.truncate)       # what prove() reserved, and is not needed
             self._guarded(self.file.flush)
             self._guarded(os.fsync, self.file.fileno())
             self._guarded(self.file.close)
@@ -1184,6 +1211,11 @@ class AtomicFile(OutputTarget):
         if self.temporary:
             remove_file(self.temporary)
             self.temporary = None
+
+
+def file_content(path) -> bytes:
+    with open(open_regular(path), "rb") as file:
+        return file.read()
 
 
 def write_text(path: str, text: str, clock=CLOCK):
@@ -2652,19 +2684,9 @@ class Spending(AtomicFile):
     def __enter__(self):
         from contextlib import ExitStack
         self.held_signals = ExitStack()
-        # That session.json can be replaced is proved by doing so, unless the TUI writes it now.
-        text = result_or(None, read_text, self.path)
-        if text is not None:
-            with deferred_signals(), AtomicFile(self.path, clock=self.clock) as file:
-                file.write(text.encode("utf-8"))
-                file.sync()
-                if read_text(self.path) != text:
-                    file.cancel()
         super().__enter__()
         try:
-            self.write(b" " * (RESERVED_BYTES + len(text or "")))
-            self._guarded(self.file.flush)
-            self._guarded(os.fsync, self.file.fileno())
+            self.prove()
             if os.name != "nt":     # where directories cannot be opened
                 self.directory = self._guarded(os.open, os.path.dirname(self.target), os.O_RDONLY)
         except BaseException:
@@ -3025,7 +3047,7 @@ class Client:
         self.key = key              # a project's, used instead of the session where REST suffices
         self.auth = Authenticator(url, transport, keep_secret, may_refresh)
         self.has_changed = False    # a change was made, or may have been made
-        self.refusal = None         # the Failure that a change ends with before it is made
+        self.before_change = None   # called before the first one; may raise Failure
         self._page_size = self._batch_size = PAGE_SIZE      # halved if that is too large
         # The names to try for a procedure; the one that this server has comes first.
         self._names = {name: [name, alias] for name, alias in PROCEDURE_ALIASES.items()}
@@ -3042,8 +3064,8 @@ class Client:
 
     def _change(self, resource, call):
         """What a call returns; if it fails and may have been made, the error says how to check."""
-        if self.refusal:
-            raise self.refusal
+        if self.before_change and not self.has_changed:
+            self.before_change()
         self.has_changed = True
         try:
             return call()
@@ -3376,6 +3398,12 @@ class Console:
         if self.stdout is None:
             return
         self._guarded(self.stdout.write, encodable(text, self.stdout.encoding or "utf-8"))
+
+    def require_stdout(self):
+        """Raises Failure if what a change returns could not be shown."""
+        if self.stdout is None:
+            raise Failure("stdout is closed, so the result cannot be shown",
+                          "Redirect it to a file or /dev/null, or use -o FILE.")
 
     def flush(self):
         if self.stdout is not None:
@@ -5973,9 +6001,7 @@ def run_command(line, console, report) -> int:
                                 if args.sources[name] not in os.environ]
         if args.output in (None, "-"):
             return call_command(chosen, client, args, console, report)
-        # A file that cannot be written is an error before anything is changed.
-        with output_file(args.output) as console.file:
-            return call_command(chosen, client, args, console, report)
+        return print_to_file(chosen, client, args, console, report)
     except Failure as failure:
         places = [args.sources[name] for name in args.sources if name in ("org", "project")]
         if failure.code == "NOT_FOUND" and places:
@@ -5984,6 +6010,25 @@ def run_command(line, console, report) -> int:
     finally:
         if client:
             client.transport.close()
+
+
+def print_to_file(chosen, client, args, console, report) -> int:
+    """call_command, with -o FILE; what a change returned is printed if the file fails then."""
+    file = output_file(args.output)
+    try:
+        # A file that cannot be written is an error before anything is changed.
+        with file as console.file:
+            if client:
+                client.before_change = file.prove
+            return call_command(chosen, client, args, console, report)
+    except BaseException as error:
+        if file.kept:
+            console.file = None
+            console.print(file.kept.decode("utf-8"))
+            console.flush()
+        if file.kept and isinstance(error, Failure):
+            error.hint = "The result is on stdout instead."
+        raise
 
 
 def make_client(chosen, args, console) -> Client:
@@ -5997,9 +6042,8 @@ def make_client(chosen, args, console) -> Client:
     transport = Transport(args.timeout or DEFAULT_TIMEOUT, access, console.tell,
                           console.say if console.debug else None, console.clock)
     client = Client(url, transport, key, console.keep_secret)
-    if console.stdout is None and args.output in (None, "-"):
-        client.refusal = Failure("stdout is closed, so the result cannot be shown",
-                                 "Redirect it to a file or /dev/null, or use -o FILE.")
+    if args.output in (None, "-"):
+        client.before_change = console.require_stdout
     if key:
         warn_if_unencrypted(client.url, "API key", console)
     return client

@@ -904,6 +904,74 @@ class OutputDevices(ProcessCase):
                 self.assertFails(result, 1, "Cannot write", path)
         self.assertEqual(requests_of(self.server, "apiKey.create"), [])
 
+    MAKERS = (("apiKey.create", ["api-keys", "create", "-n", "CI"]),
+              ("organization.create", ["orgs", "create", "New"]),
+              ("apiKey.create", ["api", "apiKey.create", "--mutation", "--input", "@INPUT"]))
+
+    def makers(self):
+        """(procedure, command) of some changes whose result is shown once."""
+        given = json.dumps({"projectId": self.server.project, "name": "CI"})
+        for procedure, command in self.MAKERS:
+            self.server.clear()
+            yield procedure, [given if each == "@INPUT" else each for each in command]
+
+    def test_a_target_that_cannot_be_replaced(self):
+        """Row 64: such as a mount or an immutable file: known before the change."""
+        for before in (None, "before"):
+            for function, number in (
+                    ("os.replace", errno.EBUSY), ("os.replace", errno.EPERM),
+                    ("os.fsync", errno.ENOSPC), ("tempfile.mkstemp", errno.EACCES)):
+                if before is None and function == "os.replace":
+                    continue            # a file that can be created can be renamed
+                for procedure, command in self.makers():
+                    path = self.write("out", before) if before else self.path("out")
+                    error = OSError(number, os.strerror(number))
+                    with self.subTest(function=function, command=command, before=before):
+                        with mock.patch(function, side_effect=error):
+                            self.assertFails(self.cli(*command, "-o", path), 1, path)
+                        self.assertEqual(requests_of(self.server, procedure), [])
+                        self.assertEqual(os.path.exists(path), before is not None)
+                        self.assertNothingLeft()
+                    if before:
+                        self.assertEqual(file_bytes(path), b"before")
+                        os.unlink(path)
+
+    def test_a_file_that_fails_after_the_change(self):
+        """Row 64: what it was to hold is printed on stdout, and the error says so."""
+        for function in ("os.replace", "os.fsync"):
+            for procedure, command in self.makers():
+                path, real = self.path("out"), getattr(os, function[3:])
+
+                def failing(*args):
+                    if self.server.count(procedure):
+                        raise OSError(errno.EIO, "Input/output error")
+                    return real(*args)
+                with self.subTest(function=function, command=command), \
+                        mock.patch(function, failing):
+                    result = self.cli(*command, "--json", "-o", path)
+                    self.assertEqual(result.code, 1, result)
+                    self.assertIn("on stdout", result.error["hint"])
+                    self.assertIn("id", json.loads(result.out))
+                    self.assertFalse(os.path.exists(path))
+
+    @unittest.skipUnless(os.path.exists(FULL_DISK), "needs /dev/full")
+    def test_a_key_and_a_full_device(self):
+        """Row 64: a key is never lost."""
+        for _, command in self.makers():
+            result = self.cli(*command, "--json", "-o", FULL_DISK)
+            self.assertEqual(result.code, 1, result)
+            self.assertIn("No space left on device", result.err)
+            self.assertIn("id", json.loads(result.out))
+
+    def test_room_that_is_not_needed(self):
+        """Row 64: what is reserved before a change is not in the file afterwards."""
+        for before in (None, "x" * 20000):
+            path = self.write("out", before) if before else self.path("out")
+            self.assertOk(self.cli("api-keys", "create", "-n", "CI", "--json", "-o", path))
+            content = file_bytes(path)
+            self.assertIn("key", json.loads(content.decode()))
+            self.assertTrue(content.endswith(b"}\n"))
+
     @unittest.skipUnless(os.path.exists(FULL_DISK), "needs /dev/full")
     def test_full_device(self):
         """Row 39: -o /dev/full is a one-line error."""

@@ -21,9 +21,9 @@ from injection import Injection
 from servers import Proxy, Scripted, answer, silence
 from sessions import encode64, session_cookies, session_in_cookie
 from standin import PROJECT_REF, StandIn
-from tools import (DEADLINE, SCRIPT, SESSION, SUPPORT, EventfulClock, PassingClock, Result, ServerCase,
-                   StateCase, WrongClock, as_bytes, as_text, file_bytes, full, heed_interrupts,
-                   kept_signals, posix, replaced_environment, run_command)
+from tools import (DEADLINE, SCRIPT, SESSION, SUPPORT, EventfulClock, PassingClock, Result,
+                   ServerCase, StateCase, WrongClock, as_bytes, as_text, file_bytes, full,
+                   heed_interrupts, kept_signals, posix, replaced_environment, run_command)
 
 
 def around(function, before):

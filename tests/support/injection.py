@@ -1,7 +1,7 @@
-"""Makes the calls of a command fail, or its process die at them, between the session's lock and exit.
+"""Calls of a command that fail, or that its process does not survive, after the session's lock.
 
 In-process: `with Injection(number, error): run_cli(...)`. As a process that is killed:
-`python3 tests/support/injection.py NUMBER RECORD COMMAND…`, which notes each call in the file RECORD.
+`python3 tests/support/injection.py NUMBER RECORD COMMAND…`, which notes each call in RECORD.
 """
 import builtins
 import contextlib
