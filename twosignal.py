@@ -2862,22 +2862,18 @@ class Authenticator:
     def login(self, email, password) -> Session:
         """The new session, saved. Raises Failure: UNAUTHORIZED if email or password is wrong."""
         self.keep_secret(password)
-        # If the session could not be saved, none is begun on the server.
-        with session_lock(self.transport.deadline(), self.clock), self._spending() as spending:
-            try:
-                data = self._post("login", {"email": email, "password": password})
-            except Failure as failure:
-                if failure.code == "UNAUTHORIZED":
-                    failure.message = "Wrong email or password"
-                    failure.hint = "Check both and run 'twosignal login' again."
-                raise
-            with deferred_signals():
-                session = spending.save(self._new_session(data, {"user_email": email}))
-                session_origin(session, self.clock)
-                return session
-
-    def _spending(self) -> Spending:
-        return Spending(path=home_path("session.json"), clock=self.clock)
+        make_home()                 # if that fails, no session is begun on the server
+        try:
+            data = self._post("login", {"email": email, "password": password})
+        except Failure as failure:
+            if failure.code == "UNAUTHORIZED":
+                failure.message = "Wrong email or password"
+                failure.hint = "Check both and run 'twosignal login' again."
+            raise
+        session = self._new_session(data, {"user_email": email})
+        with session_lock(self.transport.deadline(), self.clock), deferred_signals():
+            session_origin(session, self.clock)
+            return save_session(session, clock=self.clock)
 
     def logout(self):
         """Ends the session on the server. Raises Failure."""
@@ -2941,7 +2937,7 @@ class Authenticator:
             spent = self._load()
             if not spent.is_due(spent.remaining(self.clock.time(), rejected)):
                 return spent        # another process refreshed it while this one waited
-            with self._spending() as spending:
+            with Spending(path=home_path("session.json"), clock=self.clock) as spending:
                 data = result_or_failure(self._post, "refresh", {
                     "refresh_token": spent.refresh_token}, (409, 429), (), spending)
                 if isinstance(data, Failure):

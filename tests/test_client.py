@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import sys
 import unittest
 from unittest import mock
@@ -1189,8 +1190,7 @@ class ApiKeys(KeyCase):
     def test_no_home_and_nothing_written(self):
         self.add(3)
         env = self.key()
-        os.unlink(os.path.join(self.home, "config.json"))
-        os.rmdir(self.home)
+        shutil.rmtree(self.home)
         before = self.tree()
         with mock.patch("twosignal.new_traces", first_look):
             for line in ("traces list", "traces check --max-p95 9h", "traces wait", "whoami",

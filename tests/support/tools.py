@@ -690,6 +690,7 @@ class ScriptedTransport:
     """A transport that answers from a function of the procedures and their inputs."""
 
     timeout = 5
+    until = float("inf")
 
     def __init__(self, answer):
         self.answer, self.asked = answer, []
@@ -698,7 +699,8 @@ class ScriptedTransport:
         self.told = []
         self.tell = self.told.append
 
-    def request(self, method, url, headers=(), body=None, reports_unknown=True, retried=None):
+    def request(self, method, url, headers=(), body=None, reports_unknown=True, retried=None,
+                spending=None):
         parts = urlsplit(url)
         query = parse_qs(parts.query)
         names = unquote(parts.path).rpartition("/")[2].split(",")
