@@ -65,20 +65,25 @@ TOO_LARGE_STATUSES = (413, 414, 431, 504)   # a page or a batch of half the size
 MAX_REDIRECTS = 5                   # of one query
 ANNOUNCED_PAUSE = 2.0               # seconds; a longer pause before a retry is announced
 MAX_RESPONSE_BYTES = 32 << 20       # of one response, its head included
-MAX_STATE_FILE_BYTES = 1 << 20      # of session.json or config.json
+MAX_STATE_FILE_BYTES = 1 << 17      # of session.json or config.json
 RESERVED_BYTES = 8192               # for a session that is not known yet, besides the old one's
 MAX_BATCH_URL = 3900                # characters; proxies cut URLs at 4,000
 MAX_COOKIE_CHUNK = 3180             # characters; browsers and @supabase/ssr cut cookies there
-MAX_SERVER_MESSAGE = 1000           # characters of a server's message that are shown
+MAX_MESSAGE, MAX_LINE = 1000, 10000     # characters of an error's message, of a line on stderr
+SECRET_RUN = 16                     # characters of a secret that are masked without the rest
 MAX_PROBLEMS = 50                   # of a rejected input that are shown
 MAX_DIGITS = 300                    # of a number; longer ones are an attack, not a value
+MAX_VALUES = 300000                 # in one response: some take 600 bytes of memory
+MAX_INDENTED = 6                    # levels of JSON; further down, blanks would outgrow the data
 PAGE_SIZE = 100                     # traces that a server returns at once, at most
 MAX_EMPTY_PAGES = 1000              # in a row without a new trace, before a listing is given up
 MAX_KNOWN_TRACES = 200000           # of one listing, whose IDs are remembered
+MAX_COLUMNS = 1000                  # of csv and tsv
 MAX_PATH_PARTS = 100                # of a field; as many keys with dots may have to be tried
 MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
-TAIL_FIRST_PAGES, TAIL_MEMORY = 50, 20000   # pages that tail scans first; traces it remembers
+TAIL_PAGES, TAIL_CHARACTERS = 50, 1 << 25   # that a poll of tail takes in at most
+TAIL_MEMORY = 20000                 # traces that tail remembers
 MAX_CACHED_RULES = 10000            # of keys; a server's are few, unless it means harm
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
@@ -232,16 +237,28 @@ def printable(value, unsafe=_UNSAFE) -> str:
 
 def _escape(match) -> str:
     character = match.group()
-    return f"\\x{ord(character):02x}" if character in "\t\n\r" else ascii(character)[1:-1]
+    return f"\\x{ord(character):02x}" if character < "\x80" else ascii(character)[1:-1]
 
 
-def to_json(value, indent=2, ascii_only=False) -> str:
+def to_json(value, levels=MAX_INDENTED, ascii_only=False) -> str:
     """JSON in which no control or bidirectional character stands for itself."""
-    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+    text = _indented(value, json.JSONEncoder(ensure_ascii=ascii_only).encode, levels)
     if text.replace("\n", "").isprintable():
         return text
     # A raw line break can only be the encoder's own: inside a string it is escaped already.
     return re.sub("(?!\n)" + _UNSAFE, lambda match: json.dumps(match.group())[1:-1], text)
+
+
+def _indented(value, encode, levels, margin="\n") -> str:
+    if not levels or not value or not isinstance(value, (dict, list)):
+        return encode(value)
+    inner = margin + "  "
+    if isinstance(value, list):
+        lines = [_indented(each, encode, levels - 1, inner) for each in value]
+        return f"[{inner}{(',' + inner).join(lines)}{margin}]"
+    lines = [f"{encode(key)}: {_indented(each, encode, levels - 1, inner)}"
+             for key, each in value.items()]
+    return f"{{{inner}{(',' + inner).join(lines)}{margin}}}"
 
 
 def encodable(text: str, encoding: str) -> str:
@@ -251,6 +268,13 @@ def encodable(text: str, encoding: str) -> str:
         return text
     except UnicodeEncodeError:
         return text.translate(_SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def disarmed(text: str) -> str:
+    """Lines without commands to CI systems: ::error::x, ##[group], ##vso[…, ##teamcity[…."""
+    # JSON reads these escapes, too. A runner may skip blanks and what is not visible.
+    text = re.sub(r"(?m)^([^\w\n]*?):(?=:)", r"\1\\u003a", text)
+    return re.sub(r"#(?=[^ -~\n]*#[^\n -/:-@\[-^`{-~]*\[)", r"\\u0023", text)
 
 
 def display_width(text: str) -> int:
@@ -295,15 +319,38 @@ def to_nfc(text: str) -> str:
 
 
 def mask_secrets(text: str, secrets) -> str:
-    """The text with *** for each secret: as it is, percent-encoded, in JSON, quoted or escaped."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= 4:        # a shorter one cannot be told from ordinary text
-            from urllib.parse import quote
-            in_json = json.dumps(secret)[1:-1]
-            for form in (secret, quote(secret, safe=""), quote(secret), in_json,
-                         in_json.replace("'", "'\"'\"'"), printable(secret)):
-                text = text.replace(form, "***")
-    return text
+    """The text with *** for each form of a secret, and for each part of one that is long enough."""
+    forms, runs = _secret_forms(frozenset(secrets))
+    for form in forms:
+        text = text.replace(form, "***")
+    masked, end = "", 0
+    for start in range(len(text) if runs else 0):
+        if text[start:start + SECRET_RUN] in runs:
+            masked += text[end:start] + "***" if start >= end else ""
+            end = start + SECRET_RUN
+    return masked + text[end:]
+
+
+@functools.lru_cache(maxsize=1)
+def _secret_forms(secrets) -> tuple:
+    """(the texts that secrets may appear as, longest first; all runs of SECRET_RUN characters)."""
+    import base64
+    from urllib.parse import quote
+    forms = set()
+    for secret in secrets:          # as it is, percent-encoded, in JSON, quoted or escaped
+        in_json = json.dumps(secret)[1:-1]
+        forms.update((secret, quote(secret, safe=""), quote(secret), in_json,
+                      in_json.replace("'", "'\"'\"'"), printable(secret)))
+        if secret.count(".") == 2 and "/" not in secret:        # a JWT
+            forms.update(part for part in secret.split(".") if len(part) >= 8)
+        for start in range(3):      # base64 of a text that it is in, wherever it begins there
+            data = secret.encode("utf-8", "surrogatepass")[start:]
+            encoded = base64.b64encode(data)[:len(data) * 8 // 6].decode("ascii")
+            forms.update((encoded, encoded.replace("+", "-").replace("/", "_")))
+    # A shorter one cannot be told from ordinary text.
+    forms = sorted((form for form in forms if len(form) >= 4), key=len, reverse=True)
+    return forms, {form[start:start + SECRET_RUN] for form in forms
+                   for start in range(len(form) - SECRET_RUN + 1)}
 
 
 def to_number(value):
@@ -543,7 +590,7 @@ def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secre
     elif is_secret:
         keep_secret(str(value))
     elif is_config and isinstance(value, str):
-        masked = _mask_urls(value, keep_secret)
+        masked = mask_urls(value, keep_secret)
     return "***" if is_secret else masked
 
 
@@ -554,7 +601,7 @@ def _is_secret_entry(parent, key, entries) -> bool:
     return is_secret_name(str(entries.get("name")) if key == "value" else key)
 
 
-def _mask_urls(text, keep_secret) -> str:
+def mask_urls(text, keep_secret) -> str:
     """The text with *** for passwords, tokens in their place, and secret parameters of URLs."""
     def mask(match):
         from urllib.parse import unquote
@@ -698,6 +745,7 @@ def span_tree(spans) -> list:
 _WORD_COLOURS = {"ERROR": 31, "FAILED": 31, "TOO FEW": 31, "NOTHING TO CHECK": 31, "OK": 32}
 # Spreadsheets take text that begins like this for a formula; full-width characters too.
 _FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_CSV_QUOTED = r"[,\"\r\n]|\A\W*::"
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"})
 
 
@@ -887,15 +935,16 @@ def _value_lines(result, make_line):
         if names is None:
             # If rows stream, the first one cannot tell what those to come have.
             names = _keys_of(rows, result.extra_fields if result.streams else ())
+            names = dict.fromkeys(list(names)[:MAX_COLUMNS])
             yield make_line(map(_value_text, names))
-        omitted.update(_keys_of(rows))
+        if len(omitted) < MAX_COLUMNS:
+            omitted.update((key, None) for key in _keys_of(rows) if key not in names)
         yield "".join([make_line([_value_text(row.get(name)) for name in names]) for row in rows])
     if names is None and result.columns:
         yield make_line([column.source for column in result.columns if not callable(column.source)])
-    omitted = [key for key in omitted if key not in names]
     if omitted:
-        return (f"Columns omitted (absent from the first {PAGE_SIZE} rows): "
-                f"{', '.join(omitted)}. Name the columns you want with --fields.")
+        return (f"Columns omitted (absent from the first {PAGE_SIZE} rows, or beyond "
+                f"{MAX_COLUMNS:,}): {', '.join(omitted)}. Name the columns you want with --fields.")
 
 
 def _value_text(value) -> str:
@@ -903,19 +952,17 @@ def _value_text(value) -> str:
     if value is None:
         return ""
     if isinstance(value, (list, dict)):
-        return to_json(value, indent=None)
+        return to_json(value, levels=0)
     if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
         value = value if re.match(_DECIMAL, value) else "'" + value     # -0.02 is no formula
     return printable(value, "(?![\t\r\n])" + _UNSAFE)
 
 
-def _csv_lines(result, screen):
-    """Lines as RFC 4180 has them, but for their ends."""
-    import csv
-    import types
-    # writerow() returns what write() returns. All Pythons quote a CR or LF that ends lines, too.
-    write_row = csv.writer(types.SimpleNamespace(write=str), lineterminator="\r\n").writerow
-    return _value_lines(result, lambda texts: write_row(texts)[:-2] + "\n")
+def _csv_line(texts) -> str:
+    # The csv module takes four bytes a character. Quotes keep a row from being a CI command.
+    line = ",".join(['"' + text.replace('"', '""') + '"' if re.search(_CSV_QUOTED, text) else text
+                     for text in texts])
+    return (line or '""') + "\n"
 
 
 def _tsv_line(texts) -> str:
@@ -926,9 +973,9 @@ ROW_FORMATS = ("jsonl", "csv", "tsv")
 FORMATS = {                         # generators of whole lines; they return a warning or None
     "table": lambda result, screen: result.table_lines(screen),
     "json": lambda result, screen: result.json_lines(screen),
-    "jsonl": lambda result, screen: (to_json(row, indent=None, ascii_only=screen.ascii_only) + "\n"
+    "jsonl": lambda result, screen: (to_json(row, levels=0, ascii_only=screen.ascii_only) + "\n"
                                      for row in result.records()),
-    "csv": _csv_lines,
+    "csv": lambda result, screen: _value_lines(result, _csv_line),
     "tsv": lambda result, screen: _value_lines(result, _tsv_line)}
 
 
@@ -1548,9 +1595,9 @@ def configured_url(option=None, clock=CLOCK, key=None) -> str:
 
 def normal_url(text: str, source="--url") -> str:
     """An address as https://host[:port][/path]. Raises a usage error, which names the source."""
-    match = re.match(_ADDRESS, text.strip())
+    match = re.match(_ADDRESS, text.strip()) if len(text) <= MAX_BATCH_URL else None
     if not match or not 0 < int(match.group(3) or 1) < 65536:
-        shown = re.sub("[^/@]*@", "***@", text)         # there may be a password before an @
+        shown = re.sub(r"(?s)\A(\w*://)?.*@", r"\1***@", text)     # what may be a password
         raise usage_error(f"{source} is not a server's address: {shown}",
                           "It should look like https://twosignal.example.com.")
     scheme, host, port, path = match.groups()
@@ -1820,7 +1867,8 @@ def origin(url) -> tuple:
 
 
 _JSON_KEY = r'((?:"|%22)([\w-]*)(?:"|%22):(?: |%20)?)'
-_JSON_STRING = r'("(?:[^"\\]|\\.)*"|%22(?:%5C%..|(?!%22).)*%22)'
+# Each repetition begins with a character of its own: no text can be read in two ways.
+_JSON_STRING = r'("[^"\\]*(?:\\.[^"\\]*)*"|%22[^%]*(?:(?:%5C%..|%(?!5C%|22))[^%]*)*%22)'
 
 
 def mask_secret_fields(text) -> str:
@@ -2213,7 +2261,10 @@ def tls_context(access=Access()):
     except ImportError:
         raise Failure("This Python was built without ssl and cannot use https",
                       "Use another Python, or an http:// address.", "CONNECTION_FAILED")
-    context = ssl.create_default_context()
+    try:
+        context = ssl.create_default_context()
+    except OSError as error:        # nothing else is opened by it
+        raise usage_error(f"Cannot write SSLKEYLOGFILE: {os_reason(error)}", "Unset it.")
     # As curl, on each Python: what is in the file is trusted, be it an intermediate or a leaf.
     context.verify_flags = (context.verify_flags | _PARTIAL_CHAIN) & ~_STRICT
     if hasattr(context, "minimum_version"):     # from 3.7 on
@@ -2338,6 +2389,8 @@ def response_json(response):
             raise ValueError(f"{literal} is not a finite number")
         return float(literal)
 
+    if is_too_large(response.body):
+        raise ResponseTooLarge(f"made of more than {MAX_VALUES:,} values")
     try:
         found = json.loads(response.body.decode("utf-8"), parse_int=parse_int,
                            parse_float=parse_float, parse_constant=parse_float)
@@ -2358,7 +2411,7 @@ def untrusted_json(text):
         if text.startswith("base64-"):
             import base64           # which ignores padding, but not its absence
             text = base64.urlsafe_b64decode(text[7:] + "===").decode("utf-8")
-        return json.loads(text, parse_int=to_number)
+        return json.loads(text[:10 * MAX_LINE], parse_int=to_number)
     except (ValueError, RecursionError):
         return None
 
@@ -2367,6 +2420,15 @@ def is_own_error(error) -> bool:
     """Whether an error is one of tRPC or of 2Signal's REST API: gateways answer in JSON, too."""
     is_trpc = any(isinstance(get_item(error, key), dict) for key in ("json", "data"))
     return is_trpc or bool(re.match(r"[A-Z][A-Z0-9_]*\Z", str(get_item(error, "code", ""))))
+
+
+def is_too_large(body) -> bool:
+    """Whether JSON has more than MAX_VALUES, found out in less memory than they would take."""
+    marks = (b",", b"[", b"{")
+    if sum(map(body.count, marks)) <= MAX_VALUES:       # as nearly always
+        return False
+    parts = body.replace(rb"\\", b"").replace(rb'\"', b"").split(b'"', 4 * MAX_VALUES)
+    return sum(part.count(mark) for part in parts[::2] for mark in marks) > MAX_VALUES
 
 
 def compact_json(value, safe=",:") -> str:
@@ -2546,8 +2608,7 @@ def server_failure(code, response, message, resource=None, status=None) -> Failu
 
 def _documented_error(code, status, message, resource) -> Failure:
     code = code or STATUS_CODES.get(status)
-    said = message if isinstance(message, str) else ""
-    message = said if len(said) <= MAX_SERVER_MESSAGE else said[:MAX_SERVER_MESSAGE] + "…"
+    message = message[:10 * MAX_LINE] if isinstance(message, str) else ""   # cut where it is shown
     if code == "UNAUTHORIZED":
         return authentication_expired()
     if code == "FORBIDDEN":
@@ -2565,7 +2626,7 @@ def _documented_error(code, status, message, resource) -> Failure:
     if code == "PAYLOAD_TOO_LARGE" or status in TOO_LARGE_STATUSES:     # 414 and 431 have no code
         return TooLarge("Request too large", "Send less at once, or ask whoever runs the server "
                         "to raise its limit.", "PAYLOAD_TOO_LARGE", is_retryable=False)
-    problems = input_problems(said)
+    problems = input_problems(message)
     refusal = f"The server refused: {message or f'HTTP status {status}'}"
     return Failure("The server rejected the input" if problems else refusal, "",
                    code or "BAD_REQUEST", problems)
@@ -3190,14 +3251,13 @@ class Client:
         # No page repeats a trace of an earlier one: new traces shift the pages while they are read.
         # And the pages end: no cursor is followed twice, those without a new trace are counted.
         page = TracePage([], True)
-        known = set()               # IDs
-        seen_cursors = set()
+        known, seen_cursors = set(), set()      # hashes of IDs and cursors, which may be long
         empty_pages = 0
         while not page.is_last:
             size = PAGE_SIZE if page.has_more is None else page_size()
             page = self._trace_page(query, size, page.cursor)
             # One without an ID is new: no other object equals object().
-            rows = {object() if row.get("id") in (None, "") else str(row["id"]): row
+            rows = {object() if row.get("id") in (None, "") else hash(str(row["id"])): row
                     for row in page.traces}
             page.traces = [row for key, row in rows.items() if key not in known]
             known.update(rows)
@@ -3207,9 +3267,10 @@ class Client:
                                     "twice.")
             empty_pages = 0 if page.traces else empty_pages + 1
             yield page
-            if not page.is_last and (page.cursor in seen_cursors or empty_pages > MAX_EMPTY_PAGES):
+            cursor = hash(page.cursor)
+            if not page.is_last and (cursor in seen_cursors or empty_pages > MAX_EMPTY_PAGES):
                 raise protocol_error("The server's pages of traces do not end", REPORT_TO_OPERATOR)
-            seen_cursors.add(page.cursor)
+            seen_cursors.add(cursor)
 
     def _trace_page(self, query, size, cursor) -> TracePage:
         """The page at a cursor, or the first one if it is None. Raises Failure."""
@@ -3382,18 +3443,22 @@ class Console:
         self.clock = clock
         self._secrets = set()
         self.keep_secret = self._secrets.add    # from now on, *** is shown in its place
+        is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
+                     or os.environ.get("TEAMCITY_VERSION"))
+        self.for_log = disarmed if is_ci_log else str       # of what stdout and stderr show
         self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
 
-    def print(self, text):
-        """Prints output. Raises Failure on a write error, BrokenPipeError if nobody reads."""
+    def print(self, text, is_data=False):
+        """Prints output, data as it is. Raises Failure, or BrokenPipeError if nobody reads."""
         self.has_printed = True
         self.clear_progress()
+        if not is_data and not isinstance(self.file, AtomicFile):
+            text = self.for_log(text)
         if self.file is not None:
             return self.file.write(text.encode("utf-8"))
-        if self.stdout is None:
-            return
-        self._guarded(self.stdout.write, encodable(text, self.stdout.encoding or "utf-8"))
+        if self.stdout is not None:
+            self._guarded(self.stdout.write, encodable(text, self.stdout.encoding or "utf-8"))
 
     def require_stdout(self):
         """Raises Failure if what a change returns could not be shown."""
@@ -3437,14 +3502,21 @@ class Console:
             self.tell(text)
         self._repeated[topic] = text
 
+    def shortened(self, text, limit=MAX_MESSAGE) -> str:
+        """A text with secrets masked, and then cut to so many characters."""
+        # Before it is masked, so much is left that no part of a secret can be what is cut off.
+        text = mask_secrets(text[:10 * limit], self._secrets)
+        return text if len(text) <= limit else text[:limit] + "…"
+
     def masked(self, text) -> str:
         """One line, with secrets masked and control characters escaped."""
-        return printable(mask_secrets(text, self._secrets))
+        return printable(self.shortened(text, MAX_LINE))
 
-    def say(self, *lines):
-        """Prints lines on stderr, masked."""
+    def say(self, *lines, ci_command=""):
+        """Prints lines on stderr, masked, behind a command to the CI system."""
         self.clear_progress()
-        self._write_stderr("".join(self.masked(line) + "\n" for line in lines))
+        text = "".join(self.masked(line) + "\n" for line in lines)
+        self._write_stderr(ci_command + self.for_log(text))
 
     def _write_stderr(self, text):
         if self.stderr is None:
@@ -3455,19 +3527,23 @@ class Console:
         except (OSError, ValueError):
             redirect_to_null(self.stderr)
 
+    def failure_lines(self, failure) -> list:
+        """The message of a failure, its hint, and its problems, masked and cut."""
+        return list(map(self.shortened, [failure.message, failure.hint] + failure.problems))
+
     def fail(self, failure) -> int:
         """Prints an error as a line, or as JSON, and returns its exit code."""
-        if not self.json_errors:
-            line = f"Error: {failure.message.rstrip('.')}. {failure.hint}".rstrip()
-            self.say(line, *("  " + problem for problem in failure.problems))
-            return failure.exit_code
         # Masked before it becomes JSON, which would escape parts of a secret.
-        message, hint, *problems = [mask_secrets(line, self._secrets) for line in
-                                    [failure.message, failure.hint] + failure.problems]
+        message, hint, *problems = self.failure_lines(failure)
+        if not self.json_errors:
+            line = f"Error: {message.rstrip('.')}. {hint}".rstrip()
+            self.say(line, *("  " + problem for problem in problems))
+            return failure.exit_code
         error = without_none(code=failure.code, message=message, hint=hint,
                              problems=problems or None, exit_code=failure.exit_code,
                              retry_after=failure.retry_after)
-        self.say(to_json({"error": error}, indent=None))
+        self.clear_progress()
+        self._write_stderr(self.for_log(to_json({"error": error}, levels=0)) + "\n")
         return failure.exit_code
 
     def progress(self, text, since):
@@ -4555,7 +4631,7 @@ class CheckResult(Struct):
             value, _ = distinct_texts(self.threshold.format_value, each["value"], self.limit)
             texts = filter(None, [each["name"], each["error_message"]])
             text = f"{self.threshold.worst_text or value}  {': '.join(map(printable, texts))}"
-            lines += [truncate(text, MAX_SERVER_MESSAGE), f"  {each['command']}"]
+            lines += [truncate(text, MAX_MESSAGE), f"  {each['command']}"]
         return lines
 
     def sentence(self) -> str:
@@ -4712,7 +4788,7 @@ class GateReport(Struct):
         cases = [(each.name, codes[each.passed], [each.sentence()] + each.worst_lines())
                  for each in self.results]
         if self.failure:
-            lines = filter(None, [self.failure.message, self.failure.hint] + self.failure.problems)
+            lines = filter(None, self.console.failure_lines(self.failure))
             cases = [(self.title, self.failure.code, lines)]
         masked = self.console.masked
         for name, code, lines in cases:
@@ -4739,10 +4815,10 @@ class GateReport(Struct):
 
     def report_to_github(self):
         """An annotation for each check that does not hold or for the failure, and a summary."""
-        special = r"[\\`*_~<>&|:#@!\[\]]|\.(?=[^\W\d])"       # in Markdown
         rows = [[column.heading for column in CHECK_COLUMNS], ["---"] * len(CHECK_COLUMNS)]
-        rows += [[re.sub(special, r"\\\g<0>", column.text(each.row())) for column in CHECK_COLUMNS]
-                 for each in self.results]
+        # In code spans, a name is no link, image, tag or mention.
+        rows += [["`" + re.sub("[`|]", _escape, column.text(each.row())) + "`"
+                  for column in CHECK_COLUMNS] for each in self.results]
         summary = [f"### {self.title}", ""]
         summary += [] if self.failure else ["| " + " | ".join(row) + " |" for row in rows]
         for name, code, lines in self.cases():
@@ -4750,7 +4826,7 @@ class GateReport(Struct):
                 lines[0] = f"{name}: {lines[0]}"
                 summary += [""] + ["    " + line for line in lines]     # indented: code
                 text = "%0A".join(line.replace("%", "%25") for line in lines)
-                self.console.say(f"::error title={self.title}::{text}")
+                self.console.say(text, ci_command=f"::error title={self.title}::")
         try:
             path = to_path(setting("GITHUB_STEP_SUMMARY") or os.devnull)
             with open(path, "a", encoding="utf-8") as file:
@@ -4826,13 +4902,13 @@ class WaitProgress(Struct):
                     pair for pair in pairs if self.lacking.get(str(pair[1]["id"]), True)]):
                 names = {str(score.get("evaluator")) for score in child_records(trace, "scores")}
                 self.lacking[str(trace["id"])] = (self.evaluators or set()) - names
-            newest += trace_ids
+            newest = (newest + trace_ids)[:self.wanted]
             done += sum(not self.lacking[each] for each in trace_ids)
             self.found = min(self.wanted, max(done, self.found or 0))
             if self.found == self.wanted:
                 newest = []         # nothing is missing
                 break
-        names = [name for each in newest[:self.wanted] for name in self.lacking[each]]
+        names = [name for each in newest for name in self.lacking[each]]
         self.missing = {name: names.count(name) for name in sorted(set(names))}
 
     def advice(self) -> str:
@@ -4872,7 +4948,7 @@ class TraceTail:
     def __init__(self, scan):
         self.scan = scan            # a TraceScan, for its query, matching and records
         self.has_missed = False     # the last poll may have missed traces
-        self._seen = {}             # trace ID: Unix seconds when it was made, or None
+        self._seen = {}             # hash of an ID: Unix seconds when it was made, or None
         self._matched = set()       # IDs of the seen ones that have been returned
         self._start = None          # an unseen trace that is older predates the tail
 
@@ -4881,7 +4957,7 @@ class TraceTail:
         matching = []
         for number, page in enumerate(self.scan.query.pages(self.scan.client), 1):
             matching += self._take_new(page.traces)
-            if len(matching) >= lines or number == TAIL_FIRST_PAGES:
+            if len(matching) >= lines or number == TAIL_PAGES:
                 break
         if page.has_more is not False:
             self._start = min(filter(None, self._seen.values()), default=None)
@@ -4891,16 +4967,20 @@ class TraceTail:
         """What is new. Raises Failure; the next poll then returns what this one would have."""
         before = dict(self._seen), set(self._matched)
         pairs = []
+        size = 0
         try:
-            for page in self.scan.query.pages(self.scan.client):
+            for number, page in enumerate(self.scan.query.pages(self.scan.client), 1):
                 count = len(self._seen)
-                pairs += self._take_new(page.traces)
+                found = self._take_new(page.traces)
+                pairs += found
+                size += len(str(found))
+                is_full = number == TAIL_PAGES or size > TAIL_CHARACTERS
                 new = len(self._seen) - count
                 # All of a page without a next one is new: there may have been more.
-                self.has_missed = page.has_more is None and new == len(page.traces)
+                self.has_missed = is_full or page.has_more is None and new == len(page.traces)
                 # If no trace has a time, an unseen one behind a seen one predates the tail.
                 is_enough = not new or not any(self._seen.values())
-                if is_enough and new < len(page.traces):
+                if is_full or is_enough and new < len(page.traces):
                     break
             traces = self.scan.records(pairs)
         except BaseException:
@@ -4913,7 +4993,7 @@ class TraceTail:
         """(wire trace, record) of those that match for the first time; remembers all."""
         current = []
         for trace in traces:
-            trace_id = str(trace.get("id"))
+            trace_id = hash(str(trace.get("id")))       # an ID may be long
             when = created_seconds(trace)
             is_older = None not in (self._start, when) and when < self._start
             if trace_id in self._seen or not is_older:
@@ -4921,7 +5001,7 @@ class TraceTail:
                 if trace_id not in self._matched:
                     current.append(trace)
         pairs = self.scan.matching(current)
-        self._matched.update(str(trace.get("id")) for trace, _ in pairs)
+        self._matched.update(hash(str(trace.get("id"))) for trace, _ in pairs)
         return pairs
 
     def _forget_oldest(self):
@@ -5375,8 +5455,8 @@ def new_traces(client, args, console):
             requested = min(failure.retry_after or 0, 10 * MINUTE)
             pause = max(min(pause * 2, MINUTE), requested)
         else:
-            console.tell_once("A whole page of new traces at once: some may be missing. "
-                              "Use a shorter --interval." if tail.has_missed else "")
+            console.tell_once("Too many new traces at once: older ones may be missing. Use traces "
+                              "list, or a shorter --interval." if tail.has_missed else "")
             pause = interval
             yield from traces
 
@@ -6035,6 +6115,8 @@ def make_client(chosen, args, console) -> Client:
     for value in [key or "", *access.headers.values()]:
         console.keep_secret(value)
         console.keep_secret(value.partition(" ")[2])    # without its scheme, such as Bearer
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        mask_urls("://" + os.environ[name], console.keep_secret)
     transport = Transport(args.timeout or DEFAULT_TIMEOUT, access, console.tell,
                           console.say if console.debug else None, console.clock)
     client = Client(url, transport, key, console.keep_secret)
@@ -6101,7 +6183,7 @@ def print_result(result, args, console) -> int:
     lines = FORMATS[format_name](result, console.screen(args.color))
     try:
         while True:
-            console.print(next(lines))
+            console.print(next(lines), is_data=format_name in ("csv", "tsv"))
             if result.streams:
                 console.flush()
     except StopIteration as end:

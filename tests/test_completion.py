@@ -207,6 +207,7 @@ class ServerNames(CompletionCase):
         self.assertIn("Elsewhere", self.complete("traces", "list", "--project", ""))
 
     def test_hostile_names(self):
+        """Row 68: candidates are names as they are; those with control characters are left out."""
         self.names(*[{"id": str(place), "name": name}
                      for place, name in enumerate(HOSTILE_NAMES + UNPRINTABLE_NAMES)])
         self.assertEqual(self.complete("usage", "--org", ""), HOSTILE_NAMES)
@@ -418,6 +419,7 @@ class Bash(ShellCase):
         self.assertEqual(found, "list\n")
 
     def test_names(self):
+        """Row 68: bash expands nothing in a name."""
         self.set_names(HOSTILE_NAMES + UNPRINTABLE_NAMES)
         (plain, joined, quoted) = self.replies(
             ("twosignal usage --org ", ["twosignal", "usage", "--org", ""]),
@@ -464,7 +466,7 @@ class Bash(ShellCase):
                                  "got" + expected)
 
     def test_a_hostile_name_in_an_open_quote(self):
-        """"$(touch planted)" would be run by the shell, so it is not inserted there."""
+        """Row 68: "$(touch planted)" would be run by the shell, so it is not inserted there."""
         self.set_names(HOSTILE_NAMES)
         output = self.typed("bash", ["--norc", "--noprofile", "-i"],
                             "source " + shlex.quote(self.script("bash")),

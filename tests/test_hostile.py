@@ -1,11 +1,15 @@
 """Hostile servers: responses that are not the protocol, metas, secrets, control characters."""
+import base64
 import copy
+import csv
 import gzip
 import http.client
+import io
 import json
 import os
 import random
 import re
+import string
 import time
 import unittest
 from unittest import mock
@@ -598,6 +602,7 @@ class Metas(unittest.TestCase):
         self.assertEqual(twosignal.apply_superjson(dict(value), meta), value)
 
 
+LETTERS = string.ascii_letters + string.digits + "-_"
 ACCESS, REFRESH, PASSWORD = "aaaa.canary-access.cccc", "v1.canary-refresh", 'canary "pass" 100%/+'
 CANARIES = [ACCESS, REFRESH, PASSWORD, quote(PASSWORD, safe=""), quote(PASSWORD), "canary"]
 LEVELS = ([], ["--json"], ["--debug"], ["--json", "--debug"])
@@ -650,6 +655,12 @@ ECHOES = {
     "cut": lambda text: answer({"result": text})[:-5],
     "half a login": lambda text: answer({"data": {"access_token": ACCESS, "refresh_token": text}}),
 }
+
+
+def random_token(*sizes):
+    """Parts of so many characters between dots, as in a JWT; the same each time."""
+    choose = random.Random(len(sizes))
+    return ".".join("".join(choose.choice(LETTERS) for _ in range(size)) for size in sizes)
 
 
 class Secrets(tools.Case):
@@ -821,6 +832,84 @@ class Secrets(tools.Case):
                 self.assertNotIn("canary", found)
                 self.assertRegex(found, r"\Abefore \"?\*\*\*\"? after\Z")
 
+    def assertNoRun(self, text, secret):
+        """No 16 characters of a secret stand in the text."""
+        runs = {secret[start:start + 16] for start in range(len(secret) - 15)}
+        found = [text[start:start + 16] for start in range(len(text) - 15)
+                 if text[start:start + 16] in runs]
+        self.assertEqual(found, [])
+
+    def test_a_secret_that_is_cut_off(self):
+        """Row 63: whatever stands before it, no part of it is left where a message is cut."""
+        token, refresh = random_token(36, 700, 43), random_token(30)
+        self.store("http://127.0.0.1:9")
+        session = json.loads(tools.file_bytes(self.path("home/session.json")).decode())
+        self.write("home/session.json", dict(session, access_token=token, refresh_token=refresh))
+        for offset in tools.full(range(0, 1100, 93), range(1100)):
+            for level in tools.full([[], ["--json"]], LEVELS):
+                text = "x " * (offset // 2) + "x" * (offset % 2) + " ".join((token, refresh) * 9)
+                body = json.dumps({"error": {"json": {"message": text, "data": {
+                    "code": "BAD_REQUEST", "httpStatus": 400}}}}).encode("ascii")
+                response = twosignal.Response(400, canned({}).headers, body)
+                with mock.patch.object(twosignal.Transport, "request", lambda *_, **__: response):
+                    result = self.run_cli("orgs", "list", *level)
+                with self.subTest(offset=offset, level=level):
+                    self.assertEqual(result.code, 1)
+                    self.assertNoRun(result.err, token)
+                    self.assertNoRun(result.err, refresh)
+                    self.assertLess(len(result.err), 1200)
+
+    def test_a_short_secret_that_is_cut_off(self):
+        """Row 63: it is masked first, since a part of it cannot be told from other text."""
+        console = twosignal.Console((None, None, None))
+        console.keep_secret("canary-12")
+        for offset in range(twosignal.MAX_MESSAGE - 12, twosignal.MAX_MESSAGE + 1):
+            self.assertNotIn("can", console.shortened("x" * offset + "canary-12" * 3))
+
+    def test_parts_of_a_secret(self):
+        """Row 63: the parts of a JWT, runs of 16 characters, lines of 76, base64 at any place."""
+        token = random_token(36, 700, 43)
+        self.assertEqual(twosignal.mask_secrets("<%s>" % token[100:116], {token}), "<***>")
+        self.assertEqual(twosignal.mask_secrets(token[100:115], {token}), token[100:115])
+        for part in token.split("."):
+            self.assertEqual(twosignal.mask_secrets("<%s>" % part, {token}), "<***>")
+        self.assertEqual(twosignal.mask_secrets("a.secretpart.c", {"xx.secretpart.yy"}), "a.***.c")
+        broken = "\n".join(token[start:start + 76] for start in range(0, len(token), 76))
+        self.assertNoRun(twosignal.mask_secrets(broken, {token}), token)
+        for secret in (token, PASSWORD, "p\xe4ssw\xf6rd of some length"):
+            for before in ("", "a", "ab", "user:", "\xe9"):
+                data = (before + secret + "tail").encode("utf-8")
+                for form in (base64.b64encode(data), base64.urlsafe_b64encode(data).rstrip(b"=")):
+                    with self.subTest(secret=secret[:9], before=before):
+                        found = twosignal.mask_secrets(form.decode("ascii"), {secret})
+                        self.assertRegex(found, r"\A\S{0,10}\*\*\*\S{0,9}\Z")
+
+    def test_what_is_no_secret(self):
+        """Row 63: a name that has something in common with a secret stays."""
+        for text in ("twosignal", "Run 'twosignal login' again.", "a.b.c", "abcdefghijklmno"):
+            self.assertEqual(twosignal.mask_secrets(text, {
+                ACCESS, REFRESH, "https://app.twosignal.dev", "abcdefghijklmnopq"}), text)
+
+    def test_the_password_of_a_proxy_that_repeats_it(self):
+        """Row 63: plain and as base64, in the status line with which it refuses."""
+        for variable in ("http_proxy", "HTTPS_PROXY", "all_proxy"):
+            for place in ("http://me:canary-pass@127.0.0.1:%d", "me:canary%%2Dpass@127.0.0.1:%d"):
+                def refuse(connection, request):
+                    given = header(request, "Proxy-Authorization") or ""
+                    text = "canary-pass %s" % given
+                    connection.sendall(answer("x", 404, [("Content-Type", text)], text))
+                scheme = "https" if variable == "HTTPS_PROXY" else "http"
+                with Scripted(refuse) as proxy:
+                    self.store(scheme + "://somewhere.example")
+                    for level in LEVELS:
+                        result = self.run_cli("orgs", "list", *level, env={
+                            variable: place % proxy.port, "NO_PROXY": None, "no_proxy": None})
+                        with self.subTest(variable=variable, place=place, level=level):
+                            self.assertTrue(proxy.requests, result)
+                            self.assertNotEqual(result.code, 0)
+                            self.assertSecret(result)
+                            self.assertNotIn("Y2FuYXJ5LXBhc3", result.err)
+
     def test_what_is_shown_on_purpose(self):
         """Row 34: the logged-in user is shown without any token."""
         self.store("http://127.0.0.1:9")
@@ -989,3 +1078,95 @@ class Characters(CannedCase):
                 result = self.run_cli(*(args + level))
                 self.assertNotEqual(result.code, 0)
                 self.assertSafe(result.out, result.err)
+
+
+class CiLogs(CannedCase):
+    """What a CI system takes for a command, in each text that a server can choose."""
+
+    COMMANDS = ("::stop-commands::x", " \t::error::x", "\u200b\u3000::add-mask::x", ":::x",
+                "##[set-output name=a;]b", "x##[error]y", "####[x]", "#\u200b#[x]",
+                "##vso[task.setvariable variable=a]b", "x ##teamcity[buildStop]", "a\n::error::b",
+                "a\r\n  ::error::b")
+    SYSTEMS = ({"GITHUB_ACTIONS": "true"}, {"TF_BUILD": "True"}, {"TEAMCITY_VERSION": "2024.1"})
+
+    def tainted(self, value, taint):
+        """The value with a taint in place of each text but IDs and types."""
+        if isinstance(value, list):
+            return [self.tainted(one, taint) for one in value]
+        if isinstance(value, dict):
+            return {key: one if key in ("type", "enabled") or key.endswith(("Id", "At"))
+                    else self.tainted(one, taint) for key, one in value.items()}
+        return taint if isinstance(value, str) else value
+
+    def assertNoCommand(self, text):
+        for line in text.split("\n"):
+            self.assertNotRegex(line, r"\A[\s\u200b]*::")
+            self.assertNotRegex(line.replace("\u200b", ""), r"##\w*\[")
+
+    def test_every_field(self):
+        """Row 68: no table, document, error or remark has one, whichever field it is in."""
+        for number, taint in enumerate(self.COMMANDS):
+            world = {name: self.tainted(value, taint) for name, value in WORLD.items()}
+            for place, (_, line) in enumerate(COMMANDS):
+                for level in tools.full([([], ["--json"], ["--debug"], ["--format", "jsonl"])[
+                        (place + number) % 4]], ([], ["--json"], ["--debug"], ["--json", "--debug"],
+                                                 ["--format", "jsonl"], ["--fields", "name,id"])):
+                    env = self.SYSTEMS[(number + place) % 3]
+                    result = self.run_canned(server_of(world), *(line.split() + level), env=env)
+                    with self.subTest(taint=taint, line=line, level=level):
+                        self.assertNotIn("Internal error", result.err)
+                        self.assertNoCommand(result.out)
+                        self.assertNoCommand(result.err)
+
+    def test_json_is_the_same_value(self):
+        """Row 68: in JSON they are escaped, so that it still says what the server said."""
+        taint = "".join(self.COMMANDS)
+        world = dict(WORLD, **{"organization.list": [dict(ORG, name=taint, note={taint: 1})]})
+        for level in (["--json"], ["--format", "jsonl"]):
+            outside = self.assertOk(self.run_canned(server_of(world), "orgs", "list", *level))
+            inside = self.assertOk(self.run_canned(server_of(world), "orgs", "list", *level,
+                                                   env={"GITHUB_ACTIONS": "true"}))
+            self.assertIn("\\u0023#[", inside.out)
+            self.assertEqual(inside.json, outside.json)
+
+    def test_rows_for_programs_are_data(self):
+        """Row 68: csv and tsv stay as they are, but quotes keep csv rows from being commands."""
+        for taint in self.COMMANDS:
+            world = dict(WORLD, **{"organization.list": [dict(ORG, name=taint)]})
+            for kind in ("csv", "tsv"):
+                outputs = [self.assertOk(self.run_canned(
+                    server_of(world), "orgs", "list", "--fields", "name", "--format", kind,
+                    env=env)).out for env in ({}, {"GITHUB_ACTIONS": "true"})]
+                self.assertEqual(*outputs)
+            row = twosignal.FORMATS["csv"](twosignal.Listing("rows", (), [{"a": taint}]),
+                                           twosignal.Screen())
+            text = "".join(row)
+            self.assertNotRegex(text.split("\n")[1], r"\A\W*::[^\"]*\Z")
+            found = next(csv.reader(io.StringIO(text.partition("\n")[2], newline="")))
+            self.assertEqual(found, [twosignal._value_text(taint)])
+
+    def test_files_and_other_logs(self):
+        """Row 68: what is saved, or not printed in a CI system, is as the server said it."""
+        taint = "::x::y ##[z]"
+        world = dict(WORLD, **{"organization.list": [dict(ORG, name=taint)]})
+        path = self.path("orgs.txt")
+        for env, options in (({"GITHUB_ACTIONS": "true"}, ["-o", path]), ({}, []),
+                             ({"GITHUB_ACTIONS": ""}, [])):
+            result = self.assertOk(self.run_canned(server_of(world), "orgs", "list", "--fields",
+                                                   "name", *options, env=env))
+            text = tools.file_bytes(path).decode() if options else result.out
+            self.assertEqual(text.splitlines()[2], taint)
+
+    def test_errors(self):
+        """Row 68: an error and its problems, as lines and as JSON."""
+        for taint in self.COMMANDS:
+            problem = json.dumps([{"path": [taint, 1], "message": taint, "options": [taint]}])
+            for message in (taint, problem):
+                reply = canned({"error": {"json": {"message": message, "data": {
+                    "code": "BAD_REQUEST", "httpStatus": 400}}}}, 400)
+                for level in LEVELS:
+                    result = self.run_canned(server_of(WORLD, "organization.list", reply),
+                                             "orgs", "list", *level, env=self.SYSTEMS[0])
+                    self.assertEqual(result.code, 1)
+                    self.assertNoCommand(result.err)
+                    self.assertTrue("--json" not in level or result.error["message"])

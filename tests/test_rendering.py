@@ -793,8 +793,8 @@ class OutputFormats(TracesCase):
         result = self.assertOk(self.list("--all", "--format", "csv", "--quiet"))
         self.assertEqual(len(result.lines), 151)
         self.assertEqual(       # data is lost, so --quiet does not hide it
-            result.err, "Columns omitted (absent from the first 100 rows): session_id. Name the "
-                        "columns you want with --fields.\n")
+            result.err, "Columns omitted (absent from the first 100 rows, or beyond 1,000): "
+                        "session_id. Name the columns you want with --fields.\n")
 
     def test_other_commands_have_all_formats(self):
         self.server.add_evaluator(name="=1+1")

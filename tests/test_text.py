@@ -72,8 +72,8 @@ class EscapedText(SeededCase):
         def check(dice):
             value = {random_text(dice): [random_text(dice), dice.random(), None, True]}
             value = json.loads(json.dumps(value))   # two halves that met are one character
-            for indent in (None, 2):
-                self.assertEqual(json.loads(twosignal.to_json(value, indent)), value)
+            for levels in (0, 1, 6):
+                self.assertEqual(json.loads(twosignal.to_json(value, levels)), value)
         self.each(check, 200)
 
     def test_printable_text_is_one_line_and_keeps_the_rest(self):

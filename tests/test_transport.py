@@ -1752,6 +1752,16 @@ class Certificates(TransportCase):
         with mock.patch.object(ssl, "get_default_verify_paths", return_value=paths):
             self.assertRegex(self.ask(self.made.good), "SSL_CERT_FILE: no CA certificates")
 
+    @unittest.skipUnless(hasattr(ssl.SSLContext, "keylog_filename"), "from Python 3.8 on")
+    def test_key_log_that_cannot_be_written(self):
+        """It is named: a variable that was left behind is no fault of the connection."""
+        path = os.path.join(self.folder, "missing", "keys")
+        with mock.patch.dict(os.environ, SSLKEYLOGFILE=path):
+            with Scripted([answer(LIST)], tls=self.made.good) as server:
+                failure = self.failure(self.get, "https://127.0.0.1:%d" % server.port)
+        self.assertEqual((failure.exit_code, failure.message), (
+            2, "Cannot write SSLKEYLOGFILE: No such file or directory"))
+
     def test_invalid_ca_cert(self):
         """Row 28: a missing file, a directory, no certificates: a usage error that names it."""
         garbage = self.write(os.path.join(self.folder, "garbage.pem"), "not a certificate") or (
