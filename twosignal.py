@@ -4901,13 +4901,13 @@ class WaitProgress(Struct):
                     pair for pair in pairs if self.lacking.get(str(pair[1]["id"]), True)]):
                 names = {str(score.get("evaluator")) for score in child_records(trace, "scores")}
                 self.lacking[str(trace["id"])] = (self.evaluators or set()) - names
-            newest = (newest + trace_ids)[:self.wanted]
+            newest += trace_ids
             done += sum(not self.lacking[each] for each in trace_ids)
             self.found = min(self.wanted, max(done, self.found or 0))
             if self.found == self.wanted:
                 newest = []         # nothing is missing
                 break
-        names = [name for each in newest for name in self.lacking[each]]
+        names = [name for each in newest[:self.wanted] for name in self.lacking[each]]
         self.missing = {name: names.count(name) for name in sorted(set(names))}
 
     def advice(self) -> str:
