@@ -744,7 +744,7 @@ def span_tree(spans) -> list:
 _WORD_COLOURS = {"ERROR": 31, "FAILED": 31, "TOO FEW": 31, "NOTHING TO CHECK": 31, "OK": 32}
 # Spreadsheets take text that begins like this for a formula; full-width characters too.
 _FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-_CSV_QUOTED = r"[,\"\r\n]|\A\W*::"
+_CSV_QUOTED = r"[,\"\r\n]|\A\W*::"    # ::x:: in a CI system's log is a command
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"})
 
 
@@ -958,7 +958,6 @@ def _value_text(value) -> str:
 
 
 def _csv_line(texts) -> str:
-    # The csv module takes four bytes a character. Quotes keep a row from being a CI command.
     line = ",".join(['"' + text.replace('"', '""') + '"' if re.search(_CSV_QUOTED, text) else text
                      for text in texts])
     return (line or '""') + "\n"

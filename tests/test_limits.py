@@ -164,7 +164,8 @@ class Pages(CannedCase):
                 raise twosignal.Failure("enough")
             rows = [dict(TRACE, id="%d-%d-%s" % (number, n, "i" * 1000), scores=[], _count={},
                          **fields) for n in range(step)]
-            return canned(envelope({"traces": rows, "nextCursor": "c%d%s" % (number, "c" * 10 ** 5)}))
+            cursor = "c%d%s" % (number, "c" * 10 ** 5)
+            return canned(envelope({"traces": rows, "nextCursor": cursor}))
         tracemalloc.start()
         try:
             result = self.run_canned(request, *argv)
