@@ -2692,8 +2692,9 @@ class Session:
     @classmethod
     def first(cls, key, *candidates) -> str:
         """The first candidate that the key may have as a value; "" if there is none."""
+        pattern = cls._TEXTS[key]
         return next((each for each in candidates if isinstance(each, str) and each and
-                     re.match(cls._TEXTS[key], each, re.ASCII)), "")
+                     re.match(pattern, each, re.ASCII)), "")
 
     def remaining(self, now, rejected=None) -> float:
         """Seconds from `now` to the expiry of its access token; 0 if that is the rejected one."""

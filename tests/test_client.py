@@ -6,7 +6,6 @@ import os
 import random
 import re
 import shutil
-import sys
 import unittest
 from unittest import mock
 from urllib.parse import unquote
@@ -14,7 +13,8 @@ from urllib.parse import unquote
 import standin
 import twosignal
 from tools import (EXAMPLE_URL, FULL, PROCEDURES, SCRIPT, TOKENS, ClientCase, CommandCase, KeyCase,
-                   ScriptedTransport, ServerCase, TracesCase, canned, first_look, full, minutes_ago,
+                   ScriptedTransport, ServerCase, TracesCase, canned, first_look, full,
+                   measured_command, minutes_ago,
                    procedure_inputs, requests_of, run_command, size_of, takes_at_most, trpc_answer,
                    trpc_error, wire_trace)
 
@@ -1121,10 +1121,6 @@ class BareListScans(ClientCase):
 
 @unittest.skipUnless(FULL and hasattr(os, "wait4"), "needs TWOSIGNAL_TEST_FULL=1 and wait4")
 class MemoryOfLongLists(TracesCase):
-    # A small process in between: the memory of the tests would count for their child.
-    MEASURED = ("import os, sys; child = os.spawnv(os.P_NOWAIT, sys.argv[1], sys.argv[1:]); "
-                "_, status, used = os.wait4(child, 0); "
-                "print(status, used.ru_maxrss, file=sys.stderr)")
     COUNT, MOST = 20000, 60     # traces, MB
 
     def test_all_of_many_traces(self):
@@ -1147,12 +1143,11 @@ class MemoryOfLongLists(TracesCase):
     def assertModest(self, command, *options):
         """It succeeds, and needs little memory."""
         result = run_command(
-            [sys.executable, "-I", "-S", "-c", self.MEASURED, sys.executable, SCRIPT,
-             "traces", command, "--project", self.server.project] + list(options),
+            measured_command(SCRIPT, "traces", command, "--project", self.server.project, *options),
             self.environment, timeout=600)
-        status, used = map(int, result.err.split()[-2:])
+        status, used = map(float, result.err.split()[-2:])
         self.assertEqual(status, 0, result)
-        self.assertLess(used / (1 << 20 if sys.platform == "darwin" else 1 << 10), self.MOST)
+        self.assertLess(used, self.MOST)
 
 
 NO_ACCOUNT = {"HOME": None, "USERPROFILE": None, "TWOSIGNAL_HOME": None}

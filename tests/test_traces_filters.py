@@ -498,9 +498,9 @@ class CountingConsole(TestConsole):
         self.count = count
         self.printed = []
 
-    def print(self, text):
+    def print(self, text, **options):
         self.printed.append((self.count(), text))
-        super().print(text)
+        super().print(text, **options)
 
 
 class FilteredPages(TracesCase):

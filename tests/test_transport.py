@@ -20,8 +20,8 @@ import twosignal
 from servers import (PATIENCE, Listener, Proxy, Scripted, answer, certificates, drip, hang_up,
                      header, needs_openssl, read_request, reset, silence, swallowing, target)
 from standin import StandIn
-from tools import (PYPY, ROOT, TOKENS, Case, ServerCase, ShortClock, full, posix,
-                   replaced_environment, run_command)
+from tools import (PYPY, ROOT, TOKENS, Case, ServerCase, ShortClock, full, measured_command,
+                   posix, replaced_environment, run_command)
 
 try:
     import ssl
@@ -242,15 +242,15 @@ class MemoryBounds(TransportCase):
         script = self.endless(b"8000\r\n" + b" " * 32768 + b"\r\n",
                               b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         with Scripted([script]) as server:
-            code = ("import sys, resource; sys.path.insert(0, %r); import twosignal\n"
+            code = ("import sys; sys.path.insert(0, %r); import twosignal\n"
                     "try: twosignal.Transport(50).request('GET', %r)\n"
                     "except twosignal.Failure as failure: print(failure.code)\n"
-                    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
                     % (ROOT, server.url))
-            result = run_command([sys.executable, "-c", code], self.environment)
-        code, peak = result.out.split()
-        self.assertEqual(code, "BAD_ANSWER")
-        self.assertLess(int(peak) / (1 << 20 if sys.platform == "darwin" else 1 << 10), 200)
+            result = run_command(measured_command("-c", code), self.environment)
+        self.assertEqual(result.out, "BAD_ANSWER\n")
+        status, peak = map(float, result.err.split())
+        self.assertEqual(status, 0, result)
+        self.assertLess(peak, 200)
 
 
 class WireLimits(TransportCase):

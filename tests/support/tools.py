@@ -67,6 +67,10 @@ FULL_DISK = "/dev/full"
 ERROR_LINE = re.compile(r"Error: [^\n]+\n\Z")
 # Redirections of a shell, as $1; the rest of its arguments is the command.
 IN_SHELL = 'redirections=$1; shift; eval "exec \\"\\$@\\" $redirections"'
+# A small process in between: the memory of the tests would count for their child.
+MEASURED = ("import os, sys; child = os.spawnv(os.P_NOWAIT, sys.argv[1], sys.argv[1:]); "
+            "_, status, used = os.wait4(child, 0); print(status, "
+            "used.ru_maxrss / (1 << 20 if sys.platform == 'darwin' else 1 << 10), file=sys.stderr)")
 posix = unittest.skipIf(os.name == "nt", "this system has no such thing")
 
 
@@ -249,6 +253,11 @@ def run_main(argv, environment, stdin=None, tty=False, encoding="utf-8", naps=No
     for stream in streams:
         stream.close()
     return Result(code, out, err)
+
+
+def measured_command(*arguments) -> list:
+    """A command line of Python that says its exit status and its peak memory in MB on stderr."""
+    return [sys.executable, "-I", "-S", "-c", MEASURED, sys.executable] + list(arguments)
 
 
 def run_command(command, environment, stdin=None, timeout=120, cwd=None):
