@@ -83,7 +83,7 @@ MAX_PATH_PARTS = 100                # of a field; as many keys with dots may hav
 MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
 TAIL_PAGES, TAIL_CHARACTERS, TAIL_MEMORY = 50, 1 << 25, 20000   # of a poll; traces remembered
-MAX_CACHED_RULES = 10000            # of keys; a server's are few, unless it means harm
+MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
@@ -239,16 +239,19 @@ def _escape(match) -> str:
     return f"\\x{ord(character):02x}" if character < "\x80" else ascii(character)[1:-1]
 
 
-def to_json(value, levels=MAX_INDENTED, ascii_only=False) -> str:
-    """JSON in which no control or bidirectional character stands for itself."""
-    text = _indented(value, json.JSONEncoder(ensure_ascii=ascii_only).encode, levels)
+def to_json(value, levels=MAX_INDENTED, ascii_only=False, margin="\n") -> str:
+    """JSON in which no control or bidirectional character stands for itself.
+
+    levels: so many are indented; margin: what separates lines, with the indentation of the first.
+    """
+    text = _indented(value, json.JSONEncoder(ensure_ascii=ascii_only).encode, levels, margin)
     if text.replace("\n", "").isprintable():
         return text
     # A raw line break can only be the encoder's own: inside a string it is escaped already.
     return re.sub("(?!\n)" + _UNSAFE, lambda match: json.dumps(match.group())[1:-1], text)
 
 
-def _indented(value, encode, levels, margin="\n") -> str:
+def _indented(value, encode, levels, margin) -> str:
     if not levels or not value or not isinstance(value, (dict, list)):
         return encode(value)
     inner = margin + "  "
@@ -269,11 +272,11 @@ def encodable(text: str, encoding: str) -> str:
         return text.translate(_SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
 
 
-def disarmed(text: str) -> str:
+def disarmed(text: str, colon=r"\u003a", number_sign=r"\u0023") -> str:
     """Lines without commands to CI systems: ::error::x, ##[group], ##vso[…, ##teamcity[…."""
     # JSON reads these escapes, too. A runner may skip blanks and what is not visible.
-    text = re.sub(r"(?m)^([^\w\n]*?):(?=:)", r"\1\\u003a", text)
-    return re.sub(r"#(?=[^ -~\n]*#[^\n -/:-@\[-^`{-~]*\[)", r"\\u0023", text)
+    text = re.sub(r"(?m)^([^\w\n]*?):(?=:)", lambda match: match.group(1) + colon, text)
+    return re.sub(r"#(?=[^ -~\n]*#[^\n -/:-@\[-^`{-~]*\[)", lambda match: number_sign, text)
 
 
 def display_width(text: str) -> int:
@@ -561,9 +564,8 @@ _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
 _rules_cache = {}                   # kind: {wire key: (record key, {type: function})}
 
 
-@functools.lru_cache(maxsize=MAX_CACHED_RULES)
 def snake_case(name: str) -> str:
-    return re.sub(_CAPITAL, r"_\1\2", name).lower()
+    return name if name.islower() else re.sub(_CAPITAL, r"_\1\2", name).lower()
 
 
 def is_secret_name(name: str) -> bool:
@@ -658,7 +660,8 @@ def _add_rule(rules, kind, key) -> tuple:
         functions[str] = to_number
     elif name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
         functions[str] = utc_timestamp
-    return rules.setdefault(key, (name, functions))
+    rule = name, functions
+    return rules.setdefault(key, rule) if len(key) <= MAX_CACHED_KEY else rule
 
 
 def usage_record(wire: dict, plan) -> dict:
@@ -744,7 +747,6 @@ def span_tree(spans) -> list:
 _WORD_COLOURS = {"ERROR": 31, "FAILED": 31, "TOO FEW": 31, "NOTHING TO CHECK": 31, "OK": 32}
 # Spreadsheets take text that begins like this for a formula; full-width characters too.
 _FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-_CSV_QUOTED = r"[,\"\r\n]|\A\W*::"    # ::x:: in a CI system's log is a command
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"})
 
 
@@ -817,10 +819,10 @@ class Listing(Result):
         # yielded: between two of them, progress may use the terminal's last line.
         held = None
         for row in self.rows:
-            text = to_json(row, ascii_only=screen.ascii_only)
-            yield "[\n" if held is None else held + ",\n"
-            held = "  " + text.replace("\n", "\n  ")
-        yield "[]\n" if held is None else held + "\n]\n"
+            text = to_json(row, ascii_only=screen.ascii_only, margin="\n  ")
+            yield "[\n" if held is None else f"  {held},\n"
+            held = text
+        yield "[]\n" if held is None else f"  {held}\n]\n"
 
     def table_lines(self, screen):
         room = screen.columns or float("inf")
@@ -935,7 +937,7 @@ def _value_lines(result, make_line):
             # If rows stream, the first one cannot tell what those to come have.
             names = _keys_of(rows, result.extra_fields if result.streams else ())
             names = dict.fromkeys(list(names)[:MAX_COLUMNS])
-            yield make_line(map(_value_text, names))
+            yield make_line(list(map(_value_text, names)))
         if len(omitted) < MAX_COLUMNS:
             omitted.update((key, None) for key in _keys_of(rows) if key not in names)
         yield "".join([make_line([_value_text(row.get(name)) for name in names]) for row in rows])
@@ -958,9 +960,14 @@ def _value_text(value) -> str:
 
 
 def _csv_line(texts) -> str:
-    line = ",".join(['"' + text.replace('"', '""') + '"' if re.search(_CSV_QUOTED, text) else text
-                     for text in texts])
-    return (line or '""') + "\n"
+    """A line as RFC 4180 has it, but for its end; in quotes if it were a command in a CI log."""
+    import csv
+    import types
+    is_command = re.match(r"\W*::", texts[0]) if texts else False
+    # writerow() returns what write() returns. All Pythons quote a CR or LF that ends lines, too.
+    writer = csv.writer(types.SimpleNamespace(write=str), lineterminator="\r\n",
+                        quoting=csv.QUOTE_ALL if is_command else csv.QUOTE_MINIMAL)
+    return writer.writerow(texts)[:-2] + "\n"
 
 
 def _tsv_line(texts) -> str:
@@ -1118,11 +1125,16 @@ def is_sudo_user(uid) -> bool:
     return os.geteuid() == 0 and os.environ.get("SUDO_UID") == str(uid)
 
 
+def file_content(path, size=-1) -> bytes:
+    """What is in a regular file, up to a size. Raises OSError."""
+    with open(open_regular(path), "rb") as file:
+        return file.read(size)
+
+
 def read_text(path: str):
     """The text of a state file, or None if there is no such file."""
     try:
-        with open(open_regular(path), "rb") as file:
-            content = file.read(MAX_STATE_FILE_BYTES + 1)
+        content = file_content(path, MAX_STATE_FILE_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -1170,15 +1182,7 @@ class OutputTarget(Struct):
         except OSError as error:
             raise unwritable_file(self.path, error, self.hint)
 
-    kept = None                     # what is written from prove() on
-
-    def prove(self):
-        """Called before what is shown once: it can be shown elsewhere if the file fails then."""
-        self.kept = b""
-
     def write(self, content: bytes):
-        if self.kept is not None:
-            self.kept += content
         while content:
             content = content[self._guarded(self.file.write, content):]
 
@@ -1203,7 +1207,7 @@ class AtomicFile(OutputTarget):
             with deferred_signals():
                 handle, self.temporary = self._guarded(tempfile.mkstemp, "", self.prefix,
                                                        os.path.dirname(self.target))
-                self.file = os.fdopen(handle, "wb")
+                self.file = os.fdopen(handle, "wb", 0)
                 self._guarded(make_private, handle, os.path.dirname(self.target), self.mode)
         except BaseException:
             if self.file:           # it was opened, and then a signal arrived
@@ -1224,16 +1228,13 @@ class AtomicFile(OutputTarget):
                 if before != result_or_failure(file_content, self.target, kinds=OSError):
                     copy.cancel()
         self.write(b" " * size)
-        self._guarded(self.file.flush)
         self._guarded(os.fsync, self.file.fileno())
         self._guarded(self.file.seek, 0)
-        super().prove()
 
     def sync(self):
         """Brings the content to the disk, so that only the replacement is left to do."""
         if not self.file.closed:
             self._guarded(self.file.truncate)       # what prove() reserved, and is not needed
-            self._guarded(self.file.flush)
             self._guarded(os.fsync, self.file.fileno())
             self._guarded(self.file.close)
 
@@ -1249,18 +1250,10 @@ class AtomicFile(OutputTarget):
 
     def cancel(self):
         """Leaves what was there before."""
-        try:
-            self.file.close()
-        except OSError:
-            pass                    # a full disk, which has been reported already
+        result_or_failure(self.file.close, kinds=OSError)
         if self.temporary:
             remove_file(self.temporary)
             self.temporary = None
-
-
-def file_content(path) -> bytes:
-    with open(open_regular(path), "rb") as file:
-        return file.read()
 
 
 def write_text(path: str, text: str, clock=CLOCK):
@@ -1343,10 +1336,9 @@ class Lock(Struct):
 
     def __enter__(self):
         while True:
-            self._open()
+            self._open()            # each time: it may have been replaced
             try:
-                self._acquire()
-                if self._is_current():
+                if self._try_lock():
                     if self.recover:
                         self.recover(self.clock)
                     return self
@@ -1354,7 +1346,13 @@ class Lock(Struct):
                 self.__exit__()
                 raise
             self.__exit__()
-            self._wait()
+            if self.clock.monotonic() >= self.deadline:
+                raise TransientFailure(f"Another process holds the lock {self.path}",
+                                       "Wait for it to end, or look for one that hangs.", "LOCKED")
+            self.clock.sleep(0.02)
+
+    def __exit__(self, *_):
+        result_or_failure(os.close, self.handle, kinds=OSError)     # it is closed in any case
 
     def _open(self):
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)   # no planted link
@@ -1365,37 +1363,19 @@ class Lock(Struct):
         except OSError as error:
             raise unwritable_file(self.path, error)
 
-    def _is_current(self) -> bool:
-        """Whether the path still leads to the file that is locked: others would lock a new one."""
+    def _try_lock(self) -> bool:
         try:
+            _lock(self.handle)
+            # Otherwise, others would lock a new file.
             return os.path.samestat(os.fstat(self.handle), os.lstat(self.path))
-        except FileNotFoundError:
-            return False
+        except (BlockingIOError, PermissionError, FileNotFoundError):
+            return False            # another process holds it, or has deleted it
         except OSError as error:
-            raise unwritable_file(self.path, error)
-
-    def __exit__(self, *_):
-        result_or_failure(os.close, self.handle, kinds=OSError)     # it is closed in any case
-
-    def _acquire(self):
-        while True:
-            try:
-                return _try_lock(self.handle)
-            except (BlockingIOError, PermissionError):
-                pass                # another process holds it
-            except OSError as error:
-                raise Failure(f"Cannot lock {self.path}: {os_reason(error)}",
-                              "Set TWOSIGNAL_HOME to a directory on a local disk.")
-            self._wait()
-
-    def _wait(self):
-        if self.clock.monotonic() >= self.deadline:
-            raise TransientFailure(f"Another process holds the lock {self.path}",
-                                   "Wait for it to end, or look for one that hangs.", "LOCKED")
-        self.clock.sleep(0.02)
+            raise Failure(f"Cannot lock {self.path}: {os_reason(error)}",
+                          "Set TWOSIGNAL_HOME to a directory on a local disk.")
 
 
-def _try_lock(handle):
+def _lock(handle):
     try:
         import fcntl
     except ImportError:             # Windows
@@ -1481,33 +1461,28 @@ def as_utf8(text, what) -> str:
 def home_directory() -> str:
     """The absolute path of the directory for session and config, which may not exist yet."""
     chosen = setting("TWOSIGNAL_HOME")
-    if chosen:
-        return trusted_directory(absolute_path(chosen))
-    path = absolute_path(os.path.join("~", ".twosignal"))
-    try:
-        os.stat(path)
-    except PermissionError as error:    # HOME is another user's, as it may be in a container
-        raise NoHome(f"Cannot read {path}: {os_reason(error)}", HOME_HINT)
-    except OSError:
-        pass                        # it may be missing
-    return trusted_directory(path)
-
-
-def trusted_directory(path) -> str:
-    """The path of a directory. Raises Failure if somebody else may have put files into it."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return path
-    owner, problem = status.st_uid, ""
-    if os.name != "nt" and owner not in (0, os.geteuid()) and not is_sudo_user(owner):
-        problem = "it belongs to another user"
-    elif os.name != "nt" and status.st_mode & 0o002:
-        problem = "everybody may write to it"
+    path = absolute_path(chosen or os.path.join("~", ".twosignal"))
+    status = result_or_failure(os.stat, path, kinds=OSError)
+    if isinstance(status, PermissionError) and not chosen:
+        # HOME is another user's, as it may be in a container.
+        raise NoHome(f"Cannot read {path}: {os_reason(status)}", HOME_HINT)
+    problem = home_problem(status) if isinstance(status, os.stat_result) else ""
     if problem:
         raise Failure(f"Cannot use {path}: {problem}", "Set TWOSIGNAL_HOME to a directory of your "
                       "own, such as a new one that 'mktemp -d' creates.")
     return path
+
+
+def home_problem(status) -> str:
+    """What an os.stat() has that no home may have, or ""; others must not put files into it."""
+    import stat
+    if not stat.S_ISDIR(status.st_mode):
+        return "it is not a directory"
+    if os.name == "nt":
+        return ""
+    if status.st_uid not in (0, os.geteuid()) and not is_sudo_user(status.st_uid):
+        return "it belongs to another user"
+    return "everybody may write to it" if status.st_mode & stat.S_IWOTH else ""
 
 
 def to_path(text) -> str:
@@ -1542,12 +1517,18 @@ def make_home():
     path = home_directory()
     if os.path.isdir(path):
         return                      # its mode is the user's choice; the files in it are private
+    mask = os.umask(0o077)
     try:
         os.makedirs(path, 0o700)
-        make_private(path, os.path.dirname(path), 0o700)
+        if os.name != "nt":         # where directories cannot be opened
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            make_private(handle, os.path.dirname(path), 0o700)
+            os.close(handle)
     except OSError as error:
         if not os.path.isdir(path):     # another process has created it
             raise unwritable_file(path, error)
+    finally:
+        os.umask(mask)
 
 
 def load_config(clock=CLOCK) -> dict:
@@ -1586,7 +1567,7 @@ def configured_url(option=None, clock=CLOCK, key=None) -> str:
     except NoHome:
         saved = None
     except Failure as failure:
-        failure.hint += " Or set TWOSIGNAL_URL or TWOSIGNAL_HOME."
+        failure.hint += " Or set TWOSIGNAL_URL."
         raise
     return normal_url(saved, home_path("config.json")) if saved else DEFAULT_URL
 
@@ -2285,8 +2266,7 @@ def tls_context(access=Access()):
 def pem_problem(path, kind, load=None) -> str:
     """Why a file gives no "certificate" or "private key"; "" if it does. load: into a context."""
     try:
-        with open(open_regular(path), "rb") as file:
-            content = file.read()
+        content = file_content(path)
         if f"{kind.upper()}-----".encode("ascii") not in content:
             return f"there is no {kind} in it"
         if kind == "private key" and b"ENCRYPTED" in content:
@@ -2390,8 +2370,11 @@ def response_json(response):
     if is_too_large(response.body):
         raise ResponseTooLarge(f"made of more than {MAX_VALUES:,} values")
     try:
-        found = json.loads(response.body.decode("utf-8"), parse_int=parse_int,
-                           parse_float=parse_float, parse_constant=parse_float)
+        text = response.body.decode("utf-8")
+        if character_size(text) * len(text) > MAX_RESPONSE_BYTES:
+            raise ResponseTooLarge()
+        found = json.loads(text, parse_int=parse_int, parse_float=parse_float,
+                           parse_constant=parse_float)
     except ValueError:
         raise foreign_response(response)
     except RecursionError:
@@ -2427,6 +2410,16 @@ def is_too_large(body) -> bool:
         return False
     parts = body.replace(rb"\\", b"").replace(rb'\"', b"").split(b'"', 4 * MAX_VALUES)
     return sum(part.count(mark) for part in parts[::2] for mark in marks) > MAX_VALUES
+
+
+def character_size(text) -> int:
+    """Bytes of memory that each character of the strings in JSON takes, if the text is long."""
+    if len(text) <= MAX_RESPONSE_BYTES // 4:
+        return 1
+    # All of a string are as wide as its widest one, which may be escaped.
+    if re.search("[^\0-\uffff]|" r"\\u[dD]", text):
+        return 4
+    return 2 if re.search("[^\0-\xff]|" r"\\u(?!00)", text) else 1
 
 
 def compact_json(value, safe=",:") -> str:
@@ -3103,7 +3096,7 @@ class Client:
         self.key = key              # a project's, used instead of the session where REST suffices
         self.auth = Authenticator(url, transport, keep_secret, may_refresh)
         self.has_changed = False    # a change was made, or may have been made
-        self.before_change = None   # called before the first one; may raise Failure
+        self.before_change = None   # called with what shows it before the first; may raise Failure
         self._page_size = self._batch_size = PAGE_SIZE      # halved if that is too large
         # The names to try for a procedure; the one that this server has comes first.
         self._names = {name: [name, alias] for name, alias in PROCEDURE_ALIASES.items()}
@@ -3121,7 +3114,7 @@ class Client:
     def _change(self, resource, call):
         """What a call returns; if it fails and may have been made, the error says how to check."""
         if self.before_change and not self.has_changed:
-            self.before_change()
+            self.before_change(f"twosignal {resource[1]}")
         self.has_changed = True
         try:
             return call()
@@ -3435,6 +3428,7 @@ class Console:
     quiet = json_errors = debug = False
     file = None                     # an OutputTarget that output goes to in place of stdout
     has_printed = False
+    held = None                     # what a change returns: written at once, shown in any case
 
     def __init__(self, streams=None, clock=CLOCK):
         # Each may be None, as in a process that was started with closed streams.
@@ -3454,20 +3448,44 @@ class Console:
         self.clear_progress()
         if not is_data and not isinstance(self.file, AtomicFile):
             text = self.for_log(text)
-        if self.file is not None:
-            return self.file.write(text.encode("utf-8"))
-        if self.stdout is not None:
-            self._guarded(self.stdout.write, encodable(text, self.stdout.encoding or "utf-8"))
-
-    def require_stdout(self):
-        """Raises Failure if what a change returns could not be shown."""
-        if self.stdout is None:
-            raise Failure("stdout is closed, so the result cannot be shown",
-                          "Redirect it to a file or /dev/null, or use -o FILE.")
+        if self.held is None:
+            self._write(text)
+        else:
+            self.held += text
 
     def flush(self):
+        self._write(self.held or "")
         if self.stdout is not None:
             self._guarded(self.stdout.flush)
+        if self.file is None:
+            self.held = None
+
+    def _write(self, text):
+        if self.file is not None:
+            self.file.write(text.encode("utf-8"))
+        elif self.stdout is not None:
+            self._guarded(write_to, self.stdout, text)
+
+    def before_change(self, check):
+        """Raises Failure if what a change returns could not be shown; check: what else shows it."""
+        if isinstance(self.file, AtomicFile):
+            self.file.prove()
+        elif self.file is None and self.stdout is None:
+            raise Failure("stdout is closed, so the result cannot be shown",
+                          "Redirect it to a file or /dev/null, or use -o FILE.")
+        self.held = ""
+        self.check = check
+
+    def show_elsewhere(self) -> str:
+        """Shows what a change returned, and could not be written; returns a sentence on it."""
+        if self.file is not None and self.stdout is not None:
+            self.file, self.held = None, self.for_log(self.held)
+            if result_or_failure(self.flush, kinds=(Failure, BrokenPipeError)) is None:
+                return "The result is on stdout instead."
+        if is_terminal(self.stderr):
+            self._write_stderr(self.held)
+            return "The result is on stderr instead."
+        return f"The change was made, but its result is lost: see '{self.check}'."
 
     def _guarded(self, write, *arguments):
         try:
@@ -3503,9 +3521,10 @@ class Console:
 
     def shortened(self, text, limit=MAX_MESSAGE) -> str:
         """A text with secrets masked, and then cut to so many characters."""
-        # Before it is masked, so much is left that no part of a secret can be what is cut off.
-        text = mask_secrets(text[:10 * limit], self._secrets)
-        return text if len(text) <= limit else text[:limit] + "…"
+        masked = mask_secrets(text[:10 * limit], self._secrets)
+        if len(text) > 10 * limit:      # a part of a secret may be left of one that was cut here
+            masked = masked[:-SECRET_RUN] + "…"
+        return masked if len(masked) <= limit else masked[:limit] + "…"
 
     def masked(self, text) -> str:
         """One line, with secrets masked and control characters escaped."""
@@ -3514,14 +3533,13 @@ class Console:
     def say(self, *lines, ci_command=""):
         """Prints lines on stderr, masked, behind a command to the CI system."""
         self.clear_progress()
-        text = "".join(self.masked(line) + "\n" for line in lines)
-        self._write_stderr(ci_command + self.for_log(text))
+        self._write_stderr("".join(self.masked(line) + "\n" for line in lines), ci_command)
 
-    def _write_stderr(self, text):
+    def _write_stderr(self, text, ci_command=""):
         if self.stderr is None:
             return
         try:
-            self.stderr.write(encodable(text, self.stderr.encoding or "utf-8"))
+            write_to(self.stderr, ci_command + self.for_log(text))
             self.stderr.flush()
         except (OSError, ValueError):
             redirect_to_null(self.stderr)
@@ -3542,7 +3560,7 @@ class Console:
                              problems=problems or None, exit_code=failure.exit_code,
                              retry_after=failure.retry_after)
         self.clear_progress()
-        self._write_stderr(self.for_log(to_json({"error": error}, levels=0)) + "\n")
+        self._write_stderr(to_json({"error": error}, levels=0) + "\n")
         return failure.exit_code
 
     def progress(self, text, since):
@@ -3649,6 +3667,16 @@ class Console:
             return color == "always"
         forces = {os.environ.get("FORCE_COLOR"), os.environ.get("CLICOLOR_FORCE")}
         return bool(forces - {None, "", "0"}) or is_able and os.environ.get("TERM") != "dumb"
+
+
+def write_to(stream, text):
+    """Writes text, with ASCII in place of what the stream's encoding cannot show."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        ("." * 100).encode(encoding)
+        stream.write(encodable(text, encoding))
+    except UnicodeError:            # of idna, for one, which fails on ordinary text
+        stream.buffer.write(text.encode("ascii", "backslashreplace"))
 
 
 def is_terminal(stream) -> bool:
@@ -4810,7 +4838,9 @@ class GateReport(Struct):
             case.tail = "\n"
             if code is not None:            # GitLab shows the body alone, others the message
                 SubElement(case, tag, type=code, message=lines[0]).text = "\n".join(lines)
-        return b'<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, "utf-8") + b"\n"
+        # On stdout in a CI log, too, a name is no command.
+        text = disarmed(tostring(root, "unicode"), "&#58;", "&#35;")
+        return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode("utf-8")
 
     def report_to_github(self):
         """An annotation for each check that does not hold or for the failure, and a summary."""
@@ -6074,9 +6104,7 @@ def run_command(line, console, report) -> int:
         args.add_saved(chosen, client)
         report.selection[:0] = [f"{name} {vars(args)[name]}" for name in args.sources
                                 if args.sources[name] not in os.environ]
-        if args.output in (None, "-"):
-            return call_command(chosen, client, args, console, report)
-        return print_to_file(chosen, client, args, console, report)
+        return call_with_output(chosen, client, args, console, report)
     except Failure as failure:
         places = [args.sources[name] for name in args.sources if name in ("org", "project")]
         if failure.code == "NOT_FOUND" and places:
@@ -6087,22 +6115,20 @@ def run_command(line, console, report) -> int:
             client.transport.close()
 
 
-def print_to_file(chosen, client, args, console, report) -> int:
-    """call_command, with -o FILE; what a change returned is printed if the file fails then."""
-    file = output_file(args.output)
+def call_with_output(chosen, client, args, console, report) -> int:
+    """call_command, with -o FILE; what a change returned is shown elsewhere if that fails."""
+    from contextlib import ExitStack
     try:
-        # A file that cannot be written is an error before anything is changed.
-        with file as console.file:
-            if client:
-                client.before_change = file.prove
+        with ExitStack() as opened:
+            if args.output not in (None, "-"):
+                # A file that cannot be written is an error before anything is changed.
+                console.file = opened.enter_context(output_file(args.output))
             return call_command(chosen, client, args, console, report)
     except BaseException as error:
-        if file.kept:
-            console.file = None
-            console.print(file.kept.decode("utf-8"))
-            console.flush()
-        if file.kept and isinstance(error, Failure):
-            error.hint = "The result is on stdout instead."
+        if console.held:
+            error.hint = console.show_elsewhere()
+        if console.held and not isinstance(error, Failure):
+            console.tell(error.hint)
         raise
 
 
@@ -6119,8 +6145,7 @@ def make_client(chosen, args, console) -> Client:
     transport = Transport(args.timeout or DEFAULT_TIMEOUT, access, console.tell,
                           console.say if console.debug else None, console.clock)
     client = Client(url, transport, key, console.keep_secret)
-    if args.output in (None, "-"):
-        client.before_change = console.require_stdout
+    client.before_change = console.before_change
     if key:
         warn_if_unencrypted(client.url, "API key", console)
     return client

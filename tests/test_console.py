@@ -64,6 +64,18 @@ class Encodings(ProcessCase):
                 result = self.run_process("traces", "get", "東京", env=env)
                 self.assertFails(result, 6, "Trace not found")
 
+    def test_encodings_that_fail_on_ordinary_text(self):
+        """Row 38: in their place, ASCII with escapes."""
+        self.server.add_project(name="Größe 東京")
+        for encoding in ("idna", "idna:strict"):
+            env = {"PYTHONIOENCODING": encoding}
+            for args in (["projects", "list"], ["projects", "list", "--json"]):
+                result = self.assertOk(self.run_process(*args, env=env), err="")
+                self.assertIn(r"Gr\xf6\xdfe \u6771\u4eac" if len(args) == 2 else
+                              r"Gr\u00f6\u00dfe \u6771\u4eac", result.out)
+            result = self.run_process("traces", "get", "東京", env=env)
+            self.assertFails(result, 6, "Trace not found")
+
     def test_arguments_arrive_whatever_the_locale(self):
         """Row 38: UTF-8 arguments under LC_ALL=C (a cron job's environment)."""
         env = self.environments()[0]

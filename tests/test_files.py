@@ -17,9 +17,10 @@ import unittest
 from unittest import mock
 
 import twosignal
-from tools import (DEADLINE, FULL_DISK, OWNER, PASSWORD, SCRIPT, SESSION, CommandCase,
-                   EventfulClock, ProcessCase, StateCase, TracesCase, fails_from, file_bytes, full,
-                   heed_interrupts, json_page, kept_signals, posix, requests_of, run_command)
+from tools import (DEADLINE, FULL_DISK, IN_SHELL, OWNER, PASSWORD, SCRIPT, SESSION, CommandCase,
+                   EventfulClock, ProcessCase, Result, StateCase, TracesCase, as_text, fails_from,
+                   file_bytes, full, heed_interrupts, json_page, kept_signals, merged, posix,
+                   pty_run, requests_of, run_command)
 
 
 class AtomicWrites(StateCase):
@@ -248,10 +249,34 @@ class PrivateFiles(StateCase):
                 os.rmdir(self.home)
                 with umask(value):
                     self.store()
+                    self.assertEqual(os.umask(value), value)
                 self.assertEqual(oct(mode(self.home)), oct(0o700))
                 self.assertPrivate()
                 for name in os.listdir(self.home):
                     os.unlink(os.path.join(self.home, name))
+
+    @posix
+    def test_swapped_directory(self):
+        """Row 62: a link in place of the new directory gets no mode, nor does its target."""
+        victim, real = self.path("victim"), os.makedirs
+        os.mkdir(victim, 0o755)
+        os.rmdir(self.home)
+
+        def swapped(path, *args, **kwargs):
+            real(path, *args, **kwargs)
+            os.rmdir(path)
+            os.symlink(victim, path)
+        with mock.patch("os.makedirs", swapped):
+            twosignal.result_or_failure(twosignal.make_home)
+        self.assertEqual(oct(mode(victim)), oct(0o755))
+
+    @posix
+    def test_directories_on_the_way_are_private(self):
+        """Row 16: all that it creates."""
+        with umask(0o022), mock.patch.dict(os.environ, TWOSIGNAL_HOME=self.path("a/b/c")):
+            twosignal.make_home()
+        for name in ("a", "a/b", "a/b/c"):
+            self.assertEqual(oct(mode(self.path(name))), oct(0o700))
 
     @posix
     def test_files_that_were_there_become_private(self):
@@ -962,6 +987,54 @@ class OutputDevices(ProcessCase):
             self.assertEqual(result.code, 1, result)
             self.assertIn("No space left on device", result.err)
             self.assertIn("id", json.loads(result.out))
+
+    @unittest.skipUnless(os.path.exists(FULL_DISK), "needs /dev/full")
+    def test_a_key_and_a_full_device_in_every_format(self):
+        """Row 64: all of the result is shown elsewhere, also if its first line fails."""
+        for form in ("table", "csv", "jsonl"):
+            for env in ({}, {"PYTHONUNBUFFERED": "1"}):
+                with self.subTest(format=form, env=env):
+                    result = self.run_process("api-keys", "create", "-n", "CI", "--format", form,
+                                              "-o", FULL_DISK, env=env)
+                    self.assertEqual(result.code, 1, result)
+                    self.assertRegex(result.out, r"(?s)ts_\w+.*\n\Z")
+                    self.assertIn("The result is on stdout instead.", result.err)
+
+    @unittest.skipUnless(os.path.exists(FULL_DISK), "needs /dev/full")
+    def test_a_full_stdout(self):
+        """Row 64: a terminal gets the result in its place; a log does not, and is told."""
+        command = ["api-keys", "create", "-n", "CI"]
+        for options in ([], ["-o", FULL_DISK], ["-o", "/dev/stdout"]):
+            for env in ({}, {"PYTHONUNBUFFERED": "1"}):
+                with self.subTest(options=options, env=env):
+                    result = self.in_shell(">/dev/full", *command + options, env=env)
+                    self.assertFails(result, 1, "Cannot write", "The change was made",
+                                     "twosignal api-keys list")
+                    self.assertNotRegex(result.err, r"ts_\w{9}")
+                    output, code = pty_run(
+                        ["/bin/sh", "-c", IN_SHELL, "sh", ">/dev/full", sys.executable, SCRIPT]
+                        + command + options, env=merged(self.environment, env))
+                    self.assertEqual(code, 1)
+                    self.assertRegex(output, r"ts_\w{9}")
+                    self.assertIn("The result is on stderr instead.", output)
+
+    def test_a_reader_of_stdout_that_is_gone(self):
+        """Row 64: it is told that the change was made."""
+        result = self.run_command_without_reader("api-keys", "create", "-n", "CI")
+        self.assertEqual(result.code, 141, result)
+        self.assertIn("The change was made, but its result is lost", result.err)
+        result = self.run_command_without_reader("orgs", "list")
+        self.assertEqual((result.code, result.err), (141, ""))
+
+    def run_command_without_reader(self, *args):
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            run = subprocess.run([sys.executable, SCRIPT] + list(args), env=self.environment,
+                                 stdout=writing, stderr=subprocess.PIPE)
+        finally:
+            os.close(writing)
+        return Result(run.returncode, "", as_text(run.stderr))
 
     def test_room_that_is_not_needed(self):
         """Row 64: what is reserved before a change is not in the file afterwards."""

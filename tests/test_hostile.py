@@ -866,6 +866,18 @@ class Secrets(tools.Case):
         for offset in range(twosignal.MAX_MESSAGE - 12, twosignal.MAX_MESSAGE + 1):
             self.assertNotIn("can", console.shortened("x" * offset + "canary-12" * 3))
 
+    def test_a_secret_at_the_end_of_what_is_looked_through(self):
+        """Row 63: much that was masked before it makes room for no part of it."""
+        console, long = twosignal.Console((None, None, None)), "canary-" * 100
+        console.keep_secret("12345678")
+        console.keep_secret(long)
+        for offset in range(10):
+            text = "x" * offset + long * 14
+            text += " " * (10 * twosignal.MAX_MESSAGE - len(text) - 4) + "12345678"
+            shown = console.shortened(text.replace(" " * 100, long[:100]))
+            self.assertNotIn("1", shown)
+            self.assertTrue(shown.endswith("…"))
+
     def test_parts_of_a_secret(self):
         """Row 63: the parts of a JWT, runs of 16 characters, lines of 76, base64 at any place."""
         token = random_token(36, 700, 43)

@@ -97,6 +97,18 @@ class Memory(CannedCase):
                 self.assertOneLine(result, 8)
                 self.assertIn("made of more than 300,000 values", result.err)
 
+    def test_wide_characters(self):
+        """Row 65: a text of which one character is wide takes up to four bytes for each."""
+        wides = (('"🤖"', 8), ('"\\u2026"', 16), ('"…"', 16), ('"\\ud83e\\udd16"', 8))
+        for wide, size in tools.full(wides[:2], wides):
+            for count, code in ((size * MEGABYTE - 1000, 0), (size * MEGABYTE, 8)):
+                text = wide[:-1] + "x" * count + '"'
+                body = json.dumps(envelope([])).replace("[]", '[{"id": %s}]' % text)
+                for level in tools.full([["--json"]], [["--json"], ["--format", "csv"], []]):
+                    result = self.measured(body.encode("utf-8"), "orgs", "list", *level)
+                    with self.subTest(wide=wide, count=count, level=level):
+                        self.assertEqual(result.code, code, result.err)
+
     def test_as_many_values_as_are_allowed(self):
         """Row 65: also if each is a row."""
         ones = ",".join('{"a":%d}' % n for n in range(140000))

@@ -201,6 +201,16 @@ class DirectoriesOfOthers(CommandCase):
                           for name in os.listdir(self.home)}, before)
         self.assertEqual(self.server.requests, [])
 
+    def test_no_directory(self):
+        """Row 62: a file or a device is none, and the error names the variable once."""
+        path = self.write("a-file", b"precious")
+        for home in (path, os.devnull):
+            for command in self.COMMANDS[:2] + self.COMMANDS[3:]:
+                result = self.cli(*command, stdin=PASSWORD, env={"TWOSIGNAL_HOME": home})
+                self.assertFails(result, 1, home, "it is not a directory")
+                self.assertEqual(result.err.count("TWOSIGNAL_HOME"), 1)
+        self.assertEqual(file_bytes(path), b"precious")
+
     def test_everybody_may_write(self):
         """Row 62: such a directory is refused, and one that a group may write is used."""
         for permissions in (0o777, 0o1777, 0o702):
@@ -310,7 +320,7 @@ class ConfigFile(StateCase):
         with mock.patch("builtins.open", side_effect=PermissionError(errno.EACCES, "denied")):
             for key in (None, "x"):
                 self.assertRefused(lambda: twosignal.configured_url(key=key), "config.json",
-                                   "TWOSIGNAL_URL", "TWOSIGNAL_HOME")
+                                   "TWOSIGNAL_URL")
 
     def test_error_names_where_the_address_is(self):
         """Row 32: the flag, the variable, or the file."""

@@ -283,6 +283,20 @@ class JUnitFile(Gate):
                     self.assertIn("min-score %s ≥ 0.5 (project %s, tag %s)" % (
                         name, self.server.project, name), self.cases())
 
+    @unittest.skipUnless(os.path.exists("/dev/stdout"), "needs /dev/stdout")
+    def test_on_stdout_no_name_is_a_command(self):
+        """Row 68: the XML of a report in a CI log has no line that a CI system takes for one."""
+        for name in ("\n::stop-commands::x", "::add-mask::x", "##[error]x", "#\u200b#[x]"):
+            with self.subTest(name=ascii(name)):
+                report = twosignal.GateReport(twosignal.Console((None,) * 3), "check", [], "", True)
+                report.started = 0
+                report.failure = twosignal.Failure(name, problems=[name, name])
+                text = report.junit_xml().decode("utf-8")
+                self.assertNotRegex(text, r"(?m)^\W*::")
+                self.assertNotIn("##[", text.replace("\u200b", ""))
+                body = xml.etree.ElementTree.fromstring(text).find(".//error").text
+                self.assertEqual(body.split("\n")[1:], [twosignal.printable(name)] * 2)
+
     def test_hostile_traces(self):
         for name in HOSTILE_NAMES:
             identifier = self.server.add_trace(id="id " + name, name=name,

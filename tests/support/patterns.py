@@ -5,6 +5,7 @@ FUNCTIONS. It prints what it is about to do: what needs more than a few seconds 
 ends it, so that the last line tells which one it was.
 """
 import ast
+import itertools
 import json
 import os
 import random
@@ -32,6 +33,7 @@ PUMPS = ("a", "1", " ", "/", "/api", ":", "::", "@", "#", "?", "&a=", "\\", "\\\
 IN_VARIABLES = {
     "unsafe": [t._UNSAFE, "(?![\t\r\n])" + t._UNSAFE],      # printable()
     "pattern": list(t.Session._TEXTS.values()),             # Session()
+    "cls": [t.Session], "key": list(t.Session._TEXTS),      # Session.first()
     "reserved": ["host|content-length|x-.*"],               # of header names
 }
 # What is applied to short texts only: the limit is in the code before it.
@@ -49,9 +51,10 @@ def patterns(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and (
                 node.func.attr in CALLS and getattr(node.func.value, "id", "") == "re"):
             expression = compile(ast.Expression(node.args[0]), "", "eval")
-            unknown = [name for name in expression.co_names if name not in vars(t)]
-            for value in IN_VARIABLES[unknown[0]] if unknown else [None]:
-                known = dict(vars(t), **({unknown[0]: value} if unknown else {}))
+            names = {name.id for name in ast.walk(node.args[0]) if isinstance(name, ast.Name)}
+            unknown = sorted(names - set(vars(t)))
+            for values in itertools.product(*[IN_VARIABLES[name] for name in unknown]):
+                known = dict(vars(t), **dict(zip(unknown, values)))
                 function = re.match if node.func.attr == "match" else re.findall
                 found[eval(expression, known), function] = node.lineno
     return found
@@ -140,7 +143,10 @@ FUNCTIONS = {
     "input_problems": t.input_problems,
     "zod": lambda text: t.input_problems(json.dumps([{"path": [text], "message": text}])),
     "digits": lambda text: t.input_problems("[%s]" % ("9" * SIZE)),
-    "token": t.token_project, "disarmed": t.disarmed,
+    "token": t.token_project, "disarmed": t.disarmed, "character_size": t.character_size,
+    "wide": lambda text: t.character_size(90 * text),
+    "mask_urls": lambda text: t.mask_urls("://" + text, len),
+    "message": lambda text: t.Console((None,) * 3).shortened(text),
     "get_path": lambda text: t.get_path({"a": text}, ".".join(["a"] * t.MAX_PATH_PARTS)),
     "csv": lambda text: list(t.FORMATS["csv"](t.Listing("rows", (), ROWS), t.Screen())),
     "csv text": lambda text: list(t.FORMATS["csv"](t.Listing("rows", (), [{"a": text}]),
