@@ -66,7 +66,6 @@ MAX_REDIRECTS = 5                   # of one query
 ANNOUNCED_PAUSE = 2.0               # seconds; a longer pause before a retry is announced
 MAX_RESPONSE_BYTES = 32 << 20       # of one response, its head included
 MAX_STATE_FILE_BYTES = 1 << 17      # of session.json or config.json
-RESERVED_BYTES = 8192               # for a session that is not known yet, besides the old one's
 MAX_BATCH_URL = 3900                # characters; proxies cut URLs at 4,000
 MAX_COOKIE_CHUNK = 3180             # characters; browsers and @supabase/ssr cut cookies there
 MAX_MESSAGE, MAX_LINE = 1000, 10000     # characters of an error's message, of a line on stderr
@@ -240,10 +239,7 @@ def _escape(match) -> str:
 
 
 def to_json(value, levels=MAX_INDENTED, ascii_only=False, margin="\n") -> str:
-    """JSON in which no control or bidirectional character stands for itself.
-
-    levels: so many are indented; margin: what separates lines, with the indentation of the first.
-    """
+    """JSON, indented down to a level, in which no control or bidirectional character is itself."""
     text = _indented(value, json.JSONEncoder(ensure_ascii=ascii_only).encode, levels, margin)
     if text.replace("\n", "").isprintable():
         return text
@@ -337,11 +333,11 @@ def mask_secrets(text: str, secrets) -> str:
 def _secret_forms(secrets) -> tuple:
     """(the texts that secrets may appear as, longest first; all runs of SECRET_RUN characters)."""
     import base64
-    from urllib.parse import quote
+    from urllib.parse import quote, quote_plus
     forms = set()
     for secret in secrets:          # as it is, percent-encoded, in JSON, quoted or escaped
         in_json = json.dumps(secret)[1:-1]
-        forms.update((secret, quote(secret, safe=""), quote(secret), in_json,
+        forms.update((secret, quote(secret, safe=""), quote(secret), quote_plus(secret), in_json,
                       in_json.replace("'", "'\"'\"'"), printable(secret)))
         if secret.count(".") == 2 and "/" not in secret:        # a JWT
             forms.update(part for part in secret.split(".") if len(part) >= 8)
@@ -1099,11 +1095,8 @@ def require_regular(file):
     """Raises OSError if there is something at a path (or handle) other than a regular file."""
     import errno
     import stat
-    try:
-        is_regular = stat.S_ISREG(os.stat(file).st_mode)
-    except FileNotFoundError:
-        return
-    if not is_regular:
+    status = result_or_failure(os.stat, file, kinds=FileNotFoundError)
+    if isinstance(status, os.stat_result) and not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "Not a regular file")
 
 
@@ -1112,12 +1105,10 @@ def make_private(handle, directory, mode=0o600):
     if os.name == "nt":
         return                      # Windows has neither
     owner = os.stat(directory)
-    if owner.st_uid != os.geteuid() and is_sudo_user(owner.st_uid):
+    if is_sudo_user(owner.st_uid):
         os.chown(handle, owner.st_uid, owner.st_gid)
-    try:
-        os.chmod(handle, mode)      # whatever the umask
-    except PermissionError:
-        pass                        # the file system has no modes
+    # Whatever the umask. Some file systems have no modes.
+    result_or_failure(os.chmod, handle, mode, kinds=PermissionError)
 
 
 def is_sudo_user(uid) -> bool:
@@ -1218,16 +1209,13 @@ class AtomicFile(OutputTarget):
     def prove(self):
         """Replaces the file by itself, and reserves room. Raises Failure if it cannot be saved."""
         before = result_or_failure(file_content, self.target, kinds=OSError)
-        size = RESERVED_BYTES
         if isinstance(before, bytes):
-            size += min(len(before), MAX_STATE_FILE_BYTES)
-            with deferred_signals(), AtomicFile(self.path, self.mode, self.hint,
-                                                clock=self.clock) as copy:
+            with AtomicFile(self.path, self.mode, self.hint, clock=self.clock) as copy:
                 copy.write(before)
                 copy.sync()         # another program may have changed the file meanwhile
                 if before != result_or_failure(file_content, self.target, kinds=OSError):
                     copy.cancel()
-        self.write(b" " * size)
+        self.write(b" " * MAX_STATE_FILE_BYTES)
         self._guarded(os.fsync, self.file.fileno())
         self._guarded(self.file.seek, 0)
 
@@ -3446,7 +3434,7 @@ class Console:
         """Prints output, data as it is. Raises Failure, or BrokenPipeError if nobody reads."""
         self.has_printed = True
         self.clear_progress()
-        if not is_data and not isinstance(self.file, AtomicFile):
+        if not is_data and (self.file is None or re.match(_OPEN_FILE, self.file.path)):
             text = self.for_log(text)
         if self.held is None:
             self._write(text)

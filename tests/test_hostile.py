@@ -13,7 +13,7 @@ import string
 import time
 import unittest
 from unittest import mock
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, quote_plus, unquote, urlsplit
 
 import tools
 import twosignal
@@ -826,8 +826,8 @@ class Secrets(tools.Case):
     def test_forms_of_a_secret(self):
         """Row 34: a secret is masked verbatim, percent-encoded, in JSON and escaped."""
         for secret in (PASSWORD, ACCESS, "canary\u6771\x1b\"\\", "canary canary"):
-            for form in (secret, quote(secret, safe=""), quote(secret), json.dumps(secret),
-                         twosignal.printable(secret)):
+            for form in (secret, quote(secret, safe=""), quote(secret), quote_plus(secret),
+                         json.dumps(secret), twosignal.printable(secret)):
                 found = twosignal.mask_secrets("before %s after" % form, {secret, "", "abc"})
                 self.assertNotIn("canary", found)
                 self.assertRegex(found, r"\Abefore \"?\*\*\*\"? after\Z")
@@ -1168,6 +1168,18 @@ class CiLogs(CannedCase):
                                                    "name", *options, env=env))
             text = tools.file_bytes(path).decode() if options else result.out
             self.assertEqual(text.splitlines()[2], taint)
+
+    @unittest.skipIf(os.name == "nt", "there are no such files")
+    def test_pipes(self):
+        """Row 68: what -o writes to a pipe is no log, unless that is stdout or stderr."""
+        taint, path = "::x::y ##[z]", self.path("pipe")
+        world = dict(WORLD, **{"organization.list": [dict(ORG, name=taint)]})
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        self.assertOk(self.run_canned(server_of(world), "orgs", "list", "--fields", "name",
+                                      "-o", path, env={"GITHUB_ACTIONS": "true"}))
+        self.assertEqual(os.read(reader, 9999).decode().splitlines()[2], taint)
 
     def test_errors(self):
         """Row 68: an error and its problems, as lines and as JSON."""
