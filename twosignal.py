@@ -1152,7 +1152,8 @@ def read_json_object(path: str, clock=CLOCK) -> dict:
 
 
 def damaged_file(path) -> Failure:
-    hint = "Run 'twosignal login' again." if path.endswith("session.json") else (
+    is_config = path.endswith("config.json")
+    hint = "Run 'twosignal login' again." if not is_config else (
         f'It should look like {{"api_url": "{DEFAULT_URL}"}}: correct it, or delete it.')
     return Failure(f"{path} is damaged", hint)
 
@@ -1240,13 +1241,28 @@ class AtomicFile(OutputTarget):
         """Leaves what was there before."""
         result_or_failure(self.file.close, kinds=OSError)
         if self.temporary:
-            remove_file(self.temporary)
+            result_or_failure(os.unlink, self.temporary, kinds=OSError)
             self.temporary = None
 
 
-def write_text(path: str, text: str, clock=CLOCK):
-    with deferred_signals(), AtomicFile(path, clock=clock) as file:
+def write_text(path: str, text: str, clock=CLOCK, prefix=AtomicFile.prefix):
+    with deferred_signals(), AtomicFile(path, clock=clock, prefix=prefix) as file:
         file.write(text.encode("utf-8"))
+
+
+def write_in_place(path, content):
+    with open(open_regular(path, os.O_WRONLY), "wb") as file:
+        write_all(file.fileno(), content)
+
+
+def write_all(handle, content):
+    """Makes that the content of an open file, and brings it to the disk. Raises OSError."""
+    os.lseek(handle, 0, os.SEEK_SET)
+    left = content
+    while left:
+        left = left[os.write(handle, left):]
+    os.ftruncate(handle, len(content))
+    os.fsync(handle)
 
 
 def replace_file(temporary, target, clock=CLOCK):
@@ -1319,7 +1335,6 @@ class Lock(Struct):
     path: str                       # a file for this alone, never replaced or deleted
     deadline: float                 # time.monotonic() at which waiting ends with a LOCKED failure
     clock: object = CLOCK
-    recover: object = None          # called with the clock by each new holder
     handle = None
 
     def __enter__(self):
@@ -1327,8 +1342,6 @@ class Lock(Struct):
             self._open()            # each time: it may have been replaced
             try:
                 if self._try_lock():
-                    if self.recover:
-                        self.recover(self.clock)
                     return self
             except BaseException:
                 self.__exit__()
@@ -1390,10 +1403,13 @@ def handle_signals(handlers: dict) -> dict:
 class deferred_signals:
     """Ctrl-C, SIGTERM and SIGHUP wait until the block ends: a spent token must be saved first."""
 
+    def __init__(self, *names):
+        self.names = names or ("SIGINT", "SIGTERM", "SIGHUP")
+
     def __enter__(self):
         self.arrived = []
         self.before = handle_signals(dict.fromkeys(
-            ("SIGINT", "SIGTERM", "SIGHUP"), lambda number, frame: self.arrived.append(number)))
+            self.names, lambda number, frame: self.arrived.append(number)))
 
     def __exit__(self, *_):
         import signal
@@ -2466,16 +2482,16 @@ def token_claim(token, name):
 
 
 def token_lifetime(token) -> float:
-    """Seconds from the issue of a JWT to its expiry; infinite if it does not say."""
+    """Seconds from the issue of a JWT to its expiry; an hour if it does not say."""
     issued, expiry = (to_number(token_claim(token, name)) or 0 for name in ("iat", "exp"))
-    return expiry - issued if 0 < issued < expiry else float("inf")
+    return expiry - issued if 0 < issued < expiry else HOUR
 
 
 def session_expiry(value, token, clock=CLOCK) -> int:
     """Unix seconds at which a new session expires: the value or, if that is odd, by its token."""
     for expiry in map(to_number, (value, token_claim(token, "exp"))):
         expiry = expiry / 1000 if expiry and expiry > MAX_EXPIRY else expiry    # milliseconds
-        if expiry and 0 < expiry <= MAX_EXPIRY:
+        if expiry and EARLIEST_DATE < expiry <= MAX_EXPIRY:
             return int(expiry)      # the TUI reads whole seconds only
     return int(clock.time()) + HOUR
 
@@ -2646,6 +2662,9 @@ def input_problems(message) -> list:
 # Session
 ############################################################
 
+SESSION_PREFIX = AtomicFile.prefix + "session-"     # of temporary files, which may hold tokens
+
+
 class Session:
     """Tokens, their user, and the address that issued them: the content of session.json."""
 
@@ -2657,9 +2676,9 @@ class Session:
     def __init__(self, values: dict):
         """Raises ValueError with the name of the key that is missing or wrong."""
         self.values = values        # all of the file, keys that this program does not know included
-        for key, pattern in self._TEXTS.items():
+        for key in self._TEXTS:
             value = get_item(values, key, "")
-            if not isinstance(value, str) or not re.match(pattern, value, re.ASCII):
+            if not self.fits(key, value):
                 raise ValueError(key)
             setattr(self, key, value)
         if self.api_url and not result_or(None, normal_url, self.api_url):
@@ -2667,23 +2686,25 @@ class Session:
         self.expires_at = to_number(values.get("expires_at"))       # Unix seconds
         if self.expires_at is None or abs(self.expires_at) > MAX_EXPIRY:
             raise ValueError("expires_at")
-        self.valid_until = self.expires_at      # by this machine's clock
-        self.account = (self.project_ref, self.user_id)
+        self.obtained_at = None     # Unix seconds by this machine's clock, if it is known
+        self.account = f"{self.project_ref}/{self.user_id}"
 
     @classmethod
-    def first(cls, key, *candidates) -> str:
-        """The first candidate that the key may have as a value; "" if there is none."""
-        pattern = cls._TEXTS[key]
-        return next((each for each in candidates if isinstance(each, str) and each and
-                     re.match(pattern, each, re.ASCII)), "")
+    def fits(cls, key, value) -> bool:
+        return isinstance(value, str) and bool(re.match(cls._TEXTS[key], value, re.ASCII))
 
     def remaining(self, now, rejected=None) -> float:
         """Seconds from `now` to the expiry of its access token; 0 if that is the rejected one."""
-        return 0 if self.access_token == rejected else self.valid_until - now
+        if self.access_token == rejected:
+            return 0
+        # It is valid for its lifetime, whatever the clocks of the two machines say.
+        if self.obtained_at is not None and self.obtained_at <= now:
+            return self.obtained_at + token_lifetime(self.access_token) - now
+        return self.expires_at - now
 
     def is_due(self, remaining) -> bool:
         """Whether to refresh it, so many seconds before its expiry."""
-        return remaining <= REFRESH_EARLY and remaining <= token_lifetime(self.access_token) / 4
+        return remaining <= min(REFRESH_EARLY, token_lifetime(self.access_token) / 4)
 
     def text(self) -> str:
         return json.dumps(self.values, indent=2) + "\n"
@@ -2702,7 +2723,7 @@ def beside_session(name) -> str:
 def session_lock(deadline, clock=CLOCK) -> Lock:
     """The lock under which a session is read, refreshed and saved. Raises Failure."""
     make_home()
-    return Lock(beside_session("session.lock"), deadline, clock, recover_session)
+    return Lock(beside_session("session.lock"), deadline, clock)
 
 
 def load_session(clock=CLOCK):
@@ -2714,49 +2735,54 @@ def load_session(clock=CLOCK):
         raise damaged_file(home_path("session.json"))
 
 
-class Spending(AtomicFile):
-    """The exchange of a token that works once: room for a new session.json, and held signals.
+class Spending(Struct):
+    """The exchange of the stored session for a new one, by one process at a time.
 
     Whatever happens after the response, the new session is saved without another file or block.
     """
-    prefix = ".twosignal-session-"
-    directory = None                # a handle of it
+
+    deadline: float                 # time.monotonic() at which waiting for the lock ends
+    clock: object = CLOCK
 
     def __enter__(self):
         from contextlib import ExitStack
-        self.held_signals = ExitStack()
-        super().__enter__()
-        try:
-            self.prove()
-            if os.name != "nt":     # where directories cannot be opened
-                self.directory = self._guarded(os.open, os.path.dirname(self.target), os.O_RDONLY)
-        except BaseException:
-            self.cancel()
-            raise
+        with ExitStack() as stack:      # what is entered first is released last
+            self._signals = stack.enter_context(ExitStack())
+            stack.enter_context(deferred_signals("SIGTSTP"))    # it would stop with the lock held
+            stack.enter_context(session_lock(self.deadline, self.clock))
+            recover_session(self.clock)
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, *_):
-        try:
-            if self.directory is not None:
-                result_or_failure(os.close, self.directory, kinds=OSError)
-            self.cancel()
-        finally:
-            self.end()
+        self._held.close()
+
+    def reserve(self):
+        """Proves that a session can be saved, and keeps the room for it. Raises Failure."""
+        with deferred_signals():
+            self.file = self._held.enter_context(AtomicFile(
+                home_path("session.json"), clock=self.clock, prefix=SESSION_PREFIX))
+            self._held.callback(self.file.cancel)       # what was there stays if nothing is saved
+        self.file.prove()
+        handle = result_or_failure(os.open, os.path.dirname(self.file.target), os.O_RDONLY,
+                                   kinds=OSError)
+        self.directory = handle if isinstance(handle, int) else -1      # Windows cannot open one
+        self._held.callback(result_or_failure, os.close, self.directory, kinds=OSError)
 
     def begin(self) -> float:
         """Called just before the token goes out. Signals wait; returns the deadline."""
-        self.held_signals.enter_context(deferred_signals())
+        self._signals.enter_context(deferred_signals())
         return self.clock.monotonic() + SPENDING_TIMEOUT
 
     def end(self):
         """Called when the token is known to be unspent: signals need not wait any longer."""
-        self.held_signals.close()
+        self._signals.close()
 
     def save(self, session, spent=None) -> Session:
-        """Saves a session in place of the spent one; returns the one to go on with. Raises Failure.
-        """
+        """Saves it in place of the spent one; returns the one to go on with. Raises Failure."""
         content = session.text().encode("utf-8")
-        error = self._tried(self._fill, content)
+        error = self._tried(write_all, self.file.file.fileno(), content)
+        result_or(None, session_origin, session, self.clock)
         # The TUI takes no lock: its logout, login to another account or newer session stays.
         stored = spent and result_or_failure(load_session, self.clock)
         if spent and stored is None:
@@ -2767,9 +2793,9 @@ class Spending(AtomicFile):
             if stored.expires_at >= session.expires_at:
                 return stored
         error = error or self._tried(self._replace)
-        if error and self._tried(self._write_in_place, content):
-            self.temporary = None       # whoever gets the lock next may be able to use it
-            raise unwritable_file(self.path, error)
+        if error and self._tried(write_in_place, self.file.target, content):
+            self.file.temporary = None      # whoever gets the lock next may be able to use it
+            raise unwritable_file(self.file.path, error)
         return session
 
     def _tried(self, step, *arguments):
@@ -2781,62 +2807,31 @@ class Spending(AtomicFile):
             self.clock.sleep(pause)
         return error
 
-    def _fill(self, content):
-        handle = self.file.fileno()
-        os.lseek(handle, 0, os.SEEK_SET)
-        write_all(handle, content)
-        self.file.close()
-
     def _replace(self):
-        replace_file(self.temporary, self.target, self.clock)
-        self.temporary = None
-        if self.directory is not None:
-            result_or_failure(os.fsync, self.directory, kinds=OSError)
-
-    def _write_in_place(self, content):
-        handle = open_regular(self.target, os.O_WRONLY)
-        try:
-            write_all(handle, content)
-        finally:
-            os.close(handle)
-
-
-def write_all(handle, content):
-    """Makes that the content of an open file, and brings it to the disk. Raises OSError."""
-    left = content
-    while left:
-        left = left[os.write(handle, left):]
-    os.ftruncate(handle, len(content))
-    os.fsync(handle)
-
-
-def save_session(session, spent=None, clock=CLOCK) -> Session:
-    """Saves a session, under the lock, in place of the spent one; returns the one to go on with."""
-    with Spending(path=home_path("session.json"), clock=clock) as file, deferred_signals():
-        return file.save(session, spent)
+        self.file.file.close()          # Windows replaces closed files only
+        replace_file(self.file.temporary, self.file.target, self.clock)
+        self.file.temporary = None
+        result_or_failure(os.fsync, self.directory, kinds=(OSError, ValueError))    # it may be -1
 
 
 def session_leftovers() -> dict:
-    """{path: text} of what killed processes left of sessions; without the lock, it may be in use.
-    """
+    """{path: text} of what killed processes left; without the lock, it may be in use."""
     import glob
     paths = glob.glob(os.path.join(glob.escape(os.path.dirname(session_file())), ".twosignal-*"))
     texts = {path: result_or(None, read_text, path) or "" for path in paths}
     # Others are the config's or somebody's output; older versions did not use the prefix.
     return {path: text for path, text in texts.items() if "refresh_token" in text
-            or os.path.basename(path).startswith(Spending.prefix)}
+            or os.path.basename(path).startswith(SESSION_PREFIX)}
 
 
-def recover_session(clock=CLOCK, adopts=True):
+def recover_session(clock=CLOCK):
     """Deletes what is left of sessions, but saves one that is newer than that of its account."""
-    stored = None
     for path, text in session_leftovers().items():
         found = result_or_failure(Session, untrusted_json(text), kinds=ValueError)
-        stored = stored or adopts and result_or(None, load_session, clock)
+        stored = result_or(None, load_session, clock)
         if isinstance(found, Session) and stored and found.account == stored.account and (
                 found.expires_at > stored.expires_at):
             result_or_failure(replace_file, path, session_file(), clock, kinds=OSError)
-            stored = found
         else:
             result_or(None, remove_file, path)
 
@@ -2849,21 +2844,36 @@ def delete_session(ended=None) -> bool:
     stored = ended and result_or(None, load_session)
     if stored and stored.account != ended.account:
         return False
-    recover_session(adopts=False)
+    for path in session_leftovers():
+        result_or(None, remove_file, path)
     remove_file(session_file())
     return True
 
 
 def session_origin(session, clock=CLOCK) -> str:
-    """The address that issued a session; known or not, it is recorded. Raises Failure."""
-    # The TUI drops the address. Once an account was seen, no setting can move its tokens.
-    path, key = beside_session("origins.json"), "/".join(session.account)
-    recorded = result_or({}, read_json_object, path, clock)
-    url = session.api_url or recorded.get(key)
-    url = normal_url(url) if isinstance(url, str) and url else configured_url(clock=clock)
-    if recorded.get(key) != url:
-        text = json.dumps(dict(recorded, **{key: url}), indent=2) + "\n"
-        result_or(None, write_text, path, text, clock)
+    """The address that issued a session. Raises Failure.
+
+    It is recorded, with when this program obtained the session: the TUI keeps neither.
+    """
+    import hashlib
+    path = beside_session("origins.json")
+    # A record that cannot be read may say that the account belongs to another server.
+    records = result_or({}, read_json_object, path, clock) if session.api_url else (
+        read_json_object(path, clock))
+    url = session.api_url or records.get(session.account) or configured_url(clock=clock)
+    url = isinstance(url, str) and result_or(None, normal_url, url)
+    if not url:
+        raise damaged_file(path)
+    known = dict(records, **{session.account: url})
+    tokens = f"{session.access_token} {session.expires_at}".encode("ascii")
+    fingerprint = hashlib.sha256(tokens).hexdigest()
+    if session.obtained_at is not None:
+        known.update(session=fingerprint, obtained_at=int(session.obtained_at))
+    elif records.get("session") == fingerprint:
+        session.obtained_at = to_number(records.get("obtained_at"))
+    if known != records:
+        result_or(None, write_text, path, json.dumps(known, indent=2) + "\n", clock,
+                  SESSION_PREFIX)
     return url
 
 
@@ -2897,24 +2907,27 @@ class Authenticator:
         self.keep_secret = keep_secret      # called with each password and token: nothing shows it
         self.may_refresh = may_refresh      # if not, a session that needs a refresh counts as none
         self.clock = transport.clock
+        self.warn = lambda text: None       # prints a warning, with --quiet too
         self._session = None
         transport.on_response = self._take_over
+
+    def _spending(self, seconds=None) -> Spending:
+        return Spending(self.transport.deadline(seconds), self.clock)
 
     def login(self, email, password) -> Session:
         """The new session, saved. Raises Failure: UNAUTHORIZED if email or password is wrong."""
         self.keep_secret(password)
-        make_home()                 # if that fails, no session is begun on the server
-        try:
-            data = self._post("login", {"email": email, "password": password})
-        except Failure as failure:
-            if failure.code == "UNAUTHORIZED":
-                failure.message = "Wrong email or password"
-                failure.hint = "Check both and run 'twosignal login' again."
-            raise
-        session = self._new_session(data, {"user_email": email})
-        with session_lock(self.transport.deadline(), self.clock), deferred_signals():
-            session_origin(session, self.clock)
-            return save_session(session, clock=self.clock)
+        with self._spending() as spending:
+            spending.reserve()      # if that fails, no session is begun on the server
+            try:
+                data = self._post("login", {"email": email, "password": password})
+            except Failure as failure:
+                if failure.code == "UNAUTHORIZED":
+                    failure.message = "Wrong email or password"
+                    failure.hint = "Check both and run 'twosignal login' again."
+                raise
+            spending.begin()
+            return spending.save(self._new_session(data, {"user_email": email}))
 
     def logout(self):
         """Ends the session on the server. Raises Failure."""
@@ -2930,7 +2943,7 @@ class Authenticator:
         ended: not if somebody else has logged in since; returns whether it was deleted.
         """
         try:
-            with session_lock(self.transport.deadline(), self.clock):
+            with self._spending():
                 return delete_session(ended)
         except Failure:
             return delete_session(ended)
@@ -2974,26 +2987,16 @@ class Authenticator:
         """The session after its refresh, by this process or another one. Raises Failure."""
         if not self.may_refresh:
             raise not_logged_in()
-        with session_lock(self.transport.deadline(lock_timeout), self.clock):
+        with self._spending(lock_timeout) as spending:
             spent = self._load()
             if not spent.is_due(spent.remaining(self.clock.time(), rejected)):
                 return spent        # another process refreshed it while this one waited
-            with Spending(path=home_path("session.json"), clock=self.clock) as spending:
-                data = result_or_failure(self._post, "refresh", {
-                    "refresh_token": spent.refresh_token}, (409, 429), (), spending)
-                if isinstance(data, Failure):
-                    spending.end()
-                    return self._session_of_another(spent, data)
-                return self._saved(spending.save, self._new_session(data, spent.values), spent)
-
-    def _saved(self, save, fresh, spent) -> Session:
-        """The session to go on with, which is the new one even if it cannot be saved."""
-        try:
-            return save(fresh, spent)
-        except Failure as failure:
-            self.transport.tell(f"Warning: the server's new session is lost: {failure.message}. "
-                                "Run 'twosignal login' before the next command.")
-            return fresh
+            spending.reserve()
+            data = result_or_failure(self._post, "refresh", {"refresh_token": spent.refresh_token},
+                                     (409, 429), (), spending)
+            if isinstance(data, Failure):
+                return self._session_of_another(spent, data)
+            return self._saved(spending, self._new_session(data, spent.values), spent)
 
     def _take_over(self, request, response):
         """Goes on with the session that a response sets: the server has refreshed the one sent."""
@@ -3004,21 +3007,30 @@ class Authenticator:
                 fresh.user_id != sent.user_id or fresh.expires_at < sent.expires_at):
             return
         with deferred_signals():
-            fresh = self._session = self._saved(self._save, fresh, sent)
+            fresh = self._session = self._saved(None, fresh, sent)
         request.headers["Cookie"] = session_cookie(fresh)       # of the next try, too
 
-    def _save(self, fresh, spent) -> Session:
-        with session_lock(self.transport.deadline(), self.clock):
-            return save_session(fresh, spent, self.clock)
+    def _saved(self, spending, fresh, spent) -> Session:
+        """The session to go on with, which is the new one even if it cannot be saved."""
+        try:
+            if spending:
+                return spending.save(fresh, spent)
+            with self._spending() as spending:
+                spending.reserve()
+                return spending.save(fresh, spent)
+        except Failure as failure:
+            self.warn(f"Warning: the server's new session is lost: {failure.message}. "
+                      "Run 'twosignal login' before the next command.")
+            return fresh
 
     def _session_of_another(self, spent, failure) -> Session:
         """The session that the TUI saved meanwhile. Raises what the failed refresh means."""
         if failure.code not in ("UNAUTHORIZED", "BAD_REQUEST", "CONFLICT"):
             raise failure
         for _ in range(10):         # half a second, since the response to the TUI may be under way
-            stored = result_or(None, load_session, self.clock)
-            is_other = stored is not None and stored.refresh_token != spent.refresh_token
-            if is_other and stored.remaining(self.clock.time()) > 0:
+            stored = result_or(None, load_session, self.clock) or spent
+            if stored.refresh_token != spent.refresh_token and (
+                    stored.expires_at >= spent.expires_at):
                 return self._load()
             self.clock.sleep(0.05)
         if failure.code == "CONFLICT":
@@ -3030,20 +3042,19 @@ class Authenticator:
         """The session of a login or refresh; other keys of `before` are kept. Raises BAD_ANSWER."""
         token = data.get("access_token")
         # Whatever else is odd in a response, its tokens are kept: those before them are spent.
-        values = dict(
-            before, api_url=self.url, access_token=token, refresh_token=data.get("refresh_token"),
-            expires_at=session_expiry(data.get("expires_at"), token, self.clock),
-            project_ref=Session.first("project_ref", data.get("project_ref"),
-                                      before.get("project_ref"), token_project(token)),
-            user_id=Session.first("user_id", get_path(data, "user.id"), before.get("user_id")),
-            user_email=Session.first("user_email", get_path(data, "user.email"),
-                                     before.get("user_email")))
+        values = dict(before, api_url=self.url, access_token=token,
+                      refresh_token=data.get("refresh_token"),
+                      expires_at=session_expiry(data.get("expires_at"), token, self.clock))
+        for key, *found in (("project_ref", data.get("project_ref"), token_project(token)),
+                            ("user_id", get_path(data, "user.id"), token_claim(token, "sub")),
+                            ("user_email", get_path(data, "user.email"), None)):
+            found.insert(1, before.get(key))
+            values[key] = next((each for each in found if each and Session.fits(key, each)), "")
         try:
             session = Session(values)
         except ValueError as error:
             raise protocol_error(f"The server's session has no valid {error}")
-        # It holds for its lifetime, or until a 401, whatever the two machines' clocks say.
-        session.valid_until = self.clock.time() + token_lifetime(session.access_token)
+        session.obtained_at = self.clock.time()
         self.keep_secret(session.access_token)
         self.keep_secret(session.refresh_token)
         return session
@@ -6134,6 +6145,7 @@ def make_client(chosen, args, console) -> Client:
                           console.say if console.debug else None, console.clock)
     client = Client(url, transport, key, console.keep_secret)
     client.before_change = console.before_change
+    client.auth.warn = console.say
     if key:
         warn_if_unencrypted(client.url, "API key", console)
     return client

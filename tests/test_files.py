@@ -233,8 +233,7 @@ class PrivateFiles(StateCase):
     UMASKS = (0o000, 0o022, 0o077, 0o777)
 
     def store(self):
-        with twosignal.session_lock(time.monotonic() + 5):
-            twosignal.save_session(twosignal.Session(dict(SESSION)))
+        self.save_session(twosignal.Session(dict(SESSION)))
         twosignal.save_config({"api_url": "https://one.example.com"})
 
     def assertPrivate(self):
@@ -306,7 +305,7 @@ class PrivateFiles(StateCase):
         target = self.write("real.json", SESSION)
         os.chmod(target, 0o644)
         os.symlink(target, self.file)
-        twosignal.save_session(twosignal.Session(dict(SESSION)))
+        self.save_session(twosignal.Session(dict(SESSION)))
         self.assertEqual(mode(target), 0o600)
 
     @posix
@@ -592,12 +591,10 @@ class Locking(StateCase):
         with twosignal.session_lock(deadline):
             path = os.path.join(self.home, "session.lock")
             first = os.stat(path)
-            session = twosignal.Session(dict(SESSION))
-            twosignal.save_session(session)
-            twosignal.save_config({"api_url": "https://one.example.com"})
-            twosignal.delete_session()
+        self.save_session(twosignal.Session(dict(SESSION)))
+        twosignal.save_config({"api_url": "https://one.example.com"})
         with twosignal.session_lock(deadline):
-            pass
+            twosignal.delete_session()
         self.assertEqual(os.stat(path).st_ino, first.st_ino)
 
     @posix

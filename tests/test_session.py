@@ -70,7 +70,7 @@ class SessionFile(StateCase):
 
     def test_tui_can_read_it(self):
         """Row 13: the six documented keys, with the types that the TUI expects."""
-        twosignal.save_session(twosignal.Session(dict(SESSION, api_url="https://one.example.com")))
+        self.save_session(twosignal.Session(dict(SESSION, api_url="https://one.example.com")))
         found = self.state("session.json")
         for key, value in SESSION.items():
             self.assertEqual((key, found[key]), (key, value))
@@ -90,14 +90,13 @@ class SessionFile(StateCase):
         """Row 13: whatever their values are."""
         values = dict(SESSION, theme={"dark": [1, None, "東京"]}, last_project="p")
         self.store(values)
-        twosignal.save_session(twosignal.load_session())
+        self.save_session(twosignal.load_session())
         self.assertEqual(self.state("session.json"), values)
 
     def save_over(self, stored, fresh, spent):
         """The refresh tokens of what save_session returns and of what the file holds then."""
         self.store(stored)
-        session = twosignal.save_session(twosignal.Session(fresh), twosignal.Session(spent),
-                                         self.clock)
+        session = self.save_session(twosignal.Session(fresh), twosignal.Session(spent))
         return session.refresh_token, self.state("session.json")["refresh_token"]
 
     def test_older_session_never_overwrites_a_newer_one(self):
@@ -191,7 +190,8 @@ class SessionFile(StateCase):
 
 class WriteProofs(StateCase):
     def reserve(self):
-        with twosignal.Spending(path=self.file):
+        with twosignal.Spending(time.monotonic() + 60) as spending:
+            spending.reserve()
             self.assertEqual(len(self.leftovers()), 1)
 
     def test_proof_changes_nothing(self):
@@ -407,6 +407,25 @@ class ConcurrentProcesses(SessionCase):
                 self.assertEqual(self.server.count(QUERY), 0)
 
     @posix
+    def test_ctrl_z_during_a_refresh(self):
+        """Row 58: the process stops when the new session is saved, and without the lock."""
+        session = self.log_in_expired()
+        fault = self.server.fault("auth/refresh", delay=True)
+        # With a group of its own in the same session, it is one that a shell can stop.
+        process = self.start(*LISTING, preexec_fn=os.setpgrp)
+        self.assertTrue(fault.begun.wait(DEADLINE))
+        process.send_signal(signal.SIGTSTP)
+        fault.release.set()
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        self.assertTrue(os.WIFSTOPPED(status), status)
+        self.assertRefreshed(session)
+        self.assertEqual(self.server.count(QUERY), 0)
+        with replaced_environment(self.environment), twosignal.session_lock(time.monotonic()):
+            pass
+        process.send_signal(signal.SIGCONT)
+        self.assertOk(self.finish(process), "")
+
+    @posix
     def test_disk_is_full(self):
         """Row 12: that a file cannot grow is known before the token is spent."""
         self.log_in_expired()
@@ -503,6 +522,7 @@ class RefreshUnderLock(SessionCase):
         self.assertOk(self.run_cli(*LISTING), "")
         self.assertEqual(found, [("sync", "held"), ("replace", "held"), ("sync", "held"),
                                  ("request", "held"), ("response", "held"), ("sync", "held"),
+                                 ("sync", "held"), ("replace", "held"),     # when it was obtained
                                  ("replace", "held"), ("sync", "held"), ("query", "free")])
 
     def run_locked(self, action):
@@ -580,6 +600,73 @@ class Refreshes(SessionCase):
             self.assertEqual(result.code, 0, result)
             self.assertGreater(self.server.count("/api/trpc/"), 1)
             self.assertRefreshes(1 if ahead > 0 else 0)
+
+    AHEAD = 59 * 60                 # seconds: a session of an hour seems to end in a minute
+
+    def assertRefreshesOfRuns(self, refreshes, ahead, runs=5):
+        for _ in range(runs):
+            self.assertEqual(self.run_cli(*LISTING, clock=WrongClock(ahead)).code, 0)
+        self.assertRefreshes(refreshes)
+
+    def test_one_refresh_for_many_runs_whatever_the_clock_says(self):
+        """Row 58: when a session was obtained is remembered, by a refresh and by a login."""
+        for ahead in (self.AHEAD, 7200, -7200):
+            for lifetime in (3600, 60):
+                with mock.patch("sessions.TOKEN_SECONDS", lifetime):
+                    self.server.clear()
+                    self.log_in_with(-90000)
+                    self.assertRefreshesOfRuns(1, ahead)
+                    self.assertEqual(self.run_cli("logout", clock=WrongClock(ahead)).code, 0)
+                    self.run_cli("login", "--url", self.server.url, "-e", OWNER,
+                                 "--password-stdin", stdin=PASSWORD, clock=WrongClock(ahead))
+                    self.assertRefreshesOfRuns(1, ahead)
+
+    def test_what_is_remembered_is_of_one_session(self):
+        """Row 58: with another token or expiry than those it was saved with, the expiry decides."""
+        self.log_in_expired()
+        for refreshes, ahead in ((1, 0), (2, 0), (3, self.AHEAD)):
+            self.assertRefreshesOfRuns(refreshes, ahead)
+            self.stored(dict(self.tui().read(), expires_at=int(time.time()) + 30))
+        self.tui().rotate()
+        self.assertRefreshesOfRuns(4, self.AHEAD)
+
+    def test_clock_that_was_set_back(self):
+        """Row 58: a time in the future, at which a session was obtained, does not count."""
+        self.log_in_expired()
+        self.assertRefreshesOfRuns(1, 7200)
+        self.assertRefreshesOfRuns(2, 3590, runs=1)
+
+    def test_nothing_is_written_if_nothing_has_changed(self):
+        """Row 58: the next commands leave the record as it is."""
+        self.log_in_expired()
+        self.assertRefreshesOfRuns(1, self.AHEAD)
+        path = os.path.join(self.home, "origins.json")
+        before = os.stat(path)
+        with mock.patch("tempfile.mkstemp", side_effect=AssertionError("something is written")):
+            self.assertRefreshesOfRuns(1, self.AHEAD)
+        self.assertTrue(os.path.samestat(before, os.stat(path)))
+        self.assertNotIn(self.tui().read()["access_token"].encode(), file_bytes(path))
+
+    def test_record_that_cannot_be_saved(self):
+        """Row 58: no command fails because of it."""
+        path = os.path.join(self.home, "origins.json")
+        for prepare in (lambda: os.mkdir(path), lambda: None):
+            self.server.clear()
+            self.log_in_expired()
+            os.unlink(path)
+            prepare()
+
+            def failing(source, target):
+                if target == path:
+                    raise OSError(errno.EIO, "Input/output error")
+                os.rename(source, target)
+            with mock.patch("os.replace", failing):
+                for _ in range(2):
+                    self.assertOk(self.run_cli(*LISTING), "")
+            self.assertRefreshes(1)
+            self.assertEqual([name for name in os.listdir(self.home) if name[0] == "."], [])
+            if os.path.isdir(path):
+                os.rmdir(path)
 
     def test_long_run(self):
         """Row 48: what a run received is refreshed two minutes before it expires as well."""
@@ -910,7 +997,7 @@ class ServerRefreshes(SessionCase):
         name, _, value = cookie.partition("=")
         wrong = [dict(good, **{key: value}) for key in ("access_token", "refresh_token")
                  for value in (None, "", 5, "a b", "a\r\nb")]
-        wrong += [dict(good, expires_at=1), self.fresh(VIEWER), [], "x", None, 5]
+        wrong += [dict(good, expires_at=int(time.time())), self.fresh(VIEWER), [], "x", None, 5]
         wrong += [{key: good[key] for key in good if key != left_out}
                   for left_out in ("access_token", "refresh_token")]
         values = [quote(json.dumps(each), safe="") for each in wrong]
@@ -1015,6 +1102,24 @@ class UnwritableHomes(SessionCase):
                     self.assertNothingSpent(self.run_cli(*LISTING), before)
         self.assertOk(self.run_cli(*LISTING))
 
+    def log_in_there(self, **how):
+        return self.run_cli("login", "--url", self.server.url, "-e", OWNER, "--password-stdin",
+                            stdin=PASSWORD, **how)
+
+    def test_login_that_cannot_be_saved(self):
+        """Row 12: known before the password is sent, and so before a session begins."""
+        self.server.clear()
+        for function in ("tempfile.mkstemp", "os.fsync"):
+            with mock.patch(function, side_effect=OSError(errno.ENOSPC, "No space left")):
+                self.assertFails(self.log_in_there(), 1, self.file)
+        with replaced_environment(self.environment), twosignal.session_lock(time.monotonic()):
+            self.assertFails(self.log_in_there(clock=PassingClock()), 3, "session.lock")
+        os.mkdir(self.file)
+        self.assertFails(self.log_in_there(), 1, self.file)
+        self.assertEqual(self.server.connections, 0)
+        os.rmdir(self.file)
+        self.assertOk(self.log_in_there())
+
     def test_lock_cannot_be_created(self):
         """Rows 4, 12: no lock, no refresh."""
         self.log_in_expired()
@@ -1099,6 +1204,7 @@ class OddAnswers(SessionCase):
     CHANGES = (
         [dict(expires_at=value) for value in (
             None, "soon", "2030-01-01T00:00:00Z", [], {}, True, -1, 0, 1e300, 1893456000000)]
+        + [dict(expires_at=value) for value in (1, 3600, "3600", "NaN", 1893456000000000, [5])]
         + [dict(project_ref=value) for value in (None, 5, [], {}, "a;b", "")]
         + [dict(user=value) for value in (None, 5, [], "x", {}, {"id": 5}, {"id": None},
                                           {"id": "", "email": []})]
@@ -1124,6 +1230,22 @@ class OddAnswers(SessionCase):
                 self.assertGreater(found["expires_at"], time.time() + 3000)
                 self.assertLess(found["expires_at"], 1e10)
                 self.assertRefreshes(1)
+
+    def test_login(self):
+        """Row 60: what the answer to a login lacks is in its token, too."""
+        for change in self.CHANGES:
+            data = dict(self.server.tokens(OWNER))
+            user_id = data.pop("user_id")
+            data.update({"user": {"id": user_id, "email": OWNER}}, **change)
+            self.server.clear()
+            self.server.fault("auth/login", status=200, body={"data": data, "error": None})
+            self.assertOk(self.run_cli("login", "--url", self.server.url, "-e", OWNER,
+                                       "--password-stdin", stdin=PASSWORD), "")
+            found = self.state("session.json")
+            self.assertEqual((found["user_id"], found["user_email"], found["project_ref"]),
+                             (user_id, OWNER, PROJECT_REF))
+            self.assertGreater(found["expires_at"], time.time() + 3000)
+            self.assertOk(self.run_cli(*LISTING), "")
 
     def test_tokens_without_an_expiry(self):
         """Row 60: a token that is no JWT is used for an hour."""
@@ -1193,7 +1315,7 @@ class SpentTokens(SessionCase):
         self.assertEqual(self.content(), before)
         self.assertOk(self.run_cli(*LISTING))
 
-    def saves(self, **errors):
+    def saves(self, *more, **errors):
         """Run a command whose refresh is followed by these errors, {function: [error or None]}."""
         self.server.clear()
         session = self.log_in_expired()
@@ -1207,7 +1329,7 @@ class SpentTokens(SessionCase):
                         raise OSError(number, os.strerror(number))
                     return real(*args)
                 patches.enter_context(mock.patch("os." + function, failing))
-            result = self.run_cli(*LISTING)
+            result = self.run_cli(*LISTING + more)
         self.assertEqual(result.code, 0, result)
         return session, result
 
@@ -1227,9 +1349,10 @@ class SpentTokens(SessionCase):
 
     def test_nothing_can_be_saved(self):
         """Row 58: the command goes on with the session in memory, and says that it is lost."""
-        _, result = self.saves(write=[errno.EIO] * 99)
-        self.assertIn("the server's new session is lost", result.err)
-        self.assertIn("twosignal login", result.err)
+        for more in ((), ("--quiet",)):
+            _, result = self.saves(*more, write=[errno.EIO] * 99)
+            self.assertIn("the server's new session is lost", result.err)
+            self.assertIn("twosignal login", result.err)
 
     def test_replacement_is_impossible_at_last(self):
         """Row 59: what could not be saved is used by whoever gets the lock next."""
@@ -1252,7 +1375,8 @@ class SpentTokens(SessionCase):
         with mock.patch("os.fsync", synced), mock.patch(
                 "os.replace", lambda *args: (steps.append("replace"), replace(*args))):
             self.assertOk(self.run_cli(*LISTING))
-        self.assertEqual(steps[-3:], ["file", "replace", "directory"])
+        self.assertEqual(steps[-2:], ["replace", "directory"])
+        self.assertEqual(steps.count("directory"), 1)
 
     def test_file_that_cannot_be_read(self):
         """Row 59: only a file that is missing means a logout: any other error does not."""
@@ -1460,6 +1584,46 @@ class Provenance(SessionCase):
             self.tui().touch()
             self.assertFails(self.run_cli(*LISTING, env={"TWOSIGNAL_URL": "http://127.0.0.1:9"}),
                              4, self.server.url)
+
+    def test_record_that_cannot_be_read(self):
+        """Row 57: a session without an address may belong to any server, so it goes to none."""
+        other = self.serve()
+        self.log_in()
+        self.tui().touch()
+        for content in (b"[]", b"{", {self.account(): 5}, {self.account(): "file:///etc"}, None):
+            if content is None:
+                os.unlink(os.path.join(self.home, "origins.json"))
+                os.mkdir(os.path.join(self.home, "origins.json"))
+            else:
+                self.write("home/origins.json", content)
+            for env in ({}, {"TWOSIGNAL_URL": other.url}):
+                for command in (LISTING, LISTING + ("--url", other.url), ("whoami",)):
+                    self.assertFails(self.run_cli(*command, env=env), 1, "origins.json")
+        result = self.assertOk(self.run_cli("logout", env={"TWOSIGNAL_URL": other.url}))
+        self.assertIn("origins.json", result.err)
+        self.assertFalse(os.path.exists(self.file))
+        self.assertEqual((self.server.connections, other.connections), (0, 0))
+
+    def account(self):
+        return "{project_ref}/{user_id}".format(**self.tui().read())
+
+    def test_two_accounts_at_two_servers(self):
+        """Row 57: one after the other in the TUI: each stays with its own."""
+        other = self.serve()
+        tuis = {self.server.url: self.tui(), other.url: Tui(self.file, other)}
+        for url, email in ((self.server.url, OWNER), (other.url, VIEWER)):
+            tuis[url].log_in(email)
+            self.assertOk(self.run_cli(*LISTING, env={"TWOSIGNAL_URL": url}), "")
+        for url, email, wrong in ((self.server.url, OWNER, other),
+                                  (other.url, VIEWER, self.server)):
+            tuis[url].log_in(email)
+            self.server.clear()
+            before = wrong.connections
+            self.assertOk(self.run_cli(*LISTING, "--url", url), "")
+            for command in (LISTING, ("whoami",)):
+                self.assertFails(self.run_cli(*command, env={"TWOSIGNAL_URL": wrong.url}), 4, url)
+            self.assertOk(self.run_cli("logout", env={"TWOSIGNAL_URL": wrong.url}), "")
+            self.assertEqual(wrong.connections, before)
 
     def test_logout_beside_another_login(self):
         """Row 57: logout forgets only what it ended."""

@@ -818,6 +818,11 @@ class StateCase(Case):
             self.assertIn(part, failure.message + " " + failure.hint)
         return failure
 
+    def save_session(self, session, spent=None):
+        with twosignal.Spending(time.monotonic() + 60, self.clock) as spending:
+            spending.reserve()
+            return spending.save(session, spent)
+
     def leftovers(self, folder=None):
         """What stands in the home beside the files that belong there."""
         known = {"session.json", "config.json", "session.lock", "origins.json"}
