@@ -82,6 +82,7 @@ MAX_PATH_PARTS = 100                # of a field; as many keys with dots may hav
 MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
 TAIL_PAGES, TAIL_CHARACTERS, TAIL_MEMORY = 50, 1 << 25, 20000   # of a poll; traces remembered
+TAIL_OVERLAP = 300                  # seconds that a trace may become visible late
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
@@ -157,7 +158,8 @@ def result_or_failure(function, *arguments, kinds=Failure):
     try:
         return function(*arguments)
     except kinds as failure:
-        return failure
+        failure.__context__ = None      # it and the frames would keep a large response in memory
+        return failure.with_traceback(None)
 
 
 def result_or(default, function, *arguments):
@@ -230,11 +232,15 @@ def printable(value, unsafe=_UNSAFE) -> str:
         return plain_number(value)
     if not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, default=str)
-    return value if value.isprintable() else re.sub(unsafe, _escape, value)
+    return value if value.isprintable() else _replaced(unsafe, _escape, value)
 
 
-def _escape(match) -> str:
-    character = match.group()
+def _replaced(unsafe, escape, text) -> str:
+    """The text with its unsafe characters escaped, in less memory than re.sub needs for many."""
+    return text.translate({ord(each): escape(each) for each in set(text) if re.match(unsafe, each)})
+
+
+def _escape(character) -> str:
     return f"\\x{ord(character):02x}" if character < "\x80" else ascii(character)[1:-1]
 
 
@@ -244,7 +250,7 @@ def to_json(value, levels=MAX_INDENTED, ascii_only=False, margin="\n") -> str:
     if text.replace("\n", "").isprintable():
         return text
     # A raw line break can only be the encoder's own: inside a string it is escaped already.
-    return re.sub("(?!\n)" + _UNSAFE, lambda match: json.dumps(match.group())[1:-1], text)
+    return _replaced("(?!\n)" + _UNSAFE, lambda character: json.dumps(character)[1:-1], text)
 
 
 def _indented(value, encode, levels, margin) -> str:
@@ -3266,12 +3272,12 @@ class Client:
     def _trace_page(self, query, size, cursor) -> TracePage:
         """The page at a cursor, or the first one if it is None. Raises Failure."""
         size = min(size, self._page_size)
-        try:
-            answer = self._list_traces(dict(query, limit=size, **without_none(cursor=cursor)))
-        except TooLarge as failure:
+        values = dict(query, limit=size, **without_none(cursor=cursor))
+        answer = result_or_failure(self._list_traces, values, kinds=TooLarge)
+        if isinstance(answer, TooLarge):
             if size == 1:
                 self._page_size = PAGE_SIZE         # no size works at the moment
-                raise failure.named("a page of one trace")
+                raise answer.named("a page of one trace")
             self._page_size = size // 2
             return self._trace_page(query, size, cursor)
         traces = rows_of(answer)
@@ -4845,7 +4851,7 @@ class GateReport(Struct):
         """An annotation for each check that does not hold or for the failure, and a summary."""
         rows = [[column.heading for column in CHECK_COLUMNS], ["---"] * len(CHECK_COLUMNS)]
         # In code spans, a name is no link, image, tag or mention.
-        rows += [["`" + re.sub("[`|]", _escape, column.text(each.row())) + "`"
+        rows += [["`" + _replaced("[`|]", _escape, column.text(each.row())) + "`"
                   for column in CHECK_COLUMNS] for each in self.results]
         summary = [f"### {self.title}", ""]
         summary += [] if self.failure else ["| " + " | ".join(row) + " |" for row in rows]
@@ -4970,15 +4976,19 @@ class WaitProgress(Struct):
 # --- tailing
 
 class TraceTail:
-    """Polls a project and returns each trace that matches once, oldest first."""
+    """Polls a project and returns each trace that matches once, those of a poll oldest first."""
 
     # A trace may match only after it has ended, so the newest page is compared again each time.
+    # It may also become visible late, below newer ones, so polls go back to TAIL_OVERLAP before the
+    # last one that did. Pages with nothing new cost requests: a poll earns a quarter of one, a page
+    # with new traces two. Once all are spent, polls end at the first page with nothing new.
     def __init__(self, scan):
         self.scan = scan            # a TraceScan, for its query, matching and records
-        self.has_missed = False     # the last poll may have missed traces
+        self.has_missed = False     # the last poll that went back may have missed traces
         self._seen = {}             # hash of an ID: Unix seconds when it was made, or None
         self._matched = set()       # IDs of the seen ones that have been returned
-        self._start = None          # an unseen trace that is older predates the tail
+        self._start = self._settled = -ALL  # predates the tail if unseen; how far to go back
+        self._earned_pages = TAIL_PAGES
 
     def first(self, lines) -> list:
         """The newest traces that match, of a few pages at most."""
@@ -4988,43 +4998,53 @@ class TraceTail:
             if len(matching) >= lines or number == TAIL_PAGES:
                 break
         if page.has_more is not False:
-            self._start = min(filter(None, self._seen.values()), default=None)
+            self._start = min(filter(None, self._seen.values()), default=-ALL)
         return self.scan.records(matching[:lines])[::-1]
 
     def poll(self) -> list:
         """What is new. Raises Failure; the next poll then returns what this one would have."""
-        before = dict(self._seen), set(self._matched)
-        pairs = []
-        size = 0
+        before = dict(vars(self), _seen=dict(self._seen), _matched=set(self._matched))
         try:
-            for number, page in enumerate(self.scan.query.pages(self.scan.client), 1):
-                count = len(self._seen)
-                found = self._take_new(page.traces)
-                pairs += found
-                size += len(str(found))
-                is_full = number == TAIL_PAGES or size > TAIL_CHARACTERS
-                new = len(self._seen) - count
-                # All of a page without a next one is new: there may have been more.
-                self.has_missed = is_full or page.has_more is None and new == len(page.traces)
-                # If no trace has a time, an unseen one behind a seen one predates the tail.
-                is_enough = not new or not any(self._seen.values())
-                if is_full or is_enough and new < len(page.traces):
-                    break
-            traces = self.scan.records(pairs)
+            traces = self.scan.records(self._new_pairs())
         except BaseException:
-            self._seen, self._matched = before
+            vars(self).update(before)
             raise
         self._forget_oldest()
         return traces[::-1]
 
+    def _new_pairs(self) -> list:
+        """(wire trace, record) of what is new, newest first, as far back as this poll goes."""
+        pairs, size = [], 0
+        goal = max(self._start, self._settled) if self._earned_pages >= 1 else ALL
+        for number, page in enumerate(self.scan.query.pages(self.scan.client), 1):
+            count = len(self._seen)
+            found = self._take_new(page.traces)
+            pairs += found
+            size += sum(len(str(pair)) for pair in found)
+            new = len(self._seen) - count
+            self._earned_pages += 2 if new else -(number > 1)
+            times = list(filter(None, map(created_seconds, page.traces)))
+            if number == 1 and times and goal < ALL:    # the newest one's clock may be wrong
+                self._settled = times[len(times) // 2] - TAIL_OVERLAP
+            is_full = number == TAIL_PAGES or size > TAIL_CHARACTERS
+            # All of a page without a next one is new: there may have been more.
+            has_missed = is_full or page.has_more is None and new == len(page.traces)
+            # If no trace has a time, an unseen one behind a seen one predates the tail.
+            is_enough = not times or not new and times[-1] <= goal
+            if is_full or is_enough and new < len(page.traces):
+                break
+        self._earned_pages = min(self._earned_pages + 0.25, TAIL_PAGES)
+        self.has_missed = has_missed or self.has_missed and goal == ALL
+        return pairs
+
     def _take_new(self, traces) -> list:
         """(wire trace, record) of those that match for the first time; remembers all."""
         current = []
+        when = None
         for trace in traces:
             trace_id = hash(str(trace.get("id")))       # an ID may be long
-            when = created_seconds(trace)
-            is_older = None not in (self._start, when) and when < self._start
-            if trace_id in self._seen or not is_older:
+            when = created_seconds(trace) or when       # else that of the next newer one
+            if trace_id in self._seen or when is None or when > self._start:
                 self._seen[trace_id] = when
                 if trace_id not in self._matched:
                     current.append(trace)
@@ -5038,7 +5058,7 @@ class TraceTail:
             # Without times, those that were seen first are the oldest.
             kept = sorted(self._seen.items(), key=lambda item: item[1] or 0)[-TAIL_MEMORY // 2:]
             self._seen = dict(kept)
-            self._start = kept[0][1]
+            self._start = kept[0][1] or -ALL
             self._matched &= set(self._seen)
 
 
