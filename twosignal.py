@@ -82,7 +82,7 @@ MAX_PATH_PARTS = 100                # of a field; as many keys with dots may hav
 MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
 TAIL_PAGES, TAIL_CHARACTERS, TAIL_MEMORY = 50, 1 << 25, 20000   # of a poll; traces remembered
-TAIL_OVERLAP = 300                  # seconds that a trace may become visible late
+TAIL_OVERLAP = 300                  # seconds: how late a trace may become visible
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
@@ -3248,7 +3248,8 @@ class Client:
         # No page repeats a trace of an earlier one: new traces shift the pages while they are read.
         # And the pages end: no cursor is followed twice, those without a new trace are counted.
         page = TracePage([], True)
-        known, seen_cursors = set(), set()      # hashes of IDs and cursors, which may be long
+        # Hashes, since IDs and cursors may be long; they have 64 bits, and a seed of this process.
+        known, seen_cursors = set(), set()
         empty_pages = 0
         while not page.is_last:
             size = PAGE_SIZE if page.has_more is None else page_size()
@@ -4978,17 +4979,16 @@ class WaitProgress(Struct):
 class TraceTail:
     """Polls a project and returns each trace that matches once, those of a poll oldest first."""
 
-    # A trace may match only after it has ended, so the newest page is compared again each time.
-    # It may also become visible late, below newer ones, so polls go back to TAIL_OVERLAP before the
-    # last one that did. Pages with nothing new cost requests: a poll earns a quarter of one, a page
-    # with new traces two. Once all are spent, polls end at the first page with nothing new.
+    # A trace may match only after it has ended, or become visible late, below newer ones: each poll
+    # rereads the newest page, and goes back to TAIL_OVERLAP before the last poll that did, as long
+    # as there is a budget for it. A poll adds a quarter of a page to that, new traces two pages.
     def __init__(self, scan):
         self.scan = scan            # a TraceScan, for its query, matching and records
         self.has_missed = False     # the last poll that went back may have missed traces
         self._seen = {}             # hash of an ID: Unix seconds when it was made, or None
         self._matched = set()       # IDs of the seen ones that have been returned
-        self._start = self._settled = -ALL  # predates the tail if unseen; how far to go back
-        self._earned_pages = TAIL_PAGES
+        self._start = self._settled = -ALL  # unseen ones predate the tail; how far a poll goes back
+        self._page_budget = TAIL_PAGES
 
     def first(self, lines) -> list:
         """The newest traces that match, of a few pages at most."""
@@ -5004,38 +5004,34 @@ class TraceTail:
     def poll(self) -> list:
         """What is new. Raises Failure; the next poll then returns what this one would have."""
         before = dict(vars(self), _seen=dict(self._seen), _matched=set(self._matched))
+        goal = max(self._start, self._settled) if self._page_budget >= 1 else ALL   # Unix seconds
+        pairs, size = [], 0
         try:
-            traces = self.scan.records(self._new_pairs())
+            for number, page in enumerate(self.scan.query.pages(self.scan.client), 1):
+                count = len(self._seen)
+                found = self._take_new(page.traces)
+                pairs += found
+                size += sum(len(str(pair)) for pair in found)
+                new = len(self._seen) - count
+                self._page_budget += 2 if new else -(number > 1)
+                times = list(filter(None, map(created_seconds, page.traces)))
+                if number == 1 and times and goal < ALL:    # the newest one's clock may be wrong
+                    self._settled = times[len(times) // 2] - TAIL_OVERLAP
+                is_full = number == TAIL_PAGES or size > TAIL_CHARACTERS
+                # All of a page without a next one is new: there may have been more.
+                has_missed = is_full or page.has_more is None and new == len(page.traces)
+                # If no trace has a time, an unseen one behind a seen one predates the tail.
+                is_enough = not times or not new and times[-1] <= goal
+                if is_full or is_enough and new < len(page.traces):
+                    break
+            traces = self.scan.records(pairs)
         except BaseException:
             vars(self).update(before)
             raise
+        self._page_budget = min(self._page_budget + 0.25, TAIL_PAGES)
+        self.has_missed = has_missed or self.has_missed and goal == ALL
         self._forget_oldest()
         return traces[::-1]
-
-    def _new_pairs(self) -> list:
-        """(wire trace, record) of what is new, newest first, as far back as this poll goes."""
-        pairs, size = [], 0
-        goal = max(self._start, self._settled) if self._earned_pages >= 1 else ALL
-        for number, page in enumerate(self.scan.query.pages(self.scan.client), 1):
-            count = len(self._seen)
-            found = self._take_new(page.traces)
-            pairs += found
-            size += sum(len(str(pair)) for pair in found)
-            new = len(self._seen) - count
-            self._earned_pages += 2 if new else -(number > 1)
-            times = list(filter(None, map(created_seconds, page.traces)))
-            if number == 1 and times and goal < ALL:    # the newest one's clock may be wrong
-                self._settled = times[len(times) // 2] - TAIL_OVERLAP
-            is_full = number == TAIL_PAGES or size > TAIL_CHARACTERS
-            # All of a page without a next one is new: there may have been more.
-            has_missed = is_full or page.has_more is None and new == len(page.traces)
-            # If no trace has a time, an unseen one behind a seen one predates the tail.
-            is_enough = not times or not new and times[-1] <= goal
-            if is_full or is_enough and new < len(page.traces):
-                break
-        self._earned_pages = min(self._earned_pages + 0.25, TAIL_PAGES)
-        self.has_missed = has_missed or self.has_missed and goal == ALL
-        return pairs
 
     def _take_new(self, traces) -> list:
         """(wire trace, record) of those that match for the first time; remembers all."""
@@ -5494,7 +5490,7 @@ def new_traces(client, args, console):
         console.clock.sleep(pause)
         console.require_reader()
         try:
-            traces = tail.poll()
+            yield from tail.poll()
         except Failure as failure:
             # An old cursor may be refused, after a restart for example: the next poll needs none.
             if not isinstance(failure, TransientFailure) and failure.code != "BAD_REQUEST":
@@ -5506,7 +5502,6 @@ def new_traces(client, args, console):
             console.tell_once("Too many new traces at once: older ones may be missing. Use traces "
                               "list, or a shorter --interval." if tail.has_missed else "")
             pause = interval
-            yield from traces
 
 
 @command(

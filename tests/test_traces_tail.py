@@ -152,6 +152,109 @@ class Tailing(TracesCase):
         pages = [after - before for before, after in zip(counts, counts[1:])]
         self.assertLessEqual(max(pages), 2, "pages that were read for one poll")
 
+    def add_late(self, *names, minutes=1):
+        """Traces that were made so many minutes ago, and become visible now."""
+        for name in names:
+            self.add_named(name, created=minutes_ago(minutes))
+
+    def test_traces_that_become_visible_late_and_deep(self):
+        """Below more than a page of newer ones that have been printed, and each of them once."""
+        for count in full((150, 420), (150, 420, 1200)):
+            self.use()
+            self.add_named("first", created=minutes_ago(9))
+            with self.subTest(count=count):
+                names = self.named(steps=(
+                    lambda: self.add_burst("x", count), lambda: self.add_late("a"),
+                    nothing, lambda: self.add_late("b", "c", minutes=4), nothing, nothing))
+                self.assertEqual(names, ["first"] + ["x %d" % place for place in range(count)]
+                                 + ["a", "b", "c"])
+
+    def test_what_predates_the_tail_stays_out(self):
+        """Also if it was made just before, and what is behind the first page is reread."""
+        self.add_burst("old", 250)
+        names = self.named("-n", "1", steps=(nothing, lambda: self.add_burst("x", 120, 1),
+                                             nothing, nothing))
+        self.assertEqual(names, ["old 249"] + ["x %d" % place for place in range(120)])
+
+    def test_equal_times_at_the_start(self):
+        moment = minutes_ago(1)
+        for place in range(150):
+            self.add_named("old %d" % place, created=moment)
+        names = self.named("-n", "0", steps=(lambda: self.add_burst("x", 150, 1), nothing))
+        self.assertEqual(names, ["x %d" % place for place in range(150)])
+
+    def test_a_trace_without_a_time_is_as_old_as_its_neighbor(self):
+        rows = []
+
+        def add(prefix, count):
+            rows.extend({"id": "%s%d" % (prefix, place), "name": prefix, "createdAt":
+                         twosignal.wire_timestamp(1.8e9 + len(rows)) if place % 7 else None}
+                        for place in range(count))
+
+        def page(values):
+            start = values.get("cursor", 0)
+            return {"traces": [dict(row) for row in rows[::-1][start:start + 100]],
+                    "nextCursor": start + 100 if start + 100 < len(rows) else None}
+        add("old", 300)
+        self.serve_pages(page)
+        names = self.named("-n", "0", steps=(nothing, lambda: add("x", 120), nothing, nothing))
+        self.assertEqual(names, ["x"] * 120)
+
+    def test_a_trace_from_the_future_does_not_shorten_the_overlap(self):
+        self.add_named("first", created=minutes_ago(9))
+        names = self.named(steps=(lambda: self.add_late("future", minutes=-600),
+                                  lambda: self.add_burst("x", 150), nothing,
+                                  lambda: self.add_late("late"), nothing))
+        self.assertEqual(names[-1], "late")
+        self.assertEqual(len(names), 153)
+
+    def test_rereading_costs_few_requests(self):
+        """Per poll, with a trace visible a minute late now and then; none is lost or repeated."""
+        for per_minute, polls, most in ((1, 100, 1.1), (100, 200, 4.5), (1000, full(60, 300), 8)):
+            with self.subTest(per_minute=per_minute):
+                requests, lost = self.simulated(per_minute, polls)
+                self.assertLess(sum(requests) / polls, most)
+                self.assertLess(sum(requests[-30:]) / 30, most)
+                self.assertEqual(lost, [])
+
+    def test_a_project_that_falls_silent(self):
+        """After a burst, rereading gets rare; what becomes visible then is still found."""
+        requests, lost = self.simulated(3000, 400, busy=40)
+        self.assertLess(sum(requests[-200:]) / 200, 2)
+        self.assertEqual(lost, [])
+
+    def simulated(self, per_minute, polls, busy=10 ** 9):
+        """The requests of each poll of a tail, one in two seconds, and the traces that it lost.
+
+        Each 20th trace becomes visible a minute late. After `busy` polls there are no new ones.
+        """
+        now, requests, printed = [0.0], [], []
+        times = [place * 60 / per_minute for place in range(
+            -10 * per_minute, int(min(polls, busy) * 2 / 60 * per_minute))]
+        visible = [when + 60 * (place % 20 == 0) for place, when in enumerate(times)]
+
+        def trace_pages(query, page_size):
+            places = [place for place, when in enumerate(visible) if when <= now[0]][::-1]
+            for start in range(0, len(places), 100):
+                requests[-1] += 1
+                is_last = start + 100 >= len(places)
+                yield twosignal.TracePage([
+                    {"id": str(place), "createdAt": twosignal.wire_timestamp(1.8e9 + times[place])}
+                    for place in places[start:start + 100]], not is_last, is_last)
+
+        client = mock.Mock(key=None, trace_pages=trace_pages)
+        tail = twosignal.TraceTail(twosignal.TraceScan(client, twosignal.TraceQuery(), None))
+        requests.append(0)
+        tail.first(0)
+        for _ in range(polls):
+            now[0] += 2
+            requests.append(0)
+            printed += [int(trace["id"]) for trace in tail.poll()]
+        self.assertEqual(len(printed), len(set(printed)))
+        expected = {place for place, when in enumerate(times)
+                    if when > 0 and visible[place] < now[0] - 120}
+        return requests[1:], sorted(expected - set(printed))
+
     def test_expired_session(self):
         self.add_named("a")
         names = self.named(steps=(lambda: self.server.expire("owner@example.com"),
