@@ -965,11 +965,13 @@ def _csv_line(texts) -> str:
     """A line as RFC 4180 has it, but for its end; in quotes if it were a command in a CI log."""
     import csv
     import types
-    is_command = re.match(r"\W*::", texts[0]) if texts else False
+    is_command = texts and "::" in texts[0] and re.match(r"\W*::", texts[0])
+    quoting = csv.QUOTE_ALL if is_command else csv.QUOTE_MINIMAL
     # writerow() returns what write() returns. All Pythons quote a CR or LF that ends lines, too.
-    writer = csv.writer(types.SimpleNamespace(write=str), lineterminator="\r\n",
-                        quoting=csv.QUOTE_ALL if is_command else csv.QUOTE_MINIMAL)
-    return writer.writerow(texts)[:-2] + "\n"
+    writer = csv.writer(types.SimpleNamespace(write=str), lineterminator="\r\n", quoting=quoting)
+    line = writer.writerow(texts)
+    del writer                      # its buffer takes four bytes for each character
+    return line[:-2] + "\n"
 
 
 def _tsv_line(texts) -> str:
