@@ -3315,7 +3315,8 @@ class Client:
         """
         lacking = [trace for trace in traces if _lacks_scores(trace)]
         if not self.key:
-            self._fetch_scores(lacking, project, strict)
+            for start in range(0, len(lacking), PAGE_SIZE):
+                self._fetch_scores(lacking[start:start + PAGE_SIZE], project, strict)
         elif lacking and required:
             raise key_cannot("read the scores of traces")
         for trace in traces:

@@ -132,6 +132,12 @@ class Memory(CannedCase):
             for level in tools.full([[]], [[], ["--json"], ["--format", "csv"]]):
                 self.assertOk(self.measured(bodied("[%s]" % text), "orgs", "list", *level))
 
+    def test_scores_of_very_many_traces(self):
+        """Row 65: a page without a limit; what requests the scores is made for 100 at once."""
+        body = bodied('{"traces": [%s]}' % ('{"a":{}},' * 99000 + "{}"))
+        result = self.measured(body, *LIST + ["--all", "--json"])
+        self.assertOneLine(result, 8)
+
     def test_large_texts_count_as_one_value(self):
         """Row 65: commas, brackets and quotes in a text are no values."""
         text = '{"a": ["b", "\\\\"]},' * 200000
