@@ -1219,7 +1219,8 @@ class AtomicFile(OutputTarget):
         """Replaces the file by itself, and reserves room. Raises Failure if it cannot be saved."""
         before = result_or_failure(file_content, self.target, kinds=OSError)
         if isinstance(before, bytes):
-            with AtomicFile(self.path, self.mode, self.hint, clock=self.clock) as copy:
+            with deferred_signals(), AtomicFile(self.path, self.mode, self.hint,
+                                                clock=self.clock) as copy:
                 copy.write(before)
                 copy.sync()         # another program may have changed the file meanwhile
                 if before != result_or_failure(file_content, self.target, kinds=OSError):
@@ -2714,9 +2715,6 @@ class Session:
         """Whether to refresh it, so many seconds before its expiry."""
         return remaining <= min(REFRESH_EARLY, token_lifetime(self.access_token) / 4)
 
-    def text(self) -> str:
-        return json.dumps(self.values, indent=2) + "\n"
-
 
 def session_file() -> str:
     """The path at which session.json really is: homes may share it by links."""
@@ -2726,12 +2724,6 @@ def session_file() -> str:
 def beside_session(name) -> str:
     """The path of a file beside session.json, for all homes that share it."""
     return os.path.join(os.path.dirname(session_file()), name)
-
-
-def session_lock(deadline, clock=CLOCK) -> Lock:
-    """The lock under which a session is read, refreshed and saved. Raises Failure."""
-    make_home()
-    return Lock(beside_session("session.lock"), deadline, clock)
 
 
 def load_session(clock=CLOCK):
@@ -2754,10 +2746,11 @@ class Spending(Struct):
 
     def __enter__(self):
         from contextlib import ExitStack
+        make_home()
         with ExitStack() as stack:      # what is entered first is released last
             self._signals = stack.enter_context(ExitStack())
             stack.enter_context(deferred_signals("SIGTSTP"))    # it would stop with the lock held
-            stack.enter_context(session_lock(self.deadline, self.clock))
+            stack.enter_context(Lock(beside_session("session.lock"), self.deadline, self.clock))
             recover_session(self.clock)
             self._held = stack.pop_all()
         return self
@@ -2788,7 +2781,7 @@ class Spending(Struct):
 
     def save(self, session, spent=None) -> Session:
         """Saves it in place of the spent one; returns the one to go on with. Raises Failure."""
-        content = session.text().encode("utf-8")
+        content = json.dumps(session.values, indent=2).encode("ascii") + b"\n"
         error = self._tried(write_all, self.file.file.fileno(), content)
         result_or(None, session_origin, session, self.clock)
         # The TUI takes no lock: its logout, login to another account or newer session stays.
@@ -2822,19 +2815,19 @@ class Spending(Struct):
         result_or_failure(os.fsync, self.directory, kinds=(OSError, ValueError))    # it may be -1
 
 
-def session_leftovers() -> dict:
-    """{path: text} of what killed processes left; without the lock, it may be in use."""
+def session_leftovers() -> list:
+    """The paths of what killed processes left of sessions; without the lock, it may be in use."""
     import glob
-    paths = glob.glob(os.path.join(glob.escape(os.path.dirname(session_file())), ".twosignal-*"))
-    texts = {path: result_or(None, read_text, path) or "" for path in paths}
+    paths = glob.glob(os.path.join(glob.escape(beside_session("")), AtomicFile.prefix + "*"))
     # Others are the config's or somebody's output; older versions did not use the prefix.
-    return {path: text for path, text in texts.items() if "refresh_token" in text
-            or os.path.basename(path).startswith(SESSION_PREFIX)}
+    return [path for path in paths if os.path.basename(path).startswith(SESSION_PREFIX)
+            or "refresh_token" in (result_or(None, read_text, path) or "")]
 
 
 def recover_session(clock=CLOCK):
     """Deletes what is left of sessions, but saves one that is newer than that of its account."""
-    for path, text in session_leftovers().items():
+    for path in session_leftovers():
+        text = result_or(None, read_text, path) or ""
         found = result_or_failure(Session, untrusted_json(text), kinds=ValueError)
         stored = result_or(None, load_session, clock)
         if isinstance(found, Session) and stored and found.account == stored.account and (
@@ -6174,9 +6167,7 @@ def server_url(chosen, args, clock, key=None) -> str:
     if not chosen.ends_session or args.url:
         return configured_url(args.url, clock, key)
     stored = result_or(None, load_session, clock)
-    if stored:
-        return result_or(DEFAULT_URL, session_origin, stored, clock)
-    return result_or(DEFAULT_URL, configured_url, None, clock)
+    return result_or(DEFAULT_URL, session_origin, stored, clock) if stored else DEFAULT_URL
 
 
 def call_command(chosen, client, args, console, report) -> int:

@@ -1,4 +1,5 @@
 """The section Entry: ways to start, signals, odd interpreters."""
+import contextlib
 import gc
 import os
 import random
@@ -203,9 +204,9 @@ class Interrupts(ProcessCase):
                     self.assertOk(self.cli("orgs", "list"))
             with self.subTest(number=number, at="the lock"):
                 self.write("home/session.json", dict(self.log_in(), expires_at=0))
-                with replaced_environment(self.environment):
-                    lock = twosignal.session_lock(time.monotonic() + DEADLINE)
-                with lock:
+                with contextlib.ExitStack() as held:
+                    with replaced_environment(self.environment):
+                        held.enter_context(twosignal.Spending(time.monotonic() + DEADLINE))
                     result = self.cli("orgs", "list", clock=StrikingClock(number))
                 self.assertFails_quietly(result, code)
                 self.assertOk(self.cli("orgs", "list"))

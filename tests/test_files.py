@@ -183,7 +183,7 @@ class LinkedFiles(StateCase):
         for aim in (victim, missing):
             with self.subTest(aim=aim):
                 link = self.make_link(aim, "session.lock")
-                lock = twosignal.session_lock(time.monotonic() + 5)
+                lock = twosignal.Spending(time.monotonic() + 5)
                 self.assertRefused(lock.__enter__, link)
                 os.unlink(link)
         self.assertEqual((file_bytes(victim), mode(victim)), (b"precious", 0o644))
@@ -525,12 +525,12 @@ class WindowsFiles(StateCase):
         """Row 17: with msvcrt.locking on the first byte, without fcntl, fchmod and O_NOFOLLOW."""
         taken, calls = {}, []
         with self.locking(taken, calls), lacking(os, "fchmod", "O_NOFOLLOW", "getuid"):
-            with twosignal.session_lock(time.monotonic() + 60):
+            with twosignal.Spending(time.monotonic() + 60):
                 self.assertEqual(calls, [(2, 0, 1)])
-                waiting = twosignal.session_lock(time.monotonic())
+                waiting = twosignal.Spending(time.monotonic())
                 self.assertRefused(waiting.__enter__, "session.lock", code="LOCKED")
             taken.clear()               # the system does so when the handle is closed
-            with twosignal.session_lock(time.monotonic() + 60):
+            with twosignal.Spending(time.monotonic() + 60):
                 pass
 
     def test_lock_waits_there(self):
@@ -538,9 +538,9 @@ class WindowsFiles(StateCase):
         for error in (errno.EACCES, errno.EAGAIN):
             taken = {}
             with self.locking(taken, [], error):
-                with twosignal.session_lock(time.monotonic() + 60):
+                with twosignal.Spending(time.monotonic() + 60):
                     clock = EventfulClock(taken.clear)
-                    with twosignal.session_lock(time.monotonic() + 60, clock):
+                    with twosignal.Spending(time.monotonic() + 60, clock):
                         self.assertEqual(len(taken), 1)
             self.assertEqual(clock.naps, [0.02])
 
@@ -550,7 +550,7 @@ HOLD = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 import twosignal
-with twosignal.session_lock(time.monotonic() + 60):
+with twosignal.Spending(time.monotonic() + 60):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -562,7 +562,7 @@ import twosignal
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(int(sys.argv[3])):
-    with twosignal.session_lock(time.monotonic() + 300):
+    with twosignal.Spending(time.monotonic() + 300):
         with open(sys.argv[2]) as file:
             number = int(file.read())
         with open(sys.argv[2], "w") as file:
@@ -588,12 +588,12 @@ class Locking(StateCase):
     def test_lock_file_is_never_replaced_or_deleted(self):
         """Row 2: it is a file of its own; saving, refreshing and deleting leave it alone."""
         deadline = time.monotonic() + 60
-        with twosignal.session_lock(deadline):
+        with twosignal.Spending(deadline):
             path = os.path.join(self.home, "session.lock")
             first = os.stat(path)
         self.save_session(twosignal.Session(dict(SESSION)))
         twosignal.save_config({"api_url": "https://one.example.com"})
-        with twosignal.session_lock(deadline):
+        with twosignal.Spending(deadline):
             twosignal.delete_session()
         self.assertEqual(os.stat(path).st_ino, first.st_ino)
 
@@ -603,16 +603,16 @@ class Locking(StateCase):
         path, order = os.path.join(self.home, "session.lock"), []
         held = contextlib.ExitStack()
         self.addCleanup(held.close)
-        held.enter_context(twosignal.session_lock(time.monotonic() + 60))
+        held.enter_context(twosignal.Spending(time.monotonic() + 60))
 
         def replaced():
             if not order:           # another process creates and locks a new one
                 os.unlink(path)
-                other = self.enter(twosignal.session_lock(time.monotonic()))
+                other = self.enter(twosignal.Spending(time.monotonic()))
                 order.append(os.fstat(other.handle).st_ino)
                 held.close()
                 self.addCleanup(os.close, os.dup(other.handle))
-        waiting = twosignal.session_lock(time.monotonic() + 0.2, EventfulClock(replaced))
+        waiting = twosignal.Spending(time.monotonic() + 0.2, EventfulClock(replaced))
         self.assertRefused(waiting.__enter__, "session.lock", code="LOCKED")
         self.assertEqual(order, [os.stat(path).st_ino])
 
@@ -622,9 +622,9 @@ class Locking(StateCase):
         other = self.path("other")
         os.mkdir(other, 0o700)
         os.symlink(self.file, os.path.join(other, "session.json"))
-        with twosignal.session_lock(time.monotonic() + 60):
+        with twosignal.Spending(time.monotonic() + 60):
             with mock.patch.dict(os.environ, TWOSIGNAL_HOME=other):
-                self.assertRefused(twosignal.session_lock(time.monotonic()).__enter__,
+                self.assertRefused(twosignal.Spending(time.monotonic()).__enter__,
                                    self.home, code="LOCKED")
         self.assertEqual(os.listdir(other), ["session.json"])
 
@@ -633,10 +633,10 @@ class Locking(StateCase):
         order, waiting = [], threading.Event()
 
         def second():
-            with twosignal.session_lock(time.monotonic() + 60, EventfulClock(waiting.set)):
+            with twosignal.Spending(time.monotonic() + 60, EventfulClock(waiting.set)):
                 order.append("second")
         thread = threading.Thread(target=second, daemon=True)
-        with twosignal.session_lock(time.monotonic() + 60):
+        with twosignal.Spending(time.monotonic() + 60):
             thread.start()
             self.assertTrue(waiting.wait(DEADLINE))
             order.append("first")
@@ -647,7 +647,7 @@ class Locking(StateCase):
         """Row 4: at the deadline, with a hint."""
         child = self.child(HOLD)
         self.assertEqual(child.stdout.readline(), "held\n")
-        lock = twosignal.session_lock(time.monotonic() + 0.2, self.clock)
+        lock = twosignal.Spending(time.monotonic() + 0.2, self.clock)
         failure = self.assertRefused(lock.__enter__, "session.lock", code="LOCKED")
         self.assertEqual(failure.exit_code, 3)
         self.assertTrue(failure.hint)
@@ -659,19 +659,19 @@ class Locking(StateCase):
         self.assertEqual(child.stdout.readline(), "held\n")
         child.kill()
         child.wait()
-        with twosignal.session_lock(time.monotonic(), self.clock):
+        with twosignal.Spending(time.monotonic(), self.clock):
             self.assertEqual(self.naps, [])
 
     def test_free_after_an_exception(self):
         """Row 5: whatever ends the block, the lock is free."""
         with self.assertRaises(KeyboardInterrupt):
-            with twosignal.session_lock(time.monotonic() + 60):
+            with twosignal.Spending(time.monotonic() + 60):
                 raise KeyboardInterrupt
-        lock = twosignal.session_lock(time.monotonic() + 60)
+        lock = twosignal.Spending(time.monotonic() + 60)
         with self.locking_fails(KeyboardInterrupt):
             self.assertRaises(KeyboardInterrupt, lock.__enter__)
         self.assertRaises(OSError, os.fstat, lock.handle)       # closed
-        with twosignal.session_lock(time.monotonic(), self.clock):
+        with twosignal.Spending(time.monotonic(), self.clock):
             self.assertEqual(self.naps, [])
 
     def locking_fails(self, error):
@@ -683,12 +683,12 @@ class Locking(StateCase):
         """Row 12: a system that cannot lock, and a path where no file can be: clear failures."""
         for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             with self.locking_fails(OSError(number, os.strerror(number))):
-                self.assertRefused(twosignal.session_lock(time.monotonic()).__enter__,
+                self.assertRefused(twosignal.Spending(time.monotonic()).__enter__,
                                    "session.lock", os.strerror(number), "TWOSIGNAL_HOME")
         path = os.path.join(self.home, "session.lock")
         os.unlink(path)
         os.mkdir(path)
-        self.assertRefused(twosignal.session_lock(time.monotonic()).__enter__, path)
+        self.assertRefused(twosignal.Spending(time.monotonic()).__enter__, path)
 
 
 class DeferredSignals(StateCase):

@@ -420,7 +420,7 @@ class ConcurrentProcesses(SessionCase):
         self.assertTrue(os.WIFSTOPPED(status), status)
         self.assertRefreshed(session)
         self.assertEqual(self.server.count(QUERY), 0)
-        with replaced_environment(self.environment), twosignal.session_lock(time.monotonic()):
+        with replaced_environment(self.environment), twosignal.Spending(time.monotonic()):
             pass
         process.send_signal(signal.SIGCONT)
         self.assertOk(self.finish(process), "")
@@ -444,7 +444,7 @@ class RefreshUnderLock(SessionCase):
         holder = contextlib.ExitStack()
         self.addCleanup(holder.close)
         with replaced_environment(self.environment):
-            holder.enter_context(twosignal.session_lock(time.monotonic() + 60))
+            holder.enter_context(twosignal.Spending(time.monotonic() + 60))
         return holder
 
     def run_patiently(self, *args):
@@ -510,7 +510,7 @@ class RefreshUnderLock(SessionCase):
 
         def look(step):
             try:
-                with twosignal.session_lock(time.monotonic()):
+                with twosignal.Spending(time.monotonic()):
                     found.append((step, "free"))
             except twosignal.TransientFailure:
                 found.append((step, "held"))
@@ -1112,7 +1112,7 @@ class UnwritableHomes(SessionCase):
         for function in ("tempfile.mkstemp", "os.fsync"):
             with mock.patch(function, side_effect=OSError(errno.ENOSPC, "No space left")):
                 self.assertFails(self.log_in_there(), 1, self.file)
-        with replaced_environment(self.environment), twosignal.session_lock(time.monotonic()):
+        with replaced_environment(self.environment), twosignal.Spending(time.monotonic()):
             self.assertFails(self.log_in_there(clock=PassingClock()), 3, "session.lock")
         os.mkdir(self.file)
         self.assertFails(self.log_in_there(), 1, self.file)
