@@ -608,7 +608,7 @@ class Locking(StateCase):
         def replaced():
             if not order:           # another process creates and locks a new one
                 os.unlink(path)
-                other = self.enter(twosignal.Spending(time.monotonic()))
+                other = self.enter(twosignal.Lock(path, time.monotonic()))
                 order.append(os.fstat(other.handle).st_ino)
                 held.close()
                 self.addCleanup(os.close, os.dup(other.handle))
@@ -667,7 +667,7 @@ class Locking(StateCase):
         with self.assertRaises(KeyboardInterrupt):
             with twosignal.Spending(time.monotonic() + 60):
                 raise KeyboardInterrupt
-        lock = twosignal.Spending(time.monotonic() + 60)
+        lock = twosignal.Lock(os.path.join(self.home, "session.lock"), time.monotonic() + 60)
         with self.locking_fails(KeyboardInterrupt):
             self.assertRaises(KeyboardInterrupt, lock.__enter__)
         self.assertRaises(OSError, os.fstat, lock.handle)       # closed
