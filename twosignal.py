@@ -3029,9 +3029,8 @@ class Authenticator:
         if failure.code not in ("UNAUTHORIZED", "BAD_REQUEST", "CONFLICT"):
             raise failure
         for _ in range(10):         # half a second, since the response to the TUI may be under way
-            stored = result_or(None, load_session, self.clock) or spent
-            if stored.refresh_token != spent.refresh_token and (
-                    stored.expires_at >= spent.expires_at):
+            stored = result_or(None, load_session, self.clock)
+            if stored and stored.refresh_token != spent.refresh_token:
                 return self._load()
             self.clock.sleep(0.05)
         if failure.code == "CONFLICT":
@@ -5208,10 +5207,9 @@ def logout(client, args, console):
     """Log out, and revoke the session on the server."""
     no_session = Details({"logged_out": False}, message="Not logged in.")
     stored = result_or_failure(load_session, console.clock)
-    if stored is None and not session_leftovers():
-        return no_session
     if not isinstance(stored, Session):
-        client.auth.forget()
+        if stored or session_leftovers():
+            client.auth.forget()
         return no_session if stored is None else Details(
             {"logged_out": True}, message="Logged out: deleted the damaged session.")
     try:

@@ -704,14 +704,16 @@ class Refreshes(SessionCase):
                                       if name.startswith(".")], [])
 
     def test_already_used_but_a_newer_one_is_stored(self):
-        """Row 7: the TUI refreshed it during the request: the TUI's session is used."""
-        self.server.strict = False
-        self.log_in_expired()
-        self.on_request("auth/refresh", before=self.tui().rotate)
-        self.assertOk(self.run_cli(*LISTING), "")
-        self.assertRefreshes(1)
-        found = self.tui().read()
-        self.assertIsNotNone(self.server.sessions.account(found["access_token"]))
+        """Row 7: the TUI refreshed it during the request: its session is used, on any clock."""
+        for ahead in (0, 7200, -7200):
+            self.server.clear()
+            self.server.strict = False
+            self.log_in_with(-90000)
+            self.on_request("auth/refresh", before=self.tui().rotate)
+            self.assertEqual(self.run_cli(*LISTING, clock=WrongClock(ahead)).code, 0)
+            self.assertRefreshes(1)
+            found = self.tui().read()
+            self.assertIsNotNone(self.server.sessions.account(found["access_token"]))
 
     def test_newer_one_appears_a_moment_later(self):
         """Row 7: the TUI has its response, but has not saved it yet."""
