@@ -1948,7 +1948,7 @@ class Connections:
                 reply.headers = None            # without this, begin() does nothing
                 reply.begin()
             body = read_body(reply, connection)
-            if not reply.will_close and reply.status != 101:
+            if has_clear_end(reply):
                 self.kept = connection
             return Response(reply.status, reply.headers, body, connection.route)
         except OSError as error:
@@ -2008,7 +2008,11 @@ def is_in_no_proxy(host) -> bool:
     return no_proxy == "*"
 
 
-class DeadlineSocket(io.RawIOBase):
+# What comes between the chunks of a body: the size of the next one, a trailer, an empty line.
+_CHUNK_LINE = rb"([0-9A-Fa-f]{1,15}[ \t]*(;[^\r\n]*)?|[^\s;]+:.*)?\r?\n\Z"
+
+
+class DeadlineSocket(io.BufferedIOBase):
     """A socket for http.client: socket.timeout at a deadline, ResponseTooLarge after 32 MiB."""
 
     def __init__(self, sock, route=None):
@@ -2020,6 +2024,8 @@ class DeadlineSocket(io.RawIOBase):
         self.deadline = deadline
         self.bytes_left = MAX_RESPONSE_BYTES
         self.has_ended = False
+        self.is_chunked = False         # the headers are over, and chunks follow
+        self.ahead = bytearray()        # what was received and not read yet
 
     def encrypt(self, context, host):
         """Continues with TLS; context: an ssl.SSLContext."""
@@ -2041,30 +2047,44 @@ class DeadlineSocket(io.RawIOBase):
         try:
             self.sock.sendall(data)
         except OSError:
-            self.readinto(bytearray(1))     # TLS 1.3 refuses a certificate after the handshake
+            self.receive()          # TLS 1.3 refuses a certificate after the handshake
             raise
 
-    def readable(self):
-        return True
-
-    def readinto(self, buffer) -> int:
+    def receive(self):
         self.sock.settimeout(seconds_left(self.deadline))
-        size = self.sock.recv_into(buffer)
-        self.bytes_left -= size
-        self.has_ended = size == 0
+        data = self.sock.recv(65536)
+        self.ahead += data
+        self.bytes_left -= len(data)
+        self.has_ended = not data
         if self.bytes_left < 0:
             raise ResponseTooLarge()
-        return size
+
+    def read(self, size) -> bytes:
+        while len(self.ahead) < size and not self.has_ended:
+            self.receive()
+        data = bytes(self.ahead[:size])
+        del self.ahead[:size]
+        return data
+
+    def readline(self, limit) -> bytes:
+        while b"\n" not in self.ahead and len(self.ahead) < limit and not self.has_ended:
+            self.receive()
+        line = self.read(self.ahead.find(b"\n", 0, limit) + 1 or limit)
+        # http.client takes -2, +2, 0x2 and 2_0 for sizes, and the end of the file for an empty line.
+        if self.is_chunked and not re.match(_CHUNK_LINE, line):
+            import http.client
+            raise http.client.IncompleteRead(line)
+        return line
 
     def makefile(self, *_):
-        """A buffered binary file over what arrives, as http.client asks for it."""
-        return io.BufferedReader(self)
+        """The file that http.client reads from: this one, which knows what was read ahead."""
+        return self
 
     def is_idle(self) -> bool:
-        """Nothing arrived since the last response: neither the end nor unexpected bytes."""
+        """Nothing arrived after the last response: neither the end nor unexpected bytes."""
         import selectors
-        if hasattr(self.sock, "pending") and self.sock.pending():
-            return False            # TLS has decrypted more than was read
+        if self.ahead or (hasattr(self.sock, "pending") and self.sock.pending()):
+            return False            # it came along with the response, or TLS has decrypted it
         with selectors.DefaultSelector() as selector:
             selector.register(self.sock, selectors.EVENT_READ)
             return not selector.select(0)
@@ -2153,17 +2173,30 @@ def open_tunnel(connection):
         raise proxy_refusal(status, connection.route)
 
 
+def has_clear_end(reply) -> bool:
+    """Whether a connection is safe to keep: everybody sees this response end at the same byte."""
+    lengths = [name for name in reply.headers
+               if name.lower() in ("content-length", "transfer-encoding")]
+    allowed = 0 if reply.status in (204, 304) else 1        # these have no body
+    return not reply.will_close and reply.status != 101 and len(lengths) <= allowed
+
+
 def read_body(reply, connection) -> bytes:
-    """The whole body, without gzip or deflate. Raises IncompleteRead or ResponseTooLarge."""
+    """The whole body, without gzip or deflate. Raises HTTPException or ResponseTooLarge."""
     import http.client
     if connection.has_ended:        # http.client takes headers that break off for whole
         raise http.client.IncompleteRead(b"")
+    if reply.status in (204, 304):
+        return b""                  # whatever its headers say
+    lengths = ",".join(set(reply.headers.get_all("Content-Length", [])))
+    if not re.match(r"(\d{1,15}\s*)?\Z", lengths, re.ASCII):
+        raise http.client.HTTPException("there is no telling where the body ends")
     if (reply.length or 0) > MAX_RESPONSE_BYTES:
         raise ResponseTooLarge()
     # In parts: a chunk may claim to be of any size, and memory would be reserved for all of it.
+    connection.is_chunked = reply.chunked
     body = b"".join(iter(lambda: reply.read(65536), b""))
-    # http.client takes a chunked body that lacks its last line for a whole one.
-    if reply.length or (reply.chunked and connection.has_ended):
+    if reply.length:
         raise http.client.IncompleteRead(b"")
     if "Content-Encoding" not in reply.headers:
         return body

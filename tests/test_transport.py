@@ -546,6 +546,9 @@ class TransportFailures(TransportCase):
         b"\x15\x03\x01\x00\x02\x02\x46", b"\x00" * 100, b"\xff" * 100, b"{}", b"<html></html>",
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n{}",
         b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70000 + b"\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
     ]
     CUT_SHORT = [
         b"", b"HTTP/1.1 200", b"HTTP/1.1 100 Continue\r\n\r\n", reset, hang_up,
@@ -553,11 +556,9 @@ class TransportFailures(TransportCase):
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
     ]
     NOT_THE_PROTOCOL = [
-        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}",
-        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n\x1f\x8b\x08",
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08",
         b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n{}",
@@ -573,9 +574,6 @@ class TransportFailures(TransportCase):
         b"HTTP/1.1 302 Found\r\nLocation: http://a:99999/\r\n\r\n",
         b"HTTP/1.1 511 Portal\r\nContent-Length: 0\r\n\r\n",
     ]
-    # Before Python 3.10, http.client took the size for a number of bytes that did not come.
-    NEGATIVE_CHUNK = [
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n"]
     NO_CREDENTIALS = [b"HTTP/1.1 407 Proxy\r\nContent-Length: 0\r\n\r\n"]
 
     def test_scripted_responses(self):
@@ -584,7 +582,6 @@ class TransportFailures(TransportCase):
                    "user_id": "u", "user_email": "e@example.com", "project_ref": "ref"}
         for scripts, query_code, mutation_code in (
                 (self.NOT_HTTP, 8, 9), (self.CUT_SHORT, 3, 9), (self.NOT_THE_PROTOCOL, 8, 8),
-                (self.NEGATIVE_CHUNK, 3 if sys.version_info < (3, 10) else 8, 9),
                 (self.NO_CREDENTIALS, 3, 3)):
             for script in scripts:
                 for line, code in ((["orgs", "list"], query_code),
@@ -855,6 +852,61 @@ class KeepAlive(TransportCase):
             transport = self.transport(ca_cert=made.ca)
             transport.request("GET", server.url)
             self.assertEqual(transport.request("GET", server.url).body, b"2")
+
+    def test_surplus_bytes(self):
+        """Row 67: what was read along with a response is not the next one, nor is it dropped."""
+        stray = alive(b"stray")
+        bodiless = (b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 304 Not Modified\r\n\r\n")
+        for first in (alive(), in_chunks(BODY), alive(b""), alive(b" " * 99999),
+                      in_chunks(b" " * 30000), in_chunks(BODY, trailer=b"X-Sum: 1\r\n")) + bodiless:
+            for surplus in (stray, stray * 3, b"\r\n", b"0", BODY):
+                self.assertNextIsItsOwn(first + surplus)
+
+    def assertNextIsItsOwn(self, first, **tls):
+        """After it, a connection is not used again."""
+        access = {"ca_cert": certificates(self.folder).ca} if tls else {}
+        with self.subTest(first=first[-300:], **tls):
+            with Keeping(first, alive(b"2"), **tls) as server:
+                transport = self.transport(3, **access)
+                transport.request("GET", server.url)
+                self.assertEqual(transport.request("GET", server.url).body, b"2")
+                self.assertEqual(server.connections, 2)
+
+    @needs_openssl
+    def test_surplus_bytes_within_tls(self):
+        """Row 67: also if they are in one TLS record with the response, whatever its length."""
+        made = certificates(self.folder)
+        for size in (100, 8191, 8192, 8193, 16000, 16384, 24576, 65536):
+            head = len(alive(b" " * size)) - size
+            for first in (alive(b" " * (size - head)), in_chunks(b" " * size)):
+                self.assertNextIsItsOwn(first + alive(b"stray"), tls=made.good)
+
+    def test_ends_in_doubt(self):
+        """Row 67: a response that may be read in two ways is the last on its connection."""
+        chunks = in_chunks(BODY).partition(b"\r\n\r\n")[2]
+        length = b"Content-Length: %d\r\n" % len(chunks)
+        for head in (length + b"Transfer-Encoding: chunked\r\n",
+                     length + length, b"Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n",
+                     length + b"Transfer-Encoding: chunked, identity\r\n"):
+            self.assertNextIsItsOwn(OK + head + b"\r\n" + chunks)
+        for status in (b"204 No Content", b"304 Not Modified"):
+            for head in (b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"):
+                self.assertNextIsItsOwn(b"HTTP/1.1 " + status + b"\r\n" + head + b"\r\n")
+
+    def test_sizes_that_are_none(self):
+        """Row 67: alike on every Python; a change is not repeated."""
+        for size in (b"-2", b"+2", b"0x2", b"0_2", b"2_", b"", b"2 2", b"2;\r2", b"\xb2",
+                     b"0" * 40 + b"2", b"f" * 40, b"2:2", b"-2:2"):
+            for data in (b"Transfer-Encoding: chunked\r\n\r\n%s\r\n{}\r\n0\r\n\r\n" % size,
+                         b"Content-Length: %s\r\n\r\n{}" % (size or b"2\r\nContent-Length: 3")):
+                with self.subTest(data=data), Keeping(OK + data) as server:
+                    transport = self.transport(3)
+                    for method in ("GET", "POST"):
+                        with self.assertRaises(twosignal.Failure):
+                            transport.request(method, server.url)
+                    posts = [each for each in server.requests if each.startswith(b"POST")]
+                    self.assertEqual(len(posts), 1)
+                    self.assertEqual(server.connections, len(server.requests))
 
     @needs_openssl
     def test_within_a_tunnel(self):
