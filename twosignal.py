@@ -1619,6 +1619,9 @@ def server_access(url, options, key=None, clock=CLOCK) -> Access:
     """The Access to a server, given {option's name: its value}. Raises a usage error."""
     paths = [options.get(name) for name in ("ca_cert", "client_cert", "client_key")]
     access = Access(*[path and absolute_path(path) for path in paths])
+    from_variables = {"client_cert", "client_key"} & set(options.get("sources", ()))
+    if access.client_cert and from_variables == {"client_key"}:
+        access.client_key = None        # a variable's key is not that of an option's certificate
     access.client_cert = access.client_cert or access.client_key
     lines = (setting("TWOSIGNAL_HEADERS") or "").split("\n") + (options.get("header") or [])
     access.headers = parse_headers(lines, _RESERVED + "|authorization" if key else _RESERVED)
@@ -1947,7 +1950,7 @@ class Connections:
                 connection.bytes_left -= MAX_RESPONSE_BYTES // 100      # about so many, at most
                 reply.headers = None            # without this, begin() does nothing
                 reply.begin()
-            body = read_body(reply, connection)
+            body = decompressed(read_body(reply, connection), reply.headers)
             if has_clear_end(reply):
                 self.kept = connection
             return Response(reply.status, reply.headers, body, connection.route)
@@ -2041,6 +2044,8 @@ class DeadlineSocket(io.BufferedIOBase):
             if self.sock.cipher() and openssl_reason(error) == "SSLV3_ALERT_HANDSHAKE_FAILURE":
                 error.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
             raise
+        if sys.version_info < (3, 7):
+            check_names(self.sock.getpeercert(), host)
 
     def sendall(self, data):
         self.sock.settimeout(seconds_left(self.deadline))
@@ -2070,7 +2075,7 @@ class DeadlineSocket(io.BufferedIOBase):
         while b"\n" not in self.ahead and len(self.ahead) < limit and not self.has_ended:
             self.receive()
         line = self.read(self.ahead.find(b"\n", 0, limit) + 1 or limit)
-        # http.client takes -2, +2, 0x2 and 2_0 for sizes, and the end of the file for an empty line.
+        # http.client takes +2, -2, 0x2 and 2_0 for sizes, and the end for an empty line.
         if self.is_chunked and not re.match(_CHUNK_LINE, line):
             import http.client
             raise http.client.IncompleteRead(line)
@@ -2094,6 +2099,17 @@ class DeadlineSocket(io.BufferedIOBase):
 
     def disconnect(self):
         self.sock.close()
+
+
+def check_names(certificate, host):
+    """Refuses what only Python 3.6 accepts: the names *, loc* and *.test, an IP address as CN."""
+    import ssl
+    names = certificate.get("subjectAltName") or [
+        ("DNS", value) for part in certificate["subject"] for key, value in part
+        if key == "commonName"]
+    accepted = [(kind, name) for kind, name in names
+                if "*" not in name or re.match(r"\*(\.[^.*]+){2,}\Z", name)]
+    ssl.match_hostname({"subjectAltName": accepted}, host)
 
 
 def seconds_left(deadline) -> float:
@@ -2175,14 +2191,14 @@ def open_tunnel(connection):
 
 def has_clear_end(reply) -> bool:
     """Whether a connection is safe to keep: everybody sees this response end at the same byte."""
-    lengths = [name for name in reply.headers
-               if name.lower() in ("content-length", "transfer-encoding")]
+    names = [name.lower() for name in reply.headers]
+    lengths = names.count("content-length") + names.count("transfer-encoding")
     allowed = 0 if reply.status in (204, 304) else 1        # these have no body
-    return not reply.will_close and reply.status != 101 and len(lengths) <= allowed
+    return not reply.will_close and reply.status != 101 and lengths <= allowed
 
 
 def read_body(reply, connection) -> bytes:
-    """The whole body, without gzip or deflate. Raises HTTPException or ResponseTooLarge."""
+    """The whole body, as it was sent. Raises HTTPException or ResponseTooLarge."""
     import http.client
     if connection.has_ended:        # http.client takes headers that break off for whole
         raise http.client.IncompleteRead(b"")
@@ -2198,7 +2214,12 @@ def read_body(reply, connection) -> bytes:
     body = b"".join(iter(lambda: reply.read(65536), b""))
     if reply.length:
         raise http.client.IncompleteRead(b"")
-    if "Content-Encoding" not in reply.headers:
+    return body
+
+
+def decompressed(body, headers) -> bytes:
+    """A body without gzip or deflate, of which the headers do not speak any more then."""
+    if "Content-Encoding" not in headers:
         return body
     import zlib
     # Some proxies compress unasked: in gzip or zlib format (47), or in deflate without a header.
@@ -2211,7 +2232,7 @@ def read_body(reply, connection) -> bytes:
         if inflater.unconsumed_tail:
             raise ResponseTooLarge()
         if inflater.eof and not inflater.unused_data:
-            del reply.headers["Content-Encoding"]       # which says that it is still compressed
+            del headers["Content-Encoding"]
             return content
     return body
 
@@ -2278,18 +2299,31 @@ _CERTIFICATE_HINTS = {              # by OpenSSL's X509_V_ERR codes
     10: "Renew it on the server, or correct this machine's clock."}
 
 
+def default_context():
+    """An ssl context, which follows these variables. Raises a usage error for a wrong one."""
+    import ssl
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
+        path = os.environ.get(name) or os.devnull
+        is_usual = path == os.devnull or os.path.isfile(path) or os.path.isdir(path)
+        if not is_usual and os.path.exists(path):       # OpenSSL would wait for a FIFO
+            raise usage_error(f"Cannot use {name} {path}: Not a regular file", f"Correct {name}.")
+    try:
+        return ssl.create_default_context()
+    except OSError as error:
+        if not error.filename:
+            raise
+        raise usage_error(f"Cannot write SSLKEYLOGFILE {error.filename}: {os_reason(error)}",
+                          "Correct or unset SSLKEYLOGFILE.")
+
+
 def tls_context(access=Access()):
     """An ssl context that always verifies. Raises a usage error for a file of no use."""
-    # The library itself reads SSL_CERT_FILE and SSL_CERT_DIR.
     try:
         import ssl
     except ImportError:
         raise Failure("This Python was built without ssl and cannot use https",
                       "Use another Python, or an http:// address.", "CONNECTION_FAILED")
-    try:
-        context = ssl.create_default_context()
-    except OSError as error:        # nothing else is opened by it
-        raise usage_error(f"Cannot write SSLKEYLOGFILE: {os_reason(error)}", "Unset it.")
+    context = default_context()
     # As curl, on each Python: what is in the file is trusted, be it an intermediate or a leaf.
     context.verify_flags = (context.verify_flags | _PARTIAL_CHAIN) & ~_STRICT
     if hasattr(context, "minimum_version"):     # from 3.7 on

@@ -1807,12 +1807,20 @@ class Certificates(TransportCase):
     @unittest.skipUnless(hasattr(ssl.SSLContext, "keylog_filename"), "from Python 3.8 on")
     def test_key_log_that_cannot_be_written(self):
         """It is named: a variable that was left behind is no fault of the connection."""
-        path = os.path.join(self.folder, "missing", "keys")
-        with mock.patch.dict(os.environ, SSLKEYLOGFILE=path):
-            with Scripted([answer(LIST)], tls=self.made.good) as server:
-                failure = self.failure(self.get, "https://127.0.0.1:%d" % server.port)
-        self.assertEqual((failure.exit_code, failure.message), (
-            2, "Cannot write SSLKEYLOGFILE: No such file or directory"))
+        for path, reason in ((os.path.join(self.folder, "missing", "keys"), "No such file"),
+                             (self.folder, "Is a directory" if os.name == "posix" else "")):
+            with mock.patch.dict(os.environ, SSLKEYLOGFILE=path):
+                with Scripted([answer(LIST)], tls=self.made.good) as server:
+                    failure = self.failure(self.get, "https://127.0.0.1:%d" % server.port)
+            self.assertEqual(failure.exit_code, 2)
+            self.assertIn("Cannot write SSLKEYLOGFILE %s: %s" % (path, reason), failure.message)
+
+    def test_another_failure_is_no_key_log(self):
+        """Such as an OpenSSL that is configured without any cipher."""
+        error = ssl.SSLError(1, "no ciphers available")
+        with mock.patch.object(ssl, "create_default_context", side_effect=error), \
+                mock.patch.dict(os.environ, SSLKEYLOGFILE=os.devnull):
+            self.assertIn("no ciphers available", self.ask(self.made.good))
 
     def test_invalid_ca_cert(self):
         """Row 28: a missing file, a directory, no certificates: a usage error that names it."""

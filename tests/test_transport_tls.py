@@ -5,7 +5,8 @@ import unittest
 from unittest import mock
 
 import twosignal
-from servers import Proxy, Scripted, answer, certificates, header, needs_openssl, reset
+from servers import (Proxy, Scripted, answer, certificate_for, certificates, header, needs_openssl,
+                     reset)
 from tools import Case, ServerCase, file_bytes, trpc_error
 
 try:
@@ -128,6 +129,21 @@ class ReasonsOfRefusal(TlsCase):
             result, _ = self.asked(self.made.good, "--ca-cert", self.made.ca, env=env)
             self.assertOk(result, err="")
 
+    @unittest.skipIf(os.name == "nt", "no FIFOs")
+    def test_fifos_of_the_environment(self):
+        """Row 62: no file that a variable names is waited for; what takes no part is harmless."""
+        pipe = self.path("pipe")
+        os.mkfifo(pipe)
+        for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
+            for path in (pipe, "/dev/zero"):
+                result, server = self.asked(self.made.good, "--ca-cert", self.made.ca,
+                                            env={name: path})
+                self.assertFails(result, 2, name, path, "Not a regular file")
+                self.assertEqual(server.requests, [])
+            for path in (os.devnull, self.write("file", "")):
+                self.assertOk(self.asked(self.made.good, "--ca-cert", self.made.ca,
+                                         env={name: path})[0], err="")
+
     def test_directory_that_cannot_be_listed(self):
         """Row 46: it counts as empty."""
         os.mkdir(self.path("closed"), 0)
@@ -137,6 +153,53 @@ class ReasonsOfRefusal(TlsCase):
                 mock.patch.object(os, "listdir", side_effect=PermissionError()), \
                 mock.patch.object(os, "scandir", side_effect=PermissionError()):
             self.assertRefused(self.made.good, env=env, parts=("no CA certificates", "--ca-cert"))
+
+
+@needs_openssl
+class NamesOfCertificates(TlsCase):
+    """For which hosts a certificate is: the same on every Python."""
+
+    def is_accepted(self, host, *names):
+        pair = certificate_for(self.folder, *names)
+        with Scripted(answer(LIST), tls=pair) as server:
+            with Proxy(hosts={host: ("127.0.0.1", server.port)}) as proxy:
+                url = "https://%s:%d" % (host, server.port)
+                self.write("home/session.json", {
+                    "access_token": "a.b.c", "refresh_token": "r", "expires_at": 4e9,
+                    "project_ref": "p", "user_id": "u", "user_email": "e", "api_url": url})
+                result = self.run_cli("orgs", "list", "--url", url, "--ca-cert", pair[0],
+                                      env={"https_proxy": proxy.url, "no_proxy": None})
+        if result.code:
+            self.assertFails(result, 3, "certificate is not accepted", "another host")
+        return result.code == 0
+
+    def test_wildcards(self):
+        """Row 46: one is a whole label, the first of at least three."""
+        for host, names, is_accepted in (
+                ("localhost", "DNS:localhost", True), ("localhost", "DNS:*", False),
+                ("localhost", "DNS:loc*", False), ("localhost", "DNS:*, DNS:localhost", True),
+                ("a.test", "DNS:*.test", False), ("a.test", "DNS:a.*", False),
+                ("a.b.test", "DNS:*.b.test", True), ("a.b.test", "DNS:a*.b.test", False),
+                ("a.b.test", "DNS:*.*.test", False), ("a.b.test", "DNS:*.test", False),
+                ("b.test", "DNS:*.b.test", False), ("a.b.test", "DNS:A.b.TEST", True)):
+            with self.subTest(host=host, names=names):
+                self.assertIs(self.is_accepted(host, names), is_accepted)
+
+    def test_common_name(self):
+        """Row 46: it is a host's name, without alternatives; wildcards are limited there too."""
+        for host, name, is_accepted in (
+                ("a.b.test", "a.b.test", True), ("localhost", "*", False),
+                ("a.test", "*.test", False), ("a.b.test", "*.b.test", True)):
+            with self.subTest(host=host, name=name):
+                self.assertIs(self.is_accepted(host, "", name), is_accepted)
+        self.assertFalse(self.is_accepted("a.b.test", "DNS:c.test", "a.b.test"))
+
+    def test_addresses(self):
+        """Row 46: an IP address is no name."""
+        for names, is_accepted in ((("IP:127.0.0.1", "x"), True), (("", "127.0.0.1"), False),
+                                   (("DNS:127.0.0.1", "x"), False), (("DNS:*.0.0.1", "x"), False)):
+            with self.subTest(names=names):
+                self.assertIs(self.is_accepted("127.0.0.1", *names), is_accepted)
 
 
 @needs_openssl
@@ -215,6 +278,8 @@ class ClientCertificates(TlsCase):
             for args, env in ((self.options(self.made.client), {}), (("--client-cert", both), {}),
                               ((), {"TWOSIGNAL_CLIENT_CERT": cert, "TWOSIGNAL_CLIENT_KEY": key}),
                               ((), {"TWOSIGNAL_CLIENT_CERT": "~/both.pem"}),
+                              (("--client-cert", both),
+                               {"TWOSIGNAL_CLIENT_KEY": self.made.other_key}),
                               (self.options(self.made.client), {
                                   "TWOSIGNAL_CLIENT_CERT": "x", "TWOSIGNAL_CLIENT_KEY": "y"})):
                 with self.subTest(args=args, env=env):

@@ -464,6 +464,18 @@ def certificates(directory):
     return Certificates(directory)
 
 
+def certificate_for(directory, alternative_names="", common_name="x"):
+    """A (certificate, key) pair that its own authority is; names as openssl.cnf has them."""
+    text = _CONFIGURATION.replace("DNS:localhost, IP:127.0.0.1", alternative_names)
+    with open(os.path.join(directory, "conf"), "w") as file:
+        file.write(text if alternative_names else _CONFIGURATION)
+    extensions = "alone" if alternative_names else "plain_authority"
+    _openssl(directory, ["req", "-new", "-x509", "-config", "conf", "-newkey", "rsa:2048", "-nodes",
+                         "-keyout", "named.key", "-subj", "/CN=" + common_name, "-out", "named.pem",
+                         "-extensions", extensions])
+    return os.path.join(directory, "named.pem"), os.path.join(directory, "named.key")
+
+
 def _make_certificates():
     with tempfile.TemporaryDirectory() as folder:
         for name, text in (("conf", _CONFIGURATION), ("index.txt", ""), ("serial.txt", "0D\n")):
