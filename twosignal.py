@@ -1348,18 +1348,17 @@ class Lock(Struct):
 
     def __enter__(self):
         while True:
-            self._open()            # each time: it may have been replaced
+            self._open()
             try:
-                if self._try_lock():
+                while not self._try_lock():
+                    self._wait()
+                if self._is_current():
                     return self
+                self._wait()
             except BaseException:
                 self.__exit__()
                 raise
             self.__exit__()
-            if self.clock.monotonic() >= self.deadline:
-                raise TransientFailure(f"Another process holds the lock {self.path}",
-                                       "Wait for it to end, or look for one that hangs.", "LOCKED")
-            self.clock.sleep(0.02)
 
     def __exit__(self, *_):
         result_or_failure(os.close, self.handle, kinds=OSError)     # it is closed in any case
@@ -1374,15 +1373,30 @@ class Lock(Struct):
             raise unwritable_file(self.path, error)
 
     def _try_lock(self) -> bool:
+        """False if another process holds it. Raises Failure."""
         try:
             _lock(self.handle)
-            # Otherwise, others would lock a new file.
-            return os.path.samestat(os.fstat(self.handle), os.lstat(self.path))
-        except (BlockingIOError, PermissionError, FileNotFoundError):
-            return False            # another process holds it, or has deleted it
+            return True
+        except (BlockingIOError, PermissionError):
+            return False
         except OSError as error:
             raise Failure(f"Cannot lock {self.path}: {os_reason(error)}",
                           "Set TWOSIGNAL_HOME to a directory on a local disk.")
+
+    def _is_current(self) -> bool:
+        """Whether the path leads to the locked file; if that was deleted, others lock a new one."""
+        try:
+            return os.path.samestat(os.fstat(self.handle), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise unwritable_file(self.path, error)
+
+    def _wait(self):
+        if self.clock.monotonic() >= self.deadline:
+            raise TransientFailure(f"Another process holds the lock {self.path}",
+                                   "Wait for it to end, or look for one that hangs.", "LOCKED")
+        self.clock.sleep(0.02)
 
 
 def _lock(handle):

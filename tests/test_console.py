@@ -75,6 +75,8 @@ class Encodings(ProcessCase):
                               r"Gr\u00f6\u00dfe \u6771\u4eac", result.out)
             result = self.run_process("traces", "get", "東京", env=env)
             self.assertFails(result, 6, "Trace not found")
+            self.assertEqual(self.run_process("--version", env=env).out,
+                             self.run_process("--version").out)
 
     def test_arguments_arrive_whatever_the_locale(self):
         """Row 38: UTF-8 arguments under LC_ALL=C (a cron job's environment)."""

@@ -617,6 +617,26 @@ class Locking(StateCase):
         self.assertEqual(order, [os.stat(path).st_ino])
 
     @posix
+    def test_waiting_for_a_file_that_is_deleted(self):
+        """Row 61: who waits goes on waiting for its holder, and then locks the file at the path."""
+        path = os.path.join(self.home, "session.lock")
+        held = contextlib.ExitStack()
+        self.addCleanup(held.close)
+        held.enter_context(twosignal.session_lock(time.monotonic() + 60))
+        steps = []
+
+        def deleted_and_then_released(_):
+            steps.append(os.path.exists(path))
+            if len(steps) == 1:
+                os.unlink(path)
+            elif len(steps) == 5:
+                held.close()
+        clock = types.SimpleNamespace(sleep=deleted_and_then_released, monotonic=time.monotonic)
+        with twosignal.session_lock(time.monotonic() + 60, clock) as lock:
+            self.assertEqual(steps[:5], [True] + 4 * [False])
+            self.assertEqual(os.fstat(lock.handle).st_ino, os.stat(path).st_ino)
+
+    @posix
     def test_one_lock_for_homes_that_share_a_session(self):
         """Row 61: it is beside the file that session.json links to."""
         other = self.path("other")
