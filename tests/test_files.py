@@ -622,7 +622,7 @@ class Locking(StateCase):
         path = os.path.join(self.home, "session.lock")
         held = contextlib.ExitStack()
         self.addCleanup(held.close)
-        held.enter_context(twosignal.session_lock(time.monotonic() + 60))
+        held.enter_context(twosignal.Lock(path, time.monotonic() + 60))
         steps = []
 
         def deleted_and_then_released(_):
@@ -632,7 +632,7 @@ class Locking(StateCase):
             elif len(steps) == 5:
                 held.close()
         clock = types.SimpleNamespace(sleep=deleted_and_then_released, monotonic=time.monotonic)
-        with twosignal.session_lock(time.monotonic() + 60, clock) as lock:
+        with twosignal.Lock(path, time.monotonic() + 60, clock) as lock:
             self.assertEqual(steps[:5], [True] + 4 * [False])
             self.assertEqual(os.fstat(lock.handle).st_ino, os.stat(path).st_ino)
 
