@@ -97,7 +97,7 @@ class LoginAndLogout(ServerCase):
 
     def test_wrong_password_changes_nothing(self):
         self.assertFails(self.run_cli("login", "-e", OWNER, "-p", "wrong", "-q"), 4)
-        self.assertEqual(os.listdir(self.home), [])
+        self.assertEqual(os.listdir(self.home), ["session.lock"])
         self.assertLoggedIn(self.run_cli("login", "-e", OWNER, "-p", PASSWORD))
         before = self.state("session.json"), self.state("config.json")
         self.assertFails(self.run_cli("login", "-e", OWNER, "-p", "wrong", "--url",
