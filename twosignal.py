@@ -2026,7 +2026,7 @@ def is_in_no_proxy(host) -> bool:
 
 
 # What comes between the chunks of a body: the size of the next one, a trailer, an empty line.
-_CHUNK_LINE = rb"([0-9A-Fa-f]{1,15}[ \t]*(;[^\r\n]*)?|[^\s;]+:.*)?\r?\n\Z"
+_CHUNK_LINE = r"([0-9A-Fa-f]{1,15}[ \t]*(;[^\r\n]*)?|[^\s;:]+:.*)?\r?\n\Z"
 
 
 class DeadlineSocket(io.BufferedIOBase):
@@ -2090,7 +2090,7 @@ class DeadlineSocket(io.BufferedIOBase):
             self.receive()
         line = self.read(self.ahead.find(b"\n", 0, limit) + 1 or limit)
         # http.client takes +2, -2, 0x2 and 2_0 for sizes, and the end for an empty line.
-        if self.is_chunked and not re.match(_CHUNK_LINE, line):
+        if self.is_chunked and not re.match(_CHUNK_LINE, line.decode("latin-1")):
             import http.client
             raise http.client.IncompleteRead(line)
         return line
