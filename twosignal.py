@@ -2038,6 +2038,8 @@ class DeadlineSocket(io.BufferedIOBase):
 
     def begin(self, deadline):
         """Starts an exchange that ends at that time.monotonic()."""
+        import http.client
+        http.client.HTTPResponse.fp = None      # 3.13 complains if a signal ends its __init__
         self.deadline = deadline
         self.bytes_left = MAX_RESPONSE_BYTES
         self.has_ended = False

@@ -1,4 +1,5 @@
 """The section Transport: what is sent, what is retried, and what each failure means."""
+import gc
 import gzip
 import itertools
 import json
@@ -1452,6 +1453,21 @@ class InterimResponses(TransportCase):
             self.assertEqual(transport.request("GET", server.url).status, 101)
             self.assertEqual(transport.request("GET", server.url).body, BODY)
             self.assertEqual(server.connections, 2)
+
+
+class Interruptions(TransportCase):
+    @unittest.skipUnless(hasattr(sys, "unraisablehook"), "from Python 3.8 on")
+    def test_before_the_response_is_read(self):
+        """A signal that arrives as http.client begins with the response leaves no complaint."""
+        complaints = []
+        with Scripted(answer(LIST)) as server, \
+                mock.patch.object(sys, "unraisablehook", complaints.append), \
+                mock.patch.object(twosignal.DeadlineSocket, "makefile",
+                                  side_effect=KeyboardInterrupt):
+            with self.assertRaises(KeyboardInterrupt):
+                self.get(server.url)
+            gc.collect()
+        self.assertEqual(complaints, [])
 
 
 def deflated(body):
