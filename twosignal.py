@@ -5581,15 +5581,13 @@ def new_traces(client, args, console):
             pause = interval
 
 
-@command(
-    "scores create", Option("TRACE", "ID of the trace", parse_id),
-    Option("--name NAME", "name of the evaluator", non_empty, required=True),
-    Option("--value SCORE", "score from 0 to 1", parse_score, required=True),
-    Option("--label TEXT", "label of the score, e.g. pass or fail"),
-    Option("--reasoning TEXT", "explanation of the score"),
-    Option("--span ID", "score this span instead of the trace", parse_id),
-    takes_key=True,
-    examples=("twosignal scores create TRACE --name accuracy --value 0.92 --label pass",))
+@command("scores create", Option("TRACE", "ID of the trace", parse_id),
+         Option("--name NAME", "name of the evaluator", non_empty, required=True),
+         Option("--value SCORE", "score from 0 to 1", parse_score, required=True),
+         Option("--label TEXT", "label of the score, e.g. pass or fail"),
+         Option("--reasoning TEXT", "explanation of the score"),
+         Option("--span ID", "score this span instead of the trace", parse_id), takes_key=True,
+         examples=("twosignal scores create TRACE --name accuracy --value 0.92 --label pass",))
 def scores_create(client, args, console):
     """Post a score for a trace; requires a project API key."""
     if not client.key:
@@ -5645,16 +5643,15 @@ def evaluators_list(client, args, console):
                           "" if args.show_secrets else "evaluator")
 
 
-@command(
-    "evaluators create", PROJECT,
-    Option("-n, --name NAME", "name of the evaluator", non_empty, required=True),
-    Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
-           non_empty, required=True, choices=tuple(EVALUATOR_TYPES)),
-    Option("--config JSON", "configuration of the evaluator" + JSON_VALUE), SHOW_SECRETS,
-    examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA '
-              "--config '{\"schema\": {\"type\": \"object\"}}'",
-              "twosignal evaluators create --project ID -n Fast --type LATENCY "
-              "--config '{\"max_ms\": 5000, \"target_ms\": 2000}'"))
+@command("evaluators create", PROJECT,
+         Option("-n, --name NAME", "name of the evaluator", non_empty, required=True),
+         Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
+                non_empty, required=True, choices=tuple(EVALUATOR_TYPES)),
+         Option("--config JSON", "configuration of the evaluator" + JSON_VALUE), SHOW_SECRETS,
+         examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA '
+                   "--config '{\"schema\": {\"type\": \"object\"}}'",
+                   "twosignal evaluators create --project ID -n Fast --type LATENCY "
+                   "--config '{\"max_ms\": 5000, \"target_ms\": 2000}'"))
 def evaluators_create(client, args, console):
     """Create an evaluator."""
     config = json_argument(args.config, "--config", console)
@@ -5799,12 +5796,11 @@ USAGE_FIELDS = (Column("Month", "month"), Column("Plan", "plan"), Column("Traces
                 EVALUATOR_RUNS, LLM_LIMIT, SPANS)
 
 
-@command(
-    "usage", ORG,
-    Option("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are used, "
-           "e.g. 90; evaluator runs are not checked", parse_percent, selects=False),
-    JUNIT, is_gate=True,
-    examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
+@command("usage", ORG,
+         Option("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are "
+                "used, e.g. 90; evaluator runs are not checked", parse_percent, selects=False),
+         JUNIT, is_gate=True,
+         examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args, console):
     """Show an organization's usage this month, and its limits."""
     if args.junit and args.fail_above is None:
@@ -5844,12 +5840,11 @@ def usage_check(record, limit) -> CheckResult:
 
 # --- what has no command of its own
 
-@command(
-    "api", Option("PROCEDURE", "tRPC procedure, e.g. trace.list", non_empty),
-    Option("--input JSON", "input of the procedure" + JSON_VALUE),
-    Option("--mutation", "call it as a mutation (POST)"), SHOW_SECRETS,
-    examples=("twosignal api organization.list", "twosignal api modelRouting.list "
-              "--input '{\"projectId\": \"ID\"}'"))
+@command("api", Option("PROCEDURE", "tRPC procedure, e.g. trace.list", non_empty),
+         Option("--input JSON", "input of the procedure" + JSON_VALUE),
+         Option("--mutation", "call it as a mutation (POST)"), SHOW_SECRETS,
+         examples=("twosignal api organization.list", "twosignal api modelRouting.list "
+                   "--input '{\"projectId\": \"ID\"}'"))
 def api(client, args, console):
     """Call a tRPC procedure and print the raw response."""
     if not re.match(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z", args.procedure):
@@ -6021,6 +6016,7 @@ def next_words(line, is_flag, clock) -> list:
 
 def option_values(option, line, clock) -> list:
     """Its choices, or the names on the server; none if they cannot be had within a second."""
+    from contextlib import closing
     if not option.completes:
         return list(option.choices)
     given = {option.name: line.texts(option) if option.repeatable else line.texts(option)[-1]
@@ -6031,11 +6027,9 @@ def option_values(option, line, clock) -> list:
                               clock=clock)
         transport.until = transport.deadline()      # for all requests together
         client = Client(url, transport, may_refresh=False)
-        try:
+        with closing(transport):
             rows = client.rows("organization.list") if option.completes == "organizations" else (
                 visible_projects(client, "".join(line.texts(ORG))))
-        finally:
-            transport.close()
     except Failure:
         return []
     return [row["name"] for row in rows if isinstance(row.get("name"), str)]
@@ -6183,6 +6177,7 @@ def gate_report(line, console) -> GateReport:
 
 def run_command(line, console, report) -> int:
     """Runs the command of a command line and returns its exit code. Raises Failure."""
+    from contextlib import ExitStack
     if line.error:
         raise line.error
     chosen = line.command
@@ -6192,34 +6187,24 @@ def run_command(line, console, report) -> int:
     args = Arguments(chosen, line)
     client = None if chosen.is_offline else make_client(chosen, args, console)
     try:
-        args.add_saved(chosen, client)
-        report.selection[:0] = [f"{name} {vars(args)[name]}" for name in args.sources
-                                if args.sources[name] not in os.environ]
-        return call_with_output(chosen, client, args, console, report)
-    except Failure as failure:
-        places = [args.sources[name] for name in args.sources if name in ("org", "project")]
-        if failure.code == "NOT_FOUND" and places:
-            failure.hint += f" See also {' and '.join(places)}."
-        raise
-    finally:
-        if client:
-            client.transport.close()
-
-
-def call_with_output(chosen, client, args, console, report) -> int:
-    """call_command, with -o FILE; what a change returned is shown elsewhere if that fails."""
-    from contextlib import ExitStack
-    try:
         with ExitStack() as opened:
+            if client:
+                opened.callback(client.transport.close)
+            args.add_saved(chosen, client)
+            report.selection[:0] = [f"{name} {vars(args)[name]}" for name in args.sources
+                                    if args.sources[name] not in os.environ]
             if args.output not in (None, "-"):
                 # A file that cannot be written is an error before anything is changed.
                 console.file = opened.enter_context(output_file(args.output))
             return call_command(chosen, client, args, console, report)
     except BaseException as error:
-        if console.held:
+        if console.held:            # what a change returned, and -o FILE has not got
             error.hint = console.show_elsewhere()
-        if console.held and not isinstance(error, Failure):
-            console.tell(error.hint)
+            if not isinstance(error, Failure):
+                console.tell(error.hint)
+        places = [args.sources[name] for name in args.sources if name in ("org", "project")]
+        if places and getattr(error, "code", "") == "NOT_FOUND":
+            error.hint += f" See also {' and '.join(places)}."
         raise
 
 
