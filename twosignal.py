@@ -1160,10 +1160,7 @@ def read_json_object(path: str, clock=CLOCK) -> dict:
 
 
 def damaged_file(path) -> Failure:
-    is_config = path.endswith("config.json")
-    hint = "Run 'twosignal login' again." if not is_config else (
-        f'It should look like {{"api_url": "{DEFAULT_URL}"}}: correct it, or delete it.')
-    return Failure(f"{path} is damaged", hint)
+    return Failure(f"{path} is damaged", "Correct or delete it, or run 'twosignal login' again.")
 
 
 def unwritable_file(path, error, hint="") -> Failure:
@@ -1347,18 +1344,18 @@ class Lock(Struct):
     handle = None
 
     def __enter__(self):
-        while True:
-            self._open()
-            try:
-                while not self._try_lock():
-                    self._wait()
-                if self._is_current():
-                    return self
-                self._wait()
-            except BaseException:
-                self.__exit__()
-                raise
+        self._open()
+        try:
+            while not self._try_lock():
+                if self.clock.monotonic() >= self.deadline:
+                    raise TransientFailure(
+                        f"Another process holds the lock {self.path}",
+                        "Wait for it to end, or look for one that hangs.", "LOCKED")
+                self.clock.sleep(0.02)
+        except BaseException:
             self.__exit__()
+            raise
+        return self
 
     def __exit__(self, *_):
         result_or_failure(os.close, self.handle, kinds=OSError)     # it is closed in any case
@@ -1373,30 +1370,22 @@ class Lock(Struct):
             raise unwritable_file(self.path, error)
 
     def _try_lock(self) -> bool:
-        """False if another process holds it. Raises Failure."""
+        """False if another process holds it, or if its file was deleted. Raises Failure."""
+        locked = self.handle
         try:
-            _lock(self.handle)
-            return True
+            _lock(locked)
+            if os.path.samestat(os.fstat(locked), os.lstat(self.path)):
+                return True
         except (BlockingIOError, PermissionError):
             return False
+        except FileNotFoundError:
+            pass
         except OSError as error:
             raise Failure(f"Cannot lock {self.path}: {os_reason(error)}",
                           "Set TWOSIGNAL_HOME to a directory on a local disk.")
-
-    def _is_current(self) -> bool:
-        """Whether the path leads to the locked file; if that was deleted, others lock a new one."""
-        try:
-            return os.path.samestat(os.fstat(self.handle), os.lstat(self.path))
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise unwritable_file(self.path, error)
-
-    def _wait(self):
-        if self.clock.monotonic() >= self.deadline:
-            raise TransientFailure(f"Another process holds the lock {self.path}",
-                                   "Wait for it to end, or look for one that hangs.", "LOCKED")
-        self.clock.sleep(0.02)
+        self._open()                # others lock the new file
+        result_or_failure(os.close, locked, kinds=OSError)
+        return False
 
 
 def _lock(handle):
@@ -1589,13 +1578,8 @@ def configured_url(option=None, clock=CLOCK, key=None) -> str:
     url, base_url = setting("TWOSIGNAL_URL"), key and setting("TWOSIGNAL_BASE_URL")
     if url or base_url:
         return normal_url(url or base_url, "TWOSIGNAL_URL" if url else "TWOSIGNAL_BASE_URL")
-    try:
-        saved = load_config(clock).get("api_url")
-    except NoHome:
-        saved = None
-    except Failure as failure:
-        failure.hint += " Or set TWOSIGNAL_URL."
-        raise
+    config = result_or_failure(load_config, clock, kinds=NoHome)
+    saved = get_item(config, "api_url", None)
     return normal_url(saved, home_path("config.json")) if saved else DEFAULT_URL
 
 

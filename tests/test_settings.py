@@ -265,7 +265,7 @@ class ConfigFile(StateCase):
                   b" " * (2 << 20)]
         for wrong in shapes + [text[:size] for size in range(len(text))]:
             self.write("home/config.json", wrong)
-            self.assertRefused(lambda: twosignal.load_config(self.clock), path, "api_url")
+            self.assertRefused(lambda: twosignal.load_config(self.clock), path, "delete it")
 
     def test_damaged_file_is_replaced_by_a_save(self):
         """Row 14: a successful login repairs it."""
@@ -320,7 +320,7 @@ class ConfigFile(StateCase):
         with mock.patch("builtins.open", side_effect=PermissionError(errno.EACCES, "denied")):
             for key in (None, "x"):
                 self.assertRefused(lambda: twosignal.configured_url(key=key), "config.json",
-                                   "TWOSIGNAL_URL")
+                                   "permissions")
 
     def test_error_names_where_the_address_is(self):
         """Row 32: the flag, the variable, or the file."""
