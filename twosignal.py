@@ -2779,18 +2779,13 @@ class Session:
         return self.expires_at - now
 
     def is_due(self, remaining) -> bool:
-        """Whether to refresh it, so many seconds before its expiry."""
         return remaining <= min(REFRESH_EARLY, token_lifetime(self.access_token) / 4)
 
 
-def session_file() -> str:
-    """The path at which session.json really is: homes may share it by links."""
-    return os.path.realpath(home_path("session.json"))
-
-
-def beside_session(name) -> str:
-    """The path of a file beside session.json, for all homes that share it."""
-    return os.path.join(os.path.dirname(session_file()), name)
+def session_file(name=None) -> str:
+    """Where session.json really is, or a file beside it: homes may share both by a link."""
+    path = os.path.realpath(home_path("session.json"))
+    return os.path.join(os.path.dirname(path), name) if name else path
 
 
 def load_session(clock=CLOCK):
@@ -2817,7 +2812,7 @@ class Spending(Struct):
         with ExitStack() as stack:      # what is entered first is released last
             self._signals = stack.enter_context(ExitStack())
             stack.enter_context(deferred_signals("SIGTSTP"))    # it would stop with the lock held
-            stack.enter_context(Lock(beside_session("session.lock"), self.deadline, self.clock))
+            stack.enter_context(Lock(session_file("session.lock"), self.deadline, self.clock))
             recover_session(self.clock)
             self._held = stack.pop_all()
         return self
@@ -2885,7 +2880,7 @@ class Spending(Struct):
 def session_leftovers() -> list:
     """The paths of what killed processes left of sessions; without the lock, it may be in use."""
     import glob
-    paths = glob.glob(os.path.join(glob.escape(beside_session("")), AtomicFile.prefix + "*"))
+    paths = glob.glob(glob.escape(session_file(AtomicFile.prefix)) + "*")
     # Others are the config's or somebody's output; older versions did not use the prefix.
     return [path for path in paths if os.path.basename(path).startswith(SESSION_PREFIX)
             or "refresh_token" in (result_or(None, read_text, path) or "")]
@@ -2905,16 +2900,13 @@ def recover_session(clock=CLOCK):
 
 
 def delete_session(ended=None) -> bool:
-    """Deletes session.json, or the file that it links to: the link stays for the next login.
-
-    ended: not if another account's session is stored, which returns False.
-    """
+    """Deletes session.json, but only that of the account `ended`; returns whether it did."""
     stored = ended and result_or(None, load_session)
     if stored and stored.account != ended.account:
         return False
     for path in session_leftovers():
         result_or(None, remove_file, path)
-    remove_file(session_file())
+    remove_file(session_file())     # a link stays for the next login
     return True
 
 
@@ -2924,7 +2916,7 @@ def session_origin(session, clock=CLOCK) -> str:
     It is recorded, with when this program obtained the session: the TUI keeps neither.
     """
     import hashlib
-    path = beside_session("origins.json")
+    path = session_file("origins.json")
     # A record that cannot be read may say that the account belongs to another server.
     records = result_or({}, read_json_object, path, clock) if session.api_url else (
         read_json_object(path, clock))
@@ -2987,13 +2979,10 @@ class Authenticator:
         self.keep_secret(password)
         with self._spending() as spending:
             spending.reserve()      # if that fails, no session is begun on the server
-            try:
-                data = self._post("login", {"email": email, "password": password})
-            except Failure as failure:
-                if failure.code == "UNAUTHORIZED":
-                    failure.message = "Wrong email or password"
-                    failure.hint = "Check both and run 'twosignal login' again."
-                raise
+            data = result_or_failure(self._post, "login", {"email": email, "password": password})
+            if isinstance(data, Failure):
+                raise data if data.code != "UNAUTHORIZED" else Failure(
+                    "Wrong email or password", "Check both and log in again.", data.code)
             spending.begin()
             return spending.save(self._new_session(data, {"user_email": email}))
 
@@ -3006,12 +2995,9 @@ class Authenticator:
                 raise
 
     def forget(self, ended=None) -> bool:
-        """Deletes the stored session, after a refresh in another process if that ends soon.
-
-        ended: not if somebody else has logged in since; returns whether it was deleted.
-        """
+        """Deletes the stored session, but only that of the account `ended`; says whether it did."""
         try:
-            with self._spending():
+            with self._spending():      # so that a refresh in another process ends before
                 return delete_session(ended)
         except Failure:
             return delete_session(ended)
@@ -3196,21 +3182,19 @@ class Client:
             results = []
             while len(results) < len(inputs):
                 group = batch_group(name, inputs[len(results):][:self._batch_size])
-                answers = []
-                try:
-                    answers = self._call_batch(name, group)
-                except TooLarge:
+                answers = result_or_failure(self._call_batch, name, group, kinds=TooLarge)
+                if isinstance(answers, TooLarge):
                     self._batch_size = len(group) // 2
+                    continue
                 for values, answer in zip(group, answers):
                     if isinstance(answer, TransientFailure) and len(group) > 1:
                         # By itself it may succeed, and it is tried as often as any other.
                         answer = result_or_failure(self._call, name, values)
+                    if isinstance(answer, MissingProcedure):
+                        raise answer
                     results.append(answer)
                     if needs_all and isinstance(answer, TransientFailure):
                         return results      # the caller fails
-            missing = [result for result in results if isinstance(result, MissingProcedure)]
-            if missing:
-                raise missing[0]
             return results
         return self._with_aliases(procedure, call)
 
@@ -3613,7 +3597,6 @@ class Console:
             redirect_to_null(self.stderr)
 
     def failure_lines(self, failure) -> list:
-        """The message of a failure, its hint, and its problems, masked and cut."""
         return list(map(self.shortened, [failure.message, failure.hint] + failure.problems))
 
     def fail(self, failure) -> int:
@@ -4132,7 +4115,6 @@ class CommandLine:
         return flags_of([VERSION, *GLOBAL_OPTIONS, *own_options])
 
     def unknown_option(self, flag) -> Failure:
-        """The error for an unknown option; its hint suggests a similar one."""
         options = self.command.all_options if self.command else GLOBAL_OPTIONS
         alike = words_like(flag[2:], [option.label[2:] for option in options if option.flags])
         hint = f"Did you mean --{alike[0]}?" if alike else see_help(*self.words)
@@ -4143,7 +4125,6 @@ class CommandLine:
         (self.words if is_of_command else self.operands).append(token)
 
     def _read(self, token):
-        """Reads a word, or an option and its value. Raises a usage error."""
         if token == "-" or not token.startswith("-"):
             self._add_word(token)
         elif token.startswith("--"):
@@ -4202,7 +4183,6 @@ class Arguments:
                               "Use one of them.")
 
     def _add(self, option, text):
-        """Stores an option's value, converted from text, or a switch's constant."""
         try:
             value = option.parse(text) if option.metavar else text
         except ValueError as error:
@@ -4233,7 +4213,6 @@ class Arguments:
 
 
 def see_help(*words) -> str:
-    """The hint that names the help of a command, a group, or the program."""
     return f"See '{' '.join(['twosignal', *words, '--help'])}'."
 
 
@@ -4253,7 +4232,6 @@ def help_text(words) -> str:
 
 
 def command_help(chosen) -> str:
-    """The help of one command, laid out by argparse."""
     import argparse
     forms = [option.form for option in chosen.options if option.is_operand]
     parser = argparse.ArgumentParser(
@@ -4552,7 +4530,6 @@ class TraceStats:
         self._chosen = evaluators
 
     def add(self, trace):
-        """Adds a record, with its scores if it has them."""
         self.count += 1
         self.project = trace.get("project_id")
         self.errors.add(trace, self._error(trace["status"]))
@@ -4708,7 +4685,6 @@ class CheckResult(Struct):
         self.threshold_text = f"{sign} {limit_text}"
 
     def record(self) -> dict:
-        """What JSON shows."""
         return {"check": self.title, "limit": self.limit, "measured": self.value,
                 "traces": self.traces, "passed": self.passed, "worst": self.worst}
 
@@ -4813,9 +4789,6 @@ class Gate(Struct):
                            "check looks at labels. Use --max-fail-rate.")
         lacking = [result for result in self.results
                    if result.value is None and result.threshold.needs_scores]
-        remarks += [f"{each.option}: no score has a "
-                    + ("label." if each.threshold.source == "failures" else "value.")
-                    for each in lacking if each.evaluator in stats.scores]
         evaluators = stats.scores.keys() - {None}
         if lacking or set(self.evaluators or ()) - evaluators:
             names = ", ".join(sorted(map(printable, evaluators)))
@@ -5214,7 +5187,6 @@ ACCOUNT_FIELDS = (
 
 
 def account(session, url, message="") -> Details:
-    """Who is logged in, where, and until when."""
     record = {"email": session.values.get("user_email"), "user_id": session.values.get("user_id"),
               "api_url": session.api_url or url, "expires_at": iso_timestamp(session.expires_at)}
     return Details(record, ACCOUNT_FIELDS, message=message)
@@ -5378,7 +5350,6 @@ THRESHOLD_OPTIONS = tuple(
 
 
 def trace_query(client, args) -> TraceQuery:
-    """The query that FILTER_OPTIONS and --project describe."""
     if args.error and args.status == "OK":
         raise usage_error("--error and --status OK cannot be used together")
     status = "ERROR" if args.error else args.status
@@ -6044,10 +6015,7 @@ def install(client, args, console):
 
 
 def executable_content() -> bytes:
-    """A zip file behind a #! line for this Python: __main__.py, the source and its bytecode.
-
-    Raises a usage error if this module was piped into Python.
-    """
+    """A #! line, and a zip file of __main__.py, source and bytecode. Raises a usage error."""
     import zipfile
     try:
         source = __loader__.get_source(__spec__.name if __spec__ else __name__).encode("utf-8")
@@ -6241,7 +6209,6 @@ def call_command(chosen, client, args, console, report) -> int:
 
 
 def select_fields(result, client, args, console) -> Result:
-    """The result with the fields that --fields asks for."""
     # What a change returned, such as a new key, has to be seen in any case.
     has_changed = client is not None and client.has_changed
 
@@ -6307,14 +6274,11 @@ def run_safely(argv, console) -> int:
 
 
 def main(argv=None, console=None) -> int:
-    """Runs a command line, by default this process's own, and returns its exit code; never raises.
-
-    The process then dies of the signal that ended the command: only so does a shell script end.
-    """
+    """Runs a command line, by default this process's own, and returns its exit code."""
     is_program = argv is None and console is None
     code = run_safely(sys.argv[1:] if argv is None else argv, console or Console())
     if is_program and code in EXIT_SIGNALS and os.name == "posix":
-        import signal
+        import signal               # a shell script ends only if this process dies of the signal
         signal.signal(code - 128, signal.SIG_DFL)
         os.kill(os.getpid(), code - 128)
     return code

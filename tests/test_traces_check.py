@@ -528,14 +528,15 @@ class Scores(GateCase):
         self.assertEqual(self.check("--max-fail-rate", "nobody=40%").code, 11)
         self.assertEqual(self.check("--max-fail-rate", "40%", "--max-fail-rate", "tone=0").code, 10)
 
-    def test_says_what_all_scores_lack(self):
+    def test_says_where_all_scores_lack_what_is_checked(self):
         trace, = self.add(1)
         self.score(trace, None, "pass", "tone")
         self.score(trace, 0.9, None, "depth")
         result = self.check("--max-fail-rate", "depth=1%", "--min-score", "tone=0.5")
         self.assertEqual(result.code, 11, result)
-        self.assertIn("min-score tone: no score has a value.\n", result.err)
-        self.assertIn("max-fail-rate depth: no score has a label.\n", result.err)
+        self.assertIn("min-score tone: measured in 0 of 1 trace\n", result.err)
+        self.assertIn("max-fail-rate depth: measured in 0 of 1 trace\n", result.err)
+        self.assertIn("There are scores from: depth, tone.\n", result.err)
 
     def test_a_trace_fails_once_however_many_labels(self):
         trace, other = self.add(2)
