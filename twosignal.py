@@ -2900,7 +2900,7 @@ def recover_session(clock=CLOCK):
 
 
 def delete_session(ended=None) -> bool:
-    """Deletes session.json, but only that of the account `ended`; returns whether it did."""
+    """Deletes session.json, if it is of the account of `ended`, a Session; says whether it did."""
     stored = ended and result_or(None, load_session)
     if stored and stored.account != ended.account:
         return False
@@ -2995,7 +2995,7 @@ class Authenticator:
                 raise
 
     def forget(self, ended=None) -> bool:
-        """Deletes the stored session, but only that of the account `ended`; says whether it did."""
+        """Deletes the stored session, if it is of the account of `ended`; says whether it did."""
         try:
             with self._spending():      # so that a refresh in another process ends before
                 return delete_session(ended)
@@ -3010,12 +3010,10 @@ class Authenticator:
         if session.is_due(remaining) and left >= min(remaining, SPENDING_TIMEOUT):
             # A session that still works waits a second at most for the lock, and is used if the
             # refresh fails: the next command tries again.
-            still_works = remaining > 1
-            try:
-                session = self._renewed(rejected, lock_timeout=1 if still_works else None)
-            except Failure:
-                if not still_works:
-                    raise
+            if remaining > 1:
+                session = result_or(session, self._renewed, rejected, 1)
+            else:
+                session = self._renewed(rejected, None)
         self._session = session
         return session
 
@@ -4784,8 +4782,7 @@ class Gate(Struct):
                         + ("no status." if status == "-" else f"the status {status}.")
                         for status, count in stats.other_statuses.items()]
         if stats.failed_scores and "failures" not in sources:
-            verb = "is" if stats.failed_scores == 1 else "are"
-            remarks.append(f"{counted(stats.failed_scores, 'score')} {verb} labelled fail, but no "
+            remarks.append(f"Found {counted(stats.failed_scores, 'score')} labelled fail, but no "
                            "check looks at labels. Use --max-fail-rate.")
         lacking = [result for result in self.results
                    if result.value is None and result.threshold.needs_scores]
@@ -4907,18 +4904,6 @@ class GateReport(Struct):
 
 # --- waiting
 
-def polls(clock, deadline, asked_pause):
-    """Yields for each poll, with pauses between them; the last one begins by the deadline."""
-    import random
-    pause = 1.0
-    yield
-    while clock.monotonic() < deadline:
-        wanted = max(asked_pause() or 0, pause * random.uniform(0.8, 1.2))
-        clock.sleep(max(0.0, min(deadline - clock.monotonic(), wanted)))
-        pause = min(pause * 1.5, 15.0)
-        yield
-
-
 class WaitProgress(Struct):
     """What traces wait has found so far."""
     client: Client
@@ -4933,25 +4918,30 @@ class WaitProgress(Struct):
 
     def wait(self, timeout):
         """Polls for so many seconds. Returns the last poll's Failure, or None; may raise one."""
+        import random
         clock, transport = self.console.clock, self.client.transport
         self.missing = {}           # evaluator: how many of the newest traces it has not scored
         self.lacking = {}           # ID of a trace: the evaluators that have not scored it
         self.started = clock.monotonic()
-        transport.until = self.started + timeout + 1    # the last poll begins a second earlier
-        failure = None
-        for _ in polls(clock, self.started + timeout, lambda: failure and failure.retry_after):
+        deadline = self.started + timeout       # when the last poll begins
+        transport.until = deadline + 1
+        failure, pause = None, 1.0
+        while True:
             error = result_or_failure(self.poll)
             if error and not error.is_retryable:
                 raise error         # no later poll can change it
-            is_over = clock.monotonic() >= transport.until
-            is_cut = is_over and error and error.code == "TIMED_OUT" and self.found is not None
+            now = clock.monotonic()
+            is_cut = (error and error.code == "TIMED_OUT" and now >= transport.until
+                      and self.found is not None)
             failure = failure if is_cut else error      # cut short, it says nothing new
-            if is_over or self.found == self.wanted:
-                break
+            if now >= deadline or self.found == self.wanted:
+                return failure
             self.console.tell_once(f"{error.message}. Trying again." if error else "")
             if self.found is not None:
                 self.console.status(self.status(), self.started)
-        return failure
+            requested = error and error.retry_after or 0
+            clock.sleep(min(deadline - now, max(requested, pause * random.uniform(0.8, 1.2))))
+            pause = min(pause * 1.5, 15.0)
 
     def status(self) -> str:
         return f"{self.found:,} of {self.wanted:,} traces {'scored' if self.scored else 'arrived'}"
