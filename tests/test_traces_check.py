@@ -556,9 +556,9 @@ class Scores(GateCase):
         for trace in self.add(3):
             self.score(trace, 0.9, "fail")
         remark = "labelled fail, but no check looks at labels. Use --max-fail-rate.\n"
-        self.assertEqual(self.check("--min-score", "0.5").err, "3 scores are " + remark)
+        self.assertEqual(self.check("--min-score", "0.5").err, "Found 3 scores " + remark)
         self.assertEqual(self.check("--min-score", "0.5", "--limit", "1").err,
-                         "1 score is " + remark)
+                         "Found 1 score " + remark)
         self.assertEqual(self.check("--min-score", "0.5", "--max-fail-rate", "tone=100%").err, "")
 
     def test_evaluator_restricts_the_checks_of_scores(self):
