@@ -3949,27 +3949,24 @@ def parse_when(text) -> When:
     return When(seconds, bool(ago), DAY - 0.000001 if is_day else 0)
 
 
-def _number_within(text, maximum, what_it_must_be) -> float:
-    value = to_number(text.strip())
-    if value is None or not 0 <= value <= maximum:
-        raise ValueError(f"must be {what_it_must_be}")
-    return value
-
-
-def parse_score(text) -> float:
-    return _number_within(text, 1, "a score from 0 to 1")
-
-
-def parse_usd(text) -> float:
-    return _number_within(text.strip().lstrip("$"), float("inf"), "an amount in USD such as 0.05")
+def number_up_to(maximum, what_it_must_be, sign=""):
+    """A value type: a number from 0 to the maximum, which a sign such as $ may precede."""
+    def parse(text):
+        value = to_number(text.strip().lstrip(sign))
+        if value is None or not 0 <= value <= maximum:
+            raise ValueError(f"must be {what_it_must_be}")
+        return value
+    return parse
 
 
 def share_type(what_it_must_be, bare_is_percent):
     """A value type: 0.02 of 2%. Of a bare number, what may mean 1% or 100% is refused."""
+    parse_number = number_up_to(100, what_it_must_be)
+
     def parse(text):
         number = text.strip()
         is_percent = number.endswith("%")
-        value = _number_within(number[:-1] if is_percent else number, 100, what_it_must_be)
+        value = parse_number(number[:-1] if is_percent else number)
         if not is_percent and bare_is_percent == (value < 1):
             other = f" or {100 * value:.12g}%" if 0 < value <= 1 else ""
             raise ValueError(f"say {number}%{other}")
@@ -3978,6 +3975,8 @@ def share_type(what_it_must_be, bare_is_percent):
     return parse
 
 
+parse_score = number_up_to(1, "a score from 0 to 1")
+parse_usd = number_up_to(float("inf"), "an amount in USD such as 0.05", "$")
 parse_share = share_type("a share such as 2% or 0.02", bare_is_percent=False)
 parse_percent = share_type("a percentage from 0 to 100, such as 90", bare_is_percent=True)
 
