@@ -492,8 +492,6 @@ def utc_timestamp(timestamp: str) -> str:
         return timestamp
     fraction = match.group(7) or ""     # it may have more digits than a float
     kept = fraction if fraction.strip(".0") else ""
-    if timestamp[10] == "T" and timestamp[-1] == "Z":
-        return timestamp[:19] + kept + "Z"
     seconds = parse_timestamp(timestamp.replace(fraction, "", 1))
     return timestamp if seconds is None else iso_timestamp(seconds, kept)
 
@@ -562,8 +560,6 @@ _SECRET_NAME = (r"secret(?!ar)|passw|passphrase|credential|authori[sz]|authentic
 _COUNTED_TOKEN = ("(?<![a-z])(max|min|total|num|per|stop|next|eos|bos|pad|prompt|completion|input|"
                   "output)_?token")
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
-# A listing converts millions of values, so what is known about a key is looked up, not worked out.
-_rules_cache = {}                   # kind: {wire key: (record key, {type: function})}
 
 
 def snake_case(name: str) -> str:
@@ -625,9 +621,8 @@ def to_record(wire, kind=""):
     if not isinstance(wire, dict):
         return wire
     record = dict.fromkeys(_LEADING_KEYS.get(kind, ()))
-    rules = _rules_cache.setdefault(kind, {})
     for key, value in wire.items():
-        name, functions = rules.get(key) or _add_rule(rules, kind, key)
+        name, functions = (_rule if len(key) <= MAX_CACHED_KEY else _new_rule)(kind, key)
         if name != key and (record.get(name) is not None or wire.get(name) is not None):
             name = key              # an object with both spellings keeps both
         elif value is None:
@@ -645,9 +640,8 @@ def to_record(wire, kind=""):
     return record
 
 
-def _add_rule(rules, kind, key) -> tuple:
-    if len(rules) > MAX_CACHED_RULES:
-        rules.clear()
+def _new_rule(kind, key) -> tuple:
+    """(the record's key, {type: function of a value}) for a wire key."""
     name = _RENAMED_KEYS.get(kind, {}).get(key) or snake_case(key)
     nested_kind = _NESTED_KINDS.get(name, "")
     functions = {dict: lambda wire: to_record(wire, nested_kind),
@@ -662,8 +656,11 @@ def _add_rule(rules, kind, key) -> tuple:
         functions[str] = to_number
     elif name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
         functions[str] = utc_timestamp
-    rule = name, functions
-    return rules.setdefault(key, rule) if len(key) <= MAX_CACHED_KEY else rule
+    return name, functions
+
+
+# A listing converts millions of values, so what is known about a key is looked up, not worked out.
+_rule = functools.lru_cache(MAX_CACHED_RULES)(_new_rule)
 
 
 def usage_record(wire: dict, plan) -> dict:
@@ -1531,8 +1528,6 @@ def home_path(name: str) -> str:
 def make_home():
     """Creates the home directory if it is missing, for this user alone. Raises Failure."""
     path = home_directory()
-    if os.path.isdir(path):
-        return                      # its mode is the user's choice; the files in it are private
     mask = os.umask(0o077)
     try:
         os.makedirs(path, 0o700)
@@ -1541,7 +1536,7 @@ def make_home():
             make_private(handle, os.path.dirname(path), 0o700)
             os.close(handle)
     except OSError as error:
-        if not os.path.isdir(path):     # another process has created it
+        if not os.path.isdir(path):     # if it exists, its mode is the user's choice
             raise unwritable_file(path, error)
     finally:
         os.umask(mask)
@@ -1632,15 +1627,13 @@ def server_access(url, options, key=None, clock=CLOCK) -> Access:
 
 def parse_headers(lines, reserved) -> dict:
     """{name: value} of "Name: value" lines; the last of a name counts. Raises a usage error."""
-    found = {}
+    found, hint = {}, "Correct --header or TWOSIGNAL_HEADERS."
     for line in filter(None, map(str.strip, lines)):
         match = re.match(_HEADER, line)
         if not match:               # and not shown: it may be a secret
-            raise usage_error("A header is not 'Name: value' in ASCII",
-                              "Correct --header or TWOSIGNAL_HEADERS.")
+            raise usage_error("A header is not 'Name: value' in ASCII", hint)
         if re.match(f"(?i)({reserved})\\Z", match.group(1)):
-            raise usage_error(f"The client sets the header {match.group(1)} itself",
-                              "Omit it from --header or TWOSIGNAL_HEADERS.")
+            raise usage_error(f"The client sets the header {match.group(1)} itself", hint)
         found[match.group(1).title()] = match.group(2)      # the case of names has no meaning
     return found
 
@@ -1907,7 +1900,7 @@ class Connections:
             except ConnectionError:
                 pass                # it had died since its last use
         elif kept:
-            kept.disconnect()
+            kept.sock.close()
         return self._ask(self._connect(route, request.deadline), request)
 
     def _connect(self, route, deadline):
@@ -1924,7 +1917,7 @@ class Connections:
                 self.tls = self.tls or tls_context(self.access)
                 connection.encrypt(self.tls, name.partition("%")[0])
         except BaseException:
-            connection.disconnect()
+            connection.sock.close()
             raise
         return connection
 
@@ -1957,11 +1950,11 @@ class Connections:
             raise
         finally:
             if not self.kept:
-                connection.disconnect()
+                connection.sock.close()
 
     def close(self):
         if self.kept:
-            self.kept.disconnect()
+            self.kept.sock.close()
             self.kept = None
 
 
@@ -2096,9 +2089,6 @@ class DeadlineSocket(io.BufferedIOBase):
 
     def close(self):
         """Does nothing: http.client would end the connection before the body is read."""
-
-    def disconnect(self):
-        self.sock.close()
 
 
 def check_names(certificate, host):
@@ -2620,9 +2610,8 @@ def rest_value(response, resource=None):
     found = response_json(response)
     error = get_item(found, "error")
     if response.status == 401:
-        raise Failure("The API key is not accepted",
-                      "It is wrong or revoked: check TWOSIGNAL_API_KEY or its file, or create one "
-                      "with 'twosignal api-keys create'.", "UNAUTHORIZED")
+        raise Failure("The API key is not accepted", "Check TWOSIGNAL_API_KEY or its file, or "
+                      "create a key with 'twosignal api-keys create'.", "UNAUTHORIZED")
     if response.status == 403:
         raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
     if response.status >= 400 and error:
