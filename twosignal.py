@@ -1146,10 +1146,8 @@ def read_json_object(path: str, clock=CLOCK) -> dict:
     # The TUI writes these files in place, so half of one may be there for a moment.
     for pause in (0.02, 0.05, 0.1, 0):
         text = read_text(path)
-        try:
-            found = {} if text is None else json.loads(text)
-        except (ValueError, RecursionError):
-            found = None
+        found = {} if text is None else result_or_failure(
+            json.loads, text, kinds=(ValueError, RecursionError))
         if isinstance(found, dict):
             return found
         clock.sleep(pause)
@@ -1872,9 +1870,7 @@ def curl_command(request) -> str:
         shown = value if name in ("Accept", "Content-Type", "User-Agent") else "***"
         words += ["-H", f"{name}: {shown}"]
     if request.body:
-        holds_password = "/api/v1/auth/" in request.url
-        words += ["-d", "***" if holds_password
-                  else mask_secret_fields(request.body.decode("utf-8", "replace"))]
+        words += ["-d", mask_secret_fields(request.body.decode("ascii"))]
     return " ".join(shlex.quote(word) for word in words)
 
 
@@ -1960,7 +1956,6 @@ class Connections:
 
 def find_proxy(scheme, host) -> tuple:
     """(host and port, headers for it) of the proxy for a server; (None, {}) if there is none.
-
     Raises a usage error for an https:// one, whose password would go out in plain text.
     """
     import urllib.request
