@@ -2786,7 +2786,6 @@ class Spending(Struct):
 
     Whatever happens after the response, the new session is saved without another file or block.
     """
-
     deadline: float                 # time.monotonic() at which waiting for the lock ends
     clock: object = CLOCK
 
@@ -5993,8 +5992,6 @@ def executable_content() -> bytes:
     try:
         source = __loader__.get_source(__spec__.name if __spec__ else __name__).encode("utf-8")
     except (AttributeError, ImportError, OSError):
-        source = None
-    if not source:
         raise usage_error("Cannot install from a pipe",
                           "Save twosignal.py, and run: python3 twosignal.py install")
     interpreter = sys.executable or ""
