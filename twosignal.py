@@ -2965,7 +2965,7 @@ class Authenticator:
             data = result_or_failure(self._post, "login", {"email": email, "password": password})
             if isinstance(data, Failure):
                 raise data if data.code != "UNAUTHORIZED" else Failure(
-                    "Wrong email or password", "Check both and log in again.", data.code)
+                    "Wrong email or password", "Run 'twosignal login' again.", data.code)
             spending.begin()
             return spending.save(self._new_session(data, {"user_email": email}))
 
@@ -5992,6 +5992,8 @@ def executable_content() -> bytes:
     try:
         source = __loader__.get_source(__spec__.name if __spec__ else __name__).encode("utf-8")
     except (AttributeError, ImportError, OSError):
+        source = None
+    if not source:
         raise usage_error("Cannot install from a pipe",
                           "Save twosignal.py, and run: python3 twosignal.py install")
     interpreter = sys.executable or ""
