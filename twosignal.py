@@ -677,7 +677,6 @@ def usage_record(wire: dict, plan) -> dict:
 
 def get_path(value, path: str, default=None):
     """What is at a path such as scores.0.score; if nothing is, the same as for get_item().
-
     Keys may contain dots: the longest one that fits is taken, or a shorter one if that leads
     nowhere. In a list of scores, an evaluator's name stands for its newest score.
     """
@@ -827,8 +826,7 @@ class Listing(Result):
         room = screen.columns or float("inf")
         widths = None               # those of the first page, for all of them
         for rows in self.batches():
-            cells = [[column.text(row, screen.is_saved) for column in self.columns]
-                     for row in rows]
+            cells = [[column.text(row, screen.is_saved) for column in self.columns] for row in rows]
             headings = [] if widths else [[column.heading for column in self.columns]]
             widths = widths or _column_widths(self.columns, headings + cells, room)
             lines = [_table_line(row, widths, self.columns, room) for row in headings + cells]
@@ -887,7 +885,7 @@ class Details(Result):
     columns: tuple = ()
     parts: tuple = ()           # (title, a Listing or a list of lines)
     message: str = ""           # a sentence that the table begins with
-    shows_unknown: bool = False     # in the table, as -
+    shows_all: bool = False     # in the table: what is unknown too, as -
 
     def records(self):
         return [self.record]
@@ -900,7 +898,7 @@ class Details(Result):
             yield self.message + "\n"
         cells = [(each.heading + ":", each.text(self.record, screen.is_saved))
                  for each in self.columns]
-        cells = [cell for cell in cells if self.shows_unknown or cell[1] != "-"]
+        cells = [cell for cell in cells if self.shows_all or cell[1] != "-"]
         left = max([display_width(heading) for heading, _ in cells] or [0])
         for heading, text in cells:
             yield f"{heading}{' ' * (left - display_width(heading))}  {text}\n"
@@ -1054,8 +1052,7 @@ def only_fields(result, fields, report) -> Result:
     if isinstance(result, Listing) or isinstance(result.record, list):
         return Listing(getattr(result, "noun", "records"), columns, selection.records(),
                        selection.conclude, streams=result.streams)
-    return Details(next(selection.records()), columns, conclude=selection.conclude,
-                   shows_unknown=True)
+    return Details(next(selection.records()), columns, conclude=selection.conclude, shows_all=True)
 
 
 def field_names(result) -> Listing:
@@ -1701,7 +1698,6 @@ class Transport:
     def request(self, method, url, headers=(), body=None, reports_unknown=True,
                 retried=None, spending=None) -> Response:
         """Sends a request and returns the response, whatever its status. Raises Failure.
-
         body: sent as JSON; spending: of a token in it. Only a GET is sent again if it may have
         arrived; any other is then, with reports_unknown, an UNKNOWN_OUTCOME. retried: statuses.
         """
@@ -2422,12 +2418,12 @@ def resource_of(procedure, default=None):
 
 def response_json(response):
     """The JSON of a response. Raises the Failure that its status means if it is none."""
-    def parse_int(digits):
+    def integer(digits):
         if len(digits) > MAX_DIGITS:
             raise ValueError("a number is too long")
         return int(digits)
 
-    def parse_float(literal):       # which may be NaN, Infinity or -Infinity
+    def finite(literal):            # which may be NaN, Infinity or -Infinity
         if not abs(float(literal)) < float("inf"):
             raise ValueError(f"{literal} is not a finite number")
         return float(literal)
@@ -2438,8 +2434,7 @@ def response_json(response):
         text = response.body.decode("utf-8")
         if character_size(text) * len(text) > MAX_RESPONSE_BYTES:
             raise ResponseTooLarge()
-        found = json.loads(text, parse_int=parse_int, parse_float=parse_float,
-                           parse_constant=parse_float)
+        found = json.loads(text, parse_int=integer, parse_float=finite, parse_constant=finite)
     except ValueError:
         raise foreign_response(response)
     except RecursionError:
@@ -2676,8 +2671,7 @@ def _documented_error(code, status, message, resource) -> Failure:
     if code == "TIMEOUT" or (code is None and status >= 500):
         kind = TooLarge if status in TOO_LARGE_STATUSES else TransientFailure
         return kind(f"The server failed ({status}){message and ': ' + message}",
-                    "Try again later; if it keeps failing, tell whoever runs the server.",
-                    code or "INTERNAL_SERVER_ERROR")
+                    f"Try again later. {REPORT_TO_OPERATOR}", code or "INTERNAL_SERVER_ERROR")
     if code == "PAYLOAD_TOO_LARGE" or status in TOO_LARGE_STATUSES:     # 414 and 431 have no code
         return TooLarge("Request too large", "Send less at once, or ask whoever runs the server "
                         "to raise its limit.", "PAYLOAD_TOO_LARGE", is_retryable=False)
