@@ -1690,6 +1690,7 @@ class Transport:
         self.start_time = clock.time()  # Unix seconds, by the server's clock if this one is wrong
         self._started = clock.monotonic()   # or None: start_time has been compared with that clock
         self._connections = Connections(access)
+        self.close = self._connections.close
 
     def deadline(self, seconds=None) -> float:
         """The time.monotonic() so many seconds from now, by default the timeout, or `until`."""
@@ -1795,9 +1796,6 @@ class Transport:
         if self.log:
             self.log(f"debug: {request.method} {mask_secret_fields(request.url)}: {outcome}")
             self.log(f"debug: {curl_command(request)}")
-
-    def close(self):
-        self._connections.close()
 
 
 def redirected(url, target) -> TransientFailure:
