@@ -52,6 +52,7 @@ DEFAULT_TIMEOUT = 30.0              # seconds for a request, its retries include
 DEFAULT_WAIT, DEFAULT_INTERVAL = 300.0, 2.0     # seconds: of traces wait, between polls of tail
 DEFAULT_LIMIT, DEFAULT_TAIL_LINES = 20, 10  # traces in a listing, and that tail begins with
 COMPLETION_TIMEOUT = 1.0            # seconds to look up names while a user waits for TAB
+TAKEOVER_TIMEOUT = 5.0              # seconds to wait for the lock, while signals wait, too
 SPENDING_TIMEOUT = 30.0             # seconds for the response to a token that works once
 REFRESH_EARLY = 120                 # seconds before its expiry; the server's library: 90
 
@@ -72,7 +73,7 @@ MAX_MESSAGE, MAX_LINE = 1000, 10000     # characters of an error's message, of a
 SECRET_RUN = 16                     # characters of a secret that are masked without the rest
 MAX_PROBLEMS = 50                   # of a rejected input that are shown
 MAX_DIGITS = 300                    # of a number; longer ones are an attack, not a value
-MAX_VALUES = 300000                 # in one response: some take 600 bytes of memory
+MAX_VALUES = 600000                 # in one response; an object counts as two
 MAX_INDENTED = 6                    # levels of JSON; further down, blanks would outgrow the data
 PAGE_SIZE = 100                     # traces that a server returns at once, at most
 MAX_EMPTY_PAGES = 1000              # in a row without a new trace, before a listing is given up
@@ -338,13 +339,17 @@ def mask_secrets(text: str, secrets) -> str:
 @functools.lru_cache(maxsize=1)
 def _secret_forms(secrets) -> tuple:
     """(the texts that secrets may appear as, longest first; all runs of SECRET_RUN characters)."""
+    if not any(secrets):
+        return [], set()            # nothing to import for
     import base64
+    import html
     from urllib.parse import quote, quote_plus
     forms = set()
     for secret in secrets:          # as it is, percent-encoded, in JSON, quoted or escaped
         in_json = json.dumps(secret)[1:-1]
-        forms.update((secret, quote(secret, safe=""), quote(secret), quote_plus(secret), in_json,
-                      in_json.replace("'", "'\"'\"'"), printable(secret)))
+        forms.update((secret, secret.lower(), quote(secret, safe=""), quote(secret), in_json,
+                      quote_plus(secret), in_json.replace("'", "'\"'\"'"), printable(secret),
+                      html.escape(secret)))
         if secret.count(".") == 2 and "/" not in secret:        # a JWT
             forms.update(part for part in secret.split(".") if len(part) >= 8)
         for start in range(3):      # base64 of a text that it is in, wherever it begins there
@@ -1097,7 +1102,8 @@ def require_regular(file):
     """Raises OSError if there is something at a path (or handle) other than a regular file."""
     import errno
     import stat
-    status = result_or_failure(os.stat, file, kinds=FileNotFoundError)
+    missing = (FileNotFoundError, NotADirectoryError)
+    status = result_or_failure(os.stat, file, kinds=missing)
     if isinstance(status, os.stat_result) and not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "Not a regular file")
 
@@ -1279,7 +1285,7 @@ def remove_file(path):
     try:
         require_regular(path)
         os.unlink(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
         raise unwritable_file(path, error)
@@ -1334,6 +1340,7 @@ class Lock(Struct):
     deadline: float                 # time.monotonic() at which waiting ends with a LOCKED failure
     clock: object = CLOCK
     handle = None
+    directory = -1                  # a handle, which Windows has none of
 
     def __enter__(self):
         self._open()
@@ -1350,7 +1357,8 @@ class Lock(Struct):
         return self
 
     def __exit__(self, *_):
-        result_or_failure(os.close, self.handle, kinds=OSError)     # it is closed in any case
+        for handle in (self.handle, self.directory):
+            result_or_failure(os.close, handle, kinds=OSError)      # it is closed in any case
 
     def _open(self):
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)   # no planted link
@@ -1360,12 +1368,18 @@ class Lock(Struct):
                 make_private(self.handle, os.path.dirname(self.path))
         except OSError as error:
             raise unwritable_file(self.path, error)
+        handle = result_or_failure(os.open, os.path.dirname(self.path), os.O_RDONLY, kinds=OSError)
+        self.directory = handle if isinstance(handle, int) else -1
 
     def _try_lock(self) -> bool:
         """False if another process holds it, or if its file was deleted. Raises Failure."""
         locked = self.handle
         try:
             _lock(locked)
+            # If the file is deleted while it is held, others lock a new one, but not the directory.
+            found = self.directory >= 0 and result_or_failure(_lock, self.directory, kinds=OSError)
+            if isinstance(found, BlockingIOError):
+                return False
             if os.path.samestat(os.fstat(locked), os.lstat(self.path)):
                 return True
         except (BlockingIOError, PermissionError):
@@ -1474,15 +1488,21 @@ def home_directory() -> str:
     if isinstance(status, PermissionError) and not chosen:
         # HOME is another user's, as it may be in a container.
         raise NoHome(f"Cannot read {path}: {os_reason(status)}", HOME_HINT)
-    problem = home_problem(status) if isinstance(status, os.stat_result) else ""
+    return trusted_directory(path)
+
+
+def trusted_directory(path) -> str:
+    """The path of a directory, which may be missing. Raises Failure if others may write to it."""
+    status = result_or_failure(os.stat, path, kinds=OSError)
+    problem = directory_problem(status) if isinstance(status, os.stat_result) else ""
     if problem:
         raise Failure(f"Cannot use {path}: {problem}", "Set TWOSIGNAL_HOME to a directory of your "
                       "own, such as a new one that 'mktemp -d' creates.")
     return path
 
 
-def home_problem(status) -> str:
-    """What an os.stat() has that no home may have, or ""; others must not put files into it."""
+def directory_problem(status) -> str:
+    """Why its os.stat() shows that others may have put files into a directory; "" if they can't."""
     import stat
     if not stat.S_ISDIR(status.st_mode):
         return "it is not a directory"
@@ -1631,6 +1651,18 @@ def parse_headers(lines, reserved) -> dict:
             raise usage_error(f"The client sets the header {match.group(1)} itself", hint)
         found[match.group(1).title()] = match.group(2)      # the case of names has no meaning
     return found
+
+
+def header_secrets(value) -> list:
+    """The value of a header, what follows its scheme, such as Bearer, and a password in that."""
+    scheme, _, rest = value.partition(" ")
+    secrets = [value, rest]
+    if scheme.lower() == "basic":
+        import base64
+        decoded = result_or_failure(base64.b64decode, rest, kinds=ValueError)
+        if isinstance(decoded, bytes):
+            secrets.append(decoded.decode("utf-8", "replace").partition(":")[2])
+    return secrets
 
 
 def has_key() -> bool:
@@ -2463,7 +2495,7 @@ def is_own_error(error) -> bool:
 
 def is_too_large(body) -> bool:
     """Whether JSON has more than MAX_VALUES, found out in less memory than they would take."""
-    marks = (b",", b"[", b"{")
+    marks = (b",", b"[", b"{", b"{")        # an object takes more memory than other values
     if sum(map(body.count, marks)) <= MAX_VALUES:       # as nearly always
         return False
     parts = body.replace(rb"\\", b"").replace(rb'\"', b"").split(b'"', 4 * MAX_VALUES)
@@ -2759,9 +2791,17 @@ class Session:
 
 
 def session_file(name=None) -> str:
-    """Where session.json really is, or a file beside it: homes may share both by a link."""
+    """Where session.json really is, or a file beside it: homes may share both by a link.
+
+    Raises Failure if others may write to that directory, or if it is no regular file.
+    """
     path = os.path.realpath(home_path("session.json"))
-    return os.path.join(os.path.dirname(path), name) if name else path
+    directory = trusted_directory(os.path.dirname(path))
+    try:
+        require_regular(path)
+    except OSError as error:
+        raise unwritable_file(path, error)
+    return os.path.join(directory, name) if name else path
 
 
 def load_session(clock=CLOCK):
@@ -2787,7 +2827,8 @@ class Spending(Struct):
         with ExitStack() as stack:      # what is entered first is released last
             self._signals = stack.enter_context(ExitStack())
             stack.enter_context(deferred_signals("SIGTSTP"))    # it would stop with the lock held
-            stack.enter_context(Lock(session_file("session.lock"), self.deadline, self.clock))
+            lock = Lock(session_file("session.lock"), self.deadline, self.clock)
+            self._directory = stack.enter_context(lock).directory
             recover_session(self.clock)
             self._held = stack.pop_all()
         return self
@@ -2802,10 +2843,6 @@ class Spending(Struct):
                 home_path("session.json"), clock=self.clock, prefix=SESSION_PREFIX))
             self._held.callback(self.file.cancel)       # what was there stays if nothing is saved
         self.file.prove()
-        handle = result_or_failure(os.open, os.path.dirname(self.file.target), os.O_RDONLY,
-                                   kinds=OSError)
-        self.directory = handle if isinstance(handle, int) else -1      # Windows cannot open one
-        self._held.callback(result_or_failure, os.close, self.directory, kinds=OSError)
 
     def begin(self) -> float:
         """Called just before the token goes out. Signals wait; returns the deadline."""
@@ -2849,7 +2886,7 @@ class Spending(Struct):
         self.file.file.close()          # Windows replaces closed files only
         replace_file(self.file.temporary, self.file.target, self.clock)
         self.file.temporary = None
-        result_or_failure(os.fsync, self.directory, kinds=(OSError, ValueError))    # it may be -1
+        result_or_failure(os.fsync, self._directory, kinds=(OSError, ValueError))   # it may be -1
 
 
 def session_leftovers() -> list:
@@ -3042,7 +3079,7 @@ class Authenticator:
         try:
             if spending:
                 return spending.save(fresh, spent)
-            with self._spending() as spending:
+            with self._spending(TAKEOVER_TIMEOUT) as spending:
                 spending.reserve()
                 return spending.save(fresh, spent)
         except Failure as failure:
@@ -3090,7 +3127,9 @@ class Authenticator:
         response = self.transport.request("POST", f"{self.url}/api/v1/auth/{action}", headers,
                                           body, reports_unknown=False, retried=retried,
                                           spending=spending)
-        envelope = response_json(response)
+        # What is odd in it must not cost the session: a wrong character, or a number too large.
+        envelope = untrusted_json(response.body.decode("utf-8-sig", "replace"))
+        envelope = envelope or response_json(response)
         error = get_item(envelope, "error")
         if is_own_error(error) and response.status >= 400:
             raise server_failure(None, response, error.get("message"))
@@ -3495,7 +3534,9 @@ class Console:
         """Raises Failure if what a change returns could not be shown; check: what else shows it."""
         if isinstance(self.file, AtomicFile):
             self.file.prove()
-        elif self.file is None and self.stdout is None:
+        else:
+            self.require_reader()
+        if self.file is None and self.stdout is None:
             raise Failure("stdout is closed, so the result cannot be shown",
                           "Redirect it to a file or /dev/null, or use -o FILE.")
         self.held = ""
@@ -5188,7 +5229,8 @@ def login(client, args, console):
         save_config(without_none(api_url=client.url, ca_cert=ca_cert or None), console.clock)
     result = account(session, client.url, f"Logged in to {client.url}.")
     if output_format(args) == "table":
-        result.parts = [("Projects", [line + "\n" for line in first_steps(client)])]
+        lines = [console.masked(line) + "\n" for line in first_steps(client)]
+        result.parts = [("Projects", lines)]
     return result
 
 
@@ -6130,8 +6172,8 @@ def make_client(chosen, args, console) -> Client:
     url = server_url(chosen, args, console.clock, key)
     access = server_access(url, vars(args), key, console.clock)
     for value in [key or "", *access.headers.values()]:
-        console.keep_secret(value)
-        console.keep_secret(value.partition(" ")[2])    # without its scheme, such as Bearer
+        for secret in header_secrets(value):
+            console.keep_secret(secret)
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         mask_urls("://" + os.environ[name], console.keep_secret)
     transport = Transport(args.timeout or DEFAULT_TIMEOUT, access, console.tell,

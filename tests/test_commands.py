@@ -145,6 +145,16 @@ class LoginAndLogout(ServerCase):
                     self.assertEqual(result.err, "")
                     self.assertRegex(result.out, r"\n\nProjects\n[A-Z].+\.\n\Z")
 
+    def test_a_reason_that_holds_a_secret(self):
+        """Rows 35, 63: what the server says of its projects is masked and escaped on stdout."""
+        for procedure in ("organization.list", "project.list"):
+            self.server.clear()
+            self.server.fault(procedure, times=None, status=400, body=trpc_error(
+                "BAD_REQUEST", 400, "\x1b[31m" + PASSWORD))
+            result = self.assertLoggedIn(self.run_cli(
+                "login", "-e", OWNER, "--password-stdin", stdin=PASSWORD))
+            self.assertIn("\n\nProjects\nThe server refused: \\x1b[31m***", result.out)
+
     def test_account_without_projects(self):
         """It is told how to create the first one."""
         org = self.server.add_org("Empty")

@@ -5,8 +5,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import stat
+import socket
 import subprocess
 import sys
 import tempfile
@@ -511,9 +511,11 @@ class WindowsFiles(StateCase):
     def locking(self, taken, calls, error=errno.EACCES):
         """A module like msvcrt: a byte is locked by one handle, until that one is closed."""
         def lock(handle, kind, size):
+            file = os.fstat(handle)
+            if stat.S_ISDIR(file.st_mode):      # which Windows cannot even open
+                raise OSError(errno.EBADF, "Bad file descriptor")
             position = os.lseek(handle, 0, os.SEEK_CUR)
             calls.append((kind, position, size))
-            file = os.fstat(handle)
             if taken.get((file.st_ino, position), handle) != handle:
                 raise OSError(error, "Permission denied")
             taken[(file.st_ino, position)] = handle
@@ -599,7 +601,25 @@ class Locking(StateCase):
 
     @posix
     def test_deleted_while_it_is_held(self):
+        """Row 61: a new file is no second lock, since the directory is locked, too."""
+        path = os.path.join(self.home, "session.lock")
+        with twosignal.Lock(path, time.monotonic()):
+            os.unlink(path)
+            another = twosignal.Lock(path, time.monotonic())
+            self.assertRefused(another.__enter__, "session.lock", code="LOCKED")
+        with twosignal.Lock(path, time.monotonic()) as lock:
+            self.assertEqual(os.fstat(lock.handle).st_ino, os.stat(path).st_ino)
+
+    @posix
+    def test_directory_that_cannot_be_locked(self):
         """Row 61: who waits for a lock file that is gone then does not count as its holder."""
+        lock = twosignal._lock
+
+        def lock_file(handle):      # as on network file systems
+            if stat.S_ISDIR(os.fstat(handle).st_mode):
+                raise OSError(errno.EBADF, "Bad file descriptor")
+            lock(handle)
+        self.enter(mock.patch("twosignal._lock", lock_file))
         path, order = os.path.join(self.home, "session.lock"), []
         held = contextlib.ExitStack()
         self.addCleanup(held.close)
@@ -1036,10 +1056,10 @@ class OutputDevices(ProcessCase):
                     self.assertIn("The result is on stderr instead.", output)
 
     def test_a_reader_of_stdout_that_is_gone(self):
-        """Row 64: it is told that the change was made."""
+        """Row 64: no key is made for nobody."""
         result = self.run_command_without_reader("api-keys", "create", "-n", "CI")
-        self.assertEqual(result.code, 141, result)
-        self.assertIn("The change was made, but its result is lost", result.err)
+        self.assertEqual((result.code, result.err), (141, ""))
+        self.assertEqual(self.server.requests, [])
         result = self.run_command_without_reader("orgs", "list")
         self.assertEqual((result.code, result.err), (141, ""))
 

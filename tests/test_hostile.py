@@ -3,6 +3,7 @@ import base64
 import copy
 import csv
 import gzip
+import html
 import http.client
 import io
 import json
@@ -901,6 +902,15 @@ class Secrets(tools.Case):
         for text in ("twosignal", "Run 'twosignal login' again.", "a.b.c", "abcdefghijklmno"):
             self.assertEqual(twosignal.mask_secrets(text, {
                 ACCESS, REFRESH, "https://app.twosignal.dev", "abcdefghijklmnopq"}), text)
+
+    def test_other_forms(self):
+        """Row 63: in a host's name, in HTML, and the password of basic authentication."""
+        for form in (ACCESS.lower(), html.escape("p&ss<word>")):
+            self.assertEqual(twosignal.mask_secrets("x " + form, {ACCESS, "p&ss<word>"}), "x ***")
+        value = "Basic " + base64.b64encode(b"me:canary").decode("ascii")
+        self.assertEqual(twosignal.header_secrets(value), [value, value[6:], "canary"])
+        for value, rest in (("Bearer a:b", "a:b"), ("Basic abc", "abc"), ("", "")):
+            self.assertEqual(twosignal.header_secrets(value), [value, rest])
 
     def test_the_password_of_a_proxy_that_repeats_it(self):
         """Row 63: plain and as base64, in the status line with which it refuses."""

@@ -96,7 +96,7 @@ class Memory(CannedCase):
             for text in ("[%s]", '{"traces": [%s]}', '[{"a": [%s]}]'):
                 result = self.measured(bodied(text % flood), "orgs", "list")
                 self.assertOneLine(result, 8)
-                self.assertIn("made of more than 300,000 values", result.err)
+                self.assertIn("made of more than 600,000 values", result.err)
 
     def test_wide_characters(self):
         """Row 65: a text of which one character is wide takes up to four bytes for each."""

@@ -1233,6 +1233,21 @@ class OddAnswers(SessionCase):
                 self.assertLess(found["expires_at"], 1e10)
                 self.assertRefreshes(1)
 
+    def test_odd_text(self):
+        """Row 60: a BOM, a character that is no UTF-8, a number too large to be one."""
+        for old, new in ((b"{", b"\xef\xbb\xbf{"), (b"@", b"\xe9@"),
+                         (b'"expires_at": ', b'"expires_at": ' + b"9" * 400)):
+            with self.subTest(new=new[:30]):
+                self.server.clear()
+                session = self.log_in_expired()
+                body = json.dumps({"data": self.server.sessions.refresh(session["refresh_token"]),
+                                   "error": None}).encode()
+                self.assertIn(old, body)
+                self.server.fault("auth/refresh", status=200, body=body.replace(old, new, 1))
+                for _ in range(2):
+                    self.assertOk(self.run_cli(*LISTING), "")
+                self.assertRefreshes(1)
+
     def test_login(self):
         """Row 60: what the answer to a login lacks is in its token, too."""
         for change in self.CHANGES:

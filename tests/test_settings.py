@@ -189,14 +189,14 @@ class DirectoriesOfOthers(CommandCase):
     COMMANDS = (["orgs", "list"], ["whoami"], ["logout"],
                 ["login", "-e", OWNER, "--password-stdin"])
 
-    def assertUnused(self, reason, **kwargs):
+    def assertUnused(self, reason, directory=None, **kwargs):
         """No command uses the directory, and no request is made."""
         before = {name: file_bytes(os.path.join(self.home, name)) for name in os.listdir(self.home)}
         self.server.clear()
         for command in self.COMMANDS + (self.COMMANDS[3] + ["--url", self.server.url],):
             with self.subTest(command=command):
-                self.assertFails(self.cli(*command, stdin=PASSWORD, **kwargs), 1, self.home,
-                                 reason, "TWOSIGNAL_HOME")
+                result = self.cli(*command, stdin=PASSWORD, **kwargs)
+                self.assertFails(result, 1, directory or self.home, reason, "TWOSIGNAL_HOME")
         self.assertEqual({name: file_bytes(os.path.join(self.home, name))
                           for name in os.listdir(self.home)}, before)
         self.assertEqual(self.server.requests, [])
@@ -217,6 +217,20 @@ class DirectoriesOfOthers(CommandCase):
             os.chmod(self.home, permissions)
             self.assertUnused("everybody may write to it")
         os.chmod(self.home, 0o2775)
+        self.assertOk(self.cli("orgs", "list"))
+
+    def test_a_session_in_another_directory(self):
+        """Row 62: that is what counts for what lies beside the session, its lock for example."""
+        self.log_in()
+        folder = self.path("elsewhere")
+        os.mkdir(folder)
+        session = os.path.join(self.home, "session.json")
+        os.rename(session, os.path.join(folder, "session.json"))
+        os.symlink(os.path.join(folder, "session.json"), session)
+        os.chmod(folder, 0o777)
+        self.assertUnused("everybody may write to it", folder)
+        self.assertEqual(os.listdir(folder), ["session.json"])
+        os.chmod(folder, 0o755)
         self.assertOk(self.cli("orgs", "list"))
 
     def test_another_users(self):
