@@ -1344,6 +1344,8 @@ class Lock(Struct):
 
     def __enter__(self):
         self._open()
+        handle = result_or_failure(os.open, os.path.dirname(self.path), os.O_RDONLY, kinds=OSError)
+        self.directory = handle if isinstance(handle, int) else -1
         try:
             while not self._try_lock():
                 if self.clock.monotonic() >= self.deadline:
@@ -1368,8 +1370,6 @@ class Lock(Struct):
                 make_private(self.handle, os.path.dirname(self.path))
         except OSError as error:
             raise unwritable_file(self.path, error)
-        handle = result_or_failure(os.open, os.path.dirname(self.path), os.O_RDONLY, kinds=OSError)
-        self.directory = handle if isinstance(handle, int) else -1
 
     def _try_lock(self) -> bool:
         """False if another process holds it, or if its file was deleted. Raises Failure."""
