@@ -562,8 +562,8 @@ _SECRET_NAME = (r"secret(?!ar)|passw|passphrase|credential|authori[sz]|authentic
                 r"apikey|signature|(token|auth|authheader|pwd|session|(access|auth|private|client|"
                 r"service|session|signing|encryption|hmac|account|shared|master|subscription|"
                 r"functions?|openai|anthropic|azure)(keys?|tokens))\Z")
-_COUNTED_TOKEN = ("(?<![a-z])(max|min|total|num|per|stop|next|eos|bos|pad|prompt|completion|input|"
-                  "output)_?token")
+_TOKEN_COUNT = ("(?<![a-z])(max|min|total|num|per|stop|next|eos|bos|pad|prompt|completion|input|"
+                "output)_?token")
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
 
 
@@ -574,8 +574,7 @@ def snake_case(name: str) -> str:
 def is_secret_name(name: str) -> bool:
     """Whether a key such as apiKey or X-Auth-Token names a secret; max_tokens does not."""
     letters = re.sub("[^a-z]", "", name.lower())
-    return (re.search(_SECRET_NAME, letters) is not None
-            and not re.search(_COUNTED_TOKEN, snake_case(name)))
+    return bool(re.search(_SECRET_NAME, letters)) and not re.search(_TOKEN_COUNT, snake_case(name))
 
 
 def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secret=False, parent=""):
@@ -1460,8 +1459,7 @@ def setting(name: str, is_secret=False):
     value = plain_secret(as_utf8(os.environ.get(name, ""), name))
     value = value if is_secret else value.strip()
     if not is_secret and name.startswith("TWOSIGNAL_") and re.match(r"""(?s)(["']).*\1\Z""", value):
-        raise usage_error(f"The value of {name} is in quotes",
-                          "Remove them: docker --env-file, for one, takes them as part of it.")
+        raise usage_error(f"The value of {name} is in quotes", "Remove them.")
     return value or None
 
 
@@ -1496,8 +1494,7 @@ def trusted_directory(path) -> str:
     status = result_or_failure(os.stat, path, kinds=OSError)
     problem = directory_problem(status) if isinstance(status, os.stat_result) else ""
     if problem:
-        raise Failure(f"Cannot use {path}: {problem}", "Set TWOSIGNAL_HOME to a directory of your "
-                      "own, such as a new one that 'mktemp -d' creates.")
+        raise Failure(f"Cannot use {path}: {problem}", HOME_HINT)
     return path
 
 
