@@ -1348,9 +1348,8 @@ class Lock(Struct):
         try:
             while not self._try_lock():
                 if self.clock.monotonic() >= self.deadline:
-                    raise TransientFailure(
-                        f"Another process holds the lock {self.path}",
-                        "Wait for it to end, or look for one that hangs.", "LOCKED")
+                    raise TransientFailure(f"Another process holds the lock {self.path}",
+                                           "Wait for it to end, or stop it.", "LOCKED")
                 self.clock.sleep(0.02)
         except BaseException:
             self.__exit__()
