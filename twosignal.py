@@ -347,10 +347,11 @@ def _secret_forms(secrets) -> tuple:
     forms = set()
     for secret in secrets:          # as it is, percent-encoded, in JSON, quoted or escaped
         in_json = json.dumps(secret)[1:-1]
-        forms.update((secret, secret.lower(), quote(secret, safe=""), quote(secret), in_json,
-                      quote_plus(secret), in_json.replace("'", "'\"'\"'"), printable(secret),
+        forms.update((secret, secret.lower(), in_json, quote(secret, "", errors="surrogatepass"),
+                      quote(secret, errors="surrogatepass"),
+                      quote_plus(secret, errors="surrogatepass"), in_json.replace("'", "'\"'\"'"), printable(secret),
                       html.escape(secret)))
-        if secret.count(".") == 2 and "/" not in secret:        # a JWT
+        if secret.startswith("eyJ"):        # a JWT
             forms.update(part for part in secret.split(".") if len(part) >= 8)
         for start in range(3):      # base64 of a text that it is in, wherever it begins there
             data = secret.encode("utf-8", "surrogatepass")[start:]
@@ -359,7 +360,7 @@ def _secret_forms(secrets) -> tuple:
     # A shorter one cannot be told from ordinary text.
     forms = sorted((form for form in forms if len(form) >= 4), key=len, reverse=True)
     return forms, {form[start:start + SECRET_RUN] for form in forms
-                   for start in range(len(form) - SECRET_RUN + 1)}
+                   for start in range(min(len(form), MAX_LINE) - SECRET_RUN + 1)}
 
 
 def to_number(value):
@@ -961,7 +962,7 @@ def _value_text(value) -> str:
 
 
 def _csv_line(texts) -> str:
-    """A line as RFC 4180 has it, but for its end; in quotes if it were a command in a CI log."""
+    """A line of RFC 4180 that ends with LF; in quotes if it were a command in a CI log."""
     import csv
     import types
     is_command = texts and "::" in texts[0] and re.match(r"\W*::", texts[0])
@@ -1211,13 +1212,14 @@ class AtomicFile(OutputTarget):
 
     def prove(self):
         """Replaces the file by itself, and reserves room. Raises Failure if it cannot be saved."""
-        before = result_or_failure(file_content, self.target, kinds=OSError)
-        if isinstance(before, bytes):
+        size = MAX_STATE_FILE_BYTES + 1
+        before = result_or_failure(file_content, self.target, size, kinds=OSError)
+        if isinstance(before, bytes) and len(before) < size:
             with deferred_signals(), AtomicFile(self.path, self.mode, self.hint,
                                                 clock=self.clock) as copy:
                 copy.write(before)
                 copy.sync()         # another program may have changed the file meanwhile
-                if before != result_or_failure(file_content, self.target, kinds=OSError):
+                if before != result_or_failure(file_content, self.target, size, kinds=OSError):
                     copy.cancel()
         self.write(b" " * MAX_STATE_FILE_BYTES)
         self._guarded(os.fsync, self.file.fileno())
@@ -1259,7 +1261,7 @@ def write_in_place(path, content):
 
 
 def write_all(handle, content):
-    """Makes that the content of an open file, and brings it to the disk. Raises OSError."""
+    """Replaces the content of an open file, and brings it to the disk. Raises OSError."""
     os.lseek(handle, 0, os.SEEK_SET)
     left = content
     while left:
@@ -1417,7 +1419,7 @@ def handle_signals(handlers: dict) -> dict:
 
 
 class deferred_signals:
-    """Ctrl-C, SIGTERM and SIGHUP wait until the block ends: a spent token must be saved first."""
+    """Signals, by default those that end a program, wait until the block ends."""
 
     def __init__(self, *names):
         self.names = names or ("SIGINT", "SIGTERM", "SIGHUP")
@@ -1493,7 +1495,8 @@ def trusted_directory(path) -> str:
     status = result_or_failure(os.stat, path, kinds=OSError)
     problem = directory_problem(status) if isinstance(status, os.stat_result) else ""
     if problem:
-        raise Failure(f"Cannot use {path}: {problem}", HOME_HINT)
+        raise Failure(f"Cannot use {path}: {problem}",
+                      "Correct that, or set TWOSIGNAL_HOME to a directory of your own.")
     return path
 
 
@@ -1541,16 +1544,23 @@ def make_home():
     path = home_directory()
     mask = os.umask(0o077)
     try:
-        os.makedirs(path, 0o700)
-        if os.name != "nt":         # where directories cannot be opened
-            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            make_private(handle, os.path.dirname(path), 0o700)
-            os.close(handle)
+        make_directory(path)
     except OSError as error:
         if not os.path.isdir(path):     # if it exists, its mode is the user's choice
             raise unwritable_file(path, error)
     finally:
         os.umask(mask)
+
+
+def make_directory(path):
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        make_directory(parent)
+    os.mkdir(path, 0o700)
+    if os.name != "nt":             # where directories cannot be opened
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        make_private(handle, parent, 0o700)
+        os.close(handle)
 
 
 def load_config(clock=CLOCK) -> dict:
@@ -2213,7 +2223,7 @@ def read_body(reply, connection) -> bytes:
         return b""                  # whatever its headers say
     lengths = ",".join(set(reply.headers.get_all("Content-Length", [])))
     if not re.match(r"(\d{1,15}\s*)?\Z", lengths, re.ASCII):
-        raise http.client.HTTPException("there is no telling where the body ends")
+        raise http.client.HTTPException("the length of the body is ambiguous")
     if (reply.length or 0) > MAX_RESPONSE_BYTES:
         raise ResponseTooLarge()
     # In parts: a chunk may claim to be of any size, and memory would be reserved for all of it.
@@ -2225,7 +2235,7 @@ def read_body(reply, connection) -> bytes:
 
 
 def decompressed(body, headers) -> bytes:
-    """A body without gzip or deflate, of which the headers do not speak any more then."""
+    """A body without gzip or deflate, which are removed from its headers, too."""
     if "Content-Encoding" not in headers:
         return body
     import zlib
@@ -2459,7 +2469,7 @@ def response_json(response):
     try:
         text = response.body.decode("utf-8")
         if character_size(text) * len(text) > MAX_RESPONSE_BYTES:
-            raise ResponseTooLarge()
+            raise ResponseTooLarge("larger than 32 MiB in memory")
         found = json.loads(text, parse_int=integer, parse_float=finite, parse_constant=finite)
     except ValueError:
         raise foreign_response(response)
@@ -2684,7 +2694,8 @@ def server_failure(code, response, message, resource=None, status=None) -> Failu
 
 def _documented_error(code, status, message, resource) -> Failure:
     code = code or STATUS_CODES.get(status)
-    message = message[:10 * MAX_LINE] if isinstance(message, str) else ""   # cut where it is shown
+    said = message if isinstance(message, str) else ""
+    message = said[:10 * MAX_LINE]      # it is cut further where it is shown
     if code == "UNAUTHORIZED":
         return authentication_expired()
     if code == "FORBIDDEN":
@@ -2701,7 +2712,7 @@ def _documented_error(code, status, message, resource) -> Failure:
     if code == "PAYLOAD_TOO_LARGE" or status in TOO_LARGE_STATUSES:     # 414 and 431 have no code
         return TooLarge("Request too large", "Send less at once, or ask whoever runs the server "
                         "to raise its limit.", "PAYLOAD_TOO_LARGE", is_retryable=False)
-    problems = input_problems(message)
+    problems = input_problems(said)
     refusal = f"The server refused: {message or f'HTTP status {status}'}"
     return Failure("The server rejected the input" if problems else refusal, "",
                    code or "BAD_REQUEST", problems)
@@ -2768,6 +2779,7 @@ class Session:
             raise ValueError("expires_at")
         self.obtained_at = None     # Unix seconds by this machine's clock, if it is known
         self.account = f"{self.project_ref}/{self.user_id}"
+        self.login = self.account, token_claim(self.access_token, "session_id")
 
     @classmethod
     def fits(cls, key, value) -> bool:
@@ -2822,9 +2834,10 @@ class Spending(Struct):
         make_home()
         with ExitStack() as stack:      # what is entered first is released last
             self._signals = stack.enter_context(ExitStack())
-            stack.enter_context(deferred_signals("SIGTSTP"))    # it would stop with the lock held
             lock = Lock(session_file("session.lock"), self.deadline, self.clock)
-            self._directory = stack.enter_context(lock).directory
+            self._directory = lock.__enter__().directory
+            stack.enter_context(deferred_signals("SIGTSTP"))    # it would stop with the lock held
+            stack.push(lock)
             recover_session(self.clock)
             self._held = stack.pop_all()
         return self
@@ -2908,9 +2921,9 @@ def recover_session(clock=CLOCK):
 
 
 def delete_session(ended=None) -> bool:
-    """Deletes session.json, if it is of the account of `ended`, a Session; says whether it did."""
+    """Deletes session.json, unless another login than that of `ended` made it; says whether so."""
     stored = ended and result_or(None, load_session)
-    if stored and stored.account != ended.account:
+    if stored and stored.login != ended.login:
         return False
     for path in session_leftovers():
         result_or(None, remove_file, path)
@@ -3318,7 +3331,7 @@ class Client:
                                     "twice.")
             empty_pages = 0 if page.traces else empty_pages + 1
             yield page
-            cursor = hash(page.cursor)
+            cursor = hash(str(page.cursor))
             if not page.is_last and (cursor in seen_cursors or empty_pages > MAX_EMPTY_PAGES):
                 raise protocol_error("The server's pages of traces do not end", REPORT_TO_OPERATOR)
             seen_cursors.add(cursor)
@@ -5533,8 +5546,8 @@ def new_traces(client, args, console):
             requested = min(failure.retry_after or 0, 10 * MINUTE)
             pause = max(min(pause * 2, MINUTE), requested)
         else:
-            console.tell_once("Too many new traces at once: older ones may be missing. Use traces "
-                              "list, or a shorter --interval." if tail.has_missed else "")
+            console.tell_once("Too many new traces at once: older ones may be missing. Use "
+                              "'twosignal traces list' or a shorter --interval." if tail.has_missed else "")
             pause = interval
 
 
@@ -6155,7 +6168,7 @@ def run_command(line, console, report) -> int:
         if console.held:            # what a change returned, and -o FILE has not got
             error.hint = console.show_elsewhere()
             if not isinstance(error, Failure):
-                console.tell(error.hint)
+                console.say(error.hint)
         places = [args.sources[name] for name in args.sources if name in ("org", "project")]
         if places and getattr(error, "code", "") == "NOT_FOUND":
             error.hint += f" See also {' and '.join(places)}."

@@ -257,7 +257,7 @@ class PrivateFiles(StateCase):
     @posix
     def test_swapped_directory(self):
         """Row 62: a link in place of the new directory gets no mode, nor does its target."""
-        victim, real = self.path("victim"), os.makedirs
+        victim, real = self.path("victim"), os.mkdir
         os.mkdir(victim, 0o755)
         os.rmdir(self.home)
 
@@ -265,7 +265,7 @@ class PrivateFiles(StateCase):
             real(path, *args, **kwargs)
             os.rmdir(path)
             os.symlink(victim, path)
-        with mock.patch("os.makedirs", swapped):
+        with mock.patch("os.mkdir", swapped):
             twosignal.result_or_failure(twosignal.make_home)
         self.assertEqual(oct(mode(victim)), oct(0o755))
 

@@ -886,7 +886,9 @@ class Secrets(tools.Case):
         self.assertEqual(twosignal.mask_secrets(token[100:115], {token}), token[100:115])
         for part in token.split("."):
             self.assertEqual(twosignal.mask_secrets("<%s>" % part, {token}), "<***>")
-        self.assertEqual(twosignal.mask_secrets("a.secretpart.c", {"xx.secretpart.yy"}), "a.***.c")
+        self.assertEqual(twosignal.mask_secrets("a.secretpart.c", {"eyJ.secretpart.yy"}), "a.***.c")
+        self.assertEqual(twosignal.mask_secrets("a.secretpart.c", {"xx.secretpart.yy"}),
+                         "a.secretpart.c")       # no token: a host, for example
         broken = "\n".join(token[start:start + 76] for start in range(0, len(token), 76))
         self.assertNoRun(twosignal.mask_secrets(broken, {token}), token)
         for secret in (token, PASSWORD, "p\xe4ssw\xf6rd of some length"):
@@ -907,6 +909,7 @@ class Secrets(tools.Case):
         """Row 63: in a host's name, in HTML, and the password of basic authentication."""
         for form in (ACCESS.lower(), html.escape("p&ss<word>")):
             self.assertEqual(twosignal.mask_secrets("x " + form, {ACCESS, "p&ss<word>"}), "x ***")
+        self.assertEqual(twosignal.mask_secrets("pass\udcff", {"pass\udcff"}), "***")
         value = "Basic " + base64.b64encode(b"me:canary").decode("ascii")
         self.assertEqual(twosignal.header_secrets(value), [value, value[6:], "canary"])
         for value, rest in (("Bearer a:b", "a:b"), ("Basic abc", "abc"), ("", "")):

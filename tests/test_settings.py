@@ -112,7 +112,7 @@ class Homes(ServerCase):
         """Row 37: a home that cannot be written is reported before the password is sent."""
         folder = self.path("locked")
         os.mkdir(folder)
-        refuse = mock.patch("os.makedirs", side_effect=PermissionError(errno.EACCES, "read-only"))
+        refuse = mock.patch("os.mkdir", side_effect=PermissionError(errno.EACCES, "read-only"))
         with refuse:
             self.assertFails(self.log_in_at(folder), 1, os.path.join(folder, ".twosignal"))
         self.assertEqual(requests_of(self.server, "auth"), [])
@@ -249,12 +249,13 @@ class DirectoriesOfOthers(CommandCase):
     @unittest.skipUnless(hasattr(os, "geteuid") and os.geteuid() == 0, "needs to be root")
     def test_sudo(self):
         """Row 62: root uses the directory of the user who called sudo; all in it stays theirs."""
-        env = {"SUDO_UID": "65534", "HOME": self.path("user"), "TWOSIGNAL_HOME": None}
+        env = {"SUDO_UID": "65534", "HOME": self.path("user")}
         os.mkdir(self.path("user"))
         os.chown(self.path("user"), 65534, 65534)
         login = ["login", "-e", OWNER, "--password-stdin", "--url", self.server.url]
-        for command in (login, ["orgs", "list"], login, ["logout"]):
-            self.assertOk(self.cli(*command, env=env, stdin=PASSWORD))
+        commands = (login, ["orgs", "list"], login, ["logout"])
+        for home, command in itertools.product((None, self.path("user/.config/ts")), commands):
+            self.assertOk(self.cli(*command, env=dict(env, TWOSIGNAL_HOME=home), stdin=PASSWORD))
             for folder, _, names in os.walk(self.path("user")):
                 for path in [folder] + [os.path.join(folder, name) for name in names]:
                     with self.subTest(command=command, path=path):

@@ -396,14 +396,14 @@ class Tailing(TracesCase):
         self.assertEqual(names[:2] + names[-1:], ["old", "x 50", "z 100"])
         self.assertEqual(len(names), 1 + 3 * 100)
         warning = ("Too many new traces at once: older ones may be missing. "
-                   "Use traces list, or a shorter --interval.\n")
+                   "Use 'twosignal traces list' or a shorter --interval.\n")
         self.assertEqual(result.err, 2 * warning + "\n")
 
     def test_pages_that_are_too_large(self):
         """Row 44: smaller pages miss none; without a cursor, a smaller page has fewer."""
         for bare, count, err in ((False, 31, "\n"), (True, 13, (
                 "Too many new traces at once: older ones may be missing. "
-                "Use traces list, or a shorter --interval.\n\n"))):
+                "Use 'twosignal traces list' or a shorter --interval.\n\n"))):
             self.use(bare_list=bare)
             self.add_named("old", created=minutes_ago(5))
             with self.subTest(bare=bare), takes_at_most(self.server, 12, "trace", status=504):

@@ -13,7 +13,7 @@ from unittest import mock
 
 SUPPORT = os.path.dirname(os.path.abspath(__file__))
 CALLS = ("open", "close", "read", "write", "lseek", "ftruncate", "fsync", "replace",
-         "unlink", "stat", "lstat", "fstat", "chmod", "scandir", "listdir", "makedirs")
+         "unlink", "stat", "lstat", "fstat", "chmod", "scandir", "listdir", "mkdir")
 
 
 class Injection(contextlib.ExitStack):
@@ -41,7 +41,7 @@ class Injection(contextlib.ExitStack):
             self.enter_context(mock.patch.object(os, name, self.wrapped(name, getattr(os, name))))
         self.enter_context(mock.patch.object(builtins, "open", self.wrapped("file", open)))
         import twosignal
-        for name in ("sendall", "readinto"):
+        for name in ("sendall", "receive"):
             self.enter_context(mock.patch.object(
                 twosignal.DeadlineSocket, name,
                 self.wrapped(name, getattr(twosignal.DeadlineSocket, name))))
@@ -55,7 +55,7 @@ class Injection(contextlib.ExitStack):
             self.note(name)
             if len(self.calls) == self.number and self.error is None:
                 os.kill(os.getpid(), signal.SIGKILL)
-            is_chosen = len(self.calls) == self.number and name not in ("sendall", "readinto")
+            is_chosen = len(self.calls) == self.number and name not in ("sendall", "receive")
             if is_chosen or self.failing == name:
                 self.failing = name if self.lasting else None
                 if name == "close":         # which releases the handle all the same
