@@ -52,7 +52,6 @@ DEFAULT_TIMEOUT = 30.0              # seconds for a request, its retries include
 DEFAULT_WAIT, DEFAULT_INTERVAL = 300.0, 2.0     # seconds: of traces wait, between polls of tail
 DEFAULT_LIMIT, DEFAULT_TAIL_LINES = 20, 10  # traces in a listing, and that tail begins with
 COMPLETION_TIMEOUT = 1.0            # seconds to look up names while a user waits for TAB
-TAKEOVER_TIMEOUT = 5.0              # seconds to wait for the lock, while signals wait, too
 SPENDING_TIMEOUT = 30.0             # seconds for the response to a token that works once
 REFRESH_EARLY = 120                 # seconds before its expiry; the server's library: 90
 
@@ -347,15 +346,14 @@ def _secret_forms(secrets) -> tuple:
     forms = set()
     for secret in secrets:          # as it is, percent-encoded, in JSON, quoted or escaped
         in_json = json.dumps(secret)[1:-1]
-        forms.update((secret, secret.lower(), in_json, quote(secret, "", errors="surrogatepass"),
-                      quote(secret, errors="surrogatepass"),
-                      quote_plus(secret, errors="surrogatepass"), in_json.replace("'", "'\"'\"'"), printable(secret),
+        data = secret.encode("utf-8", "surrogatepass")
+        forms.update((secret, secret.lower(), quote(data, ""), quote(data), quote_plus(data),
+                      in_json, in_json.replace("'", "'\"'\"'"), printable(secret),
                       html.escape(secret)))
         if secret.startswith("eyJ"):        # a JWT
             forms.update(part for part in secret.split(".") if len(part) >= 8)
         for start in range(3):      # base64 of a text that it is in, wherever it begins there
-            data = secret.encode("utf-8", "surrogatepass")[start:]
-            encoded = base64.b64encode(data)[:len(data) * 8 // 6].decode("ascii")
+            encoded = base64.b64encode(data[start:])[:(len(data) - start) * 8 // 6].decode("ascii")
             forms.update((encoded, encoded.replace("+", "-").replace("/", "_")))
     # A shorter one cannot be told from ordinary text.
     forms = sorted((form for form in forms if len(form) >= 4), key=len, reverse=True)
@@ -965,8 +963,7 @@ def _csv_line(texts) -> str:
     """A line of RFC 4180 that ends with LF; in quotes if it were a command in a CI log."""
     import csv
     import types
-    is_command = texts and "::" in texts[0] and re.match(r"\W*::", texts[0])
-    quoting = csv.QUOTE_ALL if is_command else csv.QUOTE_MINIMAL
+    quoting = csv.QUOTE_ALL if re.match(r"\W*::", "".join(texts[:1])) else csv.QUOTE_MINIMAL
     # writerow() returns what write() returns. All Pythons quote a CR or LF that ends lines, too.
     writer = csv.writer(types.SimpleNamespace(write=str), lineterminator="\r\n", quoting=quoting)
     line = writer.writerow(texts)
@@ -1113,18 +1110,19 @@ def make_private(handle, directory, mode=0o600):
     if os.name == "nt":
         return                      # Windows has neither
     owner = os.stat(directory)
-    if is_sudo_user(owner.st_uid):
+    if owner.st_uid == sudo_user():
         os.chown(handle, owner.st_uid, owner.st_gid)
     # Whatever the umask. Some file systems have no modes.
     result_or_failure(os.chmod, handle, mode, kinds=PermissionError)
 
 
-def is_sudo_user(uid) -> bool:
-    """Whether this is root, for that user."""
-    return os.geteuid() == 0 and os.environ.get("SUDO_UID") == str(uid)
+def sudo_user():
+    """The ID of the user for whom this is root, or None."""
+    uid = os.environ.get("SUDO_UID", "")
+    return int(uid) if os.geteuid() == 0 and uid.isdecimal() else None
 
 
-def file_content(path, size=-1) -> bytes:
+def file_content(path, size=MAX_STATE_FILE_BYTES + 1) -> bytes:
     """What is in a regular file, up to a size. Raises OSError."""
     with open(open_regular(path), "rb") as file:
         return file.read(size)
@@ -1133,7 +1131,7 @@ def file_content(path, size=-1) -> bytes:
 def read_text(path: str):
     """The text of a state file, or None if there is no such file."""
     try:
-        content = file_content(path, MAX_STATE_FILE_BYTES + 1)
+        content = file_content(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -1212,14 +1210,13 @@ class AtomicFile(OutputTarget):
 
     def prove(self):
         """Replaces the file by itself, and reserves room. Raises Failure if it cannot be saved."""
-        size = MAX_STATE_FILE_BYTES + 1
-        before = result_or_failure(file_content, self.target, size, kinds=OSError)
-        if isinstance(before, bytes) and len(before) < size:
+        before = result_or_failure(file_content, self.target, kinds=OSError)
+        if isinstance(before, bytes) and len(before) <= MAX_STATE_FILE_BYTES:
             with deferred_signals(), AtomicFile(self.path, self.mode, self.hint,
                                                 clock=self.clock) as copy:
                 copy.write(before)
                 copy.sync()         # another program may have changed the file meanwhile
-                if before != result_or_failure(file_content, self.target, size, kinds=OSError):
+                if before != result_or_failure(file_content, self.target, kinds=OSError):
                     copy.cancel()
         self.write(b" " * MAX_STATE_FILE_BYTES)
         self._guarded(os.fsync, self.file.fileno())
@@ -1492,24 +1489,21 @@ def home_directory() -> str:
 
 def trusted_directory(path) -> str:
     """The path of a directory, which may be missing. Raises Failure if others may write to it."""
+    import stat
     status = result_or_failure(os.stat, path, kinds=OSError)
-    problem = directory_problem(status) if isinstance(status, os.stat_result) else ""
+    problem = ""
+    if isinstance(status, OSError):
+        return path
+    if not stat.S_ISDIR(status.st_mode):
+        problem = "it is not a directory"
+    elif os.name != "nt" and status.st_uid not in (0, os.geteuid(), sudo_user()):
+        problem = "it belongs to another user"
+    elif os.name != "nt" and status.st_mode & stat.S_IWOTH:
+        problem = "everybody may write to it"
     if problem:
         raise Failure(f"Cannot use {path}: {problem}",
                       "Correct that, or set TWOSIGNAL_HOME to a directory of your own.")
     return path
-
-
-def directory_problem(status) -> str:
-    """Why its os.stat() shows that others may have put files into a directory; "" if they can't."""
-    import stat
-    if not stat.S_ISDIR(status.st_mode):
-        return "it is not a directory"
-    if os.name == "nt":
-        return ""
-    if status.st_uid not in (0, os.geteuid()) and not is_sudo_user(status.st_uid):
-        return "it belongs to another user"
-    return "everybody may write to it" if status.st_mode & stat.S_IWOTH else ""
 
 
 def to_path(text) -> str:
@@ -1542,14 +1536,11 @@ def home_path(name: str) -> str:
 def make_home():
     """Creates the home directory if it is missing, for this user alone. Raises Failure."""
     path = home_directory()
-    mask = os.umask(0o077)
     try:
         make_directory(path)
     except OSError as error:
         if not os.path.isdir(path):     # if it exists, its mode is the user's choice
             raise unwritable_file(path, error)
-    finally:
-        os.umask(mask)
 
 
 def make_directory(path):
@@ -2029,10 +2020,6 @@ def is_in_no_proxy(host) -> bool:
     return no_proxy == "*"
 
 
-# What comes between the chunks of a body: the size of the next one, a trailer, an empty line.
-_CHUNK_LINE = r"([0-9A-Fa-f]{1,15}[ \t]*(;[^\r\n]*)?|[^\s;:]+:.*)?\r?\n\Z"
-
-
 class DeadlineSocket(io.BufferedIOBase):
     """A socket for http.client: socket.timeout at a deadline, ResponseTooLarge after 32 MiB."""
 
@@ -2047,7 +2034,6 @@ class DeadlineSocket(io.BufferedIOBase):
         self.deadline = deadline
         self.bytes_left = MAX_RESPONSE_BYTES
         self.has_ended = False
-        self.is_chunked = False         # the headers are over, and chunks follow
         self.ahead = bytearray()        # what was received and not read yet
 
     def encrypt(self, context, host):
@@ -2094,12 +2080,7 @@ class DeadlineSocket(io.BufferedIOBase):
     def readline(self, limit) -> bytes:
         while b"\n" not in self.ahead and len(self.ahead) < limit and not self.has_ended:
             self.receive()
-        line = self.read(self.ahead.find(b"\n", 0, limit) + 1 or limit)
-        # http.client takes +2, -2, 0x2 and 2_0 for sizes, and the end for an empty line.
-        if self.is_chunked and not re.match(_CHUNK_LINE, line.decode("latin-1")):
-            import http.client
-            raise http.client.IncompleteRead(line)
-        return line
+        return self.read(self.ahead.find(b"\n", 0, limit) + 1 or limit)
 
     def makefile(self, *_):
         """The file that http.client reads from: this one, which knows what was read ahead."""
@@ -2227,9 +2208,8 @@ def read_body(reply, connection) -> bytes:
     if (reply.length or 0) > MAX_RESPONSE_BYTES:
         raise ResponseTooLarge()
     # In parts: a chunk may claim to be of any size, and memory would be reserved for all of it.
-    connection.is_chunked = reply.chunked
     body = b"".join(iter(lambda: reply.read(65536), b""))
-    if reply.length:
+    if reply.length or (reply.chunked and connection.has_ended):    # before the last line
         raise http.client.IncompleteRead(b"")
     return body
 
@@ -2363,7 +2343,7 @@ def tls_context(access=Access()):
 def pem_problem(path, kind, load=None) -> str:
     """Why a file gives no "certificate" or "private key"; "" if it does. load: into a context."""
     try:
-        content = file_content(path)
+        content = file_content(path, -1)
         if f"{kind.upper()}-----".encode("ascii") not in content:
             return f"there is no {kind} in it"
         if kind == "private key" and b"ENCRYPTED" in content:
@@ -2445,11 +2425,6 @@ RESOURCES = {
     "trace": ("Trace", "traces list"), "evaluator": ("Evaluator", "evaluators list"),
     "dataset": ("Dataset", "datasets list"), "apiKey": ("API key", "api-keys list"),
     "usage": ("Organization", "orgs list")}
-
-
-def resource_of(procedure, default=None):
-    """(noun, list command) of a procedure such as trace.list, or the default."""
-    return RESOURCES.get(procedure.partition(".")[0], default)
 
 
 def response_json(response):
@@ -2628,7 +2603,8 @@ def _trpc_failure(error, response, procedure) -> Failure:
     message = error.get("message")
     if code == "NOT_FOUND" and isinstance(message, str) and re.match(_MISSING_PROCEDURE, message):
         return MissingProcedure(message, code="UNSUPPORTED")
-    return server_failure(code, response, message, resource_of(procedure), status)
+    return server_failure(code, response, message, RESOURCES.get(procedure.split(".")[0]),
+                          status)
 
 
 def rest_value(response, resource=None):
@@ -2694,8 +2670,7 @@ def server_failure(code, response, message, resource=None, status=None) -> Failu
 
 def _documented_error(code, status, message, resource) -> Failure:
     code = code or STATUS_CODES.get(status)
-    said = message if isinstance(message, str) else ""
-    message = said[:10 * MAX_LINE]      # it is cut further where it is shown
+    message = message if isinstance(message, str) else ""
     if code == "UNAUTHORIZED":
         return authentication_expired()
     if code == "FORBIDDEN":
@@ -2712,7 +2687,7 @@ def _documented_error(code, status, message, resource) -> Failure:
     if code == "PAYLOAD_TOO_LARGE" or status in TOO_LARGE_STATUSES:     # 414 and 431 have no code
         return TooLarge("Request too large", "Send less at once, or ask whoever runs the server "
                         "to raise its limit.", "PAYLOAD_TOO_LARGE", is_retryable=False)
-    problems = input_problems(said)
+    problems = input_problems(message)
     refusal = f"The server refused: {message or f'HTTP status {status}'}"
     return Failure("The server rejected the input" if problems else refusal, "",
                    code or "BAD_REQUEST", problems)
@@ -2799,10 +2774,7 @@ class Session:
 
 
 def session_file(name=None) -> str:
-    """Where session.json really is, or a file beside it: homes may share both by a link.
-
-    Raises Failure if others may write to that directory, or if it is no regular file.
-    """
+    """Where session.json really is, or a file beside it: links share both. Raises Failure."""
     path = os.path.realpath(home_path("session.json"))
     directory = trusted_directory(os.path.dirname(path))
     try:
@@ -2822,10 +2794,7 @@ def load_session(clock=CLOCK):
 
 
 class Spending(Struct):
-    """The exchange of the stored session for a new one, by one process at a time.
-
-    Whatever happens after the response, the new session is saved without another file or block.
-    """
+    """The exchange of the stored session for a new one, saved without another file or block."""
     deadline: float                 # time.monotonic() at which waiting for the lock ends
     clock: object = CLOCK
 
@@ -2932,10 +2901,7 @@ def delete_session(ended=None) -> bool:
 
 
 def session_origin(session, clock=CLOCK) -> str:
-    """The address that issued a session. Raises Failure.
-
-    It is recorded, with when this program obtained the session: the TUI keeps neither.
-    """
+    """The address that issued a session; it and the time are recorded here. Raises Failure."""
     import hashlib
     path = session_file("origins.json")
     # A record that cannot be read may say that the account belongs to another server.
@@ -3088,7 +3054,7 @@ class Authenticator:
         try:
             if spending:
                 return spending.save(fresh, spent)
-            with self._spending(TAKEOVER_TIMEOUT) as spending:
+            with self._spending(5) as spending:         # seconds, in which signals wait, too
                 spending.reserve()
                 return spending.save(fresh, spent)
         except Failure as failure:
@@ -3180,7 +3146,7 @@ class Client:
 
     def mutate(self, procedure, values):
         """The result of a mutation. Raises Failure."""
-        resource = resource_of(procedure, ("", f"api {procedure}"))
+        resource = RESOURCES.get(procedure.split(".")[0], ("", f"api {procedure}"))
         return self._change(resource, lambda: self._with_aliases(
             procedure, lambda name: self._call(name, values, changes=True)))
 
@@ -5546,8 +5512,8 @@ def new_traces(client, args, console):
             requested = min(failure.retry_after or 0, 10 * MINUTE)
             pause = max(min(pause * 2, MINUTE), requested)
         else:
-            console.tell_once("Too many new traces at once: older ones may be missing. Use "
-                              "'twosignal traces list' or a shorter --interval." if tail.has_missed else "")
+            console.tell_once("Too many new traces: older ones may be missing. Use a shorter "
+                              "--interval, or 'twosignal traces list'." if tail.has_missed else "")
             pause = interval
 
 
@@ -6022,8 +5988,6 @@ def install(client, args, console):
         raise unwritable_file(directory, error, hint)
     with AtomicFile(path, 0o755, hint, follow_links=False) as file:
         file.write(content)
-        file.sync()
-        check_executable(file.temporary)
     return Details({"path": path, "version": __version__},
                    message=f"Installed twosignal {__version__} as {path}.",
                    conclude=lambda: Outcome(path_remark(path)))
@@ -6064,23 +6028,6 @@ def bytecode(source: bytes) -> bytes:
         modified = int(time.mktime(ZIP_DATE + (0, 0, -1)))
         header = modified.to_bytes(4, "little") + len(source).to_bytes(4, "little")
     return importlib.util.MAGIC_NUMBER + header + marshal.dumps(code)
-
-
-def check_executable(path):
-    """Runs a new executable. Raises Failure if it does not print the version."""
-    import subprocess
-    command_line = [sys.executable, path] if os.name == "nt" else [path]
-    try:
-        done = subprocess.run(command_line + ["--version"], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=MINUTE)
-        output = done.stdout.decode("utf-8", "replace")
-        if f"twosignal {__version__} " in output:
-            return
-        reason = output.strip().rpartition("\n")[2] or "no output"
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = os_reason(error)
-    raise Failure(f"The new executable does not run: {reason}",
-                  "Check that its directory is not mounted noexec, or name another DIR.")
 
 
 def path_remark(path) -> str:

@@ -6,7 +6,6 @@ import io
 import marshal
 import os
 import re
-import signal
 import subprocess
 import sys
 import unittest
@@ -14,8 +13,8 @@ import zipfile
 from unittest import mock
 
 import twosignal
-from tools import (ROOT, SCRIPT, Case, executable, file_bytes, full, heed_interrupts, kept_signals,
-                   listing, run_command, write_script)
+from tools import (ROOT, SCRIPT, Case, executable, file_bytes, full, listing, run_command,
+                   write_script)
 
 VERSION = f"twosignal {twosignal.__version__} (Python "
 CHANGED = b"print('compiled from the source')\nmain = int\n"
@@ -317,36 +316,6 @@ class InstallReplacement(InstallCase):
             self.installed(self.bin)
         self.assertEqual(steps, [(self.bin, self.target, b"old")])
 
-    def test_executable_that_does_not_run(self):
-        """The old one stays, and the reason is shown."""
-        scripts = {"silent": ["false"], "wrong": ["echo", "twosignal", "0.0.1", "(Python"],
-                   "failing": ["sh", "-c", "echo No such module >&2; exit 3"]}
-        for name, script in scripts.items():
-            write_script(self.path(name), script)
-        for name, reason in (("silent", "no output"), ("wrong", "twosignal 0.0.1 (Python"),
-                             ("failing", "No such module"),
-                             ("missing", "No such file or directory")):
-            for is_new in (True, False):
-                with self.subTest(name=name, is_new=is_new):
-                    if not is_new:
-                        self.add_old()
-                    with mock.patch.object(sys, "executable", self.path(name)):
-                        result = self.install(self.bin)
-                    self.assertFails(result, 1, "The new executable does not run: ", reason,
-                                     "noexec", "DIR")
-                    if is_new:
-                        self.assertEqual(os.listdir(self.bin), [])
-                    else:
-                        self.assertOnlyOld()
-            os.unlink(self.target)
-
-    def test_warnings_do_not_matter(self):
-        """What an interpreter prints on stderr, such as a warning of the dynamic linker."""
-        write_script(self.path("python"), ["sh", "-c", 'echo warning >&2; exec "$0" "$@"',
-                                           sys.executable])
-        with mock.patch.object(sys, "executable", self.path("python")):
-            self.assertEqual(self.installed(self.bin), self.target)
-
     def test_write_errors(self):
         """Whichever step fails, the old one stays."""
         self.add_old()
@@ -358,19 +327,6 @@ class InstallReplacement(InstallCase):
                     self.assertFails(self.install(self.bin), 1,
                                      f"Cannot write {self.target}: {os.strerror(number)}")
                 self.assertOnlyOld()
-
-    def test_ctrl_c(self):
-        """While the new one runs for the first time: the old one stays."""
-        self.add_old()
-        self.enter(kept_signals())
-        heed_interrupts()
-        interrupt = f"kill -{int(signal.SIGINT)} {os.getpid()}"
-        write_script(self.path("python"), ["sh", "-c", interrupt])
-        with mock.patch.object(sys, "executable", self.path("python")):
-            result = self.install(self.bin)
-        self.assertEqual((result.code, result.out, result.err.strip()), (130, "", ""))
-        self.assertOnlyOld()
-
 
 class InstallRemarks(InstallCase):
     def path_variable(self, *folders):

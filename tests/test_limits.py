@@ -240,7 +240,7 @@ class Pages(CannedCase):
             finally:
                 tracemalloc.stop()
             self.assertLessEqual(abs(len(result.lines) - 2 - shown), 100, result.err[:300])
-            self.assertIn("Too many new traces at once: older ones may be missing.", result.err)
+            self.assertIn("Too many new traces: older ones may be missing.", result.err)
             self.assertLess(max(sizes), 100 * MEGABYTE)
 
 

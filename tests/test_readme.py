@@ -312,7 +312,7 @@ class ReadmeTables(unittest.TestCase):
                 for name in re.findall(r"\*\*(.*?)\*\*", meaning)}
         self.assertEqual(set(told), set(DOCUMENTED))
         self.assertEqual(told.pop("Connection refused"), "CONNECTION_REFUSED")
-        project = twosignal.resource_of("project.list")
+        project = twosignal.RESOURCES["project"]
         failures = [twosignal.authentication_expired()] + [
             twosignal.server_failure(code, twosignal.Response(0, {}, b""), None, project)
             for code in ("NOT_FOUND", "TOO_MANY_REQUESTS", "FORBIDDEN")]

@@ -1,6 +1,7 @@
 """The section Settings: home directories, the config file, the server's address, API keys."""
 import contextlib
 import errno
+import itertools
 import os
 import random
 import shutil

@@ -395,15 +395,15 @@ class Tailing(TracesCase):
         names = [json.loads(line)["name"] for line in result.lines]
         self.assertEqual(names[:2] + names[-1:], ["old", "x 50", "z 100"])
         self.assertEqual(len(names), 1 + 3 * 100)
-        warning = ("Too many new traces at once: older ones may be missing. "
-                   "Use 'twosignal traces list' or a shorter --interval.\n")
+        warning = ("Too many new traces: older ones may be missing. "
+                   "Use a shorter --interval, or 'twosignal traces list'.\n")
         self.assertEqual(result.err, 2 * warning + "\n")
 
     def test_pages_that_are_too_large(self):
         """Row 44: smaller pages miss none; without a cursor, a smaller page has fewer."""
         for bare, count, err in ((False, 31, "\n"), (True, 13, (
-                "Too many new traces at once: older ones may be missing. "
-                "Use 'twosignal traces list' or a shorter --interval.\n\n"))):
+                "Too many new traces: older ones may be missing. "
+                "Use a shorter --interval, or 'twosignal traces list'.\n\n"))):
             self.use(bare_list=bare)
             self.add_named("old", created=minutes_ago(5))
             with self.subTest(bare=bare), takes_at_most(self.server, 12, "trace", status=504):
