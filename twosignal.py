@@ -1343,8 +1343,8 @@ class Lock(Struct):
     def __enter__(self):
         self._open()
         handle = result_or_failure(os.open, os.path.dirname(self.path), os.O_RDONLY, kinds=OSError)
-        self.directory = handle if isinstance(handle, int) else -1
         try:
+            self.directory = handle if isinstance(handle, int) else -1
             while not self._try_lock():
                 if self.clock.monotonic() >= self.deadline:
                     raise TransientFailure(f"Another process holds the lock {self.path}",
@@ -2803,10 +2803,10 @@ class Spending(Struct):
         make_home()
         with ExitStack() as stack:      # what is entered first is released last
             self._signals = stack.enter_context(ExitStack())
+            stops = stack.enter_context(ExitStack())
             lock = Lock(session_file("session.lock"), self.deadline, self.clock)
-            self._directory = lock.__enter__().directory
-            stack.enter_context(deferred_signals("SIGTSTP"))    # it would stop with the lock held
-            stack.push(lock)
+            self._directory = stack.enter_context(lock).directory
+            stops.enter_context(deferred_signals("SIGTSTP"))    # it would stop with the lock held
             recover_session(self.clock)
             self._held = stack.pop_all()
         return self

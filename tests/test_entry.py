@@ -143,7 +143,7 @@ class Interrupts(ProcessCase):
     def noted_open(self, real):
         def noted(path, *args, **kwargs):
             handle = real(path, *args, **kwargs)
-            self.locks += [handle] if str(path).endswith("session.lock") else []
+            self.locks += [handle] if str(path) in (self.home, self.home + "/session.lock") else []
             return handle
         return noted
 
@@ -152,7 +152,8 @@ class Interrupts(ProcessCase):
         gc.collect()
         for handle in self.locks:
             try:
-                if os.path.samestat(os.fstat(handle), os.stat(self.home + "/session.lock")):
+                if any(os.path.samestat(os.fstat(handle), os.stat(path))
+                       for path in (self.home, self.home + "/session.lock")):
                     os.close(handle)
             except OSError:
                 pass
