@@ -1443,7 +1443,7 @@ class deferred_signals:
 
 CONFIG_KEYS = ("api_url", "ca_cert", "org", "project")
 HOME_HINT = "Set HOME or TWOSIGNAL_HOME to a directory of your own."
-_HEADER = r"(?a)([\w!#$%&'*+.^`|~-]+):[\t ]*([\t -~]*[!-~])\Z"
+_HEADER = r"(?a)([\w!#$%&'*+.^`|~-]+):[\t ]*([!-~][\t -~]*)\Z"
 # Those that this program sets itself, or that frame a message.
 _RESERVED = "host|cookie|user-agent|accept.*|content-.*|transfer-.*|connection|te|upgrade|expect"
 _LOCAL_HOST = r"(?ai)(localhost|127(\.\d+){3}|\[::1\]|[^:/]+\.localhost)(:\d+)?\Z"
