@@ -2754,7 +2754,6 @@ class Session:
             raise ValueError("expires_at")
         self.obtained_at = None     # Unix seconds by this machine's clock, if it is known
         self.account = f"{self.project_ref}/{self.user_id}"
-        self.login = self.account, token_claim(self.access_token, "session_id")
 
     @classmethod
     def fits(cls, key, value) -> bool:
@@ -2892,7 +2891,8 @@ def recover_session(clock=CLOCK):
 def delete_session(ended=None) -> bool:
     """Deletes session.json, unless another login than that of `ended` made it; says whether so."""
     stored = ended and result_or(None, load_session)
-    if stored and stored.login != ended.login:
+    ids = [token_claim(each.access_token, "session_id") for each in (stored, ended) if each]
+    if stored and (stored.account != ended.account or ids[0] != ids[1]):
         return False
     for path in session_leftovers():
         result_or(None, remove_file, path)
