@@ -70,7 +70,7 @@ MAX_BATCH_URL = 3900                # characters; proxies cut URLs at 4,000
 MAX_COOKIE_CHUNK = 3180             # characters; browsers and @supabase/ssr cut cookies there
 MAX_MESSAGE, MAX_LINE = 1000, 10000     # characters of an error's message, of a line on stderr
 SECRET_RUN = 16                     # characters of a secret that are masked without the rest
-MAX_PROBLEMS = 50                   # of a rejected input that are shown
+MAX_PROBLEMS = 50                   # of a rejected input, or of a trace, that are shown
 MAX_DIGITS = 300                    # of a number; longer ones are an attack, not a value
 MAX_VALUES = 600000                 # in one response; an object counts as two
 MAX_INDENTED = 6                    # levels of JSON; further down, blanks would outgrow the data
@@ -85,6 +85,8 @@ TAIL_PAGES, TAIL_CHARACTERS, TAIL_MEMORY = 50, 1 << 25, 20000   # of a poll; tra
 TAIL_OVERLAP = 300                  # seconds: how late a trace may become visible
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
+BAR_COLUMNS, MAX_INDENTED_SPANS = 20, 8     # of a timeline; levels of a tree, then a number stands
+FEW_PROJECTS = 10                   # that a trace is looked for in, in one request
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
 MAX_EXPIRY = 1e11                   # Unix seconds; a larger number must be in milliseconds
@@ -315,6 +317,12 @@ def truncate(text: str, columns: int) -> str:
             return text[:match.start()] + "…"
 
 
+def folded(text: str, columns) -> list:
+    """The text in pieces of so many columns at most."""
+    size = columns // 2 if display_width(text) > len(text) else columns     # wide characters
+    return [text[start:start + size] for start in range(0, len(text), size)] or [""]
+
+
 def to_nfc(text: str) -> str:
     """The text with one form for accented letters, of which Unicode has two (NFC)."""
     import unicodedata
@@ -526,6 +534,11 @@ def format_age(timestamp, now=None) -> str:
         if passed >= length:
             return f"{counted(int(passed // length), unit)} ago"
     return f"{int(passed // MINUTE)} min ago" if passed >= MINUTE else "just now"
+
+
+def format_moment(timestamp) -> str:
+    text, age = printable(timestamp), format_age(timestamp)
+    return text if text.startswith(age) else f"{text} ({age})"
 
 
 def format_time_of_day(timestamp) -> str:
@@ -740,6 +753,17 @@ def span_tree(spans) -> list:
     return list(placed.values())
 
 
+def failed_paths(tree) -> list:
+    """Those (depth, span) of span_tree() that failed, or that have a failed one below them."""
+    paths, parent_depth = [], None
+    for depth, span in reversed(tree):
+        is_failed = str(span.get("status")).upper() == "ERROR" or span.get("error_message")
+        if is_failed or depth == parent_depth:
+            paths.append((depth, span))
+            parent_depth = depth - 1
+    return paths[::-1]
+
+
 ############################################################
 # Rendering
 ############################################################
@@ -846,7 +870,8 @@ def _column_widths(columns, rows, room) -> list:
     """The width of each column; an optional last one is dropped if it has no room."""
     widths = [min(max(column.min_width, *map(display_width, texts)), MAX_PADDED)
               for column, texts in zip(columns, zip(*rows))]
-    if columns[-1].optional and sum(widths[:-1]) + 2 * len(widths[:-1]) + MIN_CUT > room:
+    least = max(MIN_CUT, columns[-1].min_width)
+    if columns[-1].optional and sum(widths[:-1]) + 2 * len(widths[:-1]) + least > room:
         widths.pop()
     return _fitted(list(widths), widths, columns, room)
 
@@ -886,8 +911,8 @@ class Details(Result):
     """A table of one record's fields, then further parts; other formats print the record alone."""
     record: object
     columns: tuple = ()
-    parts: tuple = ()           # (title, a Listing or a list of lines)
-    message: str = ""           # a sentence that the table begins with
+    parts: tuple = ()           # (title, a Result or a list of lines)
+    message: str = ""           # what the table begins with: a sentence, or lines
     shows_all: bool = False     # in the table: what is unknown too, as -
 
     def records(self):
@@ -907,7 +932,24 @@ class Details(Result):
             yield f"{heading}{' ' * (left - display_width(heading))}  {text}\n"
         for title, part in self.parts:
             yield f"\n{title}\n"
-            yield from part.table_lines(screen) if isinstance(part, Listing) else part
+            yield from part.table_lines(screen) if isinstance(part, Result) else part
+
+
+class UserData(Result):
+    """Values of any type under their names, as JSON that is folded to fit; a text as it is."""
+    values: list                # (name, value) pairs
+    max_lines: int = None       # of each value
+
+    def table_lines(self, screen):
+        room = max(MIN_CUT, (screen.columns or 1 << 30) - 4)
+        for name, value in self.values:
+            text = value if isinstance(value, str) else to_json(value)
+            lines = [f"    {piece}".rstrip(" ") + "\n" for line in re.split("\r?\n", text)
+                     for piece in folded(printable(line), room)]
+            shown = lines[:self.max_lines]
+            yield from [f"  {name}:\n"] + shown
+            if shown < lines:
+                yield f"    … {counted(len(lines) - len(shown), 'more line')}\n"
 
 
 class RawValue(Result):
@@ -2424,7 +2466,7 @@ RESOURCES = {
     "organization": ("Organization", "orgs list"), "project": ("Project", "projects list"),
     "trace": ("Trace", "traces list"), "evaluator": ("Evaluator", "evaluators list"),
     "dataset": ("Dataset", "datasets list"), "apiKey": ("API key", "api-keys list"),
-    "usage": ("Organization", "orgs list")}
+    "usage": ("Organization", "orgs list"), "span": ("Span", "traces get ID")}
 
 
 def response_json(response):
@@ -3265,12 +3307,12 @@ class Client:
         """The wire objects of a list procedure. Raises Failure."""
         return rows_of(self.query(procedure, values))
 
-    def visible_rows(self, procedure, inputs) -> list:
+    def visible_rows(self, procedure, inputs, rows_in=rows_of) -> list:
         """The wire objects for several inputs, without what the account may not see."""
         rows = []
         for result in self.batch(procedure, inputs, needs_all=True):
             if not isinstance(result, Failure):
-                rows += rows_of(result)
+                rows += rows_in(result)
             elif result.code not in ("NOT_FOUND", "FORBIDDEN"):
                 raise result
         return rows
@@ -3344,30 +3386,34 @@ class Client:
         must not pass for lack of scores. strict: fail also if there are fewer than are counted.
         """
         lacking = [trace for trace in traces if _lacks_scores(trace)]
-        if not self.key:
-            for start in range(0, len(lacking), PAGE_SIZE):
-                self._fetch_scores(lacking[start:start + PAGE_SIZE], project, strict)
-        elif lacking and required:
-            raise key_cannot("read the scores of traces")
+        if required or not self.key:
+            self.fetch_parts(lacking, project, "scores", strict)
         for trace in traces:
             is_unknown = self.key and _lacks_scores(trace)
             if is_unknown or not isinstance(trace.get("scores"), list):
                 trace["scores"] = None if is_unknown else []
         return not (lacking and self.key)
 
-    def _fetch_scores(self, traces, project, strict):
+    def fetch_parts(self, traces, project, wanted, strict=False):
+        """Stores in wire traces what trace.getById has: the scores, and the spans if wanted."""
+        if traces and self.key:
+            raise key_cannot(f"read the {wanted} of traces")
         inputs = [trace_input(trace.get("id"), project) for trace in traces]
-        for trace, result in zip(traces, self.batch("trace.getById", inputs, needs_all=True)):
+        groups = (inputs[start:start + PAGE_SIZE] for start in range(0, len(inputs), PAGE_SIZE))
+        results = (result for group in groups
+                   for result in self.batch("trace.getById", group, needs_all=True))
+        for trace, result in zip(traces, results):
             if isinstance(result, TooLarge):
                 raise result.named(f"trace {trace.get('id')}")
             if isinstance(result, Failure):
                 if result.code != "NOT_FOUND":
                     raise result
-                trace["scores"] = []        # it was deleted meanwhile
+                trace[wanted] = []          # it was deleted meanwhile
                 continue
-            trace["scores"] = get_item(result, "scores")
-            if not isinstance(trace["scores"], list) or strict and _lacks_scores(trace):
-                raise protocol_error("The server does not return the scores of trace "
+            trace.update({kind: result[kind] for kind in {"scores", wanted}
+                          if isinstance(get_item(result, kind), list)})
+            if not isinstance(trace.get(wanted), list) or strict and _lacks_scores(trace):
+                raise protocol_error(f"The server does not return the {wanted} of trace "
                                      f"{printable(trace.get('id'))}", REPORT_TO_OPERATOR)
 
 
@@ -3827,6 +3873,7 @@ class Command(Struct):
     is_endless: bool = False    # Ctrl-C is its normal end
     is_gate: bool = False       # its checks are reported, and why they could not be made
     is_hidden: bool = False     # not in help or completion
+    finds_project: bool = False     # by itself, if none is given and none is saved
 
     def __init__(self, *values, **named):
         super().__init__(*values, **named)
@@ -3980,6 +4027,14 @@ def for_evaluator(parse_limit):
             raise ValueError("must name an evaluator before the =")
         return name.strip() or None, parse_limit(limit)
     return parse
+
+
+def parse_metadata(text) -> tuple:
+    """("customer.tier", "pro") of customer.tier=pro."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ValueError("must look like KEY=VALUE")
+    return key.strip(), value
 
 
 def exact_number(literal):
@@ -4188,16 +4243,22 @@ class Arguments:
             raise not_logged_in()       # first things first: an API key is not enough
         for option in [option for option in missing if option.env]:
             saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
-            if not saved:
-                raise Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set "
-                              f"{option.env}, or run 'twosignal projects use NAME'.", "USAGE",
-                              first_steps(client, option.completes))
-            self.sources[option.name] = "'twosignal projects use'"
-            self._add(option, saved)
+            if saved:
+                self.sources[option.name] = "'twosignal projects use'"
+                self._add(option, saved)
+            elif not chosen.finds_project:
+                raise none_given(option, client)
             missing.remove(option)
         if missing:
             labels = ", ".join(option.label for option in missing)
             raise usage_error(f"Missing {labels}", self._see_help)
+
+
+def none_given(option, client) -> Failure:
+    """The usage error for a missing project or organization, which lists what there is."""
+    return Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set {option.env}, "
+                   "or run 'twosignal projects use NAME'.", "USAGE",
+                   first_steps(client, option.completes))
 
 
 def see_help(*words) -> str:
@@ -4286,6 +4347,10 @@ class TraceQuery(Struct):
     min_duration: float = None      # milliseconds
     max_duration: float = None
     min_cost: float = None          # USD
+    session: str = None             # its ID
+    metadata: list = None           # (path, value as text) pairs; all must match
+    max_scores: list = None         # (evaluator or None for any, score) pairs; all must match
+    label: str = None               # of a score, in any case
 
     def __init__(self, *values, **named):
         super().__init__(*values, **named)
@@ -4293,7 +4358,9 @@ class TraceQuery(Struct):
             self.input(0)           # any time shows it
             self._check_times()
         # No server knows these filters; some servers ignore others.
-        self.is_local = (self.min_duration, self.max_duration, self.min_cost) != (None, None, None)
+        self.needs_scores = (self.max_scores, self.label) != (None, None)
+        self.is_local = self.needs_scores or (self.min_duration, self.max_duration, self.min_cost,
+                                              self.session, self.metadata) != (None,) * 5
 
     def input(self, now) -> dict:
         """The input of trace.list for all server versions, and the times that matches() uses."""
@@ -4329,7 +4396,22 @@ class TraceQuery(Struct):
                 and all(tag in tags for tag in self.tags or ())
                 and is_within(to_amount(trace["duration_ms"]), self.min_duration, self.max_duration)
                 and is_within(trace["cost_usd"], self.min_cost, None)
+                and self.session in (None, trace.get("session_id"))
+                and (not self.metadata or self._matches_metadata(trace.get("metadata")))
                 and self._matches_time(trace))
+
+    def _matches_metadata(self, metadata) -> bool:
+        pairs = [(get_path(metadata, path), text) for path, text in self.metadata]
+        return all(text in (value, json.dumps(value)) for value, text in pairs)
+
+    def matches_scores(self, trace) -> bool:
+        """Whether a record's newest scores have the label, and one that is low enough."""
+        scores = newest_scores(trace["scores"])
+        labels = [str(score.get("label") or "").strip().lower() for score in scores]
+        return (not self.label or self.label.strip().lower() in labels) and all(
+            any(evaluator in (None, score.get("evaluator"))
+                and is_within(score.get("score"), None, maximum) for score in scores)
+            for evaluator, maximum in self.max_scores or ())
 
     def _matches_time(self, trace) -> bool:
         # Servers filter by one of these two times, and which one depends on the version.
@@ -4362,6 +4444,15 @@ def is_within(value, minimum, maximum) -> bool:
         maximum is None or number <= maximum)
 
 
+SORT_KEYS = {                       # what --sort compares; None: unknown, which comes last
+    "created": lambda trace: parse_timestamp(trace["created_at"] or trace.get("start_time")),
+    "duration": lambda trace: to_amount(trace["duration_ms"]),
+    "cost": lambda trace: to_amount(trace["cost_usd"]),
+    "tokens": lambda trace: to_amount(trace.get("total_tokens")),
+    "score": lambda trace: min([to_number(each["score"]) for each in newest_scores(trace["scores"])
+                                if to_number(each["score"]) is not None], default=None)}
+
+
 def created_seconds(trace):
     """Unix seconds of when a wire trace was made, or None."""
     seconds = parse_timestamp(trace.get("createdAt"))
@@ -4378,6 +4469,9 @@ class TraceScan(Struct):
     strict_scores: bool = True      # see Client.add_scores
     needed: float = 0               # it fails if the server cannot return so many, up to the limit
     exact: bool = False             # reads on until it knows whether others match, and then fails
+    sort: str = None                # a key of SORT_KEYS; all that match are read first
+    reverse: bool = False           # otherwise, the greatest comes first, or the lowest score
+    parts: set = ()                 # of "spans" and "error_message": what records get as well
     # The state so far:
     scanned = returned = 0          # traces
     is_filtered = False             # here: no server, or not this one, knows all the filters
@@ -4385,8 +4479,22 @@ class TraceScan(Struct):
     lacks_paging = False            # the server cannot tell whether there are others
 
     def __iter__(self):
-        for pairs in self.pages():
+        for pairs in self.sorted_pages() if self.sort else self.pages():
             yield from self.records(pairs)
+
+    def sorted_pages(self):
+        """Yields what comes first of all that pages() yields, up to the limit."""
+        from heapq import nsmallest
+        sign = 1 if (self.sort == "score") != self.reverse else -1
+        def rank(pair):
+            value = SORT_KEYS[self.sort](pair[1])
+            return value is None, value and sign * value
+        limit, self.limit = self.limit, None
+        first = nsmallest(limit or sys.maxsize, (
+            pair for page in self.pages() for pair in page), key=rank)
+        self.limit, self.has_more = limit, len(first) < self.returned
+        self.returned = len(first)
+        yield first
 
     def pages(self):
         """Yields lists of matching (wire trace, record), up to the limit. Raises Failure."""
@@ -4427,23 +4535,44 @@ class TraceScan(Struct):
     def matching(self, traces) -> list:
         """(wire trace, record) of those that match."""
         pairs = [(trace, to_record(trace, "trace")) for trace in traces]
-        if self.client.key and self.query.project:
-            self.query.check_project([record for _, record in pairs])
-        return [pair for pair in pairs if self.query.matches(pair[1])]
+        records = [record for _, record in pairs] if self.client.key else []
+        if self.query.project:
+            self.query.check_project(records)
+        if self.query.session and records and not any("session_id" in each for each in records):
+            raise key_cannot("read the sessions of traces")
+        pairs = [pair for pair in pairs if self.query.matches(pair[1])]
+        if self.query.needs_scores or self.sort == "score":
+            self._add_scores(pairs, SCORES_REQUIRED)
+            pairs = [pair for pair in pairs if self.query.matches_scores(pair[1])]
+        return pairs
 
     def records(self, pairs) -> list:
-        """The records of (wire trace, record), with their scores if they are wanted."""
-        if self.scores and not self.client.add_scores(
-                [trace for trace, _ in pairs], self.query.project,
-                self.scores == SCORES_REQUIRED, self.strict_scores):
+        """The records of (wire trace, record), with their scores and spans if they are wanted."""
+        if self.parts:
+            self._add_spans(pairs)
+        self._add_scores(pairs, self.scores)
+        return [record for _, record in pairs]
+
+    def _add_scores(self, pairs, scores):
+        if scores and not self.client.add_scores(
+                [trace for trace, _ in pairs], self.query.project, scores == SCORES_REQUIRED,
+                self.strict_scores):
             self.console.tell_once("Scores are null: project API keys cannot read scores.",
                                    "scores")
         for trace, record in pairs:
-            if self.scores:
+            if scores:
                 record["scores"] = trace["scores"] and [
                     to_record(score, "score") for score in trace["scores"]]
             child_records(record, "scores")         # raises if they are no list
-        return [record for _, record in pairs]
+
+    def _add_spans(self, pairs):
+        ok = {id(record) for _, record in pairs if str(record["status"]).upper() == "OK"}
+        asked = [pair for pair in pairs if "spans" in self.parts or id(pair[1]) not in ok]
+        self.client.fetch_parts([trace for trace, _ in asked], self.query.project, "spans")
+        for trace, record in asked:
+            record["spans"] = [to_record(span, "span") for span in trace["spans"]]
+        for trace, record in pairs:
+            record["error_message"] = None if id(record) in ok else first_error_message(trace)
 
     def outcome(self) -> Outcome:
         """What follows a listing: whether more traces match, or may match, and how to see them."""
@@ -5307,10 +5436,18 @@ TRACE_KEYS = tuple((                # that a trace may have although the first o
     "score_count scores scores.0.id scores.0.trace_id scores.0.span_id scores.0.project_id "
     "scores.0.created_at scores.0.evaluator scores.0.score scores.0.label scores.0.reasoning"
 ).split())
+TOKENS = Column("Tokens", "total_tokens", format_count)
 TRACE_FIELDS = (
-    ID, NAME, STATUS, DURATION, COST, CREATED, Column("Tokens", "total_tokens", format_count),
+    ID, NAME, STATUS, DURATION, COST, Column("Created", "created_at", format_moment), TOKENS,
     Column("Session", "session_id", never_cut=True), Column("Tags", "tags", format_list),
     Column("Metadata", "metadata"))
+SORT_COLUMNS = {                    # of what --sort compares, if no other column shows it
+    "tokens": (TOKENS,),
+    "score": (Column("Score", lambda trace: printable(SORT_KEYS["score"](trace))),)}
+SPAN_COLUMNS = (
+    Column("Span", "tree"), Column("Type", "type"), STATUS,
+    Column("Start", "start", format_duration), DURATION, COST, Column("Model", "model"),
+    Column("Timeline", "timeline", min_width=BAR_COLUMNS, optional=True))
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
 FILTER_OPTIONS = (
@@ -5324,7 +5461,14 @@ FILTER_OPTIONS = (
            repeatable=True),
     Option("--min-duration TIME", "only traces that took TIME or longer, e.g. 5s", parse_duration),
     Option("--max-duration TIME", "only traces that took TIME or less, e.g. 500ms", parse_duration),
-    Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd))
+    Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd),
+    Option("--session ID", "only traces of this session", non_empty),
+    Option("--metadata KEY=VALUE", "only traces with this value in their metadata, e.g. "
+           "customer.tier=pro; repeatable, all must match", parse_metadata, repeatable=True),
+    Option("--max-score [NAME=]SCORE", "only traces with a score, or one of evaluator NAME, of at "
+           "most SCORE; repeatable, all must match", for_evaluator(parse_score), repeatable=True),
+    Option("--label LABEL", "only traces with a score that has this label, e.g. fail", non_empty))
+SPANS = Option("--spans", "include the spans of each trace, in json and jsonl")
 THRESHOLD_OPTIONS = tuple(
     Option(each.option, each.help, for_evaluator(each.parse) if each.needs_scores else each.parse,
            repeatable=each.needs_scores, selects=False) for each in THRESHOLDS)
@@ -5333,9 +5477,14 @@ THRESHOLD_OPTIONS = tuple(
 def trace_query(client, args) -> TraceQuery:
     if args.error and args.status == "OK":
         raise usage_error("--error and --status OK cannot be used together")
+    if None not in (args.min_duration, args.max_duration) and args.min_duration > args.max_duration:
+        raise usage_error("--min-duration is above --max-duration: no trace can match")
+    if len(dict(args.metadata or ())) < len(set(args.metadata or ())):
+        raise usage_error("--metadata names two values of one key: no trace can match")
     status = "ERROR" if args.error else args.status
     return TraceQuery(chosen_project(client, args), args.since, args.until, status, args.search,
-                      args.tag, args.min_duration, args.max_duration, args.min_cost)
+                      args.tag, args.min_duration, args.max_duration, args.min_cost, args.session,
+                      args.metadata, args.max_score, args.label)
 
 
 def output_format(args) -> str:
@@ -5343,14 +5492,17 @@ def output_format(args) -> str:
     return args.format or format_of_file(args.output) or "table"
 
 
-def wanted_scores(args):
-    """SCORES_REQUIRED if --fields names them, SCORES_IF_KNOWN if all fields are shown, or None."""
-    if not args.fields and output_format(args) == "table":
-        return None
-    if not args.fields or args.fields == ["?"]:
-        return SCORES_IF_KNOWN
-    names_scores = any(field.split(".")[0] == "scores" for field in args.fields)
-    return SCORES_REQUIRED if names_scores else None
+def wanted_parts(args) -> dict:
+    """What a TraceScan adds to its records, for --spans, --fields and the format."""
+    names = {field.split(".")[0] for field in args.fields or ()}
+    is_shown = names & {"spans", "?"} if names else output_format(args) in ("json", "jsonl")
+    if args.spans and not is_shown:
+        raise usage_error("--spans requires --format json or jsonl", "Or use --fields id,spans.")
+    scores = SCORES_REQUIRED if "scores" in names else None
+    if names == {"?"} or not names and output_format(args) != "table":
+        scores = SCORES_IF_KNOWN
+    wanted = names | ({"spans"} if args.spans else set())
+    return {"scores": scores, "parts": wanted & {"spans", "error_message"}}
 
 
 @command(
@@ -5358,6 +5510,9 @@ def wanted_scores(args):
     Option("-n, -L, --limit N", f"maximum number of traces (default: {DEFAULT_LIMIT})", POSITIVE),
     Option("--all", "fetch all pages"),
     Option("--fail-if-truncated", "exit 10 if more traces match than are shown"),
+    Option("--sort KEY", f"sort by {', '.join(SORT_KEYS)}: newest, greatest or lowest score first",
+           choices=tuple(SORT_KEYS)),
+    Option("-r, --reverse", "reverse the order; without --sort: oldest first"), SPANS,
     *FILTER_OPTIONS, takes_key=True, exclusive=("--all", "--limit"),
     examples=("twosignal traces list --project ID --status ERROR",
               "twosignal traces list --project ID --since 24h --all --format jsonl -o traces.jsonl",
@@ -5365,29 +5520,101 @@ def wanted_scores(args):
 def traces_list(client, args, console):
     """List the traces of a project, newest first."""
     limit = None if args.all else args.limit or DEFAULT_LIMIT
-    scan = TraceScan(client, trace_query(client, args), console, limit, wanted_scores(args),
-                     needed=ALL if args.all else 0, exact=args.fail_if_truncated)
-    return Listing("traces", TRACE_COLUMNS, scan, scan.outcome, extra_fields=TRACE_KEYS,
+    is_sorted = args.reverse or args.sort not in (None, "created")      # pages are newest first
+    sort = is_sorted and (args.sort or "created")
+    scan = TraceScan(client, **wanted_parts(args), query=trace_query(client, args),
+                     console=console, limit=limit, sort=sort, reverse=args.reverse,
+                     needed=ALL if args.all or sort else 0, exact=args.fail_if_truncated)
+    columns = TRACE_COLUMNS[:-2] + SORT_COLUMNS.get(sort, ()) + TRACE_COLUMNS[-2:]
+    return Listing("traces", columns, scan, scan.outcome, extra_fields=TRACE_KEYS,
                    extra_columns=TRACE_FIELDS)
 
 
-@command("traces get", Option("ID", "ID of the trace", parse_id), PROJECT)
+@command(
+    "traces get", Option("ID", "ID of the trace", parse_id), PROJECT,
+    Option("--errors", "show only the failed spans, and the path to each"),
+    Option("--io", "also show the input and output of each span"),
+    Option("--span ID", "show this span alone and whole, by ID or name", parse_id),
+    Option("--max-lines N", "with --io or --span, print at most N lines of each value", POSITIVE),
+    finds_project=True, exclusive=("--errors", "--span"))
 def traces_get(client, args, console):
     """Show a trace with its spans as a tree, and its scores."""
-    wire = client.query("trace.getById", trace_input(args.id, chosen_project(client, args)))
-    trace = to_record(resource_object(wire), "trace")
+    if args.max_lines and not (args.io or args.span):
+        raise usage_error("--max-lines requires --io or --span")
+    trace = to_record(resource_object(found_trace(client, args)), "trace")
     for key in ("spans", "scores"):
         trace[key] = child_records(trace, key)
-    tree = span_tree(trace["spans"])
-    depths = {id(span): min(depth, 20) for depth, span in tree}
-    columns = (Column("Type", "type"), STATUS, DURATION, COST, Column("Model", "model"), Column(
-        "Span", lambda span: "  " * depths[id(span)] + printable(span["name"])))
+    if args.span:
+        return span_details(trace["spans"], args)
+    tree, records = span_tree(trace["spans"]), [trace] + trace["spans"]
+    if args.errors:
+        tree = failed_paths(tree)
+        trace["spans"] = [span for _, span in tree]
     spans = [span for _, span in tree]
-    errors = [f"{printable(span['name'])}: {printable(span['error_message'])}\n"
-              for span in spans if span.get("error_message")]
-    parts = [("Spans", Listing("spans", columns, spans)),
-             ("Scores", Listing("scores", SCORE_COLUMNS, trace["scores"])), ("Errors", errors)]
-    return Details(trace, TRACE_FIELDS, parts if errors else parts[:-1])
+    noun = "failed spans" if args.errors else "spans"
+    parts = [("Spans", Listing(noun, SPAN_COLUMNS, span_rows(tree, records))),
+             *io_parts(spans, args), ("Scores", Listing("scores", SCORE_COLUMNS, trace["scores"]))]
+    return Details(trace, TRACE_FIELDS, parts, error_lines(spans))
+
+
+def found_trace(client, args):
+    """The wire trace; without --project, of whichever of a few projects has it."""
+    if args.project:
+        return client.query("trace.getById", trace_input(args.id, chosen_project(client, args)))
+    projects = visible_projects(client, setting("TWOSIGNAL_ORG"))
+    if len(projects) > FEW_PROJECTS:
+        raise none_given(PROJECT, client)
+    inputs = [trace_input(args.id, project.get("id")) for project in projects]
+    traces = client.visible_rows("trace.getById", inputs, lambda trace: [trace])
+    if not traces:
+        raise not_found(resource=RESOURCES["trace"])
+    return traces[0]
+
+
+def error_lines(spans) -> str:
+    """A heading, and a line for each span with an error message; "" if there are none."""
+    lines = [f"{printable(span['name'])}: {printable(span['error_message'])}\n"
+             for span in spans if span.get("error_message")]
+    more = lines[MAX_PROBLEMS:] and [f"and {len(lines) - MAX_PROBLEMS:,} more\n"]
+    return "".join(["Errors\n"] + lines[:MAX_PROBLEMS] + more) if lines else ""
+
+
+def span_rows(tree, records) -> list:
+    """A row of SPAN_COLUMNS for each (depth, span); records: what the timeline covers."""
+    seconds = {id(each): parse_timestamp(each.get("start_time")) for each in records}
+    first = min(filter(None, seconds.values()), default=0)
+    starts = {key: round((value - first) * 1000, 3) for key, value in seconds.items() if value}
+    scale = BAR_COLUMNS / (max([starts.get(id(each), 0) + (to_amount(each["duration_ms"]) or 0)
+                                for each in records]) or 1)
+    rows = []
+    for depth, span in tree:
+        start, duration, timeline = starts.get(id(span)), to_amount(span["duration_ms"]), ""
+        if None not in (start, duration):
+            left = min(BAR_COLUMNS - 1, int(start * scale))
+            timeline = " " * left + "█" * max(1, min(BAR_COLUMNS - left, round(duration * scale)))
+        margin = "  " * depth if depth <= MAX_INDENTED_SPANS else f"  [{depth}] "
+        rows.append(dict(span, start=start, timeline=timeline,
+                         tree=margin + printable(span["name"])))
+    return rows
+
+
+def io_parts(spans, args) -> list:
+    """The part with the input and output of spans for --io; without it, a line that they exist."""
+    values = [(f"{printable(span['name'])} ({printable(span.get('id'))}), {key}", span[key])
+              for span in spans for key in ("input", "output") if span.get(key) is not None]
+    if args.io and values:
+        return [("Input and output", UserData(values, args.max_lines))]
+    return values and [("Spans have input and output, which --io and --span ID show.", [])]
+
+
+def span_details(spans, args) -> Details:
+    """All of the span that --span names. Raises NOT_FOUND."""
+    span = listed_row(spans, find_id(args.span, "span", lambda: spans), "span")
+    names = {key: key.replace("_", " ").capitalize() for key in span if span[key] is not None}
+    data = [key for key in names if key in USER_DATA or key == "error_message"]
+    columns = [Column(names[key], key) for key in names if key not in data]
+    values = UserData([(names[key], span[key]) for key in data], args.max_lines)
+    return Details(span, columns, [("Data", values)] if data else ())
 
 
 @command(
@@ -5435,6 +5662,9 @@ def chosen_checks(args) -> list:
     for name in names:
         if args.evaluator and name not in (None, *args.evaluator):
             raise usage_error(f"--evaluator leaves out '{name}'", f"Add --evaluator {name}.")
+    if any(minimum > maximum and name in (None, other) and not args.evaluator
+           for name, minimum in args.min_score or () for other, maximum in args.max_score or ()):
+        raise usage_error("--min-score is above --max-score: this gate can never pass")
     return checks
 
 
@@ -5482,7 +5712,7 @@ def wait_result(progress, failure) -> Details:
     "traces tail", PROJECT,
     Option("-n, --lines N", f"show the last N traces first (default: {DEFAULT_TAIL_LINES})", COUNT),
     Option("--interval TIME", f"polling interval (default: {DEFAULT_INTERVAL:g}s)", parse_seconds),
-    *FILTER_OPTIONS, takes_key=True, is_endless=True,
+    SPANS, *FILTER_OPTIONS, takes_key=True, is_endless=True,
     examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "
               "--format jsonl | while read -r line; do echo \"$line\"; done"))
 def traces_tail(client, args, console):
@@ -5493,8 +5723,8 @@ def traces_tail(client, args, console):
 
 def new_traces(client, args, console):
     """Yields the newest traces, then each new one once, for ever. Raises Failure."""
-    tail = TraceTail(TraceScan(client, trace_query(client, args), console,
-                               scores=wanted_scores(args), strict_scores=False))
+    tail = TraceTail(TraceScan(client, **wanted_parts(args), query=trace_query(client, args),
+                               console=console, strict_scores=False))
     started = console.clock.monotonic()
     yield from tail.first(DEFAULT_TAIL_LINES if args.lines is None else args.lines)
     interval = pause = args.interval or DEFAULT_INTERVAL

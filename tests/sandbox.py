@@ -121,9 +121,23 @@ def make_spans(rng, steps, started, error):
         start += datetime.timedelta(milliseconds=duration if depth else 3)
         spans.append(span)
     total = sum(span["durationMs"] for span in spans[1:]) + 8
+    cover_children(spans)
     spans[0].update(durationMs=total, endTime=later(spans[0]["startTime"], total),
                     status="ERROR" if error else "OK")
     return spans
+
+
+def cover_children(spans):
+    """Lets each span last until the last of those below it ends; children come after parents."""
+    by_id = {span["id"]: span for span in spans}
+    for span in reversed(spans[1:]):
+        parent = by_id[span["parentSpanId"]]
+        parent["endTime"] = max(parent["endTime"], span["endTime"])
+        parent["durationMs"] = milliseconds_between(parent["startTime"], parent["endTime"])
+
+
+def milliseconds_between(start, end):
+    return round((parse_time(end) - parse_time(start)).total_seconds() * 1000)
 
 
 def make_span(rng, kind, name, start, duration, error):
@@ -133,6 +147,9 @@ def make_span(rng, kind, name, start, duration, error):
             "status": "ERROR" if error else "OK", "errorMessage": error, "totalTokens": 0,
             "input": {"userQuery": "Where is my order?"}, "output": None if error else "done"}
     if kind == "LLM":
+        span["input"] = {"messages": [
+            {"role": "system", "content": "You answer customers of a web shop.\nBe brief."},
+            {"role": "user", "content": "Where is my order? 제 주문은 어디에 있나요? 📦"}]}
         model, prompt_price, completion_price = rng.choice(MODELS)
         prompt, completion = rng.randrange(200, 3000), rng.randrange(20, 600)
         span.update(model=model, modelParameters={"maxTokens": 800, "temperature": 0.2},

@@ -538,12 +538,12 @@ class SampleOutput(ServerCase):
         self.project = self.server.project    # which has that name
         self.environment["TWOSIGNAL_PROJECT"] = self.project
 
-    def assertPrints(self, words, code):
+    def assertPrints(self, words, code, columns=80):
         """The command of the one console block with these words prints the rest of the block."""
         block, = [body for body in blocks(read(README), "console") if words in body]
         command, _, expected = block.partition("\n")
         arguments, = call_lines(command)
-        result = self.cli(*arguments, columns=80)
+        result = self.cli(*arguments, columns=columns)
         self.assertEqual((result.out, result.code), (expected, code), result)
 
     def test_list(self):
@@ -554,7 +554,7 @@ class SampleOutput(ServerCase):
                 (12, "11223344-5566-7788-99aa-bbccddeeff00", dict(duration_ms=800, cost=0.001))):
             self.server.add_trace(project=self.project, id=id, created=minutes_ago(minutes),
                                   **fields)
-        self.assertPrints("traces list", 0)
+        self.assertPrints("traces list --project", 0)
 
     def test_check(self):
         for place in range(20):
@@ -566,6 +566,31 @@ class SampleOutput(ServerCase):
                                          {"status": "ERROR",
                                           "errorMessage": "Tool call timed out"}]}))
         self.assertPrints("traces check", 10)
+
+    def test_incident(self):
+        failed = {"status": "ERROR", "errorMessage": "Tool call timed out"}
+        spans = [self.span(name, kind, start, duration, **fields)
+                 for name, kind, start, duration, fields in (
+                     ("refund-agent", "AGENT", 0, 4800, {"status": "ERROR", "input": "Refund?"}),
+                     ("plan", "LLM", 3, 900, {"model": "gpt-4o", "cost": 0.0085}),
+                     ("look up order", "TOOL", 905, 3000, failed),
+                     ("answer", "LLM", 3910, 880, {"model": "gpt-4o", "cost": 0.0035}))]
+        self.server.add_trace(
+            id="f9e8d7c6-b5a4-3210-fedc-ba0987654321", name="refund-agent", status="ERROR",
+            duration_ms=4800, spans=spans, tags=["production"], totalTokens=1250,
+            created=self.moment(0), scores=[{"value": 0.41, "label": "fail"}])
+        self.assertPrints("traces get f9e8d7c6-b5a4-3210-fedc-ba0987654321\n", 0, columns=100)
+        self.assertPrints("error_message", 0, columns=100)
+
+    def span(self, name, kind, start, duration, **fields):
+        parent = None if name == "refund-agent" else "refund-agent"
+        return dict({"id": name, "name": name, "type": kind, "parentSpanId": parent, "cost": None,
+                     "startTime": self.moment(start), "durationMs": duration}, **fields)
+
+    @staticmethod
+    def moment(milliseconds):
+        start = twosignal.parse_timestamp("2025-11-03T03:12:45Z")
+        return twosignal.wire_timestamp(start + milliseconds / 1000)
 
 
 class Promises(unittest.TestCase):

@@ -583,8 +583,24 @@ class Scores(GateCase):
         self.assertEqual((result.code, result.err), (
             11, "min-score: measured in 0 of 1 trace\nThere are scores from: tone.\n"))
 
+    def test_chosen_by_their_scores(self):
+        for place, (value, other) in enumerate(((0.2, 0.9), (0.7, 0.9))):
+            trace, = self.add(1, name="trace %d" % place)
+            self.score(trace, value, None, "a")
+            self.score(trace, other, None, "b")
+        for options, code in (("--min-score a=0.1 --max-score a=0.5", 0),
+                              ("--min-score b=0.8 --max-score a=0.5", 0),
+                              ("--min-score a=0.5 --max-score b=0.9", 10),
+                              ("--min-score b=0.8 --max-score 0.5", 0),
+                              ("--min-score 0.8 --evaluator b --max-score 0.5", 0)):
+            with self.subTest(options=options):
+                self.assertEqual(self.check(*options.split()).code, code)
+
     def test_options_that_make_no_gate(self):
         for options, words in (
+                ("--min-score 0.8 --max-score 0.5", "--min-score is above --max-score"),
+                ("--min-score a=0.8 --max-score a=0.5", "--min-score is above --max-score"),
+                ("--min-score 0.8 --max-score a=0.5", "--min-score is above --max-score"),
                 ("--evaluator a --max-cost 1", "--evaluator requires"),
                 ("--evaluator a --min-score b=0.5", "--evaluator leaves out 'b'"),
                 ("--evaluator a --max-fail-rate b=5%", "--evaluator b."),

@@ -9,7 +9,7 @@ import standin
 import twosignal
 from tools import (DIALECTS, ShortClock, Steps, TestConsole, TracesCase, WrongClock, fails_from,
                    full, kept_signals, minutes_ago, nothing, procedure_inputs, replaced_environment,
-                   requests_of)
+                   requests_of, trpc_answer, trpc_error, wire_trace)
 
 FILTERS = ("status", "name", "search", "tags", "startDate", "endDate")
 
@@ -17,16 +17,22 @@ FILTERS = ("status", "name", "search", "tags", "startDate", "endDate")
 class Row:
     """A trace of the small world that the filters are tested on."""
 
-    def __init__(self, name, minutes, status="OK", duration=1000, cost=0.01, tags=()):
+    def __init__(self, name, minutes, status="OK", duration=1000, cost=0.01, tags=(), **more):
         self.name, self.minutes, self.status = name, minutes, status
         self.duration, self.cost, self.tags = duration, cost, set(tags)
+        self.session, self.metadata = more.get("session"), more.get("metadata")
+        self.scores = more.get("scores", ())    # (evaluator, value, label), newest last
 
 
 WORLD = (
-    Row("Checkout agent", 1, cost=None),
-    Row("checkout", 5, "ERROR", 500, 0.05, ["production"]),
-    Row("refund 支払い", 20, "OK", 5000, 0.05, ["production", "v2"]),
-    Row("refund", 29, "ERROR", None, 0.0499, ["v2", "a,b"]),
+    Row("Checkout agent", 1, cost=None, session="s-1", metadata={"tier": "pro", "n": 3}),
+    Row("checkout", 5, "ERROR", 500, 0.05, ["production"], session="s-2", metadata={
+        "customer": {"tier": "pro"}, "gen_ai.model": "x=1", "n": 3.5, "ok": True, "none": None},
+        scores=[("helpful", 0.9, "pass"), ("toxic", 0.9, "Fail")]),
+    Row("refund 支払い", 20, "OK", 5000, 0.05, ["production", "v2"], session="s-1",
+        metadata={"customer": {"tier": "free"}, "n": "3"}, scores=[("helpful", 0.5, "pass")]),
+    Row("refund", 29, "ERROR", None, 0.0499, ["v2", "a,b"], metadata=["tier", "pro"],
+        scores=[("helpful", 0.2, "fail"), ("helpful", 0.8, None)]),
     Row("Émile's CHECKOUT", 31, "OK", 499, 0, ["produktion"]),
     Row("slow", 59, "ERROR", 61000, 1.5, ["v2", "production", "x y"]),
     Row("100% _", 61, "OK", 0, 0.05, ["V2"]),
@@ -74,6 +80,21 @@ QUERIES = (                 # options, and which rows of WORLD match them
     ("--min-cost 0.05", lambda row: (row.cost or 0) >= 0.05),
     ("--min-cost $0.05", lambda row: (row.cost or 0) >= 0.05),
     ("--min-cost 0", lambda row: row.cost is not None),
+    ("--session s-1", lambda row: row.session == "s-1"),
+    ("--session S-1", lambda row: False),
+    ("--metadata customer.tier=pro", lambda row: row.name == "checkout"),
+    ("--metadata gen_ai.model=x=1", lambda row: row.name == "checkout"),
+    ("--metadata n=3", lambda row: row.name in ("Checkout agent", "refund 支払い")),
+    ("--metadata n=3.5 --metadata ok=true", lambda row: row.name == "checkout"),
+    ("--metadata ok=True", lambda row: False),
+    ("--metadata tier=pro --session s-2", lambda row: False),
+    ("--max-score 0.5", lambda row: row.name == "refund 支払い"),
+    ("--max-score 0.8", lambda row: row.name.startswith("refund")),
+    ("--max-score toxic=0.9", lambda row: row.name == "checkout"),
+    ("--max-score toxic=0.9 --max-score helpful=0.8", lambda row: False),
+    ("--max-score nobody=1", lambda row: False),
+    ("--label fail", lambda row: row.name == "checkout"),
+    ("--label PASS --tag v2", lambda row: row.name == "refund 支払い"),
     ("--error --tag v2 --since 1h --min-duration 1s",
      lambda row: row.status == "ERROR" and "v2" in row.tags and row.minutes < 60
      and (row.duration or 0) >= 1000),
@@ -84,8 +105,11 @@ QUERIES = (                 # options, and which rows of WORLD match them
 
 def fill_world(server):
     for row in WORLD:
-        server.add_trace(name=row.name, status=row.status, duration_ms=row.duration,
-                         cost=row.cost, tags=sorted(row.tags), created=minutes_ago(row.minutes))
+        trace = server.add_trace(name=row.name, status=row.status, duration_ms=row.duration,
+                                 cost=row.cost, tags=sorted(row.tags), sessionId=row.session,
+                                 metadata=row.metadata, created=minutes_ago(row.minutes))
+        for age, (evaluator, value, label) in enumerate(row.scores):
+            server.add_score(trace, evaluator, value, label, created=minutes_ago(-age))
 
 
 def is_relevant(given, unknown):
@@ -98,6 +122,8 @@ def is_relevant(given, unknown):
 class TraceFilters(TracesCase):
     def assert_queries(self, env=None, queries=QUERIES, **details):
         for given, wanted in queries:
+            if env and ("score" in given or "--label" in given):
+                continue            # a key cannot read scores
             with self.subTest(given=given, **details):
                 self.assertEqual(self.names(*given.split(), env=env),
                                  [row.name for row in WORLD if wanted(row)])
@@ -158,11 +184,33 @@ class TraceFilters(TracesCase):
         self.assertEqual(request.query, {"limit": "20", "status": "OK", "name": "x & y",
                                          "tags": "a,b", "startDate": "2026-03-14T00:00:00.000Z"})
 
+    def test_what_a_key_cannot_read(self):
+        """What needs scores, spans or sessions fails, in place of finding nothing."""
+        fill_world(self.server)
+        for command, given in (("list", "--max-score 0.5"), ("list", "--label fail"),
+                               ("list", "--sort score"), ("check", "--max-cost 1 --label fail"),
+                               ("wait", "--max-score 0.5"), ("tail", "--label fail"),
+                               ("list", "--fields id,error_message"), ("list", "--spans --json"),
+                               ("list", "--fields id,spans.0.name")):
+            with self.subTest(command=command, given=given):
+                result = self.traces(command, *given.split(), env=self.key())
+                self.assertFails(result, 4, "A project API key cannot read the s", "login")
+                self.assertEqual(result.out, "")
+        page = {"traces": [{"id": "a", "name": "a"}, {"id": "b", "name": "b"}]}
+        self.server.fault("/traces", status=200, body=page)
+        self.assertFails(self.list("--session", "s-1", env=self.key()), 4, "the sessions")
+
+    def test_scores_are_asked_for_after_all_other_filters(self):
+        self.use(**dict(DIALECTS)["old"])
+        fill_world(self.server)
+        self.assertEqual(self.names("--label", "pass", "--tag", "v2"), ["refund 支払い"])
+        self.assertEqual(self.server.count("trace.byId"), 2)      # that have scores at all
+
     def test_check_wait_and_tail_filter_alike(self):
         self.use(known_filters=())
         fill_world(self.server)
         project = ("--project", self.server.project)
-        for given, wanted in QUERIES[::5]:
+        for given, wanted in QUERIES[::5] + QUERIES[-6:-2]:
             expected = [row.name for row in WORLD if wanted(row)]
             options = project + tuple(given.split())
             with self.subTest(given=given):
@@ -443,6 +491,9 @@ INVALID = (
     ("--max-duration", "infs"), ("--min-cost", "free"), ("--min-cost", "-1"),
     ("--min-cost", "nan"), ("--min-cost", "inf"), ("--min-cost", "0.05€"), ("--min-cost", ""),
     ("--min-cost", "1_000"), ("--format", "xml"), ("--format", ""), ("--format", "JSON "),
+    ("--metadata", "tier"), ("--metadata", "=pro"), ("--metadata", " =pro"), ("--session", ""),
+    ("--max-score", "1.1"), ("--max-score", "=0.5"), ("--max-score", "helpful"), ("--label", " "),
+    ("--sort", "name"), ("--sort", ""),
     ("--fields", ""), ("--fields", ","), ("-o", ""), ("--limit", "all"))
 
 
@@ -477,6 +528,10 @@ class BadFilters(TracesCase):
                 ("--since 2026-03-15 --until 2026-03-14", ("--since", "--until")),
                 ("--since 2026-03-15 --until 2026-03-15T00:00Z", ("--since", "--until")),
                 ("--since 1h --until 1h", ("--since", "--until")),
+                ("--min-duration 5s --max-duration 4999ms", ("--min-duration", "--max-duration")),
+                ("--metadata a=1 --metadata a=2", ("--metadata", "two values")),
+                ("--spans", ("--spans", "json")), ("--spans --format csv", ("--spans", "json")),
+                ("--spans --fields id --json", ("--spans", "--fields")),
                 ("--all --limit 5", ("--all", "--limit"))):
             with self.subTest(given=given):
                 self.assertFails(self.list(*given.split()), 2, *parts)
@@ -629,6 +684,148 @@ class FilteredPages(TracesCase):
 
         with mock.patch.object(self.server.world, "page", moving):
             self.assertEqual(self.names("--all"), ["trace %d" % place for place in range(250)])
+
+
+def rows_by(key, reverse=False):
+    """The names in WORLD in that order; those without a value come last."""
+    known = [row for row in WORLD if key(row) is not None]
+    unknown = [row.name for row in WORLD if key(row) is None]
+    return [row.name for row in sorted(known, key=key, reverse=reverse)] + unknown
+
+
+def lowest(row):
+    newest = {evaluator: value for evaluator, value, _ in row.scores}
+    return min(newest.values(), default=None)
+
+
+class SortedLists(TracesCase):
+    ORDERS = (("created", lambda row: -row.minutes, True), ("cost", lambda row: row.cost, True),
+              ("duration", lambda row: row.duration, True), ("score", lowest, False))
+
+    def test_each_key_in_both_directions(self):
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            fill_world(self.server)
+            for key, value, descends in self.ORDERS:
+                with self.subTest(dialect=dialect, key=key):
+                    self.assertEqual(self.names("--sort", key), rows_by(value, descends))
+                    self.assertEqual(self.names("--sort", key, "-r"), rows_by(value, not descends))
+        self.assertEqual(self.names("--reverse"), [row.name for row in WORLD][::-1])
+
+    def test_with_a_key(self):
+        fill_world(self.server)
+        for key, value, descends in self.ORDERS[:3]:
+            self.assertEqual(self.names("--sort", key, env=self.key()), rows_by(value, descends))
+
+    def test_the_limit_is_that_of_all_that_match(self):
+        for place in range(250):
+            self.server.add_trace(name=str(place), duration_ms=1000 + (place * 77) % 250,
+                                  totalTokens=place, created=minutes_ago(place))
+        result = self.assertOk(self.list("--sort", "duration", "-n", "3", "--json"))
+        self.assertEqual([row["duration_ms"] for row in result.json], [1249, 1248, 1247])
+        self.assertIn("Showing 3 traces; more exist.", result.err)
+        result = self.assertOk(self.list("--sort", "tokens", "-n", "2", "--max-duration", "1.1s"))
+        self.assertEqual(result.lines[0].split(),
+                         ["ID", "Status", "Duration", "Cost", "Tokens", "Created", "Name"])
+        self.assertIn("Scanned 250 traces.", result.err)
+        self.assertEqual(self.assertOk(self.list("--sort", "cost", "--all", "--json"),
+                                       err="").json[249]["cost_usd"], 0.012)
+        self.assertEqual(self.list("--sort", "cost", "-n", "3", "--fail-if-truncated").code, 10)
+        self.assertOk(self.list("--sort", "cost", "-n", "250", "--fail-if-truncated"))
+
+    def test_the_order_of_pages_needs_no_more_pages(self):
+        self.add(150)
+        self.assertEqual(self.names("--sort", "created", "-n", "2"), ["trace 0", "trace 1"])
+        self.assertEqual(self.server.count("trace.list"), 1)
+
+    def test_scores_are_shown_and_asked_for_only_for_what_is_shown(self):
+        self.use(**dict(DIALECTS)["old"])
+        fill_world(self.server)
+        self.names("--sort", "cost", "-n", "2", "--fields", "name,scores")
+        self.assertEqual(self.server.count("trace.byId"), 0)      # none of them has scores
+        result = self.assertOk(self.list("--sort", "score", "-n", "2"))
+        self.assertEqual([line.split()[4] for line in result.lines[2:]], ["0.5", "0.8"])
+
+    def test_a_server_without_pages_cannot_be_sorted(self):
+        self.use(bare_list=True)
+        self.add(101)
+        self.assertFails(self.list("--sort", "cost"), 8, "more may exist")
+
+
+class ListedSpans(TracesCase):
+    """What --spans and --fields add to a listing: spans, and error messages."""
+
+    def setUp(self):
+        super().setUp()
+        self.fill()
+
+    def fill(self):
+        span = {"name": "step", "input": {"userQuery": "hi"}}
+        failed = {"status": "ERROR", "errorMessage": "later", "name": "b"}
+        self.server.add_trace(name="ok", created=minutes_ago(1), spans=[dict(span), failed])
+        self.server.add_trace(name="bad", status="ERROR", created=minutes_ago(2), spans=[
+            dict(failed, startTime="2026-03-14T10:30:01.000Z"),
+            dict(failed, startTime="2026-03-14T10:30:00.000Z", errorMessage="first", name="a")],
+            scores=[{"value": 0.4}])
+        self.server.add_trace(name="none", status="ERROR", created=minutes_ago(3))
+
+    def test_spans(self):
+        for dialect, options in DIALECTS:
+            with self.subTest(dialect=dialect):
+                self.use(**options)
+                self.fill()
+                rows = self.assertOk(self.list("--spans", "--json"), err="").json
+                self.assertEqual([[span["name"] for span in row["spans"]] for row in rows],
+                                 [["step", "b"], ["b", "a"], []])
+                self.assertEqual(rows[0]["spans"][0]["input"], {"userQuery": "hi"})
+                self.assertEqual(rows[0]["spans"][1]["error_message"], "later")
+                self.assertEqual([row["error_message"] for row in rows], [None, "first", None])
+                self.assertEqual([score["score"] for score in rows[1]["scores"]], [0.4])
+                # The scores come with the spans, or have come with the list.
+                name = "trace.byId" if dialect == "old" else "trace.getById"
+                answered = [name] if dialect == "old" else [name] * 3
+                requests = [request for request in self.server.requests
+                            if request.procedures == answered]
+                self.assertEqual(len(requests), 3 // len(answered))
+        rows = self.assertOk(self.list("--fields", "name,spans.0.name", "--format", "csv"))
+        self.assertEqual(rows.lines, ["name,spans.0.name", "ok,step", "bad,b", "none,"])
+        self.assertIn("spans.0.name", self.assertOk(self.list("--spans", "--fields", "?",
+                                                              "--json")).out)
+        self.assertOk(self.list("--spans", "--fields", "?"))
+
+    def test_error_messages(self):
+        result = self.assertOk(self.list("--fields", "name,error_message", "--format", "csv"))
+        self.assertEqual(result.lines, ["name,error_message", "ok,", "bad,first", "none,"])
+        ids = [values["id"] for values in procedure_inputs(self.server, "trace.getById")]
+        self.assertEqual(len(ids), 2)       # the one that is OK is not asked for
+        self.server.clear()
+        self.assertOk(self.list("--fields", "name", "--json"))
+        self.assertEqual(self.server.count("getById"), 0)
+
+    def test_in_a_tail(self):
+        result = self.traces("tail", "-n", "3", "--error", "--format", "jsonl",
+                             "--fields", "name,error_message", naps=Steps())
+        self.assertEqual([json.loads(line) for line in result.lines],
+                         [{"name": "none", "error_message": None},
+                          {"name": "bad", "error_message": "first"}])
+
+    def test_only_of_what_is_shown(self):
+        self.add(30, duration_ms=5000)
+        self.assertEqual(len(self.assertOk(self.list("--sort", "duration", "-n", "2", "--spans",
+                                                     "--json")).json), 2)
+        self.assertEqual(len(procedure_inputs(self.server, "trace.getById")), 2)
+
+    def test_a_trace_that_is_deleted_meanwhile(self):
+        gone = trpc_error("NOT_FOUND", 404, "Trace not found")
+        self.server.fault("getById", times=None, status=207, body=[gone, gone, gone])
+        rows = self.assertOk(self.list("--fields", "spans", "--json")).json
+        self.assertEqual(rows, [{"spans": []}] * 3)
+
+    def test_a_server_that_does_not_return_them(self):
+        for spans in (None, "many", {}):
+            answer = trpc_answer(dict(wire_trace(), spans=spans))
+            self.server.fault("getById", status=200, body=[answer] * 3)
+            self.assertFails(self.list("--spans", "--json"), 8, "does not return the spans")
 
 
 class TruncatedLists(TracesCase):

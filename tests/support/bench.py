@@ -36,6 +36,9 @@ PROCESSES = 50              # that start at once with an expired session
 REFRESH_SECONDS = 0.5       # how long the server takes to refresh that session
 MEMORY_GOAL = 60            # MB
 LISTING_GOAL = 1.2          # many traces, in relation to LOOP
+SORTED_GOAL = 1.3           # the same traces sorted, in relation to LOOP
+TREE_GOAL = 1.0             # seconds for a trace of TREE_SPANS spans
+TREE_SPANS = 10000
 USAGE_ERROR = 2             # exit code of an unknown command
 
 # The script that pip writes for an entry point.
@@ -123,6 +126,7 @@ LISTING = [
 COMMON = ("pass", "import re", "minimal", "traces published")    # commands without a module
 COMMANDS = {"version": "--version", "traces": "traces list --json"}
 LARGE_LISTING = "all traces as JSON lines"
+TREE = f"traces get, {TREE_SPANS:,} spans as a tree"
 CROWD = f"{PROCESSES} processes at once with an expired session"
 
 
@@ -396,10 +400,10 @@ def crowds(bench):
 
 
 def large_listing(bench, size, folder):
-    """The figures of listing that many traces as JSON lines, compared with LOOP."""
+    """The figures of listing and of sorting that many traces, compared with LOOP; two lines."""
     with StandIn(empty=True, names="both") as server:
         for number in range(size):
-            server.add_trace(name=f"trace {number}", scores=[])
+            server.add_trace(name=f"trace {number}", scores=[], duration_ms=number * 7919 % 60000)
         environment = environment_of(make_home(folder, f"listing-{size}", server))
         command = bench.client + [
             "traces", "list", "--project", server.project, "--all", "--format", "jsonl",
@@ -410,13 +414,35 @@ def large_listing(bench, size, folder):
                    for words in (command, loop)]
         if outputs[0] != outputs[1]:
             raise RuntimeError("the loop prints other lines")
-        runs = [[resources(words, environment, folder) for words in (command, loop)]
+        sort = bench.client + ["traces", "list", "-q", "--project", server.project,
+                               "--sort", "duration"]
+        runs = [[resources(words, environment, folder) for words in (command, sort, loop)]
                 for _ in range(3)]
-    seconds, other = (statistics.median(row[i][0] for row in runs) for i in (0, 1))
-    memory = max(row[0][1] for row in runs)
-    row = Comparison(f"{size:,} traces: {LARGE_LISTING} / loop with urllib", None, None,
-                     at_most(LISTING_GOAL))
-    return f"{figure(row, seconds, other)}, {memory:.0f} MB (goal ≤ {MEMORY_GOAL})"
+    *seconds, other = (statistics.median(row[i][0] for row in runs) for i in (0, 1, 2))
+    memory = [max(row[i][1] for row in runs) for i in (0, 1)]
+    titles = (LARGE_LISTING, LISTING_GOAL), ("--sort duration", SORTED_GOAL)
+    return "\n".join(
+        f"{figure(row, seconds[i], other)}, {memory[i]:.0f} MB (goal ≤ {MEMORY_GOAL})"
+        for i, row in enumerate(Comparison(f"{size:,} traces: {title} / loop with urllib", None,
+                                           None, at_most(goal)) for title, goal in titles))
+
+
+def large_tree(bench, folder):
+    """The figures of showing a trace with TREE_SPANS spans, five times as many in each level."""
+    spans = [{"id": f"s{number}", "name": f"step {number}", "type": "TOOL", "status": "OK",
+              "parentSpanId": f"s{(number - 1) // 5}" if number else None, "durationMs": 5,
+              "startTime": f"2026-03-14T10:{number // 600:02}:{number // 10 % 60:02}.000Z",
+              "input": {"question": "Where is my order?"}, "cost": 0.001, "model": "gpt-4o"}
+             for number in range(TREE_SPANS)]
+    with StandIn(empty=True, names="both") as server:
+        body = {"result": {"data": {"json": {"id": "t", "spans": spans, "scores": []}}}}
+        server.fault("trace.getById", times=None, status=200, body=body)
+        environment = environment_of(make_home(folder, "tree", server))
+        command = bench.client + ["traces", "get", "t", "--project", server.project]
+        runs = [resources(command, environment, folder) for _ in range(3)]
+    seconds = statistics.median(row[0] for row in runs)
+    met = verdict(seconds, at_most(TREE_GOAL))
+    return f"{TREE:<62} {seconds:6.2f}  {met:<20}  {max(row[1] for row in runs):.0f} MB"
 
 
 def session_cookie(client, server, environment, folder):
@@ -483,6 +509,8 @@ def run(options, folder):
     for size in sorted({1000, options.traces}):
         if hasattr(os, "wait4") and options.only in LARGE_LISTING:
             print(large_listing(bench, size, folder), flush=True)
+    if hasattr(os, "wait4") and options.only in TREE:
+        print(large_tree(bench, folder), flush=True)
     for name, command in crowds(bench):
         if options.only in CROWD:
             print(crowd(folder, name, command), flush=True)

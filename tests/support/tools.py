@@ -573,7 +573,7 @@ def fill_four(server):
 def first_look(client, args, console):
     """What traces tail shows before it waits, in place of twosignal.new_traces."""
     scan = twosignal.TraceScan(client, twosignal.trace_query(client, args), console,
-                               scores=twosignal.wanted_scores(args), strict_scores=False)
+                               strict_scores=False, **twosignal.wanted_parts(args))
     return iter(twosignal.TraceTail(scan).first(100))
 
 
