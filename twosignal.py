@@ -81,12 +81,19 @@ MAX_COLUMNS = 1000                  # of csv and tsv
 MAX_PATH_PARTS = 100                # of a field; as many keys with dots may have to be tried
 MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
+MAX_GROUPS, MAX_MESSAGES = 1000, 10     # of traces stats: the rest are one group; error messages
+DEFAULT_SAMPLE = 500                # traces whose spans traces stats reads at most
+EXACT_VALUES = 100000               # of a group: percentiles are exact up to so many
+BUCKET_RATIO = 1.01                 # beyond EXACT_VALUES: percentiles are at most 1% too high
+SMALL_SAMPLE = 30                   # traces; differences between fewer may be chance
 TAIL_PAGES, TAIL_CHARACTERS, TAIL_MEMORY = 50, 1 << 25, 20000   # of a poll; traces remembered
 TAIL_OVERLAP = 300                  # seconds: how late a trace may become visible
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 BAR_COLUMNS, MAX_INDENTED_SPANS = 20, 8     # of a timeline; levels of a tree, then a number stands
 FEW_PROJECTS = 10                   # that a trace is looked for in, in one request
+MAX_MONTHS = 24                     # of usage that a server returns
+ALL = float("inf")                  # traces
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
 MAX_EXPIRY = 1e11                   # Unix seconds; a larger number must be in milliseconds
@@ -216,9 +223,11 @@ _UNSAFE = ("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff
            "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]")
 _TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)"
               r"(\.\d{1,9})?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))?\Z")
+_TOO_LARGE = 10 ** MAX_DIGITS
 _DECIMAL = r"(?a)[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?\Z"
 _SUBSTITUTES = str.maketrans({"─": "-", "…": "...", "█": "#", "░": ".", "├": "|", "└": "`",
-                              "│": "|", "≥": ">=", "≤": "<=", "→": "->"})
+                              "│": "|", "≥": ">=", "≤": "<=", "→": "->",
+                              **dict.fromkeys("▁▂▃", "."), **dict.fromkeys("▄▅▆▇", ":")})
 # What takes two columns as a whole: a flag, or a half of one; a keycap, © or ™ with variation
 # selector 16; an emoji with that, with a skin tone, or joined with others.
 _EMOJI = "[\u2194-\u21aa\u231a-\u27bf\u2934\u2935\u2b05-\u2b55\U0001f004-\U0001faff]"
@@ -373,7 +382,7 @@ def to_number(value):
     """A finite int or float, from a decimal string too; None for anything else."""
     if isinstance(value, str) and len(value) <= MAX_DIGITS and re.match(_DECIMAL, value):
         value = int(value) if value.lstrip("+-").isdigit() else float(value)
-    is_finite = type(value) in (int, float) and abs(value) < 10 ** MAX_DIGITS   # not bool, nan
+    is_finite = type(value) in (int, float) and abs(value) < _TOO_LARGE     # not bool, nan
     return value if is_finite else None
 
 
@@ -477,6 +486,14 @@ def bar(used, limit, columns=20) -> str:
     share = used / limit
     filled = min(columns, max(0, int(share * columns)))
     return f"{'█' * filled}{'░' * (columns - filled)} {share * 100:.1f}%"
+
+
+def chart_bar(value, maximum, columns=20) -> str:
+    """███▄ for a value of a chart, to an eighth of a column; "" for 0 or an unknown value."""
+    if not value or value < 0:
+        return ""
+    eighths = max(1, round(8 * columns * (value / maximum)))
+    return "█" * (eighths // 8) + " ▁▂▃▄▅▆▇"[eighths % 8].strip()
 
 
 def parse_timestamp(timestamp):
@@ -867,11 +884,12 @@ class Listing(Result):
 
 
 def _column_widths(columns, rows, room) -> list:
-    """The width of each column; an optional last one is dropped if it has no room."""
+    """The width of each column; optional ones at the end are dropped if they have no room."""
     widths = [min(max(column.min_width, *map(display_width, texts)), MAX_PADDED)
               for column, texts in zip(columns, zip(*rows))]
-    least = max(MIN_CUT, columns[-1].min_width)
-    if columns[-1].optional and sum(widths[:-1]) + 2 * len(widths[:-1]) + least > room:
+    while columns[len(widths) - 1].optional and (
+            sum(widths[:-1]) + 2 * len(widths[:-1])
+            + max(MIN_CUT, columns[len(widths) - 1].min_width) > room):
         widths.pop()
     return _fitted(list(widths), widths, columns, room)
 
@@ -904,11 +922,13 @@ def _coloured(line, cells) -> str:
     for word, colour in _WORD_COLOURS.items():
         if word in cells:
             return line.replace("  " + word, f"  \x1b[{colour}m{word}\x1b[0m", 1)
-    return line
+    return re.sub("[▁-█]+", "\x1b[36m\\g<0>\x1b[0m", line)        # bars
 
 
 class Details(Result):
-    """A table of one record's fields, then further parts; other formats print the record alone."""
+    """A table of one record's fields, then further parts; other formats print the record alone.
+    The record may also be a list of them, which only the parts then show.
+    """
     record: object
     columns: tuple = ()
     parts: tuple = ()           # (title, a Result or a list of lines)
@@ -916,7 +936,7 @@ class Details(Result):
     shows_all: bool = False     # in the table: what is unknown too, as -
 
     def records(self):
-        return [self.record]
+        return self.record if isinstance(self.record, list) else [self.record]
 
     def json_lines(self, screen):
         yield to_json(self.record, ascii_only=screen.ascii_only) + "\n"
@@ -931,7 +951,7 @@ class Details(Result):
         for heading, text in cells:
             yield f"{heading}{' ' * (left - display_width(heading))}  {text}\n"
         for title, part in self.parts:
-            yield f"\n{title}\n"
+            yield f"\n{title}\n" if title else ""
             yield from part.table_lines(screen) if isinstance(part, Result) else part
 
 
@@ -3177,6 +3197,7 @@ class Client:
         self.key = key              # a project's, used instead of the session where REST suffices
         self.auth = Authenticator(url, transport, keep_secret, may_refresh)
         self.has_changed = False    # a change was made, or may have been made
+        self.requests = 0           # how many were made, retries not counted
         self.before_change = None   # called with what shows it before the first; may raise Failure
         self._page_size = self._batch_size = PAGE_SIZE      # halved if that is too large
         # The names to try for a procedure; the one that this server has comes first.
@@ -3284,6 +3305,7 @@ class Client:
 
     def _send(self, url, body, credential, retried) -> Response:
         """The response to a query, or to a change if there is a body. Raises Failure."""
+        self.requests += 1
         headers = dict(credential, Accept="application/json")
         if body is not None:
             return self.transport.request("POST", url, headers, body)
@@ -3425,7 +3447,7 @@ def trace_input(trace_id, project) -> dict:
 def _lacks_scores(trace) -> bool:
     """Whether a wire trace comes with fewer scores than are counted, or with neither."""
     scores = trace.get("scores")
-    count = get_path(trace, "_count.scores")        # tRPC; REST has scoreCount
+    count = get_item(trace.get("_count"), "scores")     # tRPC; REST has scoreCount
     count = to_number(trace.get("scoreCount") if count is None else count)
     return len(scores) < (count or 0) if isinstance(scores, list) else count != 0
 
@@ -3934,11 +3956,13 @@ def parse_fields(text) -> list:
     return fields
 
 
-def whole_number(minimum):
-    """A value type: an int that is not below the minimum."""
+def whole_number(minimum, maximum=ALL):
+    """A value type: an int that is not below the minimum or above the maximum."""
+    allowed = f"{minimum} or more" if maximum == ALL else f"{minimum} to {maximum}"
+
     def parse(text):
-        if not re.match(r"[0-9]{1,18}\Z", text) or int(text) < minimum:
-            raise ValueError(f"must be a whole number, {minimum} or more")
+        if not re.match(r"[0-9]{1,18}\Z", text) or not minimum <= int(text) <= maximum:
+            raise ValueError(f"must be a whole number, {allowed}")
         return int(text)
     return parse
 
@@ -4329,7 +4353,6 @@ def words_like(typed, words) -> list:
 ############################################################
 
 SCORES_REQUIRED = "required"        # of the traces in a scan: without them it fails
-ALL = float("inf")                  # traces
 SCORES_IF_KNOWN = "if known"        # null if an API key cannot read them
 ORDER_TOLERANCE = HOUR              # a trace may be listed this much later: agents' clocks differ
 
@@ -4391,14 +4414,17 @@ class TraceQuery(Struct):
     def matches(self, trace) -> bool:
         name = str(trace["name"] or "").casefold()
         tags = trace["tags"] if isinstance(trace.get("tags"), list) else ()
-        return (self.status in (None, str(trace["status"]).upper())
+        return ((self.status is None or self.status == str(trace["status"]).upper())
                 and (not self.search or self.search.casefold() in name)
-                and all(tag in tags for tag in self.tags or ())
-                and is_within(to_amount(trace["duration_ms"]), self.min_duration, self.max_duration)
+                and (not self.tags or all(tag in tags for tag in self.tags))
+                and (not self.is_local or self._matches_values(trace))
+                and self._matches_time(trace))
+
+    def _matches_values(self, trace) -> bool:
+        return (is_within(to_amount(trace["duration_ms"]), self.min_duration, self.max_duration)
                 and is_within(trace["cost_usd"], self.min_cost, None)
                 and self.session in (None, trace.get("session_id"))
-                and (not self.metadata or self._matches_metadata(trace.get("metadata")))
-                and self._matches_time(trace))
+                and (not self.metadata or self._matches_metadata(trace.get("metadata"))))
 
     def _matches_metadata(self, metadata) -> bool:
         pairs = [(get_path(metadata, path), text) for path, text in self.metadata]
@@ -4596,13 +4622,26 @@ class TraceScan(Struct):
 
 # --- checks and reports
 
+def concluding(console, remarks, exit_code=0):
+    """A function for Result.conclude that prints remarks."""
+    def conclude():
+        for remark in filter(None, remarks):
+            console.tell(remark)
+        return Outcome(exit_code=exit_code)
+    return conclude
+
+
 class Measurements:
     """The values of many traces, in little memory."""
 
-    def __init__(self, severity=float):
-        """severity: a function of a value; the greater its result, the worse."""
+    _count = 0                      # of the values that are summarized
+    _sums = _extremes = ()          # their sum, and what rounding took from it; lowest and highest
+    _buckets = None                 # how many are in each; BUCKET_RATIO ** key is its upper end
+
+    def __init__(self, severity=None):
+        """severity: a function of a value, the greater the worse; None if no trace is named."""
         from array import array
-        self.values = array("d")
+        self.values = array("d")    # those that are not summarized yet
         self.traces = 0             # how many have a value
         self.severity = severity
         self.worst = []             # the traces with the worst values, as JSON shows them
@@ -4614,7 +4653,12 @@ class Measurements:
             return
         self.values.extend(known)
         self.traces += 1
-        value = max(known, key=self.severity)
+        if len(self.values) > EXACT_VALUES:
+            self._summarize()
+        if self.severity:
+            self._add_worst(trace, max(known, key=self.severity))
+
+    def _add_worst(self, trace, value):
         if len(self.worst) == MAX_WORST and (
                 self.severity(value) <= self.severity(self.worst[-1]["value"])):
             return
@@ -4622,6 +4666,43 @@ class Measurements:
                            "value": value, "error_message": None, "command": None})
         self.worst.sort(key=lambda each: self.severity(each["value"]), reverse=True)
         del self.worst[MAX_WORST:]
+
+    def _summarize(self):
+        import math
+        total = self.total()
+        self._sums = [total, math.fsum([*self._sums, *self.values, -total])]
+        self._extremes = [self.lowest(), self.highest()]
+        self._count += len(self.values)
+        self._buckets = self._buckets or {}
+        for value in self.values:
+            key = math.ceil(math.log(value, BUCKET_RATIO)) if value > 0 else -ALL
+            self._buckets[key] = self._buckets.get(key, 0) + 1
+        del self.values[:]
+
+    def total(self) -> float:
+        import math
+        return math.fsum([*self._sums, *self.values])       # rounds once
+
+    def mean(self) -> float:
+        return self.total() / (self._count + len(self.values))
+
+    def lowest(self) -> float:
+        return min([*self._extremes, *self.values])
+
+    def highest(self) -> float:
+        return max([*self._extremes, *self.values])
+
+    def percentile(self, percent) -> float:
+        """That of the nearest rank; of more than EXACT_VALUES, at most BUCKET_RATIO times it."""
+        if self._buckets and self.values:
+            self._summarize()
+        rank = -(-(self._count + len(self.values)) * percent // 100)     # rounded up
+        if not self._buckets:
+            return sorted(self.values)[rank - 1]
+        for key in sorted(self._buckets):
+            rank -= self._buckets[key]
+            if rank <= 0:
+                return min(BUCKET_RATIO ** key, self._extremes[1])
 
 
 def score_severity(score) -> float:
@@ -4632,29 +4713,51 @@ def score_severity(score) -> float:
 class TraceStats:
     """What thresholds are compared with, collected from one trace after the other."""
 
-    def __init__(self, evaluators=None):
+    def __init__(self, evaluators=None, names_worst=True):
         """evaluators: the names of those that count as all of them; None if each does."""
         from collections import Counter, defaultdict
+        severity = float if names_worst else None
         self.count = 0
         self.project = None                     # the ID of the traces' project
-        self.errors = Measurements()            # 1 for the status ERROR, 0 for OK
+        self.errors = Measurements(severity)    # 1 for the status ERROR, 0 for OK
         self.other_statuses = Counter()         # how many traces have which; "-": none
-        self.durations = Measurements()         # milliseconds
-        self.costs = Measurements()             # USD
-        self.scores = defaultdict(lambda: Measurements(score_severity))     # by evaluator,
-        self.failures = defaultdict(Measurements)       # and all under None; 1: labelled fail
+        self.messages = Counter()               # how many failed with which error message
+        self.durations = Measurements(severity)         # milliseconds
+        self.costs = Measurements(severity)     # USD
+        self.tokens = Measurements()
+        self.scores = defaultdict(lambda: Measurements(severity and score_severity))
+        self.failures = defaultdict(lambda: Measurements(severity))     # 1: labelled fail
         self.failed_scores = 0                  # how many are labelled fail
-        self._chosen = evaluators
+        self._chosen = evaluators               # the two above: by evaluator; None: all of them
 
     def add(self, trace):
         self.count += 1
         self.project = trace.get("project_id")
-        self.errors.add(trace, self._error(trace["status"]))
+        self.errors.add(trace, self.error(trace["status"]))
         self.durations.add(trace, to_amount(trace["duration_ms"]))
         self.costs.add(trace, to_amount(trace["cost_usd"]))
-        self._add_scores(trace)
+        self.tokens.add(trace, to_amount(trace.get("total_tokens")))
+        if trace.get("error_message"):          # a span's
+            self.add_message(trace["error_message"])
+        self.add_scores(trace)
 
-    def _error(self, status):
+    def add_message(self, message):
+        self.messages[truncate(printable(message), MAX_MESSAGE)] += 1
+
+    def row(self, keys=(), evaluators=None) -> dict:
+        """A flat record. keys: (key, value) pairs of its group; evaluators: by default all."""
+        keys = dict(keys)
+        group = " / ".join("-" if value is None else value for value in keys.values())
+        row = {"group": group or "all", **keys, "count": self.count}
+        names = sorted(self.scores.keys() - {None}) if evaluators is None else evaluators
+        for name in [None, *names]:
+            row.update((metric.key_of(name), plain_value(metric.measure(self, name)[0]))
+                       for metric in METRICS if metric.needs_scores or not name)
+        messages = self.messages.most_common(1) or [(None, 0)]
+        row["error_message"], row["error_message_count"] = messages[0]
+        return row
+
+    def error(self, status):
         """1 for ERROR, 0 for OK; None for any other, which is counted."""
         name = printable(status or None).upper()
         if name in ("OK", "ERROR"):
@@ -4663,9 +4766,22 @@ class TraceStats:
         is_listed = name in self.other_statuses or len(self.other_statuses) < MAX_OTHER_STATUSES
         self.other_statuses[name if is_listed else "…"] += 1
 
-    def _add_scores(self, trace):
+    def read(self, scan):
+        """Adds the traces of a scan, and returns itself. Raises Failure."""
+        for trace in scan:
+            self.add(trace)
+        return self
+
+    def status_remarks(self) -> list:
+        """A line for each status that is neither OK nor ERROR."""
+        return [f"{counted(count, 'trace')} {'has' if count == 1 else 'have'} "
+                + ("no status." if status == "-" else f"the status {status}.")
+                for status, count in self.other_statuses.items()]
+
+    def add_scores(self, trace):
+        """Adds the scores of a record, if it has them."""
         by_evaluator = {}
-        for score in newest_scores(trace.get("scores") or []):
+        for score in newest_scores(trace["scores"]) if trace.get("scores") else ():
             evaluator = str(score.get("evaluator"))
             by_evaluator.setdefault(evaluator, []).append(score)
             if self._chosen is None or evaluator in self._chosen:
@@ -4694,12 +4810,16 @@ def newest_scores(scores) -> list:
     return kept
 
 
-class Threshold(Struct):
-    """What a gate measures, in which direction its limit holds, and how its values look."""
+class Metric(Struct):
+    """What is measured in traces, in which direction a limit of it holds, and how it looks."""
     title: str                      # of the check
     format_value: object            # (number, extra digits) -> text
     source: str = None              # the attribute of TraceStats that has its Measurements
-    summarize: object = None        # makes one number of their values
+    summarize: object = None        # makes one number of them
+    key: str = None                 # of the records of traces stats
+    heading: str = None             # in its table
+    optional: bool = True           # left out of a table that is too wide
+    regression: str = None          # by what it may get worse than a baseline: SHARE or POINTS
     is_minimum: bool = False
     worst_text: str = None          # what is shown for the value of a trace: by default itself
     needs_scores: bool = False      # its limit is (evaluator or None for all, number)
@@ -4715,13 +4835,27 @@ class Threshold(Struct):
             return False
         return value >= limit - tolerance if self.is_minimum else value <= limit + tolerance
 
-    def check(self, stats, limit, min_coverage=0):
-        """The CheckResult of this threshold; no verdict if measured in too few of the traces."""
-        measurements, evaluator = getattr(stats, self.source), None
+    def key_of(self, evaluator) -> str:
+        """Its key in the rows of traces stats; evaluator: None for the scores of all."""
+        return f"{self.key}.{evaluator}" if evaluator else self.key
+
+    def text(self, value) -> str:
+        return "-" if value is None else self.format_value(value)
+
+    def measure(self, stats, evaluator=None) -> tuple:
+        """(value or None, Measurements) of TraceStats; evaluator: whose scores, None for all."""
+        measurements = getattr(stats, self.source)
         if self.needs_scores:
-            evaluator, limit = limit
             measurements = measurements.get(evaluator, Measurements())
-        value = self.summarize(measurements.values) if measurements.traces else None
+        return self.summarize(measurements) if measurements.traces else None, measurements
+
+    def check(self, stats, limit, min_coverage=0, **baseline):
+        """The CheckResult of a limit; no verdict if measured in too few of the traces.
+
+        limit: (evaluator or None, number) for scores; baseline: see CheckResult.
+        """
+        evaluator, limit = limit if self.needs_scores else (None, limit)
+        value, measurements = self.measure(stats, evaluator)
         worst = [each for each in measurements.worst if not self.holds(each["value"], limit)]
         if worst and self.source == "scores" and not is_score(worst[0]["value"]):
             value = worst[0]["value"]           # fails, whatever the other scores are
@@ -4733,92 +4867,144 @@ class Threshold(Struct):
             passed = None
             coverage += f", below --min-coverage {format_percent(min_coverage)}"
         return CheckResult(self, limit, value, passed, count, evaluator,
-                           worst if passed is False else [], coverage)
+                           worst if passed is False else [], coverage, **baseline)
+
+    def worst_allowed(self, baseline, share):
+        """The limit that lets the value of a baseline get worse by a share."""
+        change = share * baseline if self.regression == SHARE else share
+        return baseline - change if self.is_minimum else baseline + change
+
+    def change(self, baseline, value):
+        """From the value of a baseline to another, as a share or in points; None if unknown."""
+        unit = baseline if self.regression == SHARE else 1
+        return plain_value((value - baseline) / unit) if unit and None not in (
+            baseline, value) else None
+
+    def change_text(self, change) -> str:
+        """+12% of a share, +3pp (points) of a rate, -0.05 of a score; - if unknown."""
+        if change is None:
+            return "-"
+        if self.is_minimum:
+            return plain_number(change, "+.3g")
+        return plain_number(change * 100, "+.3g") + (
+            "%" if self.regression == SHARE else "pp")
 
 
-def _percentile_95(values) -> float:
-    nearest_rank = -(-len(values) * 95 // 100)          # rounded up
-    return sorted(values)[nearest_rank - 1]
+def plain_value(number):
+    """A measured number without what only its binary form adds: 0.3, 1200; None for None."""
+    return None if number is None else to_number(f"{number:.12g}")
 
 
-def _sum(values) -> float:
-    import math
-    return math.fsum(values)        # rounds once
+def percentile(percent):
+    """A function that summarizes Measurements as a percentile of the nearest rank."""
+    return lambda measurements: measurements.percentile(percent)
 
 
-def _mean(values) -> float:
-    return _sum(values) / len(values)
-
-
-THRESHOLDS = (                      # those of traces check; a new one is one more entry
-    Threshold("error rate", format_percent, "errors", _mean, worst_text="ERROR",
-              option="--max-error-rate SHARE", parse=parse_share, help="maximum share of traces "
-              "with status ERROR, among those with status OK or ERROR, e.g. 2% or 0.02"),
-    Threshold("lowest score", format_score, "scores", min, is_minimum=True, needs_scores=True,
-              option="--min-score [NAME=]SCORE", parse=parse_score, help="minimum of every score, "
-              "or of evaluator NAME's, e.g. 0.5 or faithfulness=0.8; repeatable"),
-    Threshold("average score", format_score, "scores", _mean, is_minimum=True, needs_scores=True,
-              option="--min-average-score [NAME=]SCORE", parse=parse_score, help="minimum average "
-              "of all scores, or of evaluator NAME's, e.g. faithfulness=0.85; repeatable"),
-    Threshold("fail rate", format_percent, "failures", _mean, needs_scores=True, worst_text="fail",
-              option="--max-fail-rate [NAME=]SHARE", parse=parse_share, help="maximum share of "
-              "traces with a score labelled fail, among those with a labelled score, or one of "
-              "evaluator NAME, e.g. toxicity=1%; repeatable"),
-    Threshold("p95 duration", format_duration, "durations", _percentile_95, parse=parse_duration,
-              option="--max-p95 TIME", help="maximum 95th-percentile duration, e.g. 8s"),
-    Threshold("highest cost", format_cost, "costs", max, option="--max-cost USD",
-              help="maximum cost of any single trace, e.g. 0.05", parse=parse_usd),
-    Threshold("total cost", format_cost, "costs", _sum, option="--max-total-cost USD",
-              help="maximum total cost of all traces, e.g. 5", parse=parse_usd))
-TRACE_COUNT = Threshold("count", format_count, is_minimum=True, option="--min-count N")
+SHARE, POINTS = "share", "points"   # by which a Metric may get worse
+METRICS = (                         # of traces stats and check; a new one is one more entry
+    Metric("error rate", format_percent, "errors", Measurements.mean, "error_rate", "Errors", False,
+           POINTS, worst_text="ERROR",
+           option="--max-error-rate SHARE", parse=parse_share, help="maximum share of traces with "
+           "status ERROR, among those with status OK or ERROR, e.g. 2% or 0.02"),
+    Metric("lowest score", format_score, "scores", Measurements.lowest, "lowest_score", "Lowest",
+           is_minimum=True, needs_scores=True,
+           option="--min-score [NAME=]SCORE", parse=parse_score, help="minimum of every score, "
+           "or of evaluator NAME's, e.g. 0.5 or faithfulness=0.8; repeatable"),
+    Metric("average score", format_score, "scores", Measurements.mean, "average_score", "Score",
+           regression=POINTS, is_minimum=True, needs_scores=True,
+           option="--min-average-score [NAME=]SCORE", parse=parse_score, help="minimum average "
+           "of all scores, or of evaluator NAME's, e.g. faithfulness=0.85; repeatable"),
+    Metric("fail rate", format_percent, "failures", Measurements.mean, "fail_rate", "Fails",
+           regression=POINTS, needs_scores=True, worst_text="fail",
+           option="--max-fail-rate [NAME=]SHARE", parse=parse_share, help="maximum share of "
+           "traces with a score labelled fail, among those with a labelled score, or one of "
+           "evaluator NAME, e.g. toxicity=1%; repeatable"),
+    Metric("p50 duration", format_duration, "durations", percentile(50), "p50_ms", "P50", False),
+    Metric("p95 duration", format_duration, "durations", percentile(95), "p95_ms", "P95", False,
+           SHARE, option="--max-p95 TIME", parse=parse_duration,
+           help="maximum 95th-percentile duration, e.g. 8s"),
+    Metric("p99 duration", format_duration, "durations", percentile(99), "p99_ms", "P99", False),
+    Metric("average duration", format_duration, "durations", Measurements.mean,
+           "average_duration_ms", "Average"),
+    Metric("highest cost", format_cost, "costs", Measurements.highest, "highest_cost_usd",
+           "Highest", option="--max-cost USD",
+           help="maximum cost of any single trace, e.g. 0.05", parse=parse_usd),
+    Metric("total cost", format_cost, "costs", Measurements.total, "total_cost_usd", "Cost", False,
+           option="--max-total-cost USD", help="maximum total cost of all traces, e.g. 5",
+           parse=parse_usd),
+    Metric("average cost", format_cost, "costs", Measurements.mean, "average_cost_usd", "Avg cost",
+           regression=SHARE),
+    Metric("tokens", format_count, "tokens", Measurements.total, "total_tokens", "Tokens"))
+THRESHOLDS = tuple(metric for metric in METRICS if metric.option)
+TRACE_COUNT = Metric("count", format_count, key="count", is_minimum=True, option="--min-count N")
+BASELINE_COUNT = Metric("count of the baseline", format_count, is_minimum=True)
 CHECK_COLUMNS = tuple(Column(key.title(), key)
                       for key in ("check", "measured", "threshold", "verdict", "traces"))
+COMPARED_COLUMNS = tuple(Column(key.title(), source) for key, source in (
+    ("check", "check"), ("baseline", "baseline"), ("measured", "measured"), ("change", "change"),
+    ("limit", "threshold"), ("verdict", "verdict"), ("traces", "traces")))
 
 
 class CheckResult(Struct):
     """What was measured for a threshold, and whether it holds."""
-    threshold: Threshold
-    limit: float
+    metric: Metric
+    limit: float                    # None: it is only compared, or not even that
     value: float                    # None: it could not be measured
     passed: bool                    # None: not enough data for a verdict
     traces: int = None              # in how many it was measured
     evaluator: str = None           # whose scores count; None for all
     worst: list = ()                # those of Measurements.worst that are beyond the limit
     coverage: str = ""              # such as "measured in 2 of 40 traces", if not in all
+    baseline: float = MISSING       # a value that it is compared with; None if not known
+    regression: float = None        # the share that it may be worse by
 
-    def __init__(self, *values):
-        super().__init__(*values)
-        threshold, evaluator = self.threshold, self.evaluator
-        self.title = f"{threshold.title} of {evaluator}" if evaluator else threshold.title
-        flag = threshold.option.lstrip("-").partition(" ")[0] or threshold.title
+    def __init__(self, *values, **named):
+        super().__init__(*values, **named)
+        metric, evaluator = self.metric, self.evaluator
+        self.title = f"{metric.title} of {evaluator}" if evaluator else metric.title
+        flag = metric.option.lstrip("-").partition(" ")[0] or metric.title
         self.option = f"{flag} {evaluator}" if evaluator else flag
-        format_value = threshold.format_value
-        sign = "≥" if threshold.is_minimum else "≤"
-        self.measured_text = "-" if self.value is None else format_value(self.value)
-        limit_text = format_value(self.limit, digits_of(format_value, self.limit))
+        format_value = metric.format_value
+        sign, limit_text = "≥" if metric.is_minimum else "≤", None
+        self.measured_text = metric.text(self.value)
+        self.change = None if self.baseline is MISSING else metric.change(self.baseline, self.value)
+        if self.regression is not None:
+            self.option = f"max-regression of {self.title}"
+            limit_text = metric.change_text(-self.regression if sign == "≥" else self.regression)
+        elif self.limit is not None:
+            limit_text = format_value(self.limit, digits_of(format_value, self.limit))
         self.name = f"{self.option} {sign} {limit_text}"    # the same, whatever is measured
-        if self.passed is False:
+        if self.passed is False and self.regression is None:
             self.measured_text, limit_text = distinct_texts(format_value, self.value, self.limit)
-        self.threshold_text = f"{sign} {limit_text}"
+        self.threshold_text = f"{sign} {limit_text}" if limit_text else "-"
 
     def record(self) -> dict:
-        return {"check": self.title, "limit": self.limit, "measured": self.value,
-                "traces": self.traces, "passed": self.passed, "worst": self.worst}
+        compared = {} if self.baseline is MISSING else {
+            "baseline": self.baseline, "change": self.change}
+        return {"check": self.title, "limit": self.limit, "measured": self.value, **compared,
+                "traces": self.traces, "passed": None if self.limit is None else self.passed,
+                "worst": self.worst}
 
     def row(self) -> dict:
-        """What tables and reports show: text for each of CHECK_COLUMNS."""
+        """What tables and reports show: text for each of COMPARED_COLUMNS."""
         no_verdict = "NOTHING TO CHECK" if self.value is None else "TOO FEW"
+        baseline = None if self.baseline is MISSING else self.baseline
         return {"check": printable(self.title), "measured": self.measured_text,
+                "baseline": self.metric.text(baseline),
+                "change": self.metric.change_text(self.change),
                 "threshold": self.threshold_text, "traces": format_count(self.traces),
-                "verdict": {True: "OK", False: "FAILED", None: no_verdict}[self.passed]}
+                "verdict": {True: "OK" if self.limit is not None else "-", False: "FAILED",
+                            None: no_verdict}[self.passed]}
 
     def worst_lines(self) -> list:
         """Two lines for each: "9.0s  checkout-agent: Connection reset by peer", and its command."""
         lines = []
         for each in self.worst:
-            value, _ = distinct_texts(self.threshold.format_value, each["value"], self.limit)
+            value = self.metric.text(each["value"])
+            if self.regression is None:
+                value, _ = distinct_texts(self.metric.format_value, each["value"], self.limit)
             texts = filter(None, [each["name"], each["error_message"]])
-            text = f"{self.threshold.worst_text or value}  {': '.join(map(printable, texts))}"
+            text = f"{self.metric.worst_text or value}  {': '.join(map(printable, texts))}"
             lines += [truncate(text, MAX_MESSAGE), f"  {each['command']}"]
         return lines
 
@@ -4826,30 +5012,219 @@ class CheckResult(Struct):
         """Such as "failed: measured 4.8s, threshold ≤ 3.0s"."""
         verdict = self.row()["verdict"].lower()
         text = f"{verdict}: measured {self.measured_text}, threshold {self.threshold_text}"
+        if self.regression is not None:
+            text += f" from {self.metric.text(self.baseline)}"
         return f"{text} ({self.coverage})" if self.coverage and self.traces else text
+
+
+# --- groups and baselines
+
+def when_made(record, length, ending=""):
+    text = str(record.get("created_at") or record.get("start_time") or "")[:length]
+    return text and text + ending
+
+
+GROUP_KEYS = {                      # --by of traces stats: a record's value, or a list of them
+    "name": lambda record: record["name"],
+    "status": lambda record: record["status"],
+    "tag": lambda record: record.get("tags"),
+    "session": lambda record: record.get("session_id"),
+    "day": lambda record: when_made(record, len("2026-03-14")),
+    "hour": lambda record: when_made(record, len("2026-03-14T10"), ":00Z"),
+    "model": lambda record: record.get("model"),
+    "evaluator": lambda record: [each.get("evaluator") for each in record.get("scores") or ()]}
+TIME_KEYS = {"day", "hour"}
+SPAN_VALUES = ("status", "duration_ms", "cost_usd", "total_tokens", "model", "error_message")
+REST = "…"                          # the value of all groups beyond MAX_GROUPS
+
+
+def group_values(record, key) -> list:
+    """The texts that a key of GROUP_KEYS has in a record, each once; None for what is missing."""
+    value = GROUP_KEYS[key](record)
+    texts = [None if each in (None, "") else printable(each)[:MAX_MESSAGE]
+             for each in (value if isinstance(value, list) else [value])]
+    return list(dict.fromkeys(texts)) or [None]
+
+
+class TraceGroups(Struct):
+    """The traces of a scan by group, and the spans of some of them."""
+    scan: TraceScan
+    by: list                        # keys of GROUP_KEYS; if empty, all are one group
+    sample_size: int                # traces whose spans are read, at most
+    candidates = 0                  # traces whose spans tell something: by model all, else failed
+    spans_read = requests = 0       # traces whose spans were read; with how many requests
+
+    def read(self):
+        """Reads the traces, and returns itself. Raises Failure."""
+        client = self.scan.client
+        from random import Random
+        random = Random(0)          # the same traces give the same sample
+        self.groups, self.sample = {}, []       # {values of the keys: TraceStats}, IDs
+        self.statuses = TraceStats(names_worst=False)
+        self.by_model = "model" in self.by
+        if self.by_model and client.key:
+            raise key_cannot("read the spans of traces")
+        for trace in self.scan:
+            is_failed = trace["status"] != "OK" and self.statuses.error(trace["status"])
+            if is_failed or self.by_model:
+                self.candidates += 1        # each has the same chance to be in the sample
+                if len(self.sample) < self.sample_size:
+                    self.sample.append(str(trace["id"]))
+                elif random.random() < self.sample_size / self.candidates:
+                    self.sample[random.randrange(self.sample_size)] = str(trace["id"])
+            for stats in () if self.by_model else self._groups_of(trace):
+                stats.add(trace)
+        before = client.requests
+        for start in range(0, 0 if client.key else len(self.sample), PAGE_SIZE):
+            for answer in client.batch("trace.getById", [
+                    trace_input(each, self.scan.query.project)
+                    for each in self.sample[start:start + PAGE_SIZE]]):
+                self._add_spans(answer)
+        self.requests = client.requests - before
+        return self
+
+    def _groups_of(self, record):
+        """Yields the TraceStats of each group that a record is in."""
+        from itertools import product
+        for values in product(*[group_values(record, key) for key in self.by]):
+            if values not in self.groups and len(self.groups) >= MAX_GROUPS:
+                values = (REST,) * len(values)
+            if values not in self.groups:
+                evaluator = dict(zip(self.by, values)).get("evaluator")
+                self.groups[values] = TraceStats(evaluator and [evaluator], names_worst=False)
+            yield self.groups[values]
+
+    def _add_spans(self, wire):
+        """Adds the answer of trace.getById. Raises a Failure that is not about this trace alone."""
+        if isinstance(wire, TooLarge) or getattr(wire, "code", "") == "NOT_FOUND":
+            return                  # too large by itself, or deleted meanwhile
+        if isinstance(wire, Failure):
+            raise wire
+        self.spans_read += 1
+        trace, message = to_record(resource_object(wire), "trace"), first_error_message(wire)
+        for stats in self._groups_of(trace) if message and not self.by_model else ():
+            stats.add_message(message)
+        for span in child_records(trace, "spans") if self.by_model else ():
+            record = dict(trace, scores=(), **{key: span.get(key) for key in SPAN_VALUES})
+            for stats in self._groups_of(record) if span.get("model") else ():
+                stats.add(record)
+
+    def remarks(self) -> list:
+        """What to know besides, in lines: what was read of a sample, and what cannot be read."""
+        remarks = self.statuses.status_remarks()
+        candidates = counted(self.candidates, "trace" if self.by_model else "failed trace")
+        if self.requests:
+            remarks.append(f"Read the spans of {self.spans_read:,} of {candidates} in "
+                           f"{counted(self.requests, 'request')}; see --sample.")
+        elif self.candidates:
+            remarks.append("Error messages are null: project API keys cannot read spans.")
+        if len(self.groups) > MAX_GROUPS:
+            remarks.append(f"More than {MAX_GROUPS:,} groups: {REST} stands for the rest.")
+        return remarks
+
+    def evaluators(self) -> list:
+        return sorted({name for stats in self.groups.values() for name in stats.scores if name})
+
+    def rows(self) -> list:
+        return [stats.row(zip(self.by, values), self.evaluators())
+                for values, stats in self.groups.items()]
+
+
+def sorted_rows(rows, by, metric=None) -> list:
+    """Rows of traces stats, those with the worst value first; by default by time or by count."""
+    if metric is None and TIME_KEYS.intersection(by):
+        return sorted(rows, key=lambda row: [(row[key] is None, row[key] or "") for key in by])
+    metric = metric or TRACE_COUNT
+    sign = 1 if metric.needs_scores and metric.is_minimum else -1
+    return sorted(rows, key=lambda row: (
+        row[metric.key] is None, sign * (row[metric.key] or 0), -row["count"], row["group"]))
+
+
+def comparisons(baseline, row, evaluators=None):
+    """Yields a CheckResult without a limit for each value that one of two rows has."""
+    # Of scores, the average of each evaluator, and the fail rate of all or of the chosen ones.
+    names = evaluators or sorted({key.partition(".")[2] for key in {**baseline, **row}} - {""})
+    for metric in [each for each in METRICS if each.regression]:
+        is_named = metric.is_minimum or evaluators and metric.needs_scores
+        for name in names if is_named else [None]:
+            earlier, value = [each.get(metric.key_of(name)) for each in (baseline, row)]
+            if earlier is not None or value is not None or not metric.optional:
+                yield CheckResult(metric, None, value, True, None, name, baseline=earlier)
+
+
+def pairs_of(baseline, rows, by):
+    """Yields (row of the baseline, row) of each group of traces stats that one of them has."""
+    earlier = {tuple(row.get(key) for key in by): row for row in baseline}
+    for row in rows:
+        yield earlier.pop(tuple(row[key] for key in by), {"count": 0}), row
+    for row in earlier.values():
+        yield row, {"group": row["group"], "count": 0}
+
+
+def small_remarks(pairs) -> list:
+    """A line if one side of some comparisons is small; pairs: (row of the baseline, row)."""
+    small = sum(min(row["count"] for row in pair) < SMALL_SAMPLE for pair in pairs)
+    return [f"Fewer than {SMALL_SAMPLE} traces on a side, in {counted(small, 'group')}: "
+            "differences may be chance."] if small else []
+
+
+def check_baseline(rows, path, by):
+    """Raises a usage error if a value is not the JSON of traces stats --by these keys."""
+    keys = [metric.key for metric in METRICS]
+    option = "".join(f" --by {key}" for key in by)
+    hint = f"Write one with: twosignal traces stats{option} --json -o FILE."
+    for row in rows if isinstance(rows, list) else [None]:
+        if get_item(row, "group") is None or not set(keys) <= row.keys():
+            raise usage_error(f"{path} is not the JSON of 'traces stats'", hint)
+        if [key for key in row if key in GROUP_KEYS] != by:
+            raise usage_error(f"{path} was written with another --by", hint)
+        for key in ["count", *[key for key in row if key.partition(".")[0] in keys]]:
+            value = row.get(key)
+            is_number = type(value) in (int, float) and (value >= 0 or "score" in key)
+            if not is_number and (value is not None or key == "count"):
+                raise usage_error(f"{path} is damaged: '{key}' is {printable(value)}", hint)
 
 
 class Gate(Struct):
     """Thresholds that the traces of a scan are compared with."""
     scan: TraceScan
-    checks: list                    # (Threshold, limit) pairs
+    checks: list                    # (Metric, limit) pairs
     min_count: int                  # fewer traces are not enough data
     min_coverage: float = 0         # nor is a check that could be measured in a smaller share
     evaluators: list = None         # the names of those whose scores count; None for all
     url: str = None                 # of the server, if the user gave it
+    baseline: dict = None           # the row of traces stats that it is compared with
+    max_regression: float = None    # the share that it may be worse by
 
     def run(self) -> Details:
         """Reads the traces, and compares them with the thresholds. Raises Failure."""
-        self.stats = TraceStats(self.evaluators)
-        for trace in self.scan:
-            self.stats.add(trace)
+        self.stats = TraceStats(self.evaluators).read(self.scan)
         count = self.stats.count
-        self.results = [threshold.check(self.stats, limit, self.min_coverage)
-                        for threshold, limit in self.checks]
+        self.results = [metric.check(self.stats, limit, self.min_coverage)
+                        for metric, limit in self.checks]
         is_enough = count >= self.min_count or None         # too few are no verdict
         self.results.append(CheckResult(TRACE_COUNT, self.min_count, count, is_enough, count))
+        if self.baseline:
+            self.results += self._comparisons()
         self._explain()
         return self._details()
+
+    def _comparisons(self):
+        """Yields the CheckResults of the baseline."""
+        count, share = self.baseline["count"], self.max_regression
+        yield CheckResult(BASELINE_COUNT, self.min_count, count,
+                          count >= self.min_count or None, count)
+        for each in comparisons(self.baseline, self.stats.row(), self.evaluators):
+            metric, earlier = each.metric, each.baseline
+            if share is None or earlier is None and each.evaluator:
+                yield each          # only compared; or a new evaluator, which is no regression
+            elif earlier is None:
+                yield CheckResult(metric, None, each.value, None, baseline=None, regression=share)
+            else:
+                limit = metric.worst_allowed(earlier, share)
+                limit = (each.evaluator, limit) if metric.needs_scores else limit
+                yield metric.check(self.stats, limit, self.min_coverage, baseline=earlier,
+                                   regression=share)
 
     def _explain(self):
         """Adds to the worst traces their commands, and their error messages if they can be read."""
@@ -4870,11 +5245,6 @@ class Gate(Struct):
 
     def _details(self) -> Details:
         """The verdict, a table of the checks, and the worst traces of those that failed."""
-        def conclude():
-            for remark in filter(None, self.remarks()):
-                self.scan.console.tell(remark)
-            return Outcome(exit_code=code)
-
         results = self.results
         verdicts = [each.passed for each in results]
         verdict, code = "Passed", 0
@@ -4884,31 +5254,34 @@ class Gate(Struct):
             verdict, code = "Failed", EXIT_CODES["CHECK_FAILED"]
         record = {"passed": code == 0, "traces": self.stats.count,
                   "checks": [result.record() for result in results]}
-        parts = [("Checks", Listing("checks", CHECK_COLUMNS, [each.row() for each in results]))]
+        columns = COMPARED_COLUMNS if self.baseline else CHECK_COLUMNS
+        parts = [("Checks", Listing("checks", columns, [each.row() for each in results]))]
         parts += [(f"Worst traces: {printable(each.title)} {each.threshold_text}",
                    [line + "\n" for line in each.worst_lines()]) for each in results if each.worst]
         message = f"{verdict} ({counted(self.stats.count, 'trace')} checked)."
-        return Details(record, (), parts, message, conclude=conclude, checks=results,
-                       listing=Listing("checks", CHECK_COLUMNS, record["checks"]))
+        conclude = concluding(self.scan.console, self.remarks(), code)
+        return Details(record, (), parts, message, conclude=conclude,
+                       checks=[each for each in results if each.threshold_text != "-"],
+                       listing=Listing("checks", columns, record["checks"]))
 
     def remarks(self) -> list:
         """What to know besides, in lines: what was not measured, and how to get more data."""
         stats = self.stats
         remarks = [f"{each.option}: {each.coverage}" for each in self.results if each.coverage]
-        sources = [threshold.source for threshold, _ in self.checks]
+        sources = [each.metric.source for each in self.results if each.limit is not None]
         if "errors" in sources:
-            remarks += [f"{counted(count, 'trace')} {'has' if count == 1 else 'have'} "
-                        + ("no status." if status == "-" else f"the status {status}.")
-                        for status, count in stats.other_statuses.items()]
+            remarks += stats.status_remarks()
         if stats.failed_scores and "failures" not in sources:
             remarks.append(f"Found {counted(stats.failed_scores, 'score')} labelled fail, but no "
                            "check looks at labels. Use --max-fail-rate.")
         lacking = [result for result in self.results
-                   if result.value is None and result.threshold.needs_scores]
+                    if result.value is None and result.metric.needs_scores]
         evaluators = stats.scores.keys() - {None}
         if lacking or set(self.evaluators or ()) - evaluators:
             names = ", ".join(sorted(map(printable, evaluators)))
             remarks.append(f"There are scores from: {names}." if names else "No trace has a score.")
+        if self.baseline:
+            remarks += small_remarks([(self.baseline, self.stats.row())])
         hint = "Use an earlier --since or relax the filters."
         advice = [self.scan.scan_remark(), hint if stats.count < self.min_count else ""]
         return remarks + [" ".join(filter(None, advice))]
@@ -5469,6 +5842,16 @@ FILTER_OPTIONS = (
            "most SCORE; repeatable, all must match", for_evaluator(parse_score), repeatable=True),
     Option("--label LABEL", "only traces with a score that has this label, e.g. fail", non_empty))
 SPANS = Option("--spans", "include the spans of each trace, in json and jsonl")
+BASELINE_OPTIONS = (
+    Option("--baseline FILE", "compare with the JSON that 'traces stats' wrote to FILE",
+           parse_path),
+    Option("--baseline-tag TAG", "compare with the traces that have TAG in place of --tag",
+           non_empty))
+COUNT_COLUMN = Column("Count", "count", format_count)
+METRIC_COLUMNS = sorted([Column(metric.heading, metric.key, metric.text, optional=metric.optional)
+                         for metric in METRICS], key=lambda column: column.optional)
+SORT_METRICS = {name: metric for metric in (TRACE_COUNT, *METRICS)
+                for name in (re.sub("_(ms|usd)$", "", metric.key), metric.key)}
 THRESHOLD_OPTIONS = tuple(
     Option(each.option, each.help, for_evaluator(each.parse) if each.needs_scores else each.parse,
            repeatable=each.needs_scores, selects=False) for each in THRESHOLDS)
@@ -5618,14 +6001,103 @@ def span_details(spans, args) -> Details:
 
 
 @command(
-    "traces check", PROJECT, *THRESHOLD_OPTIONS,
+    "traces stats", PROJECT,
+    Option("--by KEY", f"group by {', '.join(GROUP_KEYS)}; repeatable, at most two",
+           repeatable=True, choices=GROUP_KEYS),
+    Option("--sort METRIC", "worst groups first, e.g. p95 or error_rate (default: count, or time "
+           "if grouped by it)", choices=SORT_METRICS),
+    Option("--sample N", "read the spans of at most N traces, spread over all, for models and "
+           f"error messages (default: {DEFAULT_SAMPLE})", POSITIVE),
+    *BASELINE_OPTIONS, *FILTER_OPTIONS, takes_key=True, exclusive=("--baseline", "--baseline-tag"),
+    examples=("twosignal traces stats --project ID --since 24h --by name --sort error_rate",
+              "twosignal traces stats --project ID --tag v2 --baseline-tag v1",
+              "twosignal traces stats --project ID --since 7d --json -o baseline.json"))
+def traces_stats(client, args, console):
+    """Show error rates, durations, costs and scores by group."""
+    by = args.by or []
+    if len(by) > min(2, len(set(by))):
+        raise usage_error("--by takes at most 2 different keys")
+    scores = SCORES_REQUIRED if "evaluator" in by else SCORES_IF_KNOWN
+    scan = TraceScan(client, trace_query(client, args), console, None, scores, needed=ALL)
+
+    sample = args.sample or DEFAULT_SAMPLE
+    baseline = chosen_baseline(args, scan, by, lambda other: (
+        TraceGroups(other, by, sample).read().rows()))
+    groups = TraceGroups(scan, by, sample).read()
+    metric = args.sort and SORT_METRICS[args.sort]
+    rows = sorted_rows(groups.rows(), by, metric)
+    remarks = groups.remarks() + [scan.scan_remark()]
+    result = stats_result(groups, rows, metric or TRACE_COUNT)
+    if baseline is not None:
+        pairs = list(pairs_of(baseline, rows, by))
+        remarks += small_remarks(pairs)
+        result = comparison_result(pairs)
+    result.conclude = concluding(console, remarks)
+    return result
+
+
+def stats_result(groups, rows, metric) -> Details:
+    """Rows of traces stats, and error messages; with bars of a metric if grouped by time."""
+    keys = [Column(key.title(), key, never_cut=key == "session") for key in groups.by]
+    most = max([row[metric.key] or 0 for row in rows], default=0)
+    bars = [Column("", lambda row: chart_bar(row[metric.key], most, 10))
+            for _ in TIME_KEYS.intersection(groups.by)][:1]
+    values = METRIC_COLUMNS + [
+        Column(f"{metric.heading} of {printable(name)}", metric.key_of(name), metric.text,
+               optional=True)
+        for name in groups.evaluators() for metric in METRICS if metric.needs_scores]
+    parts = [("", Listing("traces", (*keys, COUNT_COLUMN, *bars, *values), rows))]
+    messages = [dict(zip(groups.by, values), message=message, count=count)
+                for values, stats in groups.groups.items() for message, count
+                in stats.messages.most_common(1 if groups.by else MAX_MESSAGES)]
+    messages.sort(key=lambda row: -row["count"])
+    if messages:
+        columns = (COUNT_COLUMN, *keys, Column("Message", "message"))
+        parts += [("Most frequent error messages", Listing("messages", columns, messages))]
+    return Details(rows, (), parts, extra_columns=values)
+
+
+def comparison_result(pairs) -> Details:
+    """The comparisons of (row of the baseline, row) pairs, each with its group."""
+    found = [(row["group"], each) for earlier, row in pairs for each in comparisons(earlier, row)]
+    columns = (Column("Group", "group"), Column("Metric", "check"), *COMPARED_COLUMNS[1:4])
+    texts = [{"group": group, **each.row()} for group, each in found]
+    return Details([{"group": group, **each.record()} for group, each in found], (),
+                   [("", Listing("traces", columns, texts))])
+
+
+def chosen_baseline(args, scan, by, measure):
+    """The rows that BASELINE_OPTIONS choose, or None; measure: makes them of another scan."""
+    if args.baseline_tag:
+        if args.tag == [args.baseline_tag]:
+            raise usage_error("--tag and --baseline-tag are the same", "Compare two tags.")
+        import copy
+        other = copy.copy(scan)
+        other.query = copy.copy(scan.query)
+        other.query.tags = [args.baseline_tag]
+        return measure(other)
+    if not args.baseline:
+        return None
+    rows = result_or_failure(json_argument, args.baseline if args.baseline == "-" else
+                             "@" + args.baseline, "--baseline", scan.console)
+    if isinstance(rows, Failure):
+        raise usage_error(rows.message)
+    check_baseline(rows, args.baseline, by)
+    return rows
+
+
+@command(
+    "traces check", PROJECT, *THRESHOLD_OPTIONS, *BASELINE_OPTIONS,
+    Option("--max-regression SHARE", "how much worse than the baseline: p95 and average cost by "
+           "that share, rates and scores by that many points, e.g. 10%", parse_share,
+           selects=False),
     Option("--min-count N", "minimum number of traces; exit 11 if fewer (default: 1)", POSITIVE,
            selects=False),
     Option("--min-coverage SHARE", "exit 11 if a check could be measured in a smaller share of the "
            "traces, e.g. 90%", parse_share),
     EVALUATOR_FILTER, JUNIT,
     Option("-n, -L, --limit N", "check only the N most recent traces (default: all)", POSITIVE),
-    *FILTER_OPTIONS, takes_key=True, is_gate=True,
+    *FILTER_OPTIONS, takes_key=True, is_gate=True, exclusive=("--baseline", "--baseline-tag"),
     examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --min-score 0.5",
               "twosignal traces check --project ID --min-score faithfulness=0.8 --max-p95 8s "
               "--junit report.xml"))
@@ -5637,9 +6109,16 @@ def traces_check(client, args, console):
     checks = chosen_checks(args)
     needs_scores = any(threshold.needs_scores for threshold, _ in checks)
     scan = TraceScan(client, trace_query(client, args), console, args.limit,
-                     SCORES_REQUIRED if needs_scores else None, needed=ALL)
+                     SCORES_IF_KNOWN if args.baseline_tag else None, needed=ALL)
+    rows = chosen_baseline(args, scan, [], lambda other: (
+        [TraceStats(args.evaluator).read(other).row()]))
+    baseline = {"count": 0} if rows == [] else rows and rows[0]
+    if args.baseline and baseline.get("average_score") is not None:
+        scan.scores = SCORES_IF_KNOWN if args.max_regression is None else SCORES_REQUIRED
+    if needs_scores:
+        scan.scores = SCORES_REQUIRED
     return Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
-                args.url).run()
+                args.url, baseline, args.max_regression).run()
 
 
 def chosen_checks(args) -> list:
@@ -5649,14 +6128,18 @@ def chosen_checks(args) -> list:
         limits = getattr(args, option.name)
         limits = limits if isinstance(limits, list) else [limits]
         checks += [(threshold, limit) for limit in limits if limit is not None]
-    if not checks and (not args.min_count or args.min_coverage):
+    has_baseline = args.baseline or args.baseline_tag
+    if args.max_regression is not None and not has_baseline:
+        raise usage_error("--max-regression requires a baseline",
+                          "Add --baseline FILE or --baseline-tag TAG.")
+    if not has_baseline and not checks and (not args.min_count or args.min_coverage):
         flags = ", ".join(option.label for option in THRESHOLD_OPTIONS)
         raise usage_error("No threshold given", f"Pass one or more of {flags}.")
     if args.limit and args.limit < (args.min_count or 1):
         raise usage_error("--limit is below --min-count: this gate can never pass",
                           "Raise --limit or lower --min-count.")
     names = [limit[0] for threshold, limit in checks if threshold.needs_scores]
-    if args.evaluator and not names:
+    if args.evaluator and not names and not has_baseline:
         raise usage_error("--evaluator requires a check of scores",
                           "Add --min-score, --min-average-score or --max-fail-rate.")
     for name in names:
@@ -5701,7 +6184,7 @@ def wait_result(progress, failure) -> Details:
     message, checks = f"{progress.status()} after {waited:.0f}s.", ()
     if progress.found < progress.wanted:
         message = f"Timed out after {waited:.0f}s: {progress.status()}."
-        count = Threshold(f"traces {'scored' if progress.scored else 'arrived'}", format_count,
+        count = Metric(f"traces {'scored' if progress.scored else 'arrived'}", format_count,
                           is_minimum=True)
         checks = [CheckResult(count, progress.wanted, progress.found, None)]
     return Details(record, message=message, checks=checks, conclude=lambda: Outcome(
@@ -5965,13 +6448,18 @@ USAGE_FIELDS = (Column("Month", "month"), Column("Plan", "plan"), Column("Traces
 @command("usage", ORG,
          Option("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are "
                 "used, e.g. 90; evaluator runs are not checked", parse_percent, selects=False),
-         JUNIT, is_gate=True,
-         examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
+         Option("--months N", f"show the last N months, at most {MAX_MONTHS}",
+                whole_number(1, MAX_MONTHS)),
+         JUNIT, is_gate=True, exclusive=("--fail-above", "--months"),
+         examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90",
+                   "twosignal usage --org ID --months 12"))
 def usage(client, args, console):
     """Show an organization's usage this month, and its limits."""
     if args.junit and args.fail_above is None:
         raise usage_error("--junit requires --fail-above", "Pass both, or neither.")
     org = organization_id(client, args.org)
+    if args.months:
+        return usage_history(client, org, args.months)
     wire = resource_object(client.query("usage.getCurrentMonth", {"organizationId": org}))
     plans = {row.get("id"): row.get("plan") for row in client.rows("organization.list")
              if isinstance(row.get("id"), str)}
@@ -5991,6 +6479,16 @@ def usage(client, args, console):
     return result
 
 
+def usage_history(client, org, months) -> Listing:
+    """The Listing of the last months, the oldest first, with bars."""
+    wires = client.rows("usage.getHistory", {"organizationId": org, "months": months})
+    rows = sorted([{"month": None, **to_record(wire, "usage")} for wire in wires],
+                  key=lambda row: str(row["month"]))[-months:]
+    most = max([to_amount(row["traces_used"]) or 0 for row in rows], default=0)
+    bars = Column("", lambda row: chart_bar(to_amount(row["traces_used"]), most))
+    return Listing("months", (Column("Month", "month"), *USAGE_COLUMNS[1:], bars), rows)
+
+
 def usage_check(record, limit) -> CheckResult:
     """The verdict on the traces that are used: at most this share of the plan's. Raises Failure."""
     if record["plan"] not in PLANS:
@@ -5999,7 +6497,7 @@ def usage_check(record, limit) -> CheckResult:
     used, allowed = record["traces_used"], record["traces_limit"]
     if used is None or used < 0:
         raise wrong_type("the usage")
-    threshold = Threshold(f"traces of the {'' if allowed else 'unlimited '}plan", format_percent)
+    threshold = Metric(f"traces of the {'' if allowed else 'unlimited '}plan", format_percent)
     share = used / (allowed or float("inf"))
     return CheckResult(threshold, limit, share, threshold.holds(share, limit))
 

@@ -57,6 +57,7 @@ AGENTS = (  # name of the trace, its spans as (type, name, depth), tags
                         ("LLM", "summarise figures", 1)), ("batch",)))
 ERRORS = ("Tool call timed out after 30 s", "Rate limit of the model provider reached",
           "Order not found: 在庫なし", "Output was not valid JSON")
+BROKEN_FOR, RELEASED_FOR = 1.6 * 86400, 3 * 86400      # seconds: refund-agent, support-agent v2
 MODELS = (  # name, price in dollars per token of the prompt and of the completion
     ("gpt-4o", 2.5e-6, 1e-5), ("gpt-4o-mini", 1.5e-7, 6e-7), ("claude-sonnet", 3e-6, 1.5e-5))
 REASONS = {True: "The answer is to the point and cites the help page.",
@@ -67,10 +68,10 @@ REASONS = {True: "The answer is to the point and cites the help page.",
 # Sample data
 ##################################################################################################
 
-def add_sample_data(server):
+def add_sample_data(server, now=None):
     """Adds the sample data; only its times, which count back from now, differ between runs."""
     rng = random.Random(1)
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = now or datetime.datetime.now(datetime.timezone.utc)
     labs = server.add_org("Ünïcode Labs 🚀", "GROWTH", id=random_id(rng))
     shop = server.add_project("Checkout 支払い", server.org, "The assistant of the web shop",
                               id=random_id(rng))
@@ -93,14 +94,19 @@ def add_traces(server, rng, project, count, now, gap):
     """Adds traces, newest first, `gap` seconds apart on average."""
     age = 130.0
     for _ in range(count):
-        add_trace(server, rng, project, now - datetime.timedelta(seconds=age))
+        add_trace(server, rng, project, now - datetime.timedelta(seconds=age), age)
         age += rng.expovariate(1 / gap)
 
 
-def add_trace(server, rng, project, started):
+def add_trace(server, rng, project, started, age=0):
+    """Adds a trace of that age in seconds. The last releases of two agents have a story to tell."""
     name, steps, tags = rng.choice(AGENTS)
-    error = rng.choice(ERRORS) if rng.random() < 0.15 else None
-    spans = make_spans(rng, steps, started, error)
+    error = rng.choice(ERRORS) if rng.random() < 0.12 else None
+    if name == "refund-agent" and age < BROKEN_FOR and rng.random() < 0.6:
+        error = ERRORS[2]
+    if name == "support-agent":
+        tags = (tags[0], "v2" if age < RELEASED_FOR else "v1")
+    spans = make_spans(rng, steps, started, error, 1.8 if tags[-1] == "v2" else 1)
     return server.add_trace(
         project, name, "ERROR" if error else "OK", spans[0]["durationMs"],
         round(sum(span["cost"] or 0 for span in spans), 6), make_scores(rng, error), spans, tags,
@@ -109,12 +115,12 @@ def add_trace(server, rng, project, started):
         metadata={"customerTier": rng.choice(("free", "pro")), "appVersion": "2.4.1"})
 
 
-def make_spans(rng, steps, started, error):
+def make_spans(rng, steps, started, error, slowness=1):
     """The spans of a trace, as a tree; with an error, the last step failed."""
     spans, ancestors, start = [], [], started
     for position, (kind, name, depth) in enumerate(steps):
         last = position == len(steps) - 1
-        duration = int(rng.lognormvariate(6.3, 0.8))
+        duration = int(rng.lognormvariate(6.3, 0.8) * slowness)
         span = make_span(rng, kind, name, start, duration, error if last else None)
         span["parentSpanId"] = ancestors[depth - 1] if depth else None
         ancestors[depth:] = [span["id"]]

@@ -165,8 +165,8 @@ class RefusedArguments(ParserCase):
                     "version, completion, install.\n") % shown)
         for argv in (["traces", "xyzzy"], ["trace", "xyzzy"], ["trace"]):
             with self.subTest(argv=argv):
-                self.assertIn("Choose one of: traces list, traces get, traces check, traces wait, "
-                              "traces tail.\n", self.refused(*argv))
+                self.assertIn("Choose one of: traces list, traces get, traces stats, "
+                              "traces check, traces wait, traces tail.\n", self.refused(*argv))
 
     def test_verbs_of_other_programs(self):
         for typed, meant in (
@@ -204,8 +204,8 @@ class RefusedArguments(ParserCase):
     def test_words_that_never_suggest_are_complete(self):
         """Commands that create, delete or revoke something, or end the session."""
         verbs = {name.split()[-1] for name in twosignal.COMMANDS}
-        harmless = set("login whoami list use get check wait tail toggle usage api help version "
-                       "completion __complete".split())
+        harmless = set("login whoami list use get stats check wait tail toggle usage api help "
+                       "version completion __complete".split())
         self.assertEqual(verbs - harmless, set(twosignal.NEVER_GUESSED) - {"yes"})
 
     def test_every_usage_error_has_a_hint(self):

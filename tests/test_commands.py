@@ -1,6 +1,7 @@
 """The section Commands: login and logout, names in place of IDs, evaluators, usage, api."""
 import json
 import os
+import re
 import shlex
 import xml.etree.ElementTree
 from unittest import mock
@@ -745,6 +746,63 @@ class EvaluatorsAndDatasets(CommandCase):
             record = self.assertOk(self.cli("datasets", "create", "-n", "x", option, "Smoke test",
                                             "--json")).json
             self.assertEqual(record["description"], "Smoke test")
+
+
+class UsageHistory(TracesCase):
+    def setUp(self):
+        super().setUp()
+        self.fill()
+
+    def fill(self):
+        for back, traces in enumerate((40000, 10000, 0, 5000)):
+            self.server.set_usage(self.server.org, self.months()[-1 - back], traces, traces * 4, 7)
+
+    def months(self):
+        return [standin.this_month(-back) for back in reversed(range(4))]
+
+    def usage(self, *args, **kwargs):
+        return self.cli("usage", "--org", self.server.org, *args, **kwargs)
+
+    def test_json_is_a_list_with_a_month_each_in_both_dialects(self):
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            self.fill()
+            with self.subTest(dialect=dialect):
+                found = self.assertOk(self.usage("--months", "4", "--json"), err="").json
+                self.assertEqual(found, [
+                    {"month": month, "traces_used": traces, "spans_used": traces * 4,
+                     "evals_used": 7}
+                    for month, traces in zip(self.months(), (5000, 0, 10000, 40000))])
+                self.assertEqual(self.server.count("usage.getCurrentMonth"), 0)
+
+    def test_bars_line_up_at_80_columns(self):
+        for encoding, full, part in (("utf-8", "█", "▄"), ("ascii", "#", ":")):
+            result = self.assertOk(self.usage("--months", "4", "--no-color", columns=80, tty=True,
+                                              encoding=encoding))
+            cells = [re.split(r" {2,}", line) for line in result.lines[2:]]
+            self.assertEqual([row[4:] for row in cells],
+                             [[full * 2 + part], [], [full * 5], [full * 20]])
+            self.assertEqual(len({line.rindex("7  ") for line in result.lines[2:] if
+                                  full in line}), 1)
+            self.assertLessEqual(max(map(len, result.lines)), 80)
+        colored = self.usage("--months", "1", "--color", "always").lines[-1]
+        self.assertTrue(colored.endswith("\x1b[36m" + 20 * "█" + "\x1b[0m"), colored)
+
+    def test_rows_in_other_formats(self):
+        self.assertEqual(self.usage("--months", "1", "--format", "csv").lines, [
+            "month,traces_used,spans_used,evals_used", f"{self.months()[-1]},40000,160000,7"])
+
+    def test_a_server_that_ignores_how_many(self):
+        history = [{"month": f"2026-{n:02d}", "traceCount": None, "spanCount": "7"}
+                   for n in (3, 1, 2)]
+        self.server.fault("usage.getHistory", status=200, body=trpc_answer(history))
+        self.assertEqual([row["month"] for row in self.usage("--months", "2", "--json").json],
+                         ["2026-02", "2026-03"])
+
+    def test_bad_input(self):
+        for months in ("0", "25", "all", "-1"):
+            self.assertFails(self.usage("--months", months), 2, "1 to 24")
+        self.assertFails(self.usage("--months", "3", "--fail-above", "90"), 2, "together")
 
 
 class UsageThreshold(TracesCase):

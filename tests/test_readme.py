@@ -5,6 +5,7 @@
     python3 tests/test_readme.py --recipes DIR    writes the recipes for CI systems into files there
 """
 import ast
+import datetime
 import functools
 import glob
 import json
@@ -24,6 +25,7 @@ if not __package__:     # started as a script, not by `python3 -m unittest`
 from tools import (ROOT, SCRIPT, SUPPORT, TESTS, ServerCase, WrongClock, executable,  # noqa: E402
                    merged, minutes_ago, run_command, write_script)
 
+import sandbox  # noqa: E402
 import twosignal  # noqa: E402
 
 README = os.path.join(ROOT, "README.md")
@@ -565,7 +567,7 @@ class SampleOutput(ServerCase):
                                      "id": "f9e8d7c6-b5a4-3210-fedc-ba0987654321", "spans": [
                                          {"status": "ERROR",
                                           "errorMessage": "Tool call timed out"}]}))
-        self.assertPrints("traces check", 10)
+        self.assertPrints("traces check --since", 10)
 
     def test_incident(self):
         failed = {"status": "ERROR", "errorMessage": "Tool call timed out"}
@@ -591,6 +593,30 @@ class SampleOutput(ServerCase):
     def moment(milliseconds):
         start = twosignal.parse_timestamp("2025-11-03T03:12:45Z")
         return twosignal.wire_timestamp(start + milliseconds / 1000)
+
+
+class Answers(ServerCase):
+    """The commands under "See what happened" print this for the sandbox's sample data."""
+
+    options = {"empty": True}
+    NOW = datetime.datetime(2026, 3, 14, 10, 30, tzinfo=datetime.timezone.utc)
+
+    def setUp(self):
+        super().setUp()
+        self.log_in()
+        sandbox.add_sample_data(self.server, self.NOW)
+        self.environment["TWOSIGNAL_PROJECT"] = self.server.project
+
+    def test_each_answer(self):
+        text = read(README)
+        start = text.index("\n## See what happened\n")
+        answers = blocks(text[start:text.index("\n## ", start + 1)], "console")
+        self.assertEqual(len(answers), 5)
+        for answer in answers:
+            command, _, expected = answer.partition("\n")
+            arguments, = call_lines(command)
+            with self.subTest(command=command):
+                self.assertEqual(self.cli(*arguments, columns=80).out, expected)
 
 
 class Promises(unittest.TestCase):

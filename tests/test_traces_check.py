@@ -273,7 +273,7 @@ class ThresholdObjects(TracesCase):
     def test_direction(self):
         for is_minimum, sign, values in ((True, "≥", (False, True, True)),
                                          (False, "≤", (True, True, False))):
-            threshold = twosignal.Threshold("x", str, is_minimum=is_minimum)
+            threshold = twosignal.Metric("x", str, is_minimum=is_minimum)
             self.assertEqual(threshold.is_minimum, sign == "≥")
             self.assertEqual(tuple(threshold.holds(value, 2) for value in (1, 2, 3)), values)
 
@@ -281,7 +281,7 @@ class ThresholdObjects(TracesCase):
         """With a copy of the module that has one more, made of another one."""
         with open(SCRIPT, encoding="utf-8") as file:
             source = file.read()
-        entry = re.search(r'\n    Threshold\("total cost".*?parse=\w+\)', source, re.DOTALL).group()
+        entry = re.search(r'\n    Metric\("total cost".*?parse=\w+\)', source, re.DOTALL).group()
         new = entry.replace("total cost", "sum").replace("--max-total-cost", "--max-sum")
         module = types.ModuleType("twosignal_with_another_threshold")
         with mock.patch.dict(sys.modules, {module.__name__: module}):

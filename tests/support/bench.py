@@ -39,6 +39,7 @@ LISTING_GOAL = 1.2          # many traces, in relation to LOOP
 SORTED_GOAL = 1.3           # the same traces sorted, in relation to LOOP
 TREE_GOAL = 1.0             # seconds for a trace of TREE_SPANS spans
 TREE_SPANS = 10000
+STATS_GOAL = 1.3            # the statistics of many traces, in relation to COUNT_LOOP
 USAGE_ERROR = 2             # exit code of an unknown command
 
 # The script that pip writes for an entry point.
@@ -90,6 +91,11 @@ while True:
         break
 """
 
+# The same without its lines: it only counts the traces.
+COUNT_LOOP = LOOP.replace("cursor = None\n", "cursor, count = None, 0\n").replace(
+    LOOP[LOOP.index("    for trace in"):LOOP.index("    cursor = page")],
+    "    count += len(page[\"traces\"])\n") + "print('count', count, sep='\\n')\n"
+
 # Compares the times of two commands; `goal` is a relation and a bound, or None. There is none for
 # the copied module, whose time is that of Python's compiler: the executable exists to avoid it.
 Comparison = collections.namedtuple("Comparison", "title command other goal")
@@ -125,7 +131,7 @@ LISTING = [
 ]
 COMMON = ("pass", "import re", "minimal", "traces published")    # commands without a module
 COMMANDS = {"version": "--version", "traces": "traces list --json"}
-LARGE_LISTING = "all traces as JSON lines"
+LARGE = ("all traces as JSON lines", "traces list --sort duration", "traces stats")
 TREE = f"traces get, {TREE_SPANS:,} spans as a tree"
 CROWD = f"{PROCESSES} processes at once with an expired session"
 
@@ -399,32 +405,39 @@ def crowds(bench):
         yield "published client", [program(bench.published, "twosignal"), "orgs", "list", "--json"]
 
 
-def large_listing(bench, size, folder):
-    """The figures of listing and of sorting that many traces, compared with LOOP; two lines."""
+def large_listings(bench, size, folder, only):
+    """The figures of listing that many traces, and of their statistics, compared with loops."""
     with StandIn(empty=True, names="both") as server:
         for number in range(size):
             server.add_trace(name=f"trace {number}", scores=[], duration_ms=number * 7919 % 60000)
         environment = environment_of(make_home(folder, f"listing-{size}", server))
-        command = bench.client + [
-            "traces", "list", "--project", server.project, "--all", "--format", "jsonl",
-            "--fields", "id,name,status,duration_ms,cost_usd,created_at"]
-        loop = [bench.python, write(folder, "loop.py", LOOP), server.url, server.project,
-                session_cookie(bench.client, server, environment, folder)]
-        outputs = [subprocess.check_output(words, env=environment, cwd=folder)
-                   for words in (command, loop)]
-        if outputs[0] != outputs[1]:
-            raise RuntimeError("the loop prints other lines")
-        sort = bench.client + ["traces", "list", "-q", "--project", server.project,
-                               "--sort", "duration"]
-        runs = [[resources(words, environment, folder) for words in (command, sort, loop)]
-                for _ in range(3)]
-    *seconds, other = (statistics.median(row[i][0] for row in runs) for i in (0, 1, 2))
-    memory = [max(row[i][1] for row in runs) for i in (0, 1)]
-    titles = (LARGE_LISTING, LISTING_GOAL), ("--sort duration", SORTED_GOAL)
-    return "\n".join(
-        f"{figure(row, seconds[i], other)}, {memory[i]:.0f} MB (goal ≤ {MEMORY_GOAL})"
-        for i, row in enumerate(Comparison(f"{size:,} traces: {title} / loop with urllib", None,
-                                           None, at_most(goal)) for title, goal in titles))
+        arguments = [server.url, server.project,
+                     session_cookie(bench.client, server, environment, folder)]
+        columns = ["--fields", "id,name,status,duration_ms,cost_usd,created_at"]
+        for title, command, script, goal in (
+                (LARGE[0], ["traces", "list", "--all", "--format", "jsonl"] + columns,
+                 LOOP, LISTING_GOAL),
+                (LARGE[1], ["traces", "list", "-q", "--sort", "duration", "-n", "20"],
+                 None, SORTED_GOAL),
+                (LARGE[2], ["traces", "stats", "--fields", "count", "--format", "tsv"],
+                 COUNT_LOOP, STATS_GOAL)):
+            if only in title:
+                commands = (bench.client + command + ["--project", server.project],
+                            [bench.python, write(folder, "loop.py", script or LOOP)] + arguments)
+                yield compared(f"{size:,} traces: {title} / loop with urllib", commands,
+                               environment, folder, goal, prints_the_same=bool(script))
+
+
+def compared(title, commands, environment, folder, goal, prints_the_same):
+    """The figures of a command and of a script, which may have to print the same."""
+    outputs = [subprocess.check_output(words, env=environment, cwd=folder) for words in commands]
+    if prints_the_same and outputs[0] != outputs[1]:
+        raise RuntimeError("the loop prints other lines")
+    runs = [[resources(words, environment, folder) for words in commands] for _ in range(3)]
+    seconds, other = (statistics.median(row[i][0] for row in runs) for i in (0, 1))
+    memory = max(row[0][1] for row in runs)
+    row = Comparison(title, None, None, at_most(goal))
+    return f"{figure(row, seconds, other)}, {memory:.0f} MB (goal ≤ {MEMORY_GOAL})"
 
 
 def large_tree(bench, folder):
@@ -507,8 +520,9 @@ def run(options, folder):
         for rows in groups(list(modules)):
             print_group(bench, [row for row in rows if options.only in row.title], options.runs)
     for size in sorted({1000, options.traces}):
-        if hasattr(os, "wait4") and options.only in LARGE_LISTING:
-            print(large_listing(bench, size, folder), flush=True)
+        if hasattr(os, "wait4") and any(options.only in title for title in LARGE):
+            for line in large_listings(bench, size, folder, options.only):
+                print(line, flush=True)
     if hasattr(os, "wait4") and options.only in TREE:
         print(large_tree(bench, folder), flush=True)
     for name, command in crowds(bench):
