@@ -821,7 +821,7 @@ class Screen:
 
 class Outcome(Struct):
     """What follows a result's output."""
-    remark: str = ""            # a line for stderr
+    remarks: list = ()          # lines for stderr; empty ones are left out
     failure: object = None      # a Failure, which is printed and sets the exit code
     exit_code: int = 0
 
@@ -4603,13 +4603,13 @@ class TraceScan(Struct):
     def outcome(self) -> Outcome:
         """What follows a listing: whether more traces match, or may match, and how to see them."""
         if self.has_more is False:
-            return Outcome(self.scan_remark())
+            return Outcome([self.scan_remark()])
         exist = "may exist" if self.has_more is None else "exist"
         way = "narrower --since and --until" if self.lacks_paging else "--limit N or --all"
         message, hint = f"Showing {counted(self.returned, 'trace')}; more {exist}", f"Use {way}."
         if self.exact:
             raise Failure(message, hint, "CHECK_FAILED")
-        return Outcome(f"{message}. {hint} {self.scan_remark()}".rstrip())
+        return Outcome([f"{message}. {hint} {self.scan_remark()}".rstrip()])
 
     def scan_remark(self) -> str:
         """How many traces were scanned, if some of them were filtered here; otherwise ""."""
@@ -4621,15 +4621,6 @@ class TraceScan(Struct):
 
 
 # --- checks and reports
-
-def concluding(console, remarks, exit_code=0):
-    """A function for Result.conclude that prints remarks."""
-    def conclude():
-        for remark in filter(None, remarks):
-            console.tell(remark)
-        return Outcome(exit_code=exit_code)
-    return conclude
-
 
 class Measurements:
     """The values of many traces, in little memory."""
@@ -4977,6 +4968,7 @@ class CheckResult(Struct):
         if self.passed is False and self.regression is None:
             self.measured_text, limit_text = distinct_texts(format_value, self.value, self.limit)
         self.threshold_text = f"{sign} {limit_text}" if limit_text else "-"
+        self.has_verdict = self.limit is not None or self.passed is None
 
     def record(self) -> dict:
         compared = {} if self.baseline is MISSING else {
@@ -4993,8 +4985,8 @@ class CheckResult(Struct):
                 "baseline": self.metric.text(baseline),
                 "change": self.metric.change_text(self.change),
                 "threshold": self.threshold_text, "traces": format_count(self.traces),
-                "verdict": {True: "OK" if self.limit is not None else "-", False: "FAILED",
-                            None: no_verdict}[self.passed]}
+                "verdict": {True: "OK", False: "FAILED", None: no_verdict}[self.passed]
+                if self.has_verdict else "-"}
 
     def worst_lines(self) -> list:
         """Two lines for each: "9.0s  checkout-agent: Connection reset by peer", and its command."""
@@ -5259,10 +5251,10 @@ class Gate(Struct):
         parts += [(f"Worst traces: {printable(each.title)} {each.threshold_text}",
                    [line + "\n" for line in each.worst_lines()]) for each in results if each.worst]
         message = f"{verdict} ({counted(self.stats.count, 'trace')} checked)."
-        conclude = concluding(self.scan.console, self.remarks(), code)
-        return Details(record, (), parts, message, conclude=conclude,
-                       checks=[each for each in results if each.threshold_text != "-"],
-                       listing=Listing("checks", columns, record["checks"]))
+        return Details(record, (), parts, message,
+                       checks=[each for each in results if each.has_verdict],
+                       listing=Listing("checks", columns, record["checks"]),
+                       conclude=lambda: Outcome(self.remarks(), exit_code=code))
 
     def remarks(self) -> list:
         """What to know besides, in lines: what was not measured, and how to get more data."""
@@ -6032,7 +6024,7 @@ def traces_stats(client, args, console):
         pairs = list(pairs_of(baseline, rows, by))
         remarks += small_remarks(pairs)
         result = comparison_result(pairs)
-    result.conclude = concluding(console, remarks)
+    result.conclude = lambda: Outcome(remarks)
     return result
 
 
@@ -6185,10 +6177,10 @@ def wait_result(progress, failure) -> Details:
     if progress.found < progress.wanted:
         message = f"Timed out after {waited:.0f}s: {progress.status()}."
         count = Metric(f"traces {'scored' if progress.scored else 'arrived'}", format_count,
-                          is_minimum=True)
+                       is_minimum=True)
         checks = [CheckResult(count, progress.wanted, progress.found, None)]
     return Details(record, message=message, checks=checks, conclude=lambda: Outcome(
-        progress.advice(), exit_code=EXIT_CODES["NOTHING_TO_CHECK"] if checks else 0))
+        [progress.advice()], exit_code=EXIT_CODES["NOTHING_TO_CHECK"] if checks else 0))
 
 
 @command(
@@ -6718,7 +6710,7 @@ def install(client, args, console):
         file.write(content)
     return Details({"path": path, "version": __version__},
                    message=f"Installed twosignal {__version__} as {path}.",
-                   conclude=lambda: Outcome(path_remark(path)))
+                   conclude=lambda: Outcome([path_remark(path)]))
 
 
 def executable_content() -> bytes:
@@ -6933,8 +6925,8 @@ def print_result(result, args, console) -> int:
     outcome = result.conclude()
     if warning:
         console.say(warning)        # with --quiet too: the output lacks data
-    if outcome.remark:
-        console.tell(outcome.remark)
+    for remark in filter(None, outcome.remarks):
+        console.tell(remark)
     return console.fail(outcome.failure) if outcome.failure else outcome.exit_code
 
 

@@ -1075,11 +1075,11 @@ class BareListScans(ClientCase):
                 self.assertEqual(self.limits(), limits)
 
     def test_remarks(self):
-        self.assertEqual(self.scan(20, 20).outcome().remark,
-                         "Showing 20 traces; more may exist. Use --limit N or --all.")
-        self.assertEqual(self.scan(100, 100).outcome().remark,
-                         "Showing 100 traces; more may exist. Use narrower --since and --until.")
-        self.assertEqual(self.scan(19, 20).outcome().remark, "")
+        self.assertEqual(self.scan(20, 20).outcome().remarks,
+                         ["Showing 20 traces; more may exist. Use --limit N or --all."])
+        self.assertEqual(self.scan(100, 100).outcome().remarks,
+                         ["Showing 100 traces; more may exist. Use narrower --since and --until."])
+        self.assertEqual(self.scan(19, 20).outcome().remarks, [""])
         scan = self.scan(100, 100, exact=True)
         failure = self.assertRaisesCode("CHECK_FAILED", scan.outcome)
         self.assertEqual((failure.message, failure.hint, failure.exit_code),
@@ -1105,9 +1105,9 @@ class BareListScans(ClientCase):
         scan = self.scan(250, 20, query)
         self.assertEqual((self.ids, scan.scanned, scan.has_more),
                          ([str(place) for place in range(90, 100)], 100, None))
-        self.assertEqual(scan.outcome().remark,
-                         "Showing 10 traces; more may exist. Use narrower --since and --until. "
-                         "10 of 100 scanned traces match.")
+        self.assertEqual(scan.outcome().remarks,
+                         ["Showing 10 traces; more may exist. Use narrower --since and --until. "
+                         "10 of 100 scanned traces match."])
         scan = self.scan(99, 20, query)
         self.assertEqual((scan.returned, scan.has_more), (9, False))
         self.assertRaisesCode("UNSUPPORTED", self.scan, 250, 20, query, needed=twosignal.ALL)
