@@ -90,7 +90,7 @@ TAIL_PAGES, TAIL_CHARACTERS, TAIL_MEMORY = 50, 1 << 25, 20000   # of a poll; tra
 TAIL_OVERLAP = 300                  # seconds: how late a trace may become visible
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
-BAR_COLUMNS, MAX_INDENTED_SPANS = 20, 8     # of a timeline; levels of a tree, then a number stands
+BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
 FEW_PROJECTS = 10                   # that a trace is looked for in, in one request
 MAX_MONTHS = 24                     # of usage that a server returns
 ALL = float("inf")                  # traces
@@ -887,9 +887,10 @@ def _column_widths(columns, rows, room) -> list:
     """The width of each column; optional ones at the end are dropped if they have no room."""
     widths = [min(max(column.min_width, *map(display_width, texts)), MAX_PADDED)
               for column, texts in zip(columns, zip(*rows))]
-    while columns[len(widths) - 1].optional and (
-            sum(widths[:-1]) + 2 * len(widths[:-1])
-            + max(MIN_CUT, columns[len(widths) - 1].min_width) > room):
+    for column in reversed(columns):
+        least = min(widths[-1], max(MIN_CUT, column.min_width))
+        if not column.optional or sum(widths[:-1], 2 * len(widths[:-1])) + least <= room:
+            break
         widths.pop()
     return _fitted(list(widths), widths, columns, room)
 
