@@ -4812,7 +4812,8 @@ class Metric(Struct):
     key: str = None                 # of the records of traces stats
     heading: str = None             # in its table
     optional: bool = True           # left out of a table that is too wide
-    regression: str = None          # by what it may get worse than a baseline: SHARE or POINTS
+    regression: str = None          # the unit of how much worse than a baseline it may be: "%" of
+                                    # that, "pp" (points) of a rate, "" of a score
     is_minimum: bool = False
     worst_text: str = None          # what is shown for the value of a trace: by default itself
     needs_scores: bool = False      # its limit is (evaluator or None for all, number)
@@ -4864,23 +4865,20 @@ class Metric(Struct):
 
     def worst_allowed(self, baseline, share):
         """The limit that lets the value of a baseline get worse by a share."""
-        change = share * baseline if self.regression == SHARE else share
+        change = share * baseline if self.regression == "%" else share
         return baseline - change if self.is_minimum else baseline + change
 
     def change(self, baseline, value):
         """From the value of a baseline to another, as a share or in points; None if unknown."""
-        unit = baseline if self.regression == SHARE else 1
-        return plain_value((value - baseline) / unit) if unit and None not in (
-            baseline, value) else None
+        unit = baseline if self.regression == "%" else 1
+        is_known = unit and None not in (baseline, value)
+        return plain_value((value - baseline) / unit) if is_known else None
 
     def change_text(self, change) -> str:
-        """+12% of a share, +3pp (points) of a rate, -0.05 of a score; - if unknown."""
+        """+12%, +3pp, or -0.05 of a score; - if unknown."""
         if change is None:
             return "-"
-        if self.is_minimum:
-            return plain_number(change, "+.3g")
-        return plain_number(change * 100, "+.3g") + (
-            "%" if self.regression == SHARE else "pp")
+        return plain_number(change * (100 if self.regression else 1), "+.3g") + self.regression
 
 
 def plain_value(number):
@@ -4893,10 +4891,9 @@ def percentile(percent):
     return lambda measurements: measurements.percentile(percent)
 
 
-SHARE, POINTS = "share", "points"   # by which a Metric may get worse
 METRICS = (                         # of traces stats and check; a new one is one more entry
     Metric("error rate", format_percent, "errors", Measurements.mean, "error_rate", "Errors", False,
-           POINTS, worst_text="ERROR",
+           "pp", worst_text="ERROR",
            option="--max-error-rate SHARE", parse=parse_share, help="maximum share of traces with "
            "status ERROR, among those with status OK or ERROR, e.g. 2% or 0.02"),
     Metric("lowest score", format_score, "scores", Measurements.lowest, "lowest_score", "Lowest",
@@ -4904,17 +4901,17 @@ METRICS = (                         # of traces stats and check; a new one is on
            option="--min-score [NAME=]SCORE", parse=parse_score, help="minimum of every score, "
            "or of evaluator NAME's, e.g. 0.5 or faithfulness=0.8; repeatable"),
     Metric("average score", format_score, "scores", Measurements.mean, "average_score", "Score",
-           regression=POINTS, is_minimum=True, needs_scores=True,
+           regression="", is_minimum=True, needs_scores=True,
            option="--min-average-score [NAME=]SCORE", parse=parse_score, help="minimum average "
            "of all scores, or of evaluator NAME's, e.g. faithfulness=0.85; repeatable"),
     Metric("fail rate", format_percent, "failures", Measurements.mean, "fail_rate", "Fails",
-           regression=POINTS, needs_scores=True, worst_text="fail",
+           regression="pp", needs_scores=True, worst_text="fail",
            option="--max-fail-rate [NAME=]SHARE", parse=parse_share, help="maximum share of "
            "traces with a score labelled fail, among those with a labelled score, or one of "
            "evaluator NAME, e.g. toxicity=1%; repeatable"),
     Metric("p50 duration", format_duration, "durations", percentile(50), "p50_ms", "P50", False),
     Metric("p95 duration", format_duration, "durations", percentile(95), "p95_ms", "P95", False,
-           SHARE, option="--max-p95 TIME", parse=parse_duration,
+           "%", option="--max-p95 TIME", parse=parse_duration,
            help="maximum 95th-percentile duration, e.g. 8s"),
     Metric("p99 duration", format_duration, "durations", percentile(99), "p99_ms", "P99", False),
     Metric("average duration", format_duration, "durations", Measurements.mean,
@@ -4926,7 +4923,7 @@ METRICS = (                         # of traces stats and check; a new one is on
            option="--max-total-cost USD", help="maximum total cost of all traces, e.g. 5",
            parse=parse_usd),
     Metric("average cost", format_cost, "costs", Measurements.mean, "average_cost_usd", "Avg cost",
-           regression=SHARE),
+           regression="%"),
     Metric("tokens", format_count, "tokens", Measurements.total, "total_tokens", "Tokens"))
 THRESHOLDS = tuple(metric for metric in METRICS if metric.option)
 TRACE_COUNT = Metric("count", format_count, key="count", is_minimum=True, option="--min-count N")
@@ -5138,7 +5135,7 @@ def comparisons(baseline, row, evaluators=None):
     """Yields a CheckResult without a limit for each value that one of two rows has."""
     # Of scores, the average of each evaluator, and the fail rate of all or of the chosen ones.
     names = evaluators or sorted({key.partition(".")[2] for key in {**baseline, **row}} - {""})
-    for metric in [each for each in METRICS if each.regression]:
+    for metric in [each for each in METRICS if each.regression is not None]:
         is_named = metric.is_minimum or evaluators and metric.needs_scores
         for name in names if is_named else [None]:
             earlier, value = [each.get(metric.key_of(name)) for each in (baseline, row)]
