@@ -90,7 +90,7 @@ TAIL_PAGES, TAIL_CHARACTERS, TAIL_MEMORY = 50, 1 << 25, 20000   # of a poll; tra
 TAIL_OVERLAP = 300                  # seconds: how late a trace may become visible
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
-BAR_COLUMNS, MAX_INDENTED_SPANS = 20, 8     # of a timeline; levels of a tree, then a number stands
+BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
 FEW_PROJECTS = 10                   # that a trace is looked for in, in one request
 MAX_MONTHS = 24                     # of usage that a server returns
 ALL = float("inf")                  # traces
@@ -887,9 +887,10 @@ def _column_widths(columns, rows, room) -> list:
     """The width of each column; optional ones at the end are dropped if they have no room."""
     widths = [min(max(column.min_width, *map(display_width, texts)), MAX_PADDED)
               for column, texts in zip(columns, zip(*rows))]
-    while columns[len(widths) - 1].optional and (
-            sum(widths[:-1]) + 2 * len(widths[:-1])
-            + max(MIN_CUT, columns[len(widths) - 1].min_width) > room):
+    for column in reversed(columns):
+        least = min(widths[-1], max(MIN_CUT, column.min_width))
+        if not column.optional or sum(widths[:-1], 2 * len(widths[:-1])) + least <= room:
+            break
         widths.pop()
     return _fitted(list(widths), widths, columns, room)
 
@@ -2483,10 +2484,10 @@ _MISSING_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path
 _NUMERIC_TYPES = (["bigint"], ["number"], [["custom", "Decimal.js"]])       # superjson's names
 # By the first part of a procedure's name: what it is about, and the command that lists its IDs.
 RESOURCES = {
-    "organization": ("Organization", "orgs list"), "project": ("Project", "projects list"),
-    "trace": ("Trace", "traces list"), "evaluator": ("Evaluator", "evaluators list"),
-    "dataset": ("Dataset", "datasets list"), "apiKey": ("API key", "api-keys list"),
-    "usage": ("Organization", "orgs list"), "span": ("Span", "traces get ID")}
+    "organization": ("organization", "orgs list"), "project": ("project", "projects list"),
+    "trace": ("trace", "traces list"), "evaluator": ("evaluator", "evaluators list"),
+    "dataset": ("dataset", "datasets list"), "apiKey": ("API key", "api-keys list"),
+    "usage": ("organization", "orgs list"), "span": ("span", "traces get ID")}
 
 
 def response_json(response):
@@ -2762,7 +2763,8 @@ def not_found(message="", resource=None) -> Failure:
     if not named and resource is None:
         return Failure(message or "Resource not found", "", "NOT_FOUND")
     noun, list_command = named[0] if named else resource
-    message = f"{noun} not found" if named or not message else message
+    if named or not message:
+        message = f"{noun[0].upper()}{noun[1:]} not found"
     return Failure(message, f"Check the ID with 'twosignal {list_command}'.", "NOT_FOUND")
 
 
@@ -4810,7 +4812,8 @@ class Metric(Struct):
     key: str = None                 # of the records of traces stats
     heading: str = None             # in its table
     optional: bool = True           # left out of a table that is too wide
-    regression: str = None          # by what it may get worse than a baseline: SHARE or POINTS
+    regression: str = None          # the unit of how much worse than a baseline it may be: "%" of
+                                    # that, "pp" (points) of a rate, "" of a score
     is_minimum: bool = False
     worst_text: str = None          # what is shown for the value of a trace: by default itself
     needs_scores: bool = False      # its limit is (evaluator or None for all, number)
@@ -4862,23 +4865,20 @@ class Metric(Struct):
 
     def worst_allowed(self, baseline, share):
         """The limit that lets the value of a baseline get worse by a share."""
-        change = share * baseline if self.regression == SHARE else share
+        change = share * baseline if self.regression == "%" else share
         return baseline - change if self.is_minimum else baseline + change
 
     def change(self, baseline, value):
         """From the value of a baseline to another, as a share or in points; None if unknown."""
-        unit = baseline if self.regression == SHARE else 1
-        return plain_value((value - baseline) / unit) if unit and None not in (
-            baseline, value) else None
+        unit = baseline if self.regression == "%" else 1
+        is_known = unit and None not in (baseline, value)
+        return plain_value((value - baseline) / unit) if is_known else None
 
     def change_text(self, change) -> str:
-        """+12% of a share, +3pp (points) of a rate, -0.05 of a score; - if unknown."""
+        """+12%, +3pp, or -0.05 of a score; - if unknown."""
         if change is None:
             return "-"
-        if self.is_minimum:
-            return plain_number(change, "+.3g")
-        return plain_number(change * 100, "+.3g") + (
-            "%" if self.regression == SHARE else "pp")
+        return plain_number(change * (100 if self.regression else 1), "+.3g") + self.regression
 
 
 def plain_value(number):
@@ -4891,10 +4891,9 @@ def percentile(percent):
     return lambda measurements: measurements.percentile(percent)
 
 
-SHARE, POINTS = "share", "points"   # by which a Metric may get worse
 METRICS = (                         # of traces stats and check; a new one is one more entry
     Metric("error rate", format_percent, "errors", Measurements.mean, "error_rate", "Errors", False,
-           POINTS, worst_text="ERROR",
+           "pp", worst_text="ERROR",
            option="--max-error-rate SHARE", parse=parse_share, help="maximum share of traces with "
            "status ERROR, among those with status OK or ERROR, e.g. 2% or 0.02"),
     Metric("lowest score", format_score, "scores", Measurements.lowest, "lowest_score", "Lowest",
@@ -4902,17 +4901,17 @@ METRICS = (                         # of traces stats and check; a new one is on
            option="--min-score [NAME=]SCORE", parse=parse_score, help="minimum of every score, "
            "or of evaluator NAME's, e.g. 0.5 or faithfulness=0.8; repeatable"),
     Metric("average score", format_score, "scores", Measurements.mean, "average_score", "Score",
-           regression=POINTS, is_minimum=True, needs_scores=True,
+           regression="", is_minimum=True, needs_scores=True,
            option="--min-average-score [NAME=]SCORE", parse=parse_score, help="minimum average "
            "of all scores, or of evaluator NAME's, e.g. faithfulness=0.85; repeatable"),
     Metric("fail rate", format_percent, "failures", Measurements.mean, "fail_rate", "Fails",
-           regression=POINTS, needs_scores=True, worst_text="fail",
+           regression="pp", needs_scores=True, worst_text="fail",
            option="--max-fail-rate [NAME=]SHARE", parse=parse_share, help="maximum share of "
            "traces with a score labelled fail, among those with a labelled score, or one of "
            "evaluator NAME, e.g. toxicity=1%; repeatable"),
     Metric("p50 duration", format_duration, "durations", percentile(50), "p50_ms", "P50", False),
     Metric("p95 duration", format_duration, "durations", percentile(95), "p95_ms", "P95", False,
-           SHARE, option="--max-p95 TIME", parse=parse_duration,
+           "%", option="--max-p95 TIME", parse=parse_duration,
            help="maximum 95th-percentile duration, e.g. 8s"),
     Metric("p99 duration", format_duration, "durations", percentile(99), "p99_ms", "P99", False),
     Metric("average duration", format_duration, "durations", Measurements.mean,
@@ -4924,7 +4923,7 @@ METRICS = (                         # of traces stats and check; a new one is on
            option="--max-total-cost USD", help="maximum total cost of all traces, e.g. 5",
            parse=parse_usd),
     Metric("average cost", format_cost, "costs", Measurements.mean, "average_cost_usd", "Avg cost",
-           regression=SHARE),
+           regression="%"),
     Metric("tokens", format_count, "tokens", Measurements.total, "total_tokens", "Tokens"))
 THRESHOLDS = tuple(metric for metric in METRICS if metric.option)
 TRACE_COUNT = Metric("count", format_count, key="count", is_minimum=True, option="--min-count N")
@@ -5136,7 +5135,7 @@ def comparisons(baseline, row, evaluators=None):
     """Yields a CheckResult without a limit for each value that one of two rows has."""
     # Of scores, the average of each evaluator, and the fail rate of all or of the chosen ones.
     names = evaluators or sorted({key.partition(".")[2] for key in {**baseline, **row}} - {""})
-    for metric in [each for each in METRICS if each.regression]:
+    for metric in [each for each in METRICS if each.regression is not None]:
         is_named = metric.is_minimum or evaluators and metric.needs_scores
         for name in names if is_named else [None]:
             earlier, value = [each.get(metric.key_of(name)) for each in (baseline, row)]
@@ -5586,6 +5585,7 @@ YES = Option("-y, --yes", "do not ask for confirmation")
 SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs instead of ***")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
 COUNT, POSITIVE = whole_number(0), whole_number(1)
+NEW_NAME = Option("-n, --name NAME", "name", non_empty, required=True)
 DESCRIBE = Option("-d, --description TEXT", "description")
 EVALUATOR = Option("ID", "evaluator, by ID or name", parse_id)
 DATASET = Option("ID", "dataset, by ID or name", parse_id)
@@ -5601,16 +5601,49 @@ def chosen_project(client, args) -> str:
         visible_projects(client, setting("TWOSIGNAL_ORG"))))
 
 
-def list_resources(client, args, noun, columns, procedure, kind="") -> Listing:
-    """The Listing of what a procedure lists for --project; kind: that of the records."""
-    rows = client.rows(procedure, {"projectId": chosen_project(client, args)})
-    return Listing(noun, columns, [to_record(row, kind) for row in rows])
+def shown_record(wire, kind, args) -> dict:
+    """The record of a wire object, with what --show-secrets asks for; kind: a key of RESOURCES."""
+    return to_record(wire, "" if vars(args).get("show_secrets") else kind)
 
 
-def changed(noun, columns, wire, kind="", verb="Created") -> Details:
-    """The Details of a new or changed resource; kind: that of its record."""
-    record = to_record(resource_object(wire), kind)
-    return Details(record, columns, message=f'{verb} {noun} "{printable(record.get("name"))}".')
+def add_listing(name, kind, columns, *options):
+    """Adds a command that lists what a project has of a kind, a key of RESOURCES."""
+    nouns = RESOURCES[kind][0] + "s"
+
+    def list_resources(client, args, console):
+        rows = client.rows(f"{kind}.list", {"projectId": chosen_project(client, args)})
+        return Listing(nouns, columns, [shown_record(row, kind, args) for row in rows])
+    list_resources.__doc__ = f"List the {nouns} of a project."
+    command(name, PROJECT, *options)(list_resources)
+
+
+def add_deletion(name, operand, kind, help_line, verb="delete"):
+    """Adds a command that deletes or revokes one of a kind, and asks first unless --yes is given."""
+    noun = RESOURCES[kind][0]
+    done = verb + "d"
+
+    def delete(client, args, console):
+        chosen = chosen_resource(client, args, kind)
+        if not args.yes:
+            console.require_terminal("--yes")
+            rows = client.rows(f"{kind}.list", {"projectId": chosen["projectId"]})
+            label = printable(listed_row(rows, chosen["id"], kind).get("name"))
+            question = f'{verb.title()} {noun} "{label}" ({chosen["id"]})? [y/N] '
+            if console.read_answer(question).lower() not in ("y", "yes"):
+                raise Failure(f"Nothing was {done}", code="CANCELLED")
+        client.mutate(f"{kind}.{verb}", chosen)
+        return Details({"id": chosen["id"], done: True},
+                       message=f"{done.title()} {noun} {printable(chosen['id'])}.")
+    delete.__doc__ = help_line
+    command(name, operand, PROJECT, YES)(delete)
+
+
+def changed(client, args, procedure, columns, verb="Created", **values) -> Details:
+    """The Details of the resource that a mutation creates or changes; values: its input."""
+    kind = procedure.split(".")[0]
+    wire = resource_object(client.mutate(procedure, without_none(**values)))
+    return Details(shown_record(wire, kind, args), columns,
+                   message=f'{verb} {RESOURCES[kind][0]} "{printable(wire.get("name"))}".')
 
 
 def chosen_resource(client, args, kind) -> dict:
@@ -5621,23 +5654,6 @@ def chosen_resource(client, args, kind) -> dict:
         wanted = find_id(wanted, kind, lambda: client.visible_rows(
             f"{kind}.list", [{"projectId": project}]))
     return {"id": wanted, "projectId": project}
-
-
-def delete(client, args, console, kind, verb="delete") -> Details:
-    """Deletes or revokes what the operand `id` names; asks first, unless --yes was given."""
-    noun = {"apiKey": "API key"}.get(kind, kind)
-    chosen = chosen_resource(client, args, kind)
-    done = verb + "d"
-    if not args.yes:
-        console.require_terminal("--yes")
-        rows = client.rows(f"{kind}.list", {"projectId": chosen["projectId"]})
-        name = printable(listed_row(rows, chosen["id"], kind).get("name"))
-        question = f'{verb.title()} {noun} "{name}" ({chosen["id"]})? [y/N] '
-        if console.read_answer(question).lower() not in ("y", "yes"):
-            raise Failure(f"Nothing was {done}", code="CANCELLED")
-    client.mutate(f"{kind}.{verb}", chosen)
-    return Details({"id": chosen["id"], done: True},
-                   message=f"{done.title()} {noun} {printable(chosen['id'])}.")
 
 
 def listed_row(rows, wanted, kind) -> dict:
@@ -5756,8 +5772,8 @@ def orgs_list(client, args, console):
 @command("orgs create", Option("NAME", "name of the organization", non_empty))
 def orgs_create(client, args, console):
     """Create an organization."""
-    return changed("organization", (ID, Column("Plan", "plan")),
-                   client.mutate("organization.create", {"name": args.name}))
+    columns = (ID, Column("Plan", "plan"))
+    return changed(client, args, "organization.create", columns, name=args.name)
 
 
 @command("projects list", ORG_FILTER)
@@ -5784,9 +5800,8 @@ def projects_use(client, args, console):
 @command("projects create", Option("NAME", "name of the project", non_empty), ORG, DESCRIBE)
 def projects_create(client, args, console):
     """Create a project in an organization."""
-    return changed("project", (ID, DESCRIPTION), client.mutate("project.create", without_none(
-        organizationId=organization_id(client, args.org), name=args.name,
-        description=args.description)))
+    return changed(client, args, "project.create", (ID, DESCRIPTION), name=args.name,
+                  organizationId=organization_id(client, args.org), description=args.description)
 
 
 # --- traces
@@ -6244,8 +6259,9 @@ def scores_create(client, args, console):
 
 # --- evaluators
 ENABLED = Column("Enabled", "enabled")
-EVALUATOR_COLUMNS = (ID, Column("Type", "type"), ENABLED, NAME)
 EVALUATOR_FIELDS = (ID, Column("Type", "type"), ENABLED, Column("Config", "config"))
+add_listing("evaluators list", "evaluator", (ID, Column("Type", "type"), ENABLED, NAME),
+            SHOW_SECRETS)
 EVALUATOR_TYPES = {                 # and the key that the config of each must have
     "CONTAINS": "value", "REGEX_MATCH": "pattern", "JSON_SCHEMA": "schema", "EXACT_MATCH": "",
     "STARTS_WITH": "value", "ENDS_WITH": "value", "LENGTH": "", "LEVENSHTEIN": "", "SIMILARITY": "",
@@ -6277,15 +6293,7 @@ def config_warnings(type_name, config):
         yield f"Warning: the server ignores in the schema: {', '.join(sorted(ignored))}."
 
 
-@command("evaluators list", PROJECT, SHOW_SECRETS)
-def evaluators_list(client, args, console):
-    """List the evaluators of a project."""
-    return list_resources(client, args, "evaluators", EVALUATOR_COLUMNS, "evaluator.list",
-                          "" if args.show_secrets else "evaluator")
-
-
-@command("evaluators create", PROJECT,
-         Option("-n, --name NAME", "name of the evaluator", non_empty, required=True),
+@command("evaluators create", PROJECT, NEW_NAME,
          Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
                 non_empty, required=True, choices=tuple(EVALUATOR_TYPES)),
          Option("--config JSON", "configuration of the evaluator" + JSON_VALUE), SHOW_SECRETS,
@@ -6297,10 +6305,9 @@ def evaluators_create(client, args, console):
     """Create an evaluator."""
     config = json_argument(args.config, "--config", console)
     mask_config(config, console.keep_secret)        # an error may repeat it
-    wire = client.mutate("evaluator.create", {
-        "projectId": chosen_project(client, args), "name": args.name, "type": args.type,
-        "config": {} if config is None else config})
-    result = changed("evaluator", EVALUATOR_FIELDS, wire, "" if args.show_secrets else "evaluator")
+    result = changed(client, args, "evaluator.create", EVALUATOR_FIELDS, name=args.name,
+                    projectId=chosen_project(client, args), type=args.type,
+                    config={} if config is None else config)
     for warning in config_warnings(args.type, config):
         console.tell(warning)
     return result
@@ -6317,37 +6324,26 @@ def evaluators_toggle(client, args, console):
     if not args.enable and not args.disable:
         rows = client.rows("evaluator.list", {"projectId": chosen["projectId"]})
         enabled = not listed_row(rows, chosen["id"], "evaluator").get("enabled")
-    wire = client.mutate("evaluator.update", dict(chosen, enabled=enabled))
-    return changed("evaluator", EVALUATOR_FIELDS, wire, "" if args.show_secrets else "evaluator",
-                   "Enabled" if enabled else "Disabled")
+    return changed(client, args, "evaluator.update", EVALUATOR_FIELDS,
+                  "Enabled" if enabled else "Disabled", enabled=enabled, **chosen)
 
 
-@command("evaluators delete", PROJECT, EVALUATOR, YES)
-def evaluators_delete(client, args, console):
-    """Delete an evaluator."""
-    return delete(client, args, console, "evaluator")
+add_deletion("evaluators delete", EVALUATOR, "evaluator", "Delete an evaluator.")
 
 
 # --- datasets
 ITEMS = Column("Items", lambda row: format_count(
     row.get("item_count", len(child_records(row, "items")))))
-DATASET_COLUMNS = (ID, ITEMS, CREATED, NAME)
 ITEM_COLUMNS = (ID, Column("Input → Expected", lambda row: (
     f"{printable(row.get('input'))} → {printable(row.get('expected_output'))}")))
+add_listing("datasets list", "dataset", (ID, ITEMS, CREATED, NAME))
 
 
-@command("datasets list", PROJECT)
-def datasets_list(client, args, console):
-    """List the datasets of a project."""
-    return list_resources(client, args, "datasets", DATASET_COLUMNS, "dataset.list")
-
-
-@command("datasets create", PROJECT,
-         Option("-n, --name NAME", "name of the dataset", non_empty, required=True), DESCRIBE)
+@command("datasets create", PROJECT, NEW_NAME, DESCRIBE)
 def datasets_create(client, args, console):
     """Create a dataset."""
-    return changed("dataset", (ID, DESCRIPTION), client.mutate("dataset.create", without_none(
-        projectId=chosen_project(client, args), name=args.name, description=args.description)))
+    return changed(client, args, "dataset.create", (ID, DESCRIPTION), name=args.name,
+                  projectId=chosen_project(client, args), description=args.description)
 
 
 @command("datasets get", DATASET, PROJECT)
@@ -6382,40 +6378,29 @@ def datasets_add_item(client, args, console):
     return Details(to_record(resource_object(wire)), columns, message="Added an item.")
 
 
-@command("datasets delete", PROJECT, DATASET, YES)
-def datasets_delete(client, args, console):
-    """Delete a dataset and its items."""
-    return delete(client, args, console, "dataset")
+add_deletion("datasets delete", DATASET, "dataset", "Delete a dataset and its items.")
 
 
 # --- API keys
-KEY_COLUMNS = (ID, Column("Key", lambda row: printable(row.get("key_prefix")) + "…"),
-               Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active"),
-               Column("Last used", "last_used_at", format_age), NAME)
+add_listing("api-keys list", "apiKey", (
+    ID, Column("Key", lambda row: printable(row.get("key_prefix")) + "…"),
+    Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active"),
+    Column("Last used", "last_used_at", format_age), NAME))
 
 
-@command("api-keys list", PROJECT)
-def api_keys_list(client, args, console):
-    """List the API keys of a project."""
-    return list_resources(client, args, "API keys", KEY_COLUMNS, "apiKey.list")
-
-
-@command("api-keys create", PROJECT,
-         Option("-n, --name NAME", "name of the API key", non_empty, required=True))
+@command("api-keys create", PROJECT, NEW_NAME)
 def api_keys_create(client, args, console):
     """Create an API key, which is shown only once."""
-    result = changed("API key", (ID, Column("Key", "key")), client.mutate("apiKey.create", {
-        "projectId": chosen_project(client, args), "name": args.name}))
+    result = changed(client, args, "apiKey.create", (ID, Column("Key", "key")), name=args.name,
+                    projectId=chosen_project(client, args))
     if not isinstance(result.record.get("key"), str):
         raise protocol_error("The server's response has no key", "See 'twosignal api-keys list'.")
     result.message += " Save the key now: it is not shown again."
     return result
 
 
-@command("api-keys revoke", Option("ID", "ID of the API key", parse_id), PROJECT, YES)
-def api_keys_revoke(client, args, console):
-    """Revoke an API key: whatever uses it stops working."""
-    return delete(client, args, console, "apiKey", "revoke")
+add_deletion("api-keys revoke", Option("ID", "ID of the API key", parse_id), "apiKey",
+             "Revoke an API key: whatever uses it stops working.", "revoke")
 
 
 # --- usage
@@ -6427,14 +6412,12 @@ def used_of_limit(record) -> str:
     return format_count(used) + (" (unlimited)" if record["plan"] in PLANS else "")
 
 
-SPANS = Column("Spans", "spans_used", format_count)
-# Two fields without a share: the plan limits LLM evaluations, but the server counts all runs.
+MONTH, SPANS_USED = Column("Month", "month"), Column("Spans", "spans_used", format_count)
 EVALUATOR_RUNS = Column("Evaluator runs", "evals_used", format_count)
-LLM_LIMIT = Column("LLM evaluations of the plan", "evals_limit", format_count)
-USAGE_COLUMNS = (Column("Project", "project_id", never_cut=True),
-                 Column("Traces", "traces_used", format_count), SPANS, EVALUATOR_RUNS)
-USAGE_FIELDS = (Column("Month", "month"), Column("Plan", "plan"), Column("Traces", used_of_limit),
-                EVALUATOR_RUNS, LLM_LIMIT, SPANS)
+MONTH_COLUMNS = (Column("Traces", "traces_used", format_count), SPANS_USED, EVALUATOR_RUNS)
+USAGE_FIELDS = (                    # the server counts all runs, the plan limits LLM evaluations
+    MONTH, Column("Plan", "plan"), Column("Traces", used_of_limit), EVALUATOR_RUNS,
+    Column("LLM evaluations of the plan", "evals_limit", format_count), SPANS_USED)
 
 
 @command("usage", ORG,
@@ -6456,7 +6439,8 @@ def usage(client, args, console):
     plans = {row.get("id"): row.get("plan") for row in client.rows("organization.list")
              if isinstance(row.get("id"), str)}
     record = usage_record(wire, plans.get(org))
-    projects = Listing("projects", USAGE_COLUMNS, child_records(record, "projects"))
+    columns = (Column("Project", "project_id", never_cut=True), *MONTH_COLUMNS)
+    projects = Listing("projects", columns, child_records(record, "projects"))
     result = Details(record, USAGE_FIELDS, [("Projects", projects)], listing=projects)
     if args.fail_above is not None:
         check = usage_check(record, args.fail_above)
@@ -6478,7 +6462,7 @@ def usage_history(client, org, months) -> Listing:
                   key=lambda row: str(row["month"]))[-months:]
     most = max([to_amount(row["traces_used"]) or 0 for row in rows], default=0)
     bars = Column("", lambda row: chart_bar(to_amount(row["traces_used"]), most))
-    return Listing("months", (Column("Month", "month"), *USAGE_COLUMNS[1:], bars), rows)
+    return Listing("months", (MONTH, *MONTH_COLUMNS, bars), rows)
 
 
 def usage_check(record, limit) -> CheckResult:

@@ -581,8 +581,8 @@ class SampleOutput(ServerCase):
             id="f9e8d7c6-b5a4-3210-fedc-ba0987654321", name="refund-agent", status="ERROR",
             duration_ms=4800, spans=spans, tags=["production"], totalTokens=1250,
             created=self.moment(0), scores=[{"value": 0.41, "label": "fail"}])
-        self.assertPrints("traces get f9e8d7c6-b5a4-3210-fedc-ba0987654321\n", 0, columns=100)
-        self.assertPrints("error_message", 0, columns=100)
+        self.assertPrints("traces get f9e8d7c6-b5a4-3210-fedc-ba0987654321\n", 0, columns=80)
+        self.assertPrints("error_message", 0, columns=80)
 
     def span(self, name, kind, start, duration, **fields):
         parent = None if name == "refund-agent" else "refund-agent"

@@ -79,15 +79,15 @@ class Tree(GetCase):
         rows = self.rows([span("root", 0, 1000), span("half", 500, 500, "root"),
                           span("tenth", 100, 100, "root"), span("end", 1000, 0)])
         bars = {name: row["Timeline"] for name, row in rows.items()}
-        self.assertEqual(bars, {"root": "█" * 20, "tenth": "  ██", "half": " " * 10 + "█" * 10,
-                                "end": " " * 19 + "█"})
+        self.assertEqual(bars, {"root": "█" * 12, "tenth": " █", "half": " " * 6 + "█" * 6,
+                                "end": " " * 11 + "█"})
         self.assertEqual([row["Start"].strip() for row in rows.values()],
                          ["0ms", "0.1s", "0.5s", "1.0s"])
 
     def test_spans_longer_than_the_trace(self):
         rows = self.rows([span("early", -1000, 500), span("late", 2000, 1000)])
         self.assertEqual([(row["Start"].strip(), row["Timeline"]) for row in rows.values()],
-                         [("0ms", "██"), ("3.0s", " " * 15 + "█████")])
+                         [("0ms", "██"), ("3.0s", " " * 9 + "███")])
 
     def test_unknown_times(self):
         rows = self.rows([span("none", None), span("negative", 0, -5), span("running", 0, None),
@@ -96,7 +96,7 @@ class Tree(GetCase):
         for name, start, duration, bar in (
                 ("none", "-", "0.1s", ""), ("text", "-", "0.1s", ""), ("1970", "-", "0.1s", ""),
                 ("negative", "0ms", "-", ""), ("running", "0ms", "-", ""),
-                ("known", "0ms", "1.0s", "█" * 20)):
+                ("known", "0ms", "1.0s", "█" * 12)):
             with self.subTest(name=name):
                 row = rows[name]
                 self.assertEqual((row["Start"].strip(), row["Duration"].strip(), row["Timeline"]),
@@ -107,11 +107,11 @@ class Tree(GetCase):
     def test_width(self):
         """The timeline is whole or not there; to a pipe, it always is."""
         spans = [span("a span", 0, 1000), span("x" * 30, 500, 500, "a span", model="gpt-4o-mini")]
-        for columns in (40, 60, 80, 95, 100, 110, 120, 200, None):
+        for columns in (40, 60, 80, 95, 100, 120, 200, None):
             out = self.assertOk(self.get(spans, columns=columns)).out
             with self.subTest(columns=columns):
-                self.assertEqual("█" * 20 in out, "Timeline" in out)
-                self.assertEqual("Timeline" in out, columns is None or columns >= 110)
+                self.assertEqual("█" * 12 in out, "Timeline" in out)
+                self.assertEqual("Timeline" in out, columns is None or columns >= 100)
                 self.assertEqual("…" in out, columns is not None and columns < 90)
                 table = out.partition("Spans\n")[2].partition("\n\n")[0].splitlines()
                 self.assertLessEqual(max(map(twosignal.display_width, table)), columns or 999)
@@ -119,7 +119,7 @@ class Tree(GetCase):
 
     def test_in_ascii(self):
         out = self.assertOk(self.get([span("a", 0, 1000)], encoding="ascii")).out
-        self.assertIn("#" * 20, out)
+        self.assertIn("#" * 12, out)
 
     def test_deep_trees(self):
         spans = [span("s0")] + [span("s%d" % i, i, 1, "s%d" % (i - 1)) for i in range(1, 900)]
@@ -164,7 +164,7 @@ class FailedSpans(GetCase):
 
     def test_the_timeline_is_that_of_the_whole_trace(self):
         spans = [span("late", 1000, 1000), failed("early", 0, 1000)]
-        self.assertEqual(self.rows(spans, "--errors")["early"]["Timeline"], "█" * 10)
+        self.assertEqual(self.rows(spans, "--errors")["early"]["Timeline"], "█" * 6)
 
     def test_none(self):
         lines = self.assertOk(self.get([span("a", input="x")], "--errors", "--io")).lines
