@@ -91,6 +91,7 @@ TAIL_OVERLAP = 300                  # seconds: how late a trace may become visib
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
+MAX_UNBROKEN = 30                   # characters; longer cells of HTML are folded
 FEW_PROJECTS = 10                   # that a trace is looked for in, in one request
 MAX_MONTHS = 24                     # of usage that a server returns
 ALL = float("inf")                  # traces
@@ -217,10 +218,11 @@ def without_none(**values) -> dict:
 ############################################################
 
 # What could move the cursor, change colours or reorder text: C0, DEL, C1, line separators,
-# bidirectional controls, interlinear marks, tags; and lone surrogates, which no stream can carry.
+# bidirectional controls, interlinear marks, tags; and what is no character, such as surrogates.
 # Patterns are strings, compiled on first use: --version and --help need none of them.
 _UNSAFE = ("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb"
-           "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]")
+           "\ufdd0-\ufdef\ufeff\ufffe\uffff\U0001fffe\U0001ffff\U0002fffe\U0002ffff\U0003fffe-"
+           "\U000e007f\U000efffe\U000effff\U000ffffe\U000fffff\U0010fffe\U0010ffff\ud800-\udfff]")
 _TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)"
               r"(\.\d{1,9})?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))?\Z")
 _TOO_LARGE = 10 ** MAX_DIGITS
@@ -785,8 +787,9 @@ def failed_paths(tree) -> list:
 # Rendering
 ############################################################
 
-# The colours of verdicts and statuses: red, or green.
-_WORD_COLOURS = {"ERROR": 31, "FAILED": 31, "TOO FEW": 31, "NOTHING TO CHECK": 31, "OK": 32}
+RED, GREEN = "red", "green"         # the colours of verdicts and statuses
+_ANSI = {RED: 31, GREEN: 32}
+_WORD_COLOURS = {"ERROR": RED, "FAILED": RED, "TOO FEW": RED, "NOTHING TO CHECK": RED, "OK": GREEN}
 # Spreadsheets take text that begins like this for a formula; full-width characters too.
 _FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"})
@@ -800,6 +803,7 @@ class Column(Struct):
     min_width: int = 0          # terminal columns, so that later pages fit too
     optional: bool = False      # dropped if the terminal has no room for it
     never_cut: bool = False     # as an ID is: half of one is of no use
+    bar: object = None          # drawn in HTML: record -> (start, length) in shares of 1, or None
 
     def text(self, record: dict, is_saved=False) -> str:
         """One line; is_saved: for a page that is read later, when "2 min ago" would be wrong."""
@@ -811,6 +815,7 @@ class Column(Struct):
 
 class Screen:
     """Where a result is printed."""
+    title, subtitle = "twosignal", ""   # of a page
 
     def __init__(self, columns=80, encoding="utf-8", colour=False, is_saved=False):
         self.columns = columns          # of a terminal; None: unlimited
@@ -828,7 +833,8 @@ class Outcome(Struct):
 
 class Result(Struct):
     """What a command returns. Its records() are the rows of jsonl, csv and tsv; json_lines(screen)
-    and table_lines(screen) yield whole lines of one JSON document, and of text for people.
+    yields whole lines of one JSON document, and render(document) what people read, as a Document
+    writes it.
     """
     columns = ()
     # Called once all is printed. If it raises Failure, the output is void: -o writes no file.
@@ -852,9 +858,13 @@ class Listing(Result):
     columns: tuple
     rows: object
     conclude: object = Result.conclude
+    below: object = None        # a function of a row: a Result that HTML shows below it, or None
 
     def records(self):
         return self.rows
+
+    def render(self, document):
+        return document.table(self)
 
     def json_lines(self, screen):
         # A row is held back until it is known whether a comma follows. Only whole lines are
@@ -866,21 +876,112 @@ class Listing(Result):
             held = text
         yield "[]\n" if held is None else f"  {held}\n]\n"
 
-    def table_lines(self, screen):
+
+class Details(Result):
+    """A table of one record's fields, then further parts; other formats print the record alone.
+    The record may also be a list of them, which only the parts then show.
+    """
+    record: object
+    columns: tuple = ()
+    parts: tuple = ()           # (title, a Result or a list of lines)
+    message: str = ""           # what the table begins with: a sentence, or lines
+    shows_all: bool = False     # in the table: what is unknown too, as -
+    colour: str = ""            # of the message: RED, GREEN, or none
+
+    def records(self):
+        return self.record if isinstance(self.record, list) else [self.record]
+
+    def json_lines(self, screen):
+        yield to_json(self.record, ascii_only=screen.ascii_only) + "\n"
+
+    def render(self, document):
+        if self.message:
+            yield document.message(self.message, self.colour)
+        cells = [(each.heading, each.text(self.record, document.screen.is_saved))
+                 for each in self.columns]
+        cells = [cell for cell in cells if self.shows_all or cell[1] != "-"]
+        yield from document.fields(cells) if cells else ()
+        for title, part in self.parts:
+            yield document.heading(title) if title else ""
+            lines = None if isinstance(part, Result) else "".join(part)
+            yield from part.render(document) if lines is None else [document.preformatted(lines)]
+
+
+class UserData(Result):
+    """Values of any type under their names, as JSON that is folded to fit; a text as it is."""
+    values: list                # (name, value) pairs
+    max_lines: int = None       # of each value
+
+    def render(self, document):
+        room = max(MIN_CUT, (document.screen.columns or 1 << 30) - 4)
+        for name, value in self.values:
+            text = value if isinstance(value, str) else to_json(value)
+            lines = [piece for line in re.split("\r?\n", text)
+                     for piece in folded(printable(line), room)]
+            shown = lines[:self.max_lines]
+            if shown < lines:
+                shown.append(f"… {counted(len(lines) - len(shown), 'more line')}")
+            yield document.data(name, shown)
+
+
+class RawValue(Result):
+    """A value of any type, printed as JSON even if a table was asked for."""
+    record: object
+    json_lines = Details.json_lines
+
+    def render(self, document):
+        return map(document.preformatted, self.json_lines(document.screen))
+
+    def records(self):
+        rows = self.record if isinstance(self.record, list) else [self.record]
+        return [row if isinstance(row, dict) else {"value": row} for row in rows]
+
+
+class Text(RawValue):
+    """Text that is printed as it is, and with --json as a string."""
+    record: str
+
+    def render(self, document):
+        yield document.preformatted(self.record)
+
+
+class Document(Struct):
+    """Writes what people read, here for a terminal; its methods get texts that are printable."""
+    screen: Screen
+
+    def message(self, text, colour=""):
+        return text + "\n"
+
+    def heading(self, text):
+        return f"\n{text}\n"
+
+    def preformatted(self, text):
+        return text
+
+    def data(self, name, lines):
+        return f"  {name}:\n" + "".join([f"    {line}".rstrip(" ") + "\n" for line in lines])
+
+    def fields(self, cells):
+        left = max(display_width(heading) for heading, _ in cells)
+        for heading, text in cells:
+            yield f"{heading}:{' ' * (left - display_width(heading))}  {text}\n"
+
+    def table(self, listing):
+        columns, screen = listing.columns, self.screen
         room = screen.columns or float("inf")
         widths = None               # those of the first page, for all of them
-        for rows in self.batches():
-            cells = [[column.text(row, screen.is_saved) for column in self.columns] for row in rows]
-            headings = [] if widths else [[column.heading for column in self.columns]]
-            widths = widths or _column_widths(self.columns, headings + cells, room)
-            lines = [_table_line(row, widths, self.columns, room) for row in headings + cells]
+        for rows in listing.batches():
+            cells = [[column.text(row, screen.is_saved) for column in columns] for row in rows]
+            headings = [] if widths else [[column.heading for column in columns]]
+            widths = widths or _column_widths(columns, headings + cells, room)
+            lines = [_table_line(row, widths, columns, room) for row in headings + cells]
             if headings:
                 rule = "─" * min(max(map(display_width, lines)), screen.columns or MAX_PADDED)
                 yield f"{lines.pop(0)}\n{rule}\n"
             for line, row in zip(lines, cells):
                 yield (_coloured(line, row) if screen.colour else line) + "\n"
         if widths is None:
-            yield f"No {self.noun} found.\n"
+            yield f"No {listing.noun} found.\n"
 
 
 def _column_widths(columns, rows, room) -> list:
@@ -922,73 +1023,186 @@ def _table_line(cells, widths, columns, room) -> str:
 def _coloured(line, cells) -> str:
     for word, colour in _WORD_COLOURS.items():
         if word in cells:
-            return line.replace("  " + word, f"  \x1b[{colour}m{word}\x1b[0m", 1)
+            return line.replace("  " + word, f"  \x1b[{_ANSI[colour]}m{word}\x1b[0m", 1)
     return re.sub("[▁-█]+", "\x1b[36m\\g<0>\x1b[0m", line)        # bars
 
 
-class Details(Result):
-    """A table of one record's fields, then further parts; other formats print the record alone.
-    The record may also be a list of them, which only the parts then show.
-    """
-    record: object
-    columns: tuple = ()
-    parts: tuple = ()           # (title, a Result or a list of lines)
-    message: str = ""           # what the table begins with: a sentence, or lines
-    shows_all: bool = False     # in the table: what is unknown too, as -
-
-    def records(self):
-        return self.record if isinstance(self.record, list) else [self.record]
-
-    def json_lines(self, screen):
-        yield to_json(self.record, ascii_only=screen.ascii_only) + "\n"
-
-    def table_lines(self, screen):
-        if self.message:
-            yield self.message + "\n"
-        cells = [(each.heading + ":", each.text(self.record, screen.is_saved))
-                 for each in self.columns]
-        cells = [cell for cell in cells if self.shows_all or cell[1] != "-"]
-        left = max([display_width(heading) for heading, _ in cells] or [0])
-        for heading, text in cells:
-            yield f"{heading}{' ' * (left - display_width(heading))}  {text}\n"
-        for title, part in self.parts:
-            yield f"\n{title}\n" if title else ""
-            yield from part.table_lines(screen) if isinstance(part, Result) else part
+# Text that is the same in Markdown: words and numbers, but no link, list, commit or reference.
+_PLAIN_MARKDOWN = (r"(?a)(?!.*\b[0-9a-f]{7})(?:-|(?:[A-Za-z0-9 ()≤≥]|(?<![^ ])[-+](?=\d)"
+                   r"|(?<=\d)%(?!\w)|(?<=\d)[-.,:](?=\d)|(?<=[A-Za-z)])[.,:](?= |\Z))*)\Z")
 
 
-class UserData(Result):
-    """Values of any type under their names, as JSON that is folded to fit; a text as it is."""
-    values: list                # (name, value) pairs
-    max_lines: int = None       # of each value
+class MarkdownDocument(Document):
+    """For GitHub and GitLab. Each block ends with an empty line."""
+    table_end = "\n"
 
-    def table_lines(self, screen):
-        room = max(MIN_CUT, (screen.columns or 1 << 30) - 4)
-        for name, value in self.values:
-            text = value if isinstance(value, str) else to_json(value)
-            lines = [f"    {piece}".rstrip(" ") + "\n" for line in re.split("\r?\n", text)
-                     for piece in folded(printable(line), room)]
-            shown = lines[:self.max_lines]
-            yield from [f"  {name}:\n"] + shown
-            if shown < lines:
-                yield f"    … {counted(len(lines) - len(shown), 'more line')}\n"
+    def inline(self, text):
+        """In a code span, text is no link, image, tag, mention, reference or emphasis."""
+        if self.screen.ascii_only:
+            text = text.translate(_SUBSTITUTES)     # one of them is a |, one a `
+        is_plain = re.match(_PLAIN_MARKDOWN, text)
+        return text if is_plain else "`" + disarmed(_replaced("[`|]", _escape, text)) + "`"
+
+    def message(self, text, colour=""):
+        first, *lines = text.splitlines()
+        return f"**{self.inline(first)}**\n\n" + self.preformatted("\n".join(lines))
+
+    def heading(self, text):
+        return f"#### {self.inline(text)}\n\n"
+
+    def preformatted(self, text):
+        indented = "    " + disarmed(text).rstrip().replace("\n", "\n    ")    # code, too
+        return indented + "\n\n" if text else ""
+
+    def data(self, name, lines):
+        return self.message("\n".join([name] + lines))
+
+    def fields(self, cells):
+        columns = Column("Field", "field"), Column("Value", "value")
+        return self.table(Listing("fields", columns, [
+            {"field": heading, "value": text} for heading, text in cells]))
+
+    def table(self, listing):
+        is_empty = True
+        for record in listing.rows:
+            yield self.head(listing.columns) if is_empty else ""
+            is_empty = False
+            yield self.row(listing, record)
+        yield self.message(f"No {listing.noun} found.") if is_empty else self.table_end
+
+    def head(self, columns):
+        return (f"| {' | '.join([self.inline(column.heading) for column in columns])} |\n"
+                f"|{' --- |' * len(columns)}\n")
+
+    def row(self, listing, record):
+        return f"| {' | '.join([self.cell(column, record) for column in listing.columns])} |\n"
+
+    def cell(self, column, record):
+        text = column.text(record, self.screen.is_saved)
+        rest = text.lstrip(" ")     # the margin would be dropped
+        return "&nbsp;" * (len(text) - len(rest)) + self.inline(rest)
 
 
-class RawValue(Result):
-    """A value of any type, printed as JSON even if a table was asked for."""
-    record: object
-    json_lines = table_lines = Details.json_lines
+PAGE_STYLE = """
+:root { color-scheme: light dark; --red: #c6222b; --green: #1a7f37; --bar: #0969da; --soft: #8882 }
+@media (prefers-color-scheme: dark) { :root { --red: #ff7b72; --green: #3fb950; --bar: #58a6ff } }
+body { margin: 1rem; font: 15px/1.5 sans-serif }
+h1 { font-size: 1.4rem } h2 { margin: 1.5rem 0 .5rem; font-size: 1.1rem }
+h1, h2, p, pre, td { overflow-wrap: anywhere }
+pre { margin: .5rem 0 1rem; padding: .5rem .75rem; background: var(--soft); white-space: pre-wrap }
+pre, .id { font: .9em/1.7 monospace } .message { border-left: 4px solid; font: inherit }
+.red { color: var(--red); font-weight: bold } .green { color: var(--green) }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+tr { border-top: 1px solid #8886 } thead tr, .below { border: 0 } .scroll { overflow-x: auto }
+th, td { padding: 4px 12px 4px 0; text-align: left; vertical-align: top; white-space: nowrap }
+.long { min-width: 14rem; max-width: 40rem } .long, .below > td { white-space: normal }
+pre bdi { direction: ltr } details bdi { unicode-bidi: plaintext }
+details:not([open]) { display: inline-block }
+.below > td > * { margin-right: 1rem; position: sticky; left: 0; max-width: calc(100vw - 4rem) }
+th button { padding: 0; border: 0; background: none; color: inherit; font: inherit }
+[aria-sort=ascending] ::after { content: " \\25b2" }
+[aria-sort=descending] ::after { content: " \\25bc" }
+svg { width: 12rem; height: .75rem; background: var(--soft); fill: var(--bar) }
+tbody:has(.red) svg { fill: var(--red) }
+@page { size: landscape }
+@media print { body { font-size: 10px; print-color-adjust: exact } .scroll { overflow: visible }
+  th, .id { white-space: normal; overflow-wrap: anywhere } th, td { padding-right: .4rem }
+  .long { min-width: 0 } svg { width: 8rem } }
+"""
+# A click sorts rows up, then down, then as they were; what is unknown stays at the end.
+PAGE_SCRIPT = """
+const { compare } = new Intl.Collator([], { numeric: true });
+for (const th of document.querySelectorAll("thead th:not(:empty)")) {
+  const bodies = [...th.closest("table").tBodies], button = document.createElement("button");
+  const cell = body => body.rows[0].cells[th.cellIndex];
+  const value = body => cell(body).dataset.value || cell(body).textContent;
+  button.append(...th.childNodes);
+  th.append(button);
+  button.onclick = () => {
+    const order = { ascending: "descending", descending: "none" }[th.ariaSort] || "ascending";
+    for (const each of th.parentNode.cells) each.ariaSort = each === th ? order : "none";
+    const sorted = order === "none" ? bodies : [...bodies].sort((one, other) => {
+      const a = value(one), b = value(other), sign = order === "ascending" ? 1 : -1;
+      return (a === "-") - (b === "-") || sign * (a - b || compare(a, b));
+    });
+    for (const body of sorted) body.parentNode.append(body);
+  };
+}
+onbeforeprint = () => document.querySelectorAll("details").forEach(each => { each.open = true });
+"""
+PAGE_HEAD = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha256-{}'; \
+script-src 'sha256-{}'; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>{style}</style></head><body>
+<h1>{title}</h1><p>{subtitle}</p>
+"""
 
-    def records(self):
-        rows = self.record if isinstance(self.record, list) else [self.record]
-        return [row if isinstance(row, dict) else {"value": row} for row in rows]
 
+class HtmlDocument(MarkdownDocument):
+    """One page that needs nothing else, and in which no other style or script can run."""
+    table_end = "</table></div>\n"
 
-class Text(RawValue):
-    """Text that is printed as it is, and with --json as a string."""
-    record: str
+    def page(self, result):
+        import base64
+        import hashlib
+        hashes = [base64.b64encode(hashlib.sha256(text.encode("ascii")).digest()).decode("ascii")
+                  for text in (PAGE_STYLE, PAGE_SCRIPT)]
+        yield PAGE_HEAD.format(*hashes, style=PAGE_STYLE, title=self.screen.title,
+                               subtitle=self.inline(self.screen.subtitle))
+        yield from result.render(self)
+        yield f"<script>{PAGE_SCRIPT}</script></body></html>\n"
 
-    def table_lines(self, screen):
-        yield self.record
+    def inline(self, text):
+        import html
+        escaped = disarmed(html.escape(text), "&#58;", "&#35;")     # which a page shows as : and #
+        if self.screen.ascii_only:
+            escaped = escaped.encode("ascii", "xmlcharrefreplace").decode("ascii")
+        # What may be written from right to left moves nothing around it.
+        return f"<bdi>{escaped}</bdi>" if max(text, default="") >= "\u0590" else escaped
+
+    def message(self, text, colour=""):
+        return f'<pre class="message {colour}">{self.inline(text)}</pre>\n'
+
+    def heading(self, text):
+        return f"<h2>{self.inline(text)}</h2>\n"
+
+    def preformatted(self, text):
+        return f"<pre>{self.inline(text)}</pre>\n"
+
+    def data(self, name, lines):
+        content = self.preformatted("\n".join(lines))
+        return f"<details><summary>{self.inline(name)}</summary>{content}</details>\n"
+
+    def head(self, columns):
+        headings = "".join([f"<th>{self.inline(column.heading)}</th>" for column in columns])
+        return ('<div class="scroll" tabindex="0"><table>\n'
+                f"<thead><tr>{headings}</tr></thead>\n")
+
+    def row(self, listing, record):
+        """A table body of its own, so that what is below a row moves with it."""
+        cells = "".join([self.cell(column, record) for column in listing.columns])
+        below = "".join(listing.below(record).render(self)) if listing.below else ""
+        if below:
+            below = f'<tr class="below"><td colspan="{len(listing.columns)}">{below}</td></tr>'
+        return f"<tbody><tr>{cells}</tr>{below}</tbody>\n"
+
+    def cell(self, column, record):
+        if column.bar:
+            start, length = column.bar(record) or (1, 0)        # unknown: out of sight
+            return (f'<td data-value="{start:.6f}"><svg viewBox="0 0 1 1" aria-hidden="true" '
+                    f'preserveAspectRatio="none"><rect x="{start:.6f}" height="1" '
+                    f'width="{max(length, 0.005):.6f}"/></svg></td>')
+        text = column.text(record, self.screen.is_saved)
+        kind = "long" if len(text) > MAX_UNBROKEN else ""
+        kind = _WORD_COLOURS.get(text, "") if column.source in ("status", "verdict") else kind
+        kind = "id" if column.never_cut else kind
+        number = None if callable(column.source) else to_number(record.get(column.source))
+        value = "" if number is None else f' data-value="{plain_number(number)}"'
+        rest = text.lstrip(" ")     # the margin would be dropped
+        margin = "&ensp;" * (len(text) - len(rest))
+        return f'<td class="{kind}"{value}>{margin}{self.inline(rest)}</td>'
 
 
 def _value_lines(result, make_line):
@@ -1038,14 +1252,16 @@ def _tsv_line(texts) -> str:
     return "\t".join([text.translate(_TSV_ESCAPES) for text in texts]) + "\n"
 
 
-ROW_FORMATS = ("jsonl", "csv", "tsv")
+ROW_FORMATS, PAGE_FORMATS = ("jsonl", "csv", "tsv"), ("table", "markdown", "html")
 FORMATS = {                         # generators of whole lines; they return a warning or None
-    "table": lambda result, screen: result.table_lines(screen),
+    "table": lambda result, screen: result.render(Document(screen=screen)),
     "json": lambda result, screen: result.json_lines(screen),
     "jsonl": lambda result, screen: (to_json(row, levels=0, ascii_only=screen.ascii_only) + "\n"
                                      for row in result.records()),
     "csv": lambda result, screen: _value_lines(result, _csv_line),
-    "tsv": lambda result, screen: _value_lines(result, _tsv_line)}
+    "tsv": lambda result, screen: _value_lines(result, _tsv_line),
+    "markdown": lambda result, screen: result.render(MarkdownDocument(screen=screen)),
+    "html": lambda result, screen: HtmlDocument(screen=screen).page(result)}
 
 
 def _keys_of(rows, extra_fields=()) -> dict:
@@ -1057,7 +1273,7 @@ def _keys_of(rows, extra_fields=()) -> dict:
 def format_of_file(path):
     """The format that the ending of a file's name stands for, or None."""
     ending = os.path.splitext(path or "")[1][1:].lower()
-    ending = {"ndjson": "jsonl", "txt": "table"}.get(ending, ending)
+    ending = {"ndjson": "jsonl", "txt": "table", "md": "markdown"}.get(ending, ending)
     return ending if ending in FORMATS else None
 
 
@@ -5250,7 +5466,7 @@ class Gate(Struct):
         parts += [(f"Worst traces: {printable(each.title)} {each.threshold_text}",
                    [line + "\n" for line in each.worst_lines()]) for each in results if each.worst]
         message = f"{verdict} ({counted(self.stats.count, 'trace')} checked)."
-        return Details(record, (), parts, message,
+        return Details(record, (), parts, message, colour={0: GREEN, 10: RED}.get(code, ""),
                        checks=[each for each in results if each.has_verdict],
                        listing=Listing("checks", columns, record["checks"]),
                        conclude=lambda: Outcome(self.remarks(), exit_code=code))
@@ -5365,22 +5581,21 @@ class GateReport(Struct):
 
     def report_to_github(self):
         """An annotation for each check that does not hold or for the failure, and a summary."""
-        rows = [[column.heading for column in CHECK_COLUMNS], ["---"] * len(CHECK_COLUMNS)]
-        # In code spans, a name is no link, image, tag or mention.
-        rows += [["`" + _replaced("[`|]", _escape, column.text(each.row())) + "`"
-                  for column in CHECK_COLUMNS] for each in self.results]
-        summary = [f"### {self.title}", ""]
-        summary += [] if self.failure else ["| " + " | ".join(row) + " |" for row in rows]
+        document = MarkdownDocument(screen=Screen(None, is_saved=True))
+        summary = [f"### {self.title}\n\n"]
+        if not self.failure:
+            rows = [each.row() for each in self.results]
+            summary += document.table(Listing("checks", CHECK_COLUMNS, rows))
         for name, code, lines in self.cases():
             if code is not None:
                 lines[0] = f"{name}: {lines[0]}"
-                summary += [""] + ["    " + line for line in lines]     # indented: code
+                summary.append(document.preformatted("\n".join(lines)))
                 text = "%0A".join(line.replace("%", "%25") for line in lines)
                 self.console.say(text, ci_command=f"::error title={self.title}::")
         try:
             path = to_path(setting("GITHUB_STEP_SUMMARY") or os.devnull)
             with open(path, "a", encoding="utf-8") as file:
-                file.write("\n".join(summary) + "\n\n")
+                file.write("".join(summary))
         except OSError as error:
             self.console.tell(f"Cannot write GITHUB_STEP_SUMMARY: {os_reason(error)}")
 
@@ -5713,7 +5928,7 @@ def login(client, args, console):
         ca_cert = as_utf8(client.transport.access.ca_cert or "", "--ca-cert")
         save_config(without_none(api_url=client.url, ca_cert=ca_cert or None), console.clock)
     result = account(session, client.url, f"Logged in to {client.url}.")
-    if output_format(args) == "table":
+    if output_format(args) in PAGE_FORMATS:
         lines = [console.masked(line) + "\n" for line in first_steps(client)]
         result.parts = [("Projects", lines)]
     return result
@@ -5827,7 +6042,8 @@ SORT_COLUMNS = {                    # of what --sort compares, if no other colum
 SPAN_COLUMNS = (
     Column("Span", "tree"), Column("Type", "type"), STATUS,
     Column("Start", "start", format_duration), DURATION, COST, Column("Model", "model"),
-    Column("Timeline", "timeline", min_width=BAR_COLUMNS, optional=True))
+    Column("Timeline", "timeline", min_width=BAR_COLUMNS, optional=True,
+           bar=lambda row: row["bar"]))
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
 FILTER_OPTIONS = (
@@ -5889,7 +6105,7 @@ def wanted_parts(args) -> dict:
     if args.spans and not is_shown:
         raise usage_error("--spans requires --format json or jsonl", "Or use --fields id,spans.")
     scores = SCORES_REQUIRED if "scores" in names else None
-    if names == {"?"} or not names and output_format(args) != "table":
+    if names == {"?"} or not names and output_format(args) not in PAGE_FORMATS:
         scores = SCORES_IF_KNOWN
     wanted = names | ({"spans"} if args.spans else set())
     return {"scores": scores, "parts": wanted & {"spans", "error_message"}}
@@ -5942,9 +6158,11 @@ def traces_get(client, args, console):
         trace["spans"] = [span for _, span in tree]
     spans = [span for _, span in tree]
     noun = "failed spans" if args.errors else "spans"
-    parts = [("Spans", Listing(noun, SPAN_COLUMNS, span_rows(tree, records))),
+    parts = [("Spans", Listing(noun, SPAN_COLUMNS, span_rows(tree, records), below=lambda span: (
+                 Details(span, (), [("", UserData(io_values(span), args.max_lines))],
+                         printable(span.get("error_message") or ""), colour=RED)))),
              *io_parts(spans, args), ("Scores", Listing("scores", SCORE_COLUMNS, trace["scores"]))]
-    return Details(trace, TRACE_FIELDS, parts, error_lines(spans))
+    return Details(trace, TRACE_FIELDS, parts, error_lines(spans), colour=RED)
 
 
 def found_trace(client, args):
@@ -5978,20 +6196,27 @@ def span_rows(tree, records) -> list:
                                 for each in records]) or 1)
     rows = []
     for depth, span in tree:
-        start, duration, timeline = starts.get(id(span)), to_amount(span["duration_ms"]), ""
+        start, duration = starts.get(id(span)), to_amount(span["duration_ms"])
+        bar_shares, timeline = None, ""
         if None not in (start, duration):
+            bar_shares = start * scale / BAR_COLUMNS, duration * scale / BAR_COLUMNS
             left = min(BAR_COLUMNS - 1, int(start * scale))
             timeline = " " * left + "█" * max(1, min(BAR_COLUMNS - left, round(duration * scale)))
         margin = "  " * depth if depth <= MAX_INDENTED_SPANS else f"  [{depth}] "
-        rows.append(dict(span, start=start, timeline=timeline,
+        rows.append(dict(span, start=start, bar=bar_shares, timeline=timeline,
                          tree=margin + printable(span["name"])))
     return rows
 
 
+def io_values(span) -> list:
+    return [(key, span[key]) for key in ("input", "output") if span.get(key) is not None]
+
+
 def io_parts(spans, args) -> list:
     """The part with the input and output of spans for --io; without it, a line that they exist."""
-    values = [(f"{printable(span['name'])} ({printable(span.get('id'))}), {key}", span[key])
-              for span in spans for key in ("input", "output") if span.get(key) is not None]
+    spans = [] if output_format(args) == "html" else spans      # which has them below each span
+    values = [(f"{printable(span['name'])} ({printable(span.get('id'))}), {key}", value)
+              for span in spans for key, value in io_values(span)]
     if args.io and values:
         return [("Input and output", UserData(values, args.max_lines))]
     return values and [("Spans have input and output, which --io and --span ID show.", [])]
@@ -6862,7 +7087,8 @@ def call_command(chosen, client, args, console, report) -> int:
         if result.listing and output_format(args) in ROW_FORMATS:
             result.listing.conclude = result.conclude
             result = result.listing
-        return print_result(select_fields(result, client, args, console), args, console)
+        result = select_fields(result, client, args, console)
+        return print_result(result, args, console, report)
     except (KeyboardInterrupt, Terminated) as end:
         if not chosen.is_endless:
             raise
@@ -6891,12 +7117,17 @@ def select_fields(result, client, args, console) -> Result:
     return result
 
 
-def print_result(result, args, console) -> int:
+def print_result(result, args, console, report) -> int:
     """Prints a result and what follows it, and returns the exit code. Raises Failure."""
     format_name = output_format(args)
-    if result.streams and format_name == "json":
-        raise usage_error("A stream cannot be a single JSON document", "Use --format jsonl.")
-    lines = FORMATS[format_name](result, console.screen(args.color))
+    if result.streams and format_name in ("json", "html"):
+        raise usage_error("A stream cannot be a single document", "Use --format jsonl.")
+    screen = console.screen(args.color)
+    if format_name in ("markdown", "html"):     # which are read later, and elsewhere
+        screen.columns, screen.is_saved = None, True
+    screen.title, now = report.title, iso_timestamp(int(console.clock.time()))
+    screen.subtitle = console.masked(", ".join([*report.selection, now]))
+    lines = FORMATS[format_name](result, screen)
     try:
         while True:
             console.print(next(lines), is_data=format_name in ("csv", "tsv"))

@@ -912,7 +912,7 @@ class UsageThreshold(TracesCase):
         with open(path, encoding="utf-8") as file:
             lines = file.read().splitlines()
         self.assertEqual(lines[0], "### twosignal usage")
-        self.assertIn("| `traces of the plan` | `90%` | `≤ 80%` | `FAILED` | `-` |", lines)
+        self.assertIn("| traces of the plan | 90% | ≤ 80% | FAILED | - |", lines)
 
 
 class ApiCommand(TracesCase):

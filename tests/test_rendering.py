@@ -32,7 +32,7 @@ WORDS = ("", "a", "trace", "東京タワー", "😀", "e\u0301e\u0301", "Ａ", "
 
 
 def table(result, **screen):
-    return "".join(result.table_lines(Screen(**screen)))
+    return "".join(twosignal.FORMATS["table"](result, Screen(**screen)))
 
 
 def document(result, **screen):
@@ -159,7 +159,7 @@ class TableLayout(unittest.TestCase):
             for number in range(250):
                 taken.append(number)
                 yield {"id": str(number)}
-        lines = listing(rows(), (Column("ID", "id"),)).table_lines(Screen())
+        lines = twosignal.FORMATS["table"](listing(rows(), (Column("ID", "id"),)), Screen())
         next(lines)
         self.assertLess(len(taken), 250)
         self.assertEqual(len(list(lines)), 250)

@@ -573,11 +573,20 @@ class Tailing(TracesCase):
         result = self.assertOk(self.tail("--fields", "?", steps=[nothing] * 3))
         self.assertIn("created_at", result.out)
 
-    def test_json_is_refused(self):
+    def test_json_and_html_are_refused(self):
         self.add_named("a")
-        result = self.tail("--json", steps=(lambda: self.add_named("b"), nothing))
-        self.assertFails(result, 2, "A stream cannot be a single JSON document",
-                         "Use --format jsonl.")
+        for form in ("json", "html"):
+            result = self.tail("--format", form, steps=(lambda: self.add_named("b"), nothing))
+            self.assertFails(result, 2, "A stream cannot be a single document",
+                             "Use --format jsonl.")
+
+    def test_markdown_is_a_table_that_grows(self):
+        self.add_named("a")
+        result = self.assertOk(self.tail("--format", "markdown",
+                                         steps=(lambda: self.add_named("b"), nothing)))
+        self.assertEqual(len(result.lines), 4, result)
+        self.assertEqual(result.lines[1], "|" + " --- |" * 6)
+        self.assertEqual([line.split(" | ")[-1] for line in result.lines[2:]], ["a |", "b |"])
 
     def test_output_file_is_written(self):
         self.add_named("a")

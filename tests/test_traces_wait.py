@@ -186,7 +186,7 @@ class Waiting(WaitCase):
                          "too few: measured 0, threshold ≥ 3\n")
         self.assertIn("--timeout", result.err)
         with open(path, encoding="utf-8") as file:
-            self.assertIn("| `traces arrived` | `0` | `≥ 3` | `TOO FEW` |", file.read())
+            self.assertIn("| traces arrived | 0 | ≥ 3 | TOO FEW |", file.read())
 
     def test_timeout_while_not_scored(self):
         self.add_evaluators(quality=True)
