@@ -89,9 +89,8 @@ SMALL_SAMPLE = 30                   # traces; differences between fewer may be c
 TAIL_PAGES, TAIL_CHARACTERS, TAIL_MEMORY = 50, 1 << 25, 20000   # of a poll; traces remembered
 TAIL_OVERLAP = 300                  # seconds: how late a trace may become visible
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
-MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
+MIN_CUT, MAX_PADDED, MAX_UNBROKEN = 8, 200, 30  # columns of cells: cut to, padded to; on one line
 BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
-MAX_UNBROKEN = 30                   # characters; longer cells of HTML are folded
 FEW_PROJECTS = 10                   # that a trace is looked for in, in one request
 MAX_MONTHS = 24                     # of usage that a server returns
 ALL = float("inf")                  # traces
@@ -787,8 +786,7 @@ def failed_paths(tree) -> list:
 # Rendering
 ############################################################
 
-RED, GREEN = "red", "green"         # the colours of verdicts and statuses
-_ANSI = {RED: 31, GREEN: 32}
+RED, GREEN, _ANSI = "red", "green", {"red": 31, "green": 32}    # of verdicts and statuses
 _WORD_COLOURS = {"ERROR": RED, "FAILED": RED, "TOO FEW": RED, "NOTHING TO CHECK": RED, "OK": GREEN}
 # Spreadsheets take text that begins like this for a formula; full-width characters too.
 _FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
@@ -1149,9 +1147,11 @@ class HtmlDocument(MarkdownDocument):
         import hashlib
         hashes = [base64.b64encode(hashlib.sha256(text.encode("ascii")).digest()).decode("ascii")
                   for text in (PAGE_STYLE, PAGE_SCRIPT)]
-        yield PAGE_HEAD.format(*hashes, style=PAGE_STYLE, title=self.screen.title,
-                               subtitle=self.inline(self.screen.subtitle))
-        yield from result.render(self)
+        head = PAGE_HEAD.format(*hashes, style=PAGE_STYLE, title=self.screen.title,
+                                subtitle=self.inline(self.screen.subtitle))
+        texts = iter(result.render(self))
+        yield head + next(texts, "")        # nothing if there is an error first
+        yield from texts
         yield f"<script>{PAGE_SCRIPT}</script></body></html>\n"
 
     def inline(self, text):
@@ -4339,7 +4339,7 @@ DEBUG = Option("--debug", "print requests on stderr, with secrets masked")
 OUTPUT = Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", parse_path)
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
-    Option("--format FORMAT", f"print as {', '.join(FORMATS)} (default: table)", choices=FORMATS),
+    Option("--format FORMAT", f"print as {', '.join(FORMATS)}", choices=FORMATS),
     Option("--fields NAMES", "print these fields, e.g. id,scores.NAME; '?' lists them",
            parse_fields),
     OUTPUT, Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
@@ -5583,9 +5583,8 @@ class GateReport(Struct):
         """An annotation for each check that does not hold or for the failure, and a summary."""
         document = MarkdownDocument(screen=Screen(None, is_saved=True))
         summary = [f"### {self.title}\n\n"]
-        if not self.failure:
-            rows = [each.row() for each in self.results]
-            summary += document.table(Listing("checks", CHECK_COLUMNS, rows))
+        summary += [] if self.failure else document.table(
+            Listing("checks", CHECK_COLUMNS, [each.row() for each in self.results]))
         for name, code, lines in self.cases():
             if code is not None:
                 lines[0] = f"{name}: {lines[0]}"

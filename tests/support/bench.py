@@ -38,6 +38,7 @@ MEMORY_GOAL = 60            # MB
 LISTING_GOAL = 1.2          # many traces, in relation to LOOP
 SORTED_GOAL = 1.3           # the same traces sorted, in relation to LOOP
 TREE_GOAL = 1.0             # seconds for a trace of TREE_SPANS spans
+PAGE_GOAL = 2.0             # seconds for the same trace as HTML
 TREE_SPANS = 10000
 STATS_GOAL = 1.3            # the statistics of many traces, in relation to COUNT_LOOP
 USAGE_ERROR = 2             # exit code of an unknown command
@@ -133,6 +134,7 @@ COMMON = ("pass", "import re", "minimal", "traces published")    # commands with
 COMMANDS = {"version": "--version", "traces": "traces list --json"}
 LARGE = ("all traces as JSON lines", "traces list --sort duration", "traces stats")
 TREE = f"traces get, {TREE_SPANS:,} spans as a tree"
+PAGE = f"traces get, {TREE_SPANS:,} spans as HTML"
 CROWD = f"{PROCESSES} processes at once with an expired session"
 
 
@@ -440,22 +442,26 @@ def compared(title, commands, environment, folder, goal, prints_the_same):
     return f"{figure(row, seconds, other)}, {memory:.0f} MB (goal ≤ {MEMORY_GOAL})"
 
 
-def large_tree(bench, folder):
+def large_tree(bench, folder, only):
     """The figures of showing a trace with TREE_SPANS spans, five times as many in each level."""
     spans = [{"id": f"s{number}", "name": f"step {number}", "type": "TOOL", "status": "OK",
               "parentSpanId": f"s{(number - 1) // 5}" if number else None, "durationMs": 5,
               "startTime": f"2026-03-14T10:{number // 600:02}:{number // 10 % 60:02}.000Z",
-              "input": {"question": "Where is my order?"}, "cost": 0.001, "model": "gpt-4o"}
+              "input": {"question": "Where is my order?"}, "output": "In the post.",
+              "cost": 0.001, "model": "gpt-4o"}
              for number in range(TREE_SPANS)]
     with StandIn(empty=True, names="both") as server:
         body = {"result": {"data": {"json": {"id": "t", "spans": spans, "scores": []}}}}
         server.fault("trace.getById", times=None, status=200, body=body)
         environment = environment_of(make_home(folder, "tree", server))
         command = bench.client + ["traces", "get", "t", "--project", server.project]
-        runs = [resources(command, environment, folder) for _ in range(3)]
-    seconds = statistics.median(row[0] for row in runs)
-    met = verdict(seconds, at_most(TREE_GOAL))
-    return f"{TREE:<62} {seconds:6.2f}  {met:<20}  {max(row[1] for row in runs):.0f} MB"
+        for title, goal, options in ((TREE, TREE_GOAL, []),
+                                     (PAGE, PAGE_GOAL, ["-o", os.path.join(folder, "t.html")])):
+            if only in title:
+                runs = [resources(command + options, environment, folder) for _ in range(3)]
+                seconds = statistics.median(row[0] for row in runs)
+                met = verdict(seconds, at_most(goal))
+                yield f"{title:<62} {seconds:6.2f}  {met:<20}  {max(row[1] for row in runs):.0f} MB"
 
 
 def session_cookie(client, server, environment, folder):
@@ -523,8 +529,9 @@ def run(options, folder):
         if hasattr(os, "wait4") and any(options.only in title for title in LARGE):
             for line in large_listings(bench, size, folder, options.only):
                 print(line, flush=True)
-    if hasattr(os, "wait4") and options.only in TREE:
-        print(large_tree(bench, folder), flush=True)
+    if hasattr(os, "wait4"):
+        for line in large_tree(bench, folder, options.only):
+            print(line, flush=True)
     for name, command in crowds(bench):
         if options.only in CROWD:
             print(crowd(folder, name, command), flush=True)

@@ -153,6 +153,8 @@ FUNCTIONS = {
                                                    t.Screen())),
     "table": lambda text: list(t.FORMATS["table"](t.Listing("rows", (t.Column("A", "a"),), [
         {"a": text}] + [{"a": 1}] * 99), t.Screen(None))),
+    "markdown": lambda text: list(t.FORMATS["markdown"](t.UserData([(text, text)]), t.Screen())),
+    "html": lambda text: list(t.FORMATS["html"](t.UserData([(text, text)]), t.Screen())),
     "folded": lambda text: t.folded(text, 80), "narrow": lambda text: t.folded(text, 2),
     "spans": lambda text: t.span_tree([dict(span, name=text[:9]) for span in SPANS]),
     "failed spans": lambda text: t.failed_paths([(depth, dict(SPANS[0], error_message=text[:9]))

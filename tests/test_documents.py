@@ -1,0 +1,529 @@
+"""Markdown and HTML: what tables show, as text for a comment, and as a page of its own.
+
+    python3 tests/test_documents.py --pages DIR     writes pages of each kind, with hostile names
+
+tests/support/pages.py reads those in a browser and with other parsers.
+"""
+import base64
+import hashlib
+import html.parser
+import itertools
+import json
+import os
+import re
+import sys
+import unittest
+
+if not __package__:     # started as a script, not by `python3 -m unittest`
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
+
+from tools import PYPY, CommandCase  # noqa: E402
+
+import twosignal  # noqa: E402
+from twosignal import Column, Details, Listing, Screen, Text, UserData  # noqa: E402
+
+FORMATS = ("markdown", "html")
+HOSTILE = (
+    "<script>document.title = 'x'</script>", "</script><script>alert(1)</script>", "</style><b>",
+    "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>", "' onclick='x", "\" style=\"x",
+    "<!--", "-->", "]]>", "<a href=\"javascript:alert(1)\">x</a>", "&lt;b&gt;", "&amp;", "&#60;b>",
+    "https://example.com", "www.example.com", "me@example.com", "[x](https://example.com)",
+    "![x](https://example.com/x.png)", "[x]: https://example.com", "<https://example.com>",
+    "@team", "#1", "!12", "group/project#1", "GH-26", "ABC-123", "a1b2c3d4e5", "$12", "~bug", "%3",
+    "a|b", "a\\|b", "\\", "`a`", "``a`", "a``", "```", "~~~", "**a**", "_a_", "~~a~~", "$x$",
+    "# a", "- a", "+ a", "1. a", "1) a", "> a", "    a", "\ta", "---", "===", "| a | b |", ":a:",
+    "a\nb", "a\r\n\r\n# b", "::error::x", "##[error]x", "##vso[x]", "#\u200b#[x]", "{{x}}", "<b",
+    "", " ", "-", "\u202eabc", "\u2066", "\x1b[31m", "\0", "\x7f\x85", "\ufdd0\ufffe\U0001ffff",
+    "\uffff", "\U0004ffff\U0010fffe", "東京 🤖", "مساعد الدعم", "e\u0301", "x" * 3000)
+ALLOWED = {     # tags, and the attributes that each may have
+    "html": {"lang"}, "head": (), "meta": {"charset", "name", "content", "http-equiv"}, "title": (),
+    "style": (), "script": (), "body": (), "h1": (), "h2": (), "p": (), "pre": {"class"},
+    "bdi": (), "div": {"class", "tabindex"}, "table": (), "thead": (), "tbody": (),
+    "tr": {"class"}, "th": (), "td": {"class", "colspan", "data-value"}, "details": (),
+    "summary": (), "svg": {"viewbox", "preserveaspectratio", "aria-hidden"},
+    "rect": {"x", "width", "height"}}
+VOID = {"meta", "rect"}
+CLASSES = {"", "id", "long", "red", "green", "scroll", "below", "message ", "message red",
+           "message green"}
+
+
+class Page(html.parser.HTMLParser):
+    """A page as a list of (tag, attributes, text within), checked while it is read."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.open, self.problems = [], [], []
+        self.feed(text)
+        self.close()
+        self.problems += ["not closed: %s" % tag for tag, _, _ in self.open]
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.problems += [(tag, name, value) for name, value in attrs
+                          if name not in ALLOWED.get(tag, ())]
+        if tag not in ALLOWED or attributes.get("class", "") not in CLASSES:
+            self.problems.append((tag, attrs))
+        element = (tag, attributes, [])
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop()[0] != tag:
+            self.problems.append("closed: %s" % tag)
+
+    def handle_data(self, data):
+        for _, _, texts in self.open:
+            texts.append(data)
+
+    def handle_comment(self, data):
+        self.problems.append("comment: %s" % data)
+
+    def texts(self, *tags):
+        return ["".join(texts) for tag, _, texts in self.elements if tag in tags]
+
+    def attributes(self, tag):
+        return [attributes for each, attributes, _ in self.elements if each == tag]
+
+    def rows(self):
+        """The texts of the cells of each row, but for what is below one."""
+        rows = []
+        for tag, attributes, texts in self.elements:
+            if tag == "tr" and "class" not in attributes:
+                rows.append([])
+            elif tag in ("th", "td") and "colspan" not in attributes:
+                rows[-1].append("".join(texts))
+        return rows
+
+
+def page_of(result, **screen):
+    return Page("".join(twosignal.FORMATS["html"](result, Screen(None, is_saved=True, **screen))))
+
+
+def markdown_of(result, **screen):
+    return "".join(twosignal.FORMATS["markdown"](result, Screen(None, is_saved=True, **screen)))
+
+
+def cells_of(line):
+    """The cells of a line of a table, split where every reader of Markdown splits it."""
+    return [cell.strip(" ") for cell in re.split(r"\|", line)[1:-1]]
+
+
+def every_kind(name):
+    """A result of each kind, in which everything that comes from elsewhere is this text."""
+    columns = (Column("ID", "id", never_cut=True), Column("Name", "name"),
+               Column("Status", "status"), Column(twosignal.printable(name), "name"),
+               Column("Bar", "name", bar=lambda record: (0.25, 0.5)))
+    record = {"id": name, "name": name, "status": name}
+    data = UserData([(twosignal.printable(name), name), ("json", {name: [name]})])
+    listing = Listing("traces", columns, [record, record], below=lambda row: data)
+    title = twosignal.printable("About " + name)
+    yield listing
+    yield Details(record, columns[:3], [(title, listing), (title, [title + "\n", title + "\n"]),
+                                        ("", data)], message=title, colour=twosignal.RED)
+    yield twosignal.RawValue({name: [name, None]})
+    yield Text(title + "\n" + title + "\n")
+
+
+class Html(unittest.TestCase):
+    def test_hostile_names_are_text(self):
+        """Row 68: no name becomes an element, an attribute, a comment or the end of one."""
+        for name in HOSTILE:
+            for result in every_kind(name):
+                with self.subTest(name=ascii(name[:30]), kind=type(result).__name__):
+                    page = page_of(result)
+                    self.assertEqual(page.problems, [])
+                    self.assertEqual(page.texts("title"), ["twosignal"])
+                    if isinstance(result, Listing):
+                        heading, *rows = page.rows()
+                        shown = twosignal.printable(name)
+                        margin = len(shown) - len(shown.lstrip(" "))
+                        shown = "\u2002" * margin + shown[margin:]
+                        self.assertEqual(heading[3], twosignal.printable(name))
+                        self.assertEqual(rows, [[shown] * 4 + [""]] * 2)
+
+    def test_nothing_that_moves_text_is_left(self):
+        for name in HOSTILE:
+            text = "".join(twosignal.FORMATS["html"](next(every_kind(name)), Screen()))
+            unsafe = re.sub(r"\n", "", text)
+            self.assertEqual(twosignal.printable(unsafe), unsafe, ascii(name))
+
+    def test_policy_allows_its_own_style_and_script_alone(self):
+        page = page_of(Listing("traces", (Column("ID", "id"),), [{"id": "x"}]))
+        policy, = [each["content"] for each in page.attributes("meta") if "http-equiv" in each]
+        digests = [hashlib.sha256(text.encode("utf-8")).digest()
+                   for text in page.texts("style", "script")]
+        hashes = ["'sha256-%s'" % base64.b64encode(each).decode("ascii") for each in digests]
+        self.assertEqual(policy.split("; "), [
+            "default-src 'none'", "style-src " + hashes[0], "script-src " + hashes[1],
+            "base-uri 'none'", "form-action 'none'"])
+        self.assertNotRegex("".join(page.texts("style", "script")),
+                            r"https?:|//|url\(|@import|fetch|eval|innerHTML|</")
+
+    def test_head(self):
+        text = "".join(twosignal.FORMATS["html"](Text("x\n"), Screen()))
+        self.assertRegex(text, r'\A<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">')
+        self.assertIn('<meta name="viewport" content="width=device-width, initial-scale=1">', text)
+        self.assertIn("@media (prefers-color-scheme: dark)", text)
+        self.assertIn("@media print", text)
+
+    def test_numbers_and_times_have_what_sorts_them(self):
+        columns = (Column("Duration", "ms", twosignal.format_duration), Column("Name", "name"),
+                   Column("Made", lambda record: "-"), Column("Created", "created_at",
+                                                              twosignal.format_age))
+        page = page_of(Listing("traces", columns, [
+            {"ms": 61000, "name": "a", "created_at": "2026-03-14T10:00:00Z"},
+            {"ms": 7e-07, "name": "12"}, {"ms": None}]))
+        self.assertEqual([each.get("data-value") for each in page.attributes("td")], [
+            "61000", None, None, None, "0.0000007", "12", None, None] + [None] * 4)
+        self.assertEqual(page.rows()[1], ["1m 01s", "a", "-", "2026-03-14T10:00:00Z"])
+
+    def test_verdicts_and_statuses_have_colours_and_words(self):
+        columns = (Column("Name", "name"), Column("Status", "status"), Column("V", "verdict"))
+        page = page_of(Listing("x", columns, [
+            {"name": "ERROR", "status": "ERROR", "verdict": "OK"},
+            {"name": "OK", "status": "RUNNING", "verdict": "TOO FEW"}]))
+        self.assertEqual([each["class"] for each in page.attributes("td")],
+                         ["", "red", "green", "", "", "red"])
+
+    def test_bars(self):
+        bars = {"a": (0, 1), "b": (0.5, 0.25), "c": (0.999, 0), "d": None}
+        page = page_of(Listing("x", (Column("T", "t", bar=lambda row: bars[row["t"]]),),
+                               [{"t": name} for name in "abcd"]))
+        self.assertEqual([(each["x"], each["width"]) for each in page.attributes("rect")], [
+            ("0.000000", "1.000000"), ("0.500000", "0.250000"), ("0.999000", "0.005000"),
+            ("1.000000", "0.005000")])
+
+    def test_what_stdout_cannot_show_is_a_reference(self):
+        """The page is the same, whatever the encoding of stdout is."""
+        for name in HOSTILE:
+            for one, other in zip(every_kind(name), every_kind(name)):
+                text = "".join(twosignal.FORMATS["html"](one, Screen(None, "cp1252")))
+                self.assertTrue(text.encode("ascii"))
+                texts = page_of(other).texts("td", "summary", "h2")
+                self.assertEqual(Page(text).texts("td", "summary", "h2"), texts)
+
+    def test_in_a_ci_log(self):
+        """Row 68: no line of a page is a command, and the page shows what it shows elsewhere."""
+        for name in HOSTILE:
+            for result in every_kind(name):
+                text = "".join(twosignal.FORMATS["html"](result, Screen()))
+                self.assertEqual(twosignal.disarmed(text), text, ascii(name))
+
+    @unittest.skipIf(PYPY, "counts references")
+    def test_rows_are_not_kept(self):
+        seen = []
+
+        def rows():
+            for number in range(5):
+                seen.append(number)
+                yield {"id": str(number)}
+        lines = twosignal.FORMATS["html"](Listing("x", (Column("ID", "id"),), rows()), Screen())
+        for expected in range(1, 5):
+            while "<tbody" not in next(lines):
+                pass
+            self.assertEqual(len(seen), expected)
+
+
+class Markdown(unittest.TestCase):
+    def test_hostile_names_are_words_or_code(self):
+        """Row 68: in a comment on GitHub or GitLab, no name is a link, image, tag or mention."""
+        for name in HOSTILE:
+            for result in every_kind(name):
+                with self.subTest(name=ascii(name[:30]), kind=type(result).__name__):
+                    for line in markdown_of(result).splitlines():
+                        self.assertHarmless(line)
+
+    def assertHarmless(self, line):
+        if line.startswith("    ") or not line:
+            return                  # indented code, behind an empty line
+        cells = cells_of(line) if line.startswith("|") else [re.sub(r"\A#### |\*\*", "", line)]
+        for cell in cells:
+            cell = re.sub(r"\A(&nbsp;)+", "", cell)
+            self.assertRegex(cell, r"\A(`[^`|]+`|-|---|[\w ≤≥()+.,:%-]*)\Z")
+            if not cell.startswith("`"):
+                self.assertNotRegex(cell, r"(?i)www|[a-z_]-\d|\b[0-9a-f]{7}|_|[a-z]\.\w")
+
+    def test_every_row_has_the_cells_of_the_heading(self):
+        for name in HOSTILE:
+            text = markdown_of(next(every_kind(name)))
+            lines = text.rstrip("\n").split("\n")
+            self.assertEqual([len(cells_of(line)) for line in lines], [5] * 4, ascii(name))
+
+    def test_code_is_behind_an_empty_line(self):
+        for name in HOSTILE:
+            for result in every_kind(name):
+                lines = [""] + markdown_of(result).split("\n")
+                for before, line in zip(lines, lines[1:]):
+                    if line.startswith("    "):
+                        self.assertRegex(before, r"\A(    .*)?\Z", ascii(name))
+
+    def test_no_line_is_a_command_of_a_ci_system(self):
+        """Row 68: a Markdown file in a CI log is no command, either."""
+        for name in HOSTILE:
+            for result in every_kind(name):
+                text = markdown_of(result)
+                self.assertEqual(twosignal.disarmed(text), text, ascii(name))
+
+    def test_words_and_numbers_are_as_they_are(self):
+        columns = (Column("Name", "name"),)
+        for name in ("refund agent", "1.2s", "46,000", "≤ +5pp", "5%", "-0.05", "2026-03-14", "-",
+                     "lowest score (all)", "1 of 2 (Failed)."):
+            text = markdown_of(Listing("x", columns, [{"name": name}]))
+            self.assertEqual(text, "| Name |\n| --- |\n| %s |\n\n" % name)
+
+    def test_substitutes_of_ascii_break_no_cell(self):
+        """What a stdout without UTF-8 gets in place of lines and bars is no | or ` of its own."""
+        columns = (Column("Name", "name"), Column("More", "name"))
+        result = Listing("x", columns, [{"name": "│ a └ b ├"}])
+        text = twosignal.encodable(markdown_of(result, encoding="cp1252"), "ascii")
+        for line in text.splitlines()[:3]:
+            self.assertEqual(len(cells_of(line)), 2, text)
+            for cell in cells_of(line):
+                self.assertRegex(cell, r"\A(`[^`]+`|\w+|---)\Z")
+
+    def test_layout(self):
+        record = {"id": "x-1", "name": "a", "text": None}
+        columns = (Column("ID", "id"), Column("Name", "name"), Column("Text", "text"))
+        result = Details(record, columns, [
+            ("Rows", Listing("rows", columns[:2], [record])),
+            ("None", Listing("rows", columns, [])),
+            ("Lines", ["one\n", "  two\n"]), ("Data", UserData([("in", {"a": 1}), ("out", "b")]))],
+            message="Done.")
+        self.assertEqual(markdown_of(result), """\
+**Done.**
+
+| Field | Value |
+| --- | --- |
+| ID | `x-1` |
+| Name | a |
+
+#### Rows
+
+| ID | Name |
+| --- | --- |
+| `x-1` | a |
+
+#### None
+
+**No rows found.**
+
+#### Lines
+
+    one
+      two
+
+#### Data
+
+**in**
+
+    {
+      "a": 1
+    }
+
+**out**
+
+    b
+
+""")
+
+
+class Commands(CommandCase):
+    """Each command in both formats."""
+
+    def setUp(self):
+        super().setUp()
+        self.server.add_trace(id="failed", name="<b>bad</b>", status="ERROR", cost=9,
+                              startTime="2026-03-14T10:00:00Z", duration_ms=1000, spans=[
+            {"id": "s1", "name": "root", "status": "ERROR", "durationMs": 1000,
+             "startTime": "2026-03-14T10:00:00Z"},
+            {"id": "s2", "name": "<i>call</i>", "parentSpanId": "s1", "status": "ERROR",
+             "errorMessage": "<u>broken</u>", "input": {"q": "</pre>"}, "output": "done\nwell",
+             "startTime": "2026-03-14T10:00:00.500Z", "durationMs": 500},
+            {"id": "s3", "name": "ok", "parentSpanId": "s2", "status": "OK",
+             "startTime": "2026-03-14T10:00:00.900Z"}])
+
+    def lines_of(self, command):
+        more = {"login": ["-e", "owner@example.com", "--password-stdin"],
+                "projects use": [self.server.project], "usage": ["--months", "3"],
+                "traces get": ["failed"], "traces check": ["--max-cost", "1"],
+                "traces wait": ["--count", "1"], "scores create": [
+                    self.server.traces[0], "--name", "tone", "--value", "1"],
+                "api": ["organization.list"], "help": ["traces"], "completion": ["bash"],
+                "install": [self.path("bin")]}
+        if command in more:
+            return command.split() + more[command]
+        return self.argv(command)
+
+    def test_every_command_in_both_formats(self):
+        for command in twosignal.visible_commands():
+            if command.is_endless:
+                continue
+            for form in FORMATS:
+                env = {}
+                if command.name == "scores create":
+                    env["TWOSIGNAL_API_KEY"] = self.server.secret(self.server.add_key())
+                with self.subTest(command=command.name, form=form):
+                    result = self.cli(*self.lines_of(command.name) + ["--format", form], env=env,
+                                      stdin="owner-pass\n")
+                    self.assertEqual(result.code, 10 if command.name == "traces check" else 0,
+                                     result)
+                    if form == "html":
+                        page = Page(result.out)
+                        self.assertEqual(page.problems, [])
+                        self.assertEqual(page.texts("h1"), ["twosignal " + command.name])
+                    else:
+                        for line in result.out.splitlines():
+                            Markdown.assertHarmless(self, line)
+            if command.ends_session:
+                self.log_in()
+
+    def test_fields(self):
+        for form, expected in (("markdown", "| ID | tags.0 |"), ("html", "<th>tags.0</th>")):
+            result = self.assertOk(self.cli("traces", "list", "--fields", "id,tags.0", "--format",
+                                            form))
+            self.assertIn(expected.replace("tags.0 |", "`tags.0` |"), result.out)
+            result = self.assertOk(self.cli("traces", "list", "--fields", "?", "--format", form))
+            self.assertIn("created_at", result.out)
+            result = self.cli("traces", "list", "--fields", "nonsense", "--format", form)
+            self.assertFails(result, 2)
+            self.assertEqual(result.out, "")
+
+    def test_nothing_found(self):
+        for form in FORMATS:
+            result = self.assertOk(self.cli("traces", "list", "--search", "zzz", "--format", form))
+            self.assertIn("No traces found.", result.out)
+
+    def test_errors_are_the_same(self):
+        expected = self.cli("traces", "get", "nobody")
+        for form in FORMATS:
+            path = self.path("x." + form)
+            result = self.cli("traces", "get", "nobody", "--format", form, "-o", path)
+            self.assertEqual((result.code, result.out, result.err), (6, "", expected.err))
+            self.assertFalse(os.path.exists(path))
+
+    def test_endings_of_files(self):
+        for ending, start in (("md", "| ID |"), ("html", "<!DOCTYPE html>")):
+            path = self.path("x." + ending)
+            self.assertOk(self.cli("traces", "list", "-o", path))
+            with open(path, encoding="utf-8") as file:
+                self.assertEqual(file.read()[:len(start)], start)
+
+    def test_times_are_absolute_and_nothing_is_cut(self):
+        for form in FORMATS:
+            result = self.assertOk(self.cli("traces", "list", "--format", form, columns=40))
+            self.assertNotRegex(result.out, r" ago|just now|…")
+            self.assertRegex(result.out, r"\d{4}-\d\d-\d\dT\d\d:\d\d")
+
+    def test_asks_for_no_more_than_a_table(self):
+        counts = []
+        for form in ("table", "markdown", "html"):
+            before = len(self.server.requests)
+            self.assertOk(self.cli("traces", "list", "--format", form))
+            counts.append(len(self.server.requests) - before)
+        self.assertEqual(len(set(counts)), 1, counts)
+
+    def test_waterfall(self):
+        page = Page(self.assertOk(self.cli("traces", "get", "failed", "--format", "html")).out)
+        self.assertEqual(page.problems, [])
+        rows = {row[0]: row[1:] for row in page.rows()}
+        margin = "\u2002\u2002"
+        self.assertLessEqual({"root", margin + "<i>call</i>", 2 * margin + "ok"}, set(rows))
+        bars = [(float(each["x"]), float(each["width"])) for each in page.attributes("rect")]
+        self.assertEqual(bars[:2], [(0, 1), (0.5, 0.5)])
+        self.assertEqual(page.texts("summary"), ["input", "output"])
+        self.assertEqual(page.texts("details"), ['input{\n  "q": "</pre>"\n}\n',
+                                                 "outputdone\nwell\n"])
+        messages = ["".join(texts) for tag, attributes, texts in page.elements
+                    if tag == "pre" and attributes.get("class") == "message red"]
+        self.assertEqual(messages, ["Errors\n<i>call</i>: <u>broken</u>\n", "<u>broken</u>"])
+
+    def test_input_and_output_are_there_once(self):
+        shown = self.assertOk(self.cli("traces", "get", "failed", "--io", "--max-lines", "1",
+                                       "--format", "html")).out
+        page = Page(shown)
+        self.assertEqual(page.texts("summary"), ["input", "output"])
+        self.assertIn("… 1 more line", page.texts("details")[1])
+        markdown = self.assertOk(self.cli("traces", "get", "failed", "--format", "markdown")).out
+        self.assertIn("--io and --span ID", markdown)
+        self.assertNotIn("done", markdown)
+
+    def test_gate(self):
+        path = self.path("gate.html")
+        result = self.cli("traces", "check", "--max-cost", "1", "--max-error-rate", "100%", "-o",
+                          path, "--baseline-tag", "nobody", "--tag", "nobody-else")
+        self.assertEqual(result.code, 11, result)
+        result = self.cli("traces", "check", "--max-cost", "1", "--max-error-rate", "100%", "-o",
+                          path)
+        self.assertEqual(result.code, 10, result)
+        with open(path, encoding="utf-8") as file:
+            page = Page(file.read())
+        self.assertEqual(page.problems, [])
+        self.assertEqual(page.rows()[0], ["Check", "Measured", "Threshold", "Verdict", "Traces"])
+        self.assertEqual([row[3] for row in page.rows()[1:]], ["OK", "FAILED", "OK"])
+        self.assertIn("project " + self.server.project, page.texts("p")[0])
+        self.assertIn("twosignal traces get failed --project", page.texts("pre")[-1])
+
+    def test_both_sides_of_a_baseline(self):
+        for tag, duration in (("v1", 1000), ("v2", 5000)):
+            self.server.add_trace(name="agent", tags=[tag], duration_ms=duration)
+        for form in FORMATS:
+            result = self.cli("traces", "check", "--tag", "v2", "--baseline-tag", "v1",
+                              "--max-regression", "10%", "--format", form)
+            self.assertEqual(result.code, 10, result)
+            for word in ("Baseline", "Change", "1.0s", "5.0s", "+400%", "FAILED"):
+                self.assertIn(word, result.out)
+
+    def test_secrets_stay_masked(self):
+        """Row 53: secrets in the configs of evaluators are *** in a page, too."""
+        evaluator = self.server.add_evaluator(name="x", config={"api_key": "sk-71234567"})
+        for form in FORMATS:
+            result = self.assertOk(self.cli("evaluators", "toggle", evaluator, "--enable",
+                                            "--format", form))
+            self.assertIn("***", result.out)
+            self.assertNotIn("71234567", result.out)
+
+    def test_encodings_of_stdout(self):
+        self.server.add_trace(name="東京 مساعد")
+        for encoding in ("ascii", "latin-1", "utf-8"):
+            result = self.assertOk(self.cli("traces", "list", "--format", "html",
+                                            encoding=encoding))
+            self.assertIn("東京 مساعد", Page(result.out).texts("td"))
+
+
+def write_pages(folder):
+    """Pages of each kind, and for each what it is: its file, and texts that it shows."""
+    case = Commands()
+    case.setUp()
+    try:
+        for number, name in enumerate(HOSTILE):
+            case.server.add_trace(id="hostile-%d" % number, name=name, status="ERROR", tags=[name],
+                                  cost=number + 2, spans=[{
+                                      "id": name, "name": name, "status": "ERROR", "model": name,
+                                      "errorMessage": name, "input": name, "output": {name: name}}])
+        lines = {
+            "list": "traces list --all", "get": "traces get failed",
+            "gate": "traces check --max-cost 1 --max-error-rate 1%",
+            "stats": "traces stats --by name", "day": "traces stats --by day", "orgs": "orgs list",
+            "usage": "usage", "months": "usage --months 12", "api": "api organization.list",
+            "none": "traces list --search zzzz", "help": "help traces list"}
+        lines.update(("hostile-%d" % number, "traces get hostile-%d" % number)
+                     for number in range(len(HOSTILE)))
+        for (name, line), ending in itertools.product(lines.items(), ("html", "md")):
+            path = os.path.join(folder, "%s.%s" % (name, ending))
+            result = case.cli(*line.split() + ["-q", "-o", path])
+            assert os.path.exists(path), result
+    finally:
+        case.doCleanups()
+    with open(os.path.join(folder, "names.json"), "w", encoding="utf-8") as file:
+        json.dump([twosignal.printable(name) for name in HOSTILE], file)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--pages"]:
+        write_pages(sys.argv[2])
+    else:
+        unittest.main()
