@@ -30,6 +30,7 @@ import twosignal  # noqa: E402
 
 README = os.path.join(ROOT, "README.md")
 OWN = os.path.join(TESTS, "README.md")
+WITHOUT_ACCOUNT = dict.fromkeys(("TWOSIGNAL_EMAIL", "TWOSIGNAL_PASSWORD", "TWOSIGNAL_PROJECT"))
 PROMISES = 41           # the first ones, which no change may drop; others are added one by one
 COMMIT = "8f7c0e2d"
 BASH = shutil.which("bash")
@@ -59,7 +60,8 @@ def blocks(text, *languages):
 
 def block_with(words):
     """The one block of the README that holds these words."""
-    found = [body for body in blocks(read(README), "sh", "bash", "yaml", "cron") if words in body]
+    found = [body for body in blocks(read(README), "sh", "bash", "yaml", "groovy", "cron")
+             if words in body]
     assert len(found) == 1, (words, found)
     return found[0]
 
@@ -633,7 +635,7 @@ class Promises(unittest.TestCase):
 
 class ReadmeText(unittest.TestCase):
     def test_every_command_line_parses(self):
-        scripts = blocks(read(README), "sh", "bash", "console", "yaml", "cron")
+        scripts = blocks(read(README), "sh", "bash", "console", "yaml", "groovy", "cron")
         scripts += re.findall(r"`(twosignal [a-z].*?)`", read(README).replace("\\|", "|"))
         names = set()
         with mock.patch.dict(os.environ, TWOSIGNAL_PROJECT="p", TWOSIGNAL_ORG="o"):
@@ -723,10 +725,10 @@ class ShellSyntax(unittest.TestCase):
 
     def test_the_shell_in_the_recipes_parses(self):
         recipes = blocks(read(README), "yaml")
-        self.assertEqual(len(recipes), 3)
-        for text in recipes:
+        self.assertEqual(len(recipes), 7)
+        for text in recipes + blocks(read(README), "groovy"):
             lines = recipe_script(text)
-            self.assertGreaterEqual(len(lines), 2)
+            self.assertGreaterEqual(len(lines), 1)
             self.assertParses("\n".join(lines))
 
     def test_the_crontab_parses(self):
@@ -738,15 +740,20 @@ class ShellSyntax(unittest.TestCase):
 def write_recipes(folder):
     """The recipes as files, for tools that know the schemas of their kinds."""
     for number, text in enumerate(blocks(read(README), "yaml")):
-        kind = "github" if "jobs" in Recipe(text).value else "gitlab"
+        value = Recipe(text).value
+        kind = "github" if "jobs" in value else "azure" if "steps" in value else "gitlab"
         path = os.path.join(folder, "%s-%d.yml" % (kind, number))
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
 
 
 def recipe_script(text):
-    """The shell lines of a recipe of GitHub Actions or GitLab CI, in their order."""
+    """The shell lines of a recipe, in their order."""
+    if text.startswith("pipeline {"):       # of Jenkins
+        return re.findall(r"^ +sh '(.*)'$", text, re.MULTILINE)
     recipe = Recipe(text).value
+    if "steps" in recipe:                   # of Azure Pipelines
+        return [step["script"] for step in recipe["steps"] if "script" in step]
     if "jobs" in recipe:
         steps = [step for job in recipe["jobs"].values() for step in job["steps"]]
         return [step["run"] for step in steps if "run" in step]
@@ -792,13 +799,12 @@ class RecipeRuns(ServerCase):
 
     def test_github_with_a_key(self):
         key = self.server.secret(self.server.add_key(self.project))
-        env = {"TWOSIGNAL_EMAIL": None, "TWOSIGNAL_PASSWORD": None, "TWOSIGNAL_PROJECT": None,
-               "TWOSIGNAL_API_KEY": key}
-        result = self.run_recipe("secrets.TWOSIGNAL_API_KEY", **env)
+        env = dict(WITHOUT_ACCOUNT, TWOSIGNAL_API_KEY=key)
+        result = self.run_recipe("agent health\n", **env)
         self.assertEqual((result.code, result.err), (0, ""), result)
         self.assertEqual(self.server.count("/api/trpc/"), 0)
         self.add_trace(1, cost=0.06)
-        self.assertEqual(self.run_recipe("secrets.TWOSIGNAL_API_KEY", **env).code, 10)
+        self.assertEqual(self.run_recipe("agent health\n", **env).code, 10)
 
     def test_github_with_scores(self):
         self.add_trace(0.1, tags=["another commit"])
@@ -811,19 +817,56 @@ class RecipeRuns(ServerCase):
         self.assertEqual(self.run_recipe("secrets.TWOSIGNAL_PASSWORD").code, 10)
 
     def test_gitlab(self):
-        result = self.run_recipe("junit:")
+        result = self.run_recipe("junit: report.xml")
         self.assertEqual(result.code, 0, result)
         self.add_trace(0.2)
-        result = self.run_recipe("junit:")
+        result = self.run_recipe("junit: report.xml")
         self.assertEqual(result.code, 10, result)
         self.assertIn("<failure", read(self.path("report.xml")))
+
+    def key_environment(self):
+        return dict(WITHOUT_ACCOUNT, PR="7", TWOSIGNAL_API_KEY=self.server.secret(
+            self.server.add_key(self.project)))
+
+    def test_pages_and_reports(self):
+        """Jenkins, Azure Pipelines, and the artifacts: a page in any case, and the exit code."""
+        slow, failed = {"duration_ms": 9000}, {"status": "ERROR"}
+        for words, wrong in (("pipeline {", slow), ("task: ", slow), ("upload-artifact", failed),
+                             ("expose_as", failed)):
+            with self.subTest(words=words):
+                env = self.key_environment()
+                self.assertEqual(self.run_recipe(words, **env).code, 0)
+                os.unlink(self.path("gate.html"))
+                made = [self.add_trace(0.9, **wrong) for _ in range(4)]
+                self.assertEqual(self.run_recipe(words, **env).code, 10)
+                self.assertIn("FAILED", read(self.path("gate.html")))
+                if "report.xml" in block_with(words):
+                    self.assertIn("<failure", read(self.path("report.xml")))
+                for trace in made:
+                    self.server.store.remove("traces", trace)
+
+    def test_comment_on_a_pull_request(self):
+        write_script(self.path("bin", "gh"), ["echo", "gh"])
+        self.write("gate.md", "of an earlier run")
+        env, comment = self.key_environment(), "gh pr comment 7 -F gate.md"
+        workflow = recipe_script(block_with("GH_TOKEN"))
+        for code in (0, 10):
+            result = self.bash(block_with('exit "$code"'), **env)
+            self.assertEqual((result.code, result.lines), (code, [comment]), result)
+            self.assertIn("| error rate |", read(self.path("gate.md")))
+            self.assertEqual([self.bash(line, **env).code for line in workflow], [code, 0])
+            for _ in range(2):
+                self.add_trace(0.9, status="ERROR")
+        env["TWOSIGNAL_URL"] = "http://127.0.0.1:9"
+        result = self.bash(block_with('exit "$code"'), **env)
+        self.assertEqual((result.code, result.out), (3, ""), result)
 
     def test_cron(self):
         key = self.write("twosignal.key", self.server.secret(self.server.add_key(self.project)))
         os.chmod(key, 0o600)
         command = cron_script().replace("/etc/twosignal.key", key).replace(
             "/usr/local/bin/twosignal", "twosignal")
-        env = {"TWOSIGNAL_EMAIL": None, "TWOSIGNAL_PASSWORD": None, "TWOSIGNAL_PROJECT": None}
+        env = WITHOUT_ACCOUNT
         result = self.bash(command, **env)
         self.assertEqual((result.code, result.out), (0, ""), result)
         for _ in range(2):
@@ -837,7 +880,7 @@ class RecipeRuns(ServerCase):
         key = self.server.secret(self.server.add_key(self.server.add_project(name="Quiet")))
         command = cron_script().replace("/usr/local/bin/twosignal", "twosignal")
         command = re.sub("export .*", "", command)
-        env = {"TWOSIGNAL_EMAIL": None, "TWOSIGNAL_PASSWORD": None, "TWOSIGNAL_PROJECT": None}
+        env = WITHOUT_ACCOUNT
         result = self.bash(command, TWOSIGNAL_API_KEY=key, **env)
         self.assertEqual((result.code, result.out, result.err), (0, "", ""), result)
         self.assertEqual(self.server.count("/api/v1/traces"), 1)
