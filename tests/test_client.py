@@ -1130,7 +1130,8 @@ class MemoryOfLongLists(TracesCase):
                 self.server.add_trace(name="trace %d" % place, metadata={"note": "x" * 100},
                                       created=when + datetime.timedelta(seconds=place))
         for form, name in (("jsonl", '"trace '), ("csv", ",trace "), ("table", "  OK  "),
-                           ("json", '"name": "trace ')):
+                           ("json", '"name": "trace '), ("markdown", " | OK | "),
+                           ("html", ">OK<")):
             path = self.path("out")
             with self.subTest(form=form):
                 self.assertModest("list", "--all", "--format", form, "-o", path)

@@ -271,7 +271,7 @@ class Progress(TracesCase):
     def test_progress_never_touches_a_row(self):
         """It is erased before a row is printed, and starts at the beginning of a line."""
         self.add(250)
-        for name in ("table", "json", "jsonl", "csv"):
+        for name in ("table", "json", "jsonl", "csv", "markdown", "html"):
             with self.subTest(format=name):
                 writes = self.in_terminal("--all", "--format", name)
                 places = [place for place, (_, text) in enumerate(writes)

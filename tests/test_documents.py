@@ -17,7 +17,7 @@ import unittest
 if not __package__:     # started as a script, not by `python3 -m unittest`
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 
-from tools import PYPY, CommandCase  # noqa: E402
+from tools import DIALECTS, PYPY, CommandCase, TracesCase  # noqa: E402
 
 import twosignal  # noqa: E402
 from twosignal import Column, Details, Listing, Screen, Text, UserData  # noqa: E402
@@ -492,6 +492,24 @@ class Commands(CommandCase):
             result = self.assertOk(self.cli("traces", "list", "--format", "html",
                                             encoding=encoding))
             self.assertIn("東京 مساعد", Page(result.out).texts("td"))
+
+
+class Dialects(TracesCase):
+    def test_in_both_dialects(self):
+        """What an older and a newer server say is the same in each format."""
+        for form, command in itertools.product(FORMATS, (
+                ("list",), ("get", "t1"), ("check", "--max-cost", "1"), ("stats", "--by", "name"))):
+            found = []
+            for dialect, options in DIALECTS:
+                self.use(**options)
+                self.server.add_trace(id="t1", name="<b>", status="ERROR", cost="9.5",
+                                      created="2026-03-14T10:30:00Z", spans=[{
+                                          "id": "s1", "name": "<i>", "input": {"a": "<u>"},
+                                          "status": "ERROR", "errorMessage": "<p>"}])
+                result = self.traces(*command, "--format", form)
+                found.append(re.sub(r"(<p>)[^<]*|c0000000[-0-9a-f]*", r"\1", result.out))
+                self.assertEqual(result.code, 10 if command[0] == "check" else 0, result)
+            self.assertEqual(*found)
 
 
 def write_pages(folder):

@@ -817,7 +817,7 @@ class OutputFiles(TracesCase):
 
     def test_failure_halfway_changes_nothing(self):
         self.add(120)
-        path, forms = self.path("out"), ("jsonl", "table", "json", "csv")
+        path, forms = self.path("out"), ("jsonl", "html", "table", "json", "csv", "markdown")
         kinds = ((dict(status=403), 5), (dict(status=401), 4), (dict(status=500), 8),
                  (dict(cut=100), 3), (dict(garbage=b"{"), 8), (dict(reset=True), 3))
         for place, (what, code) in enumerate(kinds):
@@ -1028,7 +1028,7 @@ class OutputDevices(ProcessCase):
     @unittest.skipUnless(os.path.exists(FULL_DISK), "needs /dev/full")
     def test_a_key_and_a_full_device_in_every_format(self):
         """Row 64: all of the result is shown elsewhere, also if its first line fails."""
-        for form in ("table", "csv", "jsonl"):
+        for form in ("table", "csv", "jsonl", "markdown", "html"):
             for env in ({}, {"PYTHONUNBUFFERED": "1"}):
                 with self.subTest(format=form, env=env):
                     result = self.run_process("api-keys", "create", "-n", "CI", "--format", form,

@@ -639,7 +639,7 @@ class FilteredPages(TracesCase):
 
     def test_pages_are_printed_as_they_are_fetched(self):
         ids = self.add(250)
-        for form in ("table", "json", "jsonl", "csv", "tsv"):
+        for form in twosignal.FORMATS:
             self.server.clear()
             console = CountingConsole(lambda: self.server.count("trace.list"))
             with replaced_environment(self.environment), kept_signals():
@@ -652,7 +652,7 @@ class FilteredPages(TracesCase):
 
     def test_a_page_that_fails_half_way(self):
         self.add(250)
-        for form in ("jsonl", "json", "csv", "table"):
+        for form in ("jsonl", "json", "csv", "table", "markdown", "html"):
             self.server.clear()
             with self.subTest(form=form), fails_from(self.server, 2, status=403):
                 result = self.list("--all", "--format", form)
