@@ -1140,6 +1140,7 @@ def field_names(result) -> Listing:
 
 CLOCK = time        # what functions use of it: sleep, monotonic (for deadlines), time
 OUTPUT_HINT = "Name a file in a directory that you can write to."
+MISSING_FILE = (FileNotFoundError, NotADirectoryError)
 # Names of files that this process has open already. To open one by its name would truncate it.
 _OPEN_FILE = r"(?a)/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
 
@@ -1162,8 +1163,7 @@ def require_regular(file):
     """Raises OSError if there is something at a path (or handle) other than a regular file."""
     import errno
     import stat
-    missing = (FileNotFoundError, NotADirectoryError)
-    status = result_or_failure(os.stat, file, kinds=missing)
+    status = result_or_failure(os.stat, file, kinds=MISSING_FILE)
     if isinstance(status, os.stat_result) and not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "Not a regular file")
 
@@ -1195,7 +1195,7 @@ def read_text(path: str):
     """The text of a state file, or None if there is no such file."""
     try:
         content = file_content(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except MISSING_FILE:
         return None
     except OSError as error:
         raise Failure(f"Cannot read {path}: {os_reason(error)}",
@@ -1346,7 +1346,7 @@ def remove_file(path):
     try:
         require_regular(path)
         os.unlink(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except MISSING_FILE:
         pass
     except OSError as error:
         raise unwritable_file(path, error)
@@ -1354,20 +1354,17 @@ def remove_file(path):
 
 def output_file(path):
     """What -o FILE writes to: an AtomicFile, or a Device. Raises Failure for a directory."""
-    is_open = re.match(_OPEN_FILE, path)
-    if not is_open and (os.path.isdir(path) or path.endswith(os.sep)):
-        raise Failure(f"Cannot write {path}: Is a directory", OUTPUT_HINT)
-    if is_open or os.path.exists(path) and not os.path.isfile(path):
+    if re.match(_OPEN_FILE, path):
         return Device(path, OUTPUT_HINT)
-    try:
-        mode = os.stat(path).st_mode & 0o777
-    except FileNotFoundError:       # a new file gets what the umask leaves
-        mask = os.umask(0o077)      # there is no other way to read it
-        os.umask(mask)
-        mode = 0o666 & ~mask
-    except OSError as error:        # such as a name that is too long
-        raise unwritable_file(path, error, OUTPUT_HINT)
-    return AtomicFile(path, mode, OUTPUT_HINT)
+    if os.path.isdir(path) or path.endswith(os.sep):
+        raise Failure(f"Cannot write {path}: Is a directory", OUTPUT_HINT)
+    if os.path.isfile(path):
+        return AtomicFile(path, os.stat(path).st_mode & 0o777, OUTPUT_HINT)
+    if os.path.exists(path):
+        return Device(path, OUTPUT_HINT)
+    mask = os.umask(0o077)          # there is no other way to read it
+    os.umask(mask)
+    return AtomicFile(path, 0o666 & ~mask, OUTPUT_HINT)
 
 
 def is_same_file(path, other) -> bool:
@@ -1543,19 +1540,19 @@ def home_directory() -> str:
     """The absolute path of the directory for session and config, which may not exist yet."""
     chosen = setting("TWOSIGNAL_HOME")
     path = absolute_path(chosen or os.path.join("~", ".twosignal"))
-    status = result_or_failure(os.stat, path, kinds=OSError)
-    if isinstance(status, PermissionError) and not chosen:
-        # HOME is another user's, as it may be in a container.
-        raise NoHome(f"Cannot read {path}: {os_reason(status)}", HOME_HINT)
-    return trusted_directory(path)
+    try:
+        return trusted_directory(path)
+    except OSError as error:
+        kind = Failure if chosen else NoHome    # HOME may be another user's, as in a container
+        raise kind(f"Cannot read {path}: {os_reason(error)}", HOME_HINT)
 
 
 def trusted_directory(path) -> str:
     """The path of a directory, which may be missing. Raises Failure if others may write to it."""
     import stat
-    status = result_or_failure(os.stat, path, kinds=OSError)
+    status = result_or_failure(os.stat, path, kinds=MISSING_FILE)
     problem = ""
-    if isinstance(status, OSError):
+    if not isinstance(status, os.stat_result):
         return path
     if not stat.S_ISDIR(status.st_mode):
         problem = "it is not a directory"
@@ -1576,17 +1573,11 @@ def to_path(text) -> str:
 
 def absolute_path(text, hint=HOME_HINT) -> str:
     """The path that a text names, which may begin with ~. Raises NoHome."""
-    path = to_path(text)
-    is_own = path == "~" or path.startswith("~" + os.sep)
-    if is_own and os.name == "posix" and not os.environ.get("HOME"):
-        import pwd                  # os.path.expanduser takes an empty HOME for the root directory
-        try:
-            path = pwd.getpwuid(os.getuid()).pw_dir + path[1:]
-        except KeyError:
-            pass                    # a container's user that has no entry
-    else:
-        path = os.path.expanduser(path)
-    if text.startswith("~") and not os.path.isabs(path):
+    if os.environ.get("HOME") == "":
+        del os.environ["HOME"]      # os.path.expanduser would take it for the root directory
+    # Python 3.6 and 3.7 raise KeyError for a user without an entry, as in containers.
+    path = result_or_failure(os.path.expanduser, to_path(text), kinds=KeyError)
+    if isinstance(path, KeyError) or text.startswith("~") and not os.path.isabs(path):
         raise NoHome(f"There is no home directory for {text}", hint)
     return os.path.abspath(path)
 
@@ -2839,8 +2830,8 @@ class Session:
 def session_file(name=None) -> str:
     """Where session.json really is, or a file beside it: links share both. Raises Failure."""
     path = os.path.realpath(home_path("session.json"))
-    directory = trusted_directory(os.path.dirname(path))
     try:
+        directory = trusted_directory(os.path.dirname(path))
         require_regular(path)
     except OSError as error:
         raise unwritable_file(path, error)
