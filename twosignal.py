@@ -2646,8 +2646,7 @@ def trpc_value(envelope, response, procedure):
 
 
 def _trpc_failure(error, response, procedure) -> Failure:
-    if isinstance(error, dict):
-        error = error.get("json", error)    # older servers leave this level out
+    error = get_item(error, "json", error)      # older servers leave this level out
     status = get_path(error, "data.httpStatus")
     status = status if isinstance(status, int) else response.status
     code = get_path(error, "data.code")
@@ -3848,7 +3847,6 @@ class Option(Struct):
     env: str = None             # the variable that is used if it is omitted
     is_secret: bool = False     # blanks and quotes around the variable are a part of it
     required: bool = False      # omitting it is a usage error
-    unless_key: bool = False    # but not with an API key
     repeatable: bool = False    # the value is a list
     selects: bool = True        # what a gate examines, which its reports name
     choices: object = ()        # values that shells complete; without parse, the valid ones
@@ -4255,7 +4253,7 @@ class Arguments:
         """Adds what is saved for missing options. Raises a usage error that lists what there is."""
         missing = [option for option in chosen.options
                    if option.required and getattr(self, option.name) is None
-                   and not (option.unless_key and chosen.takes_key and has_key())]
+                   and not (option.completes == "projects" and chosen.takes_key and has_key())]
         if missing and not chosen.takes_key and has_key() and not result_or(None, load_session):
             raise not_logged_in()       # first things first: an API key is not enough
         for option in [option for option in missing if option.env]:
@@ -5566,7 +5564,7 @@ CREATED = Column("Created", "created_at", format_age, min_width=12)
 DESCRIPTION = Column("Description", "description")
 
 PROJECT = Option("--project ID", "project, by ID or name; 'projects use' saves one", parse_id,
-                 env="TWOSIGNAL_PROJECT", required=True, unless_key=True, completes="projects")
+                 env="TWOSIGNAL_PROJECT", required=True, completes="projects")
 ORG = Option("--org ID", "organization, by ID or name; 'projects use' saves one", parse_id,
              env="TWOSIGNAL_ORG", required=True, completes="organizations")
 ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or name", parse_id,
@@ -5609,7 +5607,7 @@ def add_listing(name, kind, columns, *options):
 
 
 def add_deletion(name, operand, kind, help_line, verb="delete"):
-    """Adds a command that deletes or revokes one of a kind, and asks first unless --yes is given."""
+    """Adds a command that deletes or revokes one of a kind; without --yes, it asks first."""
     noun = RESOURCES[kind][0]
     done = verb + "d"
 
@@ -5710,7 +5708,7 @@ def login(client, args, console):
     return result
 
 
-@command("whoami", takes_key=True, examples=("twosignal whoami", "twosignal whoami --json"))
+@command("whoami", takes_key=True)
 def whoami(client, args, console):
     """Show who is logged in, or which API key is in use."""
     if client.key:
@@ -5726,22 +5724,20 @@ def whoami(client, args, console):
 @command("logout", ends_session=True)
 def logout(client, args, console):
     """Log out, and revoke the session on the server."""
-    no_session = Details({"logged_out": False}, message="Not logged in.")
     stored = result_or_failure(load_session, console.clock)
     if not isinstance(stored, Session):
         if stored or session_leftovers():
             client.auth.forget()
-        return no_session if stored is None else Details(
-            {"logged_out": True}, message="Logged out: deleted the damaged session.")
+        message = "Logged out: deleted the damaged session." if stored else "Not logged in."
+        return Details({"logged_out": bool(stored)}, message=message)
     try:
         client.auth.logout()
     except Failure as failure:
-        if failure.code == "NOT_LOGGED_IN" and load_session(console.clock) is None:
-            return no_session       # another process has just logged out
-        if failure.code == "NOT_LOGGED_IN":
-            raise
-        console.tell("Logged out locally, but the session could not be revoked on the server: "
-                     f"{failure.message}.")
+        if failure.code != "NOT_LOGGED_IN":
+            console.tell("Logged out locally, but the session could not be revoked on the server: "
+                         f"{failure.message}.")
+        elif load_session(console.clock):
+            raise                   # otherwise another process has just logged out
     if not client.auth.forget(stored):
         console.tell("Note: another account has logged in meanwhile, and stays logged in.")
     return Details({"logged_out": True}, message=f"Logged out of {client.url}.")

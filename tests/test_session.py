@@ -1666,7 +1666,7 @@ class Provenance(SessionCase):
             os.unlink(self.file)
             logout(auth)
         with mock.patch("twosignal.Authenticator.logout", second):
-            self.assertEqual(self.assertOk(self.run_cli("logout"), "").out, "Not logged in.\n")
+            self.assertIn("Logged out of", self.assertOk(self.run_cli("logout"), "").out)
 
     def test_change_of_account(self):
         """Row 57: a command goes on only as the user it began with."""
