@@ -344,12 +344,12 @@ def mask_secrets(text: str, secrets) -> str:
     forms, runs = _secret_forms(frozenset(secrets))
     for form in forms:
         text = text.replace(form, "***")
-    masked, end = "", 0
-    for start in range(len(text) if runs else 0):
+    shown = list(text)
+    for start in range(len(text)):
         if text[start:start + SECRET_RUN] in runs:
-            masked += text[end:start] + "***" if start >= end else ""
-            end = start + SECRET_RUN
-    return masked + text[end:]
+            mark = "***" if shown[start] else ""    # it overlaps the run before
+            shown[start:start + SECRET_RUN] = [mark] + [""] * (SECRET_RUN - 1)
+    return "".join(shown)
 
 
 @functools.lru_cache(maxsize=1)
@@ -2273,19 +2273,17 @@ def decompressed(body, headers) -> bytes:
     if "Content-Encoding" not in headers:
         return body
     import zlib
-    # Some proxies compress unasked: in gzip or zlib format (47), or in deflate without a header.
-    for window_bits in (47, -15):
-        inflater = zlib.decompressobj(window_bits)
-        try:
-            content = inflater.decompress(body, MAX_RESPONSE_BYTES)
-        except zlib.error:
-            continue
-        if inflater.unconsumed_tail:
-            raise ResponseTooLarge()
-        if inflater.eof and not inflater.unused_data:
-            del headers["Content-Encoding"]
-            return content
-    return body
+    inflater = zlib.decompressobj(47)   # gzip or zlib format: some proxies compress unasked
+    try:
+        content = inflater.decompress(body, MAX_RESPONSE_BYTES)
+    except zlib.error:
+        return body
+    if inflater.unconsumed_tail:
+        raise ResponseTooLarge()
+    if not inflater.eof or inflater.unused_data:
+        return body
+    del headers["Content-Encoding"]
+    return content
 
 
 class RequestError(TransientFailure):
@@ -2493,11 +2491,11 @@ def response_json(response):
             raise ValueError(f"{literal} is not a finite number")
         return float(literal)
 
-    if is_too_large(response.body):
+    if has_too_many_values(response.body):
         raise ResponseTooLarge(f"made of more than {MAX_VALUES:,} values")
     try:
         text = response.body.decode("utf-8")
-        if character_size(text) * len(text) > MAX_RESPONSE_BYTES:
+        if is_too_wide(text):
             raise ResponseTooLarge("larger than 32 MiB in memory")
         found = json.loads(text, parse_int=integer, parse_float=finite, parse_constant=finite)
     except ValueError:
@@ -2528,7 +2526,7 @@ def is_own_error(error) -> bool:
     return is_trpc or bool(re.match(r"[A-Z][A-Z0-9_]*\Z", str(get_item(error, "code", ""))))
 
 
-def is_too_large(body) -> bool:
+def has_too_many_values(body) -> bool:
     """Whether JSON has more than MAX_VALUES, found out in less memory than they would take."""
     marks = (b",", b"[", b"{", b"{")        # an object takes more memory than other values
     if sum(map(body.count, marks)) <= MAX_VALUES:       # as nearly always
@@ -2537,14 +2535,13 @@ def is_too_large(body) -> bool:
     return sum(part.count(mark) for part in parts[::2] for mark in marks) > MAX_VALUES
 
 
-def character_size(text) -> int:
-    """Bytes of memory that each character of the strings in JSON takes, if the text is long."""
-    if len(text) <= MAX_RESPONSE_BYTES // 4:
-        return 1
-    # All of a string are as wide as its widest one, which may be escaped.
-    if re.search("[^\0-\uffff]|" r"\\u[dD]", text):
-        return 4
-    return 2 if re.search("[^\0-\xff]|" r"\\u(?!00)", text) else 1
+def is_too_wide(text) -> bool:
+    """Whether strings of JSON may take more memory than a response may have."""
+    # A character of a string takes as many bytes as its widest one, which may be escaped.
+    if len(text) > MAX_RESPONSE_BYTES // 4 and re.search("[^\0-\uffff]|" r"\\u[dD]", text):
+        return True
+    return len(text) > MAX_RESPONSE_BYTES // 2 and bool(
+        re.search("[^\0-\xff]|" r"\\u(?!00)", text))
 
 
 def compact_json(value, safe=",:") -> str:
