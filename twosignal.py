@@ -4260,10 +4260,9 @@ class Arguments:
                 self._add(option, saved)
             elif not chosen.finds_project:
                 raise none_given(option, client)
-            missing.remove(option)
-        if missing:
-            labels = ", ".join(option.label for option in missing)
-            raise usage_error(f"Missing {labels}", self._see_help)
+        labels = [option.label for option in missing if not option.env]
+        if labels:
+            raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
 
 
 def none_given(option, client) -> Failure:
@@ -6813,7 +6812,12 @@ def run_command(line, console, report) -> int:
 def make_client(chosen, args, console) -> Client:
     """The Client for a command. Raises a usage error for a wrong address or key."""
     key = api_key() if chosen.takes_key else None
-    url = server_url(chosen, args, console.clock, key)
+    url = args.url
+    if chosen.ends_session and not url:     # where the session comes from, whatever is configured
+        stored = result_or(None, load_session, console.clock)
+        url = result_or(DEFAULT_URL, session_origin, stored, console.clock) if stored else (
+            DEFAULT_URL)
+    url = configured_url(url, console.clock, key)
     access = server_access(url, vars(args), key, console.clock)
     for value in [key or "", *access.headers.values()]:
         for secret in header_secrets(value):
@@ -6828,14 +6832,6 @@ def make_client(chosen, args, console) -> Client:
     if key:
         warn_if_unencrypted(client.url, "API key", console)
     return client
-
-
-def server_url(chosen, args, clock, key=None) -> str:
-    """The server's address; to log out, that of the stored session, whatever is configured."""
-    if not chosen.ends_session or args.url:
-        return configured_url(args.url, clock, key)
-    stored = result_or(None, load_session, clock)
-    return result_or(DEFAULT_URL, session_origin, stored, clock) if stored else DEFAULT_URL
 
 
 def call_command(chosen, client, args, console, report) -> int:
