@@ -516,13 +516,12 @@ def utc_timestamp(timestamp: str) -> str:
     """A timestamp as 2026-03-14T10:30:00Z, fractions other than .000 kept; other text as it is."""
     if timestamp[10:11] == "T" and timestamp[-1:] == "Z" and timestamp[19:-1].strip(".0"):
         return timestamp            # nearly all are like that, and need no pattern
-    match = re.match(_TIMESTAMP, timestamp)
-    if match is None:
+    seconds = parse_timestamp(timestamp)
+    if seconds is None:
         return timestamp
-    fraction = match.group(7) or ""     # it may have more digits than a float
+    fraction = re.match(r"(\.\d+)?", timestamp[19:]).group()    # a float may not hold it all
     kept = fraction if fraction.strip(".0") else ""
-    seconds = parse_timestamp(timestamp.replace(fraction, "", 1))
-    return timestamp if seconds is None else iso_timestamp(seconds, kept)
+    return iso_timestamp(round(seconds - float(fraction or 0)), kept)
 
 
 def iso_timestamp(seconds, fraction="") -> str:
@@ -1772,8 +1771,8 @@ class Transport:
         self.on_response = lambda request, response: None   # called with each of them
         self.start_time = clock.time()  # Unix seconds, by the server's clock if this one is wrong
         self._started = clock.monotonic()   # or None: start_time has been compared with that clock
-        self._connections = Connections(access)
-        self.close = self._connections.close
+        self._tls = None                # the ssl.SSLContext, once it is needed
+        self._kept = None               # an idle DeadlineSocket, for the next query
 
     def deadline(self, seconds=None) -> float:
         """The time.monotonic() so many seconds from now, by default the timeout, or `until`."""
@@ -1848,7 +1847,7 @@ class Transport:
         """One request and its response. Raises RequestError if there is none."""
         started = self.clock.monotonic()
         try:
-            response = self._connections.exchange(request)
+            response = self._send(request)
         except Exception as error:
             failure = request_error(error, request, self.access)
             self._log(request, failure.message)
@@ -1879,6 +1878,77 @@ class Transport:
         if self.log:
             self.log(f"debug: {request.method} {mask_secret_fields(request.url)}: {outcome}")
             self.log(f"debug: {curl_command(request)}")
+
+    def _send(self, request) -> Response:
+        """Sends a request, and sets its proxy and was_sent. Raises what the library raises."""
+        from urllib.parse import urlsplit
+        parts = urlsplit(request.url)
+        request.proxy, proxy_headers = find_proxy(parts.scheme, parts.netloc)
+        route = (parts.scheme, parts.netloc, request.proxy, proxy_headers)
+        kept, self._kept = self._kept, None
+        # A change gets a new one: if a kept one dies, nobody can tell whether the change arrived.
+        if kept and kept.route == route and request.method == "GET" and kept.is_idle():
+            try:
+                return self._ask(kept, request)
+            except ConnectionError:
+                pass                # it had died since its last use
+        elif kept:
+            kept.sock.close()
+        return self._ask(self._connect(route, request.deadline), request)
+
+    def _connect(self, route, deadline):
+        """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
+        scheme, host, proxy, _ = route
+        _, name, port = origin(f"{scheme}://{host}")
+        address = origin(f"http://{proxy}")[1:] if proxy else (name.replace("%25", "%"), port)
+        connection = DeadlineSocket(open_socket(*address, deadline), route)
+        try:
+            connection.begin(deadline)
+            if scheme == "https" and proxy:
+                open_tunnel(connection)
+            if scheme == "https":
+                self._tls = self._tls or tls_context(self.access)
+                connection.encrypt(self._tls, name.partition("%")[0])
+        except BaseException:
+            connection.sock.close()
+            raise
+        return connection
+
+    def _ask(self, connection, request) -> Response:
+        """One request and response over a connection, which is then kept or closed."""
+        import http.client
+        scheme, host, proxy, proxy_headers = connection.route
+        headers = dict(request.headers, Host=re.sub("%[^]]*", "", host))    # without the zone
+        target = re.sub(r"\A[a-z]+://[^/?]*/?", "/", request.url)
+        if scheme == "http" and proxy:          # a proxy needs the whole address
+            target = request.url
+            headers.update(proxy_headers)
+        client = http.client.HTTPConnection(host)
+        client.sock = connection
+        try:
+            connection.begin(request.spending.begin() if request.spending else request.deadline)
+            request.was_sent = True
+            client.request(request.method, target, request.body, headers)
+            reply = client.getresponse()
+            while 100 <= reply.status < 200 and reply.status != 101:    # interim responses
+                connection.bytes_left -= MAX_RESPONSE_BYTES // 100      # about so many, at most
+                reply.headers = None            # without this, begin() does nothing
+                reply.begin()
+            body = decompressed(read_body(reply, connection), reply.headers)
+            if has_clear_end(reply):
+                self._kept = connection
+            return Response(reply.status, reply.headers, body, connection.route)
+        except OSError as error:
+            request.was_sent = not re.search(_CERTIFICATE_ALERT, openssl_reason(error))
+            raise
+        finally:
+            if not self._kept:
+                connection.sock.close()
+
+    def close(self):
+        if self._kept:
+            self._kept.sock.close()
+            self._kept = None
 
 
 def redirected(url, target) -> TransientFailure:
@@ -1949,86 +2019,6 @@ def curl_command(request) -> str:
     if request.body:
         words += ["-d", mask_secret_fields(request.body.decode("ascii"))]
     return " ".join(shlex.quote(word) for word in words)
-
-
-class Connections:
-    """Makes one HTTP exchange at a time, and keeps the connection for the next query."""
-
-    def __init__(self, access):
-        self.access = access
-        self.tls = None             # the ssl.SSLContext, once it is needed
-        self.kept = None            # an idle DeadlineSocket
-
-    def exchange(self, request) -> Response:
-        """Sends a request, and sets its proxy and was_sent. Raises what the library raises."""
-        from urllib.parse import urlsplit
-        parts = urlsplit(request.url)
-        request.proxy, proxy_headers = find_proxy(parts.scheme, parts.netloc)
-        route = (parts.scheme, parts.netloc, request.proxy, proxy_headers)
-        kept, self.kept = self.kept, None
-        # A change gets a new one: if a kept one dies, nobody can tell whether the change arrived.
-        if kept and kept.route == route and request.method == "GET" and kept.is_idle():
-            try:
-                return self._ask(kept, request)
-            except ConnectionError:
-                pass                # it had died since its last use
-        elif kept:
-            kept.sock.close()
-        return self._ask(self._connect(route, request.deadline), request)
-
-    def _connect(self, route, deadline):
-        """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
-        scheme, host, proxy, _ = route
-        _, name, port = origin(f"{scheme}://{host}")
-        address = origin(f"http://{proxy}")[1:] if proxy else (name.replace("%25", "%"), port)
-        connection = DeadlineSocket(open_socket(*address, deadline), route)
-        try:
-            connection.begin(deadline)
-            if scheme == "https" and proxy:
-                open_tunnel(connection)
-            if scheme == "https":
-                self.tls = self.tls or tls_context(self.access)
-                connection.encrypt(self.tls, name.partition("%")[0])
-        except BaseException:
-            connection.sock.close()
-            raise
-        return connection
-
-    def _ask(self, connection, request) -> Response:
-        """One request and response over a connection, which is then kept or closed."""
-        import http.client
-        scheme, host, proxy, proxy_headers = connection.route
-        headers = dict(request.headers, Host=re.sub("%[^]]*", "", host))    # without the zone
-        target = re.sub(r"\A[a-z]+://[^/?]*/?", "/", request.url)
-        if scheme == "http" and proxy:          # a proxy needs the whole address
-            target = request.url
-            headers.update(proxy_headers)
-        client = http.client.HTTPConnection(host)
-        client.sock = connection
-        try:
-            connection.begin(request.spending.begin() if request.spending else request.deadline)
-            request.was_sent = True
-            client.request(request.method, target, request.body, headers)
-            reply = client.getresponse()
-            while 100 <= reply.status < 200 and reply.status != 101:    # interim responses
-                connection.bytes_left -= MAX_RESPONSE_BYTES // 100      # about so many, at most
-                reply.headers = None            # without this, begin() does nothing
-                reply.begin()
-            body = decompressed(read_body(reply, connection), reply.headers)
-            if has_clear_end(reply):
-                self.kept = connection
-            return Response(reply.status, reply.headers, body, connection.route)
-        except OSError as error:
-            request.was_sent = not re.search(_CERTIFICATE_ALERT, openssl_reason(error))
-            raise
-        finally:
-            if not self.kept:
-                connection.sock.close()
-
-    def close(self):
-        if self.kept:
-            self.kept.sock.close()
-            self.kept = None
 
 
 def find_proxy(scheme, host) -> tuple:
