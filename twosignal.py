@@ -2654,8 +2654,6 @@ def rest_value(response, resource=None):
     if response.status == 401:
         raise Failure("The API key is not accepted", "Check TWOSIGNAL_API_KEY or its file, or "
                       "create a key with 'twosignal api-keys create'.", "UNAUTHORIZED")
-    if response.status == 403:
-        raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
     if response.status >= 400 and error:
         raise server_failure(None, response, get_item(error, "message") or error, resource)
     if not 200 <= response.status < 300:
@@ -2714,7 +2712,7 @@ def _documented_error(code, status, message, resource) -> Failure:
     if code == "UNAUTHORIZED":
         return authentication_expired()
     if code == "FORBIDDEN":
-        return Failure("Permission denied", "Your role does not allow this action. "
+        return Failure("Permission denied", "Your role or API key does not allow this action. "
                        "Contact your organization admin.", code)
     if code == "NOT_FOUND":
         return not_found(message, resource)
@@ -3305,7 +3303,6 @@ class Client:
             rest_value(self._send(url, values, credential, retried), resource)))
 
     def rows(self, procedure, values=None) -> list:
-        """The wire objects of a list procedure. Raises Failure."""
         return rows_of(self.query(procedure, values))
 
     def visible_rows(self, procedure, inputs, rows_in=rows_of) -> list:
@@ -3898,7 +3895,6 @@ def command(name, *options, **attributes):
 
 
 def visible_commands(group="") -> list:
-    """The commands that help lists, of one group or all."""
     return [each for name, each in COMMANDS.items()
             if not each.is_hidden and group in ("", name.split()[0])]
 
@@ -5730,8 +5726,7 @@ def logout(client, args, console):
 
 
 # --- organizations and projects
-ORG_COLUMNS = (ID, Column("Plan", "plan"), Column("Role", "role"),
-               Column("Members", "member_count"), NAME)
+PLAN = Column("Plan", "plan")
 PROJECT_COLUMNS = (ID, CREATED, Column("Organization", "organization_name"), NAME)
 
 
@@ -5739,14 +5734,14 @@ PROJECT_COLUMNS = (ID, CREATED, Column("Organization", "organization_name"), NAM
 def orgs_list(client, args, console):
     """List your organizations."""
     rows = client.rows("organization.list")
-    return Listing("organizations", ORG_COLUMNS, list(map(to_record, rows)))
+    columns = (ID, PLAN, Column("Role", "role"), Column("Members", "member_count"), NAME)
+    return Listing("organizations", columns, list(map(to_record, rows)))
 
 
 @command("orgs create", Option("NAME", "name of the organization", non_empty))
 def orgs_create(client, args, console):
     """Create an organization."""
-    columns = (ID, Column("Plan", "plan"))
-    return changed(client, args, "organization.create", columns, name=args.name)
+    return changed(client, args, "organization.create", (ID, PLAN), name=args.name)
 
 
 @command("projects list", ORG_FILTER)
@@ -6389,15 +6384,14 @@ MONTH, SPANS_USED = Column("Month", "month"), Column("Spans", "spans_used", form
 EVALUATOR_RUNS = Column("Evaluator runs", "evals_used", format_count)
 MONTH_COLUMNS = (Column("Traces", "traces_used", format_count), SPANS_USED, EVALUATOR_RUNS)
 USAGE_FIELDS = (                    # the server counts all runs, the plan limits LLM evaluations
-    MONTH, Column("Plan", "plan"), Column("Traces", used_of_limit), EVALUATOR_RUNS,
+    MONTH, PLAN, Column("Traces", used_of_limit), EVALUATOR_RUNS,
     Column("LLM evaluations of the plan", "evals_limit", format_count), SPANS_USED)
 
 
 @command("usage", ORG,
          Option("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are "
                 "used, e.g. 90; evaluator runs are not checked", parse_percent, selects=False),
-         Option("--months N", f"show the last N months, at most {MAX_MONTHS}",
-                whole_number(1, MAX_MONTHS)),
+         Option("--months N", f"show N months, at most {MAX_MONTHS}", whole_number(1, MAX_MONTHS)),
          JUNIT, is_gate=True, exclusive=("--fail-above", "--months"),
          examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90",
                    "twosignal usage --org ID --months 12"))
@@ -6409,8 +6403,7 @@ def usage(client, args, console):
     if args.months:
         return usage_history(client, org, args.months)
     wire = resource_object(client.query("usage.getCurrentMonth", {"organizationId": org}))
-    plans = {row.get("id"): row.get("plan") for row in client.rows("organization.list")
-             if isinstance(row.get("id"), str)}
+    plans = {str(row.get("id")): row.get("plan") for row in client.rows("organization.list")}
     record = usage_record(wire, plans.get(org))
     columns = (Column("Project", "project_id", never_cut=True), *MONTH_COLUMNS)
     projects = Listing("projects", columns, child_records(record, "projects"))
