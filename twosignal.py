@@ -202,8 +202,6 @@ class Struct:
     """Stores its arguments as the attributes that its class annotates, as dataclasses do in 3.7."""
 
     def __init__(self, *values, **named):
-        if len(values) > len(type(self).__annotations__):
-            raise TypeError(f"Too many values for {type(self).__name__}: {len(values)}")
         vars(self).update(zip(type(self).__annotations__, values), **named)
 
 
@@ -1586,25 +1584,21 @@ def home_path(name: str) -> str:
     return os.path.join(home_directory(), name)
 
 
-def make_home():
-    """Creates the home directory if it is missing, for this user alone. Raises Failure."""
-    path = home_directory()
-    try:
-        make_directory(path)
-    except OSError as error:
-        if not os.path.isdir(path):     # if it exists, its mode is the user's choice
-            raise unwritable_file(path, error)
-
-
 def make_directory(path):
+    """Creates a directory and those above it, for this user alone, if missing. Raises Failure."""
+    if os.path.isdir(path):
+        return                      # its mode is the user's choice
     parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        make_directory(parent)
-    os.mkdir(path, 0o700)
-    if os.name != "nt":             # where directories cannot be opened
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        make_private(handle, parent, 0o700)
-        os.close(handle)
+    make_directory(parent)
+    try:
+        os.mkdir(path, 0o700)
+        if os.name != "nt":         # where directories cannot be opened
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            make_private(handle, parent, 0o700)
+            os.close(handle)
+    except OSError as error:
+        if not os.path.isdir(path):     # another process may have created it
+            raise unwritable_file(path, error)
 
 
 def load_config(clock=CLOCK) -> dict:
@@ -1625,7 +1619,7 @@ def config_for(url, clock=CLOCK) -> dict:
 
 def save_config(values: dict, clock=CLOCK):
     """Saves some values, api_url among them, and keeps the rest if it fits. Raises Failure."""
-    make_home()
+    make_directory(home_directory())
     config = dict(result_or({}, config_for, values["api_url"], clock), **values)
     write_text(home_path("config.json"), json.dumps(config, indent=2) + "\n", clock)
 
@@ -2838,7 +2832,7 @@ class Spending(Struct):
 
     def __enter__(self):
         from contextlib import ExitStack
-        make_home()
+        make_directory(home_directory())
         with ExitStack() as stack:      # what is entered first is released last
             self._signals = stack.enter_context(ExitStack())
             stops = stack.enter_context(ExitStack())
