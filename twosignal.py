@@ -304,10 +304,9 @@ def _character_width(character) -> int:
     category = unicodedata.category(character)
     # In decomposed Hangul, vowels and finals share the columns of the first letter.
     is_hangul_part = "\u1160" <= character < "\u1200" or "\ud7b0" <= character < "\ud800"
-    if category in ("Mn", "Me") or is_hangul_part:
+    is_format = category == "Cf" and character >= "\u1800"  # those below, as the soft hyphen, show
+    if category in ("Mn", "Me") or is_hangul_part or is_format:
         return 0
-    if category == "Cf":            # below U+1800 they are visible, such as the soft hyphen
-        return 1 if character < "\u1800" else 0
     if category == "Cn":            # an emoji or ideograph that this Python does not know yet
         return 2 if re.match("[\U0001f000-\U0001faff\U00020000-\U0003fffd]", character) else 1
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -1225,7 +1224,21 @@ def unwritable_file(path, error, hint="") -> Failure:
 
 
 class OutputTarget(Struct):
-    """A file to write to. Raises Failure on any error, BrokenPipeError if nobody reads."""
+    """A pipe or a device. Raises Failure on any error, BrokenPipeError if nobody reads."""
+    path: str
+    hint: str
+
+    def __enter__(self):
+        place = self.path
+        match = re.match(_OPEN_FILE, place)
+        if match:
+            number = {"stdout": 1, "stderr": 2}.get(match.group(1)) or int(match.group(2))
+            place = self._guarded(os.dup, number)
+        self.file = self._guarded(open, place, "wb", 0)
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
 
     def _guarded(self, action, *arguments):
         try:
@@ -1350,15 +1363,15 @@ def remove_file(path):
 
 
 def output_file(path):
-    """What -o FILE writes to: an AtomicFile, or a Device. Raises Failure for a directory."""
+    """What -o FILE writes to: an AtomicFile, or an OutputTarget. Raises Failure for a directory."""
     if re.match(_OPEN_FILE, path):
-        return Device(path, OUTPUT_HINT)
+        return OutputTarget(path, OUTPUT_HINT)
     if os.path.isdir(path) or path.endswith(os.sep):
         raise Failure(f"Cannot write {path}: Is a directory", OUTPUT_HINT)
     if os.path.isfile(path):
         return AtomicFile(path, os.stat(path).st_mode & 0o777, OUTPUT_HINT)
     if os.path.exists(path):
-        return Device(path, OUTPUT_HINT)
+        return OutputTarget(path, OUTPUT_HINT)
     mask = os.umask(0o077)          # there is no other way to read it
     os.umask(mask)
     return AtomicFile(path, 0o666 & ~mask, OUTPUT_HINT)
@@ -1369,24 +1382,6 @@ def is_same_file(path, other) -> bool:
         return os.path.realpath(path) == os.path.realpath(other) or os.path.samefile(path, other)
     except OSError:                 # one does not exist, nor may the working directory
         return False
-
-
-class Device(OutputTarget):
-    """A pipe or a device."""
-    path: str
-    hint: str
-
-    def __enter__(self):
-        place = self.path
-        match = re.match(_OPEN_FILE, place)
-        if match:
-            number = {"stdout": 1, "stderr": 2}.get(match.group(1)) or int(match.group(2))
-            place = self._guarded(os.dup, number)
-        self.file = self._guarded(open, place, "wb", 0)
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
 
 
 class Lock(Struct):
@@ -1806,8 +1801,7 @@ class Transport:
     def _pause(self, attempt, cause, request, pause=None) -> bool:
         """Waits before the next try; False if there is none, or no time left for it."""
         import random
-        if not pause:
-            pause = random.uniform(0.5, 1.5) * RETRY_PAUSE * 2 ** attempt
+        pause = pause or random.uniform(0.5, 1.5) * RETRY_PAUSE * 2 ** attempt
         if attempt == MAX_TRIES or self.clock.monotonic() + pause >= request.deadline:
             return False
         if request.spending:
