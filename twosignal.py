@@ -4703,9 +4703,12 @@ class TraceStats:
         row = {"group": group or "all", **keys, "count": self.count}
         names = sorted(self.scores.keys() - {None}) if evaluators is None else evaluators
         for name in [None, *names]:
-            row.update((metric.key_of(name), plain_value(metric.measure(self, name)[0]))
-                       for metric in METRICS if metric.needs_scores or not name)
-        messages = self.messages.most_common(1) or [(None, 0)]
+            for metric in METRICS if name is None else [each for each in METRICS
+                                                        if each.needs_scores]:
+                value, measurements = metric.measure(self, name)
+                row[metric.key_of(name)] = value
+                row[metric.coverage_key(name)] = measurements.traces
+        messages = self.messages.most_common(1) or [(None, None)]
         row["error_message"], row["error_message_count"] = messages[0]
         return row
 
@@ -4734,7 +4737,7 @@ class TraceStats:
         """Adds the scores of a record, if it has them."""
         by_evaluator = {}
         for score in newest_scores(trace["scores"]) if trace.get("scores") else ():
-            evaluator = str(score.get("evaluator"))
+            evaluator = str(score.get("evaluator") or "-")
             by_evaluator.setdefault(evaluator, []).append(score)
             if self._chosen is None or evaluator in self._chosen:
                 by_evaluator.setdefault(None, []).append(score)
@@ -4792,6 +4795,10 @@ class Metric(Struct):
         """Its key in the rows of traces stats; evaluator: None for the scores of all."""
         return f"{self.key}.{evaluator}" if evaluator else self.key
 
+    def coverage_key(self, evaluator) -> str:
+        """The key of the number of traces that it was measured in."""
+        return f"{self.source}_measured" + (f".{evaluator}" if evaluator else "")
+
     def text(self, value) -> str:
         return "-" if value is None else self.format_value(value)
 
@@ -4800,7 +4807,8 @@ class Metric(Struct):
         measurements = getattr(stats, self.source)
         if self.needs_scores:
             measurements = measurements.get(evaluator, Measurements())
-        return self.summarize(measurements) if measurements.traces else None, measurements
+        value = plain_value(self.summarize(measurements)) if measurements.traces else None
+        return value, measurements
 
     def check(self, stats, limit, min_coverage=0, **baseline):
         """The CheckResult of a limit; no verdict if measured in too few of the traces.
@@ -4825,24 +4833,25 @@ class Metric(Struct):
     def worst_allowed(self, baseline, share):
         """The limit that lets the value of a baseline get worse by a share."""
         change = share * baseline if self.regression == "%" else share
-        return baseline - change if self.is_minimum else baseline + change
+        return plain_value(baseline - change if self.is_minimum else baseline + change)
 
     def change(self, baseline, value):
         """From the value of a baseline to another, as a share or in points; None if unknown."""
         unit = baseline if self.regression == "%" else 1
         is_known = unit and None not in (baseline, value)
-        return plain_value((value - baseline) / unit) if is_known else None
+        return plain_value((value - baseline) / unit, 12) if is_known else None
 
     def change_text(self, change) -> str:
         """+12%, +3pp, or -0.05 of a score; - if unknown."""
         if change is None:
             return "-"
-        return plain_number(change * (100 if self.regression else 1), "+.3g") + self.regression
+        return plain_number(change * (100 if self.regression else 1) + 0.0, "+.3g") + (
+            self.regression)
 
 
-def plain_value(number):
-    """A measured number without what only its binary form adds: 0.3, 1200; None for None."""
-    return None if number is None else to_number(f"{number:.12g}")
+def plain_value(number, digits=15):
+    """A measured number without what only its binary form adds: 0.3, 1200, 0 for -0.0."""
+    return to_number(f"{number:.{digits}g}") + 0
 
 
 def percentile(percent):

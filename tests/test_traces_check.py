@@ -510,7 +510,7 @@ class Scores(GateCase):
                 result = self.check("--json", "--min-average-score", option)
                 self.assertEqual(result.code, code, result)
                 check = result.json["checks"][0]
-                self.assertEqual(check["measured"], measured, check)
+                self.assertAlmostEqual(check["measured"], measured, 14, check)
         worst = self.one("--min-average-score", "0.8")["worst"]
         self.assertEqual([(each["name"], each["value"]) for each in worst],
                          [("agent 0", 0.5), ("agent 1", 0.7)])
