@@ -1106,8 +1106,8 @@ class FieldSelection(Struct):
 def only_fields(result, fields, report) -> Result:
     """The result with only these fields; see FieldSelection."""
     selection = FieldSelection(result, fields, report)
-    known = {column.source: column for column in (*result.extra_columns, *result.columns)
-             if not column.optional}
+    known = {column.source: Column(**dict(vars(column), optional=False))
+             for column in (*result.extra_columns, *result.columns)}
     columns = [known.get(path) or Column(path, path, never_cut=re.split("[._]", path)[-1] == "id")
                for path in fields]
     if isinstance(result, Listing) or isinstance(result.record, list):
@@ -4817,13 +4817,14 @@ class Metric(Struct):
         """
         evaluator, limit = limit if self.needs_scores else (None, limit)
         value, measurements = self.measure(stats, evaluator)
-        worst = [each for each in measurements.worst if not self.holds(each["value"], limit)]
+        worst = [each for each in measurements.worst
+                 if limit is not None and not self.holds(each["value"], limit)]
         if worst and self.source == "scores" and not is_score(worst[0]["value"]):
             value = worst[0]["value"]           # fails, whatever the other scores are
-        passed = None if value is None else self.holds(value, limit)
+        passed = None if None in (value, limit) else self.holds(value, limit)
         count, coverage = measurements.traces, ""
         if count < stats.count:
-            coverage = f"measured in {count:,} of {counted(stats.count, 'trace')}"
+            coverage = coverage_text(count, stats.count)
         if passed and count < min_coverage * stats.count - 1e-9:
             passed = None
             coverage += f", below --min-coverage {format_percent(min_coverage)}"
@@ -4852,6 +4853,10 @@ class Metric(Struct):
 def plain_value(number, digits=15):
     """A measured number without what only its binary form adds: 0.3, 1200, 0 for -0.0."""
     return to_number(f"{number:.{digits}g}") + 0
+
+
+def coverage_text(measured, count) -> str:
+    return f"measured in {measured:,} of {counted(count, 'trace')}"
 
 
 def percentile(percent):
@@ -4971,16 +4976,21 @@ class CheckResult(Struct):
         """Such as "failed: measured 4.8s, threshold ≤ 3.0s"."""
         verdict = self.row()["verdict"].lower()
         text = f"{verdict}: measured {self.measured_text}, threshold {self.threshold_text}"
-        if self.regression is not None:
+        if self.regression is not None and self.baseline is not None:
             text += f" from {self.metric.text(self.baseline)}"
         return f"{text} ({self.coverage})" if self.coverage and self.traces else text
 
 
 # --- groups and baselines
 
-def when_made(record, length, ending=""):
-    text = str(record.get("created_at") or record.get("start_time") or "")[:length]
-    return text and text + ending
+def time_made(record, unit):
+    """The start of the day or hour of a record, as ISO 8601 in UTC; None if unknown."""
+    seconds = parse_timestamp(record.get("created_at") or record.get("start_time"))
+    return None if seconds is None else time_label(seconds, unit)
+
+
+def time_label(seconds, unit):
+    return wire_timestamp(seconds)[:10] if unit == DAY else wire_timestamp(seconds)[:13] + ":00Z"
 
 
 GROUP_KEYS = {                      # --by of traces stats: a record's value, or a list of them
@@ -4988,11 +4998,11 @@ GROUP_KEYS = {                      # --by of traces stats: a record's value, or
     "status": lambda record: record["status"],
     "tag": lambda record: record.get("tags"),
     "session": lambda record: record.get("session_id"),
-    "day": lambda record: when_made(record, len("2026-03-14")),
-    "hour": lambda record: when_made(record, len("2026-03-14T10"), ":00Z"),
+    "day": lambda record: time_made(record, DAY),
+    "hour": lambda record: time_made(record, HOUR),
     "model": lambda record: record.get("model"),
     "evaluator": lambda record: [each.get("evaluator") for each in record.get("scores") or ()]}
-TIME_KEYS = {"day", "hour"}
+TIME_KEYS = {"day": DAY, "hour": HOUR}
 SPAN_VALUES = ("status", "duration_ms", "cost_usd", "total_tokens", "model", "error_message")
 REST = "…"                          # the value of all groups beyond MAX_GROUPS
 
@@ -5000,7 +5010,7 @@ REST = "…"                          # the value of all groups beyond MAX_GROUP
 def group_values(record, key) -> list:
     """The texts that a key of GROUP_KEYS has in a record, each once; None for what is missing."""
     value = GROUP_KEYS[key](record)
-    texts = [None if each in (None, "") else printable(each)[:MAX_MESSAGE]
+    texts = [None if each in (None, "") else str(each)[:MAX_MESSAGE]
              for each in (value if isinstance(value, list) else [value])]
     return list(dict.fromkeys(texts)) or [None]
 
@@ -5012,35 +5022,44 @@ class TraceGroups(Struct):
     sample_size: int                # traces whose spans are read, at most
     candidates = 0                  # traces whose spans tell something: by model all, else failed
     spans_read = requests = 0       # traces whose spans were read; with how many requests
+    failure = None                  # why error messages could not be read
 
     def read(self):
         """Reads the traces, and returns itself. Raises Failure."""
-        client = self.scan.client
         from random import Random
         random = Random(0)          # the same traces give the same sample
-        self.groups, self.sample = {}, []       # {values of the keys: TraceStats}, IDs
+        self.groups, sample = {}, []        # {values of the keys: TraceStats}, IDs
         self.statuses = TraceStats(names_worst=False)
         self.by_model = "model" in self.by
-        if self.by_model and client.key:
+        if self.by_model and self.scan.client.key:
             raise key_cannot("read the spans of traces")
         for trace in self.scan:
             is_failed = trace["status"] != "OK" and self.statuses.error(trace["status"])
             if is_failed or self.by_model:
                 self.candidates += 1        # each has the same chance to be in the sample
-                if len(self.sample) < self.sample_size:
-                    self.sample.append(str(trace["id"]))
+                if len(sample) < self.sample_size:
+                    sample.append(str(trace["id"]))
                 elif random.random() < self.sample_size / self.candidates:
-                    self.sample[random.randrange(self.sample_size)] = str(trace["id"])
+                    sample[random.randrange(self.sample_size)] = str(trace["id"])
             for stats in () if self.by_model else self._groups_of(trace):
                 stats.add(trace)
+        self.failure = result_or_failure(self._read_spans, sample)
+        if self.failure and self.by_model:
+            raise self.failure
+        return self
+
+    def _read_spans(self, trace_ids):
+        """Adds what spans tell of these traces. Raises Failure."""
+        client = self.scan.client
+        if trace_ids and client.key:
+            raise key_cannot("read spans")
         before = client.requests
-        for start in range(0, 0 if client.key else len(self.sample), PAGE_SIZE):
+        for start in range(0, len(trace_ids), PAGE_SIZE):
             for answer in client.batch("trace.getById", [
                     trace_input(each, self.scan.query.project)
-                    for each in self.sample[start:start + PAGE_SIZE]]):
+                    for each in trace_ids[start:start + PAGE_SIZE]]):
                 self._add_spans(answer)
         self.requests = client.requests - before
-        return self
 
     def _groups_of(self, record):
         """Yields the TraceStats of each group that a record is in."""
@@ -5049,8 +5068,9 @@ class TraceGroups(Struct):
             if values not in self.groups and len(self.groups) >= MAX_GROUPS:
                 values = (REST,) * len(values)
             if values not in self.groups:
-                evaluator = dict(zip(self.by, values)).get("evaluator")
-                self.groups[values] = TraceStats(evaluator and [evaluator], names_worst=False)
+                named = dict(zip(self.by, values))
+                self.groups[values] = TraceStats(
+                    [named["evaluator"] or "-"] if "evaluator" in named else None, False)
             yield self.groups[values]
 
     def _add_spans(self, wire):
@@ -5069,14 +5089,21 @@ class TraceGroups(Struct):
                 stats.add(record)
 
     def remarks(self) -> list:
-        """What to know besides, in lines: what was read of a sample, and what cannot be read."""
+        """What to know besides, in lines: what was not measured, and what was read of a sample."""
         remarks = self.statuses.status_remarks()
+        count = sum(stats.count for stats in self.groups.values())
+        for source in ("durations", "costs"):
+            known = sum(getattr(stats, source).traces for stats in self.groups.values())
+            if known < count:
+                remarks.append(f"{source.capitalize()} are known for {known:,} of {count:,}.")
         candidates = counted(self.candidates, "trace" if self.by_model else "failed trace")
-        if self.requests:
+        if self.failure:
+            remarks.append(f"Error messages are null: {self.failure.message}.")
+        elif self.requests:
             remarks.append(f"Read the spans of {self.spans_read:,} of {candidates} in "
                            f"{counted(self.requests, 'request')}; see --sample.")
-        elif self.candidates:
-            remarks.append("Error messages are null: project API keys cannot read spans.")
+        if self.by_model and self.spans_read < self.candidates:
+            remarks.append("Counts, costs and tokens are those of these traces only.")
         if len(self.groups) > MAX_GROUPS:
             remarks.append(f"More than {MAX_GROUPS:,} groups: {REST} stands for the rest.")
         return remarks
@@ -5085,13 +5112,24 @@ class TraceGroups(Struct):
         return sorted({name for stats in self.groups.values() for name in stats.scores if name})
 
     def rows(self) -> list:
+        if self.by in (["day"], ["hour"]):
+            self._fill_gaps(TIME_KEYS[self.by[0]])
         return [stats.row(zip(self.by, values), self.evaluators())
                 for values, stats in self.groups.items()]
 
 
+    def _fill_gaps(self, unit):
+        """Adds a group without traces for each day or hour between the first and the last."""
+        times = sorted(parse_timestamp(f"{label[:10]}T{label[11:13] or '00'}:00:00Z")
+                       for label, in self.groups if label not in (None, REST))
+        if times and times[-1] - times[0] <= MAX_GROUPS * unit:
+            for seconds in range(int(times[0]), int(times[-1]), unit):
+                self.groups.setdefault((time_label(seconds, unit),), TraceStats(names_worst=False))
+
+
 def sorted_rows(rows, by, metric=None) -> list:
     """Rows of traces stats, those with the worst value first; by default by time or by count."""
-    if metric is None and TIME_KEYS.intersection(by):
+    if metric is None and TIME_KEYS.keys() & by:
         return sorted(rows, key=lambda row: [(row[key] is None, row[key] or "") for key in by])
     metric = metric or TRACE_COUNT
     sign = 1 if metric.needs_scores and metric.is_minimum else -1
@@ -5100,15 +5138,18 @@ def sorted_rows(rows, by, metric=None) -> list:
 
 
 def comparisons(baseline, row, evaluators=None):
-    """Yields a CheckResult without a limit for each value that one of two rows has."""
+    """Yields a CheckResult without a limit for each value that two rows are compared by."""
     # Of scores, the average of each evaluator, and the fail rate of all or of the chosen ones.
-    names = evaluators or sorted({key.partition(".")[2] for key in {**baseline, **row}} - {""})
+    names = evaluators or sorted({key.partition(".")[2] for key in {**baseline, **row}
+                                  if key.startswith("average_score.")})
     for metric in [each for each in METRICS if each.regression is not None]:
         is_named = metric.is_minimum or evaluators and metric.needs_scores
         for name in names if is_named else [None]:
             earlier, value = [each.get(metric.key_of(name)) for each in (baseline, row)]
-            if earlier is not None or value is not None or not metric.optional:
-                yield CheckResult(metric, None, value, True, None, name, baseline=earlier)
+            is_known = earlier is not None or value is not None
+            if is_known or not metric.needs_scores or evaluators and metric.is_minimum:
+                yield CheckResult(metric, None, value, True, row.get(metric.coverage_key(name)),
+                                  name, baseline=earlier)
 
 
 def pairs_of(baseline, rows, by):
@@ -5117,31 +5158,38 @@ def pairs_of(baseline, rows, by):
     for row in rows:
         yield earlier.pop(tuple(row[key] for key in by), {"count": 0}), row
     for row in earlier.values():
-        yield row, {"group": row["group"], "count": 0}
+        yield row, dict({key: row[key] for key in by}, group=row["group"], count=0)
 
 
 def small_remarks(pairs) -> list:
     """A line if one side of some comparisons is small; pairs: (row of the baseline, row)."""
     small = sum(min(row["count"] for row in pair) < SMALL_SAMPLE for pair in pairs)
-    return [f"Fewer than {SMALL_SAMPLE} traces on a side, in {counted(small, 'group')}: "
-            "differences may be chance."] if small else []
+    which = f", in {small:,} of {len(pairs):,} groups" if len(pairs) > 1 else ""
+    return [f"Fewer than {SMALL_SAMPLE} traces on a side{which}: differences may be chance."
+            ] if small else []
 
 
-def check_baseline(rows, path, by):
-    """Raises a usage error if a value is not the JSON of traces stats --by these keys."""
-    keys = [metric.key for metric in METRICS]
-    option = "".join(f" --by {key}" for key in by)
-    hint = f"Write one with: twosignal traces stats{option} --json -o FILE."
-    for row in rows if isinstance(rows, list) else [None]:
-        if get_item(row, "group") is None or not set(keys) <= row.keys():
-            raise usage_error(f"{path} is not the JSON of 'traces stats'", hint)
-        if [key for key in row if key in GROUP_KEYS] != by:
-            raise usage_error(f"{path} was written with another --by", hint)
-        for key in ["count", *[key for key in row if key.partition(".")[0] in keys]]:
-            value = row.get(key)
-            is_number = type(value) in (int, float) and (value >= 0 or "score" in key)
-            if not is_number and (value is not None or key == "count"):
-                raise usage_error(f"{path} is damaged: '{key}' is {printable(value)}", hint)
+def baseline_fault(rows, by):
+    """Why a value cannot be the JSON of traces stats --by these keys; None if it can."""
+    keys = {"group", "count"}.union(*[{each.key, each.coverage_key(None)} for each in METRICS])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and keys <= row.keys()
+                                             for row in rows):
+        return "it is not what 'traces stats --json' writes without --fields"
+    if any([key for key in row if key in GROUP_KEYS] != by for row in rows):
+        return "it was written with another --by"
+    if len({str([row[key] for key in by]) for row in rows}) < len(rows):
+        return "a group occurs twice"
+    for row in rows:
+        for metric in METRICS + (TRACE_COUNT,):
+            for key in [key for key in row if key.partition(".")[0] == metric.key]:
+                most = 1 if metric.regression == "pp" else ALL
+                value = row[key]
+                is_number = type(value) in (int, float) and to_number(value) is not None
+                is_known = is_number and (metric.needs_scores or 0 <= value) and value <= most
+                is_count = metric is TRACE_COUNT
+                if not is_known and (value is not None or is_count) or is_count and value % 1:
+                    return f"'{printable(key)}' is {to_json(value, levels=0)}"
+    return None
 
 
 class Gate(Struct):
@@ -5175,15 +5223,20 @@ class Gate(Struct):
                           count >= self.min_count or None, count)
         for each in comparisons(self.baseline, self.stats.row(), self.evaluators):
             metric, earlier = each.metric, each.baseline
-            if share is None or earlier is None and each.evaluator:
+            if share is None or earlier is None and each.evaluator and not self.evaluators:
                 yield each          # only compared; or a new evaluator, which is no regression
-            elif earlier is None:
-                yield CheckResult(metric, None, each.value, None, baseline=None, regression=share)
-            else:
-                limit = metric.worst_allowed(earlier, share)
-                limit = (each.evaluator, limit) if metric.needs_scores else limit
-                yield metric.check(self.stats, limit, self.min_coverage, baseline=earlier,
-                                   regression=share)
+                continue
+            limit = None if earlier is None else metric.worst_allowed(earlier, share)
+            result = metric.check(
+                self.stats, (each.evaluator, limit) if metric.needs_scores else limit,
+                self.min_coverage, baseline=earlier, regression=share)
+            measured = self.baseline.get(metric.coverage_key(each.evaluator)) or 0
+            if measured < count:
+                result.coverage = "; ".join(filter(None, [
+                    result.coverage, f"baseline: {coverage_text(measured, count)}"]))
+            if result.passed and measured < self.min_coverage * count - 1e-9:
+                result.passed = None
+            yield result
 
     def _explain(self):
         """Adds to the worst traces their commands, and their error messages if they can be read."""
@@ -5227,19 +5280,22 @@ class Gate(Struct):
         """What to know besides, in lines: what was not measured, and how to get more data."""
         stats = self.stats
         remarks = [f"{each.option}: {each.coverage}" for each in self.results if each.coverage]
-        sources = [each.metric.source for each in self.results if each.limit is not None]
+        sources = [each.metric.source for each in self.results if each.has_verdict]
         if "errors" in sources:
             remarks += stats.status_remarks()
         if stats.failed_scores and "failures" not in sources:
             remarks.append(f"Found {counted(stats.failed_scores, 'score')} labelled fail, but no "
                            "check looks at labels. Use --max-fail-rate.")
         lacking = [result for result in self.results
-                    if result.value is None and result.metric.needs_scores]
+                   if result.value is None and result.metric.needs_scores]
         evaluators = stats.scores.keys() - {None}
-        if lacking or set(self.evaluators or ()) - evaluators:
+        is_unknown = self.scan.client.key and not evaluators
+        if not is_unknown and (lacking or set(self.evaluators or ()) - evaluators):
             names = ", ".join(sorted(map(printable, evaluators)))
             remarks.append(f"There are scores from: {names}." if names else "No trace has a score.")
-        if self.baseline:
+        if self.baseline and not self.baseline["count"]:
+            remarks.append("The baseline has no traces.")
+        elif self.baseline:
             remarks += small_remarks([(self.baseline, self.stats.row())])
         hint = "Use an earlier --since or relax the filters."
         advice = [self.scan.scan_remark(), hint if stats.count < self.min_count else ""]
@@ -5820,8 +5876,8 @@ BASELINE_OPTIONS = (
     Option("--baseline-tag TAG", "compare with the traces that have TAG in place of --tag",
            non_empty))
 COUNT_COLUMN = Column("Count", "count", format_count)
-METRIC_COLUMNS = sorted([Column(metric.heading, metric.key, metric.text, optional=metric.optional)
-                         for metric in METRICS], key=lambda column: column.optional)
+METRIC_COLUMNS = [Column(metric.heading, metric.key, metric.text, optional=metric.optional)
+                  for metric in sorted(METRICS, key=lambda metric: metric.optional)]
 SORT_METRICS = {name: metric for metric in (TRACE_COUNT, *METRICS)
                 for name in (re.sub("_(ms|usd)$", "", metric.key), metric.key)}
 THRESHOLD_OPTIONS = tuple(
@@ -5988,7 +6044,7 @@ def traces_stats(client, args, console):
     """Show error rates, durations, costs and scores by group."""
     by = args.by or []
     if len(by) > min(2, len(set(by))):
-        raise usage_error("--by takes at most 2 different keys")
+        raise usage_error("--by takes up to two keys, which must differ", "E.g. --by name --by day.")
     scores = SCORES_REQUIRED if "evaluator" in by else SCORES_IF_KNOWN
     scan = TraceScan(client, trace_query(client, args), console, None, scores, needed=ALL)
 
@@ -6003,22 +6059,25 @@ def traces_stats(client, args, console):
     if baseline is not None:
         pairs = list(pairs_of(baseline, rows, by))
         remarks += small_remarks(pairs)
-        result = comparison_result(pairs)
+        result = comparison_result(pairs, by)
     result.conclude = lambda: Outcome(remarks)
     return result
 
 
 def stats_result(groups, rows, metric) -> Details:
     """Rows of traces stats, and error messages; with bars of a metric if grouped by time."""
-    keys = [Column(key.title(), key, never_cut=key == "session") for key in groups.by]
-    most = max([row[metric.key] or 0 for row in rows], default=0)
-    bars = [Column("", lambda row: chart_bar(row[metric.key], most, 10))
-            for _ in TIME_KEYS.intersection(groups.by)][:1]
+    keys = [Column(key.title(), key, never_cut=key == "session" or key in TIME_KEYS)
+            for key in groups.by]
     values = METRIC_COLUMNS + [
         Column(f"{metric.heading} of {printable(name)}", metric.key_of(name), metric.text,
                optional=True)
         for name in groups.evaluators() for metric in METRICS if metric.needs_scores]
-    parts = [("", Listing("traces", (*keys, COUNT_COLUMN, *bars, *values), rows))]
+    columns = [COUNT_COLUMN] + sorted(values, key=lambda column: column.source != metric.key)
+    if TIME_KEYS.keys() & groups.by:
+        most = max([row[metric.key] or 0 for row in rows], default=0)
+        columns.insert(1 if metric is TRACE_COUNT else 2, Column(
+            "", lambda row: chart_bar(row[metric.key], most, 10), never_cut=True))
+    parts = [("", Listing("traces", (*keys, *columns), rows))]
     messages = [dict(zip(groups.by, values), message=message, count=count)
                 for values, stats in groups.groups.items() for message, count
                 in stats.messages.most_common(1 if groups.by else MAX_MESSAGES)]
@@ -6029,32 +6088,54 @@ def stats_result(groups, rows, metric) -> Details:
     return Details(rows, (), parts, extra_columns=values)
 
 
-def comparison_result(pairs) -> Details:
+def comparison_result(pairs, by) -> Details:
     """The comparisons of (row of the baseline, row) pairs, each with its group."""
-    found = [(row["group"], each) for earlier, row in pairs for each in comparisons(earlier, row)]
+    rows, texts = [], []
+    for earlier, row in pairs:
+        for each in comparisons(earlier, row):
+            rows.append({"group": row["group"], **{key: row[key] for key in by},
+                         "metric": each.title, "baseline": each.baseline, "measured": each.value,
+                         "change": each.change, "baseline_count": earlier["count"],
+                         "count": row["count"]})
+            texts.append(dict(each.row(), group=row["group"]))
     columns = (Column("Group", "group"), Column("Metric", "check"), *COMPARED_COLUMNS[1:4])
-    texts = [{"group": group, **each.row()} for group, each in found]
-    return Details([{"group": group, **each.record()} for group, each in found], (),
-                   [("", Listing("traces", columns, texts))])
+    return Details(rows, (), [("", Listing("traces", columns, texts))])
 
 
 def chosen_baseline(args, scan, by, measure):
     """The rows that BASELINE_OPTIONS choose, or None; measure: makes them of another scan."""
-    if args.baseline_tag:
-        if args.tag == [args.baseline_tag]:
-            raise usage_error("--tag and --baseline-tag are the same", "Compare two tags.")
-        import copy
-        other = copy.copy(scan)
-        other.query = copy.copy(scan.query)
-        other.query.tags = [args.baseline_tag]
-        return measure(other)
-    if not args.baseline:
+    if args.baseline:
+        return read_baseline(args.baseline, by, scan.console)
+    if not args.baseline_tag:
         return None
-    rows = result_or_failure(json_argument, args.baseline if args.baseline == "-" else
-                             "@" + args.baseline, "--baseline", scan.console)
-    if isinstance(rows, Failure):
-        raise usage_error(rows.message)
-    check_baseline(rows, args.baseline, by)
+    if len(args.tag or ()) > 1 or args.tag == [args.baseline_tag]:
+        raise usage_error("--baseline-tag needs at most one --tag, of another name",
+                          "It takes the place of --tag for the baseline.")
+    import copy
+    other = copy.copy(scan)
+    other.query = copy.copy(scan.query)
+    other.query.tags = [args.baseline_tag]
+    return measure(other)
+
+
+def read_baseline(path, by, console) -> list:
+    """The rows in a file that traces stats wrote, or on stdin. Raises a usage error."""
+    try:
+        if path == "-":
+            text = console.read_stdin("--baseline")
+        else:
+            with open(to_path(path), "rb") as file:
+                text = file.read(MAX_RESPONSE_BYTES).decode("utf-8-sig")
+        rows = json.loads(text)
+        fault = baseline_fault(rows, by)
+    except OSError as error:
+        fault = os_reason(error)
+    except (ValueError, RecursionError):
+        fault = f"it is not JSON of at most {MAX_RESPONSE_BYTES >> 20} MiB"
+    if fault:
+        option = "".join(f" --by {key}" for key in by)
+        raise usage_error(f"Cannot use the baseline {path}: {fault}",
+                          f"Write one with: twosignal traces stats{option} --json -o FILE.")
     return rows
 
 
@@ -6079,16 +6160,17 @@ def traces_check(client, args, console):
     Exit codes: 0 all checks passed, 10 a check failed, 11 not enough data.
     """
     checks = chosen_checks(args)
-    needs_scores = any(threshold.needs_scores for threshold, _ in checks)
-    scan = TraceScan(client, trace_query(client, args), console, args.limit,
-                     SCORES_IF_KNOWN if args.baseline_tag else None, needed=ALL)
+    scan = TraceScan(client, trace_query(client, args), console, args.limit, needed=ALL)
+    compared = SCORES_IF_KNOWN if args.max_regression is None else SCORES_REQUIRED
+    if any(threshold.needs_scores for threshold, _ in checks):
+        scan.scores = SCORES_REQUIRED
+    elif args.baseline_tag:
+        scan.scores = compared
     rows = chosen_baseline(args, scan, [], lambda other: (
         [TraceStats(args.evaluator).read(other).row()]))
     baseline = {"count": 0} if rows == [] else rows and rows[0]
-    if args.baseline and baseline.get("average_score") is not None:
-        scan.scores = SCORES_IF_KNOWN if args.max_regression is None else SCORES_REQUIRED
-    if needs_scores:
-        scan.scores = SCORES_REQUIRED
+    if args.baseline and (args.evaluator or baseline.get("average_score") is not None):
+        scan.scores = scan.scores or compared
     return Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
                 args.url, baseline, args.max_regression).run()
 
@@ -6742,9 +6824,11 @@ def run(argv, console) -> int:
 
 def gate_report(line, console) -> GateReport:
     """Where a command line reports its checks; it has an error if that is where it prints."""
-    path, output = (to_path("".join(line.texts(option))) for option in (JUNIT, OUTPUT))
+    path, output, baseline = (to_path("".join(line.texts(option)))
+                              for option in (JUNIT, OUTPUT, BASELINE_OPTIONS[0]))
     output = "/dev/stdout" if output in ("", "-") else output
-    if path == "-" or path not in ("", os.devnull) and is_same_file(path, output):
+    if path == "-" or path not in ("", os.devnull) and (
+            is_same_file(path, output) or is_same_file(path, baseline)):
         line.error = line.error or usage_error("--junit needs a file of its own")
     is_gate = line.command is not None and line.command.is_gate
     path = path if path.strip(" -") and (is_gate or not line.command) else ""
