@@ -6827,9 +6827,10 @@ def gate_report(line, console) -> GateReport:
     path, output, baseline = (to_path("".join(line.texts(option)))
                               for option in (JUNIT, OUTPUT, BASELINE_OPTIONS[0]))
     output = "/dev/stdout" if output in ("", "-") else output
-    if path == "-" or path not in ("", os.devnull) and (
-            is_same_file(path, output) or is_same_file(path, baseline)):
+    is_baseline = path and baseline and is_same_file(path, baseline)
+    if path == "-" or is_baseline or path not in ("", os.devnull) and is_same_file(path, output):
         line.error = line.error or usage_error("--junit needs a file of its own")
+        path = "" if is_baseline else path
     is_gate = line.command is not None and line.command.is_gate
     path = path if path.strip(" -") and (is_gate or not line.command) else ""
     # What the gate examines, as it was given: project my-agent, since 1h, error.
