@@ -154,8 +154,8 @@ class TooLarge(TransientFailure):
         return self
 
 
-class MissingProcedure(Failure):
-    """The server's version does not have the procedure that was called."""
+class MissingProcedure(Exception):
+    """The server's version does not have the procedure by that name; it may have another one."""
 
 
 class NoHome(Failure):
@@ -2620,7 +2620,7 @@ def trpc_value(envelope, response, procedure):
     return apply_superjson(data["json"], data.get("meta"))
 
 
-def _trpc_failure(error, response, procedure) -> Failure:
+def _trpc_failure(error, response, procedure) -> Exception:
     error = get_item(error, "json", error)      # older servers leave this level out
     status = get_path(error, "data.httpStatus")
     status = status if isinstance(status, int) else response.status
@@ -2630,7 +2630,7 @@ def _trpc_failure(error, response, procedure) -> Failure:
         return foreign_response(response)
     message = error.get("message")
     if code == "NOT_FOUND" and isinstance(message, str) and re.match(_MISSING_PROCEDURE, message):
-        return MissingProcedure(message, code="UNSUPPORTED")
+        return MissingProcedure(message)
     return server_failure(code, response, message, RESOURCES.get(procedure.split(".")[0]),
                           status)
 
@@ -3191,27 +3191,16 @@ class Client:
                                 f"'twosignal {resource[1]}' before you repeat it.")
             raise
 
-    def batch(self, procedure, inputs, needs_all=False) -> list:
-        """The results of a query for several inputs, in order: a value or a Failure for each."""
-        def call(name):
-            results = []
-            while len(results) < len(inputs):
-                group = batch_group(name, inputs[len(results):][:self._batch_size])
-                answers = result_or_failure(self._call_batch, name, group, kinds=TooLarge)
-                if isinstance(answers, TooLarge):
-                    self._batch_size = len(group) // 2
-                    continue
-                for values, answer in zip(group, answers):
-                    if isinstance(answer, TransientFailure) and len(group) > 1:
-                        # By itself it may succeed, and it is tried as often as any other.
-                        answer = result_or_failure(self._call, name, values)
-                    if isinstance(answer, MissingProcedure):
-                        raise answer
-                    results.append(answer)
-                    if needs_all and isinstance(answer, TransientFailure):
-                        return results      # the caller fails
-            return results
-        return self._with_aliases(procedure, call)
+    def batch(self, procedure, inputs):
+        """Yields the result of a query for each of several inputs: a value or a Failure."""
+        while inputs:
+            results = self._with_aliases(procedure, lambda name: self._call_batch(name, inputs))
+            for values, found in zip(inputs, results):
+                if isinstance(found, TransientFailure) and len(results) > 1:
+                    # By itself it may succeed, and it is tried as often as any other.
+                    found = result_or_failure(self.query, procedure, values)
+                yield found
+            inputs = inputs[len(results):]
 
     def _with_aliases(self, procedure, call):
         """Calls a procedure by the name that this version of the server has for it."""
@@ -3236,7 +3225,7 @@ class Client:
         return result
 
     def _call_batch(self, name, inputs) -> list:
-        """The result of a query for each input, in one request; [] if batching is off."""
+        """The results for the first inputs, in one request; [] if fewer have to be tried."""
         def read(response):
             answers = result_or_failure(response_json, response)
             if response.status == 401 and isinstance(answers, dict):
@@ -3248,12 +3237,17 @@ class Client:
                 return []
             raise answers if isinstance(answers, Failure) else foreign_response(response)
 
+        inputs = batch_group(name, inputs[:self._batch_size])
         if len(inputs) == 1:
             return [result_or_failure(self._call, name, inputs[0])]
         numbered = {str(i): {"json": values} for i, values in enumerate(inputs)}
-        names = ",".join([name] * len(inputs))
-        return self._authorized(f"{self.url}/api/trpc/{names}?batch=1&input="
-                                f"{compact_json(numbered)}", None, read, RETRIED_PAGE_STATUSES)
+        url = (f"{self.url}/api/trpc/{','.join([name] * len(inputs))}?batch=1"
+               f"&input={compact_json(numbered)}")
+        try:
+            return self._authorized(url, None, read, RETRIED_PAGE_STATUSES)
+        except TooLarge:
+            self._batch_size = len(inputs) // 2
+            return []
 
     def _authorized(self, url, body, read, retried):
         """What `read` makes of the response; if the session is rejected, it is refreshed once."""
@@ -3296,7 +3290,7 @@ class Client:
     def visible_rows(self, procedure, inputs, rows_in=rows_of) -> list:
         """The wire objects for several inputs, without what the account may not see."""
         rows = []
-        for result in self.batch(procedure, inputs, needs_all=True):
+        for result in self.batch(procedure, inputs):
             if not isinstance(result, Failure):
                 rows += rows_in(result)
             elif result.code not in ("NOT_FOUND", "FORBIDDEN"):
@@ -3385,10 +3379,7 @@ class Client:
         if traces and self.key:
             raise key_cannot(f"read the {wanted} of traces")
         inputs = [trace_input(trace.get("id"), project) for trace in traces]
-        groups = (inputs[start:start + PAGE_SIZE] for start in range(0, len(inputs), PAGE_SIZE))
-        results = (result for group in groups
-                   for result in self.batch("trace.getById", group, needs_all=True))
-        for trace, result in zip(traces, results):
+        for trace, result in zip(traces, self.batch("trace.getById", inputs)):
             if isinstance(result, TooLarge):
                 raise result.named(f"trace {trace.get('id')}")
             if isinstance(result, Failure):
@@ -5054,11 +5045,9 @@ class TraceGroups(Struct):
         if trace_ids and client.key:
             raise key_cannot("read spans")
         before = client.requests
-        for start in range(0, len(trace_ids), PAGE_SIZE):
-            for answer in client.batch("trace.getById", [
-                    trace_input(each, self.scan.query.project)
-                    for each in trace_ids[start:start + PAGE_SIZE]]):
-                self._add_spans(answer)
+        for answer in client.batch("trace.getById", [
+                trace_input(each, self.scan.query.project) for each in trace_ids]):
+            self._add_spans(answer)
         self.requests = client.requests - before
 
     def _groups_of(self, record):
@@ -5247,8 +5236,8 @@ class Gate(Struct):
         trace_ids = list({each["trace_id"]: None for each in worst})[:MAX_WORST]
         messages = {}
         if trace_ids and not self.scan.client.key:
-            answers = result_or([], self.scan.client.batch, "trace.getById", [
-                trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids])
+            answers = result_or([], list, self.scan.client.batch("trace.getById", [
+                trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids]))
             messages = dict(zip(trace_ids, map(first_error_message, answers)))
         project = self.scan.query.project or self.stats.project
         for each in worst:

@@ -318,7 +318,7 @@ class Spans(StatsCase):
         real = twosignal.Client.batch
 
         def batch(client, procedure, *args, **kwargs):
-            answers = real(client, procedure, *args, **kwargs)
+            answers = list(real(client, procedure, *args, **kwargs))
             if procedure == "trace.getById":
                 answers[:2] = [twosignal.TooLarge("Too large", ""),
                                twosignal.Failure("Trace not found", code="NOT_FOUND")]
