@@ -3001,12 +3001,8 @@ class Authenticator:
             return spending.save(self._new_session(data, {"user_email": email}))
 
     def logout(self):
-        """Ends the session on the server. Raises Failure."""
-        try:
-            self._post("logout", headers={"Authorization": f"Bearer {self.session().access_token}"})
-        except Failure as failure:
-            if failure.code != "UNAUTHORIZED":      # otherwise it has ended already
-                raise
+        """Ends the session on the server. Raises Failure: UNAUTHORIZED if it has ended already."""
+        self._post("logout", headers={"Authorization": f"Bearer {self.session().access_token}"})
 
     def forget(self, ended=None) -> bool:
         """Deletes the stored session, if it is of the account of `ended`; says whether it did."""
@@ -3354,10 +3350,8 @@ class Client:
             return self.query("trace.list", values, retried)
         # REST separates tags by commas, so one that contains a comma can only be filtered here.
         tags = ",".join(tag for tag in values.get("tags") or () if "," not in tag)
-        names = ("limit", "cursor", "name", "status", "startDate", "endDate")
-        parameters = {name: values.get(name) for name in names}
-        parameters["tags"] = tags or None
-        return self.rest("GET", "/traces", without_none(**parameters), None, retried)
+        values = dict(values, tags=tags or None, projectId=None, search=None)
+        return self.rest("GET", "/traces", without_none(**values), None, retried)
 
     def add_scores(self, traces, project, required=True, strict=True) -> bool:
         """Stores in wire traces the scores that did not come with them; says if all are known.
@@ -5757,11 +5751,11 @@ def logout(client, args, console):
     try:
         client.auth.logout()
     except Failure as failure:
-        if failure.code != "NOT_LOGGED_IN":
+        if failure.code == "NOT_LOGGED_IN" and load_session(console.clock):
+            raise                   # otherwise another process has just logged out
+        if failure.code not in ("NOT_LOGGED_IN", "UNAUTHORIZED"):
             console.tell("Logged out locally, but the session could not be revoked on the server: "
                          f"{failure.message}.")
-        elif load_session(console.clock):
-            raise                   # otherwise another process has just logged out
     if not client.auth.forget(stored):
         console.tell("Note: another account has logged in meanwhile, and stays logged in.")
     return Details({"logged_out": True}, message=f"Logged out of {client.url}.")
