@@ -338,6 +338,8 @@ def to_nfc(text: str) -> str:
 
 def mask_secrets(text: str, secrets) -> str:
     """The text with *** for each form of a secret, and for each part of one that is long enough."""
+    if not any(secrets):
+        return text                 # and nothing is imported
     forms, runs = _secret_forms(frozenset(secrets))
     for form in forms:
         text = text.replace(form, "***")
@@ -352,8 +354,6 @@ def mask_secrets(text: str, secrets) -> str:
 @functools.lru_cache(maxsize=1)
 def _secret_forms(secrets) -> tuple:
     """(the texts that secrets may appear as, longest first; all runs of SECRET_RUN characters)."""
-    if not any(secrets):
-        return [], set()            # nothing to import for
     import base64
     import html
     from urllib.parse import quote, quote_plus
@@ -1674,7 +1674,7 @@ def server_access(url, options, key=None, clock=CLOCK) -> Access:
     access.headers = parse_headers(lines, _RESERVED + "|authorization" if key else _RESERVED)
     saved = result_or({}, config_for, url, clock).get("ca_cert")
     if saved and not access.ca_cert:
-        access.ca_cert = os.path.join(home_directory(), os.path.expanduser(to_path(saved)))
+        access.ca_cert = home_path(os.path.expanduser(to_path(saved)))
         access.ca_cert_source = f"ca_cert in {home_path('config.json')}:"
     return access
 
@@ -2401,11 +2401,10 @@ def tls_error(error, host, access) -> RequestError:
     elif reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"):
         cause, hint = "it does not speak TLS", "For a plain HTTP server, use an http:// address."
     elif re.search(_CERTIFICATE_ALERT, reason):
-        verb, which = ("does not accept the", "another") if access.client_cert else (
-            "requires a", "one")
+        verb = "does not accept the" if access.client_cert else "requires a"
         words = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
         cause = f"it {verb} client certificate ({words})"
-        hint = f"Pass {which} with --client-cert FILE."
+        hint = "Pass one that it accepts with --client-cert FILE."
     else:
         cause, hint, is_retryable = os_reason(error), "Check the server's TLS settings.", True
     return RequestError(f"No secure connection to {host}: {cause}", hint, is_retryable=is_retryable)
