@@ -3850,13 +3850,9 @@ class Command(Struct):
         self.summary = self.help.partition("\n")[0]
         words = [option.form.split(", ")[-1] for option in self.options if option.required]
         self.examples = self.examples or (" ".join(["twosignal", self.name, *words]),)
-
-    @property
-    def all_options(self) -> tuple:
-        """Its options and the global ones, of which its own take precedence."""
-        own_flags = set(flags_of(self.options))
-        return self.options + tuple(
-            option for option in GLOBAL_OPTIONS if not own_flags & set(option.flags))
+        own_flags = set(flags_of(self.options))         # which take precedence over global ones
+        self.all_options = self.options + tuple(
+            option for option in GLOBAL_OPTIONS if own_flags.isdisjoint(option.flags))
 
 
 def command(name, *options, **attributes):
@@ -4224,7 +4220,6 @@ class Arguments:
 
 
 def none_given(option, client) -> Failure:
-    """The usage error for a missing project or organization, which lists what there is."""
     return Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set {option.env}, "
                    "or run 'twosignal projects use NAME'.", "USAGE",
                    first_steps(client, option.completes))
