@@ -651,7 +651,8 @@ def to_record(wire, kind=""):
         return wire
     record = dict.fromkeys(_LEADING_KEYS.get(kind, ()))
     for key, value in wire.items():
-        name, functions = (_rule if len(key) <= MAX_CACHED_KEY else _new_rule)(kind, key)
+        find_rule = _rule if len(key) <= MAX_CACHED_KEY else _rule.__wrapped__     # not cached
+        name, functions = find_rule(kind, key)
         if name != key and (record.get(name) is not None or wire.get(name) is not None):
             name = key              # an object with both spellings keeps both
         elif value is None:
@@ -669,7 +670,8 @@ def to_record(wire, kind=""):
     return record
 
 
-def _new_rule(kind, key) -> tuple:
+@functools.lru_cache(MAX_CACHED_RULES)      # a listing converts millions of values
+def _rule(kind, key) -> tuple:
     """(the record's key, {type: function of a value}) for a wire key."""
     name = _RENAMED_KEYS.get(kind, {}).get(key) or snake_case(key)
     nested_kind = _NESTED_KINDS.get(name, "")
@@ -686,10 +688,6 @@ def _new_rule(kind, key) -> tuple:
     elif name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
         functions[str] = utc_timestamp
     return name, functions
-
-
-# A listing converts millions of values, so what is known about a key is looked up, not worked out.
-_rule = functools.lru_cache(MAX_CACHED_RULES)(_new_rule)
 
 
 def usage_record(wire: dict, plan) -> dict:
