@@ -171,10 +171,10 @@ def result_or_failure(function, *arguments, kinds=Failure):
         return failure.with_traceback(None)
 
 
-def result_or(default, function, *arguments):
-    """What the function returns, or the default if it raises Failure."""
-    found = result_or_failure(function, *arguments)
-    return default if isinstance(found, Failure) else found
+def result_or(default, function, *arguments, kinds=Failure):
+    """What the function returns, or the default if it raises Failure (or other kinds)."""
+    found = result_or_failure(function, *arguments, kinds=kinds)
+    return default if isinstance(found, kinds) else found
 
 
 def usage_error(message, hint="") -> Failure:
@@ -1157,8 +1157,8 @@ def require_regular(file):
     """Raises OSError if there is something at a path (or handle) other than a regular file."""
     import errno
     import stat
-    status = result_or_failure(os.stat, file, kinds=MISSING_FILE)
-    if isinstance(status, os.stat_result) and not stat.S_ISREG(status.st_mode):
+    status = result_or(None, os.stat, file, kinds=MISSING_FILE)
+    if status and not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "Not a regular file")
 
 
@@ -1281,13 +1281,13 @@ class AtomicFile(OutputTarget):
 
     def prove(self):
         """Replaces the file by itself, and reserves room. Raises Failure if it cannot be saved."""
-        before = result_or_failure(file_content, self.target, kinds=OSError)
-        if isinstance(before, bytes) and len(before) <= MAX_STATE_FILE_BYTES:
+        before = result_or(None, file_content, self.target, kinds=OSError)
+        if before is not None and len(before) <= MAX_STATE_FILE_BYTES:
             with deferred_signals(), AtomicFile(self.path, self.mode, self.hint,
                                                 clock=self.clock) as copy:
                 copy.write(before)
                 copy.sync()         # another program may have changed the file meanwhile
-                if before != result_or_failure(file_content, self.target, kinds=OSError):
+                if before != result_or(None, file_content, self.target, kinds=OSError):
                     copy.cancel()
         self.write(b" " * MAX_STATE_FILE_BYTES)
         self._guarded(os.fsync, self.file.fileno())
@@ -1392,9 +1392,9 @@ class Lock(Struct):
 
     def __enter__(self):
         self._open()
-        handle = result_or_failure(os.open, os.path.dirname(self.path), os.O_RDONLY, kinds=OSError)
         try:
-            self.directory = handle if isinstance(handle, int) else -1
+            self.directory = result_or(-1, os.open, os.path.dirname(self.path), os.O_RDONLY,
+                                       kinds=OSError)
             while not self._try_lock():
                 if self.clock.monotonic() >= self.deadline:
                     raise TransientFailure(f"Another process holds the lock {self.path}",
@@ -1540,10 +1540,10 @@ def home_directory() -> str:
 def trusted_directory(path) -> str:
     """The path of a directory, which may be missing. Raises Failure if others may write to it."""
     import stat
-    status = result_or_failure(os.stat, path, kinds=MISSING_FILE)
-    problem = ""
-    if not isinstance(status, os.stat_result):
+    status = result_or(None, os.stat, path, kinds=MISSING_FILE)
+    if not status:
         return path
+    problem = ""
     if not stat.S_ISDIR(status.st_mode):
         problem = "it is not a directory"
     elif os.name != "nt" and status.st_uid not in (0, os.geteuid(), sudo_user()):
@@ -1566,8 +1566,8 @@ def absolute_path(text, hint=HOME_HINT) -> str:
     if os.environ.get("HOME") == "":
         del os.environ["HOME"]      # os.path.expanduser would take it for the root directory
     # Python 3.6 and 3.7 raise KeyError for a user without an entry, as in containers.
-    path = result_or_failure(os.path.expanduser, to_path(text), kinds=KeyError)
-    if isinstance(path, KeyError) or text.startswith("~") and not os.path.isabs(path):
+    path = result_or("", os.path.expanduser, to_path(text), kinds=KeyError)
+    if text.startswith("~") and not os.path.isabs(path):
         raise NoHome(f"There is no home directory for {text}", hint)
     return os.path.abspath(path)
 
@@ -1625,8 +1625,7 @@ def configured_url(option=None, clock=CLOCK, key=None) -> str:
     url, base_url = setting("TWOSIGNAL_URL"), key and setting("TWOSIGNAL_BASE_URL")
     if url or base_url:
         return normal_url(url or base_url, "TWOSIGNAL_URL" if url else "TWOSIGNAL_BASE_URL")
-    config = result_or_failure(load_config, clock, kinds=NoHome)
-    saved = get_item(config, "api_url", None)
+    saved = result_or({}, load_config, clock, kinds=NoHome).get("api_url")
     return normal_url(saved, home_path("config.json")) if saved else DEFAULT_URL
 
 
