@@ -324,9 +324,18 @@ def truncate(text: str, columns: int) -> str:
 
 
 def folded(text: str, columns) -> list:
-    """The text in pieces of so many columns at most."""
-    size = columns // 2 if display_width(text) > len(text) else columns     # wide characters
-    return [text[start:start + size] for start in range(0, len(text), size)] or [""]
+    """The text in pieces of so many columns at most; no character is cut."""
+    starts, room = [0], columns
+    if display_width(text) == len(text):        # nearly always, and much faster
+        starts = range(0, len(text) or 1, columns)
+        return [text[start:start + columns] for start in starts]
+    for match in re.finditer(_EMOJI_SEQUENCE + "|(?s:.)", text):
+        width = display_width(match.group())
+        if width > room:
+            starts.append(match.start())
+            room = columns
+        room -= width
+    return [text[start:end] for start, end in zip(starts, starts[1:] + [None])]
 
 
 def to_nfc(text: str) -> str:
@@ -431,6 +440,12 @@ def format_duration(milliseconds, extra_digits=0) -> str:
     if not has_hours:
         return f"{minutes}m{seconds_text}"
     return f"{minutes // 60}h {minutes % 60:02}m" + (seconds_text if extra_digits else "")
+
+
+def format_offset(milliseconds) -> str:
+    """0.8s, or -0.8s if it is before the start."""
+    number = to_number(milliseconds)
+    return f"-{format_duration(-number)}" if number and number < 0 else format_duration(number)
 
 
 def format_cost(usd, extra_digits=0) -> str:
@@ -764,12 +779,16 @@ def span_tree(spans) -> list:
     return list(placed.values())
 
 
+def span_failed(span) -> bool:
+    status = str(span.get("status")).upper()
+    return status == "ERROR" or status != "OK" and bool(span.get("error_message"))
+
+
 def failed_paths(tree) -> list:
     """Those (depth, span) of span_tree() that failed, or that have a failed one below them."""
     paths, parent_depth = [], None
     for depth, span in reversed(tree):
-        is_failed = str(span.get("status")).upper() == "ERROR" or span.get("error_message")
-        if is_failed or depth == parent_depth:
+        if span_failed(span) or depth == parent_depth:
             paths.append((depth, span))
             parent_depth = depth - 1
     return paths[::-1]
@@ -2450,7 +2469,7 @@ RESOURCES = {
     "organization": ("organization", "orgs list"), "project": ("project", "projects list"),
     "trace": ("trace", "traces list"), "evaluator": ("evaluator", "evaluators list"),
     "dataset": ("dataset", "datasets list"), "apiKey": ("API key", "api-keys list"),
-    "usage": ("organization", "orgs list"), "span": ("span", "traces get ID")}
+    "usage": ("organization", "orgs list"), "span": ("span", "traces get ID --io")}
 
 
 def response_json(response):
@@ -3279,12 +3298,12 @@ class Client:
     def rows(self, procedure, values=None) -> list:
         return rows_of(self.query(procedure, values))
 
-    def visible_rows(self, procedure, inputs, rows_in=rows_of) -> list:
+    def visible_rows(self, procedure, inputs) -> list:
         """The wire objects for several inputs, without what the account may not see."""
         rows = []
         for result in self.batch(procedure, inputs):
             if not isinstance(result, Failure):
-                rows += rows_in(result)
+                rows += rows_of(result)
             elif result.code not in ("NOT_FOUND", "FORBIDDEN"):
                 raise result
         return rows
@@ -4210,16 +4229,12 @@ class Arguments:
                 self.sources[option.name] = "'twosignal projects use'"
                 self._add(option, saved)
             elif not chosen.finds_project:
-                raise none_given(option, client)
+                raise Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set "
+                              f"{option.env}, or run 'twosignal projects use NAME'.", "USAGE",
+                              first_steps(client, option.completes))
         labels = [option.label for option in missing if not option.env]
         if labels:
             raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
-
-
-def none_given(option, client) -> Failure:
-    return Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set {option.env}, "
-                   "or run 'twosignal projects use NAME'.", "USAGE",
-                   first_steps(client, option.completes))
 
 
 def see_help(*words) -> str:
@@ -4364,8 +4379,9 @@ class TraceQuery(Struct):
                 and (not self.metadata or self._matches_metadata(trace.get("metadata"))))
 
     def _matches_metadata(self, metadata) -> bool:
-        pairs = [(get_path(metadata, path), text) for path, text in self.metadata]
-        return all(text in (value, json.dumps(value)) for value, text in pairs)
+        values = [(get_path(metadata, path, MISSING), text) for path, text in self.metadata]
+        return isinstance(metadata, dict) and all(
+            value is not MISSING and text in (value, json.dumps(value)) for value, text in values)
 
     def matches_scores(self, trace) -> bool:
         """Whether a record's newest scores have the label, and one that is low enough."""
@@ -4440,6 +4456,7 @@ class TraceScan(Struct):
     is_filtered = False             # here: no server, or not this one, knows all the filters
     has_more = False                # whether others match; None: unknown
     lacks_paging = False            # the server cannot tell whether there are others
+    known_fields = frozenset()      # of the traces, if some are filtered by what may not be there
 
     def __iter__(self):
         for pairs in self.sorted_pages() if self.sort else self.pages():
@@ -4498,11 +4515,10 @@ class TraceScan(Struct):
     def matching(self, traces) -> list:
         """(wire trace, record) of those that match."""
         pairs = [(trace, to_record(trace, "trace")) for trace in traces]
-        records = [record for _, record in pairs] if self.client.key else []
-        if self.query.project:
-            self.query.check_project(records)
-        if self.query.session and records and not any("session_id" in each for each in records):
-            raise key_cannot("read the sessions of traces")
+        if self.client.key and self.query.project:
+            self.query.check_project([record for _, record in pairs])
+        if self.query.session or self.query.metadata:
+            self.known_fields |= set().union(*[record for _, record in pairs])
         pairs = [pair for pair in pairs if self.query.matches(pair[1])]
         if self.query.needs_scores or self.sort == "score":
             self._add_scores(pairs, SCORES_REQUIRED)
@@ -4552,9 +4568,12 @@ class TraceScan(Struct):
         """How many traces were scanned, if some of them were filtered here; otherwise ""."""
         if not self.is_filtered or not self.scanned:
             return ""
+        wanted = without_none(session_id=self.query.session, metadata=self.query.metadata)
+        remark = f"{self.returned:,} of {self.scanned:,} scanned traces match."
         if self.returned == self.limit:
-            return f"Scanned {counted(self.scanned, 'trace')}."
-        return f"{self.returned:,} of {self.scanned:,} scanned traces match."
+            remark = f"Scanned {counted(self.scanned, 'trace')}."
+        return " ".join([remark] + [f"None of them has the field {key}."
+                                    for key in wanted.keys() - self.known_fields])
 
 
 # --- checks and reports
@@ -5821,7 +5840,9 @@ SORT_COLUMNS = {                    # of what --sort compares, if no other colum
     "score": (Column("Score", lambda trace: printable(SORT_KEYS["score"](trace))),)}
 SPAN_COLUMNS = (
     Column("Span", "tree"), Column("Type", "type"), STATUS,
-    Column("Start", "start", format_duration), DURATION, COST, Column("Model", "model"),
+    Column("Start", "start", format_offset), DURATION, Column("Cost", "cost_usd", format_cost,
+                                                              optional=True),
+    Column("Model", "model", optional=True),
     Column("Timeline", "timeline", min_width=BAR_COLUMNS, optional=True))
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
@@ -5882,7 +5903,8 @@ def wanted_parts(args) -> dict:
     names = {field.split(".")[0] for field in args.fields or ()}
     is_shown = names & {"spans", "?"} if names else output_format(args) in ("json", "jsonl")
     if args.spans and not is_shown:
-        raise usage_error("--spans requires --format json or jsonl", "Or use --fields id,spans.")
+        raise usage_error("--spans prints nothing here", "Use --format json or jsonl without "
+                          "--fields, or --fields id,spans.")
     scores = SCORES_REQUIRED if "scores" in names else None
     if names == {"?"} or not names and output_format(args) != "table":
         scores = SCORES_IF_KNOWN
@@ -5948,26 +5970,35 @@ def found_trace(client, args):
         return client.query("trace.getById", trace_input(args.id, chosen_project(client, args)))
     projects = visible_projects(client, setting("TWOSIGNAL_ORG"))
     if len(projects) > FEW_PROJECTS:
-        raise none_given(PROJECT, client)
-    inputs = [trace_input(args.id, project.get("id")) for project in projects]
-    traces = client.visible_rows("trace.getById", inputs, lambda trace: [trace])
-    if not traces:
-        raise not_found(resource=RESOURCES["trace"])
-    return traces[0]
+        raise usage_error(f"No project given, and {len(projects)} are too many to search",
+                          "Pass --project; 'twosignal projects list' shows them.")
+    failures = []
+    for answer in client.batch("trace.getById", [
+            trace_input(args.id, project.get("id")) for project in projects]):
+        if not isinstance(answer, Failure):
+            return answer
+        failures += [answer] if answer.code != "NOT_FOUND" else []
+    if failures:
+        raise failures[0]           # the trace may be in that project
+    raise Failure(f"Trace not found in any of your projects ({len(projects)})",
+                  "Check the ID, and the account with 'twosignal whoami'.", "NOT_FOUND")
 
 
 def error_lines(spans) -> str:
-    """A heading, and a line for each span with an error message; "" if there are none."""
-    lines = [f"{printable(span['name'])}: {printable(span['error_message'])}\n"
-             for span in spans if span.get("error_message")]
+    """A heading, and a line for each span that failed; "" if none did."""
+    failed = [span for span in spans if span_failed(span)]
+    failed = [span for span in failed if span.get("error_message")] or failed
+    texts = [f"{printable(span['name'])}: {printable(span.get('error_message') or 'no message')}"
+             for span in failed]
+    lines = [truncate(text, MAX_MESSAGE) + "\n" for text in texts]
     more = lines[MAX_PROBLEMS:] and [f"and {len(lines) - MAX_PROBLEMS:,} more\n"]
     return "".join(["Errors\n"] + lines[:MAX_PROBLEMS] + more) if lines else ""
 
 
 def span_rows(tree, records) -> list:
-    """A row of SPAN_COLUMNS for each (depth, span); records: what the timeline covers."""
+    """A row of SPAN_COLUMNS for each (depth, span); records: the trace, and all its spans."""
     seconds = {id(each): parse_timestamp(each.get("start_time")) for each in records}
-    first = min(filter(None, seconds.values()), default=0)
+    first = seconds[id(records[0])] or min(filter(None, seconds.values()), default=0)
     starts = {key: round((value - first) * 1000, 3) for key, value in seconds.items() if value}
     scale = BAR_COLUMNS / (max([starts.get(id(each), 0) + (to_amount(each["duration_ms"]) or 0)
                                 for each in records]) or 1)
@@ -5975,7 +6006,7 @@ def span_rows(tree, records) -> list:
     for depth, span in tree:
         start, duration, timeline = starts.get(id(span)), to_amount(span["duration_ms"]), ""
         if None not in (start, duration):
-            left = min(BAR_COLUMNS - 1, int(start * scale))
+            left = max(0, min(BAR_COLUMNS - 1, int(start * scale)))
             timeline = " " * left + "█" * max(1, min(BAR_COLUMNS - left, round(duration * scale)))
         margin = "  " * depth if depth <= MAX_INDENTED_SPANS else f"  [{depth}] "
         rows.append(dict(span, start=start, timeline=timeline,
@@ -5997,7 +6028,8 @@ def span_details(spans, args) -> Details:
     span = listed_row(spans, find_id(args.span, "span", lambda: spans), "span")
     names = {key: key.replace("_", " ").capitalize() for key in span if span[key] is not None}
     data = [key for key in names if key in USER_DATA or key == "error_message"]
-    columns = [Column(names[key], key) for key in names if key not in data]
+    known = {column.source: column for column in (ID, NAME, STATUS, DURATION, COST, TOKENS)}
+    columns = [known.get(key, Column(names[key], key)) for key in names if key not in data]
     values = UserData([(names[key], span[key]) for key in data], args.max_lines)
     return Details(span, columns, [("Data", values)] if data else ())
 
@@ -6018,7 +6050,7 @@ def traces_stats(client, args, console):
     """Show error rates, durations, costs and scores by group."""
     by = args.by or []
     if len(by) > min(2, len(set(by))):
-        raise usage_error("--by takes up to two keys, which must differ", "E.g. --by name --by day.")
+        raise usage_error("--by takes up to two keys, which must differ", "Try --by name --by day.")
     scores = SCORES_REQUIRED if "evaluator" in by else SCORES_IF_KNOWN
     scan = TraceScan(client, trace_query(client, args), console, None, scores, needed=ALL)
 
@@ -6844,7 +6876,7 @@ def run_command(line, console, report) -> int:
                 console.say(error.hint)
         places = [args.sources[name] for name in args.sources if name in ("org", "project")]
         if places and getattr(error, "code", "") == "NOT_FOUND":
-            error.hint += f" See also {' and '.join(places)}."
+            error.hint += f" It was looked for with what {' and '.join(places)} set."
         raise
 
 

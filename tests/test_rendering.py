@@ -410,6 +410,7 @@ class CommandTables(CommandCase):
                      "reasoning": "no answer"}])
         self.server.fault("trace.getById", status=200, body=trpc_answer(trace))
         out = self.assertOk(self.cli("traces", "get", trace["id"], columns=120), err="").out
+        out = out.partition("Spans\n")[2]
         names = ["the root", "first child", "second child", "the orphan", "cycle one",
                  "cycle two", "own parent"]
         places = [out.index(name) for name in names]
