@@ -3810,8 +3810,9 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEE
 
 
 class Option(Struct):
-    """An option such as "-n, --limit N", or an operand such as "ID", "[DIR]" or "[WORD...]"."""
-    form: str                   # its flags, the long one last, and the name of its value if any
+    """An option such as "-n, --limit N" or "--tag TAG...", or an operand: "ID", "[WORD...]"."""
+    form: str                   # its flags, the long one last, and the name of its value if any,
+                                # with ... if it is repeatable: Arguments has a list
     help: str = ""
     parse: object = None        # from text; raises ValueError with what it must be
     name: str = None            # of its attribute in Arguments; by default that of its long flag
@@ -3819,7 +3820,6 @@ class Option(Struct):
     env: str = None             # the variable that is used if it is omitted
     is_secret: bool = False     # blanks and quotes around the variable are a part of it
     required: bool = False      # omitting it is a usage error
-    repeatable: bool = False    # the value is a list
     selects: bool = True        # what a gate examines, which its reports name
     choices: object = ()        # values that shells complete; without parse, the valid ones
     completes: str = None       # projects or organizations: names to complete from the server
@@ -3832,13 +3832,14 @@ class Option(Struct):
         self.metavar = None if words[-1] in self.flags else words[-1]
         self.takes_value = bool(self.flags and self.metavar)
         self.label = self.flags[-1] if self.flags else self.form.strip("[.]")
+        self.repeatable = "..." in self.form
         if self.is_operand:
             self.required = not self.form.startswith("[")
-            self.repeatable = "..." in self.form
         self.name = self.name or self.label.lstrip("-").replace("-", "_").lower()
         self.parse = self.parse or (one_of(*self.choices) if self.choices else str)
         note = " (required)" if self.required and not self.is_operand else ""
-        self.full_help = self.help + (f" (env: {self.env})" if self.env else note)
+        self.full_help = self.help + ("; repeatable" if self.repeatable and self.flags else "") + (
+            f" (env: {self.env})" if self.env else note)
 
 
 def flags_of(options) -> dict:
@@ -4088,8 +4089,7 @@ GLOBAL_OPTIONS = (
     Option("--ca-cert FILE", "also trust the certificates in this PEM file", non_empty),
     Option("--client-cert FILE", "PEM client certificate", non_empty, env="TWOSIGNAL_CLIENT_CERT"),
     Option("--client-key FILE", "its private key (PEM)", non_empty, env="TWOSIGNAL_CLIENT_KEY"),
-    Option("--header HEADER", "send 'Name: value'; repeatable (env: TWOSIGNAL_HEADERS)",
-           non_empty, repeatable=True),
+    Option("--header HEADER...", "send 'Name: value' (env: TWOSIGNAL_HEADERS)", non_empty),
     QUIET, Option("--color WHEN", "print with colors: auto, always or never (default: auto)",
                   choices=("auto", "always", "never")),
     Option("--no-color", "short for --color never", name="color", constant="never"), DEBUG, HELP)
@@ -4866,17 +4866,17 @@ METRICS = (                         # of traces stats and check; a new one is on
            "status ERROR, among those with status OK or ERROR, e.g. 2% or 0.02"),
     Metric("lowest score", format_score, "scores", Measurements.lowest, "lowest_score", "Lowest",
            is_minimum=True, needs_scores=True,
-           option="--min-score [NAME=]SCORE", parse=parse_score, help="minimum of every score, "
-           "or of evaluator NAME's, e.g. 0.5 or faithfulness=0.8; repeatable"),
+           option="--min-score [NAME=]SCORE...", parse=parse_score, help="minimum of every score, "
+           "or of evaluator NAME's, e.g. 0.5 or faithfulness=0.8"),
     Metric("average score", format_score, "scores", Measurements.mean, "average_score", "Score",
            regression="", is_minimum=True, needs_scores=True,
-           option="--min-average-score [NAME=]SCORE", parse=parse_score, help="minimum average "
-           "of all scores, or of evaluator NAME's, e.g. faithfulness=0.85; repeatable"),
+           option="--min-average-score [NAME=]SCORE...", parse=parse_score, help="minimum average "
+           "of all scores, or of evaluator NAME's, e.g. faithfulness=0.85"),
     Metric("fail rate", format_percent, "failures", Measurements.mean, "fail_rate", "Fails",
            regression="pp", needs_scores=True, worst_text="fail",
-           option="--max-fail-rate [NAME=]SHARE", parse=parse_share, help="maximum share of "
+           option="--max-fail-rate [NAME=]SHARE...", parse=parse_share, help="maximum share of "
            "traces with a score labelled fail, among those with a labelled score, or one of "
-           "evaluator NAME, e.g. toxicity=1%; repeatable"),
+           "evaluator NAME, e.g. toxicity=1%"),
     Metric("p50 duration", format_duration, "durations", percentile(50), "p50_ms", "P50", False),
     Metric("p95 duration", format_duration, "durations", percentile(95), "p95_ms", "P95", False,
            "%", option="--max-p95 TIME", parse=parse_duration,
@@ -5606,8 +5606,7 @@ NEW_NAME = Option("-n, --name NAME", "name", non_empty, required=True)
 DESCRIBE = Option("-d, --description TEXT", "description")
 EVALUATOR = Option("ID", "evaluator, by ID or name", parse_id)
 DATASET = Option("ID", "dataset, by ID or name", parse_id)
-EVALUATOR_FILTER = Option("--evaluator NAME", "only scores of evaluator NAME; repeatable",
-                          non_empty, repeatable=True)
+EVALUATOR_FILTER = Option("--evaluator NAME...", "only scores of evaluator NAME", non_empty)
 
 
 def chosen_project(client, args) -> str:
@@ -5847,22 +5846,21 @@ SPAN_COLUMNS = (
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
 FILTER_OPTIONS = (
-    Option("--since WHEN", "only traces created after WHEN: 30m, 1h30m or 7d (ago), a date, or "
-           "ISO 8601 (UTC)", parse_when),
+    Option("--since WHEN", "only traces after WHEN: 1h30m or 7d ago, a date, or ISO 8601; in UTC",
+           parse_when),
     Option("--until WHEN", "only traces before WHEN (same formats; dates inclusive)", parse_when),
     Option("--status STATUS", "only traces with status OK or ERROR", choices=("OK", "ERROR")),
     Option("--error", "short for --status ERROR"),
     Option("--search TEXT", "only traces whose name contains TEXT", non_empty),
-    Option("--tag TAG", "only traces with this tag; repeatable, all must match", non_empty,
-           repeatable=True),
+    Option("--tag TAG...", "only traces with each of these tags", non_empty),
     Option("--min-duration TIME", "only traces that took TIME or longer, e.g. 5s", parse_duration),
     Option("--max-duration TIME", "only traces that took TIME or less, e.g. 500ms", parse_duration),
     Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd),
     Option("--session ID", "only traces of this session", non_empty),
-    Option("--metadata KEY=VALUE", "only traces with this value in their metadata, e.g. "
-           "customer.tier=pro; repeatable, all must match", parse_metadata, repeatable=True),
-    Option("--max-score [NAME=]SCORE", "only traces with a score, or one of evaluator NAME, of at "
-           "most SCORE; repeatable, all must match", for_evaluator(parse_score), repeatable=True),
+    Option("--metadata KEY=VALUE...", "only traces with each of these values in their metadata, "
+           "e.g. customer.tier=pro", parse_metadata),
+    Option("--max-score [NAME=]SCORE...", "only traces with a score of at most SCORE, of "
+           "evaluator NAME if given", for_evaluator(parse_score)),
     Option("--label LABEL", "only traces with a score that has this label, e.g. fail", non_empty))
 SPANS = Option("--spans", "include the spans of each trace, in json and jsonl")
 BASELINE_OPTIONS = (
@@ -5877,7 +5875,7 @@ SORT_METRICS = {name: metric for metric in (TRACE_COUNT, *METRICS)
                 for name in (re.sub("_(ms|usd)$", "", metric.key), metric.key)}
 THRESHOLD_OPTIONS = tuple(
     Option(each.option, each.help, for_evaluator(each.parse) if each.needs_scores else each.parse,
-           repeatable=each.needs_scores, selects=False) for each in THRESHOLDS)
+           selects=False) for each in THRESHOLDS)
 
 
 def trace_query(client, args) -> TraceQuery:
@@ -6036,8 +6034,7 @@ def span_details(spans, args) -> Details:
 
 @command(
     "traces stats", PROJECT,
-    Option("--by KEY", f"group by {', '.join(GROUP_KEYS)}; repeatable, at most two",
-           repeatable=True, choices=GROUP_KEYS),
+    Option("--by KEY...", f"group by one or two of {', '.join(GROUP_KEYS)}", choices=GROUP_KEYS),
     Option("--sort METRIC", "worst groups first, e.g. p95 or error_rate (default: count, or time "
            "if grouped by it)", choices=SORT_METRICS),
     Option("--sample N", "read the spans of at most N traces, spread over all, for models and "

@@ -246,7 +246,7 @@ class ThresholdObjects(TracesCase):
         for threshold in twosignal.THRESHOLDS:
             with self.subTest(threshold=threshold.title):
                 self.assertRegex(threshold.option, r"^--(max|min)-[a-z0-9-]+ \S+$")
-                self.assertIn(f" {threshold.option} {threshold.help} ", text)
+                self.assertIn(f" {threshold.option} {threshold.help}", text)
 
     def test_each_is_named_if_none_is_given(self):
         flags = [threshold.option.split()[0] for threshold in twosignal.THRESHOLDS]
