@@ -4697,15 +4697,19 @@ class TraceStats:
         group = " / ".join("-" if value is None else value for value in keys.values())
         row = {"group": group or "all", **keys, "count": self.count}
         names = sorted(self.scores.keys() - {None}) if evaluators is None else evaluators
-        for name in [None, *names]:
-            for metric in METRICS if name is None else [each for each in METRICS
-                                                        if each.needs_scores]:
-                value, measurements = metric.measure(self, name)
-                row[metric.key_of(name)] = value
-                row[metric.coverage_key(name)] = measurements.traces
+        for metric, name in [(metric, name) for name in [None, *names] for metric in METRICS
+                             if name is None or metric.needs_scores]:
+            measured = self.measurements(metric, name)
+            value = plain_value(metric.summarize(measured)) if measured.traces else None
+            row[metric.key_of(name)], row[metric.coverage_key(name)] = value, measured.traces
         messages = self.messages.most_common(1) or [(None, None)]
         row["error_message"], row["error_message_count"] = messages[0]
         return row
+
+    def measurements(self, metric, evaluator=None) -> Measurements:
+        """Those of a Metric; evaluator: whose scores, None for all that count."""
+        found = getattr(self, metric.source)
+        return found.get(evaluator, Measurements()) if metric.needs_scores else found
 
     def error(self, status):
         """1 for ERROR, 0 for OK; None for any other, which is counted."""
@@ -4797,35 +4801,6 @@ class Metric(Struct):
     def text(self, value) -> str:
         return "-" if value is None else self.format_value(value)
 
-    def measure(self, stats, evaluator=None) -> tuple:
-        """(value or None, Measurements) of TraceStats; evaluator: whose scores, None for all."""
-        measurements = getattr(stats, self.source)
-        if self.needs_scores:
-            measurements = measurements.get(evaluator, Measurements())
-        value = plain_value(self.summarize(measurements)) if measurements.traces else None
-        return value, measurements
-
-    def check(self, stats, limit, min_coverage=0, **baseline):
-        """The CheckResult of a limit; no verdict if measured in too few of the traces.
-
-        limit: (evaluator or None, number) for scores; baseline: see CheckResult.
-        """
-        evaluator, limit = limit if self.needs_scores else (None, limit)
-        value, measurements = self.measure(stats, evaluator)
-        worst = [each for each in measurements.worst
-                 if limit is not None and not self.holds(each["value"], limit)]
-        if worst and self.source == "scores" and not is_score(worst[0]["value"]):
-            value = worst[0]["value"]           # fails, whatever the other scores are
-        passed = None if None in (value, limit) else self.holds(value, limit)
-        count, coverage = measurements.traces, ""
-        if count < stats.count:
-            coverage = coverage_text(count, stats.count)
-        if passed and count < min_coverage * stats.count - 1e-9:
-            passed = None
-            coverage += f", below --min-coverage {format_percent(min_coverage)}"
-        return CheckResult(self, limit, value, passed, count, evaluator,
-                           worst if passed is False else [], coverage, **baseline)
-
     def worst_allowed(self, baseline, share):
         """The limit that lets the value of a baseline get worse by a share."""
         change = share * baseline if self.regression == "%" else share
@@ -4848,10 +4823,6 @@ class Metric(Struct):
 def plain_value(number, digits=15):
     """A measured number without what only its binary form adds: 0.3, 1200, 0 for -0.0."""
     return to_number(f"{number:.{digits}g}") + 0
-
-
-def coverage_text(measured, count) -> str:
-    return f"measured in {measured:,} of {counted(count, 'trace')}"
 
 
 def percentile(percent):
@@ -4906,7 +4877,7 @@ COMPARED_COLUMNS = tuple(Column(key.title(), source) for key, source in (
 class CheckResult(Struct):
     """What was measured for a threshold, and whether it holds."""
     metric: Metric
-    limit: float                    # None: it is only compared, or not even that
+    limit: float                    # None: it is only compared, or the baseline's is not known
     value: float                    # None: it could not be measured
     passed: bool                    # None: not enough data for a verdict
     traces: int = None              # in how many it was measured
@@ -4935,14 +4906,14 @@ class CheckResult(Struct):
         if self.passed is False and self.regression is None:
             self.measured_text, limit_text = distinct_texts(format_value, self.value, self.limit)
         self.threshold_text = f"{sign} {limit_text}" if limit_text else "-"
-        self.has_verdict = self.limit is not None or self.passed is None
+        # Without a share, or of an evaluator that is new, a baseline is only compared.
+        self.has_verdict = self.baseline is MISSING or self.regression is not None
 
     def record(self) -> dict:
         compared = {} if self.baseline is MISSING else {
             "baseline": self.baseline, "change": self.change}
         return {"check": self.title, "limit": self.limit, "measured": self.value, **compared,
-                "traces": self.traces, "passed": None if self.limit is None else self.passed,
-                "worst": self.worst}
+                "traces": self.traces, "passed": self.passed, "worst": self.worst}
 
     def row(self) -> dict:
         """What tables and reports show: text for each of COMPARED_COLUMNS."""
@@ -5131,7 +5102,7 @@ def sorted_rows(rows, by, metric=None) -> list:
 
 
 def comparisons(baseline, row, evaluators=None):
-    """Yields a CheckResult without a limit for each value that two rows are compared by."""
+    """Yields (metric, evaluator or None, earlier value, value) that two rows are compared by."""
     # Of scores, the average of each evaluator, and the fail rate of all or of the chosen ones.
     names = evaluators or sorted({key.partition(".")[2] for key in {**baseline, **row}
                                   if key.startswith("average_score.")})
@@ -5141,8 +5112,7 @@ def comparisons(baseline, row, evaluators=None):
             earlier, value = [each.get(metric.key_of(name)) for each in (baseline, row)]
             is_known = earlier is not None or value is not None
             if is_known or not metric.needs_scores or evaluators and metric.is_minimum:
-                yield CheckResult(metric, None, value, True, row.get(metric.coverage_key(name)),
-                                  name, baseline=earlier)
+                yield metric, name, earlier, value
 
 
 def pairs_of(baseline, rows, by):
@@ -5199,37 +5169,51 @@ class Gate(Struct):
     def run(self) -> Details:
         """Reads the traces, and compares them with the thresholds. Raises Failure."""
         self.stats = TraceStats(self.evaluators).read(self.scan)
-        count = self.stats.count
-        self.results = [metric.check(self.stats, limit, self.min_coverage)
-                        for metric, limit in self.checks]
-        is_enough = count >= self.min_count or None         # too few are no verdict
-        self.results.append(CheckResult(TRACE_COUNT, self.min_count, count, is_enough, count))
+        self.row = self.stats.row()
+        self.results = [self._check(metric, *limit) if metric.needs_scores
+                        else self._check(metric, None, limit) for metric, limit in self.checks]
+        self.results.append(self._count_check(TRACE_COUNT, self.row))
         if self.baseline:
-            self.results += self._comparisons()
+            self.results += [self._count_check(BASELINE_COUNT, self.baseline),
+                             *self._comparisons()]
         self._explain()
         return self._details()
 
+    def _count_check(self, metric, row) -> CheckResult:
+        count = row["count"]        # too few are no verdict
+        return CheckResult(metric, self.min_count, count, count >= self.min_count or None, count)
+
     def _comparisons(self):
         """Yields the CheckResults of the baseline."""
-        count, share = self.baseline["count"], self.max_regression
-        yield CheckResult(BASELINE_COUNT, self.min_count, count,
-                          count >= self.min_count or None, count)
-        for each in comparisons(self.baseline, self.stats.row(), self.evaluators):
-            metric, earlier = each.metric, each.baseline
-            if share is None or earlier is None and each.evaluator and not self.evaluators:
-                yield each          # only compared; or a new evaluator, which is no regression
-                continue
-            limit = None if earlier is None else metric.worst_allowed(earlier, share)
-            result = metric.check(
-                self.stats, (each.evaluator, limit) if metric.needs_scores else limit,
-                self.min_coverage, baseline=earlier, regression=share)
-            measured = self.baseline.get(metric.coverage_key(each.evaluator)) or 0
-            if measured < count:
-                result.coverage = "; ".join(filter(None, [
-                    result.coverage, f"baseline: {coverage_text(measured, count)}"]))
-            if result.passed and measured < self.min_coverage * count - 1e-9:
-                result.passed = None
-            yield result
+        for metric, name, earlier, _ in comparisons(self.baseline, self.row, self.evaluators):
+            is_new = earlier is None and name and not self.evaluators
+            share = None if is_new else self.max_regression     # a new evaluator is no regression
+            is_limited = None not in (earlier, share)
+            limit = metric.worst_allowed(earlier, share) if is_limited else None
+            yield self._check(metric, name, limit, baseline=earlier, regression=share)
+
+    def _check(self, metric, evaluator, limit, **compared) -> CheckResult:
+        """What was measured; no verdict without a limit, or if measured in too few of the traces.
+        compared: see CheckResult.
+        """
+        value = self.row.get(metric.key_of(evaluator))
+        worst = [each for each in self.stats.measurements(metric, evaluator).worst
+                 if limit is not None and not metric.holds(each["value"], limit)]
+        if worst and metric.source == "scores" and not is_score(worst[0]["value"]):
+            value = worst[0]["value"]           # fails, whatever the other scores are
+        passed = None if None in (value, limit) else metric.holds(value, limit)
+        sides = [("", self.row)] + ([("baseline: ", self.baseline)] if compared else [])
+        coverage = []
+        for side, row in sides:
+            measured = to_amount(row.get(metric.coverage_key(evaluator))) or 0
+            text = f"{side}measured in {measured:,} of {counted(row['count'], 'trace')}"
+            if passed and measured < self.min_coverage * row["count"] - 1e-9:
+                passed = None
+                text += f", below --min-coverage {format_percent(self.min_coverage)}"
+            coverage += [text] if measured < row["count"] else []
+        return CheckResult(
+            metric, limit, value, passed, self.row.get(metric.coverage_key(evaluator), 0),
+            evaluator, worst if passed is False else [], "; ".join(coverage), **compared)
 
     def _explain(self):
         """Adds to the worst traces their commands, and their error messages if they can be read."""
@@ -5251,7 +5235,7 @@ class Gate(Struct):
     def _details(self) -> Details:
         """The verdict, a table of the checks, and the worst traces of those that failed."""
         results = self.results
-        verdicts = [each.passed for each in results]
+        verdicts = [each.passed for each in results if each.has_verdict]
         verdict, code = "Passed", 0
         if None in verdicts:
             verdict, code = "Not enough data", EXIT_CODES["NOTHING_TO_CHECK"]
@@ -5272,8 +5256,9 @@ class Gate(Struct):
     def remarks(self) -> list:
         """What to know besides, in lines: what was not measured, and how to get more data."""
         stats = self.stats
-        remarks = [f"{each.option}: {each.coverage}" for each in self.results if each.coverage]
-        sources = [each.metric.source for each in self.results if each.has_verdict]
+        results = [each for each in self.results if each.has_verdict]
+        remarks = [f"{each.option}: {each.coverage}" for each in results if each.coverage]
+        sources = [each.metric.source for each in results]
         if "errors" in sources:
             remarks += stats.status_remarks()
         if stats.failed_scores and "failures" not in sources:
@@ -5289,7 +5274,7 @@ class Gate(Struct):
         if self.baseline and not self.baseline["count"]:
             remarks.append("The baseline has no traces.")
         elif self.baseline:
-            remarks += small_remarks([(self.baseline, self.stats.row())])
+            remarks += small_remarks([(self.baseline, self.row)])
         hint = "Use an earlier --since or relax the filters."
         advice = [self.scan.scan_remark(), hint if stats.count < self.min_count else ""]
         return remarks + [" ".join(filter(None, advice))]
@@ -6095,7 +6080,8 @@ def comparison_result(pairs, by) -> Details:
     """The comparisons of (row of the baseline, row) pairs, each with its group."""
     rows, texts = [], []
     for earlier, row in pairs:
-        for each in comparisons(earlier, row):
+        for metric, name, before, value in comparisons(earlier, row):
+            each = CheckResult(metric, None, value, None, None, name, baseline=before)
             rows.append({"group": row["group"], **{key: row[key] for key in by},
                          "metric": each.title, "baseline": each.baseline, "measured": each.value,
                          "change": each.change, "baseline_count": earlier["count"],
