@@ -5671,9 +5671,9 @@ def warn_if_unencrypted(url, secret, console):
 
 
 # --- session
+SERVER = Column("Server", "api_url")
 ACCOUNT_FIELDS = (
-    Column("Email", "email"), Column("User ID", "user_id", never_cut=True),
-    Column("Server", "api_url"),
+    Column("Email", "email"), Column("User ID", "user_id", never_cut=True), SERVER,
     Column("Session", lambda row: f"until {printable(row['expires_at'])}, refreshed automatically"))
 
 
@@ -5690,8 +5690,7 @@ def account(session, url, message="") -> Details:
            "process list", plain_secret, env="TWOSIGNAL_PASSWORD", is_secret=True),
     Option("--password-stdin", "read the password from stdin, one line"),
     exclusive=("--password", "--password-stdin"),
-    examples=("twosignal login", "twosignal login -e you@example.com --password-stdin < secret.txt",
-              "twosignal login --url https://twosignal.example.com"))
+    examples=("twosignal login", "twosignal login --url https://twosignal.example.com"))
 def login(client, args, console):
     """Log in and save the session."""
     if args.password is not None and "password" not in args.sources:
@@ -5727,8 +5726,7 @@ def whoami(client, args, console):
         rows_of(client.rest("GET", "/traces", {"limit": 1}))
         shown = client.key[:6] if len(client.key) > 12 else ""
         return Details({"email": None, "user_id": None, "api_url": client.url, "expires_at": None,
-                        "api_key": shown + "…"},
-                       (Column("API key", "api_key"), Column("Server", "api_url")))
+                        "api_key": shown + "…"}, (Column("API key", "api_key"), SERVER))
     client.rows("organization.list")
     return account(client.auth.session(), client.url)
 
@@ -5823,9 +5821,8 @@ SORT_COLUMNS = {                    # of what --sort compares, if no other colum
     "tokens": (TOKENS,),
     "score": (Column("Score", lambda trace: printable(SORT_KEYS["score"](trace))),)}
 SPAN_COLUMNS = (
-    Column("Span", "tree"), Column("Type", "type"), STATUS,
-    Column("Start", "start", format_offset), DURATION, Column("Cost", "cost_usd", format_cost,
-                                                              optional=True),
+    Column("Span", "tree"), Column("Type", "type"), STATUS, Column("Start", "start", format_offset),
+    DURATION, Column("Cost", "cost_usd", format_cost, optional=True),
     Column("Model", "model", optional=True),
     Column("Timeline", "timeline", min_width=BAR_COLUMNS, optional=True))
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
@@ -5849,10 +5846,8 @@ FILTER_OPTIONS = (
     Option("--label LABEL", "only traces with a score that has this label, e.g. fail", non_empty))
 SPANS = Option("--spans", "include the spans of each trace, in json and jsonl")
 BASELINE_OPTIONS = (
-    Option("--baseline FILE", "compare with the JSON that 'traces stats' wrote to FILE",
-           parse_path),
-    Option("--baseline-tag TAG", "compare with the traces that have TAG in place of --tag",
-           non_empty))
+    Option("--baseline FILE", "compare with FILE, which 'traces stats --json' wrote", parse_path),
+    Option("--baseline-tag TAG", "compare with traces that have TAG in place of --tag", non_empty))
 COUNT_COLUMN = Column("Count", "count", format_count)
 METRIC_COLUMNS = [Column(metric.heading, metric.key, metric.text, optional=metric.optional)
                   for metric in sorted(METRICS, key=lambda metric: metric.optional)]
@@ -5901,12 +5896,11 @@ def wanted_parts(args) -> dict:
     Option("--all", "fetch all pages"),
     Option("--fail-if-truncated", "exit 10 if more traces match than are shown"),
     Option("--sort KEY", f"sort by {', '.join(SORT_KEYS)}: newest, greatest or lowest score first",
-           choices=tuple(SORT_KEYS)),
+           choices=SORT_KEYS),
     Option("-r, --reverse", "reverse the order; without --sort: oldest first"), SPANS,
     *FILTER_OPTIONS, takes_key=True, exclusive=("--all", "--limit"),
     examples=("twosignal traces list --project ID --status ERROR",
-              "twosignal traces list --project ID --since 24h --all --format jsonl -o traces.jsonl",
-              "twosignal traces list --project ID --fields id,scores.helpfulness --format csv"))
+              "twosignal traces list --project ID --all --fields id,scores.accuracy -o scores.csv"))
 def traces_list(client, args, console):
     """List the traces of a project, newest first."""
     limit = None if args.all else args.limit or DEFAULT_LIMIT
@@ -5920,13 +5914,12 @@ def traces_list(client, args, console):
                    extra_columns=TRACE_FIELDS)
 
 
-@command(
-    "traces get", Option("ID", "ID of the trace", parse_id), PROJECT,
-    Option("--errors", "show only the failed spans, and the path to each"),
-    Option("--io", "also show the input and output of each span"),
-    Option("--span ID", "show this span alone and whole, by ID or name", parse_id),
-    Option("--max-lines N", "with --io or --span, print at most N lines of each value", POSITIVE),
-    finds_project=True, exclusive=("--errors", "--span"))
+@command("traces get", Option("ID", "ID of the trace", parse_id), PROJECT,
+         Option("--errors", "show only the failed spans, and the path to each"),
+         Option("--io", "also show the input and output of each span"),
+         Option("--span ID", "show this span alone and whole, by ID or name", parse_id),
+         Option("--max-lines N", "maximum lines of each value, with --io or --span", POSITIVE),
+         finds_project=True, exclusive=("--errors", "--span"))
 def traces_get(client, args, console):
     """Show a trace with its spans as a tree, and its scores."""
     if args.max_lines and not (args.io or args.span):
@@ -6130,19 +6123,16 @@ def read_baseline(path, by, console) -> list:
 
 @command(
     "traces check", PROJECT, *THRESHOLD_OPTIONS, *BASELINE_OPTIONS,
-    Option("--max-regression SHARE", "how much worse than the baseline: p95 and average cost by "
-           "that share, rates and scores by that many points, e.g. 10%", parse_share,
-           selects=False),
+    Option("--max-regression SHARE", "how much worse than the baseline, e.g. 10%: a share of p95 "
+           "and average cost, points of rates and scores", parse_share, selects=False),
     Option("--min-count N", "minimum number of traces; exit 11 if fewer (default: 1)", POSITIVE,
            selects=False),
-    Option("--min-coverage SHARE", "exit 11 if a check could be measured in a smaller share of the "
-           "traces, e.g. 90%", parse_share),
-    EVALUATOR_FILTER, JUNIT,
+    Option("--min-coverage SHARE", "exit 11 if a check covers fewer traces, e.g. 90%", parse_share),
     Option("-n, -L, --limit N", "check only the N most recent traces (default: all)", POSITIVE),
-    *FILTER_OPTIONS, takes_key=True, is_gate=True, exclusive=("--baseline", "--baseline-tag"),
+    JUNIT, EVALUATOR_FILTER, *FILTER_OPTIONS, takes_key=True, is_gate=True,
+    exclusive=("--baseline", "--baseline-tag"),
     examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --min-score 0.5",
-              "twosignal traces check --project ID --min-score faithfulness=0.8 --max-p95 8s "
-              "--junit report.xml"))
+              "twosignal traces check --project ID --min-score accuracy=0.8 --junit report.xml"))
 def traces_check(client, args, console):
     """Check traces against thresholds (CI gate).
 
@@ -6194,15 +6184,13 @@ def chosen_checks(args) -> list:
     return checks
 
 
-@command(
-    "traces wait", PROJECT,
-    Option("--count N", "number of matching traces to wait for (default: 1)", POSITIVE),
-    Option("--scored", "also wait until every enabled evaluator has scored them, except CUSTOM"),
-    EVALUATOR_FILTER,
-    Option("--timeout TIME", "how long to wait, e.g. 90s (default: 5m)", parse_seconds,
-           name="wait_timeout"),
-    *FILTER_OPTIONS, takes_key=True, is_gate=True,
-    examples=("twosignal traces wait --project ID --since 10m --count 20 --scored --timeout 5m",))
+@command("traces wait", PROJECT,
+         Option("--count N", "number of matching traces to wait for (default: 1)", POSITIVE),
+         Option("--scored", "also wait until all enabled evaluators but CUSTOM have scored them"),
+         Option("--timeout TIME", "how long to wait, e.g. 90s (default: 5m)", parse_seconds,
+                name="wait_timeout"),
+         EVALUATOR_FILTER, *FILTER_OPTIONS, takes_key=True, is_gate=True,
+         examples=("twosignal traces wait --project ID --since 10m --count 20 --scored",))
 def traces_wait(client, args, console):
     """Wait until traces have arrived, and are scored.
 
@@ -6238,9 +6226,7 @@ def wait_result(progress, failure) -> Details:
     "traces tail", PROJECT,
     Option("-n, --lines N", f"show the last N traces first (default: {DEFAULT_TAIL_LINES})", COUNT),
     Option("--interval TIME", f"polling interval (default: {DEFAULT_INTERVAL:g}s)", parse_seconds),
-    SPANS, *FILTER_OPTIONS, takes_key=True, is_endless=True,
-    examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "
-              "--format jsonl | while read -r line; do echo \"$line\"; done"))
+    SPANS, *FILTER_OPTIONS, takes_key=True, is_endless=True)
 def traces_tail(client, args, console):
     """Print new traces as they arrive, until Ctrl-C."""
     return Listing("traces", TAIL_COLUMNS, new_traces(client, args, console), streams=True,
@@ -6331,12 +6317,10 @@ def config_warnings(type_name, config):
 
 @command("evaluators create", PROJECT, NEW_NAME,
          Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
-                non_empty, required=True, choices=tuple(EVALUATOR_TYPES)),
+                non_empty, required=True, choices=EVALUATOR_TYPES),
          Option("--config JSON", "configuration of the evaluator" + JSON_VALUE), SHOW_SECRETS,
          examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA '
-                   "--config '{\"schema\": {\"type\": \"object\"}}'",
-                   "twosignal evaluators create --project ID -n Fast --type LATENCY "
-                   "--config '{\"max_ms\": 5000, \"target_ms\": 2000}'"))
+                   "--config '{\"schema\": {\"type\": \"object\"}}'",))
 def evaluators_create(client, args, console):
     """Create an evaluator."""
     config = json_argument(args.config, "--config", console)
@@ -6349,10 +6333,9 @@ def evaluators_create(client, args, console):
     return result
 
 
-@command("evaluators toggle", PROJECT, EVALUATOR, Option("--enable", "enable the evaluator"),
+@command("evaluators toggle", EVALUATOR, PROJECT, Option("--enable", "enable the evaluator"),
          Option("--disable", "disable the evaluator"), SHOW_SECRETS,
-         exclusive=("--enable", "--disable"),
-         examples=("twosignal evaluators toggle ID --project ID --enable",))
+         exclusive=("--enable", "--disable"))
 def evaluators_toggle(client, args, console):
     """Enable or disable an evaluator; without a flag, toggle it."""
     chosen = chosen_resource(client, args, "evaluator")
@@ -6397,8 +6380,7 @@ def datasets_get(client, args, console):
          Option("--input JSON", "input for the agent" + JSON_VALUE, required=True),
          Option("--expected JSON", "expected output" + JSON_VALUE),
          Option("--metadata JSON", "metadata of the item" + JSON_VALUE),
-         examples=("twosignal datasets add-item ID --project ID --input '{\"prompt\": \"Hi\"}'",
-                   "twosignal datasets add-item ID --project ID --input @in.json --expected 7"))
+         examples=("twosignal datasets add-item ID --project ID --input '{\"prompt\": \"Hi\"}'",))
 def datasets_add_item(client, args, console):
     """Add a test case to a dataset."""
     options = (("input", "--input", args.input), ("expectedOutput", "--expected", args.expected),
@@ -6461,8 +6443,7 @@ USAGE_FIELDS = (                    # the server counts all runs, the plan limit
                 "used, e.g. 90; evaluator runs are not checked", parse_percent, selects=False),
          Option("--months N", f"show N months, at most {MAX_MONTHS}", whole_number(1, MAX_MONTHS)),
          JUNIT, is_gate=True, exclusive=("--fail-above", "--months"),
-         examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90",
-                   "twosignal usage --org ID --months 12"))
+         examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args, console):
     """Show an organization's usage this month, and its limits."""
     if args.junit and args.fail_above is None:
@@ -6517,8 +6498,7 @@ def usage_check(record, limit) -> CheckResult:
 @command("api", Option("PROCEDURE", "tRPC procedure, e.g. trace.list", non_empty),
          Option("--input JSON", "input of the procedure" + JSON_VALUE),
          Option("--mutation", "call it as a mutation (POST)"), SHOW_SECRETS,
-         examples=("twosignal api organization.list", "twosignal api modelRouting.list "
-                   "--input '{\"projectId\": \"ID\"}'"))
+         examples=("twosignal api modelRouting.list --input '{\"projectId\": \"ID\"}'",))
 def api(client, args, console):
     """Call a tRPC procedure and print the raw response."""
     if not re.match(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z", args.procedure):
