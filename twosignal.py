@@ -4802,7 +4802,9 @@ class Metric(Struct):
         return "-" if value is None else self.format_value(value)
 
     def worst_allowed(self, baseline, share):
-        """The limit that lets the value of a baseline get worse by a share."""
+        """The limit that lets the value of a baseline get worse by a share; None without both."""
+        if None in (baseline, share):
+            return None
         change = share * baseline if self.regression == "%" else share
         return plain_value(baseline - change if self.is_minimum else baseline + change)
 
@@ -4884,8 +4886,9 @@ class CheckResult(Struct):
     evaluator: str = None           # whose scores count; None for all
     worst: list = ()                # those of Measurements.worst that are beyond the limit
     coverage: str = ""              # such as "measured in 2 of 40 traces", if not in all
-    baseline: float = MISSING       # a value that it is compared with; None if not known
-    regression: float = None        # the share that it may be worse by
+    is_compared: bool = False       # with that of a baseline
+    baseline: float = None          # its value there
+    regression: float = None        # the share that it may be worse by; None: it is only compared
 
     def __init__(self, *values, **named):
         super().__init__(*values, **named)
@@ -4896,7 +4899,7 @@ class CheckResult(Struct):
         format_value = metric.format_value
         sign, limit_text = "≥" if metric.is_minimum else "≤", None
         self.measured_text = metric.text(self.value)
-        self.change = None if self.baseline is MISSING else metric.change(self.baseline, self.value)
+        self.change = metric.change(self.baseline, self.value)
         if self.regression is not None:
             self.option = f"max-regression of {self.title}"
             limit_text = metric.change_text(-self.regression if sign == "≥" else self.regression)
@@ -4906,21 +4909,19 @@ class CheckResult(Struct):
         if self.passed is False and self.regression is None:
             self.measured_text, limit_text = distinct_texts(format_value, self.value, self.limit)
         self.threshold_text = f"{sign} {limit_text}" if limit_text else "-"
-        # Without a share, or of an evaluator that is new, a baseline is only compared.
-        self.has_verdict = self.baseline is MISSING or self.regression is not None
+        self.has_verdict = self.regression is not None or not self.is_compared
 
     def record(self) -> dict:
-        compared = {} if self.baseline is MISSING else {
-            "baseline": self.baseline, "change": self.change}
+        sides = {"baseline": self.baseline, "change": self.change}
+        compared = sides if self.is_compared else {}
         return {"check": self.title, "limit": self.limit, "measured": self.value, **compared,
                 "traces": self.traces, "passed": self.passed, "worst": self.worst}
 
     def row(self) -> dict:
         """What tables and reports show: text for each of COMPARED_COLUMNS."""
         no_verdict = "NOTHING TO CHECK" if self.value is None else "TOO FEW"
-        baseline = None if self.baseline is MISSING else self.baseline
         return {"check": printable(self.title), "measured": self.measured_text,
-                "baseline": self.metric.text(baseline),
+                "baseline": self.metric.text(self.baseline),
                 "change": self.metric.change_text(self.change),
                 "threshold": self.threshold_text, "traces": format_count(self.traces),
                 "verdict": {True: "OK", False: "FAILED", None: no_verdict}[self.passed]
@@ -4930,9 +4931,7 @@ class CheckResult(Struct):
         """Two lines for each: "9.0s  checkout-agent: Connection reset by peer", and its command."""
         lines = []
         for each in self.worst:
-            value = self.metric.text(each["value"])
-            if self.regression is None:
-                value, _ = distinct_texts(self.metric.format_value, each["value"], self.limit)
+            value, _ = distinct_texts(self.metric.format_value, each["value"], self.limit)
             texts = filter(None, [each["name"], each["error_message"]])
             text = f"{self.metric.worst_text or value}  {': '.join(map(printable, texts))}"
             lines += [truncate(text, MAX_MESSAGE), f"  {each['command']}"]
@@ -4949,13 +4948,10 @@ class CheckResult(Struct):
 
 # --- groups and baselines
 
-def time_made(record, unit):
-    """The start of the day or hour of a record, as ISO 8601 in UTC; None if unknown."""
-    seconds = parse_timestamp(record.get("created_at") or record.get("start_time"))
-    return None if seconds is None else time_label(seconds, unit)
-
-
 def time_label(seconds, unit):
+    """The start of a day or hour, as ISO 8601 in UTC; None if unknown."""
+    if seconds is None:
+        return None
     return wire_timestamp(seconds)[:10] if unit == DAY else wire_timestamp(seconds)[:13] + ":00Z"
 
 
@@ -4964,8 +4960,8 @@ GROUP_KEYS = {                      # --by of traces stats: a record's value, or
     "status": lambda record: record["status"],
     "tag": lambda record: record.get("tags"),
     "session": lambda record: record.get("session_id"),
-    "day": lambda record: time_made(record, DAY),
-    "hour": lambda record: time_made(record, HOUR),
+    "day": lambda record: time_label(SORT_KEYS["created"](record), DAY),
+    "hour": lambda record: time_label(SORT_KEYS["created"](record), HOUR),
     "model": lambda record: record.get("model"),
     "evaluator": lambda record: [each.get("evaluator") for each in record.get("scores") or ()]}
 TIME_KEYS = {"day": DAY, "hour": HOUR}
@@ -4992,27 +4988,29 @@ class TraceGroups(Struct):
 
     def read(self):
         """Reads the traces, and returns itself. Raises Failure."""
+        from heapq import nsmallest
         from random import Random
         random = Random(0)          # the same traces give the same sample
-        self.groups, sample = {}, []        # {values of the keys: TraceStats}, IDs
+        self.groups = {}            # {values of the keys: TraceStats}
         self.statuses = TraceStats(names_worst=False)
         self.by_model = "model" in self.by
         if self.by_model and self.scan.client.key:
             raise key_cannot("read the spans of traces")
-        for trace in self.scan:
-            is_failed = trace["status"] != "OK" and self.statuses.error(trace["status"])
-            if is_failed or self.by_model:
-                self.candidates += 1        # each has the same chance to be in the sample
-                if len(sample) < self.sample_size:
-                    sample.append(str(trace["id"]))
-                elif random.random() < self.sample_size / self.candidates:
-                    sample[random.randrange(self.sample_size)] = str(trace["id"])
-            for stats in () if self.by_model else self._groups_of(trace):
-                stats.add(trace)
-        self.failure = result_or_failure(self._read_spans, sample)
+        sample = nsmallest(self.sample_size, self._candidates(), key=lambda _: random.random())
+        self.failure = result_or_failure(self._read_spans, [each for _, each in sorted(sample)])
         if self.failure and self.by_model:
             raise self.failure
         return self
+
+    def _candidates(self):
+        """Adds each trace to its groups; yields (number, ID) of those whose spans tell something."""
+        for trace in self.scan:
+            is_failed = trace["status"] != "OK" and self.statuses.error(trace["status"])
+            for stats in () if self.by_model else self._groups_of(trace):
+                stats.add(trace)
+            if is_failed or self.by_model:
+                self.candidates += 1
+                yield self.candidates, str(trace["id"])
 
     def _read_spans(self, trace_ids):
         """Adds what spans tell of these traces. Raises Failure."""
@@ -5022,7 +5020,11 @@ class TraceGroups(Struct):
         before = client.requests
         for answer in client.batch("trace.getById", [
                 trace_input(each, self.scan.query.project) for each in trace_ids]):
-            self._add_spans(answer)
+            if not isinstance(answer, Failure):
+                self.spans_read += 1
+                self._add_spans(answer)
+            elif not isinstance(answer, TooLarge) and answer.code != "NOT_FOUND":
+                raise answer        # the others: too large by itself, or deleted meanwhile
         self.requests = client.requests - before
 
     def _groups_of(self, record):
@@ -5038,12 +5040,7 @@ class TraceGroups(Struct):
             yield self.groups[values]
 
     def _add_spans(self, wire):
-        """Adds the answer of trace.getById. Raises a Failure that is not about this trace alone."""
-        if isinstance(wire, TooLarge) or getattr(wire, "code", "") == "NOT_FOUND":
-            return                  # too large by itself, or deleted meanwhile
-        if isinstance(wire, Failure):
-            raise wire
-        self.spans_read += 1
+        """Adds the answer of trace.getById."""
         trace, message = to_record(resource_object(wire), "trace"), first_error_message(wire)
         for stats in self._groups_of(trace) if message and not self.by_model else ():
             stats.add_message(message)
@@ -5078,9 +5075,9 @@ class TraceGroups(Struct):
     def rows(self) -> list:
         if self.by in (["day"], ["hour"]):
             self._fill_gaps(TIME_KEYS[self.by[0]])
-        return [stats.row(zip(self.by, values), self.evaluators())
+        evaluators = self.evaluators()
+        return [stats.row(zip(self.by, values), evaluators)
                 for values, stats in self.groups.items()]
-
 
     def _fill_gaps(self, unit):
         """Adds a group without traces for each day or hour between the first and the last."""
@@ -5142,16 +5139,16 @@ def baseline_fault(rows, by):
         return "it was written with another --by"
     if len({str([row[key] for key in by]) for row in rows}) < len(rows):
         return "a group occurs twice"
-    for row in rows:
-        for metric in METRICS + (TRACE_COUNT,):
-            for key in [key for key in row if key.partition(".")[0] == metric.key]:
-                most = 1 if metric.regression == "pp" else ALL
-                value = row[key]
-                is_number = type(value) in (int, float) and to_number(value) is not None
-                is_known = is_number and (metric.needs_scores or 0 <= value) and value <= most
-                is_count = metric is TRACE_COUNT
-                if not is_known and (value is not None or is_count) or is_count and value % 1:
-                    return f"'{printable(key)}' is {to_json(value, levels=0)}"
+    metrics = {metric.key: metric for metric in METRICS}
+    for key, value in [item for row in rows for item in row.items()]:
+        name = key.partition(".")[0]
+        metric, is_count = metrics.get(name), name == "count" or name.endswith("_measured")
+        least = -ALL if metric and metric.needs_scores else 0
+        most = 1 if metric and metric.regression == "pp" else ALL
+        is_number = type(value) in (int, float) and is_within(value, least, most)
+        is_valid = is_number and value % 1 == 0 if is_count else is_number or value is None
+        if (metric or is_count) and not is_valid:
+            return f"'{printable(key)}' is {to_json(value, levels=0)}"
     return None
 
 
@@ -5188,24 +5185,21 @@ class Gate(Struct):
         for metric, name, earlier, _ in comparisons(self.baseline, self.row, self.evaluators):
             is_new = earlier is None and name and not self.evaluators
             share = None if is_new else self.max_regression     # a new evaluator is no regression
-            is_limited = None not in (earlier, share)
-            limit = metric.worst_allowed(earlier, share) if is_limited else None
-            yield self._check(metric, name, limit, baseline=earlier, regression=share)
+            limit = metric.worst_allowed(earlier, share)
+            yield self._check(metric, name, limit, True, earlier, share)
 
-    def _check(self, metric, evaluator, limit, **compared) -> CheckResult:
-        """What was measured; no verdict without a limit, or if measured in too few of the traces.
-        compared: see CheckResult.
-        """
+    def _check(self, metric, evaluator, limit, is_compared=False, *compared) -> CheckResult:
+        """What was measured; no verdict without a limit, or if measured in too few traces."""
         value = self.row.get(metric.key_of(evaluator))
         worst = [each for each in self.stats.measurements(metric, evaluator).worst
                  if limit is not None and not metric.holds(each["value"], limit)]
         if worst and metric.source == "scores" and not is_score(worst[0]["value"]):
             value = worst[0]["value"]           # fails, whatever the other scores are
         passed = None if None in (value, limit) else metric.holds(value, limit)
-        sides = [("", self.row)] + ([("baseline: ", self.baseline)] if compared else [])
+        sides = [("", self.row)] + ([("baseline: ", self.baseline)] if is_compared else [])
         coverage = []
         for side, row in sides:
-            measured = to_amount(row.get(metric.coverage_key(evaluator))) or 0
+            measured = row.get(metric.coverage_key(evaluator), 0)
             text = f"{side}measured in {measured:,} of {counted(row['count'], 'trace')}"
             if passed and measured < self.min_coverage * row["count"] - 1e-9:
                 passed = None
@@ -5213,7 +5207,8 @@ class Gate(Struct):
             coverage += [text] if measured < row["count"] else []
         return CheckResult(
             metric, limit, value, passed, self.row.get(metric.coverage_key(evaluator), 0),
-            evaluator, worst if passed is False else [], "; ".join(coverage), **compared)
+            evaluator, worst if passed is False else [], "; ".join(coverage), is_compared,
+            *compared)
 
     def _explain(self):
         """Adds to the worst traces their commands, and their error messages if they can be read."""
@@ -6074,7 +6069,7 @@ def comparison_result(pairs, by) -> Details:
     rows, texts = [], []
     for earlier, row in pairs:
         for metric, name, before, value in comparisons(earlier, row):
-            each = CheckResult(metric, None, value, None, None, name, baseline=before)
+            each = CheckResult(metric, None, value, None, evaluator=name, baseline=before)
             rows.append({"group": row["group"], **{key: row[key] for key in by},
                          "metric": each.title, "baseline": each.baseline, "measured": each.value,
                          "change": each.change, "baseline_count": earlier["count"],

@@ -428,6 +428,8 @@ class BadInput(StatsCase):
                 ([dict(row, fail_rate=1.5)], "'fail_rate' is 1.5"),
                 ([dict(row, p95_ms=True)], "'p95_ms' is true"),
                 ([dict(row, **{"average_score.tone": []})], "'average_score.tone' is []"),
+                ([dict(row, durations_measured="x")], "'durations_measured' is"),
+                ([dict(row, **{"scores_measured.tone": -1})], "'scores_measured.tone' is -1"),
                 ("[" + json.dumps(row).replace("0.25", "NaN") + "]", "'error_rate' is NaN"),
                 ("[" + json.dumps(row).replace("0.25", "1e999") + "]", "'error_rate' is"),
                 ([dict(row, name="a")], "another --by"))):
