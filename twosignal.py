@@ -4931,7 +4931,9 @@ class CheckResult(Struct):
         """Two lines for each: "9.0s  checkout-agent: Connection reset by peer", and its command."""
         lines = []
         for each in self.worst:
-            value, _ = distinct_texts(self.metric.format_value, each["value"], self.limit)
+            value = self.metric.text(each["value"])
+            if self.regression is None:
+                value, _ = distinct_texts(self.metric.format_value, each["value"], self.limit)
             texts = filter(None, [each["name"], each["error_message"]])
             text = f"{self.metric.worst_text or value}  {': '.join(map(printable, texts))}"
             lines += [truncate(text, MAX_MESSAGE), f"  {each['command']}"]
