@@ -6325,8 +6325,7 @@ def evaluators_create(client, args, console):
     result = changed(client, args, "evaluator.create", EVALUATOR_FIELDS, name=args.name,
                     projectId=chosen_project(client, args), type=args.type,
                     config={} if config is None else config)
-    for warning in config_warnings(args.type, config):
-        console.tell(warning)
+    result.conclude = lambda: Outcome(config_warnings(args.type, config))
     return result
 
 
@@ -6491,7 +6490,6 @@ def usage_check(record, limit) -> CheckResult:
 
 
 # --- what has no command of its own
-
 @command("api", Option("PROCEDURE", "tRPC procedure, e.g. trace.list", non_empty),
          Option("--input JSON", "input of the procedure" + JSON_VALUE),
          Option("--mutation", "call it as a mutation (POST)"), SHOW_SECRETS,
@@ -6507,8 +6505,8 @@ def api(client, args, console):
     mask_config(values, console.keep_secret, is_config=False)       # an error may repeat it
     hides_secrets = args.procedure.startswith("evaluator.") and not args.show_secrets
     hints = {"UNSUPPORTED": "Check the procedure's name, and whether it is a --mutation.",
-             "METHOD_NOT_SUPPORTED": "It is a query: omit --mutation." if args.mutation else
-                                     "It is a mutation: add --mutation."}
+             "METHOD_NOT_SUPPORTED": (
+                 f"It is a {'query: omit' if args.mutation else 'mutation: add'} --mutation.")}
     if values is None:
         hints["BAD_REQUEST"] = "Pass its input with --input JSON."
     try:
@@ -6520,8 +6518,7 @@ def api(client, args, console):
         raise
 
 
-@command("help", Option("[COMMAND...]", "the command to explain"),
-         is_offline=True, examples=("twosignal help traces list",))
+@command("help", Option("[COMMAND...]", "the command to explain"), is_offline=True)
 def help_command(client, args, console):
     """Show help for a command."""
     line = CommandLine(args.command or [])
@@ -6615,8 +6612,7 @@ complete -c twosignal -f -a '(__twosignal_complete)'
 
 @command("completion",
          Option("SHELL", "bash, zsh or fish", choices=COMPLETION_SCRIPTS), is_offline=True,
-         examples=('eval "$(twosignal completion bash)"',
-                   "twosignal completion fish > ~/.config/fish/completions/twosignal.fish"))
+         examples=('eval "$(twosignal completion bash)"',))
 def completion(client, args, console):
     """Print a script that completes commands in a shell."""
     return Text(COMPLETION_SCRIPTS[args.shell])
@@ -6624,15 +6620,9 @@ def completion(client, args, console):
 
 @command("__complete", Option("[WORD...]"), is_offline=True, is_hidden=True)
 def complete(client, args, console):
-    """Print what can stand in place of the last word."""
-    words = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]   # unquoted
-    kind, candidates = completions(words, console.clock)
-    return Text("\n".join([kind] + candidates) + "\n")
-
-
-def completions(words, clock=CLOCK) -> tuple:
-    """("words", candidates) for the last of the words, or ("files", []) if it is a file's name."""
-    *before, current = words
+    """Print "words" and what can stand in place of the last word, or "files"."""
+    unquoted = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]
+    *before, current = unquoted
     prefix = ""
     if current.startswith("--") and "=" in current:
         flag, _, current = current.partition("=")
@@ -6643,16 +6633,17 @@ def completions(words, clock=CLOCK) -> tuple:
     if line.options and line.options[-1][1] == mark:
         option = line.known_flags()[line.options[-1][0]]
         if option.metavar == "FILE":
-            return "files", []
-        found = option_values(option, line, clock)
+            return Text("files\n")
+        found = option_values(option, line, console.clock)
         # A name that looks like an option would be read as one.
         found = [each for each in found if prefix or not each.startswith("--")]
     elif prefix:
         found = []                  # there is no such option, or it takes no value
     else:
-        found = next_words(CommandLine(before), current.startswith("-"), clock)
-    return "words", [prefix + each for each in found
-                     if each.startswith(current) and each.isprintable() and each.strip()]
+        found = next_words(CommandLine(before), current.startswith("-"), console.clock)
+    return Text("\n".join(["words"] + [
+        prefix + each for each in found
+        if each.startswith(current) and each.isprintable() and each.strip()]) + "\n")
 
 
 def next_words(line, is_flag, clock) -> list:
