@@ -6827,7 +6827,7 @@ def run_command(line, console, report) -> int:
                 console.say(error.hint)
         places = [args.sources[name] for name in args.sources if name in ("org", "project")]
         if places and getattr(error, "code", "") == "NOT_FOUND":
-            error.hint += f" It was looked for with what {' and '.join(places)} set."
+            error.hint += f" Also check {' and '.join(places)}."
         raise
 
 
