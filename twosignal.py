@@ -5571,7 +5571,7 @@ class TraceTail:
 
 ID, NAME = Column("ID", "id", never_cut=True), Column("Name", "name")
 CREATED = Column("Created", "created_at", format_age, min_width=12)
-DESCRIPTION = Column("Description", "description")
+DESCRIPTION, TYPE = Column("Description", "description"), Column("Type", "type")
 
 PROJECT = Option("--project ID", "project, by ID or name; 'projects use' saves one", parse_id,
                  env="TWOSIGNAL_PROJECT", required=True, completes="projects")
@@ -5818,15 +5818,13 @@ SORT_COLUMNS = {                    # of what --sort compares, if no other colum
     "tokens": (TOKENS,),
     "score": (Column("Score", lambda trace: printable(SORT_KEYS["score"](trace))),)}
 SPAN_COLUMNS = (
-    Column("Span", "tree"), Column("Type", "type"), STATUS, Column("Start", "start", format_offset),
-    DURATION, Column("Cost", "cost_usd", format_cost, optional=True),
-    Column("Model", "model", optional=True),
+    Column("Span", "tree"), TYPE, STATUS, Column("Start", "start", format_offset), DURATION,
+    Column("Cost", "cost_usd", format_cost, optional=True), Column("Model", "model", optional=True),
     Column("Timeline", "timeline", min_width=BAR_COLUMNS, optional=True))
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
 FILTER_OPTIONS = (
-    Option("--since WHEN", "only traces after WHEN: 1h30m or 7d ago, a date, or ISO 8601; in UTC",
-           parse_when),
+    Option("--since WHEN", "only traces after WHEN: 7d (ago), a date, or ISO 8601 (UTC)", parse_when),
     Option("--until WHEN", "only traces before WHEN (same formats; dates inclusive)", parse_when),
     Option("--status STATUS", "only traces with status OK or ERROR", choices=("OK", "ERROR")),
     Option("--error", "short for --status ERROR"),
@@ -5964,8 +5962,9 @@ def error_lines(spans) -> str:
     texts = [f"{printable(span['name'])}: {printable(span.get('error_message') or 'no message')}"
              for span in failed]
     lines = [truncate(text, MAX_MESSAGE) + "\n" for text in texts]
-    more = lines[MAX_PROBLEMS:] and [f"and {len(lines) - MAX_PROBLEMS:,} more\n"]
-    return "".join(["Errors\n"] + lines[:MAX_PROBLEMS] + more) if lines else ""
+    if len(lines) > MAX_PROBLEMS:
+        lines[MAX_PROBLEMS:] = [f"and {len(lines) - MAX_PROBLEMS:,} more\n"]
+    return "".join(["Errors\n"] + lines) if lines else ""
 
 
 def span_rows(tree, records) -> list:
@@ -6016,7 +6015,6 @@ def span_details(spans, args) -> Details:
            f"error messages (default: {DEFAULT_SAMPLE})", POSITIVE),
     *BASELINE_OPTIONS, *FILTER_OPTIONS, takes_key=True, exclusive=("--baseline", "--baseline-tag"),
     examples=("twosignal traces stats --project ID --since 24h --by name --sort error_rate",
-              "twosignal traces stats --project ID --tag v2 --baseline-tag v1",
               "twosignal traces stats --project ID --since 7d --json -o baseline.json"))
 def traces_stats(client, args, console):
     """Show error rates, durations, costs and scores by group."""
@@ -6184,8 +6182,7 @@ def chosen_checks(args) -> list:
 @command("traces wait", PROJECT,
          Option("--count N", "number of matching traces to wait for (default: 1)", POSITIVE),
          Option("--scored", "also wait until all enabled evaluators but CUSTOM have scored them"),
-         Option("--timeout TIME", "how long to wait, e.g. 90s (default: 5m)", parse_seconds,
-                name="wait_timeout"),
+         Option("--timeout TIME", "maximum wait (default: 5m)", parse_seconds, name="wait_timeout"),
          EVALUATOR_FILTER, *FILTER_OPTIONS, takes_key=True, is_gate=True,
          examples=("twosignal traces wait --project ID --since 10m --count 20 --scored",))
 def traces_wait(client, args, console):
@@ -6261,8 +6258,7 @@ def new_traces(client, args, console):
          Option("--value SCORE", "score from 0 to 1", parse_score, required=True),
          Option("--label TEXT", "label of the score, e.g. pass or fail"),
          Option("--reasoning TEXT", "explanation of the score"),
-         Option("--span ID", "score this span instead of the trace", parse_id), takes_key=True,
-         examples=("twosignal scores create TRACE --name accuracy --value 0.92 --label pass",))
+         Option("--span ID", "score this span instead of the trace", parse_id), takes_key=True)
 def scores_create(client, args, console):
     """Post a score for a trace; requires a project API key."""
     if not client.key:
@@ -6278,9 +6274,8 @@ def scores_create(client, args, console):
 
 # --- evaluators
 ENABLED = Column("Enabled", "enabled")
-EVALUATOR_FIELDS = (ID, Column("Type", "type"), ENABLED, Column("Config", "config"))
-add_listing("evaluators list", "evaluator", (ID, Column("Type", "type"), ENABLED, NAME),
-            SHOW_SECRETS)
+EVALUATOR_FIELDS = (ID, TYPE, ENABLED, Column("Config", "config"))
+add_listing("evaluators list", "evaluator", (ID, TYPE, ENABLED, NAME), SHOW_SECRETS)
 EVALUATOR_TYPES = {                 # and the key that the config of each must have
     "CONTAINS": "value", "REGEX_MATCH": "pattern", "JSON_SCHEMA": "schema", "EXACT_MATCH": "",
     "STARTS_WITH": "value", "ENDS_WITH": "value", "LENGTH": "", "LEVENSHTEIN": "", "SIMILARITY": "",
@@ -6635,8 +6630,8 @@ def complete(client, args, console):
         if option.metavar == "FILE":
             return Text("files\n")
         found = option_values(option, line, console.clock)
-        # A name that looks like an option would be read as one.
-        found = [each for each in found if prefix or not each.startswith("--")]
+        if not prefix:              # a name that looks like an option would be read as one
+            found = [each for each in found if not each.startswith("--")]
     elif prefix:
         found = []                  # there is no such option, or it takes no value
     else:
