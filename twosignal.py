@@ -5824,7 +5824,7 @@ SPAN_COLUMNS = (
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
 FILTER_OPTIONS = (
-    Option("--since WHEN", "only traces after WHEN: 7d (ago), a date, or ISO 8601 (UTC)", parse_when),
+    Option("--since WHEN", "only traces after WHEN: 7d (ago), a date, ISO 8601 (UTC)", parse_when),
     Option("--until WHEN", "only traces before WHEN (same formats; dates inclusive)", parse_when),
     Option("--status STATUS", "only traces with status OK or ERROR", choices=("OK", "ERROR")),
     Option("--error", "short for --status ERROR"),
@@ -6258,7 +6258,8 @@ def new_traces(client, args, console):
          Option("--value SCORE", "score from 0 to 1", parse_score, required=True),
          Option("--label TEXT", "label of the score, e.g. pass or fail"),
          Option("--reasoning TEXT", "explanation of the score"),
-         Option("--span ID", "score this span instead of the trace", parse_id), takes_key=True)
+         Option("--span ID", "score this span instead of the trace", parse_id), takes_key=True,
+         examples=("twosignal scores create TRACE --name accuracy --value 0.92 --label pass",))
 def scores_create(client, args, console):
     """Post a score for a trace; requires a project API key."""
     if not client.key:
