@@ -314,28 +314,22 @@ def _character_width(character) -> int:
 
 def truncate(text: str, columns: int) -> str:
     """The text within so many columns, with … at the end if something is cut off."""
-    if display_width(text) <= columns:
-        return text
-    room = columns - 1
-    for match in re.finditer(_EMOJI_SEQUENCE + "|(?s:.)", text):
-        room -= display_width(match.group())
-        if room < 0:
-            return text[:match.start()] + "…"
+    return text if display_width(text) <= columns else next(folded(text, columns - 1)) + "…"
 
 
-def folded(text: str, columns) -> list:
-    """The text in pieces of so many columns at most; no character is cut."""
-    starts, room = [0], columns
-    if display_width(text) == len(text):        # nearly always, and much faster
-        starts = range(0, len(text) or 1, columns)
-        return [text[start:start + columns] for start in starts]
+def folded(text: str, columns):
+    """Yields the text in pieces of so many columns at most; no character is cut."""
+    if columns > 0 and not re.search("[^ -~]", text):       # nearly always, and much faster
+        yield from (text[start:start + columns] for start in range(0, len(text) or 1, columns))
+        return
+    start, room = 0, columns
     for match in re.finditer(_EMOJI_SEQUENCE + "|(?s:.)", text):
         width = display_width(match.group())
         if width > room:
-            starts.append(match.start())
-            room = columns
+            yield text[start:match.start()]
+            start, room = match.start(), columns
         room -= width
-    return [text[start:end] for start, end in zip(starts, starts[1:] + [None])]
+    yield text[start:]
 
 
 def to_nfc(text: str) -> str:
@@ -1324,10 +1318,14 @@ class AtomicFile(OutputTarget):
             try:
                 if kind is None and self.temporary:
                     self.sync()
-                    self._guarded(replace_file, self.temporary, self.target, self.clock)
-                    self.temporary = None
+                    self._guarded(self.replace)
             finally:
                 self.cancel()
+
+    def replace(self):
+        self.file.close()               # Windows replaces closed files only
+        replace_file(self.temporary, self.target, self.clock)
+        self.temporary = None
 
     def cancel(self):
         """Leaves what was there before."""
@@ -2886,8 +2884,10 @@ class Spending(Struct):
                 return session
             if stored.expires_at >= session.expires_at:
                 return stored
-        error = error or self._tried(self._replace)
-        if error and self._tried(write_in_place, self.file.target, content):
+        error = error or self._tried(self.file.replace)
+        if error is None:               # the handle may be -1
+            result_or_failure(os.fsync, self._directory, kinds=(OSError, ValueError))
+        elif self._tried(write_in_place, self.file.target, content):
             self.file.temporary = None      # whoever gets the lock next may be able to use it
             raise unwritable_file(self.file.path, error)
         return session
@@ -2900,12 +2900,6 @@ class Spending(Struct):
                 return None
             self.clock.sleep(pause)
         return error
-
-    def _replace(self):
-        self.file.file.close()          # Windows replaces closed files only
-        replace_file(self.file.temporary, self.file.target, self.clock)
-        self.file.temporary = None
-        result_or_failure(os.fsync, self._directory, kinds=(OSError, ValueError))   # it may be -1
 
 
 def session_leftovers() -> list:
@@ -3836,7 +3830,10 @@ class Option(Struct):
         if self.is_operand:
             self.required = not self.form.startswith("[")
         self.name = self.name or self.label.lstrip("-").replace("-", "_").lower()
-        self.parse = self.parse or (one_of(*self.choices) if self.choices else str)
+        if self.parse is None:
+            self.parse = functools.partial(parse_choice, self.choices) if self.choices else str
+        elif words[-1].startswith("[NAME=]"):
+            self.parse = functools.partial(parse_for_evaluator, self.parse)
         note = " (required)" if self.required and not self.is_operand else ""
         self.full_help = self.help + ("; repeatable" if self.repeatable and self.flags else "") + (
             f" (env: {self.env})" if self.env else note)
@@ -3898,14 +3895,12 @@ def parse_id(text) -> str:
     return plain_id(non_empty(text))
 
 
-def one_of(*choices):
-    """A value type: one of these texts, in any case."""
-    def parse(text):
-        for choice in choices:
-            if text.lower() == choice.lower():
-                return choice
-        raise ValueError(f"must be one of {', '.join(choices)}")
-    return parse
+def parse_choice(choices, text) -> str:
+    """One of the choices, which may be typed in any case."""
+    for choice in choices:
+        if text.lower() == choice.lower():
+            return choice
+    raise ValueError(f"must be one of {', '.join(choices)}")
 
 
 def parse_fields(text) -> list:
@@ -3915,15 +3910,11 @@ def parse_fields(text) -> list:
     return fields
 
 
-def whole_number(minimum, maximum=ALL):
-    """A value type: an int that is not below the minimum or above the maximum."""
-    allowed = f"{minimum} or more" if maximum == ALL else f"{minimum} to {maximum}"
-
-    def parse(text):
-        if not re.match(r"[0-9]{1,18}\Z", text) or not minimum <= int(text) <= maximum:
-            raise ValueError(f"must be a whole number, {allowed}")
-        return int(text)
-    return parse
+def parse_whole_number(minimum, maximum, text) -> int:
+    if not re.match(r"[0-9]{1,18}\Z", text) or not minimum <= int(text) <= maximum:
+        allowed = f"{minimum} or more" if maximum == ALL else f"{minimum} to {maximum}"
+        raise ValueError(f"must be a whole number, {allowed}")
+    return int(text)
 
 
 def parse_duration(text) -> float:
@@ -3970,46 +3961,41 @@ def parse_when(text) -> When:
     return When(seconds, bool(ago), DAY - 0.000001 if is_day else 0)
 
 
-def number_up_to(maximum, what_it_must_be, sign=""):
-    """A value type: a number from 0 to the maximum, which a sign such as $ may precede."""
-    def parse(text):
-        value = to_number(text.strip().lstrip(sign))
-        if value is None or not 0 <= value <= maximum:
-            raise ValueError(f"must be {what_it_must_be}")
-        return value
-    return parse
+def parse_number(maximum, what_it_must_be, text, sign=""):
+    """A number from 0 to the maximum, which a sign such as $ may precede."""
+    value = to_number(text.strip().lstrip(sign))
+    if value is None or not 0 <= value <= maximum:
+        raise ValueError(f"must be {what_it_must_be}")
+    return value
 
 
-def share_type(what_it_must_be, bare_is_percent):
-    """A value type: 0.02 of 2%. Of a bare number, what may mean 1% or 100% is refused."""
-    parse_number = number_up_to(100, what_it_must_be)
-
-    def parse(text):
-        number = text.strip()
-        is_percent = number.endswith("%")
-        value = parse_number(number[:-1] if is_percent else number)
-        if not is_percent and bare_is_percent == (value < 1):
-            other = f" or {100 * value:.12g}%" if 0 < value <= 1 else ""
-            raise ValueError(f"say {number}%{other}")
-        # Rounded: 39.9% is 0.399, not 0.39899999999999997.
-        return round(value / 100, 12) if is_percent or bare_is_percent else value
-    return parse
+def parse_part(what_it_must_be, bare_is_percent, text):
+    """0.02 of 2%. Of a bare number, what may mean 1% or 100% is refused."""
+    number = text.strip()
+    is_percent = number.endswith("%")
+    value = parse_number(100, what_it_must_be, number[:-1] if is_percent else number)
+    if not is_percent and bare_is_percent == (value < 1):
+        other = f" or {100 * value:.12g}%" if 0 < value <= 1 else ""
+        raise ValueError(f"say {number}%{other}")
+    # Rounded: 39.9% is 0.399, not 0.39899999999999997.
+    return round(value / 100, 12) if is_percent or bare_is_percent else value
 
 
-parse_score = number_up_to(1, "a score from 0 to 1")
-parse_usd = number_up_to(float("inf"), "an amount in USD such as 0.05", "$")
-parse_share = share_type("a share such as 2% or 0.02", bare_is_percent=False)
-parse_percent = share_type("a percentage from 0 to 100, such as 90", bare_is_percent=True)
+COUNT = functools.partial(parse_whole_number, 0, ALL)
+POSITIVE = functools.partial(parse_whole_number, 1, ALL)
+MONTHS = functools.partial(parse_whole_number, 1, MAX_MONTHS)
+parse_score = functools.partial(parse_number, 1, "a score from 0 to 1")
+parse_usd = functools.partial(parse_number, ALL, "an amount in USD such as 0.05", sign="$")
+parse_share = functools.partial(parse_part, "a share such as 2% or 0.02", False)
+parse_percent = functools.partial(parse_part, "a percentage from 0 to 100, such as 90", True)
 
 
-def for_evaluator(parse_limit):
-    """A value type: ("faithfulness", 0.8) of faithfulness=0.8; (None, 0.8), for all, of 0.8."""
-    def parse(text):
-        name, equals, limit = text.rpartition("=")
-        if equals and not name.strip():
-            raise ValueError("must name an evaluator before the =")
-        return name.strip() or None, parse_limit(limit)
-    return parse
+def parse_for_evaluator(parse_limit, text) -> tuple:
+    """("faithfulness", 0.8) of faithfulness=0.8; (None, 0.8), for all, of 0.8."""
+    name, equals, limit = text.rpartition("=")
+    if equals and not name.strip():
+        raise ValueError("must name an evaluator before the =")
+    return name.strip() or None, parse_limit(limit)
 
 
 def parse_metadata(text) -> tuple:
@@ -5583,7 +5569,6 @@ JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", parse_path, 
 YES = Option("-y, --yes", "do not ask for confirmation")
 SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs instead of ***")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
-COUNT, POSITIVE = whole_number(0), whole_number(1)
 NEW_NAME = Option("-n, --name NAME", "name", non_empty, required=True)
 DESCRIBE = Option("-d, --description TEXT", "description")
 EVALUATOR = Option("ID", "evaluator, by ID or name", parse_id)
@@ -5837,7 +5822,7 @@ FILTER_OPTIONS = (
     Option("--metadata KEY=VALUE...", "only traces with each of these values in their metadata, "
            "e.g. customer.tier=pro", parse_metadata),
     Option("--max-score [NAME=]SCORE...", "only traces with a score of at most SCORE, of "
-           "evaluator NAME if given", for_evaluator(parse_score)),
+           "evaluator NAME if given", parse_score),
     Option("--label LABEL", "only traces with a score that has this label, e.g. fail", non_empty))
 SPANS = Option("--spans", "include the spans of each trace, in json and jsonl")
 BASELINE_OPTIONS = (
@@ -5849,8 +5834,7 @@ METRIC_COLUMNS = [Column(metric.heading, metric.key, metric.text, optional=metri
 SORT_METRICS = {name: metric for metric in (TRACE_COUNT, *METRICS)
                 for name in (re.sub("_(ms|usd)$", "", metric.key), metric.key)}
 THRESHOLD_OPTIONS = tuple(
-    Option(each.option, each.help, for_evaluator(each.parse) if each.needs_scores else each.parse,
-           selects=False) for each in THRESHOLDS)
+    Option(each.option, each.help, each.parse, selects=False) for each in THRESHOLDS)
 
 
 def trace_query(client, args) -> TraceQuery:
@@ -6433,7 +6417,7 @@ USAGE_FIELDS = (                    # the server counts all runs, the plan limit
 @command("usage", ORG,
          Option("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are "
                 "used, e.g. 90; evaluator runs are not checked", parse_percent, selects=False),
-         Option("--months N", f"show N months, at most {MAX_MONTHS}", whole_number(1, MAX_MONTHS)),
+         Option("--months N", f"show N months, at most {MAX_MONTHS}", MONTHS),
          JUNIT, is_gate=True, exclusive=("--fail-above", "--months"),
          examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args, console):
