@@ -3198,14 +3198,19 @@ class Client:
 
     def batch(self, procedure, inputs):
         """Yields the result of a query for each of several inputs: a value or a Failure."""
-        while inputs:
-            results = self._with_aliases(procedure, lambda name: self._call_batch(name, inputs))
-            for values, found in zip(inputs, results):
+        from itertools import islice
+        inputs, waiting = iter(inputs), []
+        while True:
+            waiting += islice(inputs, PAGE_SIZE - len(waiting))
+            if not waiting:
+                return
+            results = self._with_aliases(procedure, lambda name: self._call_batch(name, waiting))
+            for values, found in zip(waiting, results):
                 if isinstance(found, TransientFailure) and len(results) > 1:
                     # By itself it may succeed, and it is tried as often as any other.
                     found = result_or_failure(self.query, procedure, values)
                 yield found
-            inputs = inputs[len(results):]
+            del waiting[:len(results)]
 
     def _with_aliases(self, procedure, call):
         """Calls a procedure by the name that this version of the server has for it."""
@@ -3381,7 +3386,7 @@ class Client:
         """Stores in wire traces what trace.getById has: the scores, and the spans if wanted."""
         if traces and self.key:
             raise key_cannot(f"read the {wanted} of traces")
-        inputs = [trace_input(trace.get("id"), project) for trace in traces]
+        inputs = (trace_input(trace.get("id"), project) for trace in traces)
         for trace, result in zip(traces, self.batch("trace.getById", inputs)):
             if isinstance(result, TooLarge):
                 raise result.named(f"trace {trace.get('id')}")
