@@ -4996,7 +4996,7 @@ class TraceGroups(Struct):
         return self
 
     def _candidates(self):
-        """Adds each trace to its groups; yields (number, ID) of those whose spans tell something."""
+        """Adds each trace to its groups; yields (number, ID) of those whose spans are wanted."""
         for trace in self.scan:
             is_failed = trace["status"] != "OK" and self.statuses.error(trace["status"])
             for stats in () if self.by_model else self._groups_of(trace):
