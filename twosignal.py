@@ -154,8 +154,8 @@ class TooLarge(TransientFailure):
         return self
 
 
-class MissingProcedure(Failure):
-    """The server's version does not have the procedure that was called."""
+class MissingProcedure(Exception):
+    """The server's version does not have the procedure by that name; it may have another one."""
 
 
 class NoHome(Failure):
@@ -171,10 +171,10 @@ def result_or_failure(function, *arguments, kinds=Failure):
         return failure.with_traceback(None)
 
 
-def result_or(default, function, *arguments):
-    """What the function returns, or the default if it raises Failure."""
-    found = result_or_failure(function, *arguments)
-    return default if isinstance(found, Failure) else found
+def result_or(default, function, *arguments, kinds=Failure):
+    """What the function returns, or the default if it raises Failure (or other kinds)."""
+    found = result_or_failure(function, *arguments, kinds=kinds)
+    return default if isinstance(found, kinds) else found
 
 
 def usage_error(message, hint="") -> Failure:
@@ -202,8 +202,6 @@ class Struct:
     """Stores its arguments as the attributes that its class annotates, as dataclasses do in 3.7."""
 
     def __init__(self, *values, **named):
-        if len(values) > len(type(self).__annotations__):
-            raise TypeError(f"Too many values for {type(self).__name__}: {len(values)}")
         vars(self).update(zip(type(self).__annotations__, values), **named)
 
 
@@ -307,10 +305,9 @@ def _character_width(character) -> int:
     category = unicodedata.category(character)
     # In decomposed Hangul, vowels and finals share the columns of the first letter.
     is_hangul_part = "\u1160" <= character < "\u1200" or "\ud7b0" <= character < "\ud800"
-    if category in ("Mn", "Me") or is_hangul_part:
+    is_format = category == "Cf" and character >= "\u1800"  # those below, as the soft hyphen, show
+    if category in ("Mn", "Me") or is_hangul_part or is_format:
         return 0
-    if category == "Cf":            # below U+1800 they are visible, such as the soft hyphen
-        return 1 if character < "\u1800" else 0
     if category == "Cn":            # an emoji or ideograph that this Python does not know yet
         return 2 if re.match("[\U0001f000-\U0001faff\U00020000-\U0003fffd]", character) else 1
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -318,19 +315,22 @@ def _character_width(character) -> int:
 
 def truncate(text: str, columns: int) -> str:
     """The text within so many columns, with … at the end if something is cut off."""
-    if display_width(text) <= columns:
-        return text
-    room = columns - 1
+    return text if display_width(text) <= columns else next(folded(text, columns - 1)) + "…"
+
+
+def folded(text: str, columns):
+    """Yields the text in pieces of so many columns at most; no character is cut."""
+    if columns > 0 and not re.search("[^ -~]", text):       # nearly always, and much faster
+        yield from (text[start:start + columns] for start in range(0, len(text) or 1, columns))
+        return
+    start, room = 0, columns
     for match in re.finditer(_EMOJI_SEQUENCE + "|(?s:.)", text):
-        room -= display_width(match.group())
-        if room < 0:
-            return text[:match.start()] + "…"
-
-
-def folded(text: str, columns) -> list:
-    """The text in pieces of so many columns at most."""
-    size = columns // 2 if display_width(text) > len(text) else columns     # wide characters
-    return [text[start:start + size] for start in range(0, len(text), size)] or [""]
+        width = display_width(match.group())
+        if width > room:
+            yield text[start:match.start()]
+            start, room = match.start(), columns
+        room -= width
+    yield text[start:]
 
 
 def to_nfc(text: str) -> str:
@@ -342,22 +342,22 @@ def to_nfc(text: str) -> str:
 
 def mask_secrets(text: str, secrets) -> str:
     """The text with *** for each form of a secret, and for each part of one that is long enough."""
+    if not any(secrets):
+        return text                 # and nothing is imported
     forms, runs = _secret_forms(frozenset(secrets))
     for form in forms:
         text = text.replace(form, "***")
-    masked, end = "", 0
-    for start in range(len(text) if runs else 0):
+    shown = list(text)
+    for start in range(len(text)):
         if text[start:start + SECRET_RUN] in runs:
-            masked += text[end:start] + "***" if start >= end else ""
-            end = start + SECRET_RUN
-    return masked + text[end:]
+            mark = "***" if shown[start] else ""    # it overlaps the run before
+            shown[start:start + SECRET_RUN] = [mark] + [""] * (SECRET_RUN - 1)
+    return "".join(shown)
 
 
 @functools.lru_cache(maxsize=1)
 def _secret_forms(secrets) -> tuple:
     """(the texts that secrets may appear as, longest first; all runs of SECRET_RUN characters)."""
-    if not any(secrets):
-        return [], set()            # nothing to import for
     import base64
     import html
     from urllib.parse import quote, quote_plus
@@ -435,6 +435,12 @@ def format_duration(milliseconds, extra_digits=0) -> str:
     if not has_hours:
         return f"{minutes}m{seconds_text}"
     return f"{minutes // 60}h {minutes % 60:02}m" + (seconds_text if extra_digits else "")
+
+
+def format_offset(milliseconds) -> str:
+    """0.8s, or -0.8s if it is before the start."""
+    number = to_number(milliseconds)
+    return f"-{format_duration(-number)}" if number and number < 0 else format_duration(number)
 
 
 def format_cost(usd, extra_digits=0) -> str:
@@ -517,13 +523,12 @@ def utc_timestamp(timestamp: str) -> str:
     """A timestamp as 2026-03-14T10:30:00Z, fractions other than .000 kept; other text as it is."""
     if timestamp[10:11] == "T" and timestamp[-1:] == "Z" and timestamp[19:-1].strip(".0"):
         return timestamp            # nearly all are like that, and need no pattern
-    match = re.match(_TIMESTAMP, timestamp)
-    if match is None:
+    seconds = parse_timestamp(timestamp)
+    if seconds is None:
         return timestamp
-    fraction = match.group(7) or ""     # it may have more digits than a float
+    fraction = re.match(r"(\.\d+)?", timestamp[19:]).group()    # a float may not hold it all
     kept = fraction if fraction.strip(".0") else ""
-    seconds = parse_timestamp(timestamp.replace(fraction, "", 1))
-    return timestamp if seconds is None else iso_timestamp(seconds, kept)
+    return iso_timestamp(round(seconds - float(fraction or 0)), kept)
 
 
 def iso_timestamp(seconds, fraction="") -> str:
@@ -656,7 +661,8 @@ def to_record(wire, kind=""):
         return wire
     record = dict.fromkeys(_LEADING_KEYS.get(kind, ()))
     for key, value in wire.items():
-        name, functions = (_rule if len(key) <= MAX_CACHED_KEY else _new_rule)(kind, key)
+        find_rule = _rule if len(key) <= MAX_CACHED_KEY else _rule.__wrapped__     # not cached
+        name, functions = find_rule(kind, key)
         if name != key and (record.get(name) is not None or wire.get(name) is not None):
             name = key              # an object with both spellings keeps both
         elif value is None:
@@ -674,7 +680,8 @@ def to_record(wire, kind=""):
     return record
 
 
-def _new_rule(kind, key) -> tuple:
+@functools.lru_cache(MAX_CACHED_RULES)      # a listing converts millions of values
+def _rule(kind, key) -> tuple:
     """(the record's key, {type: function of a value}) for a wire key."""
     name = _RENAMED_KEYS.get(kind, {}).get(key) or snake_case(key)
     nested_kind = _NESTED_KINDS.get(name, "")
@@ -691,10 +698,6 @@ def _new_rule(kind, key) -> tuple:
     elif name.endswith(("_at", "_time", "_date")) or name in ("date", "timestamp"):
         functions[str] = utc_timestamp
     return name, functions
-
-
-# A listing converts millions of values, so what is known about a key is looked up, not worked out.
-_rule = functools.lru_cache(MAX_CACHED_RULES)(_new_rule)
 
 
 def usage_record(wire: dict, plan) -> dict:
@@ -771,12 +774,16 @@ def span_tree(spans) -> list:
     return list(placed.values())
 
 
+def span_failed(span) -> bool:
+    status = str(span.get("status")).upper()
+    return status == "ERROR" or status != "OK" and bool(span.get("error_message"))
+
+
 def failed_paths(tree) -> list:
     """Those (depth, span) of span_tree() that failed, or that have a failed one below them."""
     paths, parent_depth = [], None
     for depth, span in reversed(tree):
-        is_failed = str(span.get("status")).upper() == "ERROR" or span.get("error_message")
-        if is_failed or depth == parent_depth:
+        if span_failed(span) or depth == parent_depth:
             paths.append((depth, span))
             parent_depth = depth - 1
     return paths[::-1]
@@ -1326,8 +1333,8 @@ class FieldSelection(Struct):
 def only_fields(result, fields, report) -> Result:
     """The result with only these fields; see FieldSelection."""
     selection = FieldSelection(result, fields, report)
-    known = {column.source: column for column in (*result.extra_columns, *result.columns)
-             if not column.optional}
+    known = {column.source: Column(**dict(vars(column), optional=False))
+             for column in (*result.extra_columns, *result.columns)}
     columns = [known.get(path) or Column(path, path, never_cut=re.split("[._]", path)[-1] == "id")
                for path in fields]
     if isinstance(result, Listing) or isinstance(result.record, list):
@@ -1356,6 +1363,7 @@ def field_names(result) -> Listing:
 
 CLOCK = time        # what functions use of it: sleep, monotonic (for deadlines), time
 OUTPUT_HINT = "Name a file in a directory that you can write to."
+MISSING_FILE = (FileNotFoundError, NotADirectoryError)
 # Names of files that this process has open already. To open one by its name would truncate it.
 _OPEN_FILE = r"(?a)/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
 
@@ -1378,9 +1386,8 @@ def require_regular(file):
     """Raises OSError if there is something at a path (or handle) other than a regular file."""
     import errno
     import stat
-    missing = (FileNotFoundError, NotADirectoryError)
-    status = result_or_failure(os.stat, file, kinds=missing)
-    if isinstance(status, os.stat_result) and not stat.S_ISREG(status.st_mode):
+    status = result_or(None, os.stat, file, kinds=MISSING_FILE)
+    if status and not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "Not a regular file")
 
 
@@ -1411,7 +1418,7 @@ def read_text(path: str):
     """The text of a state file, or None if there is no such file."""
     try:
         content = file_content(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except MISSING_FILE:
         return None
     except OSError as error:
         raise Failure(f"Cannot read {path}: {os_reason(error)}",
@@ -1444,7 +1451,21 @@ def unwritable_file(path, error, hint="") -> Failure:
 
 
 class OutputTarget(Struct):
-    """A file to write to. Raises Failure on any error, BrokenPipeError if nobody reads."""
+    """A pipe or a device. Raises Failure on any error, BrokenPipeError if nobody reads."""
+    path: str
+    hint: str
+
+    def __enter__(self):
+        place = self.path
+        match = re.match(_OPEN_FILE, place)
+        if match:
+            number = {"stdout": 1, "stderr": 2}.get(match.group(1)) or int(match.group(2))
+            place = self._guarded(os.dup, number)
+        self.file = self._guarded(open, place, "wb", 0)
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
 
     def _guarded(self, action, *arguments):
         try:
@@ -1489,13 +1510,13 @@ class AtomicFile(OutputTarget):
 
     def prove(self):
         """Replaces the file by itself, and reserves room. Raises Failure if it cannot be saved."""
-        before = result_or_failure(file_content, self.target, kinds=OSError)
-        if isinstance(before, bytes) and len(before) <= MAX_STATE_FILE_BYTES:
+        before = result_or(None, file_content, self.target, kinds=OSError)
+        if before is not None and len(before) <= MAX_STATE_FILE_BYTES:
             with deferred_signals(), AtomicFile(self.path, self.mode, self.hint,
                                                 clock=self.clock) as copy:
                 copy.write(before)
                 copy.sync()         # another program may have changed the file meanwhile
-                if before != result_or_failure(file_content, self.target, kinds=OSError):
+                if before != result_or(None, file_content, self.target, kinds=OSError):
                     copy.cancel()
         self.write(b" " * MAX_STATE_FILE_BYTES)
         self._guarded(os.fsync, self.file.fileno())
@@ -1513,10 +1534,14 @@ class AtomicFile(OutputTarget):
             try:
                 if kind is None and self.temporary:
                     self.sync()
-                    self._guarded(replace_file, self.temporary, self.target, self.clock)
-                    self.temporary = None
+                    self._guarded(self.replace)
             finally:
                 self.cancel()
+
+    def replace(self):
+        self.file.close()               # Windows replaces closed files only
+        replace_file(self.temporary, self.target, self.clock)
+        self.temporary = None
 
     def cancel(self):
         """Leaves what was there before."""
@@ -1562,28 +1587,25 @@ def remove_file(path):
     try:
         require_regular(path)
         os.unlink(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except MISSING_FILE:
         pass
     except OSError as error:
         raise unwritable_file(path, error)
 
 
 def output_file(path):
-    """What -o FILE writes to: an AtomicFile, or a Device. Raises Failure for a directory."""
-    is_open = re.match(_OPEN_FILE, path)
-    if not is_open and (os.path.isdir(path) or path.endswith(os.sep)):
+    """What -o FILE writes to: an AtomicFile, or an OutputTarget. Raises Failure for a directory."""
+    if re.match(_OPEN_FILE, path):
+        return OutputTarget(path, OUTPUT_HINT)
+    if os.path.isdir(path) or path.endswith(os.sep):
         raise Failure(f"Cannot write {path}: Is a directory", OUTPUT_HINT)
-    if is_open or os.path.exists(path) and not os.path.isfile(path):
-        return Device(path, OUTPUT_HINT)
-    try:
-        mode = os.stat(path).st_mode & 0o777
-    except FileNotFoundError:       # a new file gets what the umask leaves
-        mask = os.umask(0o077)      # there is no other way to read it
-        os.umask(mask)
-        mode = 0o666 & ~mask
-    except OSError as error:        # such as a name that is too long
-        raise unwritable_file(path, error, OUTPUT_HINT)
-    return AtomicFile(path, mode, OUTPUT_HINT)
+    if os.path.isfile(path):
+        return AtomicFile(path, os.stat(path).st_mode & 0o777, OUTPUT_HINT)
+    if os.path.exists(path):
+        return OutputTarget(path, OUTPUT_HINT)
+    mask = os.umask(0o077)          # there is no other way to read it
+    os.umask(mask)
+    return AtomicFile(path, 0o666 & ~mask, OUTPUT_HINT)
 
 
 def is_same_file(path, other) -> bool:
@@ -1591,24 +1613,6 @@ def is_same_file(path, other) -> bool:
         return os.path.realpath(path) == os.path.realpath(other) or os.path.samefile(path, other)
     except OSError:                 # one does not exist, nor may the working directory
         return False
-
-
-class Device(OutputTarget):
-    """A pipe or a device."""
-    path: str
-    hint: str
-
-    def __enter__(self):
-        place = self.path
-        match = re.match(_OPEN_FILE, place)
-        if match:
-            number = {"stdout": 1, "stderr": 2}.get(match.group(1)) or int(match.group(2))
-            place = self._guarded(os.dup, number)
-        self.file = self._guarded(open, place, "wb", 0)
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
 
 
 class Lock(Struct):
@@ -1621,9 +1625,9 @@ class Lock(Struct):
 
     def __enter__(self):
         self._open()
-        handle = result_or_failure(os.open, os.path.dirname(self.path), os.O_RDONLY, kinds=OSError)
         try:
-            self.directory = handle if isinstance(handle, int) else -1
+            self.directory = result_or(-1, os.open, os.path.dirname(self.path), os.O_RDONLY,
+                                       kinds=OSError)
             while not self._try_lock():
                 if self.clock.monotonic() >= self.deadline:
                     raise TransientFailure(f"Another process holds the lock {self.path}",
@@ -1759,20 +1763,20 @@ def home_directory() -> str:
     """The absolute path of the directory for session and config, which may not exist yet."""
     chosen = setting("TWOSIGNAL_HOME")
     path = absolute_path(chosen or os.path.join("~", ".twosignal"))
-    status = result_or_failure(os.stat, path, kinds=OSError)
-    if isinstance(status, PermissionError) and not chosen:
-        # HOME is another user's, as it may be in a container.
-        raise NoHome(f"Cannot read {path}: {os_reason(status)}", HOME_HINT)
-    return trusted_directory(path)
+    try:
+        return trusted_directory(path)
+    except OSError as error:
+        kind = Failure if chosen else NoHome    # HOME may be another user's, as in a container
+        raise kind(f"Cannot read {path}: {os_reason(error)}", HOME_HINT)
 
 
 def trusted_directory(path) -> str:
     """The path of a directory, which may be missing. Raises Failure if others may write to it."""
     import stat
-    status = result_or_failure(os.stat, path, kinds=OSError)
-    problem = ""
-    if isinstance(status, OSError):
+    status = result_or(None, os.stat, path, kinds=MISSING_FILE)
+    if not status:
         return path
+    problem = ""
     if not stat.S_ISDIR(status.st_mode):
         problem = "it is not a directory"
     elif os.name != "nt" and status.st_uid not in (0, os.geteuid(), sudo_user()):
@@ -1792,16 +1796,10 @@ def to_path(text) -> str:
 
 def absolute_path(text, hint=HOME_HINT) -> str:
     """The path that a text names, which may begin with ~. Raises NoHome."""
-    path = to_path(text)
-    is_own = path == "~" or path.startswith("~" + os.sep)
-    if is_own and os.name == "posix" and not os.environ.get("HOME"):
-        import pwd                  # os.path.expanduser takes an empty HOME for the root directory
-        try:
-            path = pwd.getpwuid(os.getuid()).pw_dir + path[1:]
-        except KeyError:
-            pass                    # a container's user that has no entry
-    else:
-        path = os.path.expanduser(path)
+    if os.environ.get("HOME") == "":
+        del os.environ["HOME"]      # os.path.expanduser would take it for the root directory
+    # Python 3.6 and 3.7 raise KeyError for a user without an entry, as in containers.
+    path = result_or("", os.path.expanduser, to_path(text), kinds=KeyError)
     if text.startswith("~") and not os.path.isabs(path):
         raise NoHome(f"There is no home directory for {text}", hint)
     return os.path.abspath(path)
@@ -1812,25 +1810,21 @@ def home_path(name: str) -> str:
     return os.path.join(home_directory(), name)
 
 
-def make_home():
-    """Creates the home directory if it is missing, for this user alone. Raises Failure."""
-    path = home_directory()
-    try:
-        make_directory(path)
-    except OSError as error:
-        if not os.path.isdir(path):     # if it exists, its mode is the user's choice
-            raise unwritable_file(path, error)
-
-
 def make_directory(path):
+    """Creates a directory and those above it, for this user alone, if missing. Raises Failure."""
+    if os.path.isdir(path):
+        return                      # its mode is the user's choice
     parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        make_directory(parent)
-    os.mkdir(path, 0o700)
-    if os.name != "nt":             # where directories cannot be opened
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        make_private(handle, parent, 0o700)
-        os.close(handle)
+    make_directory(parent)
+    try:
+        os.mkdir(path, 0o700)
+        if os.name != "nt":         # where directories cannot be opened
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            make_private(handle, parent, 0o700)
+            os.close(handle)
+    except OSError as error:
+        if not os.path.isdir(path):     # another process may have created it
+            raise unwritable_file(path, error)
 
 
 def load_config(clock=CLOCK) -> dict:
@@ -1851,7 +1845,7 @@ def config_for(url, clock=CLOCK) -> dict:
 
 def save_config(values: dict, clock=CLOCK):
     """Saves some values, api_url among them, and keeps the rest if it fits. Raises Failure."""
-    make_home()
+    make_directory(home_directory())
     config = dict(result_or({}, config_for, values["api_url"], clock), **values)
     write_text(home_path("config.json"), json.dumps(config, indent=2) + "\n", clock)
 
@@ -1864,8 +1858,7 @@ def configured_url(option=None, clock=CLOCK, key=None) -> str:
     url, base_url = setting("TWOSIGNAL_URL"), key and setting("TWOSIGNAL_BASE_URL")
     if url or base_url:
         return normal_url(url or base_url, "TWOSIGNAL_URL" if url else "TWOSIGNAL_BASE_URL")
-    config = result_or_failure(load_config, clock, kinds=NoHome)
-    saved = get_item(config, "api_url", None)
+    saved = result_or({}, load_config, clock, kinds=NoHome).get("api_url")
     return normal_url(saved, home_path("config.json")) if saved else DEFAULT_URL
 
 
@@ -1911,7 +1904,7 @@ def server_access(url, options, key=None, clock=CLOCK) -> Access:
     access.headers = parse_headers(lines, _RESERVED + "|authorization" if key else _RESERVED)
     saved = result_or({}, config_for, url, clock).get("ca_cert")
     if saved and not access.ca_cert:
-        access.ca_cert = os.path.join(home_directory(), os.path.expanduser(to_path(saved)))
+        access.ca_cert = home_path(os.path.expanduser(to_path(saved)))
         access.ca_cert_source = f"ca_cert in {home_path('config.json')}:"
     return access
 
@@ -1997,8 +1990,8 @@ class Transport:
         self.on_response = lambda request, response: None   # called with each of them
         self.start_time = clock.time()  # Unix seconds, by the server's clock if this one is wrong
         self._started = clock.monotonic()   # or None: start_time has been compared with that clock
-        self._connections = Connections(access)
-        self.close = self._connections.close
+        self._tls = None                # the ssl.SSLContext, once it is needed
+        self._kept = None               # an idle DeadlineSocket, for the next query
 
     def deadline(self, seconds=None) -> float:
         """The time.monotonic() so many seconds from now, by default the timeout, or `until`."""
@@ -2038,8 +2031,7 @@ class Transport:
     def _pause(self, attempt, cause, request, pause=None) -> bool:
         """Waits before the next try; False if there is none, or no time left for it."""
         import random
-        if not pause:
-            pause = random.uniform(0.5, 1.5) * RETRY_PAUSE * 2 ** attempt
+        pause = pause or random.uniform(0.5, 1.5) * RETRY_PAUSE * 2 ** attempt
         if attempt == MAX_TRIES or self.clock.monotonic() + pause >= request.deadline:
             return False
         if request.spending:
@@ -2073,7 +2065,7 @@ class Transport:
         """One request and its response. Raises RequestError if there is none."""
         started = self.clock.monotonic()
         try:
-            response = self._connections.exchange(request)
+            response = self._send(request)
         except Exception as error:
             failure = request_error(error, request, self.access)
             self._log(request, failure.message)
@@ -2104,6 +2096,77 @@ class Transport:
         if self.log:
             self.log(f"debug: {request.method} {mask_secret_fields(request.url)}: {outcome}")
             self.log(f"debug: {curl_command(request)}")
+
+    def _send(self, request) -> Response:
+        """Sends a request, and sets its proxy and was_sent. Raises what the library raises."""
+        from urllib.parse import urlsplit
+        parts = urlsplit(request.url)
+        request.proxy, proxy_headers = find_proxy(parts.scheme, parts.netloc)
+        route = (parts.scheme, parts.netloc, request.proxy, proxy_headers)
+        kept, self._kept = self._kept, None
+        # A change gets a new one: if a kept one dies, nobody can tell whether the change arrived.
+        if kept and kept.route == route and request.method == "GET" and kept.is_idle():
+            try:
+                return self._ask(kept, request)
+            except ConnectionError:
+                pass                # it had died since its last use
+        elif kept:
+            kept.sock.close()
+        return self._ask(self._connect(route, request.deadline), request)
+
+    def _connect(self, route, deadline):
+        """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
+        scheme, host, proxy, _ = route
+        _, name, port = origin(f"{scheme}://{host}")
+        address = origin(f"http://{proxy}")[1:] if proxy else (name.replace("%25", "%"), port)
+        connection = DeadlineSocket(open_socket(*address, deadline), route)
+        try:
+            connection.begin(deadline)
+            if scheme == "https" and proxy:
+                open_tunnel(connection)
+            if scheme == "https":
+                self._tls = self._tls or tls_context(self.access)
+                connection.encrypt(self._tls, name.partition("%")[0])
+        except BaseException:
+            connection.sock.close()
+            raise
+        return connection
+
+    def _ask(self, connection, request) -> Response:
+        """One request and response over a connection, which is then kept or closed."""
+        import http.client
+        scheme, host, proxy, proxy_headers = connection.route
+        headers = dict(request.headers, Host=re.sub("%[^]]*", "", host))    # without the zone
+        target = re.sub(r"\A[a-z]+://[^/?]*/?", "/", request.url)
+        if scheme == "http" and proxy:          # a proxy needs the whole address
+            target = request.url
+            headers.update(proxy_headers)
+        client = http.client.HTTPConnection(host)
+        client.sock = connection
+        try:
+            connection.begin(request.spending.begin() if request.spending else request.deadline)
+            request.was_sent = True
+            client.request(request.method, target, request.body, headers)
+            reply = client.getresponse()
+            while 100 <= reply.status < 200 and reply.status != 101:    # interim responses
+                connection.bytes_left -= MAX_RESPONSE_BYTES // 100      # about so many, at most
+                reply.headers = None            # without this, begin() does nothing
+                reply.begin()
+            body = decompressed(read_body(reply, connection), reply.headers)
+            if has_clear_end(reply):
+                self._kept = connection
+            return Response(reply.status, reply.headers, body, connection.route)
+        except OSError as error:
+            request.was_sent = not re.search(_CERTIFICATE_ALERT, openssl_reason(error))
+            raise
+        finally:
+            if not self._kept:
+                connection.sock.close()
+
+    def close(self):
+        if self._kept:
+            self._kept.sock.close()
+            self._kept = None
 
 
 def redirected(url, target) -> TransientFailure:
@@ -2174,86 +2237,6 @@ def curl_command(request) -> str:
     if request.body:
         words += ["-d", mask_secret_fields(request.body.decode("ascii"))]
     return " ".join(shlex.quote(word) for word in words)
-
-
-class Connections:
-    """Makes one HTTP exchange at a time, and keeps the connection for the next query."""
-
-    def __init__(self, access):
-        self.access = access
-        self.tls = None             # the ssl.SSLContext, once it is needed
-        self.kept = None            # an idle DeadlineSocket
-
-    def exchange(self, request) -> Response:
-        """Sends a request, and sets its proxy and was_sent. Raises what the library raises."""
-        from urllib.parse import urlsplit
-        parts = urlsplit(request.url)
-        request.proxy, proxy_headers = find_proxy(parts.scheme, parts.netloc)
-        route = (parts.scheme, parts.netloc, request.proxy, proxy_headers)
-        kept, self.kept = self.kept, None
-        # A change gets a new one: if a kept one dies, nobody can tell whether the change arrived.
-        if kept and kept.route == route and request.method == "GET" and kept.is_idle():
-            try:
-                return self._ask(kept, request)
-            except ConnectionError:
-                pass                # it had died since its last use
-        elif kept:
-            kept.sock.close()
-        return self._ask(self._connect(route, request.deadline), request)
-
-    def _connect(self, route, deadline):
-        """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
-        scheme, host, proxy, _ = route
-        _, name, port = origin(f"{scheme}://{host}")
-        address = origin(f"http://{proxy}")[1:] if proxy else (name.replace("%25", "%"), port)
-        connection = DeadlineSocket(open_socket(*address, deadline), route)
-        try:
-            connection.begin(deadline)
-            if scheme == "https" and proxy:
-                open_tunnel(connection)
-            if scheme == "https":
-                self.tls = self.tls or tls_context(self.access)
-                connection.encrypt(self.tls, name.partition("%")[0])
-        except BaseException:
-            connection.sock.close()
-            raise
-        return connection
-
-    def _ask(self, connection, request) -> Response:
-        """One request and response over a connection, which is then kept or closed."""
-        import http.client
-        scheme, host, proxy, proxy_headers = connection.route
-        headers = dict(request.headers, Host=re.sub("%[^]]*", "", host))    # without the zone
-        target = re.sub(r"\A[a-z]+://[^/?]*/?", "/", request.url)
-        if scheme == "http" and proxy:          # a proxy needs the whole address
-            target = request.url
-            headers.update(proxy_headers)
-        client = http.client.HTTPConnection(host)
-        client.sock = connection
-        try:
-            connection.begin(request.spending.begin() if request.spending else request.deadline)
-            request.was_sent = True
-            client.request(request.method, target, request.body, headers)
-            reply = client.getresponse()
-            while 100 <= reply.status < 200 and reply.status != 101:    # interim responses
-                connection.bytes_left -= MAX_RESPONSE_BYTES // 100      # about so many, at most
-                reply.headers = None            # without this, begin() does nothing
-                reply.begin()
-            body = decompressed(read_body(reply, connection), reply.headers)
-            if has_clear_end(reply):
-                self.kept = connection
-            return Response(reply.status, reply.headers, body, connection.route)
-        except OSError as error:
-            request.was_sent = not re.search(_CERTIFICATE_ALERT, openssl_reason(error))
-            raise
-        finally:
-            if not self.kept:
-                connection.sock.close()
-
-    def close(self):
-        if self.kept:
-            self.kept.sock.close()
-            self.kept = None
 
 
 def find_proxy(scheme, host) -> tuple:
@@ -2498,19 +2481,17 @@ def decompressed(body, headers) -> bytes:
     if "Content-Encoding" not in headers:
         return body
     import zlib
-    # Some proxies compress unasked: in gzip or zlib format (47), or in deflate without a header.
-    for window_bits in (47, -15):
-        inflater = zlib.decompressobj(window_bits)
-        try:
-            content = inflater.decompress(body, MAX_RESPONSE_BYTES)
-        except zlib.error:
-            continue
-        if inflater.unconsumed_tail:
-            raise ResponseTooLarge()
-        if inflater.eof and not inflater.unused_data:
-            del headers["Content-Encoding"]
-            return content
-    return body
+    inflater = zlib.decompressobj(47)   # gzip or zlib format: some proxies compress unasked
+    try:
+        content = inflater.decompress(body, MAX_RESPONSE_BYTES)
+    except zlib.error:
+        return body
+    if inflater.unconsumed_tail:
+        raise ResponseTooLarge()
+    if not inflater.eof or inflater.unused_data:
+        return body
+    del headers["Content-Encoding"]
+    return content
 
 
 class RequestError(TransientFailure):
@@ -2650,11 +2631,10 @@ def tls_error(error, host, access) -> RequestError:
     elif reason in ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"):
         cause, hint = "it does not speak TLS", "For a plain HTTP server, use an http:// address."
     elif re.search(_CERTIFICATE_ALERT, reason):
-        verb, which = ("does not accept the", "another") if access.client_cert else (
-            "requires a", "one")
+        verb = "does not accept the" if access.client_cert else "requires a"
         words = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
         cause = f"it {verb} client certificate ({words})"
-        hint = f"Pass {which} with --client-cert FILE."
+        hint = "Pass one that it accepts with --client-cert FILE."
     else:
         cause, hint, is_retryable = os_reason(error), "Check the server's TLS settings.", True
     return RequestError(f"No secure connection to {host}: {cause}", hint, is_retryable=is_retryable)
@@ -2703,7 +2683,7 @@ RESOURCES = {
     "organization": ("organization", "orgs list"), "project": ("project", "projects list"),
     "trace": ("trace", "traces list"), "evaluator": ("evaluator", "evaluators list"),
     "dataset": ("dataset", "datasets list"), "apiKey": ("API key", "api-keys list"),
-    "usage": ("organization", "orgs list"), "span": ("span", "traces get ID")}
+    "usage": ("organization", "orgs list"), "span": ("span", "traces get ID --io")}
 
 
 def response_json(response):
@@ -2718,11 +2698,11 @@ def response_json(response):
             raise ValueError(f"{literal} is not a finite number")
         return float(literal)
 
-    if is_too_large(response.body):
+    if has_too_many_values(response.body):
         raise ResponseTooLarge(f"made of more than {MAX_VALUES:,} values")
     try:
         text = response.body.decode("utf-8")
-        if character_size(text) * len(text) > MAX_RESPONSE_BYTES:
+        if is_too_wide(text):
             raise ResponseTooLarge("larger than 32 MiB in memory")
         found = json.loads(text, parse_int=integer, parse_float=finite, parse_constant=finite)
     except ValueError:
@@ -2753,7 +2733,7 @@ def is_own_error(error) -> bool:
     return is_trpc or bool(re.match(r"[A-Z][A-Z0-9_]*\Z", str(get_item(error, "code", ""))))
 
 
-def is_too_large(body) -> bool:
+def has_too_many_values(body) -> bool:
     """Whether JSON has more than MAX_VALUES, found out in less memory than they would take."""
     marks = (b",", b"[", b"{", b"{")        # an object takes more memory than other values
     if sum(map(body.count, marks)) <= MAX_VALUES:       # as nearly always
@@ -2762,14 +2742,13 @@ def is_too_large(body) -> bool:
     return sum(part.count(mark) for part in parts[::2] for mark in marks) > MAX_VALUES
 
 
-def character_size(text) -> int:
-    """Bytes of memory that each character of the strings in JSON takes, if the text is long."""
-    if len(text) <= MAX_RESPONSE_BYTES // 4:
-        return 1
-    # All of a string are as wide as its widest one, which may be escaped.
-    if re.search("[^\0-\uffff]|" r"\\u[dD]", text):
-        return 4
-    return 2 if re.search("[^\0-\xff]|" r"\\u(?!00)", text) else 1
+def is_too_wide(text) -> bool:
+    """Whether strings of JSON may take more memory than a response may have."""
+    # A character of a string takes as many bytes as its widest one, which may be escaped.
+    if len(text) > MAX_RESPONSE_BYTES // 4 and re.search("[^\0-\uffff]|" r"\\u[dD]", text):
+        return True
+    return len(text) > MAX_RESPONSE_BYTES // 2 and bool(
+        re.search("[^\0-\xff]|" r"\\u(?!00)", text))
 
 
 def compact_json(value, safe=",:") -> str:
@@ -2870,9 +2849,8 @@ def trpc_value(envelope, response, procedure):
     return apply_superjson(data["json"], data.get("meta"))
 
 
-def _trpc_failure(error, response, procedure) -> Failure:
-    if isinstance(error, dict):
-        error = error.get("json", error)    # older servers leave this level out
+def _trpc_failure(error, response, procedure) -> Exception:
+    error = get_item(error, "json", error)      # older servers leave this level out
     status = get_path(error, "data.httpStatus")
     status = status if isinstance(status, int) else response.status
     code = get_path(error, "data.code")
@@ -2881,7 +2859,7 @@ def _trpc_failure(error, response, procedure) -> Failure:
         return foreign_response(response)
     message = error.get("message")
     if code == "NOT_FOUND" and isinstance(message, str) and re.match(_MISSING_PROCEDURE, message):
-        return MissingProcedure(message, code="UNSUPPORTED")
+        return MissingProcedure(message)
     return server_failure(code, response, message, RESOURCES.get(procedure.split(".")[0]),
                           status)
 
@@ -2893,8 +2871,6 @@ def rest_value(response, resource=None):
     if response.status == 401:
         raise Failure("The API key is not accepted", "Check TWOSIGNAL_API_KEY or its file, or "
                       "create a key with 'twosignal api-keys create'.", "UNAUTHORIZED")
-    if response.status == 403:
-        raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
     if response.status >= 400 and error:
         raise server_failure(None, response, get_item(error, "message") or error, resource)
     if not 200 <= response.status < 300:
@@ -2953,7 +2929,7 @@ def _documented_error(code, status, message, resource) -> Failure:
     if code == "UNAUTHORIZED":
         return authentication_expired()
     if code == "FORBIDDEN":
-        return Failure("Permission denied", "Your role does not allow this action. "
+        return Failure("Permission denied", "Your role or API key does not allow this action. "
                        "Contact your organization admin.", code)
     if code == "NOT_FOUND":
         return not_found(message, resource)
@@ -3055,8 +3031,8 @@ class Session:
 def session_file(name=None) -> str:
     """Where session.json really is, or a file beside it: links share both. Raises Failure."""
     path = os.path.realpath(home_path("session.json"))
-    directory = trusted_directory(os.path.dirname(path))
     try:
+        directory = trusted_directory(os.path.dirname(path))
         require_regular(path)
     except OSError as error:
         raise unwritable_file(path, error)
@@ -3079,7 +3055,7 @@ class Spending(Struct):
 
     def __enter__(self):
         from contextlib import ExitStack
-        make_home()
+        make_directory(home_directory())
         with ExitStack() as stack:      # what is entered first is released last
             self._signals = stack.enter_context(ExitStack())
             stops = stack.enter_context(ExitStack())
@@ -3124,8 +3100,10 @@ class Spending(Struct):
                 return session
             if stored.expires_at >= session.expires_at:
                 return stored
-        error = error or self._tried(self._replace)
-        if error and self._tried(write_in_place, self.file.target, content):
+        error = error or self._tried(self.file.replace)
+        if error is None:               # the handle may be -1
+            result_or_failure(os.fsync, self._directory, kinds=(OSError, ValueError))
+        elif self._tried(write_in_place, self.file.target, content):
             self.file.temporary = None      # whoever gets the lock next may be able to use it
             raise unwritable_file(self.file.path, error)
         return session
@@ -3138,12 +3116,6 @@ class Spending(Struct):
                 return None
             self.clock.sleep(pause)
         return error
-
-    def _replace(self):
-        self.file.file.close()          # Windows replaces closed files only
-        replace_file(self.file.temporary, self.file.target, self.clock)
-        self.file.temporary = None
-        result_or_failure(os.fsync, self._directory, kinds=(OSError, ValueError))   # it may be -1
 
 
 def session_leftovers() -> list:
@@ -3254,12 +3226,8 @@ class Authenticator:
             return spending.save(self._new_session(data, {"user_email": email}))
 
     def logout(self):
-        """Ends the session on the server. Raises Failure."""
-        try:
-            self._post("logout", headers={"Authorization": f"Bearer {self.session().access_token}"})
-        except Failure as failure:
-            if failure.code != "UNAUTHORIZED":      # otherwise it has ended already
-                raise
+        """Ends the session on the server. Raises Failure: UNAUTHORIZED if it has ended already."""
+        self._post("logout", headers={"Authorization": f"Bearer {self.session().access_token}"})
 
     def forget(self, ended=None) -> bool:
         """Deletes the stored session, if it is of the account of `ended`; says whether it did."""
@@ -3444,27 +3412,21 @@ class Client:
                                 f"'twosignal {resource[1]}' before you repeat it.")
             raise
 
-    def batch(self, procedure, inputs, needs_all=False) -> list:
-        """The results of a query for several inputs, in order: a value or a Failure for each."""
-        def call(name):
-            results = []
-            while len(results) < len(inputs):
-                group = batch_group(name, inputs[len(results):][:self._batch_size])
-                answers = result_or_failure(self._call_batch, name, group, kinds=TooLarge)
-                if isinstance(answers, TooLarge):
-                    self._batch_size = len(group) // 2
-                    continue
-                for values, answer in zip(group, answers):
-                    if isinstance(answer, TransientFailure) and len(group) > 1:
-                        # By itself it may succeed, and it is tried as often as any other.
-                        answer = result_or_failure(self._call, name, values)
-                    if isinstance(answer, MissingProcedure):
-                        raise answer
-                    results.append(answer)
-                    if needs_all and isinstance(answer, TransientFailure):
-                        return results      # the caller fails
-            return results
-        return self._with_aliases(procedure, call)
+    def batch(self, procedure, inputs):
+        """Yields the result of a query for each of several inputs: a value or a Failure."""
+        from itertools import islice
+        inputs, waiting = iter(inputs), []
+        while True:
+            waiting += islice(inputs, PAGE_SIZE - len(waiting))
+            if not waiting:
+                return
+            results = self._with_aliases(procedure, lambda name: self._call_batch(name, waiting))
+            for values, found in zip(waiting, results):
+                if isinstance(found, TransientFailure) and len(results) > 1:
+                    # By itself it may succeed, and it is tried as often as any other.
+                    found = result_or_failure(self.query, procedure, values)
+                yield found
+            del waiting[:len(results)]
 
     def _with_aliases(self, procedure, call):
         """Calls a procedure by the name that this version of the server has for it."""
@@ -3489,7 +3451,7 @@ class Client:
         return result
 
     def _call_batch(self, name, inputs) -> list:
-        """The result of a query for each input, in one request; [] if batching is off."""
+        """The results for the first inputs, in one request; [] if fewer have to be tried."""
         def read(response):
             answers = result_or_failure(response_json, response)
             if response.status == 401 and isinstance(answers, dict):
@@ -3501,12 +3463,17 @@ class Client:
                 return []
             raise answers if isinstance(answers, Failure) else foreign_response(response)
 
+        inputs = batch_group(name, inputs[:self._batch_size])
         if len(inputs) == 1:
             return [result_or_failure(self._call, name, inputs[0])]
         numbered = {str(i): {"json": values} for i, values in enumerate(inputs)}
-        names = ",".join([name] * len(inputs))
-        return self._authorized(f"{self.url}/api/trpc/{names}?batch=1&input="
-                                f"{compact_json(numbered)}", None, read, RETRIED_PAGE_STATUSES)
+        url = (f"{self.url}/api/trpc/{','.join([name] * len(inputs))}?batch=1"
+               f"&input={compact_json(numbered)}")
+        try:
+            return self._authorized(url, None, read, RETRIED_PAGE_STATUSES)
+        except TooLarge:
+            self._batch_size = len(inputs) // 2
+            return []
 
     def _authorized(self, url, body, read, retried):
         """What `read` makes of the response; if the session is rejected, it is refreshed once."""
@@ -3544,15 +3511,14 @@ class Client:
             rest_value(self._send(url, values, credential, retried), resource)))
 
     def rows(self, procedure, values=None) -> list:
-        """The wire objects of a list procedure. Raises Failure."""
         return rows_of(self.query(procedure, values))
 
-    def visible_rows(self, procedure, inputs, rows_in=rows_of) -> list:
+    def visible_rows(self, procedure, inputs) -> list:
         """The wire objects for several inputs, without what the account may not see."""
         rows = []
-        for result in self.batch(procedure, inputs, needs_all=True):
+        for result in self.batch(procedure, inputs):
             if not isinstance(result, Failure):
-                rows += rows_in(result)
+                rows += rows_of(result)
             elif result.code not in ("NOT_FOUND", "FORBIDDEN"):
                 raise result
         return rows
@@ -3614,10 +3580,8 @@ class Client:
             return self.query("trace.list", values, retried)
         # REST separates tags by commas, so one that contains a comma can only be filtered here.
         tags = ",".join(tag for tag in values.get("tags") or () if "," not in tag)
-        names = ("limit", "cursor", "name", "status", "startDate", "endDate")
-        parameters = {name: values.get(name) for name in names}
-        parameters["tags"] = tags or None
-        return self.rest("GET", "/traces", without_none(**parameters), None, retried)
+        values = dict(values, tags=tags or None, projectId=None, search=None)
+        return self.rest("GET", "/traces", without_none(**values), None, retried)
 
     def add_scores(self, traces, project, required=True, strict=True) -> bool:
         """Stores in wire traces the scores that did not come with them; says if all are known.
@@ -3638,11 +3602,8 @@ class Client:
         """Stores in wire traces what trace.getById has: the scores, and the spans if wanted."""
         if traces and self.key:
             raise key_cannot(f"read the {wanted} of traces")
-        inputs = [trace_input(trace.get("id"), project) for trace in traces]
-        groups = (inputs[start:start + PAGE_SIZE] for start in range(0, len(inputs), PAGE_SIZE))
-        results = (result for group in groups
-                   for result in self.batch("trace.getById", group, needs_all=True))
-        for trace, result in zip(traces, results):
+        inputs = (trace_input(trace.get("id"), project) for trace in traces)
+        for trace, result in zip(traces, self.batch("trace.getById", inputs)):
             if isinstance(result, TooLarge):
                 raise result.named(f"trace {trace.get('id')}")
             if isinstance(result, Failure):
@@ -4064,8 +4025,9 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEE
 
 
 class Option(Struct):
-    """An option such as "-n, --limit N", or an operand such as "ID", "[DIR]" or "[WORD...]"."""
-    form: str                   # its flags, the long one last, and the name of its value if any
+    """An option such as "-n, --limit N" or "--tag TAG...", or an operand: "ID", "[WORD...]"."""
+    form: str                   # its flags, the long one last, and the name of its value if any,
+                                # with ... if it is repeatable: Arguments has a list
     help: str = ""
     parse: object = None        # from text; raises ValueError with what it must be
     name: str = None            # of its attribute in Arguments; by default that of its long flag
@@ -4073,8 +4035,6 @@ class Option(Struct):
     env: str = None             # the variable that is used if it is omitted
     is_secret: bool = False     # blanks and quotes around the variable are a part of it
     required: bool = False      # omitting it is a usage error
-    unless_key: bool = False    # but not with an API key
-    repeatable: bool = False    # the value is a list
     selects: bool = True        # what a gate examines, which its reports name
     choices: object = ()        # values that shells complete; without parse, the valid ones
     completes: str = None       # projects or organizations: names to complete from the server
@@ -4087,13 +4047,17 @@ class Option(Struct):
         self.metavar = None if words[-1] in self.flags else words[-1]
         self.takes_value = bool(self.flags and self.metavar)
         self.label = self.flags[-1] if self.flags else self.form.strip("[.]")
+        self.repeatable = "..." in self.form
         if self.is_operand:
             self.required = not self.form.startswith("[")
-            self.repeatable = "..." in self.form
         self.name = self.name or self.label.lstrip("-").replace("-", "_").lower()
-        self.parse = self.parse or (one_of(*self.choices) if self.choices else str)
+        if self.parse is None:
+            self.parse = functools.partial(parse_choice, self.choices) if self.choices else str
+        elif words[-1].startswith("[NAME=]"):
+            self.parse = functools.partial(parse_for_evaluator, self.parse)
         note = " (required)" if self.required and not self.is_operand else ""
-        self.full_help = self.help + (f" (env: {self.env})" if self.env else note)
+        self.full_help = self.help + ("; repeatable" if self.repeatable and self.flags else "") + (
+            f" (env: {self.env})" if self.env else note)
 
 
 def flags_of(options) -> dict:
@@ -4121,13 +4085,9 @@ class Command(Struct):
         self.summary = self.help.partition("\n")[0]
         words = [option.form.split(", ")[-1] for option in self.options if option.required]
         self.examples = self.examples or (" ".join(["twosignal", self.name, *words]),)
-
-    @property
-    def all_options(self) -> tuple:
-        """Its options and the global ones, of which its own take precedence."""
-        own_flags = set(flags_of(self.options))
-        return self.options + tuple(
-            option for option in GLOBAL_OPTIONS if not own_flags & set(option.flags))
+        own_flags = set(flags_of(self.options))         # which take precedence over global ones
+        self.all_options = self.options + tuple(
+            option for option in GLOBAL_OPTIONS if own_flags.isdisjoint(option.flags))
 
 
 def command(name, *options, **attributes):
@@ -4138,7 +4098,6 @@ def command(name, *options, **attributes):
 
 
 def visible_commands(group="") -> list:
-    """The commands that help lists, of one group or all."""
     return [each for name, each in COMMANDS.items()
             if not each.is_hidden and group in ("", name.split()[0])]
 
@@ -4157,14 +4116,12 @@ def parse_id(text) -> str:
     return plain_id(non_empty(text))
 
 
-def one_of(*choices):
-    """A value type: one of these texts, in any case."""
-    def parse(text):
-        for choice in choices:
-            if text.lower() == choice.lower():
-                return choice
-        raise ValueError(f"must be one of {', '.join(choices)}")
-    return parse
+def parse_choice(choices, text) -> str:
+    """One of the choices, which may be typed in any case."""
+    for choice in choices:
+        if text.lower() == choice.lower():
+            return choice
+    raise ValueError(f"must be one of {', '.join(choices)}")
 
 
 def parse_fields(text) -> list:
@@ -4174,15 +4131,11 @@ def parse_fields(text) -> list:
     return fields
 
 
-def whole_number(minimum, maximum=ALL):
-    """A value type: an int that is not below the minimum or above the maximum."""
-    allowed = f"{minimum} or more" if maximum == ALL else f"{minimum} to {maximum}"
-
-    def parse(text):
-        if not re.match(r"[0-9]{1,18}\Z", text) or not minimum <= int(text) <= maximum:
-            raise ValueError(f"must be a whole number, {allowed}")
-        return int(text)
-    return parse
+def parse_whole_number(minimum, maximum, text) -> int:
+    if not re.match(r"[0-9]{1,18}\Z", text) or not minimum <= int(text) <= maximum:
+        allowed = f"{minimum} or more" if maximum == ALL else f"{minimum} to {maximum}"
+        raise ValueError(f"must be a whole number, {allowed}")
+    return int(text)
 
 
 def parse_duration(text) -> float:
@@ -4229,46 +4182,41 @@ def parse_when(text) -> When:
     return When(seconds, bool(ago), DAY - 0.000001 if is_day else 0)
 
 
-def number_up_to(maximum, what_it_must_be, sign=""):
-    """A value type: a number from 0 to the maximum, which a sign such as $ may precede."""
-    def parse(text):
-        value = to_number(text.strip().lstrip(sign))
-        if value is None or not 0 <= value <= maximum:
-            raise ValueError(f"must be {what_it_must_be}")
-        return value
-    return parse
+def parse_number(maximum, what_it_must_be, text, sign=""):
+    """A number from 0 to the maximum, which a sign such as $ may precede."""
+    value = to_number(text.strip().lstrip(sign))
+    if value is None or not 0 <= value <= maximum:
+        raise ValueError(f"must be {what_it_must_be}")
+    return value
 
 
-def share_type(what_it_must_be, bare_is_percent):
-    """A value type: 0.02 of 2%. Of a bare number, what may mean 1% or 100% is refused."""
-    parse_number = number_up_to(100, what_it_must_be)
-
-    def parse(text):
-        number = text.strip()
-        is_percent = number.endswith("%")
-        value = parse_number(number[:-1] if is_percent else number)
-        if not is_percent and bare_is_percent == (value < 1):
-            other = f" or {100 * value:.12g}%" if 0 < value <= 1 else ""
-            raise ValueError(f"say {number}%{other}")
-        # Rounded: 39.9% is 0.399, not 0.39899999999999997.
-        return round(value / 100, 12) if is_percent or bare_is_percent else value
-    return parse
+def parse_part(what_it_must_be, bare_is_percent, text):
+    """0.02 of 2%. Of a bare number, what may mean 1% or 100% is refused."""
+    number = text.strip()
+    is_percent = number.endswith("%")
+    value = parse_number(100, what_it_must_be, number[:-1] if is_percent else number)
+    if not is_percent and bare_is_percent == (value < 1):
+        other = f" or {100 * value:.12g}%" if 0 < value <= 1 else ""
+        raise ValueError(f"say {number}%{other}")
+    # Rounded: 39.9% is 0.399, not 0.39899999999999997.
+    return round(value / 100, 12) if is_percent or bare_is_percent else value
 
 
-parse_score = number_up_to(1, "a score from 0 to 1")
-parse_usd = number_up_to(float("inf"), "an amount in USD such as 0.05", "$")
-parse_share = share_type("a share such as 2% or 0.02", bare_is_percent=False)
-parse_percent = share_type("a percentage from 0 to 100, such as 90", bare_is_percent=True)
+COUNT = functools.partial(parse_whole_number, 0, ALL)
+POSITIVE = functools.partial(parse_whole_number, 1, ALL)
+MONTHS = functools.partial(parse_whole_number, 1, MAX_MONTHS)
+parse_score = functools.partial(parse_number, 1, "a score from 0 to 1")
+parse_usd = functools.partial(parse_number, ALL, "an amount in USD such as 0.05", sign="$")
+parse_share = functools.partial(parse_part, "a share such as 2% or 0.02", False)
+parse_percent = functools.partial(parse_part, "a percentage from 0 to 100, such as 90", True)
 
 
-def for_evaluator(parse_limit):
-    """A value type: ("faithfulness", 0.8) of faithfulness=0.8; (None, 0.8), for all, of 0.8."""
-    def parse(text):
-        name, equals, limit = text.rpartition("=")
-        if equals and not name.strip():
-            raise ValueError("must name an evaluator before the =")
-        return name.strip() or None, parse_limit(limit)
-    return parse
+def parse_for_evaluator(parse_limit, text) -> tuple:
+    """("faithfulness", 0.8) of faithfulness=0.8; (None, 0.8), for all, of 0.8."""
+    name, equals, limit = text.rpartition("=")
+    if equals and not name.strip():
+        raise ValueError("must name an evaluator before the =")
+    return name.strip() or None, parse_limit(limit)
 
 
 def parse_metadata(text) -> tuple:
@@ -4348,8 +4296,7 @@ GLOBAL_OPTIONS = (
     Option("--ca-cert FILE", "also trust the certificates in this PEM file", non_empty),
     Option("--client-cert FILE", "PEM client certificate", non_empty, env="TWOSIGNAL_CLIENT_CERT"),
     Option("--client-key FILE", "its private key (PEM)", non_empty, env="TWOSIGNAL_CLIENT_KEY"),
-    Option("--header HEADER", "send 'Name: value'; repeatable (env: TWOSIGNAL_HEADERS)",
-           non_empty, repeatable=True),
+    Option("--header HEADER...", "send 'Name: value' (env: TWOSIGNAL_HEADERS)", non_empty),
     QUIET, Option("--color WHEN", "print with colors: auto, always or never (default: auto)",
                   choices=("auto", "always", "never")),
     Option("--no-color", "short for --color never", name="color", constant="never"), DEBUG, HELP)
@@ -4480,7 +4427,7 @@ class Arguments:
         """Adds what is saved for missing options. Raises a usage error that lists what there is."""
         missing = [option for option in chosen.options
                    if option.required and getattr(self, option.name) is None
-                   and not (option.unless_key and chosen.takes_key and has_key())]
+                   and not (option.completes == "projects" and chosen.takes_key and has_key())]
         if missing and not chosen.takes_key and has_key() and not result_or(None, load_session):
             raise not_logged_in()       # first things first: an API key is not enough
         for option in [option for option in missing if option.env]:
@@ -4489,18 +4436,12 @@ class Arguments:
                 self.sources[option.name] = "'twosignal projects use'"
                 self._add(option, saved)
             elif not chosen.finds_project:
-                raise none_given(option, client)
-            missing.remove(option)
-        if missing:
-            labels = ", ".join(option.label for option in missing)
-            raise usage_error(f"Missing {labels}", self._see_help)
-
-
-def none_given(option, client) -> Failure:
-    """The usage error for a missing project or organization, which lists what there is."""
-    return Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set {option.env}, "
-                   "or run 'twosignal projects use NAME'.", "USAGE",
-                   first_steps(client, option.completes))
+                raise Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set "
+                              f"{option.env}, or run 'twosignal projects use NAME'.", "USAGE",
+                              first_steps(client, option.completes))
+        labels = [option.label for option in missing if not option.env]
+        if labels:
+            raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
 
 
 def see_help(*words) -> str:
@@ -4645,8 +4586,9 @@ class TraceQuery(Struct):
                 and (not self.metadata or self._matches_metadata(trace.get("metadata"))))
 
     def _matches_metadata(self, metadata) -> bool:
-        pairs = [(get_path(metadata, path), text) for path, text in self.metadata]
-        return all(text in (value, json.dumps(value)) for value, text in pairs)
+        values = [(get_path(metadata, path, MISSING), text) for path, text in self.metadata]
+        return isinstance(metadata, dict) and all(
+            value is not MISSING and text in (value, json.dumps(value)) for value, text in values)
 
     def matches_scores(self, trace) -> bool:
         """Whether a record's newest scores have the label, and one that is low enough."""
@@ -4721,6 +4663,7 @@ class TraceScan(Struct):
     is_filtered = False             # here: no server, or not this one, knows all the filters
     has_more = False                # whether others match; None: unknown
     lacks_paging = False            # the server cannot tell whether there are others
+    known_fields = frozenset()      # of the traces, if some are filtered by what may not be there
 
     def __iter__(self):
         for pairs in self.sorted_pages() if self.sort else self.pages():
@@ -4779,11 +4722,10 @@ class TraceScan(Struct):
     def matching(self, traces) -> list:
         """(wire trace, record) of those that match."""
         pairs = [(trace, to_record(trace, "trace")) for trace in traces]
-        records = [record for _, record in pairs] if self.client.key else []
-        if self.query.project:
-            self.query.check_project(records)
-        if self.query.session and records and not any("session_id" in each for each in records):
-            raise key_cannot("read the sessions of traces")
+        if self.client.key and self.query.project:
+            self.query.check_project([record for _, record in pairs])
+        if self.query.session or self.query.metadata:
+            self.known_fields |= set().union(*[record for _, record in pairs])
         pairs = [pair for pair in pairs if self.query.matches(pair[1])]
         if self.query.needs_scores or self.sort == "score":
             self._add_scores(pairs, SCORES_REQUIRED)
@@ -4833,9 +4775,12 @@ class TraceScan(Struct):
         """How many traces were scanned, if some of them were filtered here; otherwise ""."""
         if not self.is_filtered or not self.scanned:
             return ""
+        wanted = without_none(session_id=self.query.session, metadata=self.query.metadata)
+        remark = f"{self.returned:,} of {self.scanned:,} scanned traces match."
         if self.returned == self.limit:
-            return f"Scanned {counted(self.scanned, 'trace')}."
-        return f"{self.returned:,} of {self.scanned:,} scanned traces match."
+            remark = f"Scanned {counted(self.scanned, 'trace')}."
+        return " ".join([remark] + [f"None of them has the field {key}."
+                                    for key in wanted.keys() - self.known_fields])
 
 
 # --- checks and reports
@@ -4959,12 +4904,19 @@ class TraceStats:
         group = " / ".join("-" if value is None else value for value in keys.values())
         row = {"group": group or "all", **keys, "count": self.count}
         names = sorted(self.scores.keys() - {None}) if evaluators is None else evaluators
-        for name in [None, *names]:
-            row.update((metric.key_of(name), plain_value(metric.measure(self, name)[0]))
-                       for metric in METRICS if metric.needs_scores or not name)
-        messages = self.messages.most_common(1) or [(None, 0)]
+        for metric, name in [(metric, name) for name in [None, *names] for metric in METRICS
+                             if name is None or metric.needs_scores]:
+            measured = self.measurements(metric, name)
+            value = plain_value(metric.summarize(measured)) if measured.traces else None
+            row[metric.key_of(name)], row[metric.coverage_key(name)] = value, measured.traces
+        messages = self.messages.most_common(1) or [(None, None)]
         row["error_message"], row["error_message_count"] = messages[0]
         return row
+
+    def measurements(self, metric, evaluator=None) -> Measurements:
+        """Those of a Metric; evaluator: whose scores, None for all that count."""
+        found = getattr(self, metric.source)
+        return found.get(evaluator, Measurements()) if metric.needs_scores else found
 
     def error(self, status):
         """1 for ERROR, 0 for OK; None for any other, which is counted."""
@@ -4991,7 +4943,7 @@ class TraceStats:
         """Adds the scores of a record, if it has them."""
         by_evaluator = {}
         for score in newest_scores(trace["scores"]) if trace.get("scores") else ():
-            evaluator = str(score.get("evaluator"))
+            evaluator = str(score.get("evaluator") or "-")
             by_evaluator.setdefault(evaluator, []).append(score)
             if self._chosen is None or evaluator in self._chosen:
                 by_evaluator.setdefault(None, []).append(score)
@@ -5049,57 +5001,37 @@ class Metric(Struct):
         """Its key in the rows of traces stats; evaluator: None for the scores of all."""
         return f"{self.key}.{evaluator}" if evaluator else self.key
 
+    def coverage_key(self, evaluator) -> str:
+        """The key of the number of traces that it was measured in."""
+        return f"{self.source}_measured" + (f".{evaluator}" if evaluator else "")
+
     def text(self, value) -> str:
         return "-" if value is None else self.format_value(value)
 
-    def measure(self, stats, evaluator=None) -> tuple:
-        """(value or None, Measurements) of TraceStats; evaluator: whose scores, None for all."""
-        measurements = getattr(stats, self.source)
-        if self.needs_scores:
-            measurements = measurements.get(evaluator, Measurements())
-        return self.summarize(measurements) if measurements.traces else None, measurements
-
-    def check(self, stats, limit, min_coverage=0, **baseline):
-        """The CheckResult of a limit; no verdict if measured in too few of the traces.
-
-        limit: (evaluator or None, number) for scores; baseline: see CheckResult.
-        """
-        evaluator, limit = limit if self.needs_scores else (None, limit)
-        value, measurements = self.measure(stats, evaluator)
-        worst = [each for each in measurements.worst if not self.holds(each["value"], limit)]
-        if worst and self.source == "scores" and not is_score(worst[0]["value"]):
-            value = worst[0]["value"]           # fails, whatever the other scores are
-        passed = None if value is None else self.holds(value, limit)
-        count, coverage = measurements.traces, ""
-        if count < stats.count:
-            coverage = f"measured in {count:,} of {counted(stats.count, 'trace')}"
-        if passed and count < min_coverage * stats.count - 1e-9:
-            passed = None
-            coverage += f", below --min-coverage {format_percent(min_coverage)}"
-        return CheckResult(self, limit, value, passed, count, evaluator,
-                           worst if passed is False else [], coverage, **baseline)
-
     def worst_allowed(self, baseline, share):
-        """The limit that lets the value of a baseline get worse by a share."""
+        """The limit that lets the value of a baseline get worse by a share; None without both."""
+        if None in (baseline, share):
+            return None
         change = share * baseline if self.regression == "%" else share
-        return baseline - change if self.is_minimum else baseline + change
+        return plain_value(baseline - change if self.is_minimum else baseline + change)
 
     def change(self, baseline, value):
         """From the value of a baseline to another, as a share or in points; None if unknown."""
         unit = baseline if self.regression == "%" else 1
         is_known = unit and None not in (baseline, value)
-        return plain_value((value - baseline) / unit) if is_known else None
+        return plain_value((value - baseline) / unit, 12) if is_known else None
 
     def change_text(self, change) -> str:
         """+12%, +3pp, or -0.05 of a score; - if unknown."""
         if change is None:
             return "-"
-        return plain_number(change * (100 if self.regression else 1), "+.3g") + self.regression
+        return plain_number(change * (100 if self.regression else 1) + 0.0, "+.3g") + (
+            self.regression)
 
 
-def plain_value(number):
-    """A measured number without what only its binary form adds: 0.3, 1200; None for None."""
-    return None if number is None else to_number(f"{number:.12g}")
+def plain_value(number, digits=15):
+    """A measured number without what only its binary form adds: 0.3, 1200, 0 for -0.0."""
+    return to_number(f"{number:.{digits}g}") + 0
 
 
 def percentile(percent):
@@ -5114,17 +5046,17 @@ METRICS = (                         # of traces stats and check; a new one is on
            "status ERROR, among those with status OK or ERROR, e.g. 2% or 0.02"),
     Metric("lowest score", format_score, "scores", Measurements.lowest, "lowest_score", "Lowest",
            is_minimum=True, needs_scores=True,
-           option="--min-score [NAME=]SCORE", parse=parse_score, help="minimum of every score, "
-           "or of evaluator NAME's, e.g. 0.5 or faithfulness=0.8; repeatable"),
+           option="--min-score [NAME=]SCORE...", parse=parse_score, help="minimum of every score, "
+           "or of evaluator NAME's, e.g. 0.5 or faithfulness=0.8"),
     Metric("average score", format_score, "scores", Measurements.mean, "average_score", "Score",
            regression="", is_minimum=True, needs_scores=True,
-           option="--min-average-score [NAME=]SCORE", parse=parse_score, help="minimum average "
-           "of all scores, or of evaluator NAME's, e.g. faithfulness=0.85; repeatable"),
+           option="--min-average-score [NAME=]SCORE...", parse=parse_score, help="minimum average "
+           "of all scores, or of evaluator NAME's, e.g. faithfulness=0.85"),
     Metric("fail rate", format_percent, "failures", Measurements.mean, "fail_rate", "Fails",
            regression="pp", needs_scores=True, worst_text="fail",
-           option="--max-fail-rate [NAME=]SHARE", parse=parse_share, help="maximum share of "
+           option="--max-fail-rate [NAME=]SHARE...", parse=parse_share, help="maximum share of "
            "traces with a score labelled fail, among those with a labelled score, or one of "
-           "evaluator NAME, e.g. toxicity=1%; repeatable"),
+           "evaluator NAME, e.g. toxicity=1%"),
     Metric("p50 duration", format_duration, "durations", percentile(50), "p50_ms", "P50", False),
     Metric("p95 duration", format_duration, "durations", percentile(95), "p95_ms", "P95", False,
            "%", option="--max-p95 TIME", parse=parse_duration,
@@ -5154,15 +5086,16 @@ COMPARED_COLUMNS = tuple(Column(key.title(), source) for key, source in (
 class CheckResult(Struct):
     """What was measured for a threshold, and whether it holds."""
     metric: Metric
-    limit: float                    # None: it is only compared, or not even that
+    limit: float                    # None: it is only compared, or the baseline's is not known
     value: float                    # None: it could not be measured
     passed: bool                    # None: not enough data for a verdict
     traces: int = None              # in how many it was measured
     evaluator: str = None           # whose scores count; None for all
     worst: list = ()                # those of Measurements.worst that are beyond the limit
     coverage: str = ""              # such as "measured in 2 of 40 traces", if not in all
-    baseline: float = MISSING       # a value that it is compared with; None if not known
-    regression: float = None        # the share that it may be worse by
+    is_compared: bool = False       # with that of a baseline
+    baseline: float = None          # its value there
+    regression: float = None        # the share that it may be worse by; None: it is only compared
 
     def __init__(self, *values, **named):
         super().__init__(*values, **named)
@@ -5173,7 +5106,7 @@ class CheckResult(Struct):
         format_value = metric.format_value
         sign, limit_text = "≥" if metric.is_minimum else "≤", None
         self.measured_text = metric.text(self.value)
-        self.change = None if self.baseline is MISSING else metric.change(self.baseline, self.value)
+        self.change = metric.change(self.baseline, self.value)
         if self.regression is not None:
             self.option = f"max-regression of {self.title}"
             limit_text = metric.change_text(-self.regression if sign == "≥" else self.regression)
@@ -5183,21 +5116,19 @@ class CheckResult(Struct):
         if self.passed is False and self.regression is None:
             self.measured_text, limit_text = distinct_texts(format_value, self.value, self.limit)
         self.threshold_text = f"{sign} {limit_text}" if limit_text else "-"
-        self.has_verdict = self.limit is not None or self.passed is None
+        self.has_verdict = self.regression is not None or not self.is_compared
 
     def record(self) -> dict:
-        compared = {} if self.baseline is MISSING else {
-            "baseline": self.baseline, "change": self.change}
+        sides = {"baseline": self.baseline, "change": self.change}
+        compared = sides if self.is_compared else {}
         return {"check": self.title, "limit": self.limit, "measured": self.value, **compared,
-                "traces": self.traces, "passed": None if self.limit is None else self.passed,
-                "worst": self.worst}
+                "traces": self.traces, "passed": self.passed, "worst": self.worst}
 
     def row(self) -> dict:
         """What tables and reports show: text for each of COMPARED_COLUMNS."""
         no_verdict = "NOTHING TO CHECK" if self.value is None else "TOO FEW"
-        baseline = None if self.baseline is MISSING else self.baseline
         return {"check": printable(self.title), "measured": self.measured_text,
-                "baseline": self.metric.text(baseline),
+                "baseline": self.metric.text(self.baseline),
                 "change": self.metric.change_text(self.change),
                 "threshold": self.threshold_text, "traces": format_count(self.traces),
                 "verdict": {True: "OK", False: "FAILED", None: no_verdict}[self.passed]
@@ -5219,16 +5150,18 @@ class CheckResult(Struct):
         """Such as "failed: measured 4.8s, threshold ≤ 3.0s"."""
         verdict = self.row()["verdict"].lower()
         text = f"{verdict}: measured {self.measured_text}, threshold {self.threshold_text}"
-        if self.regression is not None:
+        if self.regression is not None and self.baseline is not None:
             text += f" from {self.metric.text(self.baseline)}"
         return f"{text} ({self.coverage})" if self.coverage and self.traces else text
 
 
 # --- groups and baselines
 
-def when_made(record, length, ending=""):
-    text = str(record.get("created_at") or record.get("start_time") or "")[:length]
-    return text and text + ending
+def time_label(seconds, unit):
+    """The start of a day or hour, as ISO 8601 in UTC; None if unknown."""
+    if seconds is None:
+        return None
+    return wire_timestamp(seconds)[:10] if unit == DAY else wire_timestamp(seconds)[:13] + ":00Z"
 
 
 GROUP_KEYS = {                      # --by of traces stats: a record's value, or a list of them
@@ -5236,11 +5169,11 @@ GROUP_KEYS = {                      # --by of traces stats: a record's value, or
     "status": lambda record: record["status"],
     "tag": lambda record: record.get("tags"),
     "session": lambda record: record.get("session_id"),
-    "day": lambda record: when_made(record, len("2026-03-14")),
-    "hour": lambda record: when_made(record, len("2026-03-14T10"), ":00Z"),
+    "day": lambda record: time_label(SORT_KEYS["created"](record), DAY),
+    "hour": lambda record: time_label(SORT_KEYS["created"](record), HOUR),
     "model": lambda record: record.get("model"),
     "evaluator": lambda record: [each.get("evaluator") for each in record.get("scores") or ()]}
-TIME_KEYS = {"day", "hour"}
+TIME_KEYS = {"day": DAY, "hour": HOUR}
 SPAN_VALUES = ("status", "duration_ms", "cost_usd", "total_tokens", "model", "error_message")
 REST = "…"                          # the value of all groups beyond MAX_GROUPS
 
@@ -5248,7 +5181,7 @@ REST = "…"                          # the value of all groups beyond MAX_GROUP
 def group_values(record, key) -> list:
     """The texts that a key of GROUP_KEYS has in a record, each once; None for what is missing."""
     value = GROUP_KEYS[key](record)
-    texts = [None if each in (None, "") else printable(each)[:MAX_MESSAGE]
+    texts = [None if each in (None, "") else str(each)[:MAX_MESSAGE]
              for each in (value if isinstance(value, list) else [value])]
     return list(dict.fromkeys(texts)) or [None]
 
@@ -5260,35 +5193,48 @@ class TraceGroups(Struct):
     sample_size: int                # traces whose spans are read, at most
     candidates = 0                  # traces whose spans tell something: by model all, else failed
     spans_read = requests = 0       # traces whose spans were read; with how many requests
+    failure = None                  # why error messages could not be read
 
     def read(self):
         """Reads the traces, and returns itself. Raises Failure."""
-        client = self.scan.client
+        from heapq import nsmallest
         from random import Random
         random = Random(0)          # the same traces give the same sample
-        self.groups, self.sample = {}, []       # {values of the keys: TraceStats}, IDs
+        self.groups = {}            # {values of the keys: TraceStats}
         self.statuses = TraceStats(names_worst=False)
         self.by_model = "model" in self.by
-        if self.by_model and client.key:
+        if self.by_model and self.scan.client.key:
             raise key_cannot("read the spans of traces")
+        sample = nsmallest(self.sample_size, self._candidates(), key=lambda _: random.random())
+        self.failure = result_or_failure(self._read_spans, [each for _, each in sorted(sample)])
+        if self.failure and self.by_model:
+            raise self.failure
+        return self
+
+    def _candidates(self):
+        """Adds each trace to its groups; yields (number, ID) of those whose spans are wanted."""
         for trace in self.scan:
             is_failed = trace["status"] != "OK" and self.statuses.error(trace["status"])
-            if is_failed or self.by_model:
-                self.candidates += 1        # each has the same chance to be in the sample
-                if len(self.sample) < self.sample_size:
-                    self.sample.append(str(trace["id"]))
-                elif random.random() < self.sample_size / self.candidates:
-                    self.sample[random.randrange(self.sample_size)] = str(trace["id"])
             for stats in () if self.by_model else self._groups_of(trace):
                 stats.add(trace)
+            if is_failed or self.by_model:
+                self.candidates += 1
+                yield self.candidates, str(trace["id"])
+
+    def _read_spans(self, trace_ids):
+        """Adds what spans tell of these traces. Raises Failure."""
+        client = self.scan.client
+        if trace_ids and client.key:
+            raise key_cannot("read spans")
         before = client.requests
-        for start in range(0, 0 if client.key else len(self.sample), PAGE_SIZE):
-            for answer in client.batch("trace.getById", [
-                    trace_input(each, self.scan.query.project)
-                    for each in self.sample[start:start + PAGE_SIZE]]):
+        for answer in client.batch("trace.getById", [
+                trace_input(each, self.scan.query.project) for each in trace_ids]):
+            if not isinstance(answer, Failure):
+                self.spans_read += 1
                 self._add_spans(answer)
+            elif not isinstance(answer, TooLarge) and answer.code != "NOT_FOUND":
+                raise answer        # the others: too large by itself, or deleted meanwhile
         self.requests = client.requests - before
-        return self
 
     def _groups_of(self, record):
         """Yields the TraceStats of each group that a record is in."""
@@ -5297,17 +5243,13 @@ class TraceGroups(Struct):
             if values not in self.groups and len(self.groups) >= MAX_GROUPS:
                 values = (REST,) * len(values)
             if values not in self.groups:
-                evaluator = dict(zip(self.by, values)).get("evaluator")
-                self.groups[values] = TraceStats(evaluator and [evaluator], names_worst=False)
+                named = dict(zip(self.by, values))
+                self.groups[values] = TraceStats(
+                    [named["evaluator"] or "-"] if "evaluator" in named else None, False)
             yield self.groups[values]
 
     def _add_spans(self, wire):
-        """Adds the answer of trace.getById. Raises a Failure that is not about this trace alone."""
-        if isinstance(wire, TooLarge) or getattr(wire, "code", "") == "NOT_FOUND":
-            return                  # too large by itself, or deleted meanwhile
-        if isinstance(wire, Failure):
-            raise wire
-        self.spans_read += 1
+        """Adds the answer of trace.getById."""
         trace, message = to_record(resource_object(wire), "trace"), first_error_message(wire)
         for stats in self._groups_of(trace) if message and not self.by_model else ():
             stats.add_message(message)
@@ -5317,14 +5259,21 @@ class TraceGroups(Struct):
                 stats.add(record)
 
     def remarks(self) -> list:
-        """What to know besides, in lines: what was read of a sample, and what cannot be read."""
+        """What to know besides, in lines: what was not measured, and what was read of a sample."""
         remarks = self.statuses.status_remarks()
+        count = sum(stats.count for stats in self.groups.values())
+        for source in ("durations", "costs"):
+            known = sum(getattr(stats, source).traces for stats in self.groups.values())
+            if known < count:
+                remarks.append(f"{source.capitalize()} are known for {known:,} of {count:,}.")
         candidates = counted(self.candidates, "trace" if self.by_model else "failed trace")
-        if self.requests:
+        if self.failure:
+            remarks.append(f"Error messages are null: {self.failure.message}.")
+        elif self.requests:
             remarks.append(f"Read the spans of {self.spans_read:,} of {candidates} in "
                            f"{counted(self.requests, 'request')}; see --sample.")
-        elif self.candidates:
-            remarks.append("Error messages are null: project API keys cannot read spans.")
+        if self.by_model and self.spans_read < self.candidates:
+            remarks.append("Counts, costs and tokens are those of these traces only.")
         if len(self.groups) > MAX_GROUPS:
             remarks.append(f"More than {MAX_GROUPS:,} groups: {REST} stands for the rest.")
         return remarks
@@ -5333,13 +5282,24 @@ class TraceGroups(Struct):
         return sorted({name for stats in self.groups.values() for name in stats.scores if name})
 
     def rows(self) -> list:
-        return [stats.row(zip(self.by, values), self.evaluators())
+        if self.by in (["day"], ["hour"]):
+            self._fill_gaps(TIME_KEYS[self.by[0]])
+        evaluators = self.evaluators()
+        return [stats.row(zip(self.by, values), evaluators)
                 for values, stats in self.groups.items()]
+
+    def _fill_gaps(self, unit):
+        """Adds a group without traces for each day or hour between the first and the last."""
+        times = sorted(parse_timestamp(f"{label[:10]}T{label[11:13] or '00'}:00:00Z")
+                       for label, in self.groups if label not in (None, REST))
+        if times and times[-1] - times[0] <= MAX_GROUPS * unit:
+            for seconds in range(int(times[0]), int(times[-1]), unit):
+                self.groups.setdefault((time_label(seconds, unit),), TraceStats(names_worst=False))
 
 
 def sorted_rows(rows, by, metric=None) -> list:
     """Rows of traces stats, those with the worst value first; by default by time or by count."""
-    if metric is None and TIME_KEYS.intersection(by):
+    if metric is None and TIME_KEYS.keys() & by:
         return sorted(rows, key=lambda row: [(row[key] is None, row[key] or "") for key in by])
     metric = metric or TRACE_COUNT
     sign = 1 if metric.needs_scores and metric.is_minimum else -1
@@ -5348,15 +5308,17 @@ def sorted_rows(rows, by, metric=None) -> list:
 
 
 def comparisons(baseline, row, evaluators=None):
-    """Yields a CheckResult without a limit for each value that one of two rows has."""
+    """Yields (metric, evaluator or None, earlier value, value) that two rows are compared by."""
     # Of scores, the average of each evaluator, and the fail rate of all or of the chosen ones.
-    names = evaluators or sorted({key.partition(".")[2] for key in {**baseline, **row}} - {""})
+    names = evaluators or sorted({key.partition(".")[2] for key in {**baseline, **row}
+                                  if key.startswith("average_score.")})
     for metric in [each for each in METRICS if each.regression is not None]:
         is_named = metric.is_minimum or evaluators and metric.needs_scores
         for name in names if is_named else [None]:
             earlier, value = [each.get(metric.key_of(name)) for each in (baseline, row)]
-            if earlier is not None or value is not None or not metric.optional:
-                yield CheckResult(metric, None, value, True, None, name, baseline=earlier)
+            is_known = earlier is not None or value is not None
+            if is_known or not metric.needs_scores or evaluators and metric.is_minimum:
+                yield metric, name, earlier, value
 
 
 def pairs_of(baseline, rows, by):
@@ -5365,31 +5327,38 @@ def pairs_of(baseline, rows, by):
     for row in rows:
         yield earlier.pop(tuple(row[key] for key in by), {"count": 0}), row
     for row in earlier.values():
-        yield row, {"group": row["group"], "count": 0}
+        yield row, dict({key: row[key] for key in by}, group=row["group"], count=0)
 
 
 def small_remarks(pairs) -> list:
     """A line if one side of some comparisons is small; pairs: (row of the baseline, row)."""
     small = sum(min(row["count"] for row in pair) < SMALL_SAMPLE for pair in pairs)
-    return [f"Fewer than {SMALL_SAMPLE} traces on a side, in {counted(small, 'group')}: "
-            "differences may be chance."] if small else []
+    which = f", in {small:,} of {len(pairs):,} groups" if len(pairs) > 1 else ""
+    return [f"Fewer than {SMALL_SAMPLE} traces on a side{which}: differences may be chance."
+            ] if small else []
 
 
-def check_baseline(rows, path, by):
-    """Raises a usage error if a value is not the JSON of traces stats --by these keys."""
-    keys = [metric.key for metric in METRICS]
-    option = "".join(f" --by {key}" for key in by)
-    hint = f"Write one with: twosignal traces stats{option} --json -o FILE."
-    for row in rows if isinstance(rows, list) else [None]:
-        if get_item(row, "group") is None or not set(keys) <= row.keys():
-            raise usage_error(f"{path} is not the JSON of 'traces stats'", hint)
-        if [key for key in row if key in GROUP_KEYS] != by:
-            raise usage_error(f"{path} was written with another --by", hint)
-        for key in ["count", *[key for key in row if key.partition(".")[0] in keys]]:
-            value = row.get(key)
-            is_number = type(value) in (int, float) and (value >= 0 or "score" in key)
-            if not is_number and (value is not None or key == "count"):
-                raise usage_error(f"{path} is damaged: '{key}' is {printable(value)}", hint)
+def baseline_fault(rows, by):
+    """Why a value cannot be the JSON of traces stats --by these keys; None if it can."""
+    keys = {"group", "count"}.union(*[{each.key, each.coverage_key(None)} for each in METRICS])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and keys <= row.keys()
+                                             for row in rows):
+        return "it is not what 'traces stats --json' writes without --fields"
+    if any([key for key in row if key in GROUP_KEYS] != by for row in rows):
+        return "it was written with another --by"
+    if len({str([row[key] for key in by]) for row in rows}) < len(rows):
+        return "a group occurs twice"
+    metrics = {metric.key: metric for metric in METRICS}
+    for key, value in [item for row in rows for item in row.items()]:
+        name = key.partition(".")[0]
+        metric, is_count = metrics.get(name), name == "count" or name.endswith("_measured")
+        least = -ALL if metric and metric.needs_scores else 0
+        most = 1 if metric and metric.regression == "pp" else ALL
+        is_number = type(value) in (int, float) and is_within(value, least, most)
+        is_valid = is_number and value % 1 == 0 if is_count else is_number or value is None
+        if (metric or is_count) and not is_valid:
+            return f"'{printable(key)}' is {to_json(value, levels=0)}"
+    return None
 
 
 class Gate(Struct):
@@ -5406,32 +5375,49 @@ class Gate(Struct):
     def run(self) -> Details:
         """Reads the traces, and compares them with the thresholds. Raises Failure."""
         self.stats = TraceStats(self.evaluators).read(self.scan)
-        count = self.stats.count
-        self.results = [metric.check(self.stats, limit, self.min_coverage)
-                        for metric, limit in self.checks]
-        is_enough = count >= self.min_count or None         # too few are no verdict
-        self.results.append(CheckResult(TRACE_COUNT, self.min_count, count, is_enough, count))
+        self.row = self.stats.row()
+        self.results = [self._check(metric, *limit) if metric.needs_scores
+                        else self._check(metric, None, limit) for metric, limit in self.checks]
+        self.results.append(self._count_check(TRACE_COUNT, self.row))
         if self.baseline:
-            self.results += self._comparisons()
+            self.results += [self._count_check(BASELINE_COUNT, self.baseline),
+                             *self._comparisons()]
         self._explain()
         return self._details()
 
+    def _count_check(self, metric, row) -> CheckResult:
+        count = row["count"]        # too few are no verdict
+        return CheckResult(metric, self.min_count, count, count >= self.min_count or None, count)
+
     def _comparisons(self):
         """Yields the CheckResults of the baseline."""
-        count, share = self.baseline["count"], self.max_regression
-        yield CheckResult(BASELINE_COUNT, self.min_count, count,
-                          count >= self.min_count or None, count)
-        for each in comparisons(self.baseline, self.stats.row(), self.evaluators):
-            metric, earlier = each.metric, each.baseline
-            if share is None or earlier is None and each.evaluator:
-                yield each          # only compared; or a new evaluator, which is no regression
-            elif earlier is None:
-                yield CheckResult(metric, None, each.value, None, baseline=None, regression=share)
-            else:
-                limit = metric.worst_allowed(earlier, share)
-                limit = (each.evaluator, limit) if metric.needs_scores else limit
-                yield metric.check(self.stats, limit, self.min_coverage, baseline=earlier,
-                                   regression=share)
+        for metric, name, earlier, _ in comparisons(self.baseline, self.row, self.evaluators):
+            is_new = earlier is None and name and not self.evaluators
+            share = None if is_new else self.max_regression     # a new evaluator is no regression
+            limit = metric.worst_allowed(earlier, share)
+            yield self._check(metric, name, limit, True, earlier, share)
+
+    def _check(self, metric, evaluator, limit, is_compared=False, *compared) -> CheckResult:
+        """What was measured; no verdict without a limit, or if measured in too few traces."""
+        value = self.row.get(metric.key_of(evaluator))
+        worst = [each for each in self.stats.measurements(metric, evaluator).worst
+                 if limit is not None and not metric.holds(each["value"], limit)]
+        if worst and metric.source == "scores" and not is_score(worst[0]["value"]):
+            value = worst[0]["value"]           # fails, whatever the other scores are
+        passed = None if None in (value, limit) else metric.holds(value, limit)
+        sides = [("", self.row)] + ([("baseline: ", self.baseline)] if is_compared else [])
+        coverage = []
+        for side, row in sides:
+            measured = row.get(metric.coverage_key(evaluator), 0)
+            text = f"{side}measured in {measured:,} of {counted(row['count'], 'trace')}"
+            if passed and measured < self.min_coverage * row["count"] - 1e-9:
+                passed = None
+                text += f", below --min-coverage {format_percent(self.min_coverage)}"
+            coverage += [text] if measured < row["count"] else []
+        return CheckResult(
+            metric, limit, value, passed, self.row.get(metric.coverage_key(evaluator), 0),
+            evaluator, worst if passed is False else [], "; ".join(coverage), is_compared,
+            *compared)
 
     def _explain(self):
         """Adds to the worst traces their commands, and their error messages if they can be read."""
@@ -5442,8 +5428,8 @@ class Gate(Struct):
         trace_ids = list({each["trace_id"]: None for each in worst})[:MAX_WORST]
         messages = {}
         if trace_ids and not self.scan.client.key:
-            answers = result_or([], self.scan.client.batch, "trace.getById", [
-                trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids])
+            answers = result_or([], list, self.scan.client.batch("trace.getById", [
+                trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids]))
             messages = dict(zip(trace_ids, map(first_error_message, answers)))
         project = self.scan.query.project or self.stats.project
         for each in worst:
@@ -5453,7 +5439,7 @@ class Gate(Struct):
     def _details(self) -> Details:
         """The verdict, a table of the checks, and the worst traces of those that failed."""
         results = self.results
-        verdicts = [each.passed for each in results]
+        verdicts = [each.passed for each in results if each.has_verdict]
         verdict, code = "Passed", 0
         if None in verdicts:
             verdict, code = "Not enough data", EXIT_CODES["NOTHING_TO_CHECK"]
@@ -5474,21 +5460,25 @@ class Gate(Struct):
     def remarks(self) -> list:
         """What to know besides, in lines: what was not measured, and how to get more data."""
         stats = self.stats
-        remarks = [f"{each.option}: {each.coverage}" for each in self.results if each.coverage]
-        sources = [each.metric.source for each in self.results if each.limit is not None]
+        results = [each for each in self.results if each.has_verdict]
+        remarks = [f"{each.option}: {each.coverage}" for each in results if each.coverage]
+        sources = [each.metric.source for each in results]
         if "errors" in sources:
             remarks += stats.status_remarks()
         if stats.failed_scores and "failures" not in sources:
             remarks.append(f"Found {counted(stats.failed_scores, 'score')} labelled fail, but no "
                            "check looks at labels. Use --max-fail-rate.")
         lacking = [result for result in self.results
-                    if result.value is None and result.metric.needs_scores]
+                   if result.value is None and result.metric.needs_scores]
         evaluators = stats.scores.keys() - {None}
-        if lacking or set(self.evaluators or ()) - evaluators:
+        is_unknown = self.scan.client.key and not evaluators
+        if not is_unknown and (lacking or set(self.evaluators or ()) - evaluators):
             names = ", ".join(sorted(map(printable, evaluators)))
             remarks.append(f"There are scores from: {names}." if names else "No trace has a score.")
-        if self.baseline:
-            remarks += small_remarks([(self.baseline, self.stats.row())])
+        if self.baseline and not self.baseline["count"]:
+            remarks.append("The baseline has no traces.")
+        elif self.baseline:
+            remarks += small_remarks([(self.baseline, self.row)])
         hint = "Use an earlier --since or relax the filters."
         advice = [self.scan.scan_remark(), hint if stats.count < self.min_count else ""]
         return remarks + [" ".join(filter(None, advice))]
@@ -5786,10 +5776,10 @@ class TraceTail:
 
 ID, NAME = Column("ID", "id", never_cut=True), Column("Name", "name")
 CREATED = Column("Created", "created_at", format_age, min_width=12)
-DESCRIPTION = Column("Description", "description")
+DESCRIPTION, TYPE = Column("Description", "description"), Column("Type", "type")
 
 PROJECT = Option("--project ID", "project, by ID or name; 'projects use' saves one", parse_id,
-                 env="TWOSIGNAL_PROJECT", required=True, unless_key=True, completes="projects")
+                 env="TWOSIGNAL_PROJECT", required=True, completes="projects")
 ORG = Option("--org ID", "organization, by ID or name; 'projects use' saves one", parse_id,
              env="TWOSIGNAL_ORG", required=True, completes="organizations")
 ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or name", parse_id,
@@ -5798,13 +5788,11 @@ JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", parse_path, 
 YES = Option("-y, --yes", "do not ask for confirmation")
 SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs instead of ***")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
-COUNT, POSITIVE = whole_number(0), whole_number(1)
 NEW_NAME = Option("-n, --name NAME", "name", non_empty, required=True)
 DESCRIBE = Option("-d, --description TEXT", "description")
 EVALUATOR = Option("ID", "evaluator, by ID or name", parse_id)
 DATASET = Option("ID", "dataset, by ID or name", parse_id)
-EVALUATOR_FILTER = Option("--evaluator NAME", "only scores of evaluator NAME; repeatable",
-                          non_empty, repeatable=True)
+EVALUATOR_FILTER = Option("--evaluator NAME...", "only scores of evaluator NAME", non_empty)
 
 
 def chosen_project(client, args) -> str:
@@ -5832,7 +5820,7 @@ def add_listing(name, kind, columns, *options):
 
 
 def add_deletion(name, operand, kind, help_line, verb="delete"):
-    """Adds a command that deletes or revokes one of a kind, and asks first unless --yes is given."""
+    """Adds a command that deletes or revokes one of a kind; without --yes, it asks first."""
     noun = RESOURCES[kind][0]
     done = verb + "d"
 
@@ -5884,9 +5872,9 @@ def warn_if_unencrypted(url, secret, console):
 
 
 # --- session
+SERVER = Column("Server", "api_url")
 ACCOUNT_FIELDS = (
-    Column("Email", "email"), Column("User ID", "user_id", never_cut=True),
-    Column("Server", "api_url"),
+    Column("Email", "email"), Column("User ID", "user_id", never_cut=True), SERVER,
     Column("Session", lambda row: f"until {printable(row['expires_at'])}, refreshed automatically"))
 
 
@@ -5903,8 +5891,7 @@ def account(session, url, message="") -> Details:
            "process list", plain_secret, env="TWOSIGNAL_PASSWORD", is_secret=True),
     Option("--password-stdin", "read the password from stdin, one line"),
     exclusive=("--password", "--password-stdin"),
-    examples=("twosignal login", "twosignal login -e you@example.com --password-stdin < secret.txt",
-              "twosignal login --url https://twosignal.example.com"))
+    examples=("twosignal login", "twosignal login --url https://twosignal.example.com"))
 def login(client, args, console):
     """Log in and save the session."""
     if args.password is not None and "password" not in args.sources:
@@ -5933,15 +5920,14 @@ def login(client, args, console):
     return result
 
 
-@command("whoami", takes_key=True, examples=("twosignal whoami", "twosignal whoami --json"))
+@command("whoami", takes_key=True)
 def whoami(client, args, console):
     """Show who is logged in, or which API key is in use."""
     if client.key:
         rows_of(client.rest("GET", "/traces", {"limit": 1}))
         shown = client.key[:6] if len(client.key) > 12 else ""
         return Details({"email": None, "user_id": None, "api_url": client.url, "expires_at": None,
-                        "api_key": shown + "…"},
-                       (Column("API key", "api_key"), Column("Server", "api_url")))
+                        "api_key": shown + "…"}, (Column("API key", "api_key"), SERVER))
     client.rows("organization.list")
     return account(client.auth.session(), client.url)
 
@@ -5949,30 +5935,27 @@ def whoami(client, args, console):
 @command("logout", ends_session=True)
 def logout(client, args, console):
     """Log out, and revoke the session on the server."""
-    no_session = Details({"logged_out": False}, message="Not logged in.")
     stored = result_or_failure(load_session, console.clock)
     if not isinstance(stored, Session):
         if stored or session_leftovers():
             client.auth.forget()
-        return no_session if stored is None else Details(
-            {"logged_out": True}, message="Logged out: deleted the damaged session.")
+        message = "Logged out: deleted the damaged session." if stored else "Not logged in."
+        return Details({"logged_out": bool(stored)}, message=message)
     try:
         client.auth.logout()
     except Failure as failure:
-        if failure.code == "NOT_LOGGED_IN" and load_session(console.clock) is None:
-            return no_session       # another process has just logged out
-        if failure.code == "NOT_LOGGED_IN":
-            raise
-        console.tell("Logged out locally, but the session could not be revoked on the server: "
-                     f"{failure.message}.")
+        if failure.code == "NOT_LOGGED_IN" and load_session(console.clock):
+            raise                   # otherwise another process has just logged out
+        if failure.code not in ("NOT_LOGGED_IN", "UNAUTHORIZED"):
+            console.tell("Logged out locally, but the session could not be revoked on the server: "
+                         f"{failure.message}.")
     if not client.auth.forget(stored):
         console.tell("Note: another account has logged in meanwhile, and stays logged in.")
     return Details({"logged_out": True}, message=f"Logged out of {client.url}.")
 
 
 # --- organizations and projects
-ORG_COLUMNS = (ID, Column("Plan", "plan"), Column("Role", "role"),
-               Column("Members", "member_count"), NAME)
+PLAN = Column("Plan", "plan")
 PROJECT_COLUMNS = (ID, CREATED, Column("Organization", "organization_name"), NAME)
 
 
@@ -5980,14 +5963,14 @@ PROJECT_COLUMNS = (ID, CREATED, Column("Organization", "organization_name"), NAM
 def orgs_list(client, args, console):
     """List your organizations."""
     rows = client.rows("organization.list")
-    return Listing("organizations", ORG_COLUMNS, list(map(to_record, rows)))
+    columns = (ID, PLAN, Column("Role", "role"), Column("Members", "member_count"), NAME)
+    return Listing("organizations", columns, list(map(to_record, rows)))
 
 
 @command("orgs create", Option("NAME", "name of the organization", non_empty))
 def orgs_create(client, args, console):
     """Create an organization."""
-    columns = (ID, Column("Plan", "plan"))
-    return changed(client, args, "organization.create", columns, name=args.name)
+    return changed(client, args, "organization.create", (ID, PLAN), name=args.name)
 
 
 @command("projects list", ORG_FILTER)
@@ -6039,44 +6022,39 @@ SORT_COLUMNS = {                    # of what --sort compares, if no other colum
     "tokens": (TOKENS,),
     "score": (Column("Score", lambda trace: printable(SORT_KEYS["score"](trace))),)}
 SPAN_COLUMNS = (
-    Column("Span", "tree"), Column("Type", "type"), STATUS,
-    Column("Start", "start", format_duration), DURATION, COST, Column("Model", "model"),
+    Column("Span", "tree"), TYPE, STATUS, Column("Start", "start", format_offset), DURATION,
+    Column("Cost", "cost_usd", format_cost, optional=True), Column("Model", "model", optional=True),
     Column("Timeline", "timeline", min_width=BAR_COLUMNS, optional=True,
            bar=lambda row: row["bar"]))
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
 FILTER_OPTIONS = (
-    Option("--since WHEN", "only traces created after WHEN: 30m, 1h30m or 7d (ago), a date, or "
-           "ISO 8601 (UTC)", parse_when),
+    Option("--since WHEN", "only traces after WHEN: 7d (ago), a date, ISO 8601 (UTC)", parse_when),
     Option("--until WHEN", "only traces before WHEN (same formats; dates inclusive)", parse_when),
     Option("--status STATUS", "only traces with status OK or ERROR", choices=("OK", "ERROR")),
     Option("--error", "short for --status ERROR"),
     Option("--search TEXT", "only traces whose name contains TEXT", non_empty),
-    Option("--tag TAG", "only traces with this tag; repeatable, all must match", non_empty,
-           repeatable=True),
+    Option("--tag TAG...", "only traces with each of these tags", non_empty),
     Option("--min-duration TIME", "only traces that took TIME or longer, e.g. 5s", parse_duration),
     Option("--max-duration TIME", "only traces that took TIME or less, e.g. 500ms", parse_duration),
     Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd),
     Option("--session ID", "only traces of this session", non_empty),
-    Option("--metadata KEY=VALUE", "only traces with this value in their metadata, e.g. "
-           "customer.tier=pro; repeatable, all must match", parse_metadata, repeatable=True),
-    Option("--max-score [NAME=]SCORE", "only traces with a score, or one of evaluator NAME, of at "
-           "most SCORE; repeatable, all must match", for_evaluator(parse_score), repeatable=True),
+    Option("--metadata KEY=VALUE...", "only traces with each of these values in their metadata, "
+           "e.g. customer.tier=pro", parse_metadata),
+    Option("--max-score [NAME=]SCORE...", "only traces with a score of at most SCORE, of "
+           "evaluator NAME if given", parse_score),
     Option("--label LABEL", "only traces with a score that has this label, e.g. fail", non_empty))
 SPANS = Option("--spans", "include the spans of each trace, in json and jsonl")
 BASELINE_OPTIONS = (
-    Option("--baseline FILE", "compare with the JSON that 'traces stats' wrote to FILE",
-           parse_path),
-    Option("--baseline-tag TAG", "compare with the traces that have TAG in place of --tag",
-           non_empty))
+    Option("--baseline FILE", "compare with FILE, which 'traces stats --json' wrote", parse_path),
+    Option("--baseline-tag TAG", "compare with traces that have TAG in place of --tag", non_empty))
 COUNT_COLUMN = Column("Count", "count", format_count)
-METRIC_COLUMNS = sorted([Column(metric.heading, metric.key, metric.text, optional=metric.optional)
-                         for metric in METRICS], key=lambda column: column.optional)
+METRIC_COLUMNS = [Column(metric.heading, metric.key, metric.text, optional=metric.optional)
+                  for metric in sorted(METRICS, key=lambda metric: metric.optional)]
 SORT_METRICS = {name: metric for metric in (TRACE_COUNT, *METRICS)
                 for name in (re.sub("_(ms|usd)$", "", metric.key), metric.key)}
 THRESHOLD_OPTIONS = tuple(
-    Option(each.option, each.help, for_evaluator(each.parse) if each.needs_scores else each.parse,
-           repeatable=each.needs_scores, selects=False) for each in THRESHOLDS)
+    Option(each.option, each.help, each.parse, selects=False) for each in THRESHOLDS)
 
 
 def trace_query(client, args) -> TraceQuery:
@@ -6102,7 +6080,8 @@ def wanted_parts(args) -> dict:
     names = {field.split(".")[0] for field in args.fields or ()}
     is_shown = names & {"spans", "?"} if names else output_format(args) in ("json", "jsonl")
     if args.spans and not is_shown:
-        raise usage_error("--spans requires --format json or jsonl", "Or use --fields id,spans.")
+        raise usage_error("--spans prints nothing here", "Use --format json or jsonl without "
+                          "--fields, or --fields id,spans.")
     scores = SCORES_REQUIRED if "scores" in names else None
     if names == {"?"} or not names and output_format(args) not in PAGE_FORMATS:
         scores = SCORES_IF_KNOWN
@@ -6116,12 +6095,11 @@ def wanted_parts(args) -> dict:
     Option("--all", "fetch all pages"),
     Option("--fail-if-truncated", "exit 10 if more traces match than are shown"),
     Option("--sort KEY", f"sort by {', '.join(SORT_KEYS)}: newest, greatest or lowest score first",
-           choices=tuple(SORT_KEYS)),
+           choices=SORT_KEYS),
     Option("-r, --reverse", "reverse the order; without --sort: oldest first"), SPANS,
     *FILTER_OPTIONS, takes_key=True, exclusive=("--all", "--limit"),
     examples=("twosignal traces list --project ID --status ERROR",
-              "twosignal traces list --project ID --since 24h --all --format jsonl -o traces.jsonl",
-              "twosignal traces list --project ID --fields id,scores.helpfulness --format csv"))
+              "twosignal traces list --project ID --all --fields id,scores.accuracy -o scores.csv"))
 def traces_list(client, args, console):
     """List the traces of a project, newest first."""
     limit = None if args.all else args.limit or DEFAULT_LIMIT
@@ -6135,13 +6113,12 @@ def traces_list(client, args, console):
                    extra_columns=TRACE_FIELDS)
 
 
-@command(
-    "traces get", Option("ID", "ID of the trace", parse_id), PROJECT,
-    Option("--errors", "show only the failed spans, and the path to each"),
-    Option("--io", "also show the input and output of each span"),
-    Option("--span ID", "show this span alone and whole, by ID or name", parse_id),
-    Option("--max-lines N", "with --io or --span, print at most N lines of each value", POSITIVE),
-    finds_project=True, exclusive=("--errors", "--span"))
+@command("traces get", Option("ID", "ID of the trace", parse_id), PROJECT,
+         Option("--errors", "show only the failed spans, and the path to each"),
+         Option("--io", "also show the input and output of each span"),
+         Option("--span ID", "show this span alone and whole, by ID or name", parse_id),
+         Option("--max-lines N", "maximum lines of each value, with --io or --span", POSITIVE),
+         finds_project=True, exclusive=("--errors", "--span"))
 def traces_get(client, args, console):
     """Show a trace with its spans as a tree, and its scores."""
     if args.max_lines and not (args.io or args.span):
@@ -6170,26 +6147,36 @@ def found_trace(client, args):
         return client.query("trace.getById", trace_input(args.id, chosen_project(client, args)))
     projects = visible_projects(client, setting("TWOSIGNAL_ORG"))
     if len(projects) > FEW_PROJECTS:
-        raise none_given(PROJECT, client)
-    inputs = [trace_input(args.id, project.get("id")) for project in projects]
-    traces = client.visible_rows("trace.getById", inputs, lambda trace: [trace])
-    if not traces:
-        raise not_found(resource=RESOURCES["trace"])
-    return traces[0]
+        raise usage_error(f"No project given, and {len(projects)} are too many to search",
+                          "Pass --project; 'twosignal projects list' shows them.")
+    failures = []
+    for answer in client.batch("trace.getById", [
+            trace_input(args.id, project.get("id")) for project in projects]):
+        if not isinstance(answer, Failure):
+            return answer
+        failures += [answer] if answer.code != "NOT_FOUND" else []
+    if failures:
+        raise failures[0]           # the trace may be in that project
+    raise Failure(f"Trace not found in any of your projects ({len(projects)})",
+                  "Check the ID, and the account with 'twosignal whoami'.", "NOT_FOUND")
 
 
 def error_lines(spans) -> str:
-    """A heading, and a line for each span with an error message; "" if there are none."""
-    lines = [f"{printable(span['name'])}: {printable(span['error_message'])}\n"
-             for span in spans if span.get("error_message")]
-    more = lines[MAX_PROBLEMS:] and [f"and {len(lines) - MAX_PROBLEMS:,} more\n"]
-    return "".join(["Errors\n"] + lines[:MAX_PROBLEMS] + more) if lines else ""
+    """A heading, and a line for each span that failed; "" if none did."""
+    failed = [span for span in spans if span_failed(span)]
+    failed = [span for span in failed if span.get("error_message")] or failed
+    texts = [f"{printable(span['name'])}: {printable(span.get('error_message') or 'no message')}"
+             for span in failed]
+    lines = [truncate(text, MAX_MESSAGE) + "\n" for text in texts]
+    if len(lines) > MAX_PROBLEMS:
+        lines[MAX_PROBLEMS:] = [f"and {len(lines) - MAX_PROBLEMS:,} more\n"]
+    return "".join(["Errors\n"] + lines) if lines else ""
 
 
 def span_rows(tree, records) -> list:
-    """A row of SPAN_COLUMNS for each (depth, span); records: what the timeline covers."""
+    """A row of SPAN_COLUMNS for each (depth, span); records: the trace, and all its spans."""
     seconds = {id(each): parse_timestamp(each.get("start_time")) for each in records}
-    first = min(filter(None, seconds.values()), default=0)
+    first = seconds[id(records[0])] or min(filter(None, seconds.values()), default=0)
     starts = {key: round((value - first) * 1000, 3) for key, value in seconds.items() if value}
     scale = BAR_COLUMNS / (max([starts.get(id(each), 0) + (to_amount(each["duration_ms"]) or 0)
                                 for each in records]) or 1)
@@ -6198,8 +6185,8 @@ def span_rows(tree, records) -> list:
         start, duration = starts.get(id(span)), to_amount(span["duration_ms"])
         bar_shares, timeline = None, ""
         if None not in (start, duration):
-            bar_shares = start * scale / BAR_COLUMNS, duration * scale / BAR_COLUMNS
-            left = min(BAR_COLUMNS - 1, int(start * scale))
+            bar_shares = max(0, start * scale / BAR_COLUMNS), duration * scale / BAR_COLUMNS
+            left = max(0, min(BAR_COLUMNS - 1, int(start * scale)))
             timeline = " " * left + "█" * max(1, min(BAR_COLUMNS - left, round(duration * scale)))
         margin = "  " * depth if depth <= MAX_INDENTED_SPANS else f"  [{depth}] "
         rows.append(dict(span, start=start, bar=bar_shares, timeline=timeline,
@@ -6226,28 +6213,27 @@ def span_details(spans, args) -> Details:
     span = listed_row(spans, find_id(args.span, "span", lambda: spans), "span")
     names = {key: key.replace("_", " ").capitalize() for key in span if span[key] is not None}
     data = [key for key in names if key in USER_DATA or key == "error_message"]
-    columns = [Column(names[key], key) for key in names if key not in data]
+    known = {column.source: column for column in (ID, NAME, STATUS, DURATION, COST, TOKENS)}
+    columns = [known.get(key, Column(names[key], key)) for key in names if key not in data]
     values = UserData([(names[key], span[key]) for key in data], args.max_lines)
     return Details(span, columns, [("Data", values)] if data else ())
 
 
 @command(
     "traces stats", PROJECT,
-    Option("--by KEY", f"group by {', '.join(GROUP_KEYS)}; repeatable, at most two",
-           repeatable=True, choices=GROUP_KEYS),
+    Option("--by KEY...", f"group by one or two of {', '.join(GROUP_KEYS)}", choices=GROUP_KEYS),
     Option("--sort METRIC", "worst groups first, e.g. p95 or error_rate (default: count, or time "
            "if grouped by it)", choices=SORT_METRICS),
     Option("--sample N", "read the spans of at most N traces, spread over all, for models and "
            f"error messages (default: {DEFAULT_SAMPLE})", POSITIVE),
     *BASELINE_OPTIONS, *FILTER_OPTIONS, takes_key=True, exclusive=("--baseline", "--baseline-tag"),
     examples=("twosignal traces stats --project ID --since 24h --by name --sort error_rate",
-              "twosignal traces stats --project ID --tag v2 --baseline-tag v1",
               "twosignal traces stats --project ID --since 7d --json -o baseline.json"))
 def traces_stats(client, args, console):
     """Show error rates, durations, costs and scores by group."""
     by = args.by or []
     if len(by) > min(2, len(set(by))):
-        raise usage_error("--by takes at most 2 different keys")
+        raise usage_error("--by takes up to two keys, which must differ", "Try --by name --by day.")
     scores = SCORES_REQUIRED if "evaluator" in by else SCORES_IF_KNOWN
     scan = TraceScan(client, trace_query(client, args), console, None, scores, needed=ALL)
 
@@ -6262,22 +6248,25 @@ def traces_stats(client, args, console):
     if baseline is not None:
         pairs = list(pairs_of(baseline, rows, by))
         remarks += small_remarks(pairs)
-        result = comparison_result(pairs)
+        result = comparison_result(pairs, by)
     result.conclude = lambda: Outcome(remarks)
     return result
 
 
 def stats_result(groups, rows, metric) -> Details:
     """Rows of traces stats, and error messages; with bars of a metric if grouped by time."""
-    keys = [Column(key.title(), key, never_cut=key == "session") for key in groups.by]
-    most = max([row[metric.key] or 0 for row in rows], default=0)
-    bars = [Column("", lambda row: chart_bar(row[metric.key], most, 10))
-            for _ in TIME_KEYS.intersection(groups.by)][:1]
+    keys = [Column(key.title(), key, never_cut=key == "session" or key in TIME_KEYS)
+            for key in groups.by]
     values = METRIC_COLUMNS + [
         Column(f"{metric.heading} of {printable(name)}", metric.key_of(name), metric.text,
                optional=True)
         for name in groups.evaluators() for metric in METRICS if metric.needs_scores]
-    parts = [("", Listing("traces", (*keys, COUNT_COLUMN, *bars, *values), rows))]
+    columns = [COUNT_COLUMN] + sorted(values, key=lambda column: column.source != metric.key)
+    if TIME_KEYS.keys() & groups.by:
+        most = max([row[metric.key] or 0 for row in rows], default=0)
+        columns.insert(1 if metric is TRACE_COUNT else 2, Column(
+            "", lambda row: chart_bar(row[metric.key], most, 10), never_cut=True))
+    parts = [("", Listing("traces", (*keys, *columns), rows))]
     messages = [dict(zip(groups.by, values), message=message, count=count)
                 for values, stats in groups.groups.items() for message, count
                 in stats.messages.most_common(1 if groups.by else MAX_MESSAGES)]
@@ -6288,66 +6277,87 @@ def stats_result(groups, rows, metric) -> Details:
     return Details(rows, (), parts, extra_columns=values)
 
 
-def comparison_result(pairs) -> Details:
+def comparison_result(pairs, by) -> Details:
     """The comparisons of (row of the baseline, row) pairs, each with its group."""
-    found = [(row["group"], each) for earlier, row in pairs for each in comparisons(earlier, row)]
+    rows, texts = [], []
+    for earlier, row in pairs:
+        for metric, name, before, value in comparisons(earlier, row):
+            each = CheckResult(metric, None, value, None, evaluator=name, baseline=before)
+            rows.append({"group": row["group"], **{key: row[key] for key in by},
+                         "metric": each.title, "baseline": each.baseline, "measured": each.value,
+                         "change": each.change, "baseline_count": earlier["count"],
+                         "count": row["count"]})
+            texts.append(dict(each.row(), group=row["group"]))
     columns = (Column("Group", "group"), Column("Metric", "check"), *COMPARED_COLUMNS[1:4])
-    texts = [{"group": group, **each.row()} for group, each in found]
-    return Details([{"group": group, **each.record()} for group, each in found], (),
-                   [("", Listing("traces", columns, texts))])
+    return Details(rows, (), [("", Listing("traces", columns, texts))])
 
 
 def chosen_baseline(args, scan, by, measure):
     """The rows that BASELINE_OPTIONS choose, or None; measure: makes them of another scan."""
-    if args.baseline_tag:
-        if args.tag == [args.baseline_tag]:
-            raise usage_error("--tag and --baseline-tag are the same", "Compare two tags.")
-        import copy
-        other = copy.copy(scan)
-        other.query = copy.copy(scan.query)
-        other.query.tags = [args.baseline_tag]
-        return measure(other)
-    if not args.baseline:
+    if args.baseline:
+        return read_baseline(args.baseline, by, scan.console)
+    if not args.baseline_tag:
         return None
-    rows = result_or_failure(json_argument, args.baseline if args.baseline == "-" else
-                             "@" + args.baseline, "--baseline", scan.console)
-    if isinstance(rows, Failure):
-        raise usage_error(rows.message)
-    check_baseline(rows, args.baseline, by)
+    if len(args.tag or ()) > 1 or args.tag == [args.baseline_tag]:
+        raise usage_error("--baseline-tag needs at most one --tag, of another name",
+                          "It takes the place of --tag for the baseline.")
+    import copy
+    other = copy.copy(scan)
+    other.query = copy.copy(scan.query)
+    other.query.tags = [args.baseline_tag]
+    return measure(other)
+
+
+def read_baseline(path, by, console) -> list:
+    """The rows in a file that traces stats wrote, or on stdin. Raises a usage error."""
+    try:
+        if path == "-":
+            text = console.read_stdin("--baseline")
+        else:
+            with open(to_path(path), "rb") as file:
+                text = file.read(MAX_RESPONSE_BYTES).decode("utf-8-sig")
+        rows = json.loads(text)
+        fault = baseline_fault(rows, by)
+    except OSError as error:
+        fault = os_reason(error)
+    except (ValueError, RecursionError):
+        fault = f"it is not JSON of at most {MAX_RESPONSE_BYTES >> 20} MiB"
+    if fault:
+        option = "".join(f" --by {key}" for key in by)
+        raise usage_error(f"Cannot use the baseline {path}: {fault}",
+                          f"Write one with: twosignal traces stats{option} --json -o FILE.")
     return rows
 
 
 @command(
     "traces check", PROJECT, *THRESHOLD_OPTIONS, *BASELINE_OPTIONS,
-    Option("--max-regression SHARE", "how much worse than the baseline: p95 and average cost by "
-           "that share, rates and scores by that many points, e.g. 10%", parse_share,
-           selects=False),
+    Option("--max-regression SHARE", "how much worse than the baseline, e.g. 10%: a share of p95 "
+           "and average cost, points of rates and scores", parse_share, selects=False),
     Option("--min-count N", "minimum number of traces; exit 11 if fewer (default: 1)", POSITIVE,
            selects=False),
-    Option("--min-coverage SHARE", "exit 11 if a check could be measured in a smaller share of the "
-           "traces, e.g. 90%", parse_share),
-    EVALUATOR_FILTER, JUNIT,
+    Option("--min-coverage SHARE", "exit 11 if a check covers fewer traces, e.g. 90%", parse_share),
     Option("-n, -L, --limit N", "check only the N most recent traces (default: all)", POSITIVE),
-    *FILTER_OPTIONS, takes_key=True, is_gate=True, exclusive=("--baseline", "--baseline-tag"),
+    JUNIT, EVALUATOR_FILTER, *FILTER_OPTIONS, takes_key=True, is_gate=True,
+    exclusive=("--baseline", "--baseline-tag"),
     examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --min-score 0.5",
-              "twosignal traces check --project ID --min-score faithfulness=0.8 --max-p95 8s "
-              "--junit report.xml"))
+              "twosignal traces check --project ID --min-score accuracy=0.8 --junit report.xml"))
 def traces_check(client, args, console):
     """Check traces against thresholds (CI gate).
 
     Exit codes: 0 all checks passed, 10 a check failed, 11 not enough data.
     """
     checks = chosen_checks(args)
-    needs_scores = any(threshold.needs_scores for threshold, _ in checks)
-    scan = TraceScan(client, trace_query(client, args), console, args.limit,
-                     SCORES_IF_KNOWN if args.baseline_tag else None, needed=ALL)
+    scan = TraceScan(client, trace_query(client, args), console, args.limit, needed=ALL)
+    compared = SCORES_IF_KNOWN if args.max_regression is None else SCORES_REQUIRED
+    if any(threshold.needs_scores for threshold, _ in checks):
+        scan.scores = SCORES_REQUIRED
+    elif args.baseline_tag:
+        scan.scores = compared
     rows = chosen_baseline(args, scan, [], lambda other: (
         [TraceStats(args.evaluator).read(other).row()]))
     baseline = {"count": 0} if rows == [] else rows and rows[0]
-    if args.baseline and baseline.get("average_score") is not None:
-        scan.scores = SCORES_IF_KNOWN if args.max_regression is None else SCORES_REQUIRED
-    if needs_scores:
-        scan.scores = SCORES_REQUIRED
+    if args.baseline and (args.evaluator or baseline.get("average_score") is not None):
+        scan.scores = scan.scores or compared
     return Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
                 args.url, baseline, args.max_regression).run()
 
@@ -6382,15 +6392,12 @@ def chosen_checks(args) -> list:
     return checks
 
 
-@command(
-    "traces wait", PROJECT,
-    Option("--count N", "number of matching traces to wait for (default: 1)", POSITIVE),
-    Option("--scored", "also wait until every enabled evaluator has scored them, except CUSTOM"),
-    EVALUATOR_FILTER,
-    Option("--timeout TIME", "how long to wait, e.g. 90s (default: 5m)", parse_seconds,
-           name="wait_timeout"),
-    *FILTER_OPTIONS, takes_key=True, is_gate=True,
-    examples=("twosignal traces wait --project ID --since 10m --count 20 --scored --timeout 5m",))
+@command("traces wait", PROJECT,
+         Option("--count N", "number of matching traces to wait for (default: 1)", POSITIVE),
+         Option("--scored", "also wait until all enabled evaluators but CUSTOM have scored them"),
+         Option("--timeout TIME", "maximum wait (default: 5m)", parse_seconds, name="wait_timeout"),
+         EVALUATOR_FILTER, *FILTER_OPTIONS, takes_key=True, is_gate=True,
+         examples=("twosignal traces wait --project ID --since 10m --count 20 --scored",))
 def traces_wait(client, args, console):
     """Wait until traces have arrived, and are scored.
 
@@ -6426,9 +6433,7 @@ def wait_result(progress, failure) -> Details:
     "traces tail", PROJECT,
     Option("-n, --lines N", f"show the last N traces first (default: {DEFAULT_TAIL_LINES})", COUNT),
     Option("--interval TIME", f"polling interval (default: {DEFAULT_INTERVAL:g}s)", parse_seconds),
-    SPANS, *FILTER_OPTIONS, takes_key=True, is_endless=True,
-    examples=("twosignal traces tail --project ID", "twosignal traces tail --project ID --error "
-              "--format jsonl | while read -r line; do echo \"$line\"; done"))
+    SPANS, *FILTER_OPTIONS, takes_key=True, is_endless=True)
 def traces_tail(client, args, console):
     """Print new traces as they arrive, until Ctrl-C."""
     return Listing("traces", TAIL_COLUMNS, new_traces(client, args, console), streams=True,
@@ -6483,9 +6488,8 @@ def scores_create(client, args, console):
 
 # --- evaluators
 ENABLED = Column("Enabled", "enabled")
-EVALUATOR_FIELDS = (ID, Column("Type", "type"), ENABLED, Column("Config", "config"))
-add_listing("evaluators list", "evaluator", (ID, Column("Type", "type"), ENABLED, NAME),
-            SHOW_SECRETS)
+EVALUATOR_FIELDS = (ID, TYPE, ENABLED, Column("Config", "config"))
+add_listing("evaluators list", "evaluator", (ID, TYPE, ENABLED, NAME), SHOW_SECRETS)
 EVALUATOR_TYPES = {                 # and the key that the config of each must have
     "CONTAINS": "value", "REGEX_MATCH": "pattern", "JSON_SCHEMA": "schema", "EXACT_MATCH": "",
     "STARTS_WITH": "value", "ENDS_WITH": "value", "LENGTH": "", "LEVENSHTEIN": "", "SIMILARITY": "",
@@ -6519,12 +6523,10 @@ def config_warnings(type_name, config):
 
 @command("evaluators create", PROJECT, NEW_NAME,
          Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
-                non_empty, required=True, choices=tuple(EVALUATOR_TYPES)),
+                non_empty, required=True, choices=EVALUATOR_TYPES),
          Option("--config JSON", "configuration of the evaluator" + JSON_VALUE), SHOW_SECRETS,
          examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA '
-                   "--config '{\"schema\": {\"type\": \"object\"}}'",
-                   "twosignal evaluators create --project ID -n Fast --type LATENCY "
-                   "--config '{\"max_ms\": 5000, \"target_ms\": 2000}'"))
+                   "--config '{\"schema\": {\"type\": \"object\"}}'",))
 def evaluators_create(client, args, console):
     """Create an evaluator."""
     config = json_argument(args.config, "--config", console)
@@ -6532,15 +6534,13 @@ def evaluators_create(client, args, console):
     result = changed(client, args, "evaluator.create", EVALUATOR_FIELDS, name=args.name,
                     projectId=chosen_project(client, args), type=args.type,
                     config={} if config is None else config)
-    for warning in config_warnings(args.type, config):
-        console.tell(warning)
+    result.conclude = lambda: Outcome(config_warnings(args.type, config))
     return result
 
 
-@command("evaluators toggle", PROJECT, EVALUATOR, Option("--enable", "enable the evaluator"),
+@command("evaluators toggle", EVALUATOR, PROJECT, Option("--enable", "enable the evaluator"),
          Option("--disable", "disable the evaluator"), SHOW_SECRETS,
-         exclusive=("--enable", "--disable"),
-         examples=("twosignal evaluators toggle ID --project ID --enable",))
+         exclusive=("--enable", "--disable"))
 def evaluators_toggle(client, args, console):
     """Enable or disable an evaluator; without a flag, toggle it."""
     chosen = chosen_resource(client, args, "evaluator")
@@ -6585,8 +6585,7 @@ def datasets_get(client, args, console):
          Option("--input JSON", "input for the agent" + JSON_VALUE, required=True),
          Option("--expected JSON", "expected output" + JSON_VALUE),
          Option("--metadata JSON", "metadata of the item" + JSON_VALUE),
-         examples=("twosignal datasets add-item ID --project ID --input '{\"prompt\": \"Hi\"}'",
-                   "twosignal datasets add-item ID --project ID --input @in.json --expected 7"))
+         examples=("twosignal datasets add-item ID --project ID --input '{\"prompt\": \"Hi\"}'",))
 def datasets_add_item(client, args, console):
     """Add a test case to a dataset."""
     options = (("input", "--input", args.input), ("expectedOutput", "--expected", args.expected),
@@ -6640,18 +6639,16 @@ MONTH, SPANS_USED = Column("Month", "month"), Column("Spans", "spans_used", form
 EVALUATOR_RUNS = Column("Evaluator runs", "evals_used", format_count)
 MONTH_COLUMNS = (Column("Traces", "traces_used", format_count), SPANS_USED, EVALUATOR_RUNS)
 USAGE_FIELDS = (                    # the server counts all runs, the plan limits LLM evaluations
-    MONTH, Column("Plan", "plan"), Column("Traces", used_of_limit), EVALUATOR_RUNS,
+    MONTH, PLAN, Column("Traces", used_of_limit), EVALUATOR_RUNS,
     Column("LLM evaluations of the plan", "evals_limit", format_count), SPANS_USED)
 
 
 @command("usage", ORG,
          Option("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are "
                 "used, e.g. 90; evaluator runs are not checked", parse_percent, selects=False),
-         Option("--months N", f"show the last N months, at most {MAX_MONTHS}",
-                whole_number(1, MAX_MONTHS)),
+         Option("--months N", f"show N months, at most {MAX_MONTHS}", MONTHS),
          JUNIT, is_gate=True, exclusive=("--fail-above", "--months"),
-         examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90",
-                   "twosignal usage --org ID --months 12"))
+         examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args, console):
     """Show an organization's usage this month, and its limits."""
     if args.junit and args.fail_above is None:
@@ -6660,8 +6657,7 @@ def usage(client, args, console):
     if args.months:
         return usage_history(client, org, args.months)
     wire = resource_object(client.query("usage.getCurrentMonth", {"organizationId": org}))
-    plans = {row.get("id"): row.get("plan") for row in client.rows("organization.list")
-             if isinstance(row.get("id"), str)}
+    plans = {str(row.get("id")): row.get("plan") for row in client.rows("organization.list")}
     record = usage_record(wire, plans.get(org))
     columns = (Column("Project", "project_id", never_cut=True), *MONTH_COLUMNS)
     projects = Listing("projects", columns, child_records(record, "projects"))
@@ -6703,12 +6699,10 @@ def usage_check(record, limit) -> CheckResult:
 
 
 # --- what has no command of its own
-
 @command("api", Option("PROCEDURE", "tRPC procedure, e.g. trace.list", non_empty),
          Option("--input JSON", "input of the procedure" + JSON_VALUE),
          Option("--mutation", "call it as a mutation (POST)"), SHOW_SECRETS,
-         examples=("twosignal api organization.list", "twosignal api modelRouting.list "
-                   "--input '{\"projectId\": \"ID\"}'"))
+         examples=("twosignal api modelRouting.list --input '{\"projectId\": \"ID\"}'",))
 def api(client, args, console):
     """Call a tRPC procedure and print the raw response."""
     if not re.match(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z", args.procedure):
@@ -6720,8 +6714,8 @@ def api(client, args, console):
     mask_config(values, console.keep_secret, is_config=False)       # an error may repeat it
     hides_secrets = args.procedure.startswith("evaluator.") and not args.show_secrets
     hints = {"UNSUPPORTED": "Check the procedure's name, and whether it is a --mutation.",
-             "METHOD_NOT_SUPPORTED": "It is a query: omit --mutation." if args.mutation else
-                                     "It is a mutation: add --mutation."}
+             "METHOD_NOT_SUPPORTED": (
+                 f"It is a {'query: omit' if args.mutation else 'mutation: add'} --mutation.")}
     if values is None:
         hints["BAD_REQUEST"] = "Pass its input with --input JSON."
     try:
@@ -6733,8 +6727,7 @@ def api(client, args, console):
         raise
 
 
-@command("help", Option("[COMMAND...]", "the command to explain"),
-         is_offline=True, examples=("twosignal help traces list",))
+@command("help", Option("[COMMAND...]", "the command to explain"), is_offline=True)
 def help_command(client, args, console):
     """Show help for a command."""
     line = CommandLine(args.command or [])
@@ -6828,8 +6821,7 @@ complete -c twosignal -f -a '(__twosignal_complete)'
 
 @command("completion",
          Option("SHELL", "bash, zsh or fish", choices=COMPLETION_SCRIPTS), is_offline=True,
-         examples=('eval "$(twosignal completion bash)"',
-                   "twosignal completion fish > ~/.config/fish/completions/twosignal.fish"))
+         examples=('eval "$(twosignal completion bash)"',))
 def completion(client, args, console):
     """Print a script that completes commands in a shell."""
     return Text(COMPLETION_SCRIPTS[args.shell])
@@ -6837,15 +6829,9 @@ def completion(client, args, console):
 
 @command("__complete", Option("[WORD...]"), is_offline=True, is_hidden=True)
 def complete(client, args, console):
-    """Print what can stand in place of the last word."""
-    words = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]   # unquoted
-    kind, candidates = completions(words, console.clock)
-    return Text("\n".join([kind] + candidates) + "\n")
-
-
-def completions(words, clock=CLOCK) -> tuple:
-    """("words", candidates) for the last of the words, or ("files", []) if it is a file's name."""
-    *before, current = words
+    """Print "words" and what can stand in place of the last word, or "files"."""
+    unquoted = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]
+    *before, current = unquoted
     prefix = ""
     if current.startswith("--") and "=" in current:
         flag, _, current = current.partition("=")
@@ -6856,16 +6842,17 @@ def completions(words, clock=CLOCK) -> tuple:
     if line.options and line.options[-1][1] == mark:
         option = line.known_flags()[line.options[-1][0]]
         if option.metavar == "FILE":
-            return "files", []
-        found = option_values(option, line, clock)
-        # A name that looks like an option would be read as one.
-        found = [each for each in found if prefix or not each.startswith("--")]
+            return Text("files\n")
+        found = option_values(option, line, console.clock)
+        if not prefix:              # a name that looks like an option would be read as one
+            found = [each for each in found if not each.startswith("--")]
     elif prefix:
         found = []                  # there is no such option, or it takes no value
     else:
-        found = next_words(CommandLine(before), current.startswith("-"), clock)
-    return "words", [prefix + each for each in found
-                     if each.startswith(current) and each.isprintable() and each.strip()]
+        found = next_words(CommandLine(before), current.startswith("-"), console.clock)
+    return Text("\n".join(["words"] + [
+        prefix + each for each in found
+        if each.startswith(current) and each.isprintable() and each.strip()]) + "\n")
 
 
 def next_words(line, is_flag, clock) -> list:
@@ -7003,10 +6990,13 @@ def run(argv, console) -> int:
 
 def gate_report(line, console) -> GateReport:
     """Where a command line reports its checks; it has an error if that is where it prints."""
-    path, output = (to_path("".join(line.texts(option))) for option in (JUNIT, OUTPUT))
+    path, output, baseline = (to_path("".join(line.texts(option)))
+                              for option in (JUNIT, OUTPUT, BASELINE_OPTIONS[0]))
     output = "/dev/stdout" if output in ("", "-") else output
-    if path == "-" or path not in ("", os.devnull) and is_same_file(path, output):
+    is_baseline = path and baseline and is_same_file(path, baseline)
+    if path == "-" or is_baseline or path not in ("", os.devnull) and is_same_file(path, output):
         line.error = line.error or usage_error("--junit needs a file of its own")
+        path = "" if is_baseline else path
     is_gate = line.command is not None and line.command.is_gate
     path = path if path.strip(" -") and (is_gate or not line.command) else ""
     # What the gate examines, as it was given: project my-agent, since 1h, error.
@@ -7046,14 +7036,19 @@ def run_command(line, console, report) -> int:
                 console.say(error.hint)
         places = [args.sources[name] for name in args.sources if name in ("org", "project")]
         if places and getattr(error, "code", "") == "NOT_FOUND":
-            error.hint += f" See also {' and '.join(places)}."
+            error.hint += f" Also check {' and '.join(places)}."
         raise
 
 
 def make_client(chosen, args, console) -> Client:
     """The Client for a command. Raises a usage error for a wrong address or key."""
     key = api_key() if chosen.takes_key else None
-    url = server_url(chosen, args, console.clock, key)
+    url = args.url
+    if chosen.ends_session and not url:     # where the session comes from, whatever is configured
+        stored = result_or(None, load_session, console.clock)
+        url = result_or(DEFAULT_URL, session_origin, stored, console.clock) if stored else (
+            DEFAULT_URL)
+    url = configured_url(url, console.clock, key)
     access = server_access(url, vars(args), key, console.clock)
     for value in [key or "", *access.headers.values()]:
         for secret in header_secrets(value):
@@ -7068,14 +7063,6 @@ def make_client(chosen, args, console) -> Client:
     if key:
         warn_if_unencrypted(client.url, "API key", console)
     return client
-
-
-def server_url(chosen, args, clock, key=None) -> str:
-    """The server's address; to log out, that of the stored session, whatever is configured."""
-    if not chosen.ends_session or args.url:
-        return configured_url(args.url, clock, key)
-    stored = result_or(None, load_session, clock)
-    return result_or(DEFAULT_URL, session_origin, stored, clock) if stored else DEFAULT_URL
 
 
 def call_command(chosen, client, args, console, report) -> int:

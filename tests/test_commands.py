@@ -356,14 +356,14 @@ class DefaultProject(CommandCase):
         self.use("Other Agent")
         gone = "99999999-9999-4999-8999-999999999999"
         self.write("home/config.json", dict(self.state("config.json"), project=gone))
-        hint = "See also 'twosignal projects use'."
+        hint = "Also check 'twosignal projects use'."
         for argv in (["traces", "list"], ["traces", "check", "--max-p95", "1s"],
                      ["evaluators", "list"], ["traces", "tail"]):
             with self.subTest(argv=argv):
                 self.assertFails(self.cli(*argv), 6, "Project not found. Check the ID with "
                                  "'twosignal projects list'. " + hint)
         for argv, end in ((["--project", gone], "projects list'.\n"),
-                          ([], "projects list'. See also TWOSIGNAL_PROJECT.\n")):
+                          ([], "projects list'. Also check TWOSIGNAL_PROJECT.\n")):
             result = self.cli("traces", "list", *argv, env={"TWOSIGNAL_PROJECT": gone})
             self.assertFails(result, 6)
             self.assertTrue(result.err.endswith(end), result)

@@ -319,7 +319,7 @@ class Progress(TracesCase):
         self.addCleanup(os.close, pipe)
         file = self.enter(open(self.path("rows"), "w", encoding="utf-8"))
         saved = twosignal.AtomicFile(self.path("saved"))
-        device = twosignal.Device("/dev/fd/%d" % pipe, "")
+        device = twosignal.OutputTarget("/dev/fd/%d" % pipe, "")
         out = {"terminal": NotedStream("out", []), "file": file, "nothing": None,
                "pipe": self.enter(open(pipe, "w", encoding="utf-8", closefd=False))}
         for stdout, target, err_is_terminal, is_shown in (
@@ -907,7 +907,7 @@ class Readers(unittest.TestCase):
             with tempfile.TemporaryDirectory() as folder:
                 with twosignal.AtomicFile(os.path.join(folder, "saved")) as saved:
                     self.check(os.dup(writer), file=saved)
-            with twosignal.Device("/dev/fd/%d" % writer, "") as device:
+            with twosignal.OutputTarget("/dev/fd/%d" % writer, "") as device:
                 with self.assertRaises(BrokenPipeError):
                     self.check(os.open(os.devnull, os.O_WRONLY), file=device)
             with self.assertRaises(BrokenPipeError):

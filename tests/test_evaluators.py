@@ -215,5 +215,5 @@ class ConfigsThatCannotWork(CommandCase):
                 self.assertNotRegex(" ".join(each.examples), r'"[a-z]+[A-Z]\w*":')
 
     def test_types_are_completed(self):
-        self.assertEqual(twosignal.completions(["evaluators", "create", "--type", "LL"]),
-                         ("words", ["LLM_JUDGE"]))
+        result = self.run_cli("__complete", "--", "evaluators", "create", "--type", "LL")
+        self.assertEqual(self.assertOk(result, err="").out, "words\nLLM_JUDGE\n")

@@ -266,14 +266,14 @@ class PrivateFiles(StateCase):
             os.rmdir(path)
             os.symlink(victim, path)
         with mock.patch("os.mkdir", swapped):
-            twosignal.result_or_failure(twosignal.make_home)
+            twosignal.result_or_failure(twosignal.make_directory, self.home)
         self.assertEqual(oct(mode(victim)), oct(0o755))
 
     @posix
     def test_directories_on_the_way_are_private(self):
         """Row 16: all that it creates."""
         with umask(0o022), mock.patch.dict(os.environ, TWOSIGNAL_HOME=self.path("a/b/c")):
-            twosignal.make_home()
+            twosignal.make_directory(twosignal.home_directory())
         for name in ("a", "a/b", "a/b/c"):
             self.assertEqual(oct(mode(self.path(name))), oct(0o700))
 

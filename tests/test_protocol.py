@@ -369,9 +369,10 @@ class Recordings(Case):
             self.assertEqual(len(server.requests), 1)
 
     def test_logout(self):
-        for name in ("logout", "logout-refused"):
+        for name, code in (("logout", None), ("logout-refused", "UNAUTHORIZED")):
             with scripted(recorded(name)) as server:
-                self.client(server).auth.logout()
+                failure = twosignal.result_or_failure(self.client(server).auth.logout)
+                self.assertEqual(getattr(failure, "code", None), code)
                 self.assertEqual(target(server.requests[0]), "/api/v1/auth/logout")
                 self.assertEqual(header(server.requests[0], "Authorization"),
                                  "Bearer old.access.token")

@@ -410,6 +410,7 @@ class CommandTables(CommandCase):
                      "reasoning": "no answer"}])
         self.server.fault("trace.getById", status=200, body=trpc_answer(trace))
         out = self.assertOk(self.cli("traces", "get", trace["id"], columns=120), err="").out
+        out = out.partition("Spans\n")[2]
         names = ["the root", "first child", "second child", "the orphan", "cycle one",
                  "cycle two", "own parent"]
         places = [out.index(name) for name in names]
@@ -945,10 +946,10 @@ class ChosenFields(TracesCase):
 
     def test_a_named_field_is_shown_whatever_the_room_and_the_value(self):
         shown = twosignal.only_fields(listing(TRACES), ["id", "name"], self.fail)
-        self.assertEqual(table(shown, columns=40).split("\n")[0].split(), ["ID", "name"])
+        self.assertEqual(table(shown, columns=40).split("\n")[0].split(), ["ID", "Name"])
         shown = twosignal.only_fields(Details({"id": "a", "name": None}, TRACE_COLUMNS),
                                       ["id", "name"], self.fail)
-        self.assertEqual(table(shown), "ID:    a\nname:  -\n")
+        self.assertEqual(table(shown), "ID:    a\nName:  -\n")
 
     def test_scores_are_fetched_only_if_a_field_needs_them(self):
         self.add(2, scores=[{"evaluatorName": "tone", "value": 0.5}])

@@ -1666,7 +1666,14 @@ class Provenance(SessionCase):
             os.unlink(self.file)
             logout(auth)
         with mock.patch("twosignal.Authenticator.logout", second):
-            self.assertEqual(self.assertOk(self.run_cli("logout"), "").out, "Not logged in.\n")
+            self.assertIn("Logged out of", self.assertOk(self.run_cli("logout"), "").out)
+
+    def test_logout_of_a_session_that_has_ended(self):
+        """There is nothing to warn about."""
+        self.log_in()
+        self.server.revoke(OWNER)
+        self.assertIn("Logged out of", self.assertOk(self.run_cli("logout"), "").out)
+        self.assertFalse(os.path.exists(self.file))
 
     def test_change_of_account(self):
         """Row 57: a command goes on only as the user it began with."""

@@ -151,7 +151,7 @@ class Homes(ServerCase):
     def test_a_file(self):
         """Row 37: HOME is a file."""
         path = self.write("file", "mine")
-        self.assertFails(self.log_in_at(path), 1, os.path.join(path, ".twosignal"))
+        self.assertFails(self.log_in_at(path), 1, "Cannot write %s: " % path)
         self.assertFails(self.run_at(path, "orgs", "list"), 4, "twosignal login")
         self.assertOk(self.run_at(path, "logout"))
         self.assertEqual(requests_of(self.server, "auth"), [])

@@ -197,8 +197,16 @@ class TraceFilters(TracesCase):
                 self.assertFails(result, 4, "A project API key cannot read the s", "login")
                 self.assertEqual(result.out, "")
         page = {"traces": [{"id": "a", "name": "a"}, {"id": "b", "name": "b"}]}
-        self.server.fault("/traces", status=200, body=page)
-        self.assertFails(self.list("--session", "s-1", env=self.key()), 4, "the sessions")
+        self.server.fault("/traces", times=2, status=200, body=page)
+        result = self.assertOk(self.list("--session", "s-1", env=self.key()))
+        self.assertIn("0 of 2 scanned traces match. None of them has the field session_id.",
+                      result.err)
+        self.assertEqual(self.check("--max-cost", "1", "--session", "s-1", env=self.key()).code, 11)
+
+    def test_a_value_in_metadata_that_is_null(self):
+        for metadata in ({"a": {"b": None}}, {"a": {}}, {}, None, "text", [1], 5):
+            self.server.add_trace(name=str(metadata), metadata=metadata)
+        self.assertEqual(self.names("--metadata", "a.b=null"), ["{'a': {'b': None}}"])
 
     def test_scores_are_asked_for_after_all_other_filters(self):
         self.use(**dict(DIALECTS)["old"])

@@ -48,6 +48,10 @@ class Head(GetCase):
         lines = self.assertOk(self.get([failed("b", 5), span("a"), failed("c", 1, message="x\ny"),
                                         failed("d", message=None)])).lines
         self.assertEqual(lines[:5], ["Errors", "c: x\\x0ay", "b: boom", "", "ID:        t1"])
+        lines = self.assertOk(self.get([failed("d", message=None)])).lines
+        self.assertEqual(lines[:3], ["Errors", "d: no message", ""])
+        lines = self.assertOk(self.get([span("a", errorMessage="a warning")])).lines
+        self.assertEqual(lines[0], "ID:        t1")
         self.assertEqual(self.assertOk(self.get([span("a")])).lines[0], "ID:        t1")
 
     def test_many_errors(self):
@@ -87,7 +91,7 @@ class Tree(GetCase):
     def test_spans_longer_than_the_trace(self):
         rows = self.rows([span("early", -1000, 500), span("late", 2000, 1000)])
         self.assertEqual([(row["Start"].strip(), row["Timeline"]) for row in rows.values()],
-                         [("0ms", "██"), ("3.0s", " " * 9 + "███")])
+                         [("-1.0s", "██"), ("2.0s", " " * 8 + "████")])
 
     def test_unknown_times(self):
         rows = self.rows([span("none", None), span("negative", 0, -5), span("running", 0, None),
@@ -237,7 +241,7 @@ class OneSpan(GetCase):
     def test_whole(self):
         for name in ("s2", "tool", " s2 "):
             lines = self.assertOk(self.get(list(self.SPANS), "--span", name.strip())).lines
-            self.assertEqual(lines[:3], ["Id:            s2", "Name:          tool",
+            self.assertEqual(lines[:3], ["ID:            s2", "Name:          tool",
                                          "Type:          TOOL"])
             self.assertIn("Future field:  [1]", lines)
             first = lines.index("Data")
@@ -282,15 +286,14 @@ class FoundProject(TracesCase):
                                      [1, 1, 9])
 
     def test_in_no_project(self):
-        self.assertFails(self.ask("11111111-1111-4111-8111-111111111111"), 6, "Trace not found",
-                         "traces list")
+        self.assertFails(self.ask("11111111-1111-4111-8111-111111111111"), 6,
+                         "Trace not found in any of your projects (1)", "whoami")
 
     def test_in_more_than_a_few(self):
         for place in range(10):
             self.server.add_project("p%d" % place)
-        result = self.assertFails(self.ask("11111111-1111-4111-8111-111111111111"), 2,
-                                  "No project given", "--project", "projects use")
-        self.assertIn("  %s  Support Agent" % self.server.project, result.err.splitlines())
+        self.assertFails(self.ask("11111111-1111-4111-8111-111111111111"), 2, "No project given",
+                         "11 are too many to search", "--project", "projects list")
         self.assertEqual(self.server.count("getById"), 0)
 
     def test_a_failure_to_ask_is_no_missing_trace(self):
@@ -299,6 +302,18 @@ class FoundProject(TracesCase):
         broken = trpc_error("BAD_REQUEST", 400, "bad")
         self.server.fault("getById", status=207, body=[missing, broken])
         self.assertFails(self.ask("t1"), 1, "bad")
+        refused = trpc_error("FORBIDDEN", 403, "Insufficient permissions")
+        self.server.fault("getById", status=207, body=[refused, missing])
+        self.assertFails(self.ask("t1"), 5)
+
+    def test_a_failing_project_hides_no_trace(self):
+        trace, = self.add()
+        self.server.add_project("p1")
+        found = {"result": {"data": {"json": {"id": trace, "name": "here"}}}}
+        for answers in ([found, trpc_error("INTERNAL_SERVER_ERROR", 500, "down")],
+                        [trpc_error("FORBIDDEN", 403, "no"), found]):
+            self.server.fault("getById", status=207, body=answers)
+            self.assertEqual(self.assertOk(self.ask(trace, "--json")).json["name"], "here")
 
     def test_a_given_or_saved_one_is_used(self):
         trace, = self.add()

@@ -94,8 +94,9 @@ class Measured(StatsCase):
                          [None, None, None])
         self.assertEqual(row["total_cost_usd"], 0.012)
         result = self.assertOk(self.stats())
-        self.assertEqual(sorted(result.err.splitlines()), ["1 trace has the status RUNNING.",
-                                                           "2 traces have no status."])
+        self.assertEqual(sorted(result.err.splitlines()), [
+            "1 trace has the status RUNNING.", "2 traces have no status.",
+            "Costs are known for 1 of 3.", "Durations are known for 0 of 3."])
 
     def test_nothing_found(self):
         for args, out in (((), "No traces found.\n"), (("--by", "day"), "No traces found.\n"),
@@ -174,7 +175,7 @@ class Groups(StatsCase):
                     self.assertEqual(self.groups("--by", key), groups)
         self.assertEqual(set(expected) | {"day", "hour"}, set(twosignal.GROUP_KEYS))
         self.assertEqual([sorted(self.groups("--by", key).values()) for key in ("day", "hour")],
-                         [[1, 2], [1, 2]])
+                         [[1, 2], [0] * 23 + [1, 2]])
 
     def test_times_are_in_order_and_can_be_filters(self):
         self.add(1, created=minutes_ago(2 * DAY))
@@ -182,9 +183,10 @@ class Groups(StatsCase):
         days = list(self.groups("--by", "day"))
         self.assertEqual(days, sorted(days))
         for key in ("day", "hour"):
-            first, last = self.groups("--by", key)
+            first, *empty, last = self.groups("--by", key)
             self.assertEqual(self.row("--since", last)["count"], 3)
-            self.assertEqual(list(self.groups("--by", key, "--sort", "count")), [last, first])
+            self.assertEqual(list(self.groups("--by", key, "--sort", "count"))[:2], [last, first])
+            self.assertEqual(len(empty), {"day": 0, "hour": 23}[key])
 
     def test_two_keys(self):
         self.add(2, name="a")
@@ -195,7 +197,7 @@ class Groups(StatsCase):
                                              ("a / ERROR", "a", "ERROR", 1)])
         for given in ("name status tag", "name name"):
             args = [word for key in given.split() for word in ("--by", key)]
-            self.assertFails(self.stats(*args), 2, "at most 2 different keys")
+            self.assertFails(self.stats(*args), 2, "up to two keys, which must differ")
 
     def test_an_evaluator_is_measured_by_its_own_scores(self):
         self.add(1, scores=[{"evaluator": "tone", "value": 0.2, "label": "fail"},
@@ -251,10 +253,17 @@ class Groups(StatsCase):
         result = self.check("--baseline", self.save("all.json"))
         self.assertNotRegex(result.out + result.err, "[\x1b\u202e]")
 
+    def test_an_evaluator_of_any_name(self):
+        self.add(2, scores=[{"evaluator": "tab\tname", "value": 0.5, "label": "fail"},
+                            {"evaluator": None, "value": 1}])
+        rows = {row["evaluator"]: row for row in self.rows("--by", "evaluator")}
+        self.assertEqual([[rows[name][key] for key in ("average_score", "fail_rate")]
+                          for name in ("tab\tname", None)], [[0.5, 1], [1, None]])
+
     def test_values_of_other_types(self):
         self.add(1, name="\x1b[31m", tags=["", "a", "a"], sessionId="x" * 5000)
         self.assertEqual(self.groups("--by", "tag"), {"-": 1, "a": 1})
-        self.assertEqual(self.groups("--by", "name"), {"\\x1b[31m": 1})
+        self.assertEqual(self.groups("--by", "name"), {"\x1b[31m": 1})
         self.assertEqual([len(group) for group in self.groups("--by", "session")], [1000])
 
 
@@ -272,7 +281,7 @@ class Spans(StatsCase):
             rows = {row["group"]: row for row in self.rows("--by", "name")}
             self.assertEqual([(rows[name]["error_message"], rows[name]["error_message_count"])
                               for name in "abc"], [("Timed out", 3), ("No such order", 1),
-                                                   (None, 0)])
+                                                   (None, None)])
         result = self.assertOk(self.stats())
         self.assertEqual(result.lines[-2:], ["3      Timed out", "1      No such order"])
         self.assertRegex(result.err, r"\ARead the spans of 4 of 4 failed traces in 1 request; "
@@ -309,7 +318,7 @@ class Spans(StatsCase):
         real = twosignal.Client.batch
 
         def batch(client, procedure, *args, **kwargs):
-            answers = real(client, procedure, *args, **kwargs)
+            answers = list(real(client, procedure, *args, **kwargs))
             if procedure == "trace.getById":
                 answers[:2] = [twosignal.TooLarge("Too large", ""),
                                twosignal.Failure("Trace not found", code="NOT_FOUND")]
@@ -320,10 +329,15 @@ class Spans(StatsCase):
         self.assertEqual(result.json[0]["error_message_count"], 1)
         self.assertIn("Read the spans of 1 of 3 failed traces", result.err)
 
-    def test_a_failure_to_ask_is_no_result(self):
+    def test_without_spans_there_are_no_messages(self):
+        """They are told to be unknown; only what is made of spans alone fails."""
         self.add_failed("x", count=2)
         self.server.fault("trace.getById", times=None, status=500)
-        self.assertFails(self.stats(), 8)
+        result = self.assertOk(self.stats("--json"))
+        self.assertEqual([result.json[0][key] for key in (
+            "count", "error_message", "error_message_count")], [2, None, None])
+        self.assertRegex(result.err, r"Error messages are null: The server failed \(500\)")
+        self.assertFails(self.stats("--by", "model"), 8)
 
     def test_what_a_key_cannot_read_is_said(self):
         self.add_failed("x", count=2, scores=[{"evaluator": "tone", "value": 1}])
@@ -332,7 +346,7 @@ class Spans(StatsCase):
         self.assertEqual((row["count"], row["error_message"], row["average_score"]),
                          (2, None, None))
         self.assertEqual(sorted(result.err.splitlines()), [
-            "Error messages are null: project API keys cannot read spans.",
+            "Error messages are null: A project API key cannot read spans.",
             "Scores are null: project API keys cannot read scores."])
         self.assertFails(self.stats("--by", "model", env=self.key()), 4, "API key", "spans")
         self.assertFails(self.stats("--by", "evaluator", env=self.key()), 4, "API key", "scores")
@@ -365,10 +379,10 @@ class StatsTables(StatsCase):
         self.assertIn("Tokens", wide)
         self.assertIn("Tokens", piped)
 
-    def bars(self, *args, **kwargs):
+    def bars(self, *args, place=2, **kwargs):
         result = self.assertOk(self.stats("--by", "day", "--no-color", *args, columns=80, tty=True,
                                           **kwargs))
-        return [re.split(r" {2,}", line)[2] for line in result.lines[2:6]]
+        return [re.split(r" {2,}", line)[place] for line in result.lines[2:6]]
 
     def test_bars_show_the_course(self):
         self.assertEqual(self.bars(), ["██████████", "███████▄", "█████", "██▄"])
@@ -379,7 +393,8 @@ class StatsTables(StatsCase):
 
     def test_bars_show_the_metric_that_sorts(self):
         self.add(1, duration_ms=2400, created=minutes_ago(0))
-        self.assertEqual(self.bars("--sort", "p95"), ["██████████"] + 3 * ["█████"])
+        self.assertEqual(self.bars("--sort", "p95", place=3), ["██████████"] + 3 * ["█████"])
+        self.assertEqual(self.bars("--sort", "p95"), ["2.4s"] + 3 * ["1.2s"])
 
 
 class BadInput(StatsCase):
@@ -389,7 +404,9 @@ class BadInput(StatsCase):
                             ("--by name --sort speed", "must be one of count, error_rate"),
                             ("--sample 0", "1 or more"), ("--sample many", "1 or more"),
                             ("--baseline x --baseline-tag y", "cannot be used together"),
-                            ("--tag v1 --baseline-tag v1", "the same"),
+                            ("--tag v1 --baseline-tag v1", "of another name"),
+                            ("--tag v1 --tag v2 --baseline-tag v3", "at most one --tag"),
+                            ("--by name --by name", "--by name --by day"),
                             ("--baseline nowhere.json", "nowhere.json"),
                             ("--error --status OK", "together")):
             with self.subTest(given=given):
@@ -401,13 +418,20 @@ class BadInput(StatsCase):
         listed = self.list("--json").json
         gate = self.check("--min-count", "1", "--json").json
         for number, (content, text) in enumerate((
-                (listed, "is not the JSON of 'traces stats'"), (gate, "is not the JSON"),
-                ("{\"group\": ", "is not JSON"), ("", "is not JSON"), ("null", "is not the JSON"),
-                ([row, 5], "is not the JSON"), ([dict(row, p95_ms="4000")], "'p95_ms' is 4000"),
-                ([dict(row, count=None)], "'count'"), ([dict(row, error_rate=-1)], "damaged"),
-                ([dict(row, p95_ms=True)], "damaged"), ([{"group": "all"}], "is not the JSON"),
-                ([dict(row, **{"average_score.tone": []})], "damaged"),
-                ("[" + json.dumps(row).replace("0.25", "NaN") + "]", "NaN"),
+                (listed, "it is not what 'traces stats --json' writes"), (gate, "is not what"),
+                ("{\"group\": ", "is not JSON"), ("", "is not JSON"), ("null", "is not what"),
+                ("[" * 100000, "is not JSON"), (b"\xff\xfe", "is not JSON"),
+                ([row, 5], "is not what"), ([dict(row, p95_ms="4000")], "'p95_ms' is \"4000\""),
+                ([dict(row, count=None)], "'count' is null"), ([{"group": "all"}], "is not what"),
+                ([dict(row, count=2.5)], "'count' is 2.5"), ([row, row], "a group occurs twice"),
+                ([dict(row, error_rate=-1)], "'error_rate' is -1"),
+                ([dict(row, fail_rate=1.5)], "'fail_rate' is 1.5"),
+                ([dict(row, p95_ms=True)], "'p95_ms' is true"),
+                ([dict(row, **{"average_score.tone": []})], "'average_score.tone' is []"),
+                ([dict(row, durations_measured="x")], "'durations_measured' is"),
+                ([dict(row, **{"scores_measured.tone": -1})], "'scores_measured.tone' is -1"),
+                ("[" + json.dumps(row).replace("0.25", "NaN") + "]", "'error_rate' is NaN"),
+                ("[" + json.dumps(row).replace("0.25", "1e999") + "]", "'error_rate' is"),
                 ([dict(row, name="a")], "another --by"))):
             path = self.write(f"b{number}.json", content)
             self.server.clear()
@@ -497,9 +521,9 @@ class Regressions(StatsCase):
         cells = [re.split(r" {2,}", line) for line in result.lines]
         self.assertIn(["Check", "Baseline", "Measured", "Change", "Limit", "Verdict",
                        "Traces"], cells)
-        self.assertIn(["p95 duration", "1.0s", "3.0s", "+200%", "-", "-", "-"], cells)
-        self.assertIn(["error rate", "0%", "100%", "+100pp", "-", "-", "-"], cells)
-        self.assertIn(["average score of tone", "0.8", "0.8", "+0", "-", "-", "-"], cells)
+        self.assertIn(["p95 duration", "1.0s", "3.0s", "+200%", "-", "-", "40"], cells)
+        self.assertIn(["error rate", "0%", "100%", "+100pp", "-", "-", "40"], cells)
+        self.assertIn(["average score of tone", "0.8", "0.8", "+0", "-", "-", "40"], cells)
         found = {each["check"]: each for each in self.check("--baseline", path, "--json").json[
             "checks"]}
         self.assertEqual([found["p95 duration"][key] for key in (
@@ -568,10 +592,61 @@ class Regressions(StatsCase):
         self.assertEqual(self.check("--baseline", path, "--max-regression", "10%",
                                     "--evaluator", "tone").code, 0)
 
+    def test_a_named_evaluator_without_scores_is_no_verdict(self):
+        self.fill()
+        for share, code in ((["--max-regression", "10%"], 11), ([], 0)):
+            result = self.check("--baseline", self.save(), "--evaluator", "nobody", *share)
+            self.assertEqual(result.code, code, result)
+            self.assertRegex(result.out, "average score of nobody +- +-")
+            self.assertIn("There are scores from: tone.", result.err)
+
+    def test_what_a_key_cannot_read_is_no_verdict(self):
+        self.fill(tags=["v1"])
+        self.fill(tags=["v2"])
+        sides = ["--tag", "v2", "--baseline-tag", "v1"]
+        self.assertFails(self.check(*sides, "--max-regression", "10%", env=self.key()), 4,
+                         "cannot read the scores of traces")
+        result = self.assertOk(self.check(*sides, env=self.key()))
+        self.assertIn("Scores are null: project API keys cannot read scores.", result.err)
+        self.assertNotIn("No trace has a score", result.err)
+
+    def test_coverage_counts_on_both_sides(self):
+        """A baseline in which next to nothing was measured is no measure."""
+        self.add(39, duration_ms=None, cost=None, tags=["sparse"])
+        self.fill(1, tags=["sparse"])
+        self.fill(40, tags=["whole"])
+        for sides, remark in (
+                (("whole", "sparse"), "baseline: measured in 1 of 40 traces"),
+                (("sparse", "whole"), "max-regression of p95 duration: measured in 1 of 40")):
+            given = ["--tag", sides[0], "--baseline-tag", sides[1], "--max-regression", "50%"]
+            with self.subTest(sides=sides):
+                result = self.check(*given)
+                self.assertEqual(result.code, 0, result)
+                self.assertIn(remark, result.err)
+                self.assertEqual(self.check(*given, "--min-coverage", "90%").code, 11)
+
+    def test_the_numbers_of_a_comparison_have_no_noise(self):
+        for value in (0.9, 0.7, 0.1 + 0.2):
+            self.again()
+            self.add(41, duration_ms=1000 / 3, cost=value / 7, scores=[
+                {"evaluator": "tone", "value": value}])
+            self.add(26, status="ERROR")
+            result = self.check("--baseline", self.save(), "--max-regression", "0%", "--json")
+            self.assertEqual(result.code, 0, result)
+            self.assertEqual({each["change"] for each in result.json["checks"]
+                              if "change" in each} - {None}, {0})
+            self.assertNotIn("-0", self.check("--baseline", self.save()).out)
+
+    def test_a_report_does_not_replace_the_baseline(self):
+        self.fill()
+        path = self.save()
+        self.assertFails(self.check("--baseline", path, "--junit", path), 2, "--junit")
+        self.assertOk(self.check("--baseline", path))
+
     def test_small_numbers_are_named(self):
         self.fill(29)
         path = self.save()
-        remark = "Fewer than 30 traces on a side, in 1 group: differences may be chance.\n"
+        remark = "Fewer than 30 traces on a side: differences may be chance.\n"
         self.assertIn(remark, self.check_after(path, "10%", count=30).err)
         path = self.save()
         self.assertNotIn("Fewer", self.check("--baseline", path).err)
@@ -612,7 +687,7 @@ class Regressions(StatsCase):
         self.again()
         self.fill(name="a", duration_ms=2000)
         self.fill(name="new", count=3)
-        rows = {(row["group"], row["check"]): row for row in self.rows(
+        rows = {(row["name"], row["metric"]): row for row in self.rows(
             "--by", "name", "--baseline", path)}
         self.assertEqual({group for group, _ in rows}, {"a", "gone", "new"})
         for group, values in (("a", (1000, 2000, 1)), ("gone", (1000, None, None)),
@@ -622,4 +697,4 @@ class Regressions(StatsCase):
         result = self.assertOk(self.stats("--by", "name", "--baseline", path))
         self.assertIn(["a", "p95 duration", "1.0s", "2.0s", "+100%"],
                       [re.split(r" {2,}", line) for line in result.lines])
-        self.assertIn("Fewer than 30 traces on a side, in 2 groups", result.err)
+        self.assertIn("Fewer than 30 traces on a side, in 2 of 3 groups", result.err)
