@@ -4711,12 +4711,6 @@ class TraceStats:
         is_listed = name in self.other_statuses or len(self.other_statuses) < MAX_OTHER_STATUSES
         self.other_statuses[name if is_listed else "…"] += 1
 
-    def read(self, scan):
-        """Adds the traces of a scan, and returns itself. Raises Failure."""
-        for trace in scan:
-            self.add(trace)
-        return self
-
     def status_remarks(self) -> list:
         """A line for each status that is neither OK nor ERROR."""
         return [f"{counted(count, 'trace')} {'has' if count == 1 else 'have'} "
@@ -4989,8 +4983,12 @@ class TraceGroups(Struct):
         self.by_model = "model" in self.by
         if self.by_model and self.scan.client.key:
             raise key_cannot("read the spans of traces")
-        sample = nsmallest(self.sample_size, self._candidates(), key=lambda _: random.random())
-        self.failure = result_or_failure(self._read_spans, [each for _, each in sorted(sample)])
+        # With a size of 0, it would not even read the traces.
+        sample = nsmallest(self.sample_size or 1, self._candidates(), lambda _: random.random())
+        self.failure = result_or_failure(self._read_spans, [
+            each for _, each in sorted(sample[:self.sample_size])])
+        self.evaluators = sorted({name for stats in self.groups.values()
+                                  for name in stats.scores if name})
         if self.failure and self.by_model:
             raise self.failure
         return self
@@ -5062,22 +5060,21 @@ class TraceGroups(Struct):
             remarks.append(f"More than {MAX_GROUPS:,} groups: {REST} stands for the rest.")
         return remarks
 
-    def evaluators(self) -> list:
-        return sorted({name for stats in self.groups.values() for name in stats.scores if name})
-
     def rows(self) -> list:
         if self.by in (["day"], ["hour"]):
             self._fill_gaps(TIME_KEYS[self.by[0]])
-        evaluators = self.evaluators()
-        return [stats.row(zip(self.by, values), evaluators)
+        return [stats.row(zip(self.by, values), self.evaluators)
                 for values, stats in self.groups.items()]
 
     def _fill_gaps(self, unit):
-        """Adds a group without traces for each day or hour between the first and the last."""
-        times = sorted(parse_timestamp(f"{label[:10]}T{label[11:13] or '00'}:00:00Z")
-                       for label, in self.groups if label not in (None, REST))
-        if times and times[-1] - times[0] <= MAX_GROUPS * unit:
-            for seconds in range(int(times[0]), int(times[-1]), unit):
+        """Adds a group without traces for each other day or hour up to the last, or as asked for."""
+        query = self.scan.query
+        times = [parse_timestamp(f"{label[:10]}T{label[11:13] or '00'}:00:00Z")
+                 for label, in self.groups if label not in (None, REST)]
+        if times and query.since:
+            times += [query.earliest, query.latest or self.scan.client.transport.start_time]
+        if times and max(times) - min(times) <= MAX_GROUPS * unit:
+            for seconds in range(int(min(times) // unit * unit), int(max(times)), unit):
                 self.groups.setdefault((time_label(seconds, unit),), TraceStats(names_worst=False))
 
 
@@ -5158,7 +5155,9 @@ class Gate(Struct):
 
     def run(self) -> Details:
         """Reads the traces, and compares them with the thresholds. Raises Failure."""
-        self.stats = TraceStats(self.evaluators).read(self.scan)
+        self.stats = TraceStats(self.evaluators)
+        for trace in self.scan:
+            self.stats.add(trace)
         self.row = self.stats.row()
         self.results = [self._check(metric, *limit) if metric.needs_scores
                         else self._check(metric, None, limit) for metric, limit in self.checks]
@@ -6012,18 +6011,18 @@ def traces_stats(client, args, console):
         raise usage_error("--by takes up to two keys, which must differ", "Try --by name --by day.")
     scores = SCORES_REQUIRED if "evaluator" in by else SCORES_IF_KNOWN
     scan = TraceScan(client, trace_query(client, args), console, None, scores, needed=ALL)
-
-    sample = args.sample or DEFAULT_SAMPLE
-    baseline = chosen_baseline(args, scan, by, lambda other: (
-        TraceGroups(other, by, sample).read().rows()))
-    groups = TraceGroups(scan, by, sample).read()
+    sample_size = args.sample or DEFAULT_SAMPLE
+    if (args.baseline or args.baseline_tag) and "model" not in by:
+        sample_size = 0             # a comparison shows no error messages
+    baseline = chosen_baseline(args, scan, by, sample_size)
+    groups = TraceGroups(scan, by, sample_size).read()
     metric = args.sort and SORT_METRICS[args.sort]
     rows = sorted_rows(groups.rows(), by, metric)
     remarks = groups.remarks() + [scan.scan_remark()]
     result = stats_result(groups, rows, metric or TRACE_COUNT)
     if baseline is not None:
         pairs = list(pairs_of(baseline, rows, by))
-        remarks += small_remarks(pairs)
+        remarks += small_remarks(pairs) if baseline else ["The baseline has no traces."]
         result = comparison_result(pairs, by)
     result.conclude = lambda: Outcome(remarks)
     return result
@@ -6036,7 +6035,7 @@ def stats_result(groups, rows, metric) -> Details:
     values = METRIC_COLUMNS + [
         Column(f"{metric.heading} of {printable(name)}", metric.key_of(name), metric.text,
                optional=True)
-        for name in groups.evaluators() for metric in METRICS if metric.needs_scores]
+        for name in groups.evaluators for metric in METRICS if metric.needs_scores]
     columns = [COUNT_COLUMN] + sorted(values, key=lambda column: column.source != metric.key)
     if TIME_KEYS.keys() & groups.by:
         most = max([row[metric.key] or 0 for row in rows], default=0)
@@ -6068,10 +6067,10 @@ def comparison_result(pairs, by) -> Details:
     return Details(rows, (), [("", Listing("traces", columns, texts))])
 
 
-def chosen_baseline(args, scan, by, measure):
-    """The rows that BASELINE_OPTIONS choose, or None; measure: makes them of another scan."""
+def chosen_baseline(args, scan, by=(), sample_size=0):
+    """The rows of traces stats that BASELINE_OPTIONS choose, or None. Raises Failure."""
     if args.baseline:
-        return read_baseline(args.baseline, by, scan.console)
+        return read_baseline(args.baseline, list(by), scan.console)
     if not args.baseline_tag:
         return None
     if len(args.tag or ()) > 1 or args.tag == [args.baseline_tag]:
@@ -6081,7 +6080,7 @@ def chosen_baseline(args, scan, by, measure):
     other = copy.copy(scan)
     other.query = copy.copy(scan.query)
     other.query.tags = [args.baseline_tag]
-    return measure(other)
+    return TraceGroups(other, by, sample_size).read().rows()
 
 
 def read_baseline(path, by, console) -> list:
@@ -6129,8 +6128,7 @@ def traces_check(client, args, console):
         scan.scores = SCORES_REQUIRED
     elif args.baseline_tag:
         scan.scores = compared
-    rows = chosen_baseline(args, scan, [], lambda other: (
-        [TraceStats(args.evaluator).read(other).row()]))
+    rows = chosen_baseline(args, scan)
     baseline = {"count": 0} if rows == [] else rows and rows[0]
     if args.baseline and (args.evaluator or baseline.get("average_score") is not None):
         scan.scores = scan.scores or compared

@@ -188,6 +188,19 @@ class Groups(StatsCase):
             self.assertEqual(list(self.groups("--by", key, "--sort", "count"))[:2], [last, first])
             self.assertEqual(len(empty), {"day": 0, "hour": 23}[key])
 
+    def test_an_outage_shows(self):
+        """From --since until --until or now, also before the first trace and after the last."""
+        self.add(1, created=minutes_ago(3 * DAY))
+        self.add(1, created=minutes_ago(5 * DAY))
+        days = self.groups("--by", "day", "--since", "7d")
+        self.assertEqual(len(days), 8)
+        self.assertEqual(list(days.values()), [0, 0, 1, 0, 1, 0, 0, 0])
+        last = list(days)[5]
+        self.assertEqual(list(self.groups("--by", "day", "--since", "7d", "--until", last)),
+                         list(days)[:6])
+        self.assertEqual(list(self.groups("--by", "day").values()), [1, 0, 1])
+        self.assertEqual(len(self.groups("--by", "hour", "--since", "1000d")), 2)
+
     def test_two_keys(self):
         self.add(2, name="a")
         self.add(1, name="a", status="ERROR")
