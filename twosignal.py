@@ -2969,7 +2969,6 @@ def not_logged_in() -> Failure:
 
 
 def key_cannot(what) -> Failure:
-    """A project's API key does not reach what was asked for; what: a verb and its object."""
     return Failure(f"A project API key cannot {what}", "Omit the option that needs it, or run "
                    "'twosignal login' and unset the API key's variable.", "NOT_LOGGED_IN")
 
@@ -3418,17 +3417,13 @@ def _lacks_scores(trace) -> bool:
 _UUID = r"(?i)\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"
 
 
-def is_uuid(text) -> bool:
-    return bool(re.match(_UUID + r"\Z", text))
-
-
 def plain_id(text: str) -> str:
     """The UUID that a text is, in any case, or that is last in a page's address; else the text."""
     given = text.strip()
     if re.match("(?i)https?://", given):
         found = re.findall(_UUID, re.split("[?#]", given)[0]) or re.findall(_UUID, given)
         given = found[-1] if found else ""
-    return given.lower() if is_uuid(given) else text
+    return given.lower() if re.fullmatch(_UUID, given) else text
 
 
 def organization_id(client, text) -> str:
@@ -3469,20 +3464,21 @@ def first_steps(client, kind="projects") -> list:
 def find_id(text, noun, fetch_rows) -> str:
     """The ID of the row with that ID or name; else the text, which may be an ID. Raises Failure."""
     text = plain_id(text)
-    if is_uuid(text):
+    if re.fullmatch(_UUID, text):
         return text
     rows = fetch_rows()
     if any(row.get("id") == text for row in rows):
         return text
     wanted = to_nfc(text)
-    named = [row for row in rows if isinstance(row.get("name"), str)]
-    ids = [row.get("id") for row in named if to_nfc(row["name"]) == wanted]
+    named = [(to_nfc(row["name"]), row.get("id")) for row in rows
+             if isinstance(row.get("name"), str)]
+    ids = [row_id for name, row_id in named if name == wanted]
     if len(ids) > 1:
         raise usage_error(f"There are {len(ids)} {noun}s named '{text}'",
                           f"Use one of the IDs: {', '.join(map(printable, ids))}.")
     if ids:
         return ids[0] if isinstance(ids[0], str) else text
-    for name in [to_nfc(row["name"]) for row in named]:
+    for name, _ in named:
         if name.casefold().strip() == wanted.casefold().strip():
             raise Failure(f"{noun.capitalize()} not found", f"Did you mean '{name}'?", "NOT_FOUND")
     return text
@@ -3756,20 +3752,15 @@ def is_terminal(stream) -> bool:
 
 def file_number(stream) -> int:
     """The number of the open file behind a stream; -1 if there is none."""
-    try:
-        return stream.fileno()
-    except (AttributeError, OSError, ValueError):
-        return -1
+    return result_or(-1, lambda: stream.fileno(), kinds=(AttributeError, OSError, ValueError))
 
 
 def terminal_columns(stream):
     """The width of a terminal, 80 if it is not known; None if the stream is no terminal."""
     if not is_terminal(stream):
         return None
-    try:
-        return os.get_terminal_size(file_number(stream)).columns or 80
-    except (OSError, ValueError):
-        return 80
+    size = result_or((0, 0), os.get_terminal_size, file_number(stream), kinds=(OSError, ValueError))
+    return size[0] or 80
 
 
 def hidden_input(stream, read):
@@ -4072,8 +4063,7 @@ OUTPUT = Option("-o, --output FILE", "write output to FILE atomically; '-' is st
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"print as {', '.join(FORMATS)} (default: table)", choices=FORMATS),
-    Option("--fields NAMES", "print these fields, e.g. id,scores.NAME; '?' lists them",
-           parse_fields),
+    Option("--fields NAMES", "print fields, e.g. id,scores.NAME; '?' lists them", parse_fields),
     OUTPUT, Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
     Option("--timeout SECONDS", "total timeout per request, retries included "
            f"(default: {DEFAULT_TIMEOUT:.0f}s)", parse_seconds),
@@ -4131,8 +4121,7 @@ class CommandLine:
         return flags_of([VERSION, *GLOBAL_OPTIONS, *own_options])
 
     def unknown_option(self, flag) -> Failure:
-        options = self.command.all_options if self.command else GLOBAL_OPTIONS
-        alike = words_like(flag[2:], [option.label[2:] for option in options if option.flags])
+        alike = words_like(flag[2:], [each[2:] for each in self.known_flags() if each[2:]])
         hint = f"Did you mean --{alike[0]}?" if alike else see_help(*self.words)
         return usage_error(f"There is no option {flag}", hint)
 
