@@ -4561,13 +4561,14 @@ class TraceScan(Struct):
 class Measurements:
     """The values of many traces, in little memory."""
 
-    _count = 0                      # of the values that are summarized
+    # Of the values that are summarized:
     _sums = _extremes = ()          # their sum, and what rounding took from it; lowest and highest
-    _buckets = None                 # how many are in each; BUCKET_RATIO ** key is its upper end
 
     def __init__(self, severity=None):
         """severity: a function of a value, the greater the worse; None if no trace is named."""
         from array import array
+        from collections import Counter
+        self._buckets = Counter()   # how many are in each; BUCKET_RATIO ** key is its upper end
         self.values = array("d")    # those that are not summarized yet
         self.traces = 0             # how many have a value
         self.severity = severity
@@ -4599,19 +4600,19 @@ class Measurements:
         total = self.total()
         self._sums = [total, math.fsum([*self._sums, *self.values, -total])]
         self._extremes = [self.lowest(), self.highest()]
-        self._count += len(self.values)
-        self._buckets = self._buckets or {}
-        for value in self.values:
-            key = math.ceil(math.log(value, BUCKET_RATIO)) if value > 0 else -ALL
-            self._buckets[key] = self._buckets.get(key, 0) + 1
+        self._buckets.update(math.ceil(math.log(value, BUCKET_RATIO)) if value > 0 else -ALL
+                             for value in self.values)
         del self.values[:]
+
+    def count(self) -> int:
+        return len(self.values) + sum(self._buckets.values())
 
     def total(self) -> float:
         import math
         return math.fsum([*self._sums, *self.values])       # rounds once
 
     def mean(self) -> float:
-        return self.total() / (self._count + len(self.values))
+        return self.total() / self.count()
 
     def lowest(self) -> float:
         return min([*self._extremes, *self.values])
@@ -4623,7 +4624,7 @@ class Measurements:
         """That of the nearest rank; of more than EXACT_VALUES, at most BUCKET_RATIO times it."""
         if self._buckets and self.values:
             self._summarize()
-        rank = -(-(self._count + len(self.values)) * percent // 100)     # rounded up
+        rank = -(-self.count() * percent // 100)        # rounded up
         if not self._buckets:
             return sorted(self.values)[rank - 1]
         for key in sorted(self._buckets):
@@ -4808,22 +4809,19 @@ def percentile(percent):
 
 METRICS = (                         # of traces stats and check; a new one is one more entry
     Metric("error rate", format_percent, "errors", Measurements.mean, "error_rate", "Errors", False,
-           "pp", worst_text="ERROR",
-           option="--max-error-rate SHARE", parse=parse_share, help="maximum share of traces with "
-           "status ERROR, among those with status OK or ERROR, e.g. 2% or 0.02"),
+           "pp", worst_text="ERROR", option="--max-error-rate SHARE", parse=parse_share,
+           help="maximum share of traces with status ERROR, e.g. 2% or 0.02"),
     Metric("lowest score", format_score, "scores", Measurements.lowest, "lowest_score", "Lowest",
-           is_minimum=True, needs_scores=True,
-           option="--min-score [NAME=]SCORE...", parse=parse_score, help="minimum of every score, "
-           "or of evaluator NAME's, e.g. 0.5 or faithfulness=0.8"),
+           is_minimum=True, needs_scores=True, option="--min-score [NAME=]SCORE...",
+           parse=parse_score, help="minimum of every score, e.g. 0.5 or faithfulness=0.8"),
     Metric("average score", format_score, "scores", Measurements.mean, "average_score", "Score",
-           regression="", is_minimum=True, needs_scores=True,
-           option="--min-average-score [NAME=]SCORE...", parse=parse_score, help="minimum average "
-           "of all scores, or of evaluator NAME's, e.g. faithfulness=0.85"),
+           regression="", is_minimum=True, needs_scores=True, parse=parse_score,
+           option="--min-average-score [NAME=]SCORE...",
+           help="minimum average of all scores, or of those of evaluator NAME"),
     Metric("fail rate", format_percent, "failures", Measurements.mean, "fail_rate", "Fails",
-           regression="pp", needs_scores=True, worst_text="fail",
-           option="--max-fail-rate [NAME=]SHARE...", parse=parse_share, help="maximum share of "
-           "traces with a score labelled fail, among those with a labelled score, or one of "
-           "evaluator NAME, e.g. toxicity=1%"),
+           regression="pp", needs_scores=True, worst_text="fail", parse=parse_share,
+           option="--max-fail-rate [NAME=]SHARE...", help="maximum share of traces with a score "
+           "labelled fail, among those with a labelled score, e.g. toxicity=1%"),
     Metric("p50 duration", format_duration, "durations", percentile(50), "p50_ms", "P50", False),
     Metric("p95 duration", format_duration, "durations", percentile(95), "p95_ms", "P95", False,
            "%", option="--max-p95 TIME", parse=parse_duration,
@@ -4832,8 +4830,8 @@ METRICS = (                         # of traces stats and check; a new one is on
     Metric("average duration", format_duration, "durations", Measurements.mean,
            "average_duration_ms", "Average"),
     Metric("highest cost", format_cost, "costs", Measurements.highest, "highest_cost_usd",
-           "Highest", option="--max-cost USD",
-           help="maximum cost of any single trace, e.g. 0.05", parse=parse_usd),
+           "Highest", option="--max-cost USD", parse=parse_usd,
+           help="maximum cost of any single trace, e.g. 0.05"),
     Metric("total cost", format_cost, "costs", Measurements.total, "total_cost_usd", "Cost", False,
            option="--max-total-cost USD", help="maximum total cost of all traces, e.g. 5",
            parse=parse_usd),
@@ -5056,7 +5054,7 @@ class TraceGroups(Struct):
                 for values, stats in self.groups.items()]
 
     def _fill_gaps(self, unit):
-        """Adds a group without traces for each other day or hour up to the last, or as asked for."""
+        """Adds a group without traces for each other day or hour, see time_label()."""
         query = self.scan.query
         times = [parse_timestamp(f"{label[:10]}T{label[11:13] or '00'}:00:00Z")
                  for label, in self.groups if label not in (None, REST)]
