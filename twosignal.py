@@ -3119,10 +3119,9 @@ class Authenticator:
                             ("user_email", get_path(data, "user.email"), None)):
             found.insert(1, before.get(key))
             values[key] = next((each for each in found if each and Session.fits(key, each)), "")
-        try:
-            session = Session(values)
-        except ValueError as error:
-            raise protocol_error(f"The server's session has no valid {error}")
+        session = result_or_failure(Session, values, kinds=ValueError)
+        if isinstance(session, ValueError):
+            raise protocol_error(f"The server's session has no valid {session}")
         session.obtained_at = self.clock.time()
         self.keep_secret(session.access_token)
         self.keep_secret(session.refresh_token)
@@ -3502,8 +3501,7 @@ class Console:
         self.clock = clock
         self._secrets = set()
         self.keep_secret = self._secrets.add    # from now on, *** is shown in its place
-        is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
-                     or os.environ.get("TEAMCITY_VERSION"))
+        is_ci_log = any(map(os.environ.get, ("GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION")))
         self.for_log = disarmed if is_ci_log else str       # of what stdout and stderr show
         self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
@@ -3619,21 +3617,24 @@ class Console:
         """Prints an error as a line, or as JSON, and returns its exit code."""
         # Masked before it becomes JSON, which would escape parts of a secret.
         message, hint, *problems = self.failure_lines(failure)
-        if not self.json_errors:
+        if self.json_errors:
+            error = without_none(code=failure.code, message=message, hint=hint,
+                                 problems=problems or None, exit_code=failure.exit_code,
+                                 retry_after=failure.retry_after)
+            self.clear_progress()
+            self._write_stderr(to_json({"error": error}, levels=0) + "\n")
+        else:
             line = f"Error: {message.rstrip('.')}. {hint}".rstrip()
             self.say(line, *("  " + problem for problem in problems))
-            return failure.exit_code
-        error = without_none(code=failure.code, message=message, hint=hint,
-                             problems=problems or None, exit_code=failure.exit_code,
-                             retry_after=failure.retry_after)
-        self.clear_progress()
-        self._write_stderr(to_json({"error": error}, levels=0) + "\n")
         return failure.exit_code
 
     def progress(self, text, since):
         """Shows how far something is, from a second after `since` (monotonic) on."""
         if not self.quiet and self._can_erase() and self.clock.monotonic() - since >= 1:
-            self._show_progress(text)
+            room = terminal_columns(self.stderr) - 1
+            text = truncate(self.masked(text), room)
+            self._progress = min(max(self._progress, display_width(text)), room)
+            self._write_stderr("\r" + text + " " * (self._progress - display_width(text)))
 
     def _can_erase(self) -> bool:
         """Whether progress can be erased before a row appears: `tail | grep` prints at any time."""
@@ -3649,19 +3650,10 @@ class Console:
             self.tell_once(text + ".", "status")
 
     def clear_progress(self):
-        if self._progress:
-            self._show_progress("")
-
-    def _show_progress(self, text):
-        """Puts the text into the terminal's last line, in place of the text before."""
-        room = terminal_columns(self.stderr) - 1
-        text = truncate(self.masked(text), room)
-        columns = max(self._progress, display_width(text))
-        if not text:
-            columns += len("^C")        # which a terminal prints behind the text
-        blanks = " " * (min(columns, room) - display_width(text))
-        self._write_stderr("\r" + text + blanks + ("" if text else "\r"))
-        self._progress = columns if text else 0
+        if self._progress:          # and the ^C that a terminal prints behind it
+            columns = min(self._progress + len("^C"), terminal_columns(self.stderr) - 1)
+            self._write_stderr("\r" + " " * columns + "\r")
+            self._progress = 0
 
     def require_terminal(self, option):
         """Raises a usage error that names the option if nobody can be asked."""
@@ -3801,8 +3793,7 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEE
 
 class Option(Struct):
     """An option such as "-n, --limit N" or "--tag TAG...", or an operand: "ID", "[WORD...]"."""
-    form: str                   # its flags, the long one last, and the name of its value if any,
-                                # with ... if it is repeatable: Arguments has a list
+    form: str                   # the long flag is last; a value with ... may be repeated: a list
     help: str = ""
     parse: object = None        # from text; raises ValueError with what it must be
     name: str = None            # of its attribute in Arguments; by default that of its long flag
