@@ -2955,8 +2955,7 @@ def session_origin(session, clock=CLOCK) -> str:
     elif records.get("session") == fingerprint:
         session.obtained_at = to_number(records.get("obtained_at"))
     if known != records:
-        result_or(None, write_text, path, json.dumps(known, indent=2) + "\n", clock,
-                  SESSION_PREFIX)
+        result_or(None, write_text, path, json.dumps(known) + "\n", clock, SESSION_PREFIX)
     return url
 
 
@@ -3179,7 +3178,7 @@ class Client:
         """The result of a mutation. Raises Failure."""
         resource = RESOURCES.get(procedure.split(".")[0], ("", f"api {procedure}"))
         return self._change(resource, lambda: self._with_aliases(
-            procedure, lambda name: self._call(name, values, changes=True)))
+            procedure, lambda name: self._call(name, body={"json": values})))
 
     def _change(self, resource, call):
         """What a call returns; if it fails and may have been made, the error says how to check."""
@@ -3221,11 +3220,10 @@ class Client:
         raise Failure(f"This server has no procedure {procedure}",
                       "Its version is older or newer than this client supports.", "UNSUPPORTED")
 
-    def _call(self, name, values, retried=RETRIED_STATUSES, changes=False):
+    def _call(self, name, values=None, retried=RETRIED_STATUSES, body=None):
         url = f"{self.url}/api/trpc/{name}"
-        if not changes and values is not None:
+        if values is not None:
             url += f"?input={compact_json({'json': values})}"
-        body = {"json": values} if changes else None
         result, = self._authorized(url, body, lambda response: [result_or_failure(
             lambda: trpc_value(response_json(response), response, name))], retried)
         if isinstance(result, Failure):
@@ -3447,16 +3445,16 @@ def first_steps(client, kind="projects") -> list:
     rows = result_or_failure(*fetch)
     if isinstance(rows, Failure):
         return [f"{rows.message}. {rows.hint}"]
-    cells = [(printable(row.get("id")), printable(row.get("name"))) for row in rows]
-    lines = ["  ".join(each) for each in cells[:MAX_PROBLEMS]]
-    if len(rows) > MAX_PROBLEMS:
-        lines.append(f"and {len(rows) - MAX_PROBLEMS} more")
-    if not rows:
+    ids = [printable(row.get("id")) for row in rows]
+    if not ids:
         ids = [printable(row.get("id")) for row in result_or([], client.rows, "organization.list")]
         step = f"projects create NAME --org {shlex.quote(ids[0])}" if ids else "orgs create NAME"
         return [f"None yet. To create one: twosignal {step}"]
+    lines = [f"{row_id}  {printable(row.get('name'))}" for row_id, row in zip(ids, rows)]
+    if len(lines) > MAX_PROBLEMS:
+        lines[MAX_PROBLEMS:] = [f"and {len(lines) - MAX_PROBLEMS} more"]
     if kind == "projects":
-        lines.append(f"To choose one: twosignal projects use {shlex.quote(cells[0][0])}")
+        lines.append(f"To choose one: twosignal projects use {shlex.quote(ids[0])}")
     return lines
 
 
@@ -3810,19 +3808,18 @@ class Option(Struct):
         super().__init__(*values, **named)
         words = self.form.replace(",", "").split()
         self.flags = tuple(word for word in words if word.startswith("-"))
-        self.is_operand = not self.flags
         self.metavar = None if words[-1] in self.flags else words[-1]
         self.takes_value = bool(self.flags and self.metavar)
         self.label = self.flags[-1] if self.flags else self.form.strip("[.]")
         self.repeatable = "..." in self.form
-        if self.is_operand:
+        if not self.flags:
             self.required = not self.form.startswith("[")
         self.name = self.name or self.label.lstrip("-").replace("-", "_").lower()
         if self.parse is None:
             self.parse = functools.partial(parse_choice, self.choices) if self.choices else str
         elif words[-1].startswith("[NAME=]"):
             self.parse = functools.partial(parse_for_evaluator, self.parse)
-        note = " (required)" if self.required and not self.is_operand else ""
+        note = " (required)" if self.required and self.flags else ""
         self.full_help = self.help + ("; repeatable" if self.repeatable and self.flags else "") + (
             f" (env: {self.env})" if self.env else note)
 
@@ -4162,7 +4159,7 @@ class Arguments:
                 raise line.unknown_option(flag)
             self._add(flags[flag], text)
         operands = list(line.operands)
-        for option in [each for each in chosen.options if each.is_operand]:
+        for option in [each for each in chosen.options if not each.flags]:
             while operands and (option.repeatable or option.name not in vars(self)):
                 self._add(option, operands.pop(0))
         if operands:
@@ -4230,7 +4227,7 @@ def help_text(words) -> str:
 
 def command_help(chosen) -> str:
     import argparse
-    forms = [option.form for option in chosen.options if option.is_operand]
+    forms = [option.form for option in chosen.options if not option.flags]
     parser = argparse.ArgumentParser(
         usage=" ".join(["twosignal", chosen.name, *forms, "[OPTIONS]"]), add_help=False,
         description=chosen.help, epilog="\n  ".join(("examples:",) + chosen.examples),
@@ -4239,7 +4236,7 @@ def command_help(chosen) -> str:
     groups = list(map(parser.add_argument_group, ("arguments", "options", "global options")))
     for option in chosen.all_options:
         number = 2 if option in GLOBAL_OPTIONS else 1
-        group = groups[0 if option.is_operand else number]
+        group = groups[number if option.flags else 0]
         details = {"metavar": option.metavar} if option.metavar else {"action": "store_true"}
         names = option.flags or [option.name]
         group.add_argument(*names, help=option.full_help.replace("%", "%%"), **details)
@@ -6613,7 +6610,7 @@ def next_words(line, is_flag, clock) -> list:
     if line.command is None and not is_flag:
         return words_after(line.words)
     options = line.command.all_options if line.command else GLOBAL_OPTIONS + (VERSION,)
-    operands = [each for option in options if option.is_operand and not is_flag
+    operands = [each for option in options if not option.flags and not is_flag
                 and not line.operands for each in option_values(option, line, clock)]
     return operands + [flag for flag in flags_of(options) if flag.startswith("--")]
 
