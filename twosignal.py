@@ -525,9 +525,8 @@ def utc_timestamp(timestamp: str) -> str:
     seconds = parse_timestamp(timestamp)
     if seconds is None:
         return timestamp
-    fraction = re.match(r"(\.\d+)?", timestamp[19:]).group()    # a float may not hold it all
-    kept = fraction if fraction.strip(".0") else ""
-    return iso_timestamp(round(seconds - float(fraction or 0)), kept)
+    fraction = re.match(r"(\.\d*[1-9]\d*)?", timestamp[19:]).group()   # a float may not hold it all
+    return iso_timestamp(round(seconds - float(fraction or 0)), fraction)
 
 
 def iso_timestamp(seconds, fraction="") -> str:
@@ -915,14 +914,11 @@ def _fitted(sizes, widths, columns, room) -> list:
 
 
 def _table_line(cells, widths, columns, room) -> str:
-    sizes = list(map(display_width, cells))
-    limits = _fitted(list(map(max, sizes, widths)), widths, columns, room)
-    padded = []
-    for cell, size, limit, width in zip(cells, sizes, limits, widths):
-        if size > limit:
-            cell = truncate(cell, limit)
-            size = display_width(cell)
-        padded.append(cell + " " * (min(limit, width) - size))
+    sizes = list(map(max, map(display_width, cells), widths))
+    limits = _fitted(sizes, widths, columns, room)
+    cells = map(truncate, cells, limits)
+    padded = [cell + " " * (min(limit, width) - display_width(cell))
+              for cell, limit, width in zip(cells, limits, widths)]
     return "  ".join(padded).rstrip(" ")
 
 
@@ -934,10 +930,8 @@ def _coloured(line, cells) -> str:
 
 
 class Details(Result):
-    """A table of one record's fields, then further parts; other formats print the record alone.
-    The record may also be a list of them, which only the parts then show.
-    """
-    record: object
+    """A table of one record's fields, then further parts; other formats print the record alone."""
+    record: object              # or a list of them, which only the parts show
     columns: tuple = ()
     parts: tuple = ()           # (title, a Result or a list of lines)
     message: str = ""           # what the table begins with: a sentence, or lines
@@ -986,8 +980,7 @@ class RawValue(Result):
     json_lines = table_lines = Details.json_lines
 
     def records(self):
-        rows = self.record if isinstance(self.record, list) else [self.record]
-        return [row if isinstance(row, dict) else {"value": row} for row in rows]
+        return [row if isinstance(row, dict) else {"value": row} for row in Details.records(self)]
 
 
 class Text(RawValue):
@@ -1370,23 +1363,19 @@ def remove_file(path):
     """Deletes a regular file, if there is one. Raises Failure."""
     try:
         require_regular(path)
-        os.unlink(path)
-    except MISSING_FILE:
-        pass
+        result_or_failure(os.unlink, path, kinds=MISSING_FILE)
     except OSError as error:
         raise unwritable_file(path, error)
 
 
 def output_file(path):
     """What -o FILE writes to: an AtomicFile, or an OutputTarget. Raises Failure for a directory."""
-    if re.match(_OPEN_FILE, path):
-        return OutputTarget(path, OUTPUT_HINT)
     if os.path.isdir(path) or path.endswith(os.sep):
         raise Failure(f"Cannot write {path}: Is a directory", OUTPUT_HINT)
+    if re.match(_OPEN_FILE, path) or os.path.exists(path) and not os.path.isfile(path):
+        return OutputTarget(path, OUTPUT_HINT)
     if os.path.isfile(path):
         return AtomicFile(path, os.stat(path).st_mode & 0o777, OUTPUT_HINT)
-    if os.path.exists(path):
-        return OutputTarget(path, OUTPUT_HINT)
     mask = os.umask(0o077)          # there is no other way to read it
     os.umask(mask)
     return AtomicFile(path, 0o666 & ~mask, OUTPUT_HINT)
@@ -1444,12 +1433,11 @@ class Lock(Struct):
             found = self.directory >= 0 and result_or_failure(_lock, self.directory, kinds=OSError)
             if isinstance(found, BlockingIOError):
                 return False
-            if os.path.samestat(os.fstat(locked), os.lstat(self.path)):
+            status = result_or(None, os.lstat, self.path, kinds=FileNotFoundError)
+            if status and os.path.samestat(os.fstat(locked), status):
                 return True
         except (BlockingIOError, PermissionError):
             return False
-        except FileNotFoundError:
-            pass
         except OSError as error:
             raise Failure(f"Cannot lock {self.path}: {os_reason(error)}",
                           "Set TWOSIGNAL_HOME to a directory on a local disk.")
@@ -1560,17 +1548,15 @@ def trusted_directory(path) -> str:
     status = result_or(None, os.stat, path, kinds=MISSING_FILE)
     if not status:
         return path
-    problem = ""
     if not stat.S_ISDIR(status.st_mode):
         problem = "it is not a directory"
     elif os.name != "nt" and status.st_uid not in (0, os.geteuid(), sudo_user()):
         problem = "it belongs to another user"
     elif os.name != "nt" and status.st_mode & stat.S_IWOTH:
         problem = "everybody may write to it"
-    if problem:
-        raise Failure(f"Cannot use {path}: {problem}",
-                      "Correct that, or set TWOSIGNAL_HOME to a directory of your own.")
-    return path
+    else:
+        return path
+    raise Failure(f"Cannot use {path}: {problem}", HOME_HINT)
 
 
 def to_path(text) -> str:
@@ -1724,8 +1710,7 @@ def has_key() -> bool:
 
 def api_key():
     """The API key, from TWOSIGNAL_API_KEY or the file named instead; or None. Raises Failure."""
-    key = setting("TWOSIGNAL_API_KEY")
-    path = setting("TWOSIGNAL_API_KEY_FILE")
+    key, path = setting("TWOSIGNAL_API_KEY"), setting("TWOSIGNAL_API_KEY_FILE")
     if not key and path:
         key = (read_text(to_path(path)) or "").strip()
         if not key:
