@@ -2977,13 +2977,10 @@ class Authenticator:
         self._session = None
         transport.on_response = self._take_over
 
-    def _spending(self, seconds=None) -> Spending:
-        return Spending(self.transport.deadline(seconds), self.clock)
-
     def login(self, email, password) -> Session:
         """The new session, saved. Raises Failure: UNAUTHORIZED if email or password is wrong."""
         self.keep_secret(password)
-        with self._spending() as spending:
+        with Spending(self.transport.deadline(), self.clock) as spending:
             spending.reserve()      # if that fails, no session is begun on the server
             data = result_or_failure(self._post, "login", {"email": email, "password": password})
             if isinstance(data, Failure):
@@ -2999,7 +2996,7 @@ class Authenticator:
     def forget(self, ended=None) -> bool:
         """Deletes the stored session, if it is of the account of `ended`; says whether it did."""
         try:
-            with self._spending():      # so that a refresh in another process ends before
+            with Spending(self.transport.deadline(), self.clock):   # a refresh elsewhere ends first
                 return delete_session(ended)
         except Failure:
             return delete_session(ended)
@@ -3041,7 +3038,7 @@ class Authenticator:
         """The session after its refresh, by this process or another one. Raises Failure."""
         if not self.may_refresh:
             raise not_logged_in()
-        with self._spending(lock_timeout) as spending:
+        with Spending(self.transport.deadline(lock_timeout), self.clock) as spending:
             spent = self._load()
             if not spent.is_due(spent.remaining(self.clock.time(), rejected)):
                 return spent        # another process refreshed it while this one waited
@@ -3069,7 +3066,8 @@ class Authenticator:
         try:
             if spending:
                 return spending.save(fresh, spent)
-            with self._spending(5) as spending:         # seconds, in which signals wait, too
+            # Five seconds, in which signals wait, too.
+            with Spending(self.transport.deadline(5), self.clock) as spending:
                 spending.reserve()
                 return spending.save(fresh, spent)
         except Failure as failure:
@@ -4065,16 +4063,12 @@ class CommandLine:
             self.error = self.error or failure
         for token in self._tokens[1:]:          # behind -- there are no options
             self._add_word(token)
+        self.is_known = bool(self.command or words_after(self.words))   # a command or a group
 
     @property
     def command(self):
         """The Command that the words name, or None."""
         return COMMANDS.get(" ".join(self.words))
-
-    @property
-    def is_known(self) -> bool:
-        """Whether there are commands that begin with the words."""
-        return bool(self.command or words_after(self.words))
 
     def has(self, option) -> bool:
         return any(flag in option.flags for flag, _ in self.options)
