@@ -2009,9 +2009,7 @@ def curl_command(request) -> str:
 
 
 def find_proxy(scheme, host) -> tuple:
-    """(host and port, headers for it) of the proxy for a server; (None, {}) if there is none.
-    Raises a usage error for an https:// one, whose password would go out in plain text.
-    """
+    """(host and port, headers for it) of the proxy for a server, or (None, {}). Raises Failure."""
     import urllib.request
     from urllib.parse import unquote, urlsplit
     proxies, is_excluded = urllib.request.getproxies_environment(), is_in_no_proxy
@@ -2023,7 +2021,7 @@ def find_proxy(scheme, host) -> tuple:
     try:
         parts = urlsplit(address if "://" in address else "http://" + address)
         if parts.scheme != "http" or not parts.hostname or parts.port == 0:
-            raise ValueError
+            raise ValueError        # https://: the password would go out in plain text
     except ValueError:              # of the port and of an IPv6 address, too
         raise usage_error("The proxy in http_proxy or https_proxy is not an http:// address",
                           "It should look like http://proxy.example.com:3128.")
@@ -2160,10 +2158,9 @@ def find_addresses(host, port, deadline) -> list:
     thread.start()
     while thread.is_alive():        # in steps: a signal just before join() would wait for its end
         thread.join(min(seconds_left(deadline), 1))
-    addresses = found[0]
-    if isinstance(addresses, Exception):
-        raise addresses
-    return list(addresses)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return list(found[0])
 
 
 def open_socket(host, port, deadline):
@@ -2457,15 +2454,10 @@ RESOURCES = {
 
 def response_json(response):
     """The JSON of a response. Raises the Failure that its status means if it is none."""
-    def integer(digits):
-        if len(digits) > MAX_DIGITS:
-            raise ValueError("a number is too long")
-        return int(digits)
-
-    def finite(literal):            # which may be NaN, Infinity or -Infinity
+    def finite(literal, kind=float):        # which may be NaN, Infinity or -Infinity
         if not abs(float(literal)) < float("inf"):
-            raise ValueError(f"{literal} is not a finite number")
-        return float(literal)
+            raise ValueError("a number is not finite")
+        return kind(literal)
 
     if has_too_many_values(response.body):
         raise ResponseTooLarge(f"made of more than {MAX_VALUES:,} values")
@@ -2473,7 +2465,8 @@ def response_json(response):
         text = response.body.decode("utf-8")
         if is_too_wide(text):
             raise ResponseTooLarge("larger than 32 MiB in memory")
-        found = json.loads(text, parse_int=integer, parse_float=finite, parse_constant=finite)
+        found = json.loads(text, parse_int=functools.partial(finite, kind=int), parse_float=finite,
+                           parse_constant=finite)
     except ValueError:
         raise foreign_response(response)
     except RecursionError:
@@ -2721,12 +2714,11 @@ def not_found(message="", resource=None) -> Failure:
     """The error for a missing resource: the one that the server's message names, or this one."""
     said = message.lower().rstrip(".")      # a request may name several: a trace and its project
     named = [each for each in RESOURCES.values() if said.startswith(each[0].lower() + " ")]
-    if not named and resource is None:
-        return Failure(message or "Resource not found", "", "NOT_FOUND")
-    noun, list_command = named[0] if named else resource
+    noun, list_command = named[0] if named else resource or ("resource", "")
     if named or not message:
         message = f"{noun[0].upper()}{noun[1:]} not found"
-    return Failure(message, f"Check the ID with 'twosignal {list_command}'.", "NOT_FOUND")
+    hint = list_command and f"Check the ID with 'twosignal {list_command}'."
+    return Failure(message, hint, "NOT_FOUND")
 
 
 def input_problems(message) -> list:
