@@ -223,9 +223,8 @@ _TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)
               r"(\.\d{1,9})?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))?\Z")
 _TOO_LARGE = 10 ** MAX_DIGITS
 _DECIMAL = r"(?a)[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?\Z"
-_SUBSTITUTES = str.maketrans({"─": "-", "…": "...", "█": "#", "░": ".", "├": "|", "└": "`",
-                              "│": "|", "≥": ">=", "≤": "<=", "→": "->",
-                              **dict.fromkeys("▁▂▃", "."), **dict.fromkeys("▄▅▆▇", ":")})
+_SUBSTITUTES = {**str.maketrans("─█░├└│▁▂▃▄▅▆▇", "-#.|`|...::::"),
+                **str.maketrans({"…": "...", "≥": ">=", "≤": "<=", "→": "->"})}
 # What takes two columns as a whole: a flag, or a half of one; a keycap, © or ™ with variation
 # selector 16; an emoji with that, with a skin tone, or joined with others.
 _EMOJI = "[\u2194-\u21aa\u231a-\u27bf\u2934\u2935\u2b05-\u2b55\U0001f004-\U0001faff]"
@@ -1028,9 +1027,8 @@ def _csv_line(texts) -> str:
     import types
     quoting = csv.QUOTE_ALL if re.match(r"\W*::", "".join(texts[:1])) else csv.QUOTE_MINIMAL
     # writerow() returns what write() returns. All Pythons quote a CR or LF that ends lines, too.
-    writer = csv.writer(types.SimpleNamespace(write=str), lineterminator="\r\n", quoting=quoting)
-    line = writer.writerow(texts)
-    del writer                      # its buffer takes four bytes for each character
+    stream = types.SimpleNamespace(write=str)
+    line = csv.writer(stream, lineterminator="\r\n", quoting=quoting).writerow(texts)
     return line[:-2] + "\n"
 
 
