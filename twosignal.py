@@ -5625,8 +5625,7 @@ def account(session, url, message="") -> Details:
 def login(client, args, console):
     """Log in and save the session."""
     if args.password is not None and "password" not in args.sources:
-        console.tell("Warning: other users of this machine can see a password on the command "
-                     "line. Use --password-stdin or TWOSIGNAL_PASSWORD.")
+        console.tell("Warning: others see --password. Use --password-stdin or TWOSIGNAL_PASSWORD.")
     warn_if_unencrypted(client.url, "password", console)
     email = (args.email or console.ask("Email: ", "--email or set TWOSIGNAL_EMAIL")).strip()
     password = None if args.password_stdin else args.password
@@ -5677,8 +5676,7 @@ def logout(client, args, console):
         if failure.code == "NOT_LOGGED_IN" and load_session(console.clock):
             raise                   # otherwise another process has just logged out
         if failure.code not in ("NOT_LOGGED_IN", "UNAUTHORIZED"):
-            console.tell("Logged out locally, but the session could not be revoked on the server: "
-                         f"{failure.message}.")
+            console.tell(f"Logged out locally; could not revoke the session: {failure.message}.")
     if not client.auth.forget(stored):
         console.tell("Note: another account has logged in meanwhile, and stays logged in.")
     return Details({"logged_out": True}, message=f"Logged out of {client.url}.")
@@ -5770,8 +5768,7 @@ FILTER_OPTIONS = (
     Option("--session ID", "only traces of this session", non_empty),
     Option("--metadata KEY=VALUE...", "only traces with each of these values in their metadata, "
            "e.g. customer.tier=pro", parse_metadata),
-    Option("--max-score [NAME=]SCORE...", "only traces with a score of at most SCORE, of "
-           "evaluator NAME if given", parse_score),
+    Option("--max-score [NAME=]SCORE...", "only traces scored SCORE or less, by NAME", parse_score),
     Option("--label LABEL", "only traces with a score that has this label, e.g. fail", non_empty))
 SPANS = Option("--spans", "include the spans of each trace, in json and jsonl")
 BASELINE_OPTIONS = (
@@ -5876,16 +5873,15 @@ def found_trace(client, args):
     if len(projects) > FEW_PROJECTS:
         raise usage_error(f"No project given, and {len(projects)} are too many to search",
                           "Pass --project; 'twosignal projects list' shows them.")
-    failures = []
+    failure = Failure(f"Trace not found in any of your projects ({len(projects)})",
+                      "Check the ID, and the account with 'twosignal whoami'.", "NOT_FOUND")
     for answer in client.batch("trace.getById", [
             trace_input(args.id, project.get("id")) for project in projects]):
         if not isinstance(answer, Failure):
             return answer
-        failures += [answer] if answer.code != "NOT_FOUND" else []
-    if failures:
-        raise failures[0]           # the trace may be in that project
-    raise Failure(f"Trace not found in any of your projects ({len(projects)})",
-                  "Check the ID, and the account with 'twosignal whoami'.", "NOT_FOUND")
+        if answer.code != "NOT_FOUND":
+            failure = answer        # the trace may be in that project
+    raise failure
 
 
 def error_lines(spans) -> str:
@@ -5944,8 +5940,7 @@ def span_details(spans, args) -> Details:
     Option("--by KEY...", f"group by one or two of {', '.join(GROUP_KEYS)}", choices=GROUP_KEYS),
     Option("--sort METRIC", "worst groups first, e.g. p95 or error_rate (default: count, or time "
            "if grouped by it)", choices=SORT_METRICS),
-    Option("--sample N", "read the spans of at most N traces, spread over all, for models and "
-           f"error messages (default: {DEFAULT_SAMPLE})", POSITIVE),
+    Option("--sample N", f"sample the spans of N traces (default: {DEFAULT_SAMPLE})", POSITIVE),
     *BASELINE_OPTIONS, *FILTER_OPTIONS, takes_key=True, exclusive=("--baseline", "--baseline-tag"),
     examples=("twosignal traces stats --project ID --since 24h --by name --sort error_rate",
               "twosignal traces stats --project ID --since 7d --json -o baseline.json"))
@@ -6003,10 +5998,10 @@ def comparison_result(pairs, by) -> Details:
     for earlier, row in pairs:
         for metric, name, before, value in comparisons(earlier, row):
             each = CheckResult(metric, None, value, None, evaluator=name, baseline=before)
-            rows.append({"group": row["group"], **{key: row[key] for key in by},
-                         "metric": each.title, "baseline": each.baseline, "measured": each.value,
-                         "change": each.change, "baseline_count": earlier["count"],
-                         "count": row["count"]})
+            rows.append({
+                "group": row["group"], **{key: row[key] for key in by}, "metric": each.title,
+                "baseline": before, "measured": value, "change": each.change,
+                "baseline_count": earlier["count"], "count": row["count"]})
             texts.append(dict(each.row(), group=row["group"]))
     columns = (Column("Group", "group"), Column("Metric", "check"), *COMPARED_COLUMNS[1:4])
     return Details(rows, (), [("", Listing("traces", columns, texts))])
@@ -6019,8 +6014,7 @@ def chosen_baseline(args, scan, by=(), sample_size=0):
     if not args.baseline_tag:
         return None
     if len(args.tag or ()) > 1 or args.tag == [args.baseline_tag]:
-        raise usage_error("--baseline-tag needs at most one --tag, of another name",
-                          "It takes the place of --tag for the baseline.")
+        raise usage_error("--baseline-tag replaces --tag: give at most one, of another name")
     import copy
     other = copy.copy(scan)
     other.query = copy.copy(scan.query)
@@ -6053,8 +6047,7 @@ def read_baseline(path, by, console) -> list:
     "traces check", PROJECT, *THRESHOLD_OPTIONS, *BASELINE_OPTIONS,
     Option("--max-regression SHARE", "how much worse than the baseline, e.g. 10%: a share of p95 "
            "and average cost, points of rates and scores", parse_share, selects=False),
-    Option("--min-count N", "minimum number of traces; exit 11 if fewer (default: 1)", POSITIVE,
-           selects=False),
+    Option("--min-count N", "exit 11 if fewer traces (default: 1)", POSITIVE, selects=False),
     Option("--min-coverage SHARE", "exit 11 if a check covers fewer traces, e.g. 90%", parse_share),
     Option("-n, -L, --limit N", "check only the N most recent traces (default: all)", POSITIVE),
     JUNIT, EVALUATOR_FILTER, *FILTER_OPTIONS, takes_key=True, is_gate=True,
@@ -6090,18 +6083,15 @@ def chosen_checks(args) -> list:
         checks += [(threshold, limit) for limit in limits if limit is not None]
     has_baseline = args.baseline or args.baseline_tag
     if args.max_regression is not None and not has_baseline:
-        raise usage_error("--max-regression requires a baseline",
-                          "Add --baseline FILE or --baseline-tag TAG.")
+        raise usage_error("--max-regression requires a --baseline or --baseline-tag")
     if not has_baseline and not checks and (not args.min_count or args.min_coverage):
         flags = ", ".join(option.label for option in THRESHOLD_OPTIONS)
         raise usage_error("No threshold given", f"Pass one or more of {flags}.")
     if args.limit and args.limit < (args.min_count or 1):
-        raise usage_error("--limit is below --min-count: this gate can never pass",
-                          "Raise --limit or lower --min-count.")
+        raise usage_error("--limit is below --min-count: this gate can never pass")
     names = [limit[0] for threshold, limit in checks if threshold.needs_scores]
     if args.evaluator and not names and not has_baseline:
-        raise usage_error("--evaluator requires a check of scores",
-                          "Add --min-score, --min-average-score or --max-fail-rate.")
+        raise usage_error("--evaluator requires a check of scores, such as --min-score")
     for name in names:
         if args.evaluator and name not in (None, *args.evaluator):
             raise usage_error(f"--evaluator leaves out '{name}'", f"Add --evaluator {name}.")
@@ -6314,8 +6304,7 @@ def datasets_add_item(client, args, console):
     item = {key: json_argument(text, flag, console) for key, flag, text in options
             if text is not None}
     dataset = chosen_resource(client, args, "dataset")
-    wire = client.mutate("dataset.addItem", {
-        "datasetId": dataset["id"], "projectId": dataset["projectId"], **item})
+    wire = client.mutate("dataset.addItem", {"datasetId": dataset.pop("id"), **dataset, **item})
     columns = (ID, Column("Input", "input"), Column("Expected", "expected_output"))
     return Details(to_record(resource_object(wire)), columns, message="Added an item.")
 
@@ -6425,8 +6414,7 @@ def usage_check(record, limit) -> CheckResult:
 def api(client, args, console):
     """Call a tRPC procedure and print the raw response."""
     if not re.match(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z", args.procedure):
-        raise usage_error(f"'{args.procedure}' is not the name of a procedure",
-                          "It should look like trace.list.")
+        raise usage_error(f"'{args.procedure}' is not a name such as trace.list")
     values = json_argument(args.input, "--input", console)
     if not args.mutation and values is not None and not isinstance(values, dict):
         raise usage_error("The --input of a query is a JSON object")
@@ -6549,8 +6537,7 @@ def completion(client, args, console):
 @command("__complete", Option("[WORD...]"), is_offline=True, is_hidden=True)
 def complete(client, args, console):
     """Print "words" and what can stand in place of the last word, or "files"."""
-    unquoted = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]
-    *before, current = unquoted
+    *before, current = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]
     prefix = ""
     if current.startswith("--") and "=" in current:
         flag, _, current = current.partition("=")

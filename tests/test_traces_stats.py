@@ -418,7 +418,7 @@ class BadInput(StatsCase):
                             ("--sample 0", "1 or more"), ("--sample many", "1 or more"),
                             ("--baseline x --baseline-tag y", "cannot be used together"),
                             ("--tag v1 --baseline-tag v1", "of another name"),
-                            ("--tag v1 --tag v2 --baseline-tag v3", "at most one --tag"),
+                            ("--tag v1 --tag v2 --baseline-tag v3", "at most one"),
                             ("--by name --by name", "--by name --by day"),
                             ("--baseline nowhere.json", "nowhere.json"),
                             ("--error --status OK", "together")):
@@ -463,7 +463,7 @@ class BadInput(StatsCase):
         self.assertFails(self.check("--baseline", path), 2, "another --by")
 
     def test_options_of_a_gate_that_contradict_each_other(self):
-        self.assertFails(self.check("--max-regression", "5%"), 2, "requires a baseline")
+        self.assertFails(self.check("--max-regression", "5%"), 2, "requires a --baseline")
         self.assertFails(self.check("--baseline-tag", "v1", "--max-regression", "1"), 2, "1%")
 
 
