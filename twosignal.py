@@ -1461,10 +1461,9 @@ def handle_signals(handlers: dict) -> dict:
         number = getattr(signal, name, None)
         if number is None or signal.getsignal(number) in (signal.SIG_IGN, None):
             continue    # the platform lacks it, or it is ignored and stays so
-        try:
-            before[name] = signal.signal(number, handler)
-        except ValueError:
-            pass        # not the main thread, in which alone signals arrive
+        before[name] = signal.getsignal(number)
+        # It raises ValueError in any other thread than the main one, where alone signals arrive.
+        result_or_failure(signal.signal, number, handler, kinds=ValueError)
     return before
 
 
@@ -1696,9 +1695,8 @@ def header_secrets(value) -> list:
     secrets = [value, rest]
     if scheme.lower() == "basic":
         import base64
-        decoded = result_or_failure(base64.b64decode, rest, kinds=ValueError)
-        if isinstance(decoded, bytes):
-            secrets.append(decoded.decode("utf-8", "replace").partition(":")[2])
+        decoded = result_or(b"", base64.b64decode, rest, kinds=ValueError)
+        secrets.append(decoded.decode("utf-8", "replace").partition(":")[2])
     return secrets
 
 
