@@ -2064,8 +2064,7 @@ class DeadlineSocket(io.BufferedIOBase):
     def encrypt(self, context, host):
         """Continues with TLS; context: an ssl.SSLContext."""
         self.sock.settimeout(seconds_left(self.deadline))
-        # The handshake is explicit: with do_handshake_on_connect, wrap_socket skips it on a
-        # connection that has ended, and the socket would be used without TLS.
+        # By itself, wrap_socket skips the handshake if the connection has ended: TLS would be off.
         self.sock = context.wrap_socket(self.sock, do_handshake_on_connect=False,
                                         server_hostname=host)
         try:
@@ -2244,11 +2243,8 @@ def decompressed(body, headers) -> bytes:
         return body
     import zlib
     inflater = zlib.decompressobj(47)   # gzip or zlib format: some proxies compress unasked
-    try:
-        content = inflater.decompress(body, MAX_RESPONSE_BYTES)
-    except zlib.error:
-        return body
-    if inflater.unconsumed_tail:
+    content = result_or(None, inflater.decompress, body, MAX_RESPONSE_BYTES, kinds=zlib.error)
+    if content is not None and inflater.unconsumed_tail:
         raise ResponseTooLarge()
     if not inflater.eof or inflater.unused_data:
         return body
@@ -2503,10 +2499,9 @@ def has_too_many_values(body) -> bool:
 def is_too_wide(text) -> bool:
     """Whether strings of JSON may take more memory than a response may have."""
     # A character of a string takes as many bytes as its widest one, which may be escaped.
-    if len(text) > MAX_RESPONSE_BYTES // 4 and re.search("[^\0-\uffff]|" r"\\u[dD]", text):
-        return True
-    return len(text) > MAX_RESPONSE_BYTES // 2 and bool(
-        re.search("[^\0-\xff]|" r"\\u(?!00)", text))
+    share = len(text) / MAX_RESPONSE_BYTES
+    too_wide = r"[^\0-\xff]|\\u(?!00)" if share > 1 / 2 else r"[^\0-\uffff]|\\u[dD]"
+    return share > 1 / 4 and bool(re.search(too_wide, text))
 
 
 def compact_json(value, safe=",:") -> str:
@@ -2726,10 +2721,9 @@ def input_problems(message) -> list:
             continue
         text = printable(problem.get("message") or "is not valid")
         choices = problem.get("options") or problem.get("values")       # zod 3, zod 4
-        if isinstance(choices, list):
-            choices = [printable(choice) for choice in choices[:MAX_PROBLEMS]]
-            if not all(choice in text for choice in choices):
-                text += f" (one of {', '.join(choices)})"
+        choices = choices[:MAX_PROBLEMS] if isinstance(choices, list) else ()
+        if not all(printable(choice) in text for choice in choices):
+            text += f" (one of {format_list(choices)})"
         path = problem.get("path")
         if isinstance(path, list) and path:
             text = f"{'.'.join(map(printable, path))}: {text}"          # config.maxMs: Required
