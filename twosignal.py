@@ -5636,8 +5636,7 @@ def login(client, args, console):
         save_config(without_none(api_url=client.url, ca_cert=ca_cert or None), console.clock)
     result = account(session, client.url, f"Logged in to {client.url}.")
     if output_format(args) == "table":
-        lines = [console.masked(line) + "\n" for line in first_steps(client)]
-        result.parts = [("Projects", lines)]
+        result.parts = [("Projects", [console.masked(line) + "\n" for line in first_steps(client)])]
     return result
 
 
@@ -5682,9 +5681,8 @@ PROJECT_COLUMNS = (ID, CREATED, Column("Organization", "organization_name"), NAM
 @command("orgs list")
 def orgs_list(client, args, console):
     """List your organizations."""
-    rows = client.rows("organization.list")
     columns = (ID, PLAN, Column("Role", "role"), Column("Members", "member_count"), NAME)
-    return Listing("organizations", columns, list(map(to_record, rows)))
+    return Listing("organizations", columns, list(map(to_record, client.rows("organization.list"))))
 
 
 @command("orgs create", Option("NAME", "name of the organization", non_empty))
@@ -5798,8 +5796,7 @@ def wanted_parts(args) -> dict:
     names = {field.split(".")[0] for field in args.fields or ()}
     is_shown = names & {"spans", "?"} if names else output_format(args) in ("json", "jsonl")
     if args.spans and not is_shown:
-        raise usage_error("--spans prints nothing here", "Use --format json or jsonl without "
-                          "--fields, or --fields id,spans.")
+        raise usage_error("--spans prints nothing here", "Use --json, or --fields id,spans.")
     scores = SCORES_REQUIRED if "scores" in names else None
     if names == {"?"} or not names and output_format(args) != "table":
         scores = SCORES_IF_KNOWN
@@ -6159,8 +6156,7 @@ def new_traces(client, args, console):
             if not isinstance(failure, TransientFailure) and failure.code != "BAD_REQUEST":
                 raise
             console.tell_once(f"{failure.message}. Trying again.")
-            requested = min(failure.retry_after or 0, 10 * MINUTE)
-            pause = max(min(pause * 2, MINUTE), requested)
+            pause = max(min(pause * 2, MINUTE), min(failure.retry_after or 0, 10 * MINUTE))
         else:
             console.tell_once("Too many new traces: older ones may be missing. Use a shorter "
                               "--interval, or 'twosignal traces list'." if tail.has_missed else "")
@@ -6177,9 +6173,8 @@ def new_traces(client, args, console):
 def scores_create(client, args, console):
     """Post a score for a trace; requires a project API key."""
     if not client.key:
-        raise Failure("scores create requires a project API key",
-                      "Set TWOSIGNAL_API_KEY, or create one with 'twosignal api-keys create'.",
-                      "NOT_LOGGED_IN")
+        raise Failure("scores create requires a project API key", code="NOT_LOGGED_IN",
+                      hint="Set TWOSIGNAL_API_KEY; 'twosignal api-keys create' makes a key.")
     wire = client.rest("POST", "/scores", without_none(
         traceId=args.trace, spanId=args.span, evaluatorName=args.name, value=args.value,
         label=args.label, reasoning=args.reasoning), RESOURCES["trace"])
@@ -6701,8 +6696,7 @@ def gate_report(line, console) -> GateReport:
     selection = [option.label.lstrip("-") + (f" {text}" if option.metavar else "")
                  for option in (line.command.options if is_gate else ()) if option.selects
                  for text in line.texts(option)]
-    title = " ".join(["twosignal", *line.words])
-    return GateReport(console, title, selection, path, is_gate)
+    return GateReport(console, " ".join(["twosignal", *line.words]), selection, path, is_gate)
 
 
 def run_command(line, console, report) -> int:
@@ -6744,8 +6738,7 @@ def make_client(chosen, args, console) -> Client:
     url = args.url
     if chosen.ends_session and not url:     # where the session comes from, whatever is configured
         stored = result_or(None, load_session, console.clock)
-        url = result_or(DEFAULT_URL, session_origin, stored, console.clock) if stored else (
-            DEFAULT_URL)
+        url = stored and result_or(None, session_origin, stored, console.clock) or DEFAULT_URL
     url = configured_url(url, console.clock, key)
     access = server_access(url, vars(args), key, console.clock)
     for value in [key or "", *access.headers.values()]:
