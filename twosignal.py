@@ -711,8 +711,7 @@ def usage_record(wire: dict, plan) -> dict:
 
 def get_path(value, path: str, default=None):
     """What is at a path such as scores.0.score; if nothing is, the same as for get_item().
-    Keys may contain dots: the longest one that fits is taken, or a shorter one if that leads
-    nowhere. In a list of scores, an evaluator's name stands for its newest score.
+    Of keys with dots, the longest that leads anywhere counts; scores.NAME is NAME's newest score.
     """
     parts = path.split(".")
     for count in range(len(parts), 0, -1):
@@ -832,9 +831,7 @@ class Outcome(Struct):
 
 
 class Result(Struct):
-    """What a command returns. Its records() are the rows of jsonl, csv and tsv; json_lines(screen)
-    and table_lines(screen) yield whole lines of one JSON document, and of text for people.
-    """
+    """What a command returns: records() as rows; json_lines(), table_lines() for a Screen."""
     columns = ()
     # Called once all is printed. If it raises Failure, the output is void: -o writes no file.
     conclude = staticmethod(Outcome)
@@ -862,8 +859,7 @@ class Listing(Result):
         return self.rows
 
     def json_lines(self, screen):
-        # A row is held back until it is known whether a comma follows. Only whole lines are
-        # yielded: between two of them, progress may use the terminal's last line.
+        # Progress needs whole lines, so a row is held until it is known whether a comma follows.
         held = None
         for row in self.rows:
             text = to_json(row, ascii_only=screen.ascii_only, margin="\n  ")
