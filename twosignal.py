@@ -5690,9 +5690,8 @@ def orgs_create(client, args, console):
 @command("projects list", ORG_FILTER)
 def projects_list(client, args, console):
     """List your projects, of one organization or all."""
-    rows = visible_projects(client, args.org)
     columns = (ID, CREATED, NAME) if args.org else PROJECT_COLUMNS
-    return Listing("projects", columns, list(map(to_record, rows)))
+    return Listing("projects", columns, list(map(to_record, visible_projects(client, args.org))))
 
 
 @command("projects use", Option("NAME", "project, by ID or name", parse_id, completes="projects"),
@@ -5941,7 +5940,7 @@ def traces_stats(client, args, console):
         sample_size = 0             # a comparison shows no error messages
     baseline = chosen_baseline(args, scan, by, sample_size)
     groups = TraceGroups(scan, by, sample_size).read()
-    metric = args.sort and SORT_METRICS[args.sort]
+    metric = SORT_METRICS.get(args.sort)
     rows = sorted_rows(groups.rows(), by, metric)
     remarks = groups.remarks() + [scan.scan_remark()]
     result = stats_result(groups, rows, metric or TRACE_COUNT)
