@@ -1814,11 +1814,10 @@ class Transport:
                 # http.client decodes headers as latin-1; what no URL may contain is quoted.
                 location = quote(location.strip(), "!#$%&'()*+,/:;=?@[]~", "latin-1")
                 target = urljoin(request.url, location)
-                is_same_origin = origin(target) == origin(request.url)
+                if origin(target) != origin(request.url) or request.method != "GET":
+                    raise redirected(request.url, target)
             except ValueError:
                 raise protocol_error("The server redirects to something that is not an address")
-            if request.method != "GET" or not is_same_origin:
-                raise redirected(request.url, target)
             request.url = target.partition("#")[0]
         raise protocol_error("The server redirects in circles")
 
@@ -2125,8 +2124,7 @@ def check_names(certificate, host):
     names = certificate.get("subjectAltName") or [
         ("DNS", value) for part in certificate["subject"] for key, value in part
         if key == "commonName"]
-    accepted = [(kind, name) for kind, name in names
-                if "*" not in name or re.match(r"\*(\.[^.*]+){2,}\Z", name)]
+    accepted = [each for each in names if re.match(r"([^*]*|\*(\.[^.*]+){2,})\Z", each[1])]
     ssl.match_hostname({"subjectAltName": accepted}, host)
 
 
@@ -2304,10 +2302,10 @@ def request_error(error, request, access=Access()) -> RequestError:
 
 _PARTIAL_CHAIN, _STRICT = 0x80000, 0x20     # OpenSSL's flags; old Pythons have no names for them
 _CERTIFICATE_ALERT = "ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)"   # against the client's
-_WRONG_HOST = "It was issued for another host: use that name with --url."
 _CERTIFICATE_HINTS = {              # by OpenSSL's X509_V_ERR codes
-    9: "Correct this machine's clock.", 62: _WRONG_HOST, 64: _WRONG_HOST,
-    10: "Renew it on the server, or correct this machine's clock."}
+    9: "Correct this machine's clock.",
+    10: "Renew it on the server, or correct this machine's clock.",
+    **dict.fromkeys((62, 64), "It was issued for another host: use that name with --url.")}
 
 
 def default_context():
