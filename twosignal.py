@@ -363,9 +363,8 @@ def _secret_forms(secrets) -> tuple:
     for secret in secrets:          # as it is, percent-encoded, in JSON, quoted or escaped
         in_json = json.dumps(secret)[1:-1]
         data = secret.encode("utf-8", "surrogatepass")
-        forms.update((secret, secret.lower(), quote(data, ""), quote(data), quote_plus(data),
-                      in_json, in_json.replace("'", "'\"'\"'"), printable(secret),
-                      html.escape(secret)))
+        forms |= {secret, secret.lower(), quote(data, ""), quote(data), quote_plus(data),
+                  in_json, in_json.replace("'", "'\"'\"'"), printable(secret), html.escape(secret)}
         if secret.startswith("eyJ"):        # a JWT
             forms.update(part for part in secret.split(".") if len(part) >= 8)
         for start in range(3):      # base64 of a text that it is in, wherever it begins there
