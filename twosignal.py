@@ -5599,14 +5599,13 @@ def account(session, url, message="") -> Details:
     return Details(record, ACCOUNT_FIELDS, message=message)
 
 
-@command(
-    "login",
-    Option("-e, --email EMAIL", "email address; prompted for if omitted", env="TWOSIGNAL_EMAIL"),
-    Option("-p, --password PASSWORD", "password; prompted for if omitted; exposes it in the "
-           "process list", plain_secret, env="TWOSIGNAL_PASSWORD", is_secret=True),
-    Option("--password-stdin", "read the password from stdin, one line"),
-    exclusive=("--password", "--password-stdin"),
-    examples=("twosignal login", "twosignal login --url https://twosignal.example.com"))
+@command("login",
+         Option("-e, --email EMAIL", "email; prompted for if omitted", env="TWOSIGNAL_EMAIL"),
+         Option("-p, --password PASSWORD", "password; prompted for if omitted; exposes it in the "
+                "process list", plain_secret, env="TWOSIGNAL_PASSWORD", is_secret=True),
+         Option("--password-stdin", "read the password from stdin, one line"),
+         exclusive=("--password", "--password-stdin"),
+         examples=("twosignal login", "twosignal login --url https://twosignal.example.com"))
 def login(client, args, console):
     """Log in and save the session."""
     if args.password is not None and "password" not in args.sources:
@@ -6226,9 +6225,8 @@ def evaluators_create(client, args, console):
     return result
 
 
-@command("evaluators toggle", EVALUATOR, PROJECT, Option("--enable", "enable the evaluator"),
-         Option("--disable", "disable the evaluator"), SHOW_SECRETS,
-         exclusive=("--enable", "--disable"))
+@command("evaluators toggle", EVALUATOR, PROJECT, Option("--enable", "enable it"),
+         Option("--disable", "disable it"), SHOW_SECRETS, exclusive=("--enable", "--disable"))
 def evaluators_toggle(client, args, console):
     """Enable or disable an evaluator; without a flag, toggle it."""
     chosen = chosen_resource(client, args, "evaluator")
@@ -6505,9 +6503,8 @@ complete -c twosignal -f -a '(__twosignal_complete)'
 """}
 
 
-@command("completion",
-         Option("SHELL", "bash, zsh or fish", choices=COMPLETION_SCRIPTS), is_offline=True,
-         examples=('eval "$(twosignal completion bash)"',))
+@command("completion", Option("SHELL", "bash, zsh or fish", choices=COMPLETION_SCRIPTS),
+         is_offline=True, examples=('eval "$(twosignal completion bash)"',))
 def completion(client, args, console):
     """Print a script that completes commands in a shell."""
     return Text(COMPLETION_SCRIPTS[args.shell])
