@@ -6367,7 +6367,7 @@ def usage_history(client, org, months) -> Listing:
                   key=lambda row: str(row["month"]))[-months:]
     most = max([to_amount(row["traces_used"]) or 0 for row in rows], default=0)
     bars = Column("", lambda row: chart_bar(to_amount(row["traces_used"]), most))
-    return Listing("months", (MONTH, *MONTH_COLUMNS, bars), rows)
+    return Listing("months", (MONTH, MONTH_COLUMNS[0], bars, *MONTH_COLUMNS[1:]), rows)
 
 
 def usage_check(record, limit) -> CheckResult:
