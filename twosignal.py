@@ -2617,6 +2617,8 @@ def rest_value(response, resource=None):
     if response.status == 401:
         raise Failure("The API key is not accepted", "Check TWOSIGNAL_API_KEY or its file, or "
                       "create a key with 'twosignal api-keys create'.", "UNAUTHORIZED")
+    if response.status == 403:
+        raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
     if response.status >= 400 and error:
         raise server_failure(None, response, get_item(error, "message") or error, resource)
     if not 200 <= response.status < 300:
@@ -4504,8 +4506,7 @@ class TraceScan(Struct):
 class Measurements:
     """The values of many traces, in little memory."""
 
-    # Of the values that are summarized:
-    _sums = _extremes = ()          # their sum, and what rounding took from it; lowest and highest
+    _sums = _extremes = ()          # of summarized values: sum and its rounding; lowest, highest
 
     def __init__(self, severity=None):
         """severity: a function of a value, the greater the worse; None if no trace is named."""
@@ -4742,7 +4743,8 @@ class Metric(Struct):
 
 def plain_value(number, digits=15):
     """A measured number without what only its binary form adds: 0.3, 1200, 0 for -0.0."""
-    return to_number(f"{number:.{digits}g}") + 0
+    value = to_number(f"{number:.{digits}g}")
+    return None if value is None else value + 0     # None: too large to be meant
 
 
 def percentile(percent):
@@ -4759,25 +4761,21 @@ METRICS = (                         # of traces stats and check; a new one is on
            parse=parse_score, help="minimum of every score, e.g. 0.5 or faithfulness=0.8"),
     Metric("average score", format_score, "scores", Measurements.mean, "average_score", "Score",
            regression="", is_minimum=True, needs_scores=True, parse=parse_score,
-           option="--min-average-score [NAME=]SCORE...",
-           help="minimum average of all scores, or of those of evaluator NAME"),
+           option="--min-average-score [NAME=]SCORE...", help="minimum average of the scores"),
     Metric("fail rate", format_percent, "failures", Measurements.mean, "fail_rate", "Fails",
            regression="pp", needs_scores=True, worst_text="fail", parse=parse_share,
            option="--max-fail-rate [NAME=]SHARE...", help="maximum share of traces with a score "
            "labelled fail, among those with a labelled score, e.g. toxicity=1%"),
     Metric("p50 duration", format_duration, "durations", percentile(50), "p50_ms", "P50", False),
     Metric("p95 duration", format_duration, "durations", percentile(95), "p95_ms", "P95", False,
-           "%", option="--max-p95 TIME", parse=parse_duration,
-           help="maximum 95th-percentile duration, e.g. 8s"),
+           "%", option="--max-p95 TIME", parse=parse_duration, help="maximum p95 duration (8s)"),
     Metric("p99 duration", format_duration, "durations", percentile(99), "p99_ms", "P99", False),
     Metric("average duration", format_duration, "durations", Measurements.mean,
            "average_duration_ms", "Average"),
     Metric("highest cost", format_cost, "costs", Measurements.highest, "highest_cost_usd",
-           "Highest", option="--max-cost USD", parse=parse_usd,
-           help="maximum cost of any single trace, e.g. 0.05"),
+           "Highest", option="--max-cost USD", parse=parse_usd, help="maximum cost of a trace"),
     Metric("total cost", format_cost, "costs", Measurements.total, "total_cost_usd", "Cost", False,
-           option="--max-total-cost USD", help="maximum total cost of all traces, e.g. 5",
-           parse=parse_usd),
+           option="--max-total-cost USD", help="maximum cost of all traces", parse=parse_usd),
     Metric("average cost", format_cost, "costs", Measurements.mean, "average_cost_usd", "Avg cost",
            regression="%"),
     Metric("tokens", format_count, "tokens", Measurements.total, "total_tokens", "Tokens"))
@@ -4941,19 +4939,23 @@ class TraceGroups(Struct):
         before = client.requests
         for answer in client.batch("trace.getById", [
                 trace_input(each, self.scan.query.project) for each in trace_ids]):
+            self.requests = client.requests - before
             if not isinstance(answer, Failure):
                 self.spans_read += 1
                 self._add_spans(answer)
             elif not isinstance(answer, TooLarge) and answer.code != "NOT_FOUND":
                 raise answer        # the others: too large by itself, or deleted meanwhile
-        self.requests = client.requests - before
 
     def _groups_of(self, record):
         """Yields the TraceStats of each group that a record is in."""
         from itertools import product
+        seen = set()
         for values in product(*[group_values(record, key) for key in self.by]):
             if values not in self.groups and len(self.groups) >= MAX_GROUPS:
                 values = (REST,) * len(values)
+            if values in seen:
+                continue            # a trace counts once among the rest
+            seen.add(values)
             if values not in self.groups:
                 named = dict(zip(self.by, values))
                 self.groups[values] = TraceStats(
@@ -4980,8 +4982,9 @@ class TraceGroups(Struct):
                 remarks.append(f"{source.capitalize()} are known for {known:,} of {count:,}.")
         candidates = counted(self.candidates, "trace" if self.by_model else "failed trace")
         if self.failure:
-            remarks.append(f"Error messages are null: {self.failure.message}.")
-        elif self.requests:
+            state = "incomplete" if self.spans_read else "null"
+            remarks.append(f"Error messages are {state}: {self.failure.message}.")
+        if self.spans_read or self.requests and not self.failure:
             remarks.append(f"Read the spans of {self.spans_read:,} of {candidates} in "
                            f"{counted(self.requests, 'request')}; see --sample.")
         if self.by_model and self.spans_read < self.candidates:
@@ -5002,7 +5005,8 @@ class TraceGroups(Struct):
         times = [parse_timestamp(f"{label[:10]}T{label[11:13] or '00'}:00:00Z")
                  for label, in self.groups if label not in (None, REST)]
         if times and query.since:
-            times += [query.earliest, query.latest or self.scan.client.transport.start_time]
+            now = self.scan.client.transport.start_time
+            times += [query.earliest, min(query.latest or now, now)]
         if times and max(times) - min(times) <= MAX_GROUPS * unit:
             for seconds in range(int(min(times) // unit * unit), int(max(times)), unit):
                 self.groups.setdefault((time_label(seconds, unit),), TraceStats(names_worst=False))
@@ -5043,10 +5047,9 @@ def pairs_of(baseline, rows, by):
 
 def small_remarks(pairs) -> list:
     """A line if one side of some comparisons is small; pairs: (row of the baseline, row)."""
-    small = sum(min(row["count"] for row in pair) < SMALL_SAMPLE for pair in pairs)
-    which = f", in {small:,} of {len(pairs):,} groups" if len(pairs) > 1 else ""
-    return [f"Fewer than {SMALL_SAMPLE} traces on a side{which}: differences may be chance."
-            ] if small else []
+    is_small = any(min(row["count"] for row in pair) < SMALL_SAMPLE for pair in pairs)
+    remark = f"Fewer than {SMALL_SAMPLE} traces on a side: differences may be chance."
+    return [remark] if is_small else []
 
 
 def baseline_fault(rows, by):
@@ -5057,8 +5060,10 @@ def baseline_fault(rows, by):
         return "it is not what 'traces stats --json' writes without --fields"
     if any([key for key in row if key in GROUP_KEYS] != by for row in rows):
         return "it was written with another --by"
-    if len({str([row[key] for key in by]) for row in rows}) < len(rows):
-        return "a group occurs twice"
+    groups = [tuple(row[key] for key in by) for row in rows]
+    if any(type(each) not in (str, type(None)) for group in groups for each in group) or (
+            len(set(groups)) < len(groups)):
+        return "a group is no text, or occurs twice"
     metrics = {metric.key: metric for metric in METRICS}
     for key, value in [item for row in rows for item in row.items()]:
         name = key.partition(".")[0]
@@ -5181,8 +5186,7 @@ class Gate(Struct):
         if stats.failed_scores and "failures" not in sources:
             remarks.append(f"Found {counted(stats.failed_scores, 'score')} labelled fail, but no "
                            "check looks at labels. Use --max-fail-rate.")
-        lacking = [result for result in self.results
-                   if result.value is None and result.metric.needs_scores]
+        lacking = any(each.value is None and each.metric.needs_scores for each in self.results)
         evaluators = stats.scores.keys() - {None}
         is_unknown = self.scan.client.key and not evaluators
         if not is_unknown and (lacking or set(self.evaluators or ()) - evaluators):
@@ -5192,6 +5196,8 @@ class Gate(Struct):
             remarks.append("The baseline has no traces.")
         elif self.baseline:
             remarks += small_remarks([(self.baseline, self.row)])
+            if not any(map(self.baseline.get, ("scores_measured", "failures_measured"))):
+                remarks.append("The baseline has no scores: none were compared.")
         hint = "Use an earlier --since or relax the filters."
         advice = [self.scan.scan_remark(), hint if stats.count < self.min_count else ""]
         return remarks + [" ".join(filter(None, advice))]
@@ -5747,8 +5753,7 @@ FILTER_OPTIONS = (
     Option("--max-duration TIME", "only traces that took TIME or less, e.g. 500ms", parse_duration),
     Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd),
     Option("--session ID", "only traces of this session", non_empty),
-    Option("--metadata KEY=VALUE...", "only traces with each of these values in their metadata, "
-           "e.g. customer.tier=pro", parse_metadata),
+    Option("--metadata KEY=VALUE...", "only traces with this metadata (dot paths)", parse_metadata),
     Option("--max-score [NAME=]SCORE...", "only traces scored SCORE or less, by NAME", parse_score),
     Option("--label LABEL", "only traces with a score that has this label, e.g. fail", non_empty))
 SPANS = Option("--spans", "include the spans of each trace, in json and jsonl")
@@ -5918,8 +5923,7 @@ def span_details(spans, args) -> Details:
 @command(
     "traces stats", PROJECT,
     Option("--by KEY...", f"group by one or two of {', '.join(GROUP_KEYS)}", choices=GROUP_KEYS),
-    Option("--sort METRIC", "worst groups first, e.g. p95 or error_rate (default: count, or time "
-           "if grouped by it)", choices=SORT_METRICS),
+    Option("--sort METRIC", "worst groups first, e.g. p95 or error_rate", choices=SORT_METRICS),
     Option("--sample N", f"sample the spans of N traces (default: {DEFAULT_SAMPLE})", POSITIVE),
     *BASELINE_OPTIONS, *FILTER_OPTIONS, takes_key=True, exclusive=("--baseline", "--baseline-tag"),
     examples=("twosignal traces stats --project ID --since 24h --by name --sort error_rate",
@@ -5929,11 +5933,12 @@ def traces_stats(client, args, console):
     by = args.by or []
     if len(by) > min(2, len(set(by))):
         raise usage_error("--by takes up to two keys, which must differ", "Try --by name --by day.")
-    scores = SCORES_REQUIRED if "evaluator" in by else SCORES_IF_KNOWN
+    if {"model", "evaluator"} <= set(by):
+        raise usage_error("--by model and --by evaluator cannot be used together")
+    scores = SCORES_REQUIRED if "evaluator" in by else None if "model" in by else SCORES_IF_KNOWN
     scan = TraceScan(client, trace_query(client, args), console, None, scores, needed=ALL)
-    sample_size = args.sample or DEFAULT_SAMPLE
-    if (args.baseline or args.baseline_tag) and "model" not in by:
-        sample_size = 0             # a comparison shows no error messages
+    is_compared = args.baseline or args.baseline_tag     # then no error messages are shown
+    sample_size = 0 if is_compared and "model" not in by else args.sample or DEFAULT_SAMPLE
     baseline = chosen_baseline(args, scan, by, sample_size)
     groups = TraceGroups(scan, by, sample_size).read()
     metric = SORT_METRICS.get(args.sort)
@@ -5961,7 +5966,7 @@ def stats_result(groups, rows, metric) -> Details:
         most = max([row[metric.key] or 0 for row in rows], default=0)
         columns.insert(1 if metric is TRACE_COUNT else 2, Column(
             "", lambda row: chart_bar(row[metric.key], most, 10), never_cut=True))
-    parts = [("", Listing("traces", (*keys, *columns), rows))]
+    parts = [("", Listing("models" if groups.by_model else "traces", (*keys, *columns), rows))]
     messages = [dict(zip(groups.by, values), message=message, count=count)
                 for values, stats in groups.groups.items() for message, count
                 in stats.messages.most_common(1 if groups.by else MAX_MESSAGES)]
@@ -6032,8 +6037,7 @@ def read_baseline(path, by, console) -> list:
     Option("-n, -L, --limit N", "check only the N most recent traces (default: all)", POSITIVE),
     JUNIT, EVALUATOR_FILTER, *FILTER_OPTIONS, takes_key=True, is_gate=True,
     exclusive=("--baseline", "--baseline-tag"),
-    examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --min-score 0.5",
-              "twosignal traces check --project ID --min-score accuracy=0.8 --junit report.xml"))
+    examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --max-p95 8s",))
 def traces_check(client, args, console):
     """Check traces against thresholds (CI gate).
 
@@ -6048,7 +6052,8 @@ def traces_check(client, args, console):
         scan.scores = compared
     rows = chosen_baseline(args, scan)
     baseline = {"count": 0} if rows == [] else rows and rows[0]
-    if args.baseline and (args.evaluator or baseline.get("average_score") is not None):
+    if args.baseline and (args.evaluator or baseline.get("scores_measured")
+                          or baseline.get("failures_measured")):
         scan.scores = scan.scores or compared
     return Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
                 args.url, baseline, args.max_regression).run()

@@ -1484,6 +1484,7 @@ class Injections(SessionCase):
                 self.prepare()
                 result = run_command([each.format(number) for each in command], self.environment)
                 self.assertEqual(result.code, -signal.SIGKILL, result)
+                self.server.settle()
                 newest = [row["id"] for row in self.server.rows("tokens")
                           if row["kind"] == "refresh" and not row["used"]]
                 on_disk = b"".join(file_bytes(os.path.join(self.home, name))
