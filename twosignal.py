@@ -224,9 +224,8 @@ _TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)
               r"(\.\d{1,9})?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))?\Z")
 _TOO_LARGE = 10 ** MAX_DIGITS
 _DECIMAL = r"(?a)[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?\Z"
-_SUBSTITUTES = str.maketrans({"─": "-", "…": "...", "█": "#", "░": ".", "├": "|", "└": "`",
-                              "│": "|", "≥": ">=", "≤": "<=", "→": "->",
-                              **dict.fromkeys("▁▂▃", "."), **dict.fromkeys("▄▅▆▇", ":")})
+_SUBSTITUTES = {**str.maketrans("─█░├└│▁▂▃▄▅▆▇", "-#.|`|...::::"),
+                **str.maketrans({"…": "...", "≥": ">=", "≤": "<=", "→": "->"})}
 # What takes two columns as a whole: a flag, or a half of one; a keycap, © or ™ with variation
 # selector 16; an emoji with that, with a skin tone, or joined with others.
 _EMOJI = "[\u2194-\u21aa\u231a-\u27bf\u2934\u2935\u2b05-\u2b55\U0001f004-\U0001faff]"
@@ -365,9 +364,8 @@ def _secret_forms(secrets) -> tuple:
     for secret in secrets:          # as it is, percent-encoded, in JSON, quoted or escaped
         in_json = json.dumps(secret)[1:-1]
         data = secret.encode("utf-8", "surrogatepass")
-        forms.update((secret, secret.lower(), quote(data, ""), quote(data), quote_plus(data),
-                      in_json, in_json.replace("'", "'\"'\"'"), printable(secret),
-                      html.escape(secret)))
+        forms |= {secret, secret.lower(), quote(data, ""), quote(data), quote_plus(data),
+                  in_json, in_json.replace("'", "'\"'\"'"), printable(secret), html.escape(secret)}
         if secret.startswith("eyJ"):        # a JWT
             forms.update(part for part in secret.split(".") if len(part) >= 8)
         for start in range(3):      # base64 of a text that it is in, wherever it begins there
@@ -526,9 +524,8 @@ def utc_timestamp(timestamp: str) -> str:
     seconds = parse_timestamp(timestamp)
     if seconds is None:
         return timestamp
-    fraction = re.match(r"(\.\d+)?", timestamp[19:]).group()    # a float may not hold it all
-    kept = fraction if fraction.strip(".0") else ""
-    return iso_timestamp(round(seconds - float(fraction or 0)), kept)
+    fraction = re.match(r"(\.\d*[1-9]\d*)?", timestamp[19:]).group()   # a float may not hold it all
+    return iso_timestamp(round(seconds - float(fraction or 0)), fraction)
 
 
 def iso_timestamp(seconds, fraction="") -> str:
@@ -714,8 +711,7 @@ def usage_record(wire: dict, plan) -> dict:
 
 def get_path(value, path: str, default=None):
     """What is at a path such as scores.0.score; if nothing is, the same as for get_item().
-    Keys may contain dots: the longest one that fits is taken, or a shorter one if that leads
-    nowhere. In a list of scores, an evaluator's name stands for its newest score.
+    Of keys with dots, the longest that leads anywhere counts; scores.NAME is NAME's newest score.
     """
     parts = path.split(".")
     for count in range(len(parts), 0, -1):
@@ -872,8 +868,7 @@ class Listing(Result):
         return document.table(self)
 
     def json_lines(self, screen):
-        # A row is held back until it is known whether a comma follows. Only whole lines are
-        # yielded: between two of them, progress may use the terminal's last line.
+        # Progress needs whole lines, so a row is held until it is known whether a comma follows.
         held = None
         for row in self.rows:
             text = to_json(row, ascii_only=screen.ascii_only, margin="\n  ")
@@ -1014,14 +1009,11 @@ def _fitted(sizes, widths, columns, room) -> list:
 
 
 def _table_line(cells, widths, columns, room) -> str:
-    sizes = list(map(display_width, cells))
-    limits = _fitted(list(map(max, sizes, widths)), widths, columns, room)
-    padded = []
-    for cell, size, limit, width in zip(cells, sizes, limits, widths):
-        if size > limit:
-            cell = truncate(cell, limit)
-            size = display_width(cell)
-        padded.append(cell + " " * (min(limit, width) - size))
+    sizes = list(map(max, map(display_width, cells), widths))
+    limits = _fitted(sizes, widths, columns, room)
+    cells = map(truncate, cells, limits)
+    padded = [cell + " " * (min(limit, width) - display_width(cell))
+              for cell, limit, width in zip(cells, limits, widths)]
     return "  ".join(padded).rstrip(" ")
 
 
@@ -1249,9 +1241,8 @@ def _csv_line(texts) -> str:
     import types
     quoting = csv.QUOTE_ALL if re.match(r"\W*::", "".join(texts[:1])) else csv.QUOTE_MINIMAL
     # writerow() returns what write() returns. All Pythons quote a CR or LF that ends lines, too.
-    writer = csv.writer(types.SimpleNamespace(write=str), lineterminator="\r\n", quoting=quoting)
-    line = writer.writerow(texts)
-    del writer                      # its buffer takes four bytes for each character
+    stream = types.SimpleNamespace(write=str)
+    line = csv.writer(stream, lineterminator="\r\n", quoting=quoting).writerow(texts)
     return line[:-2] + "\n"
 
 
@@ -1586,23 +1577,19 @@ def remove_file(path):
     """Deletes a regular file, if there is one. Raises Failure."""
     try:
         require_regular(path)
-        os.unlink(path)
-    except MISSING_FILE:
-        pass
+        result_or_failure(os.unlink, path, kinds=MISSING_FILE)
     except OSError as error:
         raise unwritable_file(path, error)
 
 
 def output_file(path):
     """What -o FILE writes to: an AtomicFile, or an OutputTarget. Raises Failure for a directory."""
-    if re.match(_OPEN_FILE, path):
-        return OutputTarget(path, OUTPUT_HINT)
     if os.path.isdir(path) or path.endswith(os.sep):
         raise Failure(f"Cannot write {path}: Is a directory", OUTPUT_HINT)
+    if re.match(_OPEN_FILE, path) or os.path.exists(path) and not os.path.isfile(path):
+        return OutputTarget(path, OUTPUT_HINT)
     if os.path.isfile(path):
         return AtomicFile(path, os.stat(path).st_mode & 0o777, OUTPUT_HINT)
-    if os.path.exists(path):
-        return OutputTarget(path, OUTPUT_HINT)
     mask = os.umask(0o077)          # there is no other way to read it
     os.umask(mask)
     return AtomicFile(path, 0o666 & ~mask, OUTPUT_HINT)
@@ -1660,12 +1647,11 @@ class Lock(Struct):
             found = self.directory >= 0 and result_or_failure(_lock, self.directory, kinds=OSError)
             if isinstance(found, BlockingIOError):
                 return False
-            if os.path.samestat(os.fstat(locked), os.lstat(self.path)):
+            status = result_or(None, os.lstat, self.path, kinds=FileNotFoundError)
+            if status and os.path.samestat(os.fstat(locked), status):
                 return True
         except (BlockingIOError, PermissionError):
             return False
-        except FileNotFoundError:
-            pass
         except OSError as error:
             raise Failure(f"Cannot lock {self.path}: {os_reason(error)}",
                           "Set TWOSIGNAL_HOME to a directory on a local disk.")
@@ -1691,10 +1677,9 @@ def handle_signals(handlers: dict) -> dict:
         number = getattr(signal, name, None)
         if number is None or signal.getsignal(number) in (signal.SIG_IGN, None):
             continue    # the platform lacks it, or it is ignored and stays so
-        try:
-            before[name] = signal.signal(number, handler)
-        except ValueError:
-            pass        # not the main thread, in which alone signals arrive
+        before[name] = signal.getsignal(number)
+        # It raises ValueError in any other thread than the main one, where alone signals arrive.
+        result_or_failure(signal.signal, number, handler, kinds=ValueError)
     return before
 
 
@@ -1776,17 +1761,15 @@ def trusted_directory(path) -> str:
     status = result_or(None, os.stat, path, kinds=MISSING_FILE)
     if not status:
         return path
-    problem = ""
     if not stat.S_ISDIR(status.st_mode):
         problem = "it is not a directory"
     elif os.name != "nt" and status.st_uid not in (0, os.geteuid(), sudo_user()):
         problem = "it belongs to another user"
     elif os.name != "nt" and status.st_mode & stat.S_IWOTH:
         problem = "everybody may write to it"
-    if problem:
-        raise Failure(f"Cannot use {path}: {problem}",
-                      "Correct that, or set TWOSIGNAL_HOME to a directory of your own.")
-    return path
+    else:
+        return path
+    raise Failure(f"Cannot use {path}: {problem}", HOME_HINT)
 
 
 def to_path(text) -> str:
@@ -1928,9 +1911,8 @@ def header_secrets(value) -> list:
     secrets = [value, rest]
     if scheme.lower() == "basic":
         import base64
-        decoded = result_or_failure(base64.b64decode, rest, kinds=ValueError)
-        if isinstance(decoded, bytes):
-            secrets.append(decoded.decode("utf-8", "replace").partition(":")[2])
+        decoded = result_or(b"", base64.b64decode, rest, kinds=ValueError)
+        secrets.append(decoded.decode("utf-8", "replace").partition(":")[2])
     return secrets
 
 
@@ -1940,8 +1922,7 @@ def has_key() -> bool:
 
 def api_key():
     """The API key, from TWOSIGNAL_API_KEY or the file named instead; or None. Raises Failure."""
-    key = setting("TWOSIGNAL_API_KEY")
-    path = setting("TWOSIGNAL_API_KEY_FILE")
+    key, path = setting("TWOSIGNAL_API_KEY"), setting("TWOSIGNAL_API_KEY_FILE")
     if not key and path:
         key = (read_text(to_path(path)) or "").strip()
         if not key:
@@ -2053,11 +2034,10 @@ class Transport:
                 # http.client decodes headers as latin-1; what no URL may contain is quoted.
                 location = quote(location.strip(), "!#$%&'()*+,/:;=?@[]~", "latin-1")
                 target = urljoin(request.url, location)
-                is_same_origin = origin(target) == origin(request.url)
+                if origin(target) != origin(request.url) or request.method != "GET":
+                    raise redirected(request.url, target)
             except ValueError:
                 raise protocol_error("The server redirects to something that is not an address")
-            if request.method != "GET" or not is_same_origin:
-                raise redirected(request.url, target)
             request.url = target.partition("#")[0]
         raise protocol_error("The server redirects in circles")
 
@@ -2240,9 +2220,7 @@ def curl_command(request) -> str:
 
 
 def find_proxy(scheme, host) -> tuple:
-    """(host and port, headers for it) of the proxy for a server; (None, {}) if there is none.
-    Raises a usage error for an https:// one, whose password would go out in plain text.
-    """
+    """(host and port, headers for it) of the proxy for a server, or (None, {}). Raises Failure."""
     import urllib.request
     from urllib.parse import unquote, urlsplit
     proxies, is_excluded = urllib.request.getproxies_environment(), is_in_no_proxy
@@ -2254,7 +2232,7 @@ def find_proxy(scheme, host) -> tuple:
     try:
         parts = urlsplit(address if "://" in address else "http://" + address)
         if parts.scheme != "http" or not parts.hostname or parts.port == 0:
-            raise ValueError
+            raise ValueError        # https://: the password would go out in plain text
     except ValueError:              # of the port and of an IPv6 address, too
         raise usage_error("The proxy in http_proxy or https_proxy is not an http:// address",
                           "It should look like http://proxy.example.com:3128.")
@@ -2301,8 +2279,7 @@ class DeadlineSocket(io.BufferedIOBase):
     def encrypt(self, context, host):
         """Continues with TLS; context: an ssl.SSLContext."""
         self.sock.settimeout(seconds_left(self.deadline))
-        # The handshake is explicit: with do_handshake_on_connect, wrap_socket skips it on a
-        # connection that has ended, and the socket would be used without TLS.
+        # By itself, wrap_socket skips the handshake if the connection has ended: TLS would be off.
         self.sock = context.wrap_socket(self.sock, do_handshake_on_connect=False,
                                         server_hostname=host)
         try:
@@ -2367,8 +2344,7 @@ def check_names(certificate, host):
     names = certificate.get("subjectAltName") or [
         ("DNS", value) for part in certificate["subject"] for key, value in part
         if key == "commonName"]
-    accepted = [(kind, name) for kind, name in names
-                if "*" not in name or re.match(r"\*(\.[^.*]+){2,}\Z", name)]
+    accepted = [each for each in names if re.match(r"([^*]*|\*(\.[^.*]+){2,})\Z", each[1])]
     ssl.match_hostname({"subjectAltName": accepted}, host)
 
 
@@ -2391,10 +2367,9 @@ def find_addresses(host, port, deadline) -> list:
     thread.start()
     while thread.is_alive():        # in steps: a signal just before join() would wait for its end
         thread.join(min(seconds_left(deadline), 1))
-    addresses = found[0]
-    if isinstance(addresses, Exception):
-        raise addresses
-    return list(addresses)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return list(found[0])
 
 
 def open_socket(host, port, deadline):
@@ -2482,11 +2457,8 @@ def decompressed(body, headers) -> bytes:
         return body
     import zlib
     inflater = zlib.decompressobj(47)   # gzip or zlib format: some proxies compress unasked
-    try:
-        content = inflater.decompress(body, MAX_RESPONSE_BYTES)
-    except zlib.error:
-        return body
-    if inflater.unconsumed_tail:
+    content = result_or(None, inflater.decompress, body, MAX_RESPONSE_BYTES, kinds=zlib.error)
+    if content is not None and inflater.unconsumed_tail:
         raise ResponseTooLarge()
     if not inflater.eof or inflater.unused_data:
         return body
@@ -2550,10 +2522,10 @@ def request_error(error, request, access=Access()) -> RequestError:
 
 _PARTIAL_CHAIN, _STRICT = 0x80000, 0x20     # OpenSSL's flags; old Pythons have no names for them
 _CERTIFICATE_ALERT = "ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)"   # against the client's
-_WRONG_HOST = "It was issued for another host: use that name with --url."
 _CERTIFICATE_HINTS = {              # by OpenSSL's X509_V_ERR codes
-    9: "Correct this machine's clock.", 62: _WRONG_HOST, 64: _WRONG_HOST,
-    10: "Renew it on the server, or correct this machine's clock."}
+    9: "Correct this machine's clock.",
+    10: "Renew it on the server, or correct this machine's clock.",
+    **dict.fromkeys((62, 64), "It was issued for another host: use that name with --url.")}
 
 
 def default_context():
@@ -2688,15 +2660,10 @@ RESOURCES = {
 
 def response_json(response):
     """The JSON of a response. Raises the Failure that its status means if it is none."""
-    def integer(digits):
-        if len(digits) > MAX_DIGITS:
-            raise ValueError("a number is too long")
-        return int(digits)
-
-    def finite(literal):            # which may be NaN, Infinity or -Infinity
+    def finite(literal, kind=float):        # which may be NaN, Infinity or -Infinity
         if not abs(float(literal)) < float("inf"):
-            raise ValueError(f"{literal} is not a finite number")
-        return float(literal)
+            raise ValueError("a number is not finite")
+        return kind(literal)
 
     if has_too_many_values(response.body):
         raise ResponseTooLarge(f"made of more than {MAX_VALUES:,} values")
@@ -2704,7 +2671,8 @@ def response_json(response):
         text = response.body.decode("utf-8")
         if is_too_wide(text):
             raise ResponseTooLarge("larger than 32 MiB in memory")
-        found = json.loads(text, parse_int=integer, parse_float=finite, parse_constant=finite)
+        found = json.loads(text, parse_int=functools.partial(finite, kind=int), parse_float=finite,
+                           parse_constant=finite)
     except ValueError:
         raise foreign_response(response)
     except RecursionError:
@@ -2745,10 +2713,9 @@ def has_too_many_values(body) -> bool:
 def is_too_wide(text) -> bool:
     """Whether strings of JSON may take more memory than a response may have."""
     # A character of a string takes as many bytes as its widest one, which may be escaped.
-    if len(text) > MAX_RESPONSE_BYTES // 4 and re.search("[^\0-\uffff]|" r"\\u[dD]", text):
-        return True
-    return len(text) > MAX_RESPONSE_BYTES // 2 and bool(
-        re.search("[^\0-\xff]|" r"\\u(?!00)", text))
+    share = len(text) / MAX_RESPONSE_BYTES
+    too_wide = r"[^\0-\xff]|\\u(?!00)" if share > 1 / 2 else r"[^\0-\uffff]|\\u[dD]"
+    return share > 1 / 4 and bool(re.search(too_wide, text))
 
 
 def compact_json(value, safe=",:") -> str:
@@ -2871,6 +2838,8 @@ def rest_value(response, resource=None):
     if response.status == 401:
         raise Failure("The API key is not accepted", "Check TWOSIGNAL_API_KEY or its file, or "
                       "create a key with 'twosignal api-keys create'.", "UNAUTHORIZED")
+    if response.status == 403:
+        raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
     if response.status >= 400 and error:
         raise server_failure(None, response, get_item(error, "message") or error, resource)
     if not 200 <= response.status < 300:
@@ -2952,12 +2921,11 @@ def not_found(message="", resource=None) -> Failure:
     """The error for a missing resource: the one that the server's message names, or this one."""
     said = message.lower().rstrip(".")      # a request may name several: a trace and its project
     named = [each for each in RESOURCES.values() if said.startswith(each[0].lower() + " ")]
-    if not named and resource is None:
-        return Failure(message or "Resource not found", "", "NOT_FOUND")
-    noun, list_command = named[0] if named else resource
+    noun, list_command = named[0] if named else resource or ("resource", "")
     if named or not message:
         message = f"{noun[0].upper()}{noun[1:]} not found"
-    return Failure(message, f"Check the ID with 'twosignal {list_command}'.", "NOT_FOUND")
+    hint = list_command and f"Check the ID with 'twosignal {list_command}'."
+    return Failure(message, hint, "NOT_FOUND")
 
 
 def input_problems(message) -> list:
@@ -2969,10 +2937,9 @@ def input_problems(message) -> list:
             continue
         text = printable(problem.get("message") or "is not valid")
         choices = problem.get("options") or problem.get("values")       # zod 3, zod 4
-        if isinstance(choices, list):
-            choices = [printable(choice) for choice in choices[:MAX_PROBLEMS]]
-            if not all(choice in text for choice in choices):
-                text += f" (one of {', '.join(choices)})"
+        choices = choices[:MAX_PROBLEMS] if isinstance(choices, list) else ()
+        if not all(printable(choice) in text for choice in choices):
+            text += f" (one of {format_list(choices)})"
         path = problem.get("path")
         if isinstance(path, list) and path:
             text = f"{'.'.join(map(printable, path))}: {text}"          # config.maxMs: Required
@@ -3171,8 +3138,7 @@ def session_origin(session, clock=CLOCK) -> str:
     elif records.get("session") == fingerprint:
         session.obtained_at = to_number(records.get("obtained_at"))
     if known != records:
-        result_or(None, write_text, path, json.dumps(known, indent=2) + "\n", clock,
-                  SESSION_PREFIX)
+        result_or(None, write_text, path, json.dumps(known) + "\n", clock, SESSION_PREFIX)
     return url
 
 
@@ -3185,7 +3151,6 @@ def not_logged_in() -> Failure:
 
 
 def key_cannot(what) -> Failure:
-    """A project's API key does not reach what was asked for; what: a verb and its object."""
     return Failure(f"A project API key cannot {what}", "Omit the option that needs it, or run "
                    "'twosignal login' and unset the API key's variable.", "NOT_LOGGED_IN")
 
@@ -3210,13 +3175,10 @@ class Authenticator:
         self._session = None
         transport.on_response = self._take_over
 
-    def _spending(self, seconds=None) -> Spending:
-        return Spending(self.transport.deadline(seconds), self.clock)
-
     def login(self, email, password) -> Session:
         """The new session, saved. Raises Failure: UNAUTHORIZED if email or password is wrong."""
         self.keep_secret(password)
-        with self._spending() as spending:
+        with Spending(self.transport.deadline(), self.clock) as spending:
             spending.reserve()      # if that fails, no session is begun on the server
             data = result_or_failure(self._post, "login", {"email": email, "password": password})
             if isinstance(data, Failure):
@@ -3232,7 +3194,7 @@ class Authenticator:
     def forget(self, ended=None) -> bool:
         """Deletes the stored session, if it is of the account of `ended`; says whether it did."""
         try:
-            with self._spending():      # so that a refresh in another process ends before
+            with Spending(self.transport.deadline(), self.clock):   # a refresh elsewhere ends first
                 return delete_session(ended)
         except Failure:
             return delete_session(ended)
@@ -3274,7 +3236,7 @@ class Authenticator:
         """The session after its refresh, by this process or another one. Raises Failure."""
         if not self.may_refresh:
             raise not_logged_in()
-        with self._spending(lock_timeout) as spending:
+        with Spending(self.transport.deadline(lock_timeout), self.clock) as spending:
             spent = self._load()
             if not spent.is_due(spent.remaining(self.clock.time(), rejected)):
                 return spent        # another process refreshed it while this one waited
@@ -3302,7 +3264,8 @@ class Authenticator:
         try:
             if spending:
                 return spending.save(fresh, spent)
-            with self._spending(5) as spending:         # seconds, in which signals wait, too
+            # Five seconds, in which signals wait, too.
+            with Spending(self.transport.deadline(5), self.clock) as spending:
                 spending.reserve()
                 return spending.save(fresh, spent)
         except Failure as failure:
@@ -3336,10 +3299,9 @@ class Authenticator:
                             ("user_email", get_path(data, "user.email"), None)):
             found.insert(1, before.get(key))
             values[key] = next((each for each in found if each and Session.fits(key, each)), "")
-        try:
-            session = Session(values)
-        except ValueError as error:
-            raise protocol_error(f"The server's session has no valid {error}")
+        session = result_or_failure(Session, values, kinds=ValueError)
+        if isinstance(session, ValueError):
+            raise protocol_error(f"The server's session has no valid {session}")
         session.obtained_at = self.clock.time()
         self.keep_secret(session.access_token)
         self.keep_secret(session.refresh_token)
@@ -3397,7 +3359,7 @@ class Client:
         """The result of a mutation. Raises Failure."""
         resource = RESOURCES.get(procedure.split(".")[0], ("", f"api {procedure}"))
         return self._change(resource, lambda: self._with_aliases(
-            procedure, lambda name: self._call(name, values, changes=True)))
+            procedure, lambda name: self._call(name, body={"json": values})))
 
     def _change(self, resource, call):
         """What a call returns; if it fails and may have been made, the error says how to check."""
@@ -3439,11 +3401,10 @@ class Client:
         raise Failure(f"This server has no procedure {procedure}",
                       "Its version is older or newer than this client supports.", "UNSUPPORTED")
 
-    def _call(self, name, values, retried=RETRIED_STATUSES, changes=False):
+    def _call(self, name, values=None, retried=RETRIED_STATUSES, body=None):
         url = f"{self.url}/api/trpc/{name}"
-        if not changes and values is not None:
+        if values is not None:
             url += f"?input={compact_json({'json': values})}"
-        body = {"json": values} if changes else None
         result, = self._authorized(url, body, lambda response: [result_or_failure(
             lambda: trpc_value(response_json(response), response, name))], retried)
         if isinstance(result, Failure):
@@ -3634,17 +3595,13 @@ def _lacks_scores(trace) -> bool:
 _UUID = r"(?i)\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"
 
 
-def is_uuid(text) -> bool:
-    return bool(re.match(_UUID + r"\Z", text))
-
-
 def plain_id(text: str) -> str:
     """The UUID that a text is, in any case, or that is last in a page's address; else the text."""
     given = text.strip()
     if re.match("(?i)https?://", given):
         found = re.findall(_UUID, re.split("[?#]", given)[0]) or re.findall(_UUID, given)
         given = found[-1] if found else ""
-    return given.lower() if is_uuid(given) else text
+    return given.lower() if re.fullmatch(_UUID, given) else text
 
 
 def organization_id(client, text) -> str:
@@ -3669,36 +3626,37 @@ def first_steps(client, kind="projects") -> list:
     rows = result_or_failure(*fetch)
     if isinstance(rows, Failure):
         return [f"{rows.message}. {rows.hint}"]
-    cells = [(printable(row.get("id")), printable(row.get("name"))) for row in rows]
-    lines = ["  ".join(each) for each in cells[:MAX_PROBLEMS]]
-    if len(rows) > MAX_PROBLEMS:
-        lines.append(f"and {len(rows) - MAX_PROBLEMS} more")
-    if not rows:
+    ids = [printable(row.get("id")) for row in rows]
+    if not ids:
         ids = [printable(row.get("id")) for row in result_or([], client.rows, "organization.list")]
         step = f"projects create NAME --org {shlex.quote(ids[0])}" if ids else "orgs create NAME"
         return [f"None yet. To create one: twosignal {step}"]
+    lines = [f"{row_id}  {printable(row.get('name'))}" for row_id, row in zip(ids, rows)]
+    if len(lines) > MAX_PROBLEMS:
+        lines[MAX_PROBLEMS:] = [f"and {len(lines) - MAX_PROBLEMS} more"]
     if kind == "projects":
-        lines.append(f"To choose one: twosignal projects use {shlex.quote(cells[0][0])}")
+        lines.append(f"To choose one: twosignal projects use {shlex.quote(ids[0])}")
     return lines
 
 
 def find_id(text, noun, fetch_rows) -> str:
     """The ID of the row with that ID or name; else the text, which may be an ID. Raises Failure."""
     text = plain_id(text)
-    if is_uuid(text):
+    if re.fullmatch(_UUID, text):
         return text
     rows = fetch_rows()
     if any(row.get("id") == text for row in rows):
         return text
     wanted = to_nfc(text)
-    named = [row for row in rows if isinstance(row.get("name"), str)]
-    ids = [row.get("id") for row in named if to_nfc(row["name"]) == wanted]
+    named = [(to_nfc(row["name"]), row.get("id")) for row in rows
+             if isinstance(row.get("name"), str)]
+    ids = [row_id for name, row_id in named if name == wanted]
     if len(ids) > 1:
         raise usage_error(f"There are {len(ids)} {noun}s named '{text}'",
                           f"Use one of the IDs: {', '.join(map(printable, ids))}.")
     if ids:
         return ids[0] if isinstance(ids[0], str) else text
-    for name in [to_nfc(row["name"]) for row in named]:
+    for name, _ in named:
         if name.casefold().strip() == wanted.casefold().strip():
             raise Failure(f"{noun.capitalize()} not found", f"Did you mean '{name}'?", "NOT_FOUND")
     return text
@@ -3839,21 +3797,24 @@ class Console:
         """Prints an error as a line, or as JSON, and returns its exit code."""
         # Masked before it becomes JSON, which would escape parts of a secret.
         message, hint, *problems = self.failure_lines(failure)
-        if not self.json_errors:
+        if self.json_errors:
+            error = without_none(code=failure.code, message=message, hint=hint,
+                                 problems=problems or None, exit_code=failure.exit_code,
+                                 retry_after=failure.retry_after)
+            self.clear_progress()
+            self._write_stderr(to_json({"error": error}, levels=0) + "\n")
+        else:
             line = f"Error: {message.rstrip('.')}. {hint}".rstrip()
             self.say(line, *("  " + problem for problem in problems))
-            return failure.exit_code
-        error = without_none(code=failure.code, message=message, hint=hint,
-                             problems=problems or None, exit_code=failure.exit_code,
-                             retry_after=failure.retry_after)
-        self.clear_progress()
-        self._write_stderr(to_json({"error": error}, levels=0) + "\n")
         return failure.exit_code
 
     def progress(self, text, since):
         """Shows how far something is, from a second after `since` (monotonic) on."""
         if not self.quiet and self._can_erase() and self.clock.monotonic() - since >= 1:
-            self._show_progress(text)
+            room = terminal_columns(self.stderr) - 1
+            text = truncate(self.masked(text), room)
+            self._progress = min(max(self._progress, display_width(text)), room)
+            self._write_stderr("\r" + text + " " * (self._progress - display_width(text)))
 
     def _can_erase(self) -> bool:
         """Whether progress can be erased before a row appears: `tail | grep` prints at any time."""
@@ -3869,19 +3830,10 @@ class Console:
             self.tell_once(text + ".", "status")
 
     def clear_progress(self):
-        if self._progress:
-            self._show_progress("")
-
-    def _show_progress(self, text):
-        """Puts the text into the terminal's last line, in place of the text before."""
-        room = terminal_columns(self.stderr) - 1
-        text = truncate(self.masked(text), room)
-        columns = max(self._progress, display_width(text))
-        if not text:
-            columns += len("^C")        # which a terminal prints behind the text
-        blanks = " " * (min(columns, room) - display_width(text))
-        self._write_stderr("\r" + text + blanks + ("" if text else "\r"))
-        self._progress = columns if text else 0
+        if self._progress:          # and the ^C that a terminal prints behind it
+            columns = min(self._progress + len("^C"), terminal_columns(self.stderr) - 1)
+            self._write_stderr("\r" + " " * columns + "\r")
+            self._progress = 0
 
     def require_terminal(self, option):
         """Raises a usage error that names the option if nobody can be asked."""
@@ -3972,20 +3924,15 @@ def is_terminal(stream) -> bool:
 
 def file_number(stream) -> int:
     """The number of the open file behind a stream; -1 if there is none."""
-    try:
-        return stream.fileno()
-    except (AttributeError, OSError, ValueError):
-        return -1
+    return result_or(-1, lambda: stream.fileno(), kinds=(AttributeError, OSError, ValueError))
 
 
 def terminal_columns(stream):
     """The width of a terminal, 80 if it is not known; None if the stream is no terminal."""
     if not is_terminal(stream):
         return None
-    try:
-        return os.get_terminal_size(file_number(stream)).columns or 80
-    except (OSError, ValueError):
-        return 80
+    size = result_or((0, 0), os.get_terminal_size, file_number(stream), kinds=(OSError, ValueError))
+    return size[0] or 80
 
 
 def hidden_input(stream, read):
@@ -4026,8 +3973,7 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEE
 
 class Option(Struct):
     """An option such as "-n, --limit N" or "--tag TAG...", or an operand: "ID", "[WORD...]"."""
-    form: str                   # its flags, the long one last, and the name of its value if any,
-                                # with ... if it is repeatable: Arguments has a list
+    form: str                   # the long flag is last; a value with ... may be repeated: a list
     help: str = ""
     parse: object = None        # from text; raises ValueError with what it must be
     name: str = None            # of its attribute in Arguments; by default that of its long flag
@@ -4043,19 +3989,18 @@ class Option(Struct):
         super().__init__(*values, **named)
         words = self.form.replace(",", "").split()
         self.flags = tuple(word for word in words if word.startswith("-"))
-        self.is_operand = not self.flags
         self.metavar = None if words[-1] in self.flags else words[-1]
         self.takes_value = bool(self.flags and self.metavar)
         self.label = self.flags[-1] if self.flags else self.form.strip("[.]")
         self.repeatable = "..." in self.form
-        if self.is_operand:
+        if not self.flags:
             self.required = not self.form.startswith("[")
         self.name = self.name or self.label.lstrip("-").replace("-", "_").lower()
         if self.parse is None:
             self.parse = functools.partial(parse_choice, self.choices) if self.choices else str
         elif words[-1].startswith("[NAME=]"):
             self.parse = functools.partial(parse_for_evaluator, self.parse)
-        note = " (required)" if self.required and not self.is_operand else ""
+        note = " (required)" if self.required and self.flags else ""
         self.full_help = self.help + ("; repeatable" if self.repeatable and self.flags else "") + (
             f" (env: {self.env})" if self.env else note)
 
@@ -4288,8 +4233,7 @@ OUTPUT = Option("-o, --output FILE", "write output to FILE atomically; '-' is st
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"print as {', '.join(FORMATS)}", choices=FORMATS),
-    Option("--fields NAMES", "print these fields, e.g. id,scores.NAME; '?' lists them",
-           parse_fields),
+    Option("--fields NAMES", "print fields, e.g. id,scores.NAME; '?' lists them", parse_fields),
     OUTPUT, Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
     Option("--timeout SECONDS", "total timeout per request, retries included "
            f"(default: {DEFAULT_TIMEOUT:.0f}s)", parse_seconds),
@@ -4317,16 +4261,12 @@ class CommandLine:
             self.error = self.error or failure
         for token in self._tokens[1:]:          # behind -- there are no options
             self._add_word(token)
+        self.is_known = bool(self.command or words_after(self.words))   # a command or a group
 
     @property
     def command(self):
         """The Command that the words name, or None."""
         return COMMANDS.get(" ".join(self.words))
-
-    @property
-    def is_known(self) -> bool:
-        """Whether there are commands that begin with the words."""
-        return bool(self.command or words_after(self.words))
 
     def has(self, option) -> bool:
         return any(flag in option.flags for flag, _ in self.options)
@@ -4347,8 +4287,7 @@ class CommandLine:
         return flags_of([VERSION, *GLOBAL_OPTIONS, *own_options])
 
     def unknown_option(self, flag) -> Failure:
-        options = self.command.all_options if self.command else GLOBAL_OPTIONS
-        alike = words_like(flag[2:], [option.label[2:] for option in options if option.flags])
+        alike = words_like(flag[2:], [each[2:] for each in self.known_flags() if each[2:]])
         hint = f"Did you mean --{alike[0]}?" if alike else see_help(*self.words)
         return usage_error(f"There is no option {flag}", hint)
 
@@ -4397,7 +4336,7 @@ class Arguments:
                 raise line.unknown_option(flag)
             self._add(flags[flag], text)
         operands = list(line.operands)
-        for option in [each for each in chosen.options if each.is_operand]:
+        for option in [each for each in chosen.options if not each.flags]:
             while operands and (option.repeatable or option.name not in vars(self)):
                 self._add(option, operands.pop(0))
         if operands:
@@ -4465,7 +4404,7 @@ def help_text(words) -> str:
 
 def command_help(chosen) -> str:
     import argparse
-    forms = [option.form for option in chosen.options if option.is_operand]
+    forms = [option.form for option in chosen.options if not option.flags]
     parser = argparse.ArgumentParser(
         usage=" ".join(["twosignal", chosen.name, *forms, "[OPTIONS]"]), add_help=False,
         description=chosen.help, epilog="\n  ".join(("examples:",) + chosen.examples),
@@ -4474,7 +4413,7 @@ def command_help(chosen) -> str:
     groups = list(map(parser.add_argument_group, ("arguments", "options", "global options")))
     for option in chosen.all_options:
         number = 2 if option in GLOBAL_OPTIONS else 1
-        group = groups[0 if option.is_operand else number]
+        group = groups[number if option.flags else 0]
         details = {"metavar": option.metavar} if option.metavar else {"action": "store_true"}
         names = option.flags or [option.name]
         group.add_argument(*names, help=option.full_help.replace("%", "%%"), **details)
@@ -4788,13 +4727,13 @@ class TraceScan(Struct):
 class Measurements:
     """The values of many traces, in little memory."""
 
-    _count = 0                      # of the values that are summarized
-    _sums = _extremes = ()          # their sum, and what rounding took from it; lowest and highest
-    _buckets = None                 # how many are in each; BUCKET_RATIO ** key is its upper end
+    _sums = _extremes = ()          # of summarized values: sum and its rounding; lowest, highest
 
     def __init__(self, severity=None):
         """severity: a function of a value, the greater the worse; None if no trace is named."""
         from array import array
+        from collections import Counter
+        self._buckets = Counter()   # how many are in each; BUCKET_RATIO ** key is its upper end
         self.values = array("d")    # those that are not summarized yet
         self.traces = 0             # how many have a value
         self.severity = severity
@@ -4826,19 +4765,19 @@ class Measurements:
         total = self.total()
         self._sums = [total, math.fsum([*self._sums, *self.values, -total])]
         self._extremes = [self.lowest(), self.highest()]
-        self._count += len(self.values)
-        self._buckets = self._buckets or {}
-        for value in self.values:
-            key = math.ceil(math.log(value, BUCKET_RATIO)) if value > 0 else -ALL
-            self._buckets[key] = self._buckets.get(key, 0) + 1
+        self._buckets.update(math.ceil(math.log(value, BUCKET_RATIO)) if value > 0 else -ALL
+                             for value in self.values)
         del self.values[:]
+
+    def count(self) -> int:
+        return len(self.values) + sum(self._buckets.values())
 
     def total(self) -> float:
         import math
         return math.fsum([*self._sums, *self.values])       # rounds once
 
     def mean(self) -> float:
-        return self.total() / (self._count + len(self.values))
+        return self.total() / self.count()
 
     def lowest(self) -> float:
         return min([*self._extremes, *self.values])
@@ -4850,7 +4789,7 @@ class Measurements:
         """That of the nearest rank; of more than EXACT_VALUES, at most BUCKET_RATIO times it."""
         if self._buckets and self.values:
             self._summarize()
-        rank = -(-(self._count + len(self.values)) * percent // 100)     # rounded up
+        rank = -(-self.count() * percent // 100)        # rounded up
         if not self._buckets:
             return sorted(self.values)[rank - 1]
         for key in sorted(self._buckets):
@@ -4926,12 +4865,6 @@ class TraceStats:
         name = truncate(name, 40)
         is_listed = name in self.other_statuses or len(self.other_statuses) < MAX_OTHER_STATUSES
         self.other_statuses[name if is_listed else "…"] += 1
-
-    def read(self, scan):
-        """Adds the traces of a scan, and returns itself. Raises Failure."""
-        for trace in scan:
-            self.add(trace)
-        return self
 
     def status_remarks(self) -> list:
         """A line for each status that is neither OK nor ERROR."""
@@ -5031,7 +4964,8 @@ class Metric(Struct):
 
 def plain_value(number, digits=15):
     """A measured number without what only its binary form adds: 0.3, 1200, 0 for -0.0."""
-    return to_number(f"{number:.{digits}g}") + 0
+    value = to_number(f"{number:.{digits}g}")
+    return None if value is None else value + 0     # None: too large to be meant
 
 
 def percentile(percent):
@@ -5041,35 +4975,28 @@ def percentile(percent):
 
 METRICS = (                         # of traces stats and check; a new one is one more entry
     Metric("error rate", format_percent, "errors", Measurements.mean, "error_rate", "Errors", False,
-           "pp", worst_text="ERROR",
-           option="--max-error-rate SHARE", parse=parse_share, help="maximum share of traces with "
-           "status ERROR, among those with status OK or ERROR, e.g. 2% or 0.02"),
+           "pp", worst_text="ERROR", option="--max-error-rate SHARE", parse=parse_share,
+           help="maximum share of traces with status ERROR, e.g. 2% or 0.02"),
     Metric("lowest score", format_score, "scores", Measurements.lowest, "lowest_score", "Lowest",
-           is_minimum=True, needs_scores=True,
-           option="--min-score [NAME=]SCORE...", parse=parse_score, help="minimum of every score, "
-           "or of evaluator NAME's, e.g. 0.5 or faithfulness=0.8"),
+           is_minimum=True, needs_scores=True, option="--min-score [NAME=]SCORE...",
+           parse=parse_score, help="minimum of every score, e.g. 0.5 or faithfulness=0.8"),
     Metric("average score", format_score, "scores", Measurements.mean, "average_score", "Score",
-           regression="", is_minimum=True, needs_scores=True,
-           option="--min-average-score [NAME=]SCORE...", parse=parse_score, help="minimum average "
-           "of all scores, or of evaluator NAME's, e.g. faithfulness=0.85"),
+           regression="", is_minimum=True, needs_scores=True, parse=parse_score,
+           option="--min-average-score [NAME=]SCORE...", help="minimum average of the scores"),
     Metric("fail rate", format_percent, "failures", Measurements.mean, "fail_rate", "Fails",
-           regression="pp", needs_scores=True, worst_text="fail",
-           option="--max-fail-rate [NAME=]SHARE...", parse=parse_share, help="maximum share of "
-           "traces with a score labelled fail, among those with a labelled score, or one of "
-           "evaluator NAME, e.g. toxicity=1%"),
+           regression="pp", needs_scores=True, worst_text="fail", parse=parse_share,
+           option="--max-fail-rate [NAME=]SHARE...", help="maximum share of traces with a score "
+           "labelled fail, among those with a labelled score, e.g. toxicity=1%"),
     Metric("p50 duration", format_duration, "durations", percentile(50), "p50_ms", "P50", False),
     Metric("p95 duration", format_duration, "durations", percentile(95), "p95_ms", "P95", False,
-           "%", option="--max-p95 TIME", parse=parse_duration,
-           help="maximum 95th-percentile duration, e.g. 8s"),
+           "%", option="--max-p95 TIME", parse=parse_duration, help="maximum p95 duration (8s)"),
     Metric("p99 duration", format_duration, "durations", percentile(99), "p99_ms", "P99", False),
     Metric("average duration", format_duration, "durations", Measurements.mean,
            "average_duration_ms", "Average"),
     Metric("highest cost", format_cost, "costs", Measurements.highest, "highest_cost_usd",
-           "Highest", option="--max-cost USD",
-           help="maximum cost of any single trace, e.g. 0.05", parse=parse_usd),
+           "Highest", option="--max-cost USD", parse=parse_usd, help="maximum cost of a trace"),
     Metric("total cost", format_cost, "costs", Measurements.total, "total_cost_usd", "Cost", False,
-           option="--max-total-cost USD", help="maximum total cost of all traces, e.g. 5",
-           parse=parse_usd),
+           option="--max-total-cost USD", help="maximum cost of all traces", parse=parse_usd),
     Metric("average cost", format_cost, "costs", Measurements.mean, "average_cost_usd", "Avg cost",
            regression="%"),
     Metric("tokens", format_count, "tokens", Measurements.total, "total_tokens", "Tokens"))
@@ -5205,8 +5132,12 @@ class TraceGroups(Struct):
         self.by_model = "model" in self.by
         if self.by_model and self.scan.client.key:
             raise key_cannot("read the spans of traces")
-        sample = nsmallest(self.sample_size, self._candidates(), key=lambda _: random.random())
-        self.failure = result_or_failure(self._read_spans, [each for _, each in sorted(sample)])
+        # With a size of 0, it would not even read the traces.
+        sample = nsmallest(self.sample_size or 1, self._candidates(), lambda _: random.random())
+        self.failure = result_or_failure(self._read_spans, [
+            each for _, each in sorted(sample[:self.sample_size])])
+        self.evaluators = sorted({name for stats in self.groups.values()
+                                  for name in stats.scores if name})
         if self.failure and self.by_model:
             raise self.failure
         return self
@@ -5229,19 +5160,23 @@ class TraceGroups(Struct):
         before = client.requests
         for answer in client.batch("trace.getById", [
                 trace_input(each, self.scan.query.project) for each in trace_ids]):
+            self.requests = client.requests - before
             if not isinstance(answer, Failure):
                 self.spans_read += 1
                 self._add_spans(answer)
             elif not isinstance(answer, TooLarge) and answer.code != "NOT_FOUND":
                 raise answer        # the others: too large by itself, or deleted meanwhile
-        self.requests = client.requests - before
 
     def _groups_of(self, record):
         """Yields the TraceStats of each group that a record is in."""
         from itertools import product
+        seen = set()
         for values in product(*[group_values(record, key) for key in self.by]):
             if values not in self.groups and len(self.groups) >= MAX_GROUPS:
                 values = (REST,) * len(values)
+            if values in seen:
+                continue            # a trace counts once among the rest
+            seen.add(values)
             if values not in self.groups:
                 named = dict(zip(self.by, values))
                 self.groups[values] = TraceStats(
@@ -5268,8 +5203,9 @@ class TraceGroups(Struct):
                 remarks.append(f"{source.capitalize()} are known for {known:,} of {count:,}.")
         candidates = counted(self.candidates, "trace" if self.by_model else "failed trace")
         if self.failure:
-            remarks.append(f"Error messages are null: {self.failure.message}.")
-        elif self.requests:
+            state = "incomplete" if self.spans_read else "null"
+            remarks.append(f"Error messages are {state}: {self.failure.message}.")
+        if self.spans_read or self.requests and not self.failure:
             remarks.append(f"Read the spans of {self.spans_read:,} of {candidates} in "
                            f"{counted(self.requests, 'request')}; see --sample.")
         if self.by_model and self.spans_read < self.candidates:
@@ -5278,22 +5214,22 @@ class TraceGroups(Struct):
             remarks.append(f"More than {MAX_GROUPS:,} groups: {REST} stands for the rest.")
         return remarks
 
-    def evaluators(self) -> list:
-        return sorted({name for stats in self.groups.values() for name in stats.scores if name})
-
     def rows(self) -> list:
         if self.by in (["day"], ["hour"]):
             self._fill_gaps(TIME_KEYS[self.by[0]])
-        evaluators = self.evaluators()
-        return [stats.row(zip(self.by, values), evaluators)
+        return [stats.row(zip(self.by, values), self.evaluators)
                 for values, stats in self.groups.items()]
 
     def _fill_gaps(self, unit):
-        """Adds a group without traces for each day or hour between the first and the last."""
-        times = sorted(parse_timestamp(f"{label[:10]}T{label[11:13] or '00'}:00:00Z")
-                       for label, in self.groups if label not in (None, REST))
-        if times and times[-1] - times[0] <= MAX_GROUPS * unit:
-            for seconds in range(int(times[0]), int(times[-1]), unit):
+        """Adds a group without traces for each other day or hour, see time_label()."""
+        query = self.scan.query
+        times = [parse_timestamp(f"{label[:10]}T{label[11:13] or '00'}:00:00Z")
+                 for label, in self.groups if label not in (None, REST)]
+        if times and query.since:
+            now = self.scan.client.transport.start_time
+            times += [query.earliest, min(query.latest or now, now)]
+        if times and max(times) - min(times) <= MAX_GROUPS * unit:
+            for seconds in range(int(min(times) // unit * unit), int(max(times)), unit):
                 self.groups.setdefault((time_label(seconds, unit),), TraceStats(names_worst=False))
 
 
@@ -5332,10 +5268,9 @@ def pairs_of(baseline, rows, by):
 
 def small_remarks(pairs) -> list:
     """A line if one side of some comparisons is small; pairs: (row of the baseline, row)."""
-    small = sum(min(row["count"] for row in pair) < SMALL_SAMPLE for pair in pairs)
-    which = f", in {small:,} of {len(pairs):,} groups" if len(pairs) > 1 else ""
-    return [f"Fewer than {SMALL_SAMPLE} traces on a side{which}: differences may be chance."
-            ] if small else []
+    is_small = any(min(row["count"] for row in pair) < SMALL_SAMPLE for pair in pairs)
+    remark = f"Fewer than {SMALL_SAMPLE} traces on a side: differences may be chance."
+    return [remark] if is_small else []
 
 
 def baseline_fault(rows, by):
@@ -5346,8 +5281,10 @@ def baseline_fault(rows, by):
         return "it is not what 'traces stats --json' writes without --fields"
     if any([key for key in row if key in GROUP_KEYS] != by for row in rows):
         return "it was written with another --by"
-    if len({str([row[key] for key in by]) for row in rows}) < len(rows):
-        return "a group occurs twice"
+    groups = [tuple(row[key] for key in by) for row in rows]
+    if any(type(each) not in (str, type(None)) for group in groups for each in group) or (
+            len(set(groups)) < len(groups)):
+        return "a group is no text, or occurs twice"
     metrics = {metric.key: metric for metric in METRICS}
     for key, value in [item for row in rows for item in row.items()]:
         name = key.partition(".")[0]
@@ -5374,7 +5311,9 @@ class Gate(Struct):
 
     def run(self) -> Details:
         """Reads the traces, and compares them with the thresholds. Raises Failure."""
-        self.stats = TraceStats(self.evaluators).read(self.scan)
+        self.stats = TraceStats(self.evaluators)
+        for trace in self.scan:
+            self.stats.add(trace)
         self.row = self.stats.row()
         self.results = [self._check(metric, *limit) if metric.needs_scores
                         else self._check(metric, None, limit) for metric, limit in self.checks]
@@ -5468,8 +5407,7 @@ class Gate(Struct):
         if stats.failed_scores and "failures" not in sources:
             remarks.append(f"Found {counted(stats.failed_scores, 'score')} labelled fail, but no "
                            "check looks at labels. Use --max-fail-rate.")
-        lacking = [result for result in self.results
-                   if result.value is None and result.metric.needs_scores]
+        lacking = any(each.value is None and each.metric.needs_scores for each in self.results)
         evaluators = stats.scores.keys() - {None}
         is_unknown = self.scan.client.key and not evaluators
         if not is_unknown and (lacking or set(self.evaluators or ()) - evaluators):
@@ -5479,6 +5417,8 @@ class Gate(Struct):
             remarks.append("The baseline has no traces.")
         elif self.baseline:
             remarks += small_remarks([(self.baseline, self.row)])
+            if not any(map(self.baseline.get, ("scores_measured", "failures_measured"))):
+                remarks.append("The baseline has no scores: none were compared.")
         hint = "Use an earlier --since or relax the filters."
         advice = [self.scan.scan_remark(), hint if stats.count < self.min_count else ""]
         return remarks + [" ".join(filter(None, advice))]
@@ -5884,19 +5824,17 @@ def account(session, url, message="") -> Details:
     return Details(record, ACCOUNT_FIELDS, message=message)
 
 
-@command(
-    "login",
-    Option("-e, --email EMAIL", "email address; prompted for if omitted", env="TWOSIGNAL_EMAIL"),
-    Option("-p, --password PASSWORD", "password; prompted for if omitted; exposes it in the "
-           "process list", plain_secret, env="TWOSIGNAL_PASSWORD", is_secret=True),
-    Option("--password-stdin", "read the password from stdin, one line"),
-    exclusive=("--password", "--password-stdin"),
-    examples=("twosignal login", "twosignal login --url https://twosignal.example.com"))
+@command("login",
+         Option("-e, --email EMAIL", "email; prompted for if omitted", env="TWOSIGNAL_EMAIL"),
+         Option("-p, --password PASSWORD", "password; prompted for if omitted; exposes it in the "
+                "process list", plain_secret, env="TWOSIGNAL_PASSWORD", is_secret=True),
+         Option("--password-stdin", "read the password from stdin, one line"),
+         exclusive=("--password", "--password-stdin"),
+         examples=("twosignal login", "twosignal login --url https://twosignal.example.com"))
 def login(client, args, console):
     """Log in and save the session."""
     if args.password is not None and "password" not in args.sources:
-        console.tell("Warning: other users of this machine can see a password on the command "
-                     "line. Use --password-stdin or TWOSIGNAL_PASSWORD.")
+        console.tell("Warning: others see --password. Use --password-stdin or TWOSIGNAL_PASSWORD.")
     warn_if_unencrypted(client.url, "password", console)
     email = (args.email or console.ask("Email: ", "--email or set TWOSIGNAL_EMAIL")).strip()
     password = None if args.password_stdin else args.password
@@ -5947,8 +5885,7 @@ def logout(client, args, console):
         if failure.code == "NOT_LOGGED_IN" and load_session(console.clock):
             raise                   # otherwise another process has just logged out
         if failure.code not in ("NOT_LOGGED_IN", "UNAUTHORIZED"):
-            console.tell("Logged out locally, but the session could not be revoked on the server: "
-                         f"{failure.message}.")
+            console.tell(f"Logged out locally; could not revoke the session: {failure.message}.")
     if not client.auth.forget(stored):
         console.tell("Note: another account has logged in meanwhile, and stays logged in.")
     return Details({"logged_out": True}, message=f"Logged out of {client.url}.")
@@ -5962,9 +5899,8 @@ PROJECT_COLUMNS = (ID, CREATED, Column("Organization", "organization_name"), NAM
 @command("orgs list")
 def orgs_list(client, args, console):
     """List your organizations."""
-    rows = client.rows("organization.list")
     columns = (ID, PLAN, Column("Role", "role"), Column("Members", "member_count"), NAME)
-    return Listing("organizations", columns, list(map(to_record, rows)))
+    return Listing("organizations", columns, list(map(to_record, client.rows("organization.list"))))
 
 
 @command("orgs create", Option("NAME", "name of the organization", non_empty))
@@ -5976,9 +5912,8 @@ def orgs_create(client, args, console):
 @command("projects list", ORG_FILTER)
 def projects_list(client, args, console):
     """List your projects, of one organization or all."""
-    rows = visible_projects(client, args.org)
     columns = (ID, CREATED, NAME) if args.org else PROJECT_COLUMNS
-    return Listing("projects", columns, list(map(to_record, rows)))
+    return Listing("projects", columns, list(map(to_record, visible_projects(client, args.org))))
 
 
 @command("projects use", Option("NAME", "project, by ID or name", parse_id, completes="projects"),
@@ -6039,10 +5974,8 @@ FILTER_OPTIONS = (
     Option("--max-duration TIME", "only traces that took TIME or less, e.g. 500ms", parse_duration),
     Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd),
     Option("--session ID", "only traces of this session", non_empty),
-    Option("--metadata KEY=VALUE...", "only traces with each of these values in their metadata, "
-           "e.g. customer.tier=pro", parse_metadata),
-    Option("--max-score [NAME=]SCORE...", "only traces with a score of at most SCORE, of "
-           "evaluator NAME if given", parse_score),
+    Option("--metadata KEY=VALUE...", "only traces with this metadata (dot paths)", parse_metadata),
+    Option("--max-score [NAME=]SCORE...", "only traces scored SCORE or less, by NAME", parse_score),
     Option("--label LABEL", "only traces with a score that has this label, e.g. fail", non_empty))
 SPANS = Option("--spans", "include the spans of each trace, in json and jsonl")
 BASELINE_OPTIONS = (
@@ -6080,8 +6013,7 @@ def wanted_parts(args) -> dict:
     names = {field.split(".")[0] for field in args.fields or ()}
     is_shown = names & {"spans", "?"} if names else output_format(args) in ("json", "jsonl")
     if args.spans and not is_shown:
-        raise usage_error("--spans prints nothing here", "Use --format json or jsonl without "
-                          "--fields, or --fields id,spans.")
+        raise usage_error("--spans prints nothing here", "Use --json, or --fields id,spans.")
     scores = SCORES_REQUIRED if "scores" in names else None
     if names == {"?"} or not names and output_format(args) not in PAGE_FORMATS:
         scores = SCORES_IF_KNOWN
@@ -6149,16 +6081,15 @@ def found_trace(client, args):
     if len(projects) > FEW_PROJECTS:
         raise usage_error(f"No project given, and {len(projects)} are too many to search",
                           "Pass --project; 'twosignal projects list' shows them.")
-    failures = []
+    failure = Failure(f"Trace not found in any of your projects ({len(projects)})",
+                      "Check the ID, and the account with 'twosignal whoami'.", "NOT_FOUND")
     for answer in client.batch("trace.getById", [
             trace_input(args.id, project.get("id")) for project in projects]):
         if not isinstance(answer, Failure):
             return answer
-        failures += [answer] if answer.code != "NOT_FOUND" else []
-    if failures:
-        raise failures[0]           # the trace may be in that project
-    raise Failure(f"Trace not found in any of your projects ({len(projects)})",
-                  "Check the ID, and the account with 'twosignal whoami'.", "NOT_FOUND")
+        if answer.code != "NOT_FOUND":
+            failure = answer        # the trace may be in that project
+    raise failure
 
 
 def error_lines(spans) -> str:
@@ -6222,10 +6153,8 @@ def span_details(spans, args) -> Details:
 @command(
     "traces stats", PROJECT,
     Option("--by KEY...", f"group by one or two of {', '.join(GROUP_KEYS)}", choices=GROUP_KEYS),
-    Option("--sort METRIC", "worst groups first, e.g. p95 or error_rate (default: count, or time "
-           "if grouped by it)", choices=SORT_METRICS),
-    Option("--sample N", "read the spans of at most N traces, spread over all, for models and "
-           f"error messages (default: {DEFAULT_SAMPLE})", POSITIVE),
+    Option("--sort METRIC", "worst groups first, e.g. p95 or error_rate", choices=SORT_METRICS),
+    Option("--sample N", f"sample the spans of N traces (default: {DEFAULT_SAMPLE})", POSITIVE),
     *BASELINE_OPTIONS, *FILTER_OPTIONS, takes_key=True, exclusive=("--baseline", "--baseline-tag"),
     examples=("twosignal traces stats --project ID --since 24h --by name --sort error_rate",
               "twosignal traces stats --project ID --since 7d --json -o baseline.json"))
@@ -6234,20 +6163,21 @@ def traces_stats(client, args, console):
     by = args.by or []
     if len(by) > min(2, len(set(by))):
         raise usage_error("--by takes up to two keys, which must differ", "Try --by name --by day.")
-    scores = SCORES_REQUIRED if "evaluator" in by else SCORES_IF_KNOWN
+    if {"model", "evaluator"} <= set(by):
+        raise usage_error("--by model and --by evaluator cannot be used together")
+    scores = SCORES_REQUIRED if "evaluator" in by else None if "model" in by else SCORES_IF_KNOWN
     scan = TraceScan(client, trace_query(client, args), console, None, scores, needed=ALL)
-
-    sample = args.sample or DEFAULT_SAMPLE
-    baseline = chosen_baseline(args, scan, by, lambda other: (
-        TraceGroups(other, by, sample).read().rows()))
-    groups = TraceGroups(scan, by, sample).read()
-    metric = args.sort and SORT_METRICS[args.sort]
+    is_compared = args.baseline or args.baseline_tag     # then no error messages are shown
+    sample_size = 0 if is_compared and "model" not in by else args.sample or DEFAULT_SAMPLE
+    baseline = chosen_baseline(args, scan, by, sample_size)
+    groups = TraceGroups(scan, by, sample_size).read()
+    metric = SORT_METRICS.get(args.sort)
     rows = sorted_rows(groups.rows(), by, metric)
     remarks = groups.remarks() + [scan.scan_remark()]
     result = stats_result(groups, rows, metric or TRACE_COUNT)
     if baseline is not None:
         pairs = list(pairs_of(baseline, rows, by))
-        remarks += small_remarks(pairs)
+        remarks += small_remarks(pairs) if baseline else ["The baseline has no traces."]
         result = comparison_result(pairs, by)
     result.conclude = lambda: Outcome(remarks)
     return result
@@ -6260,13 +6190,13 @@ def stats_result(groups, rows, metric) -> Details:
     values = METRIC_COLUMNS + [
         Column(f"{metric.heading} of {printable(name)}", metric.key_of(name), metric.text,
                optional=True)
-        for name in groups.evaluators() for metric in METRICS if metric.needs_scores]
+        for name in groups.evaluators for metric in METRICS if metric.needs_scores]
     columns = [COUNT_COLUMN] + sorted(values, key=lambda column: column.source != metric.key)
     if TIME_KEYS.keys() & groups.by:
         most = max([row[metric.key] or 0 for row in rows], default=0)
         columns.insert(1 if metric is TRACE_COUNT else 2, Column(
             "", lambda row: chart_bar(row[metric.key], most, 10), never_cut=True))
-    parts = [("", Listing("traces", (*keys, *columns), rows))]
+    parts = [("", Listing("models" if groups.by_model else "traces", (*keys, *columns), rows))]
     messages = [dict(zip(groups.by, values), message=message, count=count)
                 for values, stats in groups.groups.items() for message, count
                 in stats.messages.most_common(1 if groups.by else MAX_MESSAGES)]
@@ -6283,29 +6213,28 @@ def comparison_result(pairs, by) -> Details:
     for earlier, row in pairs:
         for metric, name, before, value in comparisons(earlier, row):
             each = CheckResult(metric, None, value, None, evaluator=name, baseline=before)
-            rows.append({"group": row["group"], **{key: row[key] for key in by},
-                         "metric": each.title, "baseline": each.baseline, "measured": each.value,
-                         "change": each.change, "baseline_count": earlier["count"],
-                         "count": row["count"]})
+            rows.append({
+                "group": row["group"], **{key: row[key] for key in by}, "metric": each.title,
+                "baseline": before, "measured": value, "change": each.change,
+                "baseline_count": earlier["count"], "count": row["count"]})
             texts.append(dict(each.row(), group=row["group"]))
     columns = (Column("Group", "group"), Column("Metric", "check"), *COMPARED_COLUMNS[1:4])
     return Details(rows, (), [("", Listing("traces", columns, texts))])
 
 
-def chosen_baseline(args, scan, by, measure):
-    """The rows that BASELINE_OPTIONS choose, or None; measure: makes them of another scan."""
+def chosen_baseline(args, scan, by=(), sample_size=0):
+    """The rows of traces stats that BASELINE_OPTIONS choose, or None. Raises Failure."""
     if args.baseline:
-        return read_baseline(args.baseline, by, scan.console)
+        return read_baseline(args.baseline, list(by), scan.console)
     if not args.baseline_tag:
         return None
     if len(args.tag or ()) > 1 or args.tag == [args.baseline_tag]:
-        raise usage_error("--baseline-tag needs at most one --tag, of another name",
-                          "It takes the place of --tag for the baseline.")
+        raise usage_error("--baseline-tag replaces --tag: give at most one, of another name")
     import copy
     other = copy.copy(scan)
     other.query = copy.copy(scan.query)
     other.query.tags = [args.baseline_tag]
-    return measure(other)
+    return TraceGroups(other, by, sample_size).read().rows()
 
 
 def read_baseline(path, by, console) -> list:
@@ -6333,14 +6262,12 @@ def read_baseline(path, by, console) -> list:
     "traces check", PROJECT, *THRESHOLD_OPTIONS, *BASELINE_OPTIONS,
     Option("--max-regression SHARE", "how much worse than the baseline, e.g. 10%: a share of p95 "
            "and average cost, points of rates and scores", parse_share, selects=False),
-    Option("--min-count N", "minimum number of traces; exit 11 if fewer (default: 1)", POSITIVE,
-           selects=False),
+    Option("--min-count N", "exit 11 if fewer traces (default: 1)", POSITIVE, selects=False),
     Option("--min-coverage SHARE", "exit 11 if a check covers fewer traces, e.g. 90%", parse_share),
     Option("-n, -L, --limit N", "check only the N most recent traces (default: all)", POSITIVE),
     JUNIT, EVALUATOR_FILTER, *FILTER_OPTIONS, takes_key=True, is_gate=True,
     exclusive=("--baseline", "--baseline-tag"),
-    examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --min-score 0.5",
-              "twosignal traces check --project ID --min-score accuracy=0.8 --junit report.xml"))
+    examples=("twosignal traces check --project ID --since 1h --max-error-rate 2% --max-p95 8s",))
 def traces_check(client, args, console):
     """Check traces against thresholds (CI gate).
 
@@ -6353,10 +6280,10 @@ def traces_check(client, args, console):
         scan.scores = SCORES_REQUIRED
     elif args.baseline_tag:
         scan.scores = compared
-    rows = chosen_baseline(args, scan, [], lambda other: (
-        [TraceStats(args.evaluator).read(other).row()]))
+    rows = chosen_baseline(args, scan)
     baseline = {"count": 0} if rows == [] else rows and rows[0]
-    if args.baseline and (args.evaluator or baseline.get("average_score") is not None):
+    if args.baseline and (args.evaluator or baseline.get("scores_measured")
+                          or baseline.get("failures_measured")):
         scan.scores = scan.scores or compared
     return Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
                 args.url, baseline, args.max_regression).run()
@@ -6371,18 +6298,15 @@ def chosen_checks(args) -> list:
         checks += [(threshold, limit) for limit in limits if limit is not None]
     has_baseline = args.baseline or args.baseline_tag
     if args.max_regression is not None and not has_baseline:
-        raise usage_error("--max-regression requires a baseline",
-                          "Add --baseline FILE or --baseline-tag TAG.")
+        raise usage_error("--max-regression requires a --baseline or --baseline-tag")
     if not has_baseline and not checks and (not args.min_count or args.min_coverage):
         flags = ", ".join(option.label for option in THRESHOLD_OPTIONS)
         raise usage_error("No threshold given", f"Pass one or more of {flags}.")
     if args.limit and args.limit < (args.min_count or 1):
-        raise usage_error("--limit is below --min-count: this gate can never pass",
-                          "Raise --limit or lower --min-count.")
+        raise usage_error("--limit is below --min-count: this gate can never pass")
     names = [limit[0] for threshold, limit in checks if threshold.needs_scores]
     if args.evaluator and not names and not has_baseline:
-        raise usage_error("--evaluator requires a check of scores",
-                          "Add --min-score, --min-average-score or --max-fail-rate.")
+        raise usage_error("--evaluator requires a check of scores, such as --min-score")
     for name in names:
         if args.evaluator and name not in (None, *args.evaluator):
             raise usage_error(f"--evaluator leaves out '{name}'", f"Add --evaluator {name}.")
@@ -6458,8 +6382,7 @@ def new_traces(client, args, console):
             if not isinstance(failure, TransientFailure) and failure.code != "BAD_REQUEST":
                 raise
             console.tell_once(f"{failure.message}. Trying again.")
-            requested = min(failure.retry_after or 0, 10 * MINUTE)
-            pause = max(min(pause * 2, MINUTE), requested)
+            pause = max(min(pause * 2, MINUTE), min(failure.retry_after or 0, 10 * MINUTE))
         else:
             console.tell_once("Too many new traces: older ones may be missing. Use a shorter "
                               "--interval, or 'twosignal traces list'." if tail.has_missed else "")
@@ -6476,9 +6399,8 @@ def new_traces(client, args, console):
 def scores_create(client, args, console):
     """Post a score for a trace; requires a project API key."""
     if not client.key:
-        raise Failure("scores create requires a project API key",
-                      "Set TWOSIGNAL_API_KEY, or create one with 'twosignal api-keys create'.",
-                      "NOT_LOGGED_IN")
+        raise Failure("scores create requires a project API key", code="NOT_LOGGED_IN",
+                      hint="Set TWOSIGNAL_API_KEY; 'twosignal api-keys create' makes a key.")
     wire = client.rest("POST", "/scores", without_none(
         traceId=args.trace, spanId=args.span, evaluatorName=args.name, value=args.value,
         label=args.label, reasoning=args.reasoning), RESOURCES["trace"])
@@ -6538,9 +6460,8 @@ def evaluators_create(client, args, console):
     return result
 
 
-@command("evaluators toggle", EVALUATOR, PROJECT, Option("--enable", "enable the evaluator"),
-         Option("--disable", "disable the evaluator"), SHOW_SECRETS,
-         exclusive=("--enable", "--disable"))
+@command("evaluators toggle", EVALUATOR, PROJECT, Option("--enable", "enable it"),
+         Option("--disable", "disable it"), SHOW_SECRETS, exclusive=("--enable", "--disable"))
 def evaluators_toggle(client, args, console):
     """Enable or disable an evaluator; without a flag, toggle it."""
     chosen = chosen_resource(client, args, "evaluator")
@@ -6595,8 +6516,7 @@ def datasets_add_item(client, args, console):
     item = {key: json_argument(text, flag, console) for key, flag, text in options
             if text is not None}
     dataset = chosen_resource(client, args, "dataset")
-    wire = client.mutate("dataset.addItem", {
-        "datasetId": dataset["id"], "projectId": dataset["projectId"], **item})
+    wire = client.mutate("dataset.addItem", {"datasetId": dataset.pop("id"), **dataset, **item})
     columns = (ID, Column("Input", "input"), Column("Expected", "expected_output"))
     return Details(to_record(resource_object(wire)), columns, message="Added an item.")
 
@@ -6682,7 +6602,7 @@ def usage_history(client, org, months) -> Listing:
                   key=lambda row: str(row["month"]))[-months:]
     most = max([to_amount(row["traces_used"]) or 0 for row in rows], default=0)
     bars = Column("", lambda row: chart_bar(to_amount(row["traces_used"]), most))
-    return Listing("months", (MONTH, *MONTH_COLUMNS, bars), rows)
+    return Listing("months", (MONTH, MONTH_COLUMNS[0], bars, *MONTH_COLUMNS[1:]), rows)
 
 
 def usage_check(record, limit) -> CheckResult:
@@ -6706,8 +6626,7 @@ def usage_check(record, limit) -> CheckResult:
 def api(client, args, console):
     """Call a tRPC procedure and print the raw response."""
     if not re.match(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z", args.procedure):
-        raise usage_error(f"'{args.procedure}' is not the name of a procedure",
-                          "It should look like trace.list.")
+        raise usage_error(f"'{args.procedure}' is not a name such as trace.list")
     values = json_argument(args.input, "--input", console)
     if not args.mutation and values is not None and not isinstance(values, dict):
         raise usage_error("The --input of a query is a JSON object")
@@ -6819,9 +6738,8 @@ complete -c twosignal -f -a '(__twosignal_complete)'
 """}
 
 
-@command("completion",
-         Option("SHELL", "bash, zsh or fish", choices=COMPLETION_SCRIPTS), is_offline=True,
-         examples=('eval "$(twosignal completion bash)"',))
+@command("completion", Option("SHELL", "bash, zsh or fish", choices=COMPLETION_SCRIPTS),
+         is_offline=True, examples=('eval "$(twosignal completion bash)"',))
 def completion(client, args, console):
     """Print a script that completes commands in a shell."""
     return Text(COMPLETION_SCRIPTS[args.shell])
@@ -6830,8 +6748,7 @@ def completion(client, args, console):
 @command("__complete", Option("[WORD...]"), is_offline=True, is_hidden=True)
 def complete(client, args, console):
     """Print "words" and what can stand in place of the last word, or "files"."""
-    unquoted = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]
-    *before, current = unquoted
+    *before, current = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]
     prefix = ""
     if current.startswith("--") and "=" in current:
         flag, _, current = current.partition("=")
@@ -6860,7 +6777,7 @@ def next_words(line, is_flag, clock) -> list:
     if line.command is None and not is_flag:
         return words_after(line.words)
     options = line.command.all_options if line.command else GLOBAL_OPTIONS + (VERSION,)
-    operands = [each for option in options if option.is_operand and not is_flag
+    operands = [each for option in options if not option.flags and not is_flag
                 and not line.operands for each in option_values(option, line, clock)]
     return operands + [flag for flag in flags_of(options) if flag.startswith("--")]
 
@@ -7003,8 +6920,7 @@ def gate_report(line, console) -> GateReport:
     selection = [option.label.lstrip("-") + (f" {text}" if option.metavar else "")
                  for option in (line.command.options if is_gate else ()) if option.selects
                  for text in line.texts(option)]
-    title = " ".join(["twosignal", *line.words])
-    return GateReport(console, title, selection, path, is_gate)
+    return GateReport(console, " ".join(["twosignal", *line.words]), selection, path, is_gate)
 
 
 def run_command(line, console, report) -> int:
@@ -7046,8 +6962,7 @@ def make_client(chosen, args, console) -> Client:
     url = args.url
     if chosen.ends_session and not url:     # where the session comes from, whatever is configured
         stored = result_or(None, load_session, console.clock)
-        url = result_or(DEFAULT_URL, session_origin, stored, console.clock) if stored else (
-            DEFAULT_URL)
+        url = stored and result_or(None, session_origin, stored, console.clock) or DEFAULT_URL
     url = configured_url(url, console.clock, key)
     access = server_access(url, vars(args), key, console.clock)
     for value in [key or "", *access.headers.values()]:

@@ -10,7 +10,7 @@ import standin
 from tools import (DIALECTS, NEW, OLD, OWNER, PASSWORD, CommandCase, ServerCase, TracesCase,
                    procedure_inputs, requests_of, trpc_answer, trpc_error)
 
-PASSWORD_WARNING = ("Warning: other users of this machine can see a password on the command line. "
+PASSWORD_WARNING = ("Warning: others see --password. "
                     "Use --password-stdin or TWOSIGNAL_PASSWORD.\n")
 
 
@@ -216,15 +216,14 @@ class LoginAndLogout(ServerCase):
                 self.server.fault("auth/logout", times=None, **fault)
                 result = self.assertOk(self.cli("logout"))
                 self.server.clear()
-                self.assertIn("Logged out locally, but the session could not be revoked on the "
-                              "server: ", result.err)
+                self.assertIn("Logged out locally; could not revoke the session: ", result.err)
                 self.assertIsNone(self.state("session.json"))
 
     def test_logout_if_the_server_is_down(self):
         self.log_in()
         self.server.stop()
         result = self.assertOk(self.cli("logout"))
-        self.assertIn("Logged out locally, but the session could not be revoked on the server: "
+        self.assertIn("Logged out locally; could not revoke the session: "
                       "Connection refused", result.err)
         self.assertIsNone(self.state("session.json"))
 
@@ -780,13 +779,14 @@ class UsageHistory(TracesCase):
             result = self.assertOk(self.usage("--months", "4", "--no-color", columns=80, tty=True,
                                               encoding=encoding))
             cells = [re.split(r" {2,}", line) for line in result.lines[2:]]
-            self.assertEqual([row[4:] for row in cells],
+            self.assertEqual([row[2:-2] for row in cells],      # beside the traces
                              [[full * 2 + part], [], [full * 5], [full * 20]])
-            self.assertEqual(len({line.rindex("7  ") for line in result.lines[2:] if
-                                  full in line}), 1)
+            self.assertEqual(len({line.index(full) for line in result.lines[2:]
+                                  if full in line}), 1)
+            self.assertEqual(len({line.rindex("7") for line in result.lines[2:]}), 1)
             self.assertLessEqual(max(map(len, result.lines)), 80)
         colored = self.usage("--months", "1", "--color", "always").lines[-1]
-        self.assertTrue(colored.endswith("\x1b[36m" + 20 * "█" + "\x1b[0m"), colored)
+        self.assertIn("\x1b[36m" + 20 * "█" + "\x1b[0m", colored)
 
     def test_rows_in_other_formats(self):
         self.assertEqual(self.usage("--months", "1", "--format", "csv").lines, [

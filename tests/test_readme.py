@@ -136,7 +136,7 @@ def other_rows():
     found = {}
     for command in twosignal.visible_commands():
         for option in command.options:
-            if option not in others and not option.is_operand:
+            if option not in others and option.flags:
                 key = (flags(option), option.full_help)
                 found.setdefault(key, []).append("`%s`" % command.name)
     return [(key[0], ", ".join(names), key[1]) for key, names in found.items()]

@@ -188,6 +188,45 @@ class Groups(StatsCase):
             self.assertEqual(list(self.groups("--by", key, "--sort", "count"))[:2], [last, first])
             self.assertEqual(len(empty), {"day": 0, "hour": 23}[key])
 
+    def test_numbers_that_are_too_large_together(self):
+        self.add(3, cost=9e299)
+        self.assertEqual(self.row()["total_cost_usd"], None)
+        self.assertEqual(self.check("--max-total-cost", "5").code, 11)
+
+    def test_the_rest_counts_a_trace_once(self):
+        self.add(2, tags=["tag %d" % i for i in range(30)])
+        with mock.patch.object(twosignal, "MAX_GROUPS", 10):
+            groups = self.groups("--by", "tag")
+        self.assertEqual((len(groups), groups[twosignal.REST]), (11, 2))
+
+    def test_by_model_no_scores_are_read(self):
+        self.use(**dict(DIALECTS)["old"])
+        self.add(20, spans=[{"model": "m"}], scores=[{"evaluator": "tone", "value": 1}])
+        self.server.clear()
+        result = self.assertOk(self.stats("--by", "model", "--sample", "3"))
+        self.assertIn("Read the spans of 3 of 20 traces in ", result.err)
+        self.assertIn("Counts, costs and tokens are those of these traces only.", result.err)
+        self.assertLessEqual(self.server.count("trace.byId"), 4)     # one of them in a batch
+        self.assertFails(self.stats("--by", "model", "--by", "evaluator"), 2, "together")
+
+    def test_hours_to_come_are_no_outage(self):
+        self.add(1, created=minutes_ago(70))
+        hours = list(self.groups("--by", "hour", "--since", "2h", "--until", "2999-01-01"))
+        self.assertLessEqual(len(hours), 3)
+
+    def test_an_outage_shows(self):
+        """From --since until --until or now, also before the first trace and after the last."""
+        self.add(1, created=minutes_ago(3 * DAY))
+        self.add(1, created=minutes_ago(5 * DAY))
+        days = self.groups("--by", "day", "--since", "7d")
+        self.assertEqual(len(days), 8)
+        self.assertEqual(list(days.values()), [0, 0, 1, 0, 1, 0, 0, 0])
+        last = list(days)[5]
+        self.assertEqual(list(self.groups("--by", "day", "--since", "7d", "--until", last)),
+                         list(days)[:6])
+        self.assertEqual(list(self.groups("--by", "day").values()), [1, 0, 1])
+        self.assertEqual(len(self.groups("--by", "hour", "--since", "1000d")), 2)
+
     def test_two_keys(self):
         self.add(2, name="a")
         self.add(1, name="a", status="ERROR")
@@ -405,7 +444,7 @@ class BadInput(StatsCase):
                             ("--sample 0", "1 or more"), ("--sample many", "1 or more"),
                             ("--baseline x --baseline-tag y", "cannot be used together"),
                             ("--tag v1 --baseline-tag v1", "of another name"),
-                            ("--tag v1 --tag v2 --baseline-tag v3", "at most one --tag"),
+                            ("--tag v1 --tag v2 --baseline-tag v3", "at most one"),
                             ("--by name --by name", "--by name --by day"),
                             ("--baseline nowhere.json", "nowhere.json"),
                             ("--error --status OK", "together")):
@@ -423,7 +462,7 @@ class BadInput(StatsCase):
                 ("[" * 100000, "is not JSON"), (b"\xff\xfe", "is not JSON"),
                 ([row, 5], "is not what"), ([dict(row, p95_ms="4000")], "'p95_ms' is \"4000\""),
                 ([dict(row, count=None)], "'count' is null"), ([{"group": "all"}], "is not what"),
-                ([dict(row, count=2.5)], "'count' is 2.5"), ([row, row], "a group occurs twice"),
+                ([dict(row, count=2.5)], "'count' is 2.5"), ([row, row], "or occurs twice"),
                 ([dict(row, error_rate=-1)], "'error_rate' is -1"),
                 ([dict(row, fail_rate=1.5)], "'fail_rate' is 1.5"),
                 ([dict(row, p95_ms=True)], "'p95_ms' is true"),
@@ -441,6 +480,13 @@ class BadInput(StatsCase):
                     self.assertFails(result, 2, text)
                     self.assertEqual(self.server.count("trace.list"), 0)
 
+    def test_groups_that_are_no_text(self):
+        fill_four(self.server)
+        row = self.row()
+        for group in (["x"], {"a": 1}, 5, True):
+            path = self.write("group.json", [dict(row, name=group)])
+            self.assertFails(self.stats("--by", "name", "--baseline", path), 2, "is no text")
+
     def test_a_baseline_is_grouped_alike(self):
         fill_four(self.server)
         path = self.save("by.json", "--by", "name")
@@ -450,7 +496,7 @@ class BadInput(StatsCase):
         self.assertFails(self.check("--baseline", path), 2, "another --by")
 
     def test_options_of_a_gate_that_contradict_each_other(self):
-        self.assertFails(self.check("--max-regression", "5%"), 2, "requires a baseline")
+        self.assertFails(self.check("--max-regression", "5%"), 2, "requires a --baseline")
         self.assertFails(self.check("--baseline-tag", "v1", "--max-regression", "1"), 2, "1%")
 
 
@@ -610,6 +656,28 @@ class Regressions(StatsCase):
         self.assertIn("Scores are null: project API keys cannot read scores.", result.err)
         self.assertNotIn("No trace has a score", result.err)
 
+    def test_a_baseline_of_labels_alone(self):
+        for dialect, options in DIALECTS:
+            with self.subTest(dialect=dialect):
+                self.use(**options)
+                labels = [{"evaluator": "tone", "value": None, "label": "pass"}]
+                self.fill(scores=labels)
+                path = self.save()
+                self.again(**options)
+                self.fill(scores=[dict(labels[0], label="fail")])
+                result = self.check("--baseline", path, "--max-regression", "10%", "--json")
+                found, = [each for each in result.json["checks"] if each["check"] == "fail rate"]
+                self.assertEqual((found["baseline"], found["measured"], found["passed"]),
+                                 (0, 1, False))
+
+    def test_a_baseline_without_scores_is_told(self):
+        self.fill(scores=[])
+        path = self.save()
+        self.again()
+        self.fill()
+        result = self.check("--baseline", path, "--max-regression", "10%")
+        self.assertIn("The baseline has no scores: none were compared.", result.err)
+
     def test_coverage_counts_on_both_sides(self):
         """A baseline in which next to nothing was measured is no measure."""
         self.add(39, duration_ms=None, cost=None, tags=["sparse"])
@@ -697,4 +765,4 @@ class Regressions(StatsCase):
         result = self.assertOk(self.stats("--by", "name", "--baseline", path))
         self.assertIn(["a", "p95 duration", "1.0s", "2.0s", "+100%"],
                       [re.split(r" {2,}", line) for line in result.lines])
-        self.assertIn("Fewer than 30 traces on a side, in 2 of 3 groups", result.err)
+        self.assertIn("Fewer than 30 traces on a side: differences", result.err)

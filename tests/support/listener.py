@@ -155,6 +155,17 @@ class HttpServer:
         for thread, _ in threads:
             thread.join()
 
+    def settle(self):
+        """Waits until what a killed client has sent is handled."""
+        # Connections are accepted in turn, so the client's was before this one.
+        with socket.create_connection(self.listener.server_address) as probe:
+            probe.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            probe.recv(1)
+        with self.lock:
+            threads = list(self.threads)
+        for thread in threads:
+            thread.join()
+
     # Connections
 
     def welcome(self, connection, address):

@@ -35,6 +35,7 @@ IN_VARIABLES = {
     "pattern": list(t.Session._TEXTS.values()),             # Session()
     "cls": [t.Session], "key": list(t.Session._TEXTS),      # Session.first()
     "reserved": ["host|content-length|x-.*"],               # of header names
+    "too_wide": [r"[^\0-\xff]|\\u(?!00)", r"[^\0-\uffff]|\\u[dD]"],      # is_too_wide()
 }
 # What is applied to short texts only: the limit is in the code before it.
 LIMITS = {r"(/(login|api(/v1|/trpc)?)?)*\Z": t.MAX_BATCH_URL,
