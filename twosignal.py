@@ -82,17 +82,14 @@ MAX_PATH_PARTS = 100                # of a field; as many keys with dots may hav
 MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
 MAX_GROUPS, MAX_MESSAGES = 1000, 10     # of traces stats: the rest are one group; error messages
-DEFAULT_SAMPLE = 500                # traces whose spans traces stats reads at most
-EXACT_VALUES = 100000               # of a group: percentiles are exact up to so many
-BUCKET_RATIO = 1.01                 # beyond EXACT_VALUES: percentiles are at most 1% too high
-SMALL_SAMPLE = 30                   # traces; differences between fewer may be chance
+DEFAULT_SAMPLE, SMALL_SAMPLE = 500, 30  # traces whose spans are read; fewer may differ by chance
+EXACT_VALUES, BUCKET_RATIO = 100000, 1.01   # percentiles: exact up to so many, then 1% too high
 TAIL_PAGES, TAIL_CHARACTERS, TAIL_MEMORY = 50, 1 << 25, 20000   # of a poll; traces remembered
 TAIL_OVERLAP = 300                  # seconds: how late a trace may become visible
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
-FEW_PROJECTS = 10                   # that a trace is looked for in, in one request
-MAX_MONTHS = 24                     # of usage that a server returns
+FEW_PROJECTS, MAX_MONTHS = 10, 24   # that a trace is looked for in; that a server returns
 ALL = float("inf")                  # traces
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
@@ -221,6 +218,7 @@ _UNSAFE = ("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff
            "\ufeff\ufffe\uffff\U000e0000-\U000e007f\ud800-\udfff]")
 _TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)"
               r"(\.\d{1,9})?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))?\Z")
+_COMMON_TIME = r"(?a)[1-9]\d{3}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])T([01]\d|2[0-3])(:[0-5]\d){2}"
 _TOO_LARGE = 10 ** MAX_DIGITS
 _DECIMAL = r"(?a)[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?\Z"
 _SUBSTITUTES = {**str.maketrans("─█░├└│▁▂▃▄▅▆▇", "-#.|`|...::::"),
@@ -520,6 +518,8 @@ def utc_timestamp(timestamp: str) -> str:
     """A timestamp as 2026-03-14T10:30:00Z, fractions other than .000 kept; other text as it is."""
     if timestamp[10:11] == "T" and timestamp[-1:] == "Z" and timestamp[19:-1].strip(".0"):
         return timestamp            # nearly all are like that, and need no pattern
+    if timestamp[19:] in ("Z", ".000Z") and re.match(_COMMON_TIME, timestamp):
+        return timestamp[:19] + "Z"
     seconds = parse_timestamp(timestamp)
     if seconds is None:
         return timestamp
