@@ -52,6 +52,7 @@ DEFAULT_TIMEOUT = 30.0              # seconds for a request, its retries include
 DEFAULT_WAIT, DEFAULT_INTERVAL = 300.0, 2.0     # seconds: of traces wait, between polls of tail
 DEFAULT_LIMIT, DEFAULT_TAIL_LINES = 20, 10  # traces in a listing, and that tail begins with
 COMPLETION_TIMEOUT = 1.0            # seconds to look up names while a user waits for TAB
+TAKEOVER_TIMEOUT = 5.0              # seconds to wait for the lock, while signals wait, too
 SPENDING_TIMEOUT = 30.0             # seconds for the response to a token that works once
 REFRESH_EARLY = 120                 # seconds before its expiry; the server's library: 90
 
@@ -657,8 +658,7 @@ def to_record(wire, kind=""):
         return wire
     record = dict.fromkeys(_LEADING_KEYS.get(kind, ()))
     for key, value in wire.items():
-        find_rule = _rule if len(key) <= MAX_CACHED_KEY else _rule.__wrapped__     # not cached
-        name, functions = find_rule(kind, key)
+        name, functions = (_rule if len(key) <= MAX_CACHED_KEY else _rule.__wrapped__)(kind, key)
         if name != key and (record.get(name) is not None or wire.get(name) is not None):
             name = key              # an object with both spellings keeps both
         elif value is None:
@@ -908,11 +908,14 @@ def _fitted(sizes, widths, columns, room) -> list:
 
 
 def _table_line(cells, widths, columns, room) -> str:
-    sizes = list(map(max, map(display_width, cells), widths))
-    limits = _fitted(sizes, widths, columns, room)
-    cells = map(truncate, cells, limits)
-    padded = [cell + " " * (min(limit, width) - display_width(cell))
-              for cell, limit, width in zip(cells, limits, widths)]
+    sizes = list(map(display_width, cells))
+    limits = _fitted(list(map(max, sizes, widths)), widths, columns, room)
+    padded = []
+    for cell, size, limit, width in zip(cells, sizes, limits, widths):
+        if size > limit:
+            cell = truncate(cell, limit)
+            size = display_width(cell)
+        padded.append(cell + " " * (min(limit, width) - size))
     return "  ".join(padded).rstrip(" ")
 
 
@@ -3043,8 +3046,7 @@ class Authenticator:
         try:
             if spending:
                 return spending.save(fresh, spent)
-            # Five seconds, in which signals wait, too.
-            with Spending(self.transport.deadline(5), self.clock) as spending:
+            with Spending(self.transport.deadline(TAKEOVER_TIMEOUT), self.clock) as spending:
                 spending.reserve()
                 return spending.save(fresh, spent)
         except Failure as failure:
@@ -4692,8 +4694,7 @@ class Metric(Struct):
     key: str = None                 # of the records of traces stats
     heading: str = None             # in its table
     optional: bool = True           # left out of a table that is too wide
-    regression: str = None          # the unit of how much worse than a baseline it may be: "%" of
-                                    # that, "pp" (points) of a rate, "" of a score
+    regression: str = None          # its unit: "%" of a baseline, "pp" of a rate, "" of a score
     is_minimum: bool = False
     worst_text: str = None          # what is shown for the value of a trace: by default itself
     needs_scores: bool = False      # its limit is (evaluator or None for all, number)
@@ -4737,8 +4738,7 @@ class Metric(Struct):
         """+12%, +3pp, or -0.05 of a score; - if unknown."""
         if change is None:
             return "-"
-        return plain_number(change * (100 if self.regression else 1) + 0.0, "+.3g") + (
-            self.regression)
+        return plain_number(change * (100 if self.regression else 1) + 0, "+.3g") + self.regression
 
 
 def plain_value(number, digits=15):
