@@ -52,6 +52,7 @@ DEFAULT_TIMEOUT = 30.0              # seconds for a request, its retries include
 DEFAULT_WAIT, DEFAULT_INTERVAL = 300.0, 2.0     # seconds: of traces wait, between polls of tail
 DEFAULT_LIMIT, DEFAULT_TAIL_LINES = 20, 10  # traces in a listing, and that tail begins with
 COMPLETION_TIMEOUT = 1.0            # seconds to look up names while a user waits for TAB
+TAKEOVER_TIMEOUT = 5.0              # seconds to wait for the lock, while signals wait, too
 SPENDING_TIMEOUT = 30.0             # seconds for the response to a token that works once
 REFRESH_EARLY = 120                 # seconds before its expiry; the server's library: 90
 
@@ -82,17 +83,14 @@ MAX_PATH_PARTS = 100                # of a field; as many keys with dots may hav
 MAX_WORST = 5                       # traces that a failed check names
 MAX_OTHER_STATUSES = 5              # besides OK and ERROR, that a gate names
 MAX_GROUPS, MAX_MESSAGES = 1000, 10     # of traces stats: the rest are one group; error messages
-DEFAULT_SAMPLE = 500                # traces whose spans traces stats reads at most
-EXACT_VALUES = 100000               # of a group: percentiles are exact up to so many
-BUCKET_RATIO = 1.01                 # beyond EXACT_VALUES: percentiles are at most 1% too high
-SMALL_SAMPLE = 30                   # traces; differences between fewer may be chance
+DEFAULT_SAMPLE, SMALL_SAMPLE = 500, 30  # traces whose spans are read; fewer may differ by chance
+EXACT_VALUES, BUCKET_RATIO = 100000, 1.01   # percentiles: exact up to so many, then 1% too high
 TAIL_PAGES, TAIL_CHARACTERS, TAIL_MEMORY = 50, 1 << 25, 20000   # of a poll; traces remembered
 TAIL_OVERLAP = 300                  # seconds: how late a trace may become visible
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
 MIN_CUT, MAX_PADDED, MAX_UNBROKEN = 8, 200, 30  # columns of cells: cut to, padded to; on one line
 BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
-FEW_PROJECTS = 10                   # that a trace is looked for in, in one request
-MAX_MONTHS = 24                     # of usage that a server returns
+FEW_PROJECTS, MAX_MONTHS = 10, 24   # that a trace is looked for in; that a server returns
 ALL = float("inf")                  # traces
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
@@ -222,6 +220,7 @@ _UNSAFE = ("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff
            "\U000e007f\U000efffe\U000effff\U000ffffe\U000fffff\U0010fffe\U0010ffff\ud800-\udfff]")
 _TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)"
               r"(\.\d{1,9})?(?:Z|([+-])([01]\d|2[0-3]):?([0-5]\d))?\Z")
+_COMMON_TIME = r"(?a)[1-9]\d{3}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])T([01]\d|2[0-3])(:[0-5]\d){2}"
 _TOO_LARGE = 10 ** MAX_DIGITS
 _DECIMAL = r"(?a)[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?\Z"
 _SUBSTITUTES = {**str.maketrans("─█░├└│▁▂▃▄▅▆▇", "-#.|`|...::::"),
@@ -521,6 +520,8 @@ def utc_timestamp(timestamp: str) -> str:
     """A timestamp as 2026-03-14T10:30:00Z, fractions other than .000 kept; other text as it is."""
     if timestamp[10:11] == "T" and timestamp[-1:] == "Z" and timestamp[19:-1].strip(".0"):
         return timestamp            # nearly all are like that, and need no pattern
+    if timestamp[19:] in ("Z", ".000Z") and re.match(_COMMON_TIME, timestamp):
+        return timestamp[:19] + "Z"
     seconds = parse_timestamp(timestamp)
     if seconds is None:
         return timestamp
@@ -658,8 +659,7 @@ def to_record(wire, kind=""):
         return wire
     record = dict.fromkeys(_LEADING_KEYS.get(kind, ()))
     for key, value in wire.items():
-        find_rule = _rule if len(key) <= MAX_CACHED_KEY else _rule.__wrapped__     # not cached
-        name, functions = find_rule(kind, key)
+        name, functions = (_rule if len(key) <= MAX_CACHED_KEY else _rule.__wrapped__)(kind, key)
         if name != key and (record.get(name) is not None or wire.get(name) is not None):
             name = key              # an object with both spellings keeps both
         elif value is None:
@@ -1009,11 +1009,14 @@ def _fitted(sizes, widths, columns, room) -> list:
 
 
 def _table_line(cells, widths, columns, room) -> str:
-    sizes = list(map(max, map(display_width, cells), widths))
-    limits = _fitted(sizes, widths, columns, room)
-    cells = map(truncate, cells, limits)
-    padded = [cell + " " * (min(limit, width) - display_width(cell))
-              for cell, limit, width in zip(cells, limits, widths)]
+    sizes = list(map(display_width, cells))
+    limits = _fitted(list(map(max, sizes, widths)), widths, columns, room)
+    padded = []
+    for cell, size, limit, width in zip(cells, sizes, limits, widths):
+        if size > limit:
+            cell = truncate(cell, limit)
+            size = display_width(cell)
+        padded.append(cell + " " * (min(limit, width) - size))
     return "  ".join(padded).rstrip(" ")
 
 
@@ -3264,8 +3267,7 @@ class Authenticator:
         try:
             if spending:
                 return spending.save(fresh, spent)
-            # Five seconds, in which signals wait, too.
-            with Spending(self.transport.deadline(5), self.clock) as spending:
+            with Spending(self.transport.deadline(TAKEOVER_TIMEOUT), self.clock) as spending:
                 spending.reserve()
                 return spending.save(fresh, spent)
         except Failure as failure:
@@ -4913,8 +4915,7 @@ class Metric(Struct):
     key: str = None                 # of the records of traces stats
     heading: str = None             # in its table
     optional: bool = True           # left out of a table that is too wide
-    regression: str = None          # the unit of how much worse than a baseline it may be: "%" of
-                                    # that, "pp" (points) of a rate, "" of a score
+    regression: str = None          # its unit: "%" of a baseline, "pp" of a rate, "" of a score
     is_minimum: bool = False
     worst_text: str = None          # what is shown for the value of a trace: by default itself
     needs_scores: bool = False      # its limit is (evaluator or None for all, number)
@@ -4958,8 +4959,7 @@ class Metric(Struct):
         """+12%, +3pp, or -0.05 of a score; - if unknown."""
         if change is None:
             return "-"
-        return plain_number(change * (100 if self.regression else 1) + 0.0, "+.3g") + (
-            self.regression)
+        return plain_number(change * (100 if self.regression else 1) + 0, "+.3g") + self.regression
 
 
 def plain_value(number, digits=15):
