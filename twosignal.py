@@ -91,6 +91,8 @@ MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server'
 MIN_CUT, MAX_PADDED, MAX_UNBROKEN = 8, 200, 30  # columns of cells: cut to, padded to; on one line
 BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
 FEW_PROJECTS, MAX_MONTHS = 10, 24   # that a trace is looked for in; that a server returns
+FILE_CHUNK, MAX_FILE_RECORD = 1 << 16, 1 << 26  # characters: read at once; of one trace in a file
+PART_TRACES, PART_CHARACTERS = 1000, 1 << 25    # of one file of a bundle, at most
 ALL = float("inf")                  # traces
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
@@ -1444,6 +1446,93 @@ def unwritable_file(path, error, hint="") -> Failure:
                    "Free some space, correct its permissions, or set TWOSIGNAL_HOME.")
 
 
+class RecordFile:
+    """The objects in JSON lines, in a JSON array, or one after the other, gzipped or not.
+
+    Iterating yields each, with a piece of the file in memory. Raises a usage error for anything
+    else, which names the line.
+    """
+
+    def __init__(self, stream, name, hint):
+        """stream: of bytes; name, hint: for errors."""
+        import codecs
+        self.line = 1               # number of the one in which the last object begins
+        self._name, self._hint, self._stream = name, hint, io.BufferedReader(stream)
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._is_complete = False   # all has been read
+
+    def __iter__(self):
+        import zlib
+        try:
+            if self._stream.peek(2)[:2] == b"\x1f\x8b":
+                import gzip
+                self._stream = gzip.GzipFile(fileobj=self._stream)
+            text = ""
+            while not self._is_complete and not re.match(r"\S\s*\S", text):
+                text = self._more(text)     # until it is clear which of both it is
+                stripped = text.lstrip()
+                self.line += text.count("\n", 0, len(text) - len(stripped))
+                text = stripped
+            is_document = re.match(r"\[|\{[ \t\r]*\n", text)
+            yield from (self._elements if is_document else self._lines)(text)
+        except (ValueError, RecursionError) as error:
+            raise self.unusable("is not UTF-8" if isinstance(error, UnicodeDecodeError)
+                                else "is not JSON, or cut off")
+        except (OSError, EOFError, zlib.error) as error:
+            raise usage_error(f"Cannot read {self._name}: {os_reason(error)}")
+
+    def unusable(self, why) -> Failure:
+        """The usage error for the object that was yielded last."""
+        return usage_error(f"{self._name}, line {self.line} {why}", self._hint)
+
+    def _lines(self, text):
+        decode = json.JSONDecoder(parse_constant=int).decode        # refuses NaN
+        while text or not self._is_complete:
+            *whole, text = self._more(text).split("\n")
+            if self._is_complete:
+                whole, text = whole + [text], ""
+            for line in whole:
+                if line and not line.isspace():
+                    yield decode(line)
+                self.line += 1
+
+    def _elements(self, text):
+        """Yields the objects in an array, or between blanks."""
+        decode = json.JSONDecoder(parse_constant=int).scan_once
+        is_array = text.startswith("[")
+        between = re.compile(r"\s*(?:,\s*|(?=\]))" if is_array else r"\s*")
+        closing = re.compile(r"\]\s*\Z" if is_array else r"\Z")
+        position = re.match(r"\[?\s*", text).end()
+        self.line += text.count("\n", 0, position)
+        while not (self._is_complete and closing.match(text, position)):
+            try:
+                value, end = decode(text, position)
+                found = between.match(text, end)
+            except (ValueError, StopIteration) as error:
+                found, end = None, getattr(error, "pos", position)
+            if found and (found.end() < len(text) or self._is_complete):
+                yield value
+                self.line += text.count("\n", position, found.end())
+                position = found.end()
+            elif self._is_complete:
+                self.line += text.count("\n", position, end)
+                raise ValueError("neither an object nor the end")
+            else:
+                text, position = self._more(text[position:]), 0
+
+    def _more(self, text) -> str:
+        """A text with as much again behind it, or a piece."""
+        if len(text) > MAX_FILE_RECORD:
+            raise ValueError("too long")
+        content = self._stream.read(max(FILE_CHUNK, len(text)))
+        self._is_complete = not content
+        try:
+            return text + self._decode(content, not content)
+        except UnicodeDecodeError as error:
+            self.line += text.count("\n") + content.count(b"\n", 0, error.start)
+            raise
+
+
 class OutputTarget(Struct):
     """A pipe or a device. Raises Failure on any error, BrokenPipeError if nobody reads."""
     path: str
@@ -1796,12 +1885,12 @@ def home_path(name: str) -> str:
     return os.path.join(home_directory(), name)
 
 
-def make_directory(path):
+def make_directory(path, hint=""):
     """Creates a directory and those above it, for this user alone, if missing. Raises Failure."""
     if os.path.isdir(path):
         return                      # its mode is the user's choice
     parent = os.path.dirname(path)
-    make_directory(parent)
+    make_directory(parent, hint)
     try:
         os.mkdir(path, 0o700)
         if os.name != "nt":         # where directories cannot be opened
@@ -1810,7 +1899,7 @@ def make_directory(path):
             os.close(handle)
     except OSError as error:
         if not os.path.isdir(path):     # another process may have created it
-            raise unwritable_file(path, error)
+            raise unwritable_file(path, error, hint)
 
 
 def load_config(clock=CLOCK) -> dict:
@@ -3491,21 +3580,12 @@ class Client:
         # No page repeats a trace of an earlier one: new traces shift the pages while they are read.
         # And the pages end: no cursor is followed twice, those without a new trace are counted.
         page = TracePage([], True)
-        # Hashes, since IDs and cursors may be long; they have 64 bits, and a seed of this process.
         known, seen_cursors = set(), set()
         empty_pages = 0
         while not page.is_last:
             size = PAGE_SIZE if page.has_more is None else page_size()
             page = self._trace_page(query, size, page.cursor)
-            # One without an ID is new: no other object equals object().
-            rows = {object() if row.get("id") in (None, "") else hash(str(row["id"])): row
-                    for row in page.traces}
-            page.traces = [row for key, row in rows.items() if key not in known]
-            known.update(rows)
-            if len(known) > MAX_KNOWN_TRACES:
-                known = set(rows)
-                self.transport.tell(f"More than {MAX_KNOWN_TRACES:,} traces: some may be counted "
-                                    "twice.")
+            page.traces = unseen_traces(page.traces, known, self.transport.tell)
             empty_pages = 0 if page.traces else empty_pages + 1
             yield page
             cursor = hash(str(page.cursor))
@@ -3546,25 +3626,34 @@ class Client:
         values = dict(values, tags=tags or None, projectId=None, search=None)
         return self.rest("GET", "/traces", without_none(**values), None, retried)
 
-    def add_scores(self, traces, project, required=True, strict=True) -> bool:
-        """Stores in wire traces the scores that did not come with them; says if all are known.
+    def record(self, wire, kind) -> dict:
+        """See to_record()."""
+        return to_record(wire, kind)
 
-        If an API key cannot read them, they are None, or a Failure if they are required: a gate
-        must not pass for lack of scores. strict: fail also if there are fewer than are counted.
+    def cannot_read(self, what) -> Failure:
+        """The error for scores or spans, which only accounts can ask for."""
+        return key_cannot(f"read the {what} of traces")
+
+    def add_scores(self, traces, project, required=True, strict=True):
+        """Stores in wire traces the scores that did not come with them.
+
+        If an API key cannot read them, they are None, and that Failure is returned, or raised if
+        they are required: a gate must not pass for lack of scores. strict: fail also if there are
+        fewer than are counted.
         """
-        lacking = [trace for trace in traces if _lacks_scores(trace)]
+        lacking = [trace for trace in traces if lacks(trace, "scores")]
         if required or not self.key:
             self.fetch_parts(lacking, project, "scores", strict)
         for trace in traces:
-            is_unknown = self.key and _lacks_scores(trace)
+            is_unknown = self.key and lacks(trace, "scores")
             if is_unknown or not isinstance(trace.get("scores"), list):
                 trace["scores"] = None if is_unknown else []
-        return not (lacking and self.key)
+        return self.cannot_read("scores") if lacking and self.key else None
 
     def fetch_parts(self, traces, project, wanted, strict=False):
         """Stores in wire traces what trace.getById has: the scores, and the spans if wanted."""
         if traces and self.key:
-            raise key_cannot(f"read the {wanted} of traces")
+            raise self.cannot_read(wanted)
         inputs = (trace_input(trace.get("id"), project) for trace in traces)
         for trace, result in zip(traces, self.batch("trace.getById", inputs)):
             if isinstance(result, TooLarge):
@@ -3576,7 +3665,7 @@ class Client:
                 continue
             trace.update({kind: result[kind] for kind in {"scores", wanted}
                           if isinstance(get_item(result, kind), list)})
-            if not isinstance(trace.get(wanted), list) or strict and _lacks_scores(trace):
+            if not isinstance(trace.get(wanted), list) or strict and lacks(trace, "scores"):
                 raise protocol_error(f"The server does not return the {wanted} of trace "
                                      f"{printable(trace.get('id'))}", REPORT_TO_OPERATOR)
 
@@ -3586,12 +3675,163 @@ def trace_input(trace_id, project) -> dict:
     return {"traceId": trace_id, "id": trace_id, "projectId": project}
 
 
-def _lacks_scores(trace) -> bool:
-    """Whether a wire trace comes with fewer scores than are counted, or with neither."""
-    scores = trace.get("scores")
-    count = get_item(trace.get("_count"), "scores")     # tRPC; REST has scoreCount
-    count = to_number(trace.get("scoreCount") if count is None else count)
-    return len(scores) < (count or 0) if isinstance(scores, list) else count != 0
+def lacks(trace, part) -> bool:
+    """Whether a trace comes with fewer "scores" (or "spans") than are counted, or with neither."""
+    rows, noun = trace.get(part), part[:-1]
+    counts = (get_item(trace.get("_count"), part),      # of tRPC, of REST, and of records
+              trace.get(f"{noun}Count"), trace.get(f"{noun}_count"))
+    count = to_number(next((each for each in counts if each is not None), None))
+    return len(rows) < (count or 0) if isinstance(rows, list) else count != 0
+
+
+def trace_key(trace):
+    """What is equal for traces of the same ID; one without an ID equals no other."""
+    # A hash, since IDs may be long; it has 64 bits, and a seed of this process.
+    return object() if trace.get("id") in (None, "") else hash(str(trace["id"]))
+
+
+def unseen_traces(traces, known, tell) -> list:
+    """Those that are not known, each once; adds them to the trace_key()s that are."""
+    rows = {trace_key(trace): trace for trace in traces}
+    unknown = [trace for key, trace in rows.items() if key not in known]
+    known.update(rows)
+    if len(known) > MAX_KNOWN_TRACES:
+        known &= rows.keys()
+        tell(f"More than {MAX_KNOWN_TRACES:,} traces: some may be counted twice.")
+    return unknown
+
+
+# --- files in place of a server
+
+MANIFEST, BUNDLE_FORMAT = "MANIFEST.json", "twosignal traces 1"
+BUNDLE_COUNTS = ("traces", "spans", "scores", "bytes")
+FILE_HINT = ("--from reads what 'twosignal traces export' writes, or 'traces list' with --format "
+             "json or jsonl.")
+COPY_AGAIN = "Copy the bundle again."
+_TRACE_KEYS = set(_LEADING_KEYS["trace"])
+_TRACE_VALUES = {"status", "duration_ms", "cost_usd", "start_time", "scores", "spans"}
+
+
+def part_name(number) -> str:
+    return f"traces-{number + 1:04d}.jsonl.gz"
+
+
+def read_manifest(directory) -> dict:
+    """The manifest of a bundle, which may be incomplete. Raises a usage error."""
+    path = os.path.join(directory, MANIFEST)
+    try:
+        manifest = json.loads(file_content(path, MAX_FILE_RECORD).decode("utf-8"))
+        parts = manifest["files"]
+        is_ours = (manifest["format"] == BUNDLE_FORMAT
+                   and [part["name"] for part in parts] == list(map(part_name, range(len(parts))))
+                   and all(sum(part[key] for part in parts) == manifest[key]
+                           for key in BUNDLE_COUNTS))
+    except OSError as error:
+        raise usage_error(f"{directory} is not a bundle of traces: cannot read {MANIFEST}: "
+                          f"{os_reason(error)}", FILE_HINT)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        is_ours = False
+    if not is_ours:
+        raise usage_error(f"{path} is damaged, or from a newer version", COPY_AGAIN)
+    return manifest
+
+
+def part_content(directory, part) -> bytes:
+    """What is in a file of a bundle, if its sum is right. Raises a usage error."""
+    import hashlib
+    path = os.path.join(directory, part["name"])
+    content = result_or_failure(file_content, path, MAX_FILE_RECORD, kinds=OSError)
+    if isinstance(content, OSError):
+        raise usage_error(f"Cannot read {path}: {os_reason(content)}", COPY_AGAIN)
+    if hashlib.sha256(content).hexdigest() != part.get("sha256"):
+        raise usage_error(f"{path} is damaged: it is not what {MANIFEST} says", COPY_AGAIN)
+    return content
+
+
+def trace_records(stream, name):
+    """Yields the traces in a file of JSON or JSON lines. Raises a usage error, with the line."""
+    file = RecordFile(stream, name, FILE_HINT)
+    for trace in file:
+        if type(trace) is not dict or not trace.keys() >= _TRACE_KEYS:
+            if get_item(trace, "id", MISSING) is MISSING or _TRACE_VALUES.isdisjoint(trace):
+                raise file.unusable("is not a trace")
+            trace = to_record(trace, "trace")       # of --fields, or a server
+        for rows in filter(None, (trace.get("scores"), trace.get("spans"))):
+            if type(rows) is not list or {*map(type, rows)} != {dict}:
+                raise file.unusable("has scores or spans that are not lists of objects")
+        if trace.get("spans"):      # which tell it
+            trace.pop("error_message", None)
+        yield trace
+
+
+class TraceFile(Client):
+    """Reads traces from a file, or from a bundle of files; they are records, not wire objects."""
+
+    def __init__(self, path, project, console):
+        """path: - stands for stdin; project: only traces of this ID's."""
+        # With something like an API key, it cannot ask for scores and spans that are not there.
+        super().__init__(None, Transport(tell=console.tell, clock=console.clock), "-")
+        self.path, self.project = path, project
+        self.name = "stdin" if path == "-" else path
+        self._stdin = console.stdin.buffer if console.stdin else io.BytesIO()
+
+    def record(self, wire, kind) -> dict:
+        return wire
+
+    def cannot_read(self, what) -> Failure:
+        return usage_error(f"{self.name} does not have all {what}", "Write it with 'twosignal "
+                           "traces export', or 'traces list --spans --format jsonl'.")
+
+    def query(self, procedure, values=None, retried=()):
+        """The trace with the ID in the input of trace.getById. Raises NOT_FOUND."""
+        for trace in self._records():
+            if trace["id"] == values["id"]:
+                for part in ("spans", "scores"):
+                    self.fetch_parts([trace] if lacks(trace, part) else [], None, part)
+                return trace
+        raise not_found(resource=RESOURCES["trace"])
+
+    def trace_pages(self, query, page_size):
+        """Yields each TracePage of the file; the query is for servers. Raises a usage error."""
+        from itertools import islice
+        records, known, is_last = self._records(), set(), False
+        while not is_last:
+            traces = list(islice(records, PAGE_SIZE))
+            is_last = len(traces) < PAGE_SIZE
+            yield TracePage(unseen_traces(traces, known, self.transport.tell), not is_last, is_last)
+
+    def _records(self):
+        """Yields all traces of the project. Raises a usage error."""
+        wanted = self.project and self.project.lower()
+        for stream, name in self._streams():
+            for trace in trace_records(stream, name):
+                if not wanted or str(trace.get("project_id")).lower() == wanted:
+                    yield trace
+
+    def _streams(self):
+        """Yields (stream, name) of each file; those of a bundle have been verified."""
+        if os.path.isdir(self.path):
+            manifest = read_manifest(self.path)
+            if manifest.get("complete") is not True:
+                raise usage_error(f"{self.path} is incomplete: its export broke off",
+                                  "Complete it with 'twosignal traces export --resume'.")
+            for part in manifest["files"]:
+                part_content(self.path, part)       # before anything is told of what is in others
+            for part in manifest["files"]:
+                yield io.BytesIO(part_content(self.path, part)), os.path.join(
+                    self.path, part["name"])
+        elif self.path != "-":
+            try:
+                stream = open(self.path, "rb")
+            except (OSError, ValueError) as error:      # ValueError: a NUL in the path
+                raise usage_error(f"Cannot read {self.name}: {os_reason(error)}", FILE_HINT)
+            with stream:
+                yield stream, self.name
+        elif self._stdin:
+            stream, self._stdin = self._stdin, None
+            yield stream, self.name
+        else:
+            raise usage_error("stdin can be read only once", "Save it to a file.")
 
 
 _UUID = r"(?i)\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"
@@ -4330,6 +4570,7 @@ class Arguments:
 
     def __init__(self, chosen, line):
         """chosen: the Command; line: its CommandLine. Raises a usage error."""
+        self.line = line
         self.sources = {}           # of those that a variable or config.json gave: what sets it
         self._see_help = see_help(chosen.name)
         flags = flags_of(chosen.all_options)
@@ -4366,10 +4607,11 @@ class Arguments:
 
     def add_saved(self, chosen, client):
         """Adds what is saved for missing options. Raises a usage error that lists what there is."""
+        key = getattr(client, "key", None)
         missing = [option for option in chosen.options
                    if option.required and getattr(self, option.name) is None
-                   and not (option.completes == "projects" and chosen.takes_key and has_key())]
-        if missing and not chosen.takes_key and has_key() and not result_or(None, load_session):
+                   and not (key and option.completes == "projects")]
+        if missing and not key and has_key() and not result_or(None, load_session):
             raise not_logged_in()       # first things first: an API key is not enough
         for option in [option for option in missing if option.env]:
             saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
@@ -4598,7 +4840,7 @@ class TraceScan(Struct):
     exact: bool = False             # reads on until it knows whether others match, and then fails
     sort: str = None                # a key of SORT_KEYS; all that match are read first
     reverse: bool = False           # otherwise, the greatest comes first, or the lowest score
-    parts: set = ()                 # of "spans" and "error_message": what records get as well
+    parts: set = None               # of "spans" and "error_message": what records have besides
     # The state so far:
     scanned = returned = 0          # traces
     is_filtered = False             # here: no server, or not this one, knows all the filters
@@ -4662,7 +4904,7 @@ class TraceScan(Struct):
 
     def matching(self, traces) -> list:
         """(wire trace, record) of those that match."""
-        pairs = [(trace, to_record(trace, "trace")) for trace in traces]
+        pairs = [(trace, self.client.record(trace, "trace")) for trace in traces]
         if self.client.key and self.query.project:
             self.query.check_project([record for _, record in pairs])
         if self.query.session or self.query.metadata:
@@ -4678,28 +4920,35 @@ class TraceScan(Struct):
         if self.parts:
             self._add_spans(pairs)
         self._add_scores(pairs, self.scores)
-        return [record for _, record in pairs]
+        records = [record for _, record in pairs]
+        if self.parts is not None and "spans" not in self.parts and isinstance(
+                self.client, TraceFile):
+            for record in records:
+                record.pop("spans", None)       # as a server lists them
+        return records
 
     def _add_scores(self, pairs, scores):
-        if scores and not self.client.add_scores(
+        if scores:
+            unknown = self.client.add_scores(
                 [trace for trace, _ in pairs], self.query.project, scores == SCORES_REQUIRED,
-                self.strict_scores):
-            self.console.tell_once("Scores are null: project API keys cannot read scores.",
-                                   "scores")
+                self.strict_scores)
+            if unknown:
+                self.console.tell_once(f"Scores are null: {unknown.message}.", "scores")
         for trace, record in pairs:
             if scores:
                 record["scores"] = trace["scores"] and [
-                    to_record(score, "score") for score in trace["scores"]]
+                    self.client.record(score, "score") for score in trace["scores"]]
             child_records(record, "scores")         # raises if they are no list
 
     def _add_spans(self, pairs):
         ok = {id(record) for _, record in pairs if str(record["status"]).upper() == "OK"}
         asked = [pair for pair in pairs if "spans" in self.parts or id(pair[1]) not in ok]
-        self.client.fetch_parts([trace for trace, _ in asked], self.query.project, "spans")
+        self.client.fetch_parts([trace for trace, _ in asked if lacks(trace, "spans")],
+                                self.query.project, "spans")
         for trace, record in asked:
-            record["spans"] = [to_record(span, "span") for span in trace["spans"]]
-        for trace, record in pairs:
-            record["error_message"] = None if id(record) in ok else first_error_message(trace)
+            record["spans"] = [self.client.record(span, "span") for span in trace.get("spans") or ()]
+        for _, record in pairs:
+            record["error_message"] = None if id(record) in ok else first_error_message(record)
 
     def outcome(self) -> Outcome:
         """What follows a listing: whether more traces match, or may match, and how to see them."""
@@ -4758,7 +5007,8 @@ class Measurements:
                 self.severity(value) <= self.severity(self.worst[-1]["value"])):
             return
         self.worst.append({"trace_id": printable(trace["id"]), "name": trace["name"],
-                           "value": value, "error_message": None, "command": None})
+                           "value": value, "error_message": first_error_message(trace),
+                           "command": None})
         self.worst.sort(key=lambda each: self.severity(each["value"]), reverse=True)
         del self.worst[MAX_WORST:]
 
@@ -5130,8 +5380,6 @@ class TraceGroups(Struct):
         self.groups = {}            # {values of the keys: TraceStats}
         self.statuses = TraceStats(names_worst=False)
         self.by_model = "model" in self.by
-        if self.by_model and self.scan.client.key:
-            raise key_cannot("read the spans of traces")
         # With a size of 0, it would not even read the traces.
         sample = nsmallest(self.sample_size or 1, self._candidates(), lambda _: random.random())
         self.failure = result_or_failure(self._read_spans, [
@@ -5148,7 +5396,11 @@ class TraceGroups(Struct):
             is_failed = trace["status"] != "OK" and self.statuses.error(trace["status"])
             for stats in () if self.by_model else self._groups_of(trace):
                 stats.add(trace)
-            if is_failed or self.by_model:
+            if isinstance(trace.get("spans"), list) and (is_failed or self.by_model):
+                self._add_spans(trace)
+            elif self.by_model and self.scan.client.key:
+                raise self.scan.client.cannot_read("spans")
+            elif is_failed or self.by_model:
                 self.candidates += 1
                 yield self.candidates, str(trace["id"])
 
@@ -5156,14 +5408,14 @@ class TraceGroups(Struct):
         """Adds what spans tell of these traces. Raises Failure."""
         client = self.scan.client
         if trace_ids and client.key:
-            raise key_cannot("read spans")
+            raise client.cannot_read("spans")
         before = client.requests
         for answer in client.batch("trace.getById", [
                 trace_input(each, self.scan.query.project) for each in trace_ids]):
             self.requests = client.requests - before
             if not isinstance(answer, Failure):
                 self.spans_read += 1
-                self._add_spans(answer)
+                self._add_spans(to_record(resource_object(answer), "trace"))
             elif not isinstance(answer, TooLarge) and answer.code != "NOT_FOUND":
                 raise answer        # the others: too large by itself, or deleted meanwhile
 
@@ -5183,9 +5435,9 @@ class TraceGroups(Struct):
                     [named["evaluator"] or "-"] if "evaluator" in named else None, False)
             yield self.groups[values]
 
-    def _add_spans(self, wire):
-        """Adds the answer of trace.getById."""
-        trace, message = to_record(resource_object(wire), "trace"), first_error_message(wire)
+    def _add_spans(self, trace):
+        """Adds what the spans of a record tell."""
+        message = first_error_message(trace)
         for stats in self._groups_of(trace) if message and not self.by_model else ():
             stats.add_message(message)
         for span in child_records(trace, "spans") if self.by_model else ():
@@ -5305,7 +5557,7 @@ class Gate(Struct):
     min_count: int                  # fewer traces are not enough data
     min_coverage: float = 0         # nor is a check that could be measured in a smaller share
     evaluators: list = None         # the names of those whose scores count; None for all
-    url: str = None                 # of the server, if the user gave it
+    place: list = ()                # the options that lead to the traces, besides --project
     baseline: dict = None           # the row of traces stats that it is compared with
     max_regression: float = None    # the share that it may be worse by
 
@@ -5369,11 +5621,12 @@ class Gate(Struct):
         if trace_ids and not self.scan.client.key:
             answers = result_or([], list, self.scan.client.batch("trace.getById", [
                 trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids]))
-            messages = dict(zip(trace_ids, map(first_error_message, answers)))
+            messages = {trace_id: first_error_message(to_record(answer, "trace"))
+                        for trace_id, answer in zip(trace_ids, answers)}
         project = self.scan.query.project or self.stats.project
         for each in worst:
-            each["error_message"] = messages.get(each["trace_id"])
-            each["command"] = trace_command(each["trace_id"], project, self.url)
+            each["error_message"] = messages.get(each["trace_id"], each["error_message"])
+            each["command"] = trace_command(each["trace_id"], project, self.place)
 
     def _details(self) -> Details:
         """The verdict, a table of the checks, and the worst traces of those that failed."""
@@ -5424,24 +5677,23 @@ class Gate(Struct):
         return remarks + [" ".join(filter(None, advice))]
 
 
-def trace_command(trace_id, project=None, url=None) -> str:
-    """The command line that shows a trace, quoted for a shell."""
+def trace_command(trace_id, project=None, place=()) -> str:
+    """The command line that shows a trace, quoted for a shell; place: further options."""
     import shlex
-    words = ["--project", printable(project)] if project else []
-    words += ["--url", url] if url else []
+    words = (["--project", printable(project)] if project else []) + list(place)
     # An ID that begins with - must not be taken for an option.
     words = words + ["--", trace_id] if trace_id.startswith("-") else [trace_id] + words
     return " ".join(map(shlex.quote, ["twosignal", "traces", "get"] + words))
 
 
 def first_error_message(trace):
-    """The message of the first span that failed, of the answer of trace.getById; or None."""
+    """The message of the first span that failed, of the record of a trace; or None."""
     spans = get_item(trace, "spans")
     failed = [span for span in (spans if isinstance(spans, list) else ())
-              if str(get_item(span, "status")).upper() != "OK"
-              and isinstance(get_item(span, "errorMessage"), str) and span["errorMessage"].strip()]
-    failed.sort(key=lambda span: parse_timestamp(span.get("startTime")) or ALL)
-    return failed[0]["errorMessage"] if failed else None
+              if isinstance(span, dict) and str(span.get("status")).upper() != "OK"
+              and isinstance(span.get("error_message"), str) and span["error_message"].strip()]
+    failed.sort(key=lambda span: parse_timestamp(span.get("start_time")) or ALL)
+    return failed[0]["error_message"] if failed else None
 
 
 class GateReport(Struct):
@@ -5626,6 +5878,116 @@ class WaitProgress(Struct):
         return names
 
 
+# --- export
+
+REDACTABLE = ("input", "output", "metadata")
+
+
+def redact(value):
+    """A value of the users' own data with [redacted] in place of all but keys and null."""
+    if isinstance(value, dict):
+        return {key: redact(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return list(map(redact, value))
+    return None if value is None else "[redacted]"
+
+
+class TraceExport(Struct):
+    """Writes the traces of a scan, with spans and scores, to a bundle: files and a manifest."""
+    scan: TraceScan
+    directory: str
+    manifest: dict                  # of the bundle; one that is there must be of the same traces
+
+    def run(self, resumes) -> str:
+        """Writes what the bundle does not have yet; returns a verb for it. Raises Failure."""
+        self._done = set()          # the trace_key()s of those in the bundle
+        make_directory(self.directory, OUTPUT_HINT)
+        try:
+            names = os.listdir(self.directory)
+        except OSError as error:
+            raise unwritable_file(self.directory, error, OUTPUT_HINT)
+        left = [name for name in names if name.startswith(AtomicFile.prefix)]
+        if len(left) < len(names):
+            self._resume(resumes)
+        for name in left:           # of an export that was killed
+            remove_file(os.path.join(self.directory, name))
+        verb = "Already exported" if self.manifest["complete"] else "Exported"
+        records = self._new_records()
+        try:
+            while not self.manifest["complete"]:
+                self.manifest["complete"] = not self._write_part(records)
+                self._save()
+        except BaseException:
+            self.scan.console.tell(f"{self.directory} is incomplete. To continue, run the command "
+                                   "again with --resume.")
+            raise
+        return verb
+
+    def _resume(self, resumes):
+        """Reads what is in the bundle. Raises a usage error if it is not of the same traces."""
+        if not resumes:
+            raise usage_error(f"{self.directory} is not empty",
+                              "Name another directory, or continue an export with --resume.")
+        manifest = read_manifest(self.directory)
+        for key in ("server", "project", "filters", "redacted"):
+            if manifest.get(key) != self.manifest[key]:
+                raise usage_error(f"{self.directory} has another {key}: "
+                                  f"{to_json(manifest.get(key), 0)}", "Name another directory.")
+        for part in manifest["files"]:
+            stream = io.BytesIO(part_content(self.directory, part))
+            self._done.update(map(trace_key, trace_records(stream, part["name"])))
+        self.manifest, query = manifest, self.scan.query
+        query.since, query.until = [    # relative times are those of the beginning
+            seconds and When(seconds) for seconds in (
+                parse_timestamp(manifest.get(key)) for key in ("since", "until"))]
+
+    def _new_records(self):
+        """Yields the records that are not in the bundle yet. Raises Failure."""
+        query = self.scan.query
+        for pairs in self.scan.pages():
+            if "since" not in self.manifest:
+                self.manifest.update(since=query.earliest and wire_timestamp(query.earliest),
+                                     until=query.latest and wire_timestamp(query.latest))
+                self._save()
+            for record in self.scan.records([
+                    pair for pair in pairs if trace_key(pair[1]) not in self._done]):
+                for row in [record, *record["spans"]]:
+                    row.update({key: redact(row[key]) for key in self.manifest["redacted"]
+                                if key in row})
+                yield record
+
+    def _write_part(self, records) -> bool:
+        """Writes as many records as a file takes; returns whether there were any."""
+        import gzip
+        import hashlib
+        part = dict.fromkeys(BUNDLE_COUNTS, 0)
+        part["name"], packed = part_name(len(self.manifest["files"])), io.BytesIO()
+        with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
+            for record in records:
+                file.write(json.dumps(record).encode("ascii") + b"\n")
+                for key, rows in (("traces", [record]), ("spans", record["spans"]),
+                                  ("scores", record["scores"])):
+                    part[key] += len(rows)
+                if part["traces"] == PART_TRACES or file.tell() > PART_CHARACTERS:
+                    break
+        if not part["traces"]:
+            return False
+        content = packed.getvalue()
+        part.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        self._write(part["name"], content)
+        self.manifest["files"].append(part)
+        self.manifest.update({key: self.manifest[key] + part[key] for key in BUNDLE_COUNTS})
+        return True
+
+    def _save(self):
+        self._write(MANIFEST, to_json(self.manifest, ascii_only=True).encode("ascii") + b"\n")
+
+    def _write(self, name, content):
+        path = os.path.join(self.directory, name)
+        with deferred_signals(), AtomicFile(path, hint=OUTPUT_HINT) as file:
+            file.write(content)
+
+
 # --- tailing
 
 class TraceTail:
@@ -5720,6 +6082,8 @@ DESCRIPTION, TYPE = Column("Description", "description"), Column("Type", "type")
 
 PROJECT = Option("--project ID", "project, by ID or name; 'projects use' saves one", parse_id,
                  env="TWOSIGNAL_PROJECT", required=True, completes="projects")
+FROM = Option("--from FILE", "read traces from a file or bundle, or - for stdin, in place of a "
+              "server; no login or project needed", parse_path, name="source")
 ORG = Option("--org ID", "organization, by ID or name; 'projects use' saves one", parse_id,
              env="TWOSIGNAL_ORG", required=True, completes="organizations")
 ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or name", parse_id,
@@ -6003,6 +6367,13 @@ def trace_query(client, args) -> TraceQuery:
                       args.metadata, args.max_score, args.label)
 
 
+def parse_redacted(text) -> list:
+    fields = parse_fields(text.lower())
+    if not set(fields) <= set(REDACTABLE):
+        raise ValueError(f"must be some of {', '.join(REDACTABLE)}")
+    return fields
+
+
 def output_format(args) -> str:
     """The format of --format, of the file's ending after -o, or a table."""
     return args.format or format_of_file(args.output) or "table"
@@ -6022,7 +6393,7 @@ def wanted_parts(args) -> dict:
 
 
 @command(
-    "traces list", PROJECT,
+    "traces list", PROJECT, FROM,
     Option("-n, -L, --limit N", f"maximum number of traces (default: {DEFAULT_LIMIT})", POSITIVE),
     Option("--all", "fetch all pages"),
     Option("--fail-if-truncated", "exit 10 if more traces match than are shown"),
@@ -6035,7 +6406,8 @@ def wanted_parts(args) -> dict:
 def traces_list(client, args, console):
     """List the traces of a project, newest first."""
     limit = None if args.all else args.limit or DEFAULT_LIMIT
-    is_sorted = args.reverse or args.sort not in (None, "created")      # pages are newest first
+    # Pages are newest first; in a file, traces may be in any order.
+    is_sorted = args.reverse or args.source and limit or args.sort not in (None, "created")
     sort = is_sorted and (args.sort or "created")
     scan = TraceScan(client, **wanted_parts(args), query=trace_query(client, args),
                      console=console, limit=limit, sort=sort, reverse=args.reverse,
@@ -6045,7 +6417,7 @@ def traces_list(client, args, console):
                    extra_columns=TRACE_FIELDS)
 
 
-@command("traces get", Option("ID", "ID of the trace", parse_id), PROJECT,
+@command("traces get", Option("ID", "ID of the trace", parse_id), PROJECT, FROM,
          Option("--errors", "show only the failed spans, and the path to each"),
          Option("--io", "also show the input and output of each span"),
          Option("--span ID", "show this span alone and whole, by ID or name", parse_id),
@@ -6075,7 +6447,7 @@ def traces_get(client, args, console):
 
 def found_trace(client, args):
     """The wire trace; without --project, of whichever of a few projects has it."""
-    if args.project:
+    if args.project or client.key:
         return client.query("trace.getById", trace_input(args.id, chosen_project(client, args)))
     projects = visible_projects(client, setting("TWOSIGNAL_ORG"))
     if len(projects) > FEW_PROJECTS:
@@ -6151,7 +6523,7 @@ def span_details(spans, args) -> Details:
 
 
 @command(
-    "traces stats", PROJECT,
+    "traces stats", PROJECT, FROM,
     Option("--by KEY...", f"group by one or two of {', '.join(GROUP_KEYS)}", choices=GROUP_KEYS),
     Option("--sort METRIC", "worst groups first, e.g. p95 or error_rate", choices=SORT_METRICS),
     Option("--sample N", f"sample the spans of N traces (default: {DEFAULT_SAMPLE})", POSITIVE),
@@ -6259,7 +6631,7 @@ def read_baseline(path, by, console) -> list:
 
 
 @command(
-    "traces check", PROJECT, *THRESHOLD_OPTIONS, *BASELINE_OPTIONS,
+    "traces check", PROJECT, FROM, *THRESHOLD_OPTIONS, *BASELINE_OPTIONS,
     Option("--max-regression SHARE", "how much worse than the baseline, e.g. 10%: a share of p95 "
            "and average cost, points of rates and scores", parse_share, selects=False),
     Option("--min-count N", "exit 11 if fewer traces (default: 1)", POSITIVE, selects=False),
@@ -6274,7 +6646,8 @@ def traces_check(client, args, console):
     Exit codes: 0 all checks passed, 10 a check failed, 11 not enough data.
     """
     checks = chosen_checks(args)
-    scan = TraceScan(client, trace_query(client, args), console, args.limit, needed=ALL)
+    scan = TraceScan(client, trace_query(client, args), console, args.limit, needed=ALL,
+                     sort="created" if args.source and args.limit else None)
     compared = SCORES_IF_KNOWN if args.max_regression is None else SCORES_REQUIRED
     if any(threshold.needs_scores for threshold, _ in checks):
         scan.scores = SCORES_REQUIRED
@@ -6285,8 +6658,10 @@ def traces_check(client, args, console):
     if args.baseline and (args.evaluator or baseline.get("scores_measured")
                           or baseline.get("failures_measured")):
         scan.scores = scan.scores or compared
+    place = ["--from", args.source] if args.source not in (None, "-") else (
+        ["--url", args.url] if args.url else [])
     return Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
-                args.url, baseline, args.max_regression).run()
+                place, baseline, args.max_regression).run()
 
 
 def chosen_checks(args) -> list:
@@ -6314,6 +6689,33 @@ def chosen_checks(args) -> list:
            for name, minimum in args.min_score or () for other, maximum in args.max_score or ()):
         raise usage_error("--min-score is above --max-score: this gate can never pass")
     return checks
+
+
+@command("traces export", Option("DIR", "directory to write to, new or empty", parse_path), PROJECT,
+         Option("--resume", "continue an export that broke off"),
+         Option("--redact FIELDS", "replace the values in these fields of traces and spans: "
+                + ", ".join(REDACTABLE), parse_redacted), *FILTER_OPTIONS,
+         examples=("twosignal traces export march --since 2026-03-01 --until 2026-03-31",
+                   "twosignal traces export march --redact input,output --resume"))
+def traces_export(client, args, console):
+    """Write traces with spans and scores to a directory.
+
+    The directory is a bundle that --from reads, in place of a server.
+    """
+    scan = TraceScan(client, trace_query(client, args), console, None, SCORES_REQUIRED, needed=ALL,
+                     parts={"spans"})
+    filters = {option.name: args.line.texts(option) for option in FILTER_OPTIONS
+               if args.line.has(option)}
+    export = TraceExport(scan, os.path.abspath(args.dir), dict(
+        dict.fromkeys(BUNDLE_COUNTS, 0), format=BUNDLE_FORMAT, complete=False, server=client.url,
+        project=scan.query.project, filters=filters, redacted=sorted(set(args.redact or ())),
+        client=USER_AGENT, created_at=iso_timestamp(int(console.clock.time())), files=[]))
+    verb = export.run(args.resume)
+    record = {"path": export.directory, "files": len(export.manifest["files"]),
+              **{key: export.manifest[key] for key in BUNDLE_COUNTS}}
+    columns = [Column(key.title(), key) for key in record]
+    return Details(record, columns, message=f"{verb} {counted(record['traces'], 'trace')}.",
+                   conclude=lambda: Outcome([scan.scan_remark()]))
 
 
 @command("traces wait", PROJECT,
@@ -6907,13 +7309,13 @@ def run(argv, console) -> int:
 
 def gate_report(line, console) -> GateReport:
     """Where a command line reports its checks; it has an error if that is where it prints."""
-    path, output, baseline = (to_path("".join(line.texts(option)))
-                              for option in (JUNIT, OUTPUT, BASELINE_OPTIONS[0]))
+    path, output, *inputs = (to_path("".join(line.texts(option)))
+                             for option in (JUNIT, OUTPUT, BASELINE_OPTIONS[0], FROM))
     output = "/dev/stdout" if output in ("", "-") else output
-    is_baseline = path and baseline and is_same_file(path, baseline)
-    if path == "-" or is_baseline or path not in ("", os.devnull) and is_same_file(path, output):
+    is_input = path and any(each and is_same_file(path, each) for each in inputs)
+    if path == "-" or is_input or path not in ("", os.devnull) and is_same_file(path, output):
         line.error = line.error or usage_error("--junit needs a file of its own")
-        path = "" if is_baseline else path
+        path = "" if is_input else path
     is_gate = line.command is not None and line.command.is_gate
     path = path if path.strip(" -") and (is_gate or not line.command) else ""
     # What the gate examines, as it was given: project my-agent, since 1h, error.
@@ -6958,6 +7360,8 @@ def run_command(line, console, report) -> int:
 
 def make_client(chosen, args, console) -> Client:
     """The Client for a command. Raises a usage error for a wrong address or key."""
+    if vars(args).get("source"):
+        return trace_file(args, console)
     key = api_key() if chosen.takes_key else None
     url = args.url
     if chosen.ends_session and not url:     # where the session comes from, whatever is configured
@@ -6978,6 +7382,16 @@ def make_client(chosen, args, console) -> Client:
     if key:
         warn_if_unencrypted(client.url, "API key", console)
     return client
+
+
+def trace_file(args, console) -> TraceFile:
+    """What --from names. Raises a usage error."""
+    if args.url or args.source == "-" == vars(args).get("baseline"):
+        other = "--url" if args.url else "--baseline -"
+        raise usage_error(f"--from {args.source} and {other} cannot be used together")
+    if args.sources.pop("project", None):
+        args.project = None         # a variable is about a server
+    return TraceFile(args.source, args.project, console)
 
 
 def call_command(chosen, client, args, console, report) -> int:

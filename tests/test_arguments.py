@@ -166,7 +166,8 @@ class RefusedArguments(ParserCase):
         for argv in (["traces", "xyzzy"], ["trace", "xyzzy"], ["trace"]):
             with self.subTest(argv=argv):
                 self.assertIn("Choose one of: traces list, traces get, traces stats, "
-                              "traces check, traces wait, traces tail.\n", self.refused(*argv))
+                              "traces check, traces export, traces wait, traces "
+                              "tail.\n", self.refused(*argv))
 
     def test_verbs_of_other_programs(self):
         for typed, meant in (
@@ -204,8 +205,8 @@ class RefusedArguments(ParserCase):
     def test_words_that_never_suggest_are_complete(self):
         """Commands that create, delete or revoke something, or end the session."""
         verbs = {name.split()[-1] for name in twosignal.COMMANDS}
-        harmless = set("login whoami list use get stats check wait tail toggle usage api help "
-                       "version completion __complete".split())
+        harmless = set("login whoami list use get stats check export wait tail toggle usage api "
+                       "help version completion __complete".split())
         self.assertEqual(verbs - harmless, set(twosignal.NEVER_GUESSED) - {"yes"})
 
     def test_every_usage_error_has_a_hint(self):

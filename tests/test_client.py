@@ -1154,7 +1154,7 @@ NO_ACCOUNT = {"HOME": None, "USERPROFILE": None, "TWOSIGNAL_HOME": None}
 NEEDS_ACCOUNT = (           # a line for each command that an API key is not enough for
     "orgs list", "orgs create X", "projects list --org X", "projects use X",
     "projects create X --org X",
-    "traces get X --project X", "evaluators list --project X",
+    "traces get X --project X", "traces export X --project X", "evaluators list --project X",
     "evaluators create --project X -n X --type COST", "evaluators toggle X --project X --enable",
     "evaluators delete X --project X -y", "datasets list --project X",
     "datasets create --project X -n X", "datasets get X --project X",

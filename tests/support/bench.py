@@ -40,6 +40,9 @@ SORTED_GOAL = 1.3           # the same traces sorted, in relation to LOOP
 TREE_GOAL = 1.0             # seconds for a trace of TREE_SPANS spans
 PAGE_GOAL = 2.0             # seconds for the same trace as HTML
 TREE_SPANS = 10000
+FILE_GOAL = 2               # `traces check --from` a file, in relation to LOADS
+EXPORT_GOAL = 1.3           # `traces export`, in relation to EXPORT_LOOP
+EXPORT_MEMORY_GOAL = 80     # MB
 STATS_GOAL = 1.3            # the statistics of many traces, in relation to COUNT_LOOP
 USAGE_ERROR = 2             # exit code of an unknown command
 
@@ -97,6 +100,27 @@ COUNT_LOOP = LOOP.replace("cursor = None\n", "cursor, count = None, 0\n").replac
     LOOP[LOOP.index("    for trace in"):LOOP.index("    cursor = page")],
     "    count += len(page[\"traces\"])\n") + "print('count', count, sep='\\n')\n"
 
+# What reading a file of JSON lines takes at least.
+LOADS = "import json, sys\nfor line in open(sys.argv[1], encoding='utf-8'): json.loads(line)\n"
+
+# The requests of an export, whose answers are written as they are.
+EXPORT_LOOP = LOOP.replace("import json", "import gzip, json").replace(
+    "base, project, cookie = sys.argv[1:]\n", "base, project, cookie, path = sys.argv[1:]\n"
+    "out = gzip.open(path, 'wt', encoding='utf-8')\n"
+    "def get(procedures, values):\n"
+    "    url = base + '/api/trpc/' + procedures + urllib.parse.quote(json.dumps(values), ',:')\n"
+    "    request = urllib.request.Request(url, headers={'Cookie': cookie})\n"
+    "    with urllib.request.urlopen(request, timeout=60) as response:\n"
+    "        return json.loads(response.read().decode('utf-8'))\n").replace(
+    LOOP[LOOP.index("    for trace in"):LOOP.index("    cursor = page")], """\
+    for start in range(0, len(page["traces"]), SIZE):
+        ids = [trace["id"] for trace in page["traces"][start:start + SIZE]]
+        inputs = {str(i): {"json": {"traceId": each, "id": each, "projectId": project}}
+                  for i, each in enumerate(ids)}
+        for answer in get(",".join(["trace.getById"] * len(ids)) + "?batch=1&input=", inputs):
+            out.write(json.dumps(answer["result"]["data"]["json"]) + "\\n")
+""") + "out.close()\n"
+
 # Compares the times of two commands; `goal` is a relation and a bound, or None. There is none for
 # the copied module, whose time is that of Python's compiler: the executable exists to avoid it.
 Comparison = collections.namedtuple("Comparison", "title command other goal")
@@ -133,6 +157,7 @@ LISTING = [
 COMMON = ("pass", "import re", "minimal", "traces published")    # commands without a module
 COMMANDS = {"version": "--version", "traces": "traces list --json"}
 LARGE = ("all traces as JSON lines", "traces list --sort duration", "traces stats")
+FILES = ("traces check --from", "traces export")
 TREE = f"traces get, {TREE_SPANS:,} spans as a tree"
 PAGE = f"traces get, {TREE_SPANS:,} spans as HTML"
 CROWD = f"{PROCESSES} processes at once with an expired session"
@@ -430,7 +455,41 @@ def large_listings(bench, size, folder, only):
                                environment, folder, goal, prints_the_same=bool(script))
 
 
-def compared(title, commands, environment, folder, goal, prints_the_same):
+def large_files(bench, size, folder, only):
+    """The figures of writing that many traces to a bundle, and of checking those in a file."""
+    with StandIn(empty=True, names="both") as server:
+        for number in range(size):
+            server.add_trace(name=f"trace {number}", duration_ms=number * 7919 % 60000, spans=[
+                {"name": "call", "type": "LLM", "input": {"question": f"Where is {number}?"}}])
+        environment = environment_of(make_home(folder, f"files-{size}", server))
+        cookie = session_cookie(bench.client, server, environment, folder)
+        project, place = ["--project", server.project], os.path.join(folder, f"bundle-{size}")
+
+        def write_traces(*arguments):
+            subprocess.check_call(bench.client + ["traces", *arguments, "-q"] + project,
+                                  env=environment, cwd=folder, stdout=subprocess.DEVNULL)
+        if only in FILES[0]:
+            lines = os.path.join(folder, f"{size}.jsonl")
+            write_traces("list", "--all", "-o", lines)
+            gate = ["--max-error-rate", "50%", "--max-p95", "1h"]
+            commands = (bench.client + ["traces", "check", "-q", "--from", lines] + gate,
+                        [bench.python, write(folder, "loads.py", LOADS), lines])
+            yield compared(f"{size:,} traces: {FILES[0]} / json.loads of its lines", commands,
+                           environment, folder, FILE_GOAL, prints_the_same=False)
+        if only in FILES[1]:
+            server.clear()
+            write_traces("export", place)
+            batch = max(len(request.procedures) for request in server.requests)
+            script = write(folder, "export.py", EXPORT_LOOP.replace("SIZE", str(batch)))
+            export = bench.client + ["traces", "export", "-q", place] + project
+            commands = (["/bin/sh", "-c", f'rm -r {place}; exec "$@"', "sh"] + export,
+                        [bench.python, script, server.url, server.project, cookie, place + ".gz"])
+            yield compared(f"{size:,} traces: {FILES[1]} / loop with urllib and gzip", commands,
+                           environment, folder, EXPORT_GOAL, False, EXPORT_MEMORY_GOAL)
+
+
+def compared(title, commands, environment, folder, goal, prints_the_same,
+             memory_goal=MEMORY_GOAL):
     """The figures of a command and of a script, which may have to print the same."""
     outputs = [subprocess.check_output(words, env=environment, cwd=folder) for words in commands]
     if prints_the_same and outputs[0] != outputs[1]:
@@ -439,7 +498,7 @@ def compared(title, commands, environment, folder, goal, prints_the_same):
     seconds, other = (statistics.median(row[i][0] for row in runs) for i in (0, 1))
     memory = max(row[0][1] for row in runs)
     row = Comparison(title, None, None, at_most(goal))
-    return f"{figure(row, seconds, other)}, {memory:.0f} MB (goal ≤ {MEMORY_GOAL})"
+    return f"{figure(row, seconds, other)}, {memory:.0f} MB (goal ≤ {memory_goal})"
 
 
 def large_tree(bench, folder, only):
@@ -528,6 +587,9 @@ def run(options, folder):
     for size in sorted({1000, options.traces}):
         if hasattr(os, "wait4") and any(options.only in title for title in LARGE):
             for line in large_listings(bench, size, folder, options.only):
+                print(line, flush=True)
+        if hasattr(os, "wait4") and any(options.only in title for title in FILES):
+            for line in large_files(bench, size, folder, options.only):
                 print(line, flush=True)
     if hasattr(os, "wait4"):
         for line in large_tree(bench, folder, options.only):
