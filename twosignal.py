@@ -747,7 +747,7 @@ def scores_by_name(entries) -> dict:
 def child_records(record, key) -> list:
     """The records in a list below a key. Raises BAD_ANSWER if there is anything else."""
     rows = record.get(key) or []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if type(rows) is not list or rows and {*map(type, rows)} != {dict}:
         raise wrong_type(key)
     return rows
 
@@ -1486,19 +1486,22 @@ class RecordFile:
         return usage_error(f"{self._name}, line {self.line} {why}", self._hint)
 
     def _lines(self, text):
-        decode = json.JSONDecoder(parse_constant=int).decode        # refuses NaN
+        decode = json.JSONDecoder(parse_constant=int).raw_decode    # refuses NaN
         while text or not self._is_complete:
             *whole, text = self._more(text).split("\n")
             if self._is_complete:
                 whole, text = whole + [text], ""
-            for line in whole:
-                if line and not line.isspace():
-                    yield decode(line)
+            for line in map(str.strip, whole):
+                if line:
+                    value, end = decode(line)
+                    if end < len(line):
+                        raise ValueError("more than one value")
+                    yield value
                 self.line += 1
 
     def _elements(self, text):
         """Yields the objects in an array, or between blanks."""
-        decode = json.JSONDecoder(parse_constant=int).scan_once
+        decode = json.JSONDecoder(parse_constant=int).raw_decode
         is_array = text.startswith("[")
         between = re.compile(r"\s*(?:,\s*|(?=\]))" if is_array else r"\s*")
         closing = re.compile(r"\]\s*\Z" if is_array else r"\Z")
@@ -1508,7 +1511,7 @@ class RecordFile:
             try:
                 value, end = decode(text, position)
                 found = between.match(text, end)
-            except (ValueError, StopIteration) as error:
+            except ValueError as error:
                 found, end = None, getattr(error, "pos", position)
             if found and (found.end() < len(text) or self._is_complete):
                 yield value
@@ -3434,6 +3437,7 @@ class Client:
         self.url = url              # the server's normal address
         self.transport = transport
         self.key = key              # a project's, used instead of the session where REST suffices
+        self.cannot = "project API keys cannot read"    # what a remark says of scores
         self.auth = Authenticator(url, transport, keep_secret, may_refresh)
         self.has_changed = False    # a change was made, or may have been made
         self.requests = 0           # how many were made, retries not counted
@@ -3634,12 +3638,11 @@ class Client:
         """The error for scores or spans, which only accounts can ask for."""
         return key_cannot(f"read the {what} of traces")
 
-    def add_scores(self, traces, project, required=True, strict=True):
-        """Stores in wire traces the scores that did not come with them.
+    def add_scores(self, traces, project, required=True, strict=True) -> bool:
+        """Stores in wire traces the scores that did not come with them; says if all are known.
 
-        If an API key cannot read them, they are None, and that Failure is returned, or raised if
-        they are required: a gate must not pass for lack of scores. strict: fail also if there are
-        fewer than are counted.
+        If an API key cannot read them, they are None, or a Failure if they are required: a gate
+        must not pass for lack of scores. strict: fail also if there are fewer than are counted.
         """
         lacking = [trace for trace in traces if lacks(trace, "scores")]
         if required or not self.key:
@@ -3648,7 +3651,7 @@ class Client:
             is_unknown = self.key and lacks(trace, "scores")
             if is_unknown or not isinstance(trace.get("scores"), list):
                 trace["scores"] = None if is_unknown else []
-        return self.cannot_read("scores") if lacking and self.key else None
+        return not (lacking and self.key)
 
     def fetch_parts(self, traces, project, wanted, strict=False):
         """Stores in wire traces what trace.getById has: the scores, and the spans if wanted."""
@@ -3756,10 +3759,12 @@ def trace_records(stream, name):
             if get_item(trace, "id", MISSING) is MISSING or _TRACE_VALUES.isdisjoint(trace):
                 raise file.unusable("is not a trace")
             trace = to_record(trace, "trace")       # of --fields, or a server
-        for rows in filter(None, (trace.get("scores"), trace.get("spans"))):
-            if type(rows) is not list or {*map(type, rows)} != {dict}:
-                raise file.unusable("has scores or spans that are not lists of objects")
-        if trace.get("spans"):      # which tell it
+        try:
+            child_records(trace, "scores")
+            spans = child_records(trace, "spans")
+        except Failure:
+            raise file.unusable("has scores or spans that are not lists of objects")
+        if spans:                   # which tell it
             trace.pop("error_message", None)
         yield trace
 
@@ -3773,13 +3778,14 @@ class TraceFile(Client):
         super().__init__(None, Transport(tell=console.tell, clock=console.clock), "-")
         self.path, self.project = path, project
         self.name = "stdin" if path == "-" else path
+        self.cannot = f"{self.name} does not have all"
         self._stdin = console.stdin.buffer if console.stdin else io.BytesIO()
 
     def record(self, wire, kind) -> dict:
         return wire
 
     def cannot_read(self, what) -> Failure:
-        return usage_error(f"{self.name} does not have all {what}", "Write it with 'twosignal "
+        return usage_error(f"{self.cannot} {what}", "Write it with 'twosignal "
                            "traces export', or 'traces list --spans --format jsonl'.")
 
     def query(self, procedure, values=None, retried=()):
@@ -4754,11 +4760,11 @@ class TraceQuery(Struct):
         yield from pages
 
     def matches(self, trace) -> bool:
-        name = str(trace["name"] or "").casefold()
-        tags = trace["tags"] if isinstance(trace.get("tags"), list) else ()
         return ((self.status is None or self.status == str(trace["status"]).upper())
-                and (not self.search or self.search.casefold() in name)
-                and (not self.tags or all(tag in tags for tag in self.tags))
+                and (not self.search
+                     or self.search.casefold() in str(trace["name"] or "").casefold())
+                and (not self.tags or isinstance(trace.get("tags"), list)
+                     and all(tag in trace["tags"] for tag in self.tags))
                 and (not self.is_local or self._matches_values(trace))
                 and self._matches_time(trace))
 
@@ -4776,8 +4782,8 @@ class TraceQuery(Struct):
     def matches_scores(self, trace) -> bool:
         """Whether a record's newest scores have the label, and one that is low enough."""
         scores = newest_scores(trace["scores"])
-        labels = [str(score.get("label") or "").strip().lower() for score in scores]
-        return (not self.label or self.label.strip().lower() in labels) and all(
+        label = self.label and self.label.strip().lower()
+        return (not label or label in map(label_of, scores)) and all(
             any(evaluator in (None, score.get("evaluator"))
                 and is_within(score.get("score"), None, maximum) for score in scores)
             for evaluator, maximum in self.max_scores or ())
@@ -4928,12 +4934,10 @@ class TraceScan(Struct):
         return records
 
     def _add_scores(self, pairs, scores):
-        if scores:
-            unknown = self.client.add_scores(
+        if scores and not self.client.add_scores(
                 [trace for trace, _ in pairs], self.query.project, scores == SCORES_REQUIRED,
-                self.strict_scores)
-            if unknown:
-                self.console.tell_once(f"Scores are null: {unknown.message}.", "scores")
+                self.strict_scores):
+            self.console.tell_once(f"Scores are null: {self.client.cannot} scores.", "scores")
         for trace, record in pairs:
             if scores:
                 record["scores"] = trace["scores"] and [
@@ -4943,10 +4947,10 @@ class TraceScan(Struct):
     def _add_spans(self, pairs):
         ok = {id(record) for _, record in pairs if str(record["status"]).upper() == "OK"}
         asked = [pair for pair in pairs if "spans" in self.parts or id(pair[1]) not in ok]
-        self.client.fetch_parts([trace for trace, _ in asked if lacks(trace, "spans")],
-                                self.query.project, "spans")
+        self.client.fetch_parts([trace for trace, _ in asked if trace.get("spans") is None
+                                 or lacks(trace, "spans")], self.query.project, "spans")
         for trace, record in asked:
-            record["spans"] = [self.client.record(span, "span") for span in trace.get("spans") or ()]
+            record["spans"] = [self.client.record(span, "span") for span in trace["spans"]]
         for _, record in pairs:
             record["error_message"] = None if id(record) in ok else first_error_message(record)
 
@@ -4979,6 +4983,7 @@ class Measurements:
     """The values of many traces, in little memory."""
 
     _sums = _extremes = ()          # of summarized values: sum and its rounding; lowest, highest
+    _least_severity = -ALL          # of the worst ones, if there are enough of them
 
     def __init__(self, severity=None):
         """severity: a function of a value, the greater the worse; None if no trace is named."""
@@ -4992,25 +4997,27 @@ class Measurements:
 
     def add(self, trace, *values):
         """Adds the values of a record; None stands for one that is not known."""
-        known = [value for value in values if value is not None]
-        if not known:
-            return
-        self.values.extend(known)
-        self.traces += 1
+        is_known, worst, severity = 0, None, self._least_severity
+        for value in values:
+            if value is not None:
+                is_known = 1
+                self.values.append(value)
+                if self.severity and self.severity(value) > severity:
+                    worst, severity = value, self.severity(value)
+        self.traces += is_known
         if len(self.values) > EXACT_VALUES:
             self._summarize()
-        if self.severity:
-            self._add_worst(trace, max(known, key=self.severity))
+        if worst is not None:
+            self._add_worst(trace, worst)
 
     def _add_worst(self, trace, value):
-        if len(self.worst) == MAX_WORST and (
-                self.severity(value) <= self.severity(self.worst[-1]["value"])):
-            return
         self.worst.append({"trace_id": printable(trace["id"]), "name": trace["name"],
                            "value": value, "error_message": first_error_message(trace),
                            "command": None})
         self.worst.sort(key=lambda each: self.severity(each["value"]), reverse=True)
         del self.worst[MAX_WORST:]
+        if len(self.worst) == MAX_WORST:
+            self._least_severity = self.severity(self.worst[-1]["value"])
 
     def _summarize(self):
         import math
@@ -5058,8 +5065,10 @@ def score_severity(score) -> float:
 class TraceStats:
     """What thresholds are compared with, collected from one trace after the other."""
 
-    def __init__(self, evaluators=None, names_worst=True):
-        """evaluators: the names of those that count as all of them; None if each does."""
+    def __init__(self, evaluators=None, names_worst=True, sources=None):
+        """evaluators: the names of those that count as all of them; None if each does.
+        sources: of the Metrics that are needed; None if all are.
+        """
         from collections import Counter, defaultdict
         severity = float if names_worst else None
         self.count = 0
@@ -5074,17 +5083,21 @@ class TraceStats:
         self.failures = defaultdict(lambda: Measurements(severity))     # 1: labelled fail
         self.failed_scores = 0                  # how many are labelled fail
         self._chosen = evaluators               # the two above: by evaluator; None: all of them
+        self._amounts = [(key, getattr(self, source)) for key, source in (
+            ("duration_ms", "durations"), ("cost_usd", "costs"), ("total_tokens", "tokens"))
+            if sources is None or source in sources]
+        self._measures_scores = sources is None or {"scores", "failures"} & sources
 
     def add(self, trace):
         self.count += 1
         self.project = trace.get("project_id")
         self.errors.add(trace, self.error(trace["status"]))
-        self.durations.add(trace, to_amount(trace["duration_ms"]))
-        self.costs.add(trace, to_amount(trace["cost_usd"]))
-        self.tokens.add(trace, to_amount(trace.get("total_tokens")))
+        for key, measurements in self._amounts:
+            measurements.add(trace, to_amount(trace.get(key)))
         if trace.get("error_message"):          # a span's
             self.add_message(trace["error_message"])
-        self.add_scores(trace)
+        if trace.get("scores"):
+            self._add_scores(trace, newest_scores(trace["scores"]))
 
     def add_message(self, message):
         self.messages[truncate(printable(message), MAX_MESSAGE)] += 1
@@ -5111,7 +5124,7 @@ class TraceStats:
 
     def error(self, status):
         """1 for ERROR, 0 for OK; None for any other, which is counted."""
-        name = printable(status or None).upper()
+        name = status if status in ("OK", "ERROR") else printable(status or None).upper()
         if name in ("OK", "ERROR"):
             return int(name == "ERROR")
         name = truncate(name, 40)
@@ -5124,30 +5137,32 @@ class TraceStats:
                 + ("no status." if status == "-" else f"the status {status}.")
                 for status, count in self.other_statuses.items()]
 
-    def add_scores(self, trace):
-        """Adds the scores of a record, if it has them."""
+    def _add_scores(self, trace, scores):
         by_evaluator = {}
-        for score in newest_scores(trace["scores"]) if trace.get("scores") else ():
-            evaluator = str(score.get("evaluator") or "-")
-            by_evaluator.setdefault(evaluator, []).append(score)
-            if self._chosen is None or evaluator in self._chosen:
-                by_evaluator.setdefault(None, []).append(score)
-        for evaluator, scores in by_evaluator.items():
-            self.scores[evaluator].add(trace, *[to_number(each.get("score")) for each in scores])
-            labels = [each["label"].strip().lower() for each in scores
-                      if isinstance(each.get("label"), str)]
-            is_failed = int("fail" in labels) if any(labels) else None
-            self.failures[evaluator].add(trace, is_failed)
-            self.failed_scores += labels.count("fail") if evaluator is None else 0
+        for score in scores:
+            by_evaluator.setdefault(str(score.get("evaluator") or "-"), []).append(score)
+        by_evaluator[None] = scores if self._chosen is None else [
+            score for name in set(self._chosen) for score in by_evaluator.get(name, ())]
+        self.failed_scores += list(map(label_of, by_evaluator[None])).count("fail")
+        for evaluator, group in by_evaluator.items() if self._measures_scores else ():
+            self.scores[evaluator].add(trace, *[to_number(each.get("score")) for each in group])
+            labels = list(filter(None, map(label_of, group)))
+            self.failures[evaluator].add(trace, int("fail" in labels) if labels else None)
+
+
+def label_of(score) -> str:
+    """A score's label in lower case; "" if it has none."""
+    label = score.get("label")
+    return label.strip().lower() if isinstance(label, str) else ""
 
 
 def newest_scores(scores) -> list:
     """Those of a trace's scores that no newer one of the same span and evaluator replaces."""
     groups, kept = {}, []
-    for score in scores:
+    for score in scores if len(scores) > 1 else ():
         key = (str(score.get("span_id")), str(score.get("evaluator")))
         groups.setdefault(key, []).append(score)
-    if len(groups) == len(scores):
+    if len(groups) in (0, len(scores)):
         return scores               # nearly always; times take time
     for group in groups.values():
         times = [parse_timestamp(score.get("created_at")) for score in group]
@@ -5563,7 +5578,8 @@ class Gate(Struct):
 
     def run(self) -> Details:
         """Reads the traces, and compares them with the thresholds. Raises Failure."""
-        self.stats = TraceStats(self.evaluators)
+        sources = None if self.baseline else {metric.source for metric, _ in self.checks}
+        self.stats = TraceStats(self.evaluators, sources=sources)
         for trace in self.scan:
             self.stats.add(trace)
         self.row = self.stats.row()

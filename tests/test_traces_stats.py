@@ -385,7 +385,7 @@ class Spans(StatsCase):
         self.assertEqual((row["count"], row["error_message"], row["average_score"]),
                          (2, None, None))
         self.assertEqual(sorted(result.err.splitlines()), [
-            "Error messages are null: A project API key cannot read spans.",
+            "Error messages are null: A project API key cannot read the spans of traces.",
             "Scores are null: project API keys cannot read scores."])
         self.assertFails(self.stats("--by", "model", env=self.key()), 4, "API key", "spans")
         self.assertFails(self.stats("--by", "evaluator", env=self.key()), 4, "API key", "scores")
