@@ -1447,93 +1447,76 @@ def unwritable_file(path, error, hint="") -> Failure:
 
 
 class RecordFile:
-    """The objects in JSON lines, in a JSON array, or one after the other, gzipped or not.
+    """The objects in JSON lines or in a JSON array, gzipped or not.
 
     Iterating yields each, with a piece of the file in memory. Raises a usage error for anything
     else, which names the line.
     """
 
-    def __init__(self, stream, name, hint):
-        """stream: of bytes; name, hint: for errors."""
+    def __init__(self, path, stream=None, hint=""):
+        """stream: of bytes, if it is not the file at the path; hint: for errors."""
         import codecs
         self.line = 1               # number of the one in which the last object begins
-        self._name, self._hint, self._stream = name, hint, io.BufferedReader(stream)
+        self._path, self._stream, self._hint = path, stream, hint
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self._is_complete = False   # all has been read
 
     def __iter__(self):
         import zlib
         try:
-            if self._stream.peek(2)[:2] == b"\x1f\x8b":
-                import gzip
-                self._stream = gzip.GzipFile(fileobj=self._stream)
-            text = ""
-            while not self._is_complete and not re.match(r"\S\s*\S", text):
-                text = self._more(text)     # until it is clear which of both it is
-                stripped = text.lstrip()
-                self.line += text.count("\n", 0, len(text) - len(stripped))
-                text = stripped
-            is_document = re.match(r"\[|\{[ \t\r]*\n", text)
-            yield from (self._elements if is_document else self._lines)(text)
+            with io.BufferedReader(self._stream or open(self._path, "rb")) as self._stream:
+                if self._stream.peek(2)[:2] == b"\x1f\x8b":
+                    import gzip
+                    self._stream = gzip.GzipFile(fileobj=self._stream)
+                yield from self._objects()
         except (ValueError, RecursionError) as error:
             raise self.unusable("is not UTF-8" if isinstance(error, UnicodeDecodeError)
                                 else "is not JSON, or cut off")
         except (OSError, EOFError, zlib.error) as error:
-            raise usage_error(f"Cannot read {self._name}: {os_reason(error)}")
+            raise usage_error(f"Cannot read {self._path}: {os_reason(error)}", self._hint)
 
     def unusable(self, why) -> Failure:
         """The usage error for the object that was yielded last."""
-        return usage_error(f"{self._name}, line {self.line} {why}", self._hint)
+        return usage_error(f"{self._path}, line {self.line} {why}", self._hint)
 
-    def _lines(self, text):
-        decode = json.JSONDecoder(parse_constant=int).raw_decode    # refuses NaN
-        while text or not self._is_complete:
-            *whole, text = self._more(text).split("\n")
-            if self._is_complete:
-                whole, text = whole + [text], ""
-            for line in map(str.strip, whole):
-                if line:
-                    value, end = decode(line)
-                    if end < len(line):
-                        raise ValueError("more than one value")
-                    yield value
-                self.line += 1
-
-    def _elements(self, text):
-        """Yields the objects in an array, or between blanks."""
-        decode = json.JSONDecoder(parse_constant=int).raw_decode
-        is_array = text.startswith("[")
-        between = re.compile(r"\s*(?:,\s*|(?=\]))" if is_array else r"\s*")
-        closing = re.compile(r"\]\s*\Z" if is_array else r"\Z")
-        position = re.match(r"\[?\s*", text).end()
-        self.line += text.count("\n", 0, position)
+    def _objects(self):
+        decode, text = json.JSONDecoder(parse_constant=int).raw_decode, ""      # refuses NaN
+        while not text and not self._is_complete:
+            text = self._more("")
+        between, closing = re.compile(r"\s*"), re.compile(r"\Z")
+        if text.startswith("["):
+            between, closing = re.compile(r"\s*(?:,\s*|(?=\]))"), re.compile(r"\]\s*\Z")
+            text = self._more(text[1:])
+        position = 0
         while not (self._is_complete and closing.match(text, position)):
             try:
                 value, end = decode(text, position)
                 found = between.match(text, end)
-            except ValueError as error:
-                found, end = None, getattr(error, "pos", position)
+            except ValueError:
+                found = None
             if found and (found.end() < len(text) or self._is_complete):
                 yield value
                 self.line += text.count("\n", position, found.end())
                 position = found.end()
             elif self._is_complete:
-                self.line += text.count("\n", position, end)
                 raise ValueError("neither an object nor the end")
             else:
                 text, position = self._more(text[position:]), 0
 
     def _more(self, text) -> str:
-        """A text with as much again behind it, or a piece."""
+        """A text with as much again behind it, or a piece; without blanks at its beginning."""
         if len(text) > MAX_FILE_RECORD:
             raise ValueError("too long")
         content = self._stream.read(max(FILE_CHUNK, len(text)))
         self._is_complete = not content
         try:
-            return text + self._decode(content, not content)
+            text += self._decode(content, not content)
         except UnicodeDecodeError as error:
             self.line += text.count("\n") + content.count(b"\n", 0, error.start)
             raise
+        stripped = text.lstrip()
+        self.line += text.count("\n", 0, len(text) - len(stripped))
+        return stripped
 
 
 class OutputTarget(Struct):
@@ -3739,8 +3722,8 @@ def read_manifest(directory) -> dict:
     return manifest
 
 
-def part_content(directory, part) -> bytes:
-    """What is in a file of a bundle, if its sum is right. Raises a usage error."""
+def verified_part(directory, part) -> str:
+    """The path of a file of a bundle, whose sum is right. Raises a usage error."""
     import hashlib
     path = os.path.join(directory, part["name"])
     content = result_or_failure(file_content, path, MAX_FILE_RECORD, kinds=OSError)
@@ -3748,12 +3731,12 @@ def part_content(directory, part) -> bytes:
         raise usage_error(f"Cannot read {path}: {os_reason(content)}", COPY_AGAIN)
     if hashlib.sha256(content).hexdigest() != part.get("sha256"):
         raise usage_error(f"{path} is damaged: it is not what {MANIFEST} says", COPY_AGAIN)
-    return content
+    return path
 
 
-def trace_records(stream, name):
-    """Yields the traces in a file of JSON or JSON lines. Raises a usage error, with the line."""
-    file = RecordFile(stream, name, FILE_HINT)
+def trace_records(path, stream=None):
+    """Yields the traces in a file, see RecordFile. Raises a usage error, which names the line."""
+    file = RecordFile(path, stream, FILE_HINT)
     for trace in file:
         if type(trace) is not dict or not trace.keys() >= _TRACE_KEYS:
             if get_item(trace, "id", MISSING) is MISSING or _TRACE_VALUES.isdisjoint(trace):
@@ -3809,35 +3792,25 @@ class TraceFile(Client):
     def _records(self):
         """Yields all traces of the project. Raises a usage error."""
         wanted = self.project and self.project.lower()
-        for stream, name in self._streams():
-            for trace in trace_records(stream, name):
+        for path, stream in self._files():
+            for trace in trace_records(path, stream):
                 if not wanted or str(trace.get("project_id")).lower() == wanted:
                     yield trace
 
-    def _streams(self):
-        """Yields (stream, name) of each file; those of a bundle have been verified."""
-        if os.path.isdir(self.path):
-            manifest = read_manifest(self.path)
-            if manifest.get("complete") is not True:
-                raise usage_error(f"{self.path} is incomplete: its export broke off",
-                                  "Complete it with 'twosignal traces export --resume'.")
-            for part in manifest["files"]:
-                part_content(self.path, part)       # before anything is told of what is in others
-            for part in manifest["files"]:
-                yield io.BytesIO(part_content(self.path, part)), os.path.join(
-                    self.path, part["name"])
-        elif self.path != "-":
-            try:
-                stream = open(self.path, "rb")
-            except (OSError, ValueError) as error:      # ValueError: a NUL in the path
-                raise usage_error(f"Cannot read {self.name}: {os_reason(error)}", FILE_HINT)
-            with stream:
-                yield stream, self.name
-        elif self._stdin:
+    def _files(self) -> list:
+        """(path, stream or None) of each file; those of a bundle have been verified."""
+        if self.path == "-":
             stream, self._stdin = self._stdin, None
-            yield stream, self.name
-        else:
-            raise usage_error("stdin can be read only once", "Save it to a file.")
+            if not stream:
+                raise usage_error("stdin can be read only once", "Save it to a file.")
+            return [(self.name, stream)]
+        if not os.path.isdir(self.path):
+            return [(self.path, None)]
+        manifest = read_manifest(self.path)
+        if manifest.get("complete") is not True:
+            raise usage_error(f"{self.path} is incomplete: its export broke off",
+                              "Complete it with 'twosignal traces export --resume'.")
+        return [(verified_part(self.path, part), None) for part in manifest["files"]]
 
 
 _UUID = r"(?i)\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"
@@ -5914,8 +5887,8 @@ class TraceExport(Struct):
     directory: str
     manifest: dict                  # of the bundle; one that is there must be of the same traces
 
-    def run(self, resumes) -> str:
-        """Writes what the bundle does not have yet; returns a verb for it. Raises Failure."""
+    def run(self, resumes):
+        """Writes what the bundle does not have yet. Raises Failure."""
         self._done = set()          # the trace_key()s of those in the bundle
         make_directory(self.directory, OUTPUT_HINT)
         try:
@@ -5927,7 +5900,6 @@ class TraceExport(Struct):
             self._resume(resumes)
         for name in left:           # of an export that was killed
             remove_file(os.path.join(self.directory, name))
-        verb = "Already exported" if self.manifest["complete"] else "Exported"
         records = self._new_records()
         try:
             while not self.manifest["complete"]:
@@ -5937,7 +5909,6 @@ class TraceExport(Struct):
             self.scan.console.tell(f"{self.directory} is incomplete. To continue, run the command "
                                    "again with --resume.")
             raise
-        return verb
 
     def _resume(self, resumes):
         """Reads what is in the bundle. Raises a usage error if it is not of the same traces."""
@@ -5950,8 +5921,8 @@ class TraceExport(Struct):
                 raise usage_error(f"{self.directory} has another {key}: "
                                   f"{to_json(manifest.get(key), 0)}", "Name another directory.")
         for part in manifest["files"]:
-            stream = io.BytesIO(part_content(self.directory, part))
-            self._done.update(map(trace_key, trace_records(stream, part["name"])))
+            path = verified_part(self.directory, part)
+            self._done.update(map(trace_key, trace_records(path)))
         self.manifest, query = manifest, self.scan.query
         query.since, query.until = [    # relative times are those of the beginning
             seconds and When(seconds) for seconds in (
@@ -6674,8 +6645,8 @@ def traces_check(client, args, console):
     if args.baseline and (args.evaluator or baseline.get("scores_measured")
                           or baseline.get("failures_measured")):
         scan.scores = scan.scores or compared
-    place = ["--from", args.source] if args.source not in (None, "-") else (
-        ["--url", args.url] if args.url else [])
+    flag, value = ("--from", args.source) if args.source else ("--url", args.url)
+    place = [] if value in (None, "-") else [flag, value]
     return Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
                 place, baseline, args.max_regression).run()
 
@@ -6726,12 +6697,11 @@ def traces_export(client, args, console):
         dict.fromkeys(BUNDLE_COUNTS, 0), format=BUNDLE_FORMAT, complete=False, server=client.url,
         project=scan.query.project, filters=filters, redacted=sorted(set(args.redact or ())),
         client=USER_AGENT, created_at=iso_timestamp(int(console.clock.time())), files=[]))
-    verb = export.run(args.resume)
+    export.run(args.resume)
     record = {"path": export.directory, "files": len(export.manifest["files"]),
               **{key: export.manifest[key] for key in BUNDLE_COUNTS}}
-    columns = [Column(key.title(), key) for key in record]
-    return Details(record, columns, message=f"{verb} {counted(record['traces'], 'trace')}.",
-                   conclude=lambda: Outcome([scan.scan_remark()]))
+    message = f"Exported {counted(record['traces'], 'trace')} to {printable(export.directory)}."
+    return Details(record, message=message, conclude=lambda: Outcome([scan.scan_remark()]))
 
 
 @command("traces wait", PROJECT,
