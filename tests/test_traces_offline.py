@@ -270,7 +270,8 @@ class BadInput(OfflineCase):
 
     def test_spellings_that_are_fine(self):
         trace, other = json.dumps(TRACE), json.dumps(dict(TRACE, id="\u20acb\U0001f600"))
-        texts = [f"{trace}\n{other}", f"{trace} {other}", f"{trace}\r\n{other}\r\n", f"\ufeff{trace}\n\n \n{other}\n\n",
+        texts = [f"{trace}\n{other}", f"{trace} {other}", f"{trace}\r\n{other}\r\n",
+                 f"\ufeff{trace}\n\n \n{other}\n\n",
                  f"  {trace} \n\t{other}\t", f"[{trace},{other}]", f"[ {trace} ,\n{other} ]\n\n",
                  json.dumps([TRACE, json.loads(other)], indent=4, ensure_ascii=False),
                  json.dumps(TRACE, indent=2) + "\n" + json.dumps(json.loads(other), indent=2),
