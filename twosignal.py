@@ -4222,7 +4222,7 @@ class Option(Struct):
         elif words[-1].startswith("[NAME=]"):
             self.parse = functools.partial(parse_for_evaluator, self.parse)
         note = " (required)" if self.required and self.flags else ""
-        self.full_help = self.help + ("; repeatable" if self.repeatable and self.flags else "") + (
+        self.summary = self.help + ("; repeatable" if self.repeatable and self.flags else "") + (
             f" (env: {self.env})" if self.env else note)
 
 
@@ -4248,6 +4248,7 @@ class Command(Struct):
     def __init__(self, *values, **named):
         super().__init__(*values, **named)
         self.help = (self.function.__doc__ or "").strip().replace("\n    ", "\n")
+        self.form = self.name
         self.summary = self.help.partition("\n")[0]
         words = [option.form.split(", ")[-1] for option in self.options if option.required]
         self.examples = self.examples or (" ".join(["twosignal", self.name, *words]),)
@@ -4614,33 +4615,29 @@ def help_text(words) -> str:
     """What --help prints after these words: of a command, a group, or the program."""
     chosen = COMMANDS.get(" ".join(words))
     if chosen:
-        return command_help(chosen)
-    listed = visible_commands(*words)
-    options = GLOBAL_OPTIONS if words else GLOBAL_OPTIONS + (VERSION,)
-    lines = [" ".join(["usage: twosignal", *words, "COMMAND [OPTIONS]"]), ""]
-    if not words:
-        lines += ["Manages traces, evaluators, datasets, API keys and more of 2Signal.", ""]
-    lines += ["commands:"] + [f"  {each.name:18} {each.summary}" for each in listed]
-    lines += ["", "global options:"] + [f"  {each.form:18} {each.full_help}" for each in options]
-    return "\n".join(lines + ["", f"Help for one command: twosignal {listed[0].name} --help", ""])
+        operands = [each for each in chosen.options if not each.flags]
+        form = [chosen.name, *(each.form for each in operands)]
+        parts = [chosen.help, help_rows("arguments", operands),
+                 help_rows("options", [each for each in chosen.options if each.flags]),
+                 help_rows("global options", chosen.all_options[len(chosen.options):]),
+                 "\n  ".join(("examples:",) + chosen.examples)]
+    else:
+        form = [*words, "COMMAND"]
+        listed = visible_commands(*words)
+        parts = ["" if words else "Manages traces, evaluators, datasets and more of 2Signal.",
+                 help_rows("commands", listed),
+                 help_rows("global options", GLOBAL_OPTIONS + (VERSION,)),
+                 f"Help for one command: twosignal {listed[0].name} --help"]
+    first = " ".join(["usage: twosignal", *form, "[OPTIONS]"])
+    return "\n\n".join(filter(None, [first, *parts])) + "\n"
 
 
-def command_help(chosen) -> str:
-    import argparse
-    forms = [option.form for option in chosen.options if not option.flags]
-    parser = argparse.ArgumentParser(
-        usage=" ".join(["twosignal", chosen.name, *forms, "[OPTIONS]"]), add_help=False,
-        description=chosen.help, epilog="\n  ".join(("examples:",) + chosen.examples),
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.color = False            # Python 3.14 would colour it
-    groups = list(map(parser.add_argument_group, ("arguments", "options", "global options")))
-    for option in chosen.all_options:
-        number = 2 if option in GLOBAL_OPTIONS else 1
-        group = groups[number if option.flags else 0]
-        details = {"metavar": option.metavar} if option.metavar else {"action": "store_true"}
-        names = option.flags or [option.name]
-        group.add_argument(*names, help=option.full_help.replace("%", "%%"), **details)
-    return parser.format_help()
+def help_rows(title, rows) -> str:
+    """A block of lines for Options or Commands, which fits 80 columns; "" if there are none."""
+    import textwrap
+    lines = [textwrap.fill(f"  {each.form:19}  {each.summary}", 80, subsequent_indent=" " * 23)
+             for each in rows]
+    return "\n".join([title + ":"] + lines) if rows else ""
 
 
 def unknown_command(words) -> Failure:

@@ -108,7 +108,7 @@ def flags(option):
 
 
 def filter_rows():
-    return [(flags(option), option.full_help) for option in twosignal.FILTER_OPTIONS]
+    return [(flags(option), option.summary) for option in twosignal.FILTER_OPTIONS]
 
 
 def threshold_options():
@@ -120,13 +120,13 @@ def threshold_options():
 
 
 def check_rows():
-    return [(flags(option), title, option.full_help) for option, title in threshold_options()]
+    return [(flags(option), title, option.summary) for option, title in threshold_options()]
 
 
 def global_rows():
     version = (flags(twosignal.VERSION),
-               twosignal.VERSION.full_help + "; only before a command, which is not run")
-    return [(flags(option), option.full_help) for option in twosignal.GLOBAL_OPTIONS] + [version]
+               twosignal.VERSION.summary + "; only before a command, which is not run")
+    return [(flags(option), option.summary) for option in twosignal.GLOBAL_OPTIONS] + [version]
 
 
 def other_rows():
@@ -137,7 +137,7 @@ def other_rows():
     for command in twosignal.visible_commands():
         for option in command.options:
             if option not in others and option.flags:
-                key = (flags(option), option.full_help)
+                key = (flags(option), option.summary)
                 found.setdefault(key, []).append("`%s`" % command.name)
     return [(key[0], ", ".join(names), key[1]) for key, names in found.items()]
 

@@ -450,7 +450,7 @@ class StartUp(ServerCase):
                                   "zipfile"}, set())
 
     def test_an_import_is_noticed(self):
-        self.assertIn("argparse", self.modules("traces", "list", "--help"))
+        self.assertIn("difflib", self.modules("traces", "lst", code=2))
 
 
 if __name__ == "__main__":
