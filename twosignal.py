@@ -88,7 +88,7 @@ EXACT_VALUES, BUCKET_RATIO = 100000, 1.01   # percentiles: exact up to so many, 
 TAIL_PAGES, TAIL_CHARACTERS, TAIL_MEMORY = 50, 1 << 25, 20000   # of a poll; traces remembered
 TAIL_OVERLAP = 300                  # seconds: how late a trace may become visible
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
-MIN_CUT, MAX_PADDED, MAX_UNBROKEN = 8, 200, 30  # columns of cells: cut to, padded to; on one line
+MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
 FEW_PROJECTS, MAX_MONTHS = 10, 24   # that a trace is looked for in; that a server returns
 FILE_CHUNK, MAX_FILE_RECORD = 1 << 16, 1 << 26  # characters: read at once; of one trace in a file
@@ -225,7 +225,7 @@ _TIMESTAMP = (r"(?a)(\d{4})-(\d\d)-(\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)
 _COMMON_TIME = r"(?a)[1-9]\d{3}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])T([01]\d|2[0-3])(:[0-5]\d){2}"
 _TOO_LARGE = 10 ** MAX_DIGITS
 _DECIMAL = r"(?a)[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?\Z"
-_SUBSTITUTES = {**str.maketrans("─█░├└│▁▂▃▄▅▆▇", "-#.|`|...::::"),
+_SUBSTITUTES = {**str.maketrans("─█░▁▂▃▄▅▆▇", "-#....::::"),
                 **str.maketrans({"…": "...", "≥": ">=", "≤": "<=", "→": "->"})}
 # What takes two columns as a whole: a flag, or a half of one; a keycap, © or ™ with variation
 # selector 16; an emoji with that, with a skin tone, or joined with others.
@@ -494,12 +494,19 @@ def bar(used, limit, columns=20) -> str:
     return f"{'█' * filled}{'░' * (columns - filled)} {share * 100:.1f}%"
 
 
+class Bar(str):
+    """Its text, and what HTML draws in its place: shares of the width of a cell."""
+    start = length = 0
+
+
 def chart_bar(value, maximum, columns=20) -> str:
     """███▄ for a value of a chart, to an eighth of a column; "" for 0 or an unknown value."""
     if not value or value < 0:
         return ""
     eighths = max(1, round(8 * columns * (value / maximum)))
-    return "█" * (eighths // 8) + " ▁▂▃▄▅▆▇"[eighths % 8].strip()
+    text = Bar("█" * (eighths // 8) + " ▁▂▃▄▅▆▇"[eighths % 8].strip())
+    text.length = value / maximum
+    return text
 
 
 def parse_timestamp(timestamp):
@@ -806,7 +813,6 @@ class Column(Struct):
     min_width: int = 0          # terminal columns, so that later pages fit too
     optional: bool = False      # dropped if the terminal has no room for it
     never_cut: bool = False     # as an ID is: half of one is of no use
-    bar: object = None          # drawn in HTML: record -> (start, length) in shares of 1, or None
 
     def text(self, record: dict, is_saved=False) -> str:
         """One line; is_saved: for a page that is read later, when "2 min ago" would be wrong."""
@@ -817,14 +823,42 @@ class Column(Struct):
 
 
 class Screen:
-    """Where a result is printed."""
+    """Where a result is printed, here as text for a terminal."""
     title, subtitle = "twosignal", ""   # of a page
+    # Templates for a line and the lines below it.
+    heading, message, data, margin = "\n{}\n", "{}\n{}", "  {}:\n{}\n", "    "
+    inline = preformatted = staticmethod(str)
 
     def __init__(self, columns=80, encoding="utf-8", colour=False, is_saved=False):
         self.columns = columns          # of a terminal; None: unlimited
         self.is_saved = is_saved        # in a file, which is read later
         self.colour = colour
         self.ascii_only = not encoding.lower().replace("_", "-").startswith("utf")
+
+    def block(self, template, text, colour=""):
+        first, _, rest = text.partition("\n")
+        return template.format(self.inline(first), self.preformatted(rest), colour)
+
+    def fields(self, cells):
+        left = max(display_width(heading) for heading, _ in cells)
+        for heading, text in cells:
+            yield f"{heading}:{' ' * (left - display_width(heading))}  {text}\n"
+
+    def table(self, listing):
+        columns, room = listing.columns, self.columns or float("inf")
+        widths = None               # those of the first page, for all of them
+        for rows in listing.batches():
+            cells = [[column.text(row, self.is_saved) for column in columns] for row in rows]
+            headings = [] if widths else [[column.heading for column in columns]]
+            widths = widths or _column_widths(columns, headings + cells, room)
+            lines = [_table_line(row, widths, columns, room) for row in headings + cells]
+            if headings:
+                rule = "─" * min(max(map(display_width, lines)), self.columns or MAX_PADDED)
+                yield f"{lines.pop(0)}\n{rule}\n"
+            for line, row in zip(lines, cells):
+                yield (_coloured(line, row) if self.colour else line) + "\n"
+        if widths is None:
+            yield f"No {listing.noun} found.\n"
 
 
 class Outcome(Struct):
@@ -835,10 +869,7 @@ class Outcome(Struct):
 
 
 class Result(Struct):
-    """What a command returns. Its records() are the rows of jsonl, csv and tsv; json_lines(screen)
-    yields whole lines of one JSON document, and render(document) what people read, as a Document
-    writes it.
-    """
+    """What a command returns: records() as rows; json_lines(screen) and render(screen) as text."""
     columns = ()
     # Called once all is printed. If it raises Failure, the output is void: -o writes no file.
     conclude = staticmethod(Outcome)
@@ -861,13 +892,14 @@ class Listing(Result):
     columns: tuple
     rows: object
     conclude: object = Result.conclude
-    below: object = None        # a function of a row: a Result that HTML shows below it, or None
+    below: object = None        # a function of a row: a Result that HTML shows below it
+    order: str = "sortable"     # in HTML; "fixed" if the values of a column differ in their unit
 
     def records(self):
         return self.rows
 
-    def render(self, document):
-        return document.table(self)
+    def render(self, screen):
+        return screen.table(self)
 
     def json_lines(self, screen):
         # Progress needs whole lines, so a row is held until it is known whether a comma follows.
@@ -880,13 +912,11 @@ class Listing(Result):
 
 
 class Details(Result):
-    """A table of one record's fields, then further parts; other formats print the record alone.
-    The record may also be a list of them, which only the parts then show.
-    """
-    record: object
+    """A table of one record's fields, then further parts; other formats print the record alone."""
+    record: object              # or a list of them, which only the parts show
     columns: tuple = ()
-    parts: tuple = ()           # (title, a Result or a list of lines)
-    message: str = ""           # what the table begins with: a sentence, or lines
+    parts: tuple = ()           # (title, a Result)
+    message: str = ""           # what the table begins with: a line, and lines below it
     shows_all: bool = False     # in the table: what is unknown too, as -
     colour: str = ""            # of the message: RED, GREEN, or none
 
@@ -896,17 +926,16 @@ class Details(Result):
     def json_lines(self, screen):
         yield to_json(self.record, ascii_only=screen.ascii_only) + "\n"
 
-    def render(self, document):
+    def render(self, screen):
         if self.message:
-            yield document.message(self.message, self.colour)
-        cells = [(each.heading, each.text(self.record, document.screen.is_saved))
+            yield screen.block(screen.message, self.message, self.colour)
+        cells = [(each.heading, each.text(self.record, screen.is_saved))
                  for each in self.columns]
         cells = [cell for cell in cells if self.shows_all or cell[1] != "-"]
-        yield from document.fields(cells) if cells else ()
+        yield from screen.fields(cells) if cells else ()
         for title, part in self.parts:
-            yield document.heading(title) if title else ""
-            lines = None if isinstance(part, Result) else "".join(part)
-            yield from part.render(document) if lines is None else [document.preformatted(lines)]
+            yield screen.block(screen.heading, title) if title else ""
+            yield from part.render(screen)
 
 
 class UserData(Result):
@@ -914,16 +943,16 @@ class UserData(Result):
     values: list                # (name, value) pairs
     max_lines: int = None       # of each value
 
-    def render(self, document):
-        room = max(MIN_CUT, (document.screen.columns or 1 << 30) - 4)
+    def render(self, screen):
+        room = max(MIN_CUT, (screen.columns or 1 << 30) - 4)
         for name, value in self.values:
             text = value if isinstance(value, str) else to_json(value)
-            lines = [piece for line in re.split("\r?\n", text)
+            lines = [(screen.margin + piece).rstrip(" ") for line in re.split("\r?\n", text)
                      for piece in folded(printable(line), room)]
             shown = lines[:self.max_lines]
             if shown < lines:
-                shown.append(f"… {counted(len(lines) - len(shown), 'more line')}")
-            yield document.data(name, shown)
+                shown.append(f"{screen.margin}… {counted(len(lines) - len(shown), 'more line')}")
+            yield screen.block(screen.data, "\n".join([name] + shown))
 
 
 class RawValue(Result):
@@ -931,59 +960,19 @@ class RawValue(Result):
     record: object
     json_lines = Details.json_lines
 
-    def render(self, document):
-        return map(document.preformatted, self.json_lines(document.screen))
+    def render(self, screen):
+        return map(screen.preformatted, self.json_lines(screen))
 
     def records(self):
-        rows = self.record if isinstance(self.record, list) else [self.record]
-        return [row if isinstance(row, dict) else {"value": row} for row in rows]
+        return [row if isinstance(row, dict) else {"value": row} for row in Details.records(self)]
 
 
 class Text(RawValue):
     """Text that is printed as it is, and with --json as a string."""
     record: str
 
-    def render(self, document):
-        yield document.preformatted(self.record)
-
-
-class Document(Struct):
-    """Writes what people read, here for a terminal; its methods get texts that are printable."""
-    screen: Screen
-
-    def message(self, text, colour=""):
-        return text + "\n"
-
-    def heading(self, text):
-        return f"\n{text}\n"
-
-    def preformatted(self, text):
-        return text
-
-    def data(self, name, lines):
-        return f"  {name}:\n" + "".join([f"    {line}".rstrip(" ") + "\n" for line in lines])
-
-    def fields(self, cells):
-        left = max(display_width(heading) for heading, _ in cells)
-        for heading, text in cells:
-            yield f"{heading}:{' ' * (left - display_width(heading))}  {text}\n"
-
-    def table(self, listing):
-        columns, screen = listing.columns, self.screen
-        room = screen.columns or float("inf")
-        widths = None               # those of the first page, for all of them
-        for rows in listing.batches():
-            cells = [[column.text(row, screen.is_saved) for column in columns] for row in rows]
-            headings = [] if widths else [[column.heading for column in columns]]
-            widths = widths or _column_widths(columns, headings + cells, room)
-            lines = [_table_line(row, widths, columns, room) for row in headings + cells]
-            if headings:
-                rule = "─" * min(max(map(display_width, lines)), screen.columns or MAX_PADDED)
-                yield f"{lines.pop(0)}\n{rule}\n"
-            for line, row in zip(lines, cells):
-                yield (_coloured(line, row) if screen.colour else line) + "\n"
-        if widths is None:
-            yield f"No {listing.noun} found.\n"
+    def render(self, screen):
+        yield screen.preformatted(self.record)
 
 
 def _column_widths(columns, rows, room) -> list:
@@ -1030,183 +1019,156 @@ def _coloured(line, cells) -> str:
 
 
 # Text that is the same in Markdown: words and numbers, but no link, list, commit or reference.
-_PLAIN_MARKDOWN = (r"(?a)(?!.*\b[0-9a-f]{7})(?:-|(?:[A-Za-z0-9 ()≤≥]|(?<![^ ])[-+](?=\d)"
-                   r"|(?<=\d)%(?!\w)|(?<=\d)[-.,:](?=\d)|(?<=[A-Za-z)])[.,:](?= |\Z))*)\Z")
+_PLAIN_MARKDOWN = (r"(?!.*\b[0-9a-f]{7})(?:-|(?:[^\W_]|[ ()≤≥]|(?<![^ ])[-+](?=\d)"
+                   r"|(?<=\d)%(?!\w)|(?<=\d)[-.,:](?=\d)|(?<=[^\W\d_]|\))[.,:](?= |\Z))*)\Z")
 
 
-class MarkdownDocument(Document):
+class MarkdownDocument(Screen):
     """For GitHub and GitLab. Each block ends with an empty line."""
-    table_end = "\n"
+    heading, message, data, margin = "#### {}\n\n", "**{}**\n\n{}", "**{}**\n\n{}", ""
+    heading_cell, row, below = " {} |", "|{}{}\n", ""
+    table_head, table_end, end = "|{}\n|{}\n", "\n", ""
+
+    def __init__(self, screen):     # a document is read elsewhere, and later
+        vars(self).update(vars(screen), columns=None, is_saved=True)
+
+    def page(self, result):
+        texts = iter(result.render(self))
+        yield self.start() + next(texts, "")    # nothing if there is an error first
+        yield from texts
+        outcome = result.conclude()
+        yield self.preformatted("\n".join(map(printable, filter(None, outcome.remarks))))
+        if outcome.failure:
+            yield self.block(self.message, printable(outcome.failure.message) + ".", RED)
+        yield self.end
+
+    def start(self):
+        return f"### {self.title}\n\n{self.inline(self.subtitle)}\n\n"
 
     def inline(self, text):
         """In a code span, text is no link, image, tag, mention, reference or emphasis."""
-        if self.screen.ascii_only:
-            text = text.translate(_SUBSTITUTES)     # one of them is a |, one a `
         is_plain = re.match(_PLAIN_MARKDOWN, text)
         return text if is_plain else "`" + disarmed(_replaced("[`|]", _escape, text)) + "`"
 
-    def message(self, text, colour=""):
-        first, *lines = text.splitlines()
-        return f"**{self.inline(first)}**\n\n" + self.preformatted("\n".join(lines))
-
-    def heading(self, text):
-        return f"#### {self.inline(text)}\n\n"
-
     def preformatted(self, text):
-        indented = "    " + disarmed(text).rstrip().replace("\n", "\n    ")    # code, too
-        return indented + "\n\n" if text else ""
-
-    def data(self, name, lines):
-        return self.message("\n".join([name] + lines))
+        text = disarmed(text.strip("\n")).replace("\n", "\n    ")   # indented: code, too
+        return f"    {text}\n\n" if text else ""
 
     def fields(self, cells):
         columns = Column("Field", "field"), Column("Value", "value")
-        return self.table(Listing("fields", columns, [
-            {"field": heading, "value": text} for heading, text in cells]))
+        rows = [{"field": heading, "value": text} for heading, text in cells]
+        return self.table(Listing("fields", columns, rows, order="fixed"))
 
     def table(self, listing):
-        is_empty = True
-        for record in listing.rows:
-            yield self.head(listing.columns) if is_empty else ""
-            is_empty = False
-            yield self.row(listing, record)
-        yield self.message(f"No {listing.noun} found.") if is_empty else self.table_end
+        cells = [self.heading_cell.format(self.inline(each.heading)) for each in listing.columns]
+        head = self.table_head.format("".join(cells), " --- |" * len(cells), listing.order)
+        for row in listing.rows:
+            cells = [self.cell(column.text(row, True), row.get(column.source))
+                     for column in listing.columns]
+            below = "".join(listing.below(row).render(self)) if self.below and listing.below else ""
+            below = below and self.below.format(len(cells), below)
+            yield head + self.row.format("".join(cells), below)
+            head = ""
+        yield self.block(self.message, f"No {listing.noun} found.") if head else self.table_end
 
-    def head(self, columns):
-        return (f"| {' | '.join([self.inline(column.heading) for column in columns])} |\n"
-                f"|{' --- |' * len(columns)}\n")
-
-    def row(self, listing, record):
-        return f"| {' | '.join([self.cell(column, record) for column in listing.columns])} |\n"
-
-    def cell(self, column, record):
-        text = column.text(record, self.screen.is_saved)
+    def cell(self, text, value):
+        if isinstance(text, Bar):
+            return f" `{text.replace(' ', '░')}` |"
         rest = text.lstrip(" ")     # the margin would be dropped
-        return "&nbsp;" * (len(text) - len(rest)) + self.inline(rest)
+        return f" {'&nbsp;' * (len(text) - len(rest))}{self.inline(rest)} |"
 
 
-PAGE_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --red: #c6222b; --green: #1a7f37; --bar: #0969da; --soft: #8882 }
 @media (prefers-color-scheme: dark) { :root { --red: #ff7b72; --green: #3fb950; --bar: #58a6ff } }
-body { margin: 1rem; font: 15px/1.5 sans-serif }
-h1 { font-size: 1.4rem } h2 { margin: 1.5rem 0 .5rem; font-size: 1.1rem }
-h1, h2, p, pre, td { overflow-wrap: anywhere }
-pre { margin: .5rem 0 1rem; padding: .5rem .75rem; background: var(--soft); white-space: pre-wrap }
-pre, .id { font: .9em/1.7 monospace } .message { border-left: 4px solid; font: inherit }
+body { margin: 1rem; font: 15px/1.5 sans-serif; overflow-wrap: break-word }
+h1, h2 { font-size: 1.2em }
+pre { padding: .5rem; background: var(--soft); white-space: pre-wrap }
 .red { color: var(--red); font-weight: bold } .green { color: var(--green) }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-tr { border-top: 1px solid #8886 } thead tr, .below { border: 0 } .scroll { overflow-x: auto }
-th, td { padding: 4px 12px 4px 0; text-align: left; vertical-align: top; white-space: nowrap }
-.long { min-width: 14rem; max-width: 40rem } .long, .below > td { white-space: normal }
-pre bdi { direction: ltr } details bdi { unicode-bidi: plaintext }
-details:not([open]) { display: inline-block }
-.below > td > * { margin-right: 1rem; position: sticky; left: 0; max-width: calc(100vw - 4rem) }
-th button { padding: 0; border: 0; background: none; color: inherit; font: inherit }
+div { overflow-x: auto } table { border-collapse: collapse } .sortable { width: max-content }
+tbody { border-top: 1px solid #8886 }
+th, td { max-width: 40rem; padding: 4px 12px 4px 0; text-align: left; vertical-align: top }
+td { white-space: pre-wrap }
+th button { all: unset; cursor: pointer }
 [aria-sort=ascending] ::after { content: " \\25b2" }
 [aria-sort=descending] ::after { content: " \\25bc" }
 svg { width: 12rem; height: .75rem; background: var(--soft); fill: var(--bar) }
-tbody:has(.red) svg { fill: var(--red) }
+tr:has(.red) svg { fill: var(--red) }
+details { display: inline-block; max-width: calc(100vw - 3rem); margin-right: 1rem }
+details pre { unicode-bidi: plaintext }
 @page { size: landscape }
-@media print { body { font-size: 10px; print-color-adjust: exact } .scroll { overflow: visible }
-  th, .id { white-space: normal; overflow-wrap: anywhere } th, td { padding-right: .4rem }
-  .long { min-width: 0 } svg { width: 8rem } }
+@media print {
+  body { font-size: 10px; print-color-adjust: exact }
+  div { overflow: visible } .sortable { width: auto }
+  tbody { break-inside: avoid }
+  details::details-content { content-visibility: visible }
+}
 """
 # A click sorts rows up, then down, then as they were; what is unknown stays at the end.
-PAGE_SCRIPT = """
-const { compare } = new Intl.Collator([], { numeric: true });
-for (const th of document.querySelectorAll("thead th:not(:empty)")) {
-  const bodies = [...th.closest("table").tBodies], button = document.createElement("button");
+SCRIPT = """
+for (const th of document.querySelectorAll(".sortable th:not(:empty)")) {
+  const table = th.closest("table"), bodies = [...table.tBodies];
   const cell = body => body.rows[0].cells[th.cellIndex];
-  const value = body => cell(body).dataset.value || cell(body).textContent;
+  const value = body => cell(body).dataset.value || cell(body).textContent.trim() || "-";
+  const button = document.createElement("button");
   button.append(...th.childNodes);
   th.append(button);
   button.onclick = () => {
-    const order = { ascending: "descending", descending: "none" }[th.ariaSort] || "ascending";
+    const next = { ascending: ["descending", -1], descending: ["none", 0] };
+    const [order, sign] = next[th.ariaSort] || ["ascending", 1];
     for (const each of th.parentNode.cells) each.ariaSort = each === th ? order : "none";
-    const sorted = order === "none" ? bodies : [...bodies].sort((one, other) => {
-      const a = value(one), b = value(other), sign = order === "ascending" ? 1 : -1;
-      return (a === "-") - (b === "-") || sign * (a - b || compare(a, b));
-    });
-    for (const body of sorted) body.parentNode.append(body);
+    for (const body of [...bodies].sort((one, other) => {
+      const a = value(one), b = value(other), unequal = a - b || a.localeCompare(b);
+      return sign && ((a === "-") - (b === "-") || sign * unequal);
+    })) table.append(body);
   };
 }
-onbeforeprint = () => document.querySelectorAll("details").forEach(each => { each.open = true });
 """
 PAGE_HEAD = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha256-{}'; \
-script-src 'sha256-{}'; base-uri 'none'; form-action 'none'">
+<html lang="en"><head><meta charset="utf-8"><title>{3}</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha256-{0}'; \
+script-src 'sha256-{1}'; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{style}</style></head><body>
-<h1>{title}</h1><p>{subtitle}</p>
+<style>{2}</style></head><body><h1>{3}</h1><p>{4}</p>
 """
 
 
 class HtmlDocument(MarkdownDocument):
     """One page that needs nothing else, and in which no other style or script can run."""
+    heading = "<h2>{}</h2>\n"
+    message = '<p class="{2}"><b>{0}</b></p>\n{1}'
+    data = "<details><summary>{}</summary>{}</details>"
+    heading_cell = "<th>{}</th>"
+    table_head = '<div><table class="{2}"><thead><tr>{0}</tr></thead>\n'
+    row = "<tbody><tr>{}</tr>{}</tbody>\n"  # a body each, so that what is below it moves with it
+    below = '<tr><td colspan="{}">{}</td></tr>'
     table_end = "</table></div>\n"
+    end = f"<script>{SCRIPT}</script></body></html>\n"
 
-    def page(self, result):
-        import base64
-        import hashlib
-        hashes = [base64.b64encode(hashlib.sha256(text.encode("ascii")).digest()).decode("ascii")
-                  for text in (PAGE_STYLE, PAGE_SCRIPT)]
-        head = PAGE_HEAD.format(*hashes, style=PAGE_STYLE, title=self.screen.title,
-                                subtitle=self.inline(self.screen.subtitle))
-        texts = iter(result.render(self))
-        yield head + next(texts, "")        # nothing if there is an error first
-        yield from texts
-        yield f"<script>{PAGE_SCRIPT}</script></body></html>\n"
+    def start(self):
+        from base64 import b64encode
+        from hashlib import sha256
+        hashes = [b64encode(sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT)]
+        return PAGE_HEAD.format(*hashes, STYLE, self.title, self.inline(self.subtitle))
 
     def inline(self, text):
         import html
         escaped = disarmed(html.escape(text), "&#58;", "&#35;")     # which a page shows as : and #
-        if self.screen.ascii_only:
-            escaped = escaped.encode("ascii", "xmlcharrefreplace").decode("ascii")
-        # What may be written from right to left moves nothing around it.
-        return f"<bdi>{escaped}</bdi>" if max(text, default="") >= "\u0590" else escaped
-
-    def message(self, text, colour=""):
-        return f'<pre class="message {colour}">{self.inline(text)}</pre>\n'
-
-    def heading(self, text):
-        return f"<h2>{self.inline(text)}</h2>\n"
+        if not self.ascii_only:
+            return escaped
+        return escaped.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
     def preformatted(self, text):
-        return f"<pre>{self.inline(text)}</pre>\n"
+        return f"<pre>{self.inline(text.rstrip())}</pre>\n" if text else ""
 
-    def data(self, name, lines):
-        content = self.preformatted("\n".join(lines))
-        return f"<details><summary>{self.inline(name)}</summary>{content}</details>\n"
-
-    def head(self, columns):
-        headings = "".join([f"<th>{self.inline(column.heading)}</th>" for column in columns])
-        return ('<div class="scroll" tabindex="0"><table>\n'
-                f"<thead><tr>{headings}</tr></thead>\n")
-
-    def row(self, listing, record):
-        """A table body of its own, so that what is below a row moves with it."""
-        cells = "".join([self.cell(column, record) for column in listing.columns])
-        below = "".join(listing.below(record).render(self)) if listing.below else ""
-        if below:
-            below = f'<tr class="below"><td colspan="{len(listing.columns)}">{below}</td></tr>'
-        return f"<tbody><tr>{cells}</tr>{below}</tbody>\n"
-
-    def cell(self, column, record):
-        if column.bar:
-            start, length = column.bar(record) or (1, 0)        # unknown: out of sight
-            return (f'<td data-value="{start:.6f}"><svg viewBox="0 0 1 1" aria-hidden="true" '
-                    f'preserveAspectRatio="none"><rect x="{start:.6f}" height="1" '
-                    f'width="{max(length, 0.005):.6f}"/></svg></td>')
-        text = column.text(record, self.screen.is_saved)
-        kind = "long" if len(text) > MAX_UNBROKEN else ""
-        kind = _WORD_COLOURS.get(text, "") if column.source in ("status", "verdict") else kind
-        kind = "id" if column.never_cut else kind
-        number = None if callable(column.source) else to_number(record.get(column.source))
+    def cell(self, text, value):
+        content, number = self.inline(text), to_number(value)
+        if isinstance(text, Bar):
+            number = text.start
+            content = (f'<svg aria-hidden="true"><rect x="{text.start:.4%}" height="100%" '
+                       f'width="{max(text.length, 0.005):.4%}"/></svg>')
         value = "" if number is None else f' data-value="{plain_number(number)}"'
-        rest = text.lstrip(" ")     # the margin would be dropped
-        margin = "&ensp;" * (len(text) - len(rest))
-        return f'<td class="{kind}"{value}>{margin}{self.inline(rest)}</td>'
+        return f'<td class="{_WORD_COLOURS.get(text, "")}"{value}>{content}</td>'
 
 
 def _value_lines(result, make_line):
@@ -1257,14 +1219,14 @@ def _tsv_line(texts) -> str:
 
 ROW_FORMATS, PAGE_FORMATS = ("jsonl", "csv", "tsv"), ("table", "markdown", "html")
 FORMATS = {                         # generators of whole lines; they return a warning or None
-    "table": lambda result, screen: result.render(Document(screen=screen)),
+    "table": lambda result, screen: result.render(screen),
     "json": lambda result, screen: result.json_lines(screen),
     "jsonl": lambda result, screen: (to_json(row, levels=0, ascii_only=screen.ascii_only) + "\n"
                                      for row in result.records()),
     "csv": lambda result, screen: _value_lines(result, _csv_line),
     "tsv": lambda result, screen: _value_lines(result, _tsv_line),
-    "markdown": lambda result, screen: result.render(MarkdownDocument(screen=screen)),
-    "html": lambda result, screen: HtmlDocument(screen=screen).page(result)}
+    "markdown": lambda result, screen: MarkdownDocument(screen).page(result),
+    "html": lambda result, screen: HtmlDocument(screen).page(result)}
 
 
 def _keys_of(rows, extra_fields=()) -> dict:
@@ -1276,8 +1238,8 @@ def _keys_of(rows, extra_fields=()) -> dict:
 def format_of_file(path):
     """The format that the ending of a file's name stands for, or None."""
     ending = os.path.splitext(path or "")[1][1:].lower()
-    ending = {"ndjson": "jsonl", "txt": "table", "md": "markdown"}.get(ending, ending)
-    return ending if ending in FORMATS else None
+    name = {"ndjson": "jsonl", "txt": "table", "md": "markdown", "htm": "html"}.get(ending, ending)
+    return name if name in FORMATS else None
 
 
 class FieldSelection(Struct):
@@ -5626,9 +5588,10 @@ class Gate(Struct):
         record = {"passed": code == 0, "traces": self.stats.count,
                   "checks": [result.record() for result in results]}
         columns = COMPARED_COLUMNS if self.baseline else CHECK_COLUMNS
-        parts = [("Checks", Listing("checks", columns, [each.row() for each in results]))]
+        rows = [each.row() for each in results]
+        parts = [("Checks", Listing("checks", columns, rows, order="fixed"))]
         parts += [(f"Worst traces: {printable(each.title)} {each.threshold_text}",
-                   [line + "\n" for line in each.worst_lines()]) for each in results if each.worst]
+                   Text("\n".join(each.worst_lines()) + "\n")) for each in results if each.worst]
         message = f"{verdict} ({counted(self.stats.count, 'trace')} checked)."
         return Details(record, (), parts, message, colour={0: GREEN, 10: RED}.get(code, ""),
                        checks=[each for each in results if each.has_verdict],
@@ -5749,7 +5712,7 @@ class GateReport(Struct):
 
     def report_to_github(self):
         """An annotation for each check that does not hold or for the failure, and a summary."""
-        document = MarkdownDocument(screen=Screen(None, is_saved=True))
+        document = MarkdownDocument(Screen())
         summary = [f"### {self.title}\n\n"]
         summary += [] if self.failure else document.table(
             Listing("checks", CHECK_COLUMNS, [each.row() for each in self.results]))
@@ -6202,7 +6165,7 @@ def login(client, args, console):
     result = account(session, client.url, f"Logged in to {client.url}.")
     if output_format(args) in PAGE_FORMATS:
         lines = [console.masked(line) + "\n" for line in first_steps(client)]
-        result.parts = [("Projects", lines)]
+        result.parts = [("Projects", Text("".join(lines)))]
     return result
 
 
@@ -6307,8 +6270,7 @@ SORT_COLUMNS = {                    # of what --sort compares, if no other colum
 SPAN_COLUMNS = (
     Column("Span", "tree"), TYPE, STATUS, Column("Start", "start", format_offset), DURATION,
     Column("Cost", "cost_usd", format_cost, optional=True), Column("Model", "model", optional=True),
-    Column("Timeline", "timeline", min_width=BAR_COLUMNS, optional=True,
-           bar=lambda row: row["bar"]))
+    Column("Timeline", "timeline", min_width=BAR_COLUMNS, optional=True))
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
 FILTER_OPTIONS = (
@@ -6422,10 +6384,11 @@ def traces_get(client, args, console):
         trace["spans"] = [span for _, span in tree]
     spans = [span for _, span in tree]
     noun = "failed spans" if args.errors else "spans"
-    parts = [("Spans", Listing(noun, SPAN_COLUMNS, span_rows(tree, records), below=lambda span: (
-                 Details(span, (), [("", UserData(io_values(span), args.max_lines))],
-                         printable(span.get("error_message") or ""), colour=RED)))),
-             *io_parts(spans, args), ("Scores", Listing("scores", SCORE_COLUMNS, trace["scores"]))]
+    data = ("error_message", "input", "output")
+    table = Listing(noun, SPAN_COLUMNS, span_rows(tree, records), below=lambda span: UserData(
+        [(key, span[key]) for key in data if span.get(key) is not None], args.max_lines))
+    parts = [("Spans", table), *io_parts(spans, args),
+             ("Scores", Listing("scores", SCORE_COLUMNS, trace["scores"]))]
     return Details(trace, TRACE_FIELDS, parts, error_lines(spans), colour=RED)
 
 
@@ -6457,7 +6420,7 @@ def error_lines(spans) -> str:
     lines = [truncate(text, MAX_MESSAGE) + "\n" for text in texts]
     if len(lines) > MAX_PROBLEMS:
         lines[MAX_PROBLEMS:] = [f"and {len(lines) - MAX_PROBLEMS:,} more\n"]
-    return "".join(["Errors\n"] + lines) if lines else ""
+    return "".join(["Errors\n", *lines, "\n"]) if lines else ""
 
 
 def span_rows(tree, records) -> list:
@@ -6465,34 +6428,32 @@ def span_rows(tree, records) -> list:
     seconds = {id(each): parse_timestamp(each.get("start_time")) for each in records}
     first = seconds[id(records[0])] or min(filter(None, seconds.values()), default=0)
     starts = {key: round((value - first) * 1000, 3) for key, value in seconds.items() if value}
-    scale = BAR_COLUMNS / (max([starts.get(id(each), 0) + (to_amount(each["duration_ms"]) or 0)
-                                for each in records]) or 1)
+    total = max([starts.get(id(each), 0) + (to_amount(each["duration_ms"]) or 0)
+                 for each in records]) or 1
     rows = []
     for depth, span in tree:
-        start, duration = starts.get(id(span)), to_amount(span["duration_ms"])
-        bar_shares, timeline = None, ""
+        start, duration, timeline = starts.get(id(span)), to_amount(span["duration_ms"]), ""
         if None not in (start, duration):
-            bar_shares = max(0, start * scale / BAR_COLUMNS), duration * scale / BAR_COLUMNS
-            left = max(0, min(BAR_COLUMNS - 1, int(start * scale)))
-            timeline = " " * left + "█" * max(1, min(BAR_COLUMNS - left, round(duration * scale)))
+            start_share, length = start / total, duration / total
+            left = max(0, min(BAR_COLUMNS - 1, int(start_share * BAR_COLUMNS)))
+            width = max(1, min(BAR_COLUMNS - left, round(length * BAR_COLUMNS)))
+            timeline = Bar(" " * left + "█" * width)
+            timeline.start, timeline.length = max(0, start_share), length
         margin = "  " * depth if depth <= MAX_INDENTED_SPANS else f"  [{depth}] "
-        rows.append(dict(span, start=start, bar=bar_shares, timeline=timeline,
+        rows.append(dict(span, start=start, timeline=timeline,
                          tree=margin + printable(span["name"])))
     return rows
-
-
-def io_values(span) -> list:
-    return [(key, span[key]) for key in ("input", "output") if span.get(key) is not None]
 
 
 def io_parts(spans, args) -> list:
     """The part with the input and output of spans for --io; without it, a line that they exist."""
     spans = [] if output_format(args) == "html" else spans      # which has them below each span
-    values = [(f"{printable(span['name'])} ({printable(span.get('id'))}), {key}", value)
-              for span in spans for key, value in io_values(span)]
+    values = [(f"{printable(span['name'])} ({printable(span.get('id'))}), {key}", span[key])
+              for span in spans for key in ("input", "output") if span.get(key) is not None]
     if args.io and values:
         return [("Input and output", UserData(values, args.max_lines))]
-    return values and [("Spans have input and output, which --io and --span ID show.", [])]
+    remark = "\nSpans have input and output, which --io and --span ID show.\n"
+    return values and [("", Text(remark))]
 
 
 def span_details(spans, args) -> Details:
@@ -6575,7 +6536,7 @@ def comparison_result(pairs, by) -> Details:
                 "baseline_count": earlier["count"], "count": row["count"]})
             texts.append(dict(each.row(), group=row["group"]))
     columns = (Column("Group", "group"), Column("Metric", "check"), *COMPARED_COLUMNS[1:4])
-    return Details(rows, (), [("", Listing("traces", columns, texts))])
+    return Details(rows, (), [("", Listing("traces", columns, texts, order="fixed"))])
 
 
 def chosen_baseline(args, scan, by=(), sample_size=0):
@@ -7385,8 +7346,7 @@ def call_command(chosen, client, args, console, report) -> int:
         if result.listing and output_format(args) in ROW_FORMATS:
             result.listing.conclude = result.conclude
             result = result.listing
-        result = select_fields(result, client, args, console)
-        return print_result(result, args, console, report)
+        return print_result(select_fields(result, client, args, console), args, console, report)
     except (KeyboardInterrupt, Terminated) as end:
         if not chosen.is_endless:
             raise
@@ -7421,8 +7381,6 @@ def print_result(result, args, console, report) -> int:
     if result.streams and format_name in ("json", "html"):
         raise usage_error("A stream cannot be a single document", "Use --format jsonl.")
     screen = console.screen(args.color)
-    if format_name in ("markdown", "html"):     # which are read later, and elsewhere
-        screen.columns, screen.is_saved = None, True
     screen.title, now = report.title, iso_timestamp(int(console.clock.time()))
     screen.subtitle = console.masked(", ".join([*report.selection, now]))
     lines = FORMATS[format_name](result, screen)

@@ -198,7 +198,7 @@ class JsonDocuments(unittest.TestCase):
         fields = (Column("ID", "id"), Column("Long name", "name"), Column("Cost", "cost_usd"))
         spans = Listing("spans", (Column("Span", "name"),), [{"name": "root"}])
         shown = table(Details({"id": "x", "name": "東\x1b"}, fields, [
-            ("Spans", spans), ("Notes", ["first\n", "second\n"])], "Created."))
+            ("Spans", spans), ("Notes", twosignal.Text("first\nsecond\n"))], "Created."))
         self.assertEqual(shown, "Created.\nID:         x\nLong name:  東\\x1b\n\n"
                                 "Spans\nSpan\n────\nroot\n\nNotes\nfirst\nsecond\n")
 
