@@ -365,7 +365,8 @@ class Commands(CommandCase):
                 "traces wait": ["--count", "1"], "scores create": [
                     self.server.traces[0], "--name", "tone", "--value", "1"],
                 "api": ["organization.list"], "help": ["traces"], "completion": ["bash"],
-                "install": [self.path("bin")]}
+                "install": [self.path("bin")],
+                "traces export": [self.path("bundle-%d" % len(self.server.requests))]}
         if command in more:
             return command.split() + more[command]
         return self.argv(command)
