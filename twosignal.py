@@ -4204,7 +4204,6 @@ class Command(Struct):
     ends_session: bool = False  # goes to the address of the stored session
     is_endless: bool = False    # Ctrl-C is its normal end
     is_gate: bool = False       # its checks are reported, and why they could not be made
-    is_hidden: bool = False     # not in help or completion
     finds_project: bool = False     # by itself, if none is given and none is saved
 
     def __init__(self, *values, **named):
@@ -4226,9 +4225,10 @@ def command(name, *options, **attributes):
     return register
 
 
-def visible_commands(group="") -> list:
+def visible_commands(group=None) -> list:
+    """Those in help and completion: not __complete."""
     return [each for name, each in COMMANDS.items()
-            if not each.is_hidden and group in ("", name.split()[0])]
+            if not name.startswith("_") and group in (None, name.split()[0])]
 
 
 def non_empty(text) -> str:
@@ -4383,23 +4383,18 @@ def json_argument(text, flag, console):
     if text == "-":
         text = console.read_stdin(flag)
     elif text.startswith("@"):
+        path = to_path(text[1:])
         try:
-            with open(to_path(text[1:]), encoding="utf-8-sig") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 text = file.read()
         except (OSError, ValueError) as error:      # ValueError: not UTF-8, or a NUL in the path
-            why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else os_reason(error)
-            raise usage_error(f"Cannot read the file of {flag}: {text[1:]}: {why}",
-                              "Check the path after the @.")
+            raise usage_error(f"Cannot read the file of {flag}: {path}: {os_reason(error)}")
     try:
         return json.loads(text, parse_int=exact_number, parse_float=exact_number,
                           parse_constant=exact_number, object_pairs_hook=object_of)
-    except RecursionError:
-        raise usage_error(f"{flag} is nested too deeply")
-    except json.JSONDecodeError as error:
-        raise usage_error(f"{flag} is not JSON: {error}",
-                          f"Quote it for the shell, as in {flag} '{{\"prompt\": \"Hi\"}}'.")
-    except ValueError as error:
-        raise usage_error(f"Invalid {flag}: {error}")
+    except (ValueError, RecursionError) as error:
+        raise usage_error(f"Invalid {flag}: {error}",
+                          f"It takes JSON, such as {flag} '{{\"prompt\": \"Hi\"}}'.")
 
 
 OTHER_NAMES = {                     # what people type in place of a command's word
@@ -4615,9 +4610,8 @@ def unknown_command(words) -> Failure:
 
 def words_after(words) -> list:
     """What can follow these words of a command: groups and commands, or those of the group."""
-    names = [each.name.split() for each in visible_commands()]
-    return list(dict.fromkeys(name[len(words)] for name in names
-                              if name[:len(words)] == words and len(name) > len(words)))
+    names = [each.name.split() for each in visible_commands(*words[:1])]
+    return list(dict.fromkeys(name[len(words)] for name in names if len(name) > len(words)))
 
 
 def words_like(typed, words) -> list:
@@ -6974,22 +6968,16 @@ def api(client, args, console):
     if not re.match(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z", args.procedure):
         raise usage_error(f"'{args.procedure}' is not a name such as trace.list")
     values = json_argument(args.input, "--input", console)
-    if not args.mutation and values is not None and not isinstance(values, dict):
-        raise usage_error("The --input of a query is a JSON object")
     mask_config(values, console.keep_secret, is_config=False)       # an error may repeat it
     hides_secrets = args.procedure.startswith("evaluator.") and not args.show_secrets
-    hints = {"UNSUPPORTED": "Check the procedure's name, and whether it is a --mutation.",
-             "METHOD_NOT_SUPPORTED": (
-                 f"It is a {'query: omit' if args.mutation else 'mutation: add'} --mutation.")}
-    if values is None:
-        hints["BAD_REQUEST"] = "Pass its input with --input JSON."
+    call = client.mutate if args.mutation else client.query
     try:
-        call = client.mutate if args.mutation else client.query
         answer = call(args.procedure, {} if args.mutation and args.input is None else values)
-        return RawValue(mask_config(answer, is_config=False) if hides_secrets else answer)
     except Failure as failure:
-        failure.hint = hints.get(failure.code, failure.hint)
+        if failure.code in ("UNSUPPORTED", "METHOD_NOT_SUPPORTED", "BAD_REQUEST"):
+            failure.hint = "Check the procedure's name and --input, and whether it is a --mutation."
         raise
+    return RawValue(mask_config(answer, is_config=False) if hides_secrets else answer)
 
 
 @command("help", Option("[COMMAND...]", "the command to explain"), is_offline=True)
@@ -7091,7 +7079,7 @@ def completion(client, args, console):
     return Text(COMPLETION_SCRIPTS[args.shell])
 
 
-@command("__complete", Option("[WORD...]"), is_offline=True, is_hidden=True)
+@command("__complete", Option("[WORD...]"), is_offline=True)
 def complete(client, args, console):
     """Print "words" and what can stand in place of the last word, or "files"."""
     *before, current = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]
@@ -7156,6 +7144,7 @@ def install(client, args, console):
 
     The file has the bytecode for this Python, and the source for any other.
     """
+    import shutil
     hint = "Name a directory that you can write to: twosignal install DIR."
     content = executable_content()
     directory = absolute_path(args.dir or os.path.join("~", ".local", "bin"), hint)
@@ -7166,9 +7155,10 @@ def install(client, args, console):
         raise unwritable_file(directory, error, hint)
     with AtomicFile(path, 0o755, hint, follow_links=False) as file:
         file.write(content)
-    return Details({"path": path, "version": __version__},
-                   message=f"Installed twosignal {__version__} as {path}.",
-                   conclude=lambda: Outcome([path_remark(path)]))
+    remarks = [] if is_same_file(path, shutil.which("twosignal") or "") else [
+        f'Put its directory first on PATH: export PATH="{directory}:$PATH"']
+    return Details({"path": path, "version": __version__}, conclude=lambda: Outcome(remarks),
+                   message=f"Installed twosignal {__version__} as {path}.")
 
 
 def executable_content() -> bytes:
@@ -7206,18 +7196,6 @@ def bytecode(source: bytes) -> bytes:
         modified = int(time.mktime(ZIP_DATE + (0, 0, -1)))
         header = modified.to_bytes(4, "little") + len(source).to_bytes(4, "little")
     return importlib.util.MAGIC_NUMBER + header + marshal.dumps(code)
-
-
-def path_remark(path) -> str:
-    """What to do if the shell will not find the new executable, or another one first."""
-    import shutil
-    directory = os.path.dirname(path)
-    first = shutil.which("twosignal")
-    if first is None:
-        return f'{directory} is not on PATH. Add it: export PATH="{directory}:$PATH"'
-    if not os.path.samefile(first, path):
-        return f"{first} comes first on PATH: remove it, or put {directory} before it."
-    return ""
 
 
 class Terminated(SystemExit):
