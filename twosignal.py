@@ -1018,8 +1018,8 @@ def _coloured(line, cells) -> str:
     return re.sub("[▁-█]+", "\x1b[36m\\g<0>\x1b[0m", line)        # bars
 
 
-# Text that is the same in Markdown: words and numbers, but no link, list, commit or reference.
-_PLAIN_MARKDOWN = (r"(?!.*\b[0-9a-f]{7})(?:-|(?:[^\W_]|[ ()≤≥]|(?<![^ ])[-+](?=\d)"
+# Text that is the same in Markdown: words and numbers, no link, list, commit, emoji or reference.
+_PLAIN_MARKDOWN = (r"(?!.*(?:\b[0-9a-f]{7}|:\d{3}))(?:-|(?:[^\W_]|[ ()≤≥]|(?<![^ ])[-+](?=\d)"
                    r"|(?<=\d)%(?!\w)|(?<=\d)[-.,:](?=\d)|(?<=[^\W\d_]|\))[.,:](?= |\Z))*)\Z")
 
 
@@ -1043,7 +1043,7 @@ class MarkdownDocument(Screen):
         yield self.end
 
     def start(self):
-        return f"### {self.title}\n\n{self.inline(self.subtitle)}\n\n"
+        return f"### {self.inline(self.title)}\n\n{self.inline(self.subtitle)}\n\n"
 
     def inline(self, text):
         """In a code span, text is no link, image, tag, mention, reference or emphasis."""
@@ -1096,10 +1096,11 @@ svg { width: 12rem; height: .75rem; background: var(--soft); fill: var(--bar) }
 tr:has(.red) svg { fill: var(--red) }
 details { display: inline-block; max-width: calc(100vw - 3rem); margin-right: 1rem }
 details pre { unicode-bidi: plaintext }
+@media print, (max-width: 600px) { .sortable { width: auto } }
 @page { size: landscape }
 @media print {
   body { font-size: 10px; print-color-adjust: exact }
-  div { overflow: visible } .sortable { width: auto }
+  div { overflow: visible }
   tbody { break-inside: avoid }
   details::details-content { content-visibility: visible }
 }
@@ -1149,7 +1150,7 @@ class HtmlDocument(MarkdownDocument):
         from base64 import b64encode
         from hashlib import sha256
         hashes = [b64encode(sha256(text.encode()).digest()).decode() for text in (STYLE, SCRIPT)]
-        return PAGE_HEAD.format(*hashes, STYLE, self.title, self.inline(self.subtitle))
+        return PAGE_HEAD.format(*hashes, STYLE, *map(self.inline, (self.title, self.subtitle)))
 
     def inline(self, text):
         import html
@@ -1162,7 +1163,7 @@ class HtmlDocument(MarkdownDocument):
         return f"<pre>{self.inline(text.rstrip())}</pre>\n" if text else ""
 
     def cell(self, text, value):
-        content, number = self.inline(text), to_number(value)
+        content, number = self.inline(text), to_number(value) if text != "-" else None
         if isinstance(text, Bar):
             number = text.start
             content = (f'<svg aria-hidden="true"><rect x="{text.start:.4%}" height="100%" '
@@ -4164,7 +4165,7 @@ class Option(Struct):
     env: str = None             # the variable that is used if it is omitted
     is_secret: bool = False     # blanks and quotes around the variable are a part of it
     required: bool = False      # omitting it is a usage error
-    selects: bool = True        # what a gate examines, which its reports name
+    selects: bool = True        # what a command examines, which documents and reports name
     choices: object = ()        # values that shells complete; without parse, the valid ones
     completes: str = None       # projects or organizations: names to complete from the server
 
@@ -7240,11 +7241,13 @@ def gate_report(line, console) -> GateReport:
         path = "" if is_input else path
     is_gate = line.command is not None and line.command.is_gate
     path = path if path.strip(" -") and (is_gate or not line.command) else ""
-    # What the gate examines, as it was given: project my-agent, since 1h, error.
+    # What is examined, as it was given: project my-agent, since 1h, error.
+    options = line.command.options if line.command else ()
     selection = [option.label.lstrip("-") + (f" {text}" if option.metavar else "")
-                 for option in (line.command.options if is_gate else ()) if option.selects
-                 for text in line.texts(option)]
-    return GateReport(console, " ".join(["twosignal", *line.words]), selection, path, is_gate)
+                 for option in options if option.selects and not option.is_secret
+                 and option.metavar != "JSON" for text in line.texts(option)]
+    title = " ".join(["twosignal", *line.words, *line.operands])
+    return GateReport(console, title, selection, path, is_gate)
 
 
 def run_command(line, console, report) -> int:
@@ -7359,7 +7362,7 @@ def print_result(result, args, console, report) -> int:
     if result.streams and format_name in ("json", "html"):
         raise usage_error("A stream cannot be a single document", "Use --format jsonl.")
     screen = console.screen(args.color)
-    screen.title, now = report.title, iso_timestamp(int(console.clock.time()))
+    screen.title, now = console.masked(report.title), iso_timestamp(int(console.clock.time()))
     screen.subtitle = console.masked(", ".join([*report.selection, now]))
     lines = FORMATS[format_name](result, screen)
     try:

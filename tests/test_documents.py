@@ -33,8 +33,9 @@ HOSTILE = (
     "@team", "#1", "!12", "group/project#1", "GH-26", "ABC-123", "a1b2c3d4e5", "$12", "~bug", "%3",
     "a|b", "a\\|b", "\\", "`a`", "``a`", "a``", "```", "~~~", "**a**", "_a_", "~~a~~", "$x$",
     "# a", "- a", "+ a", "1. a", "1) a", "> a", "    a", "\ta", "---", "===", "| a | b |", ":a:",
-    "a\nb", "a\r\n\r\n# b", "::error::x", "##[error]x", "##vso[x]", "#\u200b#[x]", "{{x}}", "<b",
-    "", " ", "-", "\u202eabc", "\u2066", "\x1b[31m", "\0", "\x7f\x85", "\ufdd0\ufffe\U0001ffff",
+    "a\nb", "a\r\n\r\n# b", "::error::x", "##[error]x", "##vso[x]", "#\u200b#[x]", "{{x}}",
+    "<b", "1:100:2", "", " ", "-",
+    "\u202eabc", "\u2066", "\x1b[31m", "\0", "\x7f\x85", "\ufdd0\ufffe\U0001ffff",
     "\uffff", "\U0004ffff\U0010fffe", "東京 🤖", "مساعد الدعم", "e\u0301", "x" * 3000)
 ALLOWED = {     # tags, and the attributes that each may have
     "html": {"lang"}, "head": (), "meta": {"charset", "name", "content", "http-equiv"}, "title": (),
@@ -183,9 +184,9 @@ class Html(unittest.TestCase):
                                                               twosignal.format_age))
         page = page_of(Listing("traces", columns, [
             {"ms": 61000, "name": "a", "created_at": "2026-03-14T10:00:00Z"},
-            {"ms": 7e-07, "name": "12"}, {"ms": None}]))
+            {"ms": 7e-07, "name": "12"}, {"ms": None}, {"ms": -5}]))
         self.assertEqual([each.get("data-value") for each in page.attributes("td")], [
-            "61000", None, None, None, "0.0000007", "12", None, None] + [None] * 4)
+            "61000", None, None, None, "0.0000007", "12", None, None] + [None] * 8)
         self.assertEqual(page.rows()[1], ["1m 01s", "a", "-", "2026-03-14T10:00:00Z"])
 
     def test_verdicts_and_statuses_have_colours_and_words(self):
@@ -283,7 +284,7 @@ class Markdown(unittest.TestCase):
     def test_words_and_numbers_are_as_they_are(self):
         columns = (Column("Name", "name"),)
         for name in ("refund agent", "1.2s", "46,000", "≤ +5pp", "5%", "-0.05", "2026-03-14", "-",
-                     "lowest score (all)", "1 of 2 (Failed)."):
+                     "lowest score (all)", "1 of 2 (Failed).", "10:30:00", "東京", "résumé"):
             text = markdown_of(Listing("x", columns, [{"name": name}]))
             self.assertEqual(text, "| Name |\n| --- |\n| %s |\n\n" % name)
 
@@ -387,7 +388,8 @@ class Commands(CommandCase):
                     if form == "html":
                         page = Page(result.out)
                         self.assertEqual(page.problems, [])
-                        self.assertEqual(page.texts("h1"), ["twosignal " + command.name])
+                        self.assertEqual(page.texts("h1")[0].partition(command.name)[0],
+                                         "twosignal ")
                     else:
                         for line in result.out.splitlines():
                             Markdown.assertHarmless(self, line)
@@ -493,6 +495,23 @@ class Commands(CommandCase):
                 self.assertIn(text, result.err)
                 with open(path, encoding="utf-8") as file:
                     self.assertIn(text, file.read())
+
+    def test_filters_are_in_the_title_of_lists(self):
+        """What chose the rows is told, but no password, and no JSON."""
+        self.server.add_trace(tags=["v1"])
+        for command, selection in (
+                ("traces list --tag v1 --since 2h --limit 5", "limit 5, since 2h, tag v1, "),
+                ("traces stats --since 7d --by name", "by name, since 7d, "),
+                ("traces get failed --io", ", io, ")):
+            page = Page(self.assertOk(self.cli(*command.split(), "--format", "html")).out)
+            self.assertIn(selection, page.texts("p")[0])
+        self.assertEqual(page.texts("title", "h1"), ["twosignal traces get failed"] * 2)
+        page = Page(self.assertOk(self.cli("login", "-e", "owner@example.com", "--password",
+                                           "owner-pass", "--format", "html")).out)
+        self.assertRegex(page.texts("p")[0], r"\Aemail owner@example.com, [-0-9:TZ]+\Z")
+        page = Page(self.assertOk(self.cli("api", "project.list", "--input", json.dumps(
+            {"organizationId": self.server.org}), "--format", "html")).out)
+        self.assertRegex(page.texts("p")[0], r"\A[-0-9:TZ]+\Z")
 
     def test_what_a_document_is_about(self):
         selection = "project %s, since 1h, tag v1, " % self.server.project
