@@ -3656,7 +3656,7 @@ MANIFEST, BUNDLE_FORMAT = "MANIFEST.json", "twosignal traces 1"
 BUNDLE_COUNTS = ("traces", "spans", "scores", "bytes")
 FILE_HINT = ("--from reads what 'twosignal traces export' writes, or 'traces list' with --format "
              "json or jsonl.")
-COPY_AGAIN = "Copy the bundle again."
+COPY_AGAIN = "Copy the whole bundle again, or name another directory."
 _TRACE_KEYS = set(_LEADING_KEYS["trace"])
 _TRACE_VALUES = {"status", "duration_ms", "cost_usd", "start_time", "scores", "spans"}
 
@@ -3677,7 +3677,7 @@ def read_manifest(directory) -> dict:
                            for key in BUNDLE_COUNTS))
     except OSError as error:
         raise usage_error(f"{directory} is not a bundle of traces: cannot read {MANIFEST}: "
-                          f"{os_reason(error)}", FILE_HINT)
+                          f"{os_reason(error)}", COPY_AGAIN)
     except (ValueError, LookupError, TypeError, RecursionError):
         is_ours = False
     if not is_ours:
@@ -3718,11 +3718,11 @@ def trace_records(path, stream=None):
 class TraceFile(Client):
     """Reads traces from a file, or from a bundle of files; they are records, not wire objects."""
 
-    def __init__(self, path, project, console):
+    def __init__(self, path, project, console, needs_metadata=False):
         """path: - stands for stdin; project: only traces of this ID's."""
         # With something like an API key, it cannot ask for scores and spans that are not there.
         super().__init__(None, Transport(tell=console.tell, clock=console.clock), "-")
-        self.path, self.project = path, project
+        self.path, self.project, self.needs_metadata = path, project, needs_metadata
         self.name = "stdin" if path == "-" else path
         self.cannot = f"{self.name} does not have all"
         self._stdin = console.stdin.buffer if console.stdin else io.BytesIO()
@@ -3754,11 +3754,16 @@ class TraceFile(Client):
 
     def _records(self):
         """Yields all traces of the project. Raises a usage error."""
-        wanted = self.project and self.project.lower()
+        wanted, others = self.project and self.project.lower(), {}
         for path, stream in self._files():
             for trace in trace_records(path, stream):
-                if not wanted or str(trace.get("project_id")).lower() == wanted:
+                project = wanted and str(trace.get("project_id")).lower()
+                if project == wanted:
                     yield trace
+                others[project] = None      # or the wanted one
+        if others and wanted not in others:
+            raise usage_error(f"{self.name} has no traces of project '{self.project}'",
+                              f"Omit --project, or pass {printable(next(iter(others)))}.")
 
     def _files(self) -> list:
         """(path, stream or None) of each file; those of a bundle have been verified."""
@@ -3773,6 +3778,9 @@ class TraceFile(Client):
         if manifest.get("complete") is not True:
             raise usage_error(f"{self.path} is incomplete: its export broke off",
                               "Complete it with 'twosignal traces export --resume'.")
+        if self.needs_metadata and "metadata" in str(manifest.get("redacted")):
+            raise usage_error(f"{self.path} was exported with --redact metadata",
+                              "Omit --metadata, which needs the values.")
         return [(verified_part(self.path, part), None) for part in manifest["files"]]
 
 
@@ -5873,8 +5881,9 @@ class TraceExport(Struct):
         manifest = read_manifest(self.directory)
         for key in ("server", "project", "filters", "redacted"):
             if manifest.get(key) != self.manifest[key]:
-                raise usage_error(f"{self.directory} has another {key}: "
-                                  f"{to_json(manifest.get(key), 0)}", "Name another directory.")
+                raise usage_error(
+                    f"{self.directory} was begun with {key} {json.dumps(manifest.get(key))}",
+                    "Repeat the options of its first run, or name another directory.")
         for part in manifest["files"]:
             path = verified_part(self.directory, part)
             self._done.update(map(trace_key, trace_records(path)))
@@ -7316,7 +7325,7 @@ def trace_file(args, console) -> TraceFile:
         raise usage_error(f"--from {args.source} and {other} cannot be used together")
     if args.sources.pop("project", None):
         args.project = None         # a variable is about a server
-    return TraceFile(args.source, args.project, console)
+    return TraceFile(args.source, args.project, console, bool(vars(args).get("metadata")))
 
 
 def call_command(chosen, client, args, console, report) -> int:
@@ -7374,6 +7383,9 @@ def print_result(result, args, console, report) -> int:
         warning = end.value         # the format's
     finally:
         console.flush()
+    for each in result.checks if console.file else ():      # a log of CI shows stderr
+        if each.passed is not True:
+            console.tell(f"{each.name}: {each.sentence()}")
     outcome = result.conclude()
     if warning:
         console.say(warning)        # with --quiet too: the output lacks data

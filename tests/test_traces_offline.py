@@ -170,6 +170,9 @@ class SameAsTheServer(OfflineCase):
         rows = self.rows("-", "--project", "p1", stdin=text)
         self.assertEqual([row["id"] for row in rows], ["a"])
         self.assertEqual(len(self.rows("-", stdin=text)), 3)
+        for command in (("list",), ("check", "--max-p95", "1s"), ("stats", "--by", "name")):
+            self.assertFails(self.offline("-", *command, "--project", "Agent", stdin=text), 2,
+                             "stdin has no traces of project 'Agent'", "pass p1")
 
     def test_no_traces(self):
         for text in ("", "\n \n", "[]", " [ ]\n", "\ufeff", "\ufeff[\n]"):
@@ -423,6 +426,11 @@ class Export(OfflineCase):
             self.assertNotIn(b"Bob", file.read())
         self.assertOk(self.export("--redact", "output", folder="other"))
         self.assertEqual(self.rows(self.path("other"), "--spans")[0]["metadata"]["who"], "Bob")
+        for command in (("list",), ("check", "--max-p95", "1s"), ("stats",)):
+            result = self.offline(self.path("bundle"), *command, "--metadata", "who=Bob")
+            self.assertFails(result, 2, "exported with --redact metadata")
+            result = self.offline(self.path("other"), *command, "--metadata", "who=Bob")
+            self.assertIn("1 of 1 scanned traces match.", result.err)
         for given in ("inputs", "input,name", "id", ""):
             self.assertFails(self.export("--redact", given, folder="third"), 2, "--redact")
         self.assertFails(self.export("--redact", "nmae"), 2, "input, output, metadata")
@@ -543,7 +551,7 @@ class Resume(OfflineCase):
                            (("--error", "--tag", "x", "--redact", "input"), "filters"),
                            (("--error", "--redact", "input", "--project", other), "project")):
             with self.subTest(args=args):
-                self.assertFails(self.export("--resume", *args), 2, f"has another {part}")
+                self.assertFails(self.export("--resume", *args), 2, f"was begun with {part}")
         second = self.serve()
         self.server, first = second, self.server
         self.log_in()
