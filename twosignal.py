@@ -277,11 +277,9 @@ def _indented(value, encode, levels, margin) -> str:
 
 def encodable(text: str, encoding: str) -> str:
     """The text as a stream of this encoding can show it, with ASCII in place of the rest."""
-    try:
-        text.encode(encoding)
+    if result_or(None, text.encode, encoding, kinds=UnicodeEncodeError) is not None:
         return text
-    except UnicodeEncodeError:
-        return text.translate(_SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
+    return text.translate(_SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def disarmed(text: str, colon=r"\u003a", number_sign=r"\u0023") -> str:
@@ -489,9 +487,8 @@ def bar(used, limit, columns=20) -> str:
     """█████░░░ 92.0%, or nothing if there is no limit."""
     if not limit or used is None:
         return ""
-    share = used / limit
-    filled = min(columns, max(0, int(share * columns)))
-    return f"{'█' * filled}{'░' * (columns - filled)} {share * 100:.1f}%"
+    filled = min(columns, max(0, int(used / limit * columns)))
+    return f"{'█' * filled:░<{columns}} {used / limit * 100:.1f}%"
 
 
 class Bar(str):
@@ -1544,8 +1541,8 @@ class AtomicFile(OutputTarget):
         """Replaces the file by itself, and reserves room. Raises Failure if it cannot be saved."""
         before = result_or(None, file_content, self.target, kinds=OSError)
         if before is not None and len(before) <= MAX_STATE_FILE_BYTES:
-            with deferred_signals(), AtomicFile(self.path, self.mode, self.hint,
-                                                clock=self.clock) as copy:
+            with deferred_signals(), AtomicFile(self.path, self.mode, self.hint, clock=self.clock,
+                                                prefix=self.prefix) as copy:
                 copy.write(before)
                 copy.sync()         # another program may have changed the file meanwhile
                 if before != result_or(None, file_content, self.target, kinds=OSError):
@@ -2107,8 +2104,7 @@ class Transport:
         ahead = self.start_time - (date - elapsed)
         if abs(ahead) > MAX_CLOCK_DIFFERENCE:
             self.start_time -= ahead
-            unit, length = ("minute", MINUTE) if abs(ahead) < 100 * MINUTE else ("hour", HOUR)
-            difference = counted(round(abs(ahead) / length), unit)
+            difference = counted(round(abs(ahead) / MINUTE), "minute")
             side = "ahead of" if ahead > 0 else "behind"
             self.tell(f"Warning: this machine's clock is {difference} {side} the server's, which "
                       "is used for relative times such as --since 5m.")
@@ -2122,8 +2118,8 @@ class Transport:
         """Sends a request, and sets its proxy and was_sent. Raises what the library raises."""
         from urllib.parse import urlsplit
         parts = urlsplit(request.url)
-        request.proxy, proxy_headers = find_proxy(parts.scheme, parts.netloc)
-        route = (parts.scheme, parts.netloc, request.proxy, proxy_headers)
+        route = (parts.scheme, parts.netloc, *find_proxy(parts.scheme, parts.netloc))
+        request.proxy = route[2]
         kept, self._kept = self._kept, None
         # A change gets a new one: if a kept one dies, nobody can tell whether the change arrived.
         if kept and kept.route == route and request.method == "GET" and kept.is_idle():
@@ -2222,10 +2218,8 @@ def parse_http_date(value):
     """Unix seconds of a date in a header; None if it cannot be right."""
     from calendar import timegm
     from email.utils import parsedate_to_datetime
-    try:
-        seconds = timegm(parsedate_to_datetime(value).utctimetuple())
-    except (TypeError, ValueError, OverflowError, IndexError):
-        return None
+    seconds = result_or(0, lambda: timegm(parsedate_to_datetime(value).utctimetuple()),
+                        kinds=(TypeError, ValueError, OverflowError, IndexError))
     return seconds if seconds >= EARLIEST_DATE else None
 
 
@@ -2859,8 +2853,7 @@ def trpc_value(envelope, response, procedure):
 
 def _trpc_failure(error, response, procedure) -> Exception:
     error = get_item(error, "json", error)      # older servers leave this level out
-    status = get_path(error, "data.httpStatus")
-    status = status if isinstance(status, int) else response.status
+    status = to_number(get_path(error, "data.httpStatus")) or response.status
     code = get_path(error, "data.code")
     code = code if code in STATUS_CODES.values() else STATUS_CODES.get(status)
     if not isinstance(error, dict) or code is None and status < 400:
@@ -3000,8 +2993,7 @@ class Session:
 
     _TEXTS = {                      # attributes, and their patterns; the last three may be missing
         "access_token": r"[!-~]+\Z", "refresh_token": r"[!-~]+\Z", "project_ref": r"[\w.-]+\Z",
-        "user_id": "", "user_email": "", "api_url": "",     # the TUI does not store the last
-    }
+        "user_id": "", "user_email": "", "api_url": ""}     # the TUI does not store the last
 
     def __init__(self, values: dict):
         """Raises ValueError with the name of the key that is missing or wrong."""
@@ -3129,10 +3121,7 @@ class Spending(Struct):
 def session_leftovers() -> list:
     """The paths of what killed processes left of sessions; without the lock, it may be in use."""
     import glob
-    paths = glob.glob(glob.escape(session_file(AtomicFile.prefix)) + "*")
-    # Others are the config's or somebody's output; older versions did not use the prefix.
-    return [path for path in paths if os.path.basename(path).startswith(SESSION_PREFIX)
-            or "refresh_token" in (result_or(None, read_text, path) or "")]
+    return glob.glob(glob.escape(session_file(SESSION_PREFIX)) + "*")
 
 
 def recover_session(clock=CLOCK):
@@ -3486,9 +3475,7 @@ class Client:
             if all(getattr(each, "code", "") != "UNAUTHORIZED" for each in results):
                 return results
             rejected = session.access_token
-        if getattr(results[0], "code", "") == "UNAUTHORIZED":
-            raise results[0]            # the new session is rejected, too
-        return results
+        raise authentication_expired()
 
     def _send(self, url, body, credential, retried) -> Response:
         """The response to a query, or to a change if there is a body. Raises Failure."""
@@ -3586,9 +3573,8 @@ class Client:
 
     def add_scores(self, traces, project, required=True, strict=True) -> bool:
         """Stores in wire traces the scores that did not come with them; says if all are known.
-
-        If an API key cannot read them, they are None, or a Failure if they are required: a gate
-        must not pass for lack of scores. strict: fail also if there are fewer than are counted.
+        With an API key they are None, or a Failure if required: no gate passes for lack of scores.
+        strict: fail also if there are fewer than are counted.
         """
         lacking = [trace for trace in traces if lacks(trace, "scores")]
         if required or not self.key:
@@ -3645,7 +3631,7 @@ def unseen_traces(traces, known, tell) -> list:
     unknown = [trace for key, trace in rows.items() if key not in known]
     known.update(rows)
     if len(known) > MAX_KNOWN_TRACES:
-        known &= rows.keys()
+        known.intersection_update(rows)
         tell(f"More than {MAX_KNOWN_TRACES:,} traces: some may be counted twice.")
     return unknown
 
