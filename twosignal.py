@@ -1083,10 +1083,9 @@ h1, h2 { font-size: 1.2em }
 pre { padding: .5rem; background: var(--soft); white-space: pre-wrap }
 .red { color: var(--red); font-weight: bold } .green { color: var(--green) }
 div { overflow-x: auto } table { border-collapse: collapse } .sortable { width: max-content }
-tbody { border-top: 1px solid #8886 }
+tbody { border-top: 1px solid #8886 } td { white-space: pre-wrap }
 th, td { max-width: 40rem; padding: 4px 12px 4px 0; text-align: left; vertical-align: top }
-td { white-space: pre-wrap }
-th button { all: unset; cursor: pointer }
+th button { all: unset; cursor: pointer } th :focus-visible { outline: 2px solid var(--bar) }
 [aria-sort=ascending] ::after { content: " \\25b2" }
 [aria-sort=descending] ::after { content: " \\25bc" }
 svg { width: 12rem; height: .75rem; background: var(--soft); fill: var(--bar) }
@@ -1097,13 +1096,13 @@ details pre { unicode-bidi: plaintext }
 @page { size: landscape }
 @media print {
   body { font-size: 10px; print-color-adjust: exact }
-  div { overflow: visible }
-  tbody { break-inside: avoid }
+  div { overflow: visible } tbody { break-inside: avoid }
   details::details-content { content-visibility: visible }
 }
 """
 # A click sorts rows up, then down, then as they were; what is unknown stays at the end.
 SCRIPT = """
+const { compare } = new Intl.Collator([], { numeric: true });
 for (const th of document.querySelectorAll(".sortable th:not(:empty)")) {
   const table = th.closest("table"), bodies = [...table.tBodies];
   const cell = body => body.rows[0].cells[th.cellIndex];
@@ -1116,8 +1115,8 @@ for (const th of document.querySelectorAll(".sortable th:not(:empty)")) {
     const [order, sign] = next[th.ariaSort] || ["ascending", 1];
     for (const each of th.parentNode.cells) each.ariaSort = each === th ? order : "none";
     for (const body of [...bodies].sort((one, other) => {
-      const a = value(one), b = value(other), unequal = a - b || a.localeCompare(b);
-      return sign && ((a === "-") - (b === "-") || sign * unequal);
+      const a = value(one), b = value(other);
+      return sign && ((a === "-") - (b === "-") || sign * (a - b || compare(a, b)));
     })) table.append(body);
   };
 }
@@ -1152,9 +1151,7 @@ class HtmlDocument(MarkdownDocument):
     def inline(self, text):
         import html
         escaped = disarmed(html.escape(text), "&#58;", "&#35;")     # which a page shows as : and #
-        if not self.ascii_only:
-            return escaped
-        return escaped.encode("ascii", "xmlcharrefreplace").decode("ascii")
+        return escaped.encode("ascii", "xmlcharrefreplace").decode()    # whatever stdout can show
 
     def preformatted(self, text):
         return f"<pre>{self.inline(text.rstrip())}</pre>\n" if text else ""
@@ -7237,10 +7234,10 @@ def gate_report(line, console) -> GateReport:
     is_gate = line.command is not None and line.command.is_gate
     path = path if path.strip(" -") and (is_gate or not line.command) else ""
     # What is examined, as it was given: project my-agent, since 1h, error.
-    options = line.command.options if line.command else ()
     selection = [option.label.lstrip("-") + (f" {text}" if option.metavar else "")
-                 for option in options if option.selects and not option.is_secret
-                 and option.metavar != "JSON" for text in line.texts(option)]
+                 for option in getattr(line.command, "options", ())
+                 if option.selects and not option.is_secret and option.metavar != "JSON"
+                 for text in line.texts(option)]
     title = " ".join(["twosignal", *line.words, *line.operands])
     return GateReport(console, title, selection, path, is_gate)
 
