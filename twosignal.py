@@ -2512,11 +2512,10 @@ class ResponseTooLarge(RequestError, TooLarge):
 
 def proxy_refusal(status, route) -> RequestError:
     """What it means that a proxy itself answers with that status."""
-    _, host, proxy, headers = route
+    _, host, proxy, _ = route
     problem = f"refused the connection to {host}"
     if status == 407:
-        problem = "does not accept the user name and the password" if headers else (
-            "requires a user name and a password")
+        problem = "requires a valid user name and password"
     return RequestError(f"The proxy {proxy or host} {problem} ({status})",
                         "Check http_proxy or https_proxy, or name the host in no_proxy.",
                         is_retryable=status in RETRIED_STATUSES)
@@ -2555,8 +2554,7 @@ def request_error(error, request, access=Access()) -> RequestError:
 _PARTIAL_CHAIN, _STRICT = 0x80000, 0x20     # OpenSSL's flags; old Pythons have no names for them
 _CERTIFICATE_ALERT = "ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)"   # against the client's
 _CERTIFICATE_HINTS = {              # by OpenSSL's X509_V_ERR codes
-    9: "Correct this machine's clock.",
-    10: "Renew it on the server, or correct this machine's clock.",
+    **dict.fromkeys((9, 10), "Renew it on the server, or correct this machine's clock."),
     **dict.fromkeys((62, 64), "It was issued for another host: use that name with --url.")}
 
 
@@ -2869,8 +2867,6 @@ def rest_value(response, resource=None):
     if response.status == 401:
         raise Failure("The API key is not accepted", "Check TWOSIGNAL_API_KEY or its file, or "
                       "create a key with 'twosignal api-keys create'.", "UNAUTHORIZED")
-    if response.status == 403:
-        raise Failure("Permission denied", "The API key does not allow this action.", "FORBIDDEN")
     if response.status >= 400 and error:
         raise server_failure(None, response, get_item(error, "message") or error, resource)
     if not 200 <= response.status < 300:
@@ -3151,8 +3147,7 @@ def session_origin(session, clock=CLOCK) -> str:
     import hashlib
     path = session_file("origins.json")
     # A record that cannot be read may say that the account belongs to another server.
-    records = result_or({}, read_json_object, path, clock) if session.api_url else (
-        read_json_object(path, clock))
+    records = result_or({}, read_json_object, path, clock, kinds=Failure if session.api_url else ())
     url = session.api_url or records.get(session.account) or configured_url(clock=clock)
     url = isinstance(url, str) and result_or(None, normal_url, url)
     if not url:
@@ -3243,11 +3238,9 @@ class Authenticator:
 
     def _load(self) -> Session:
         """The stored session, if it belongs to this server. Raises NOT_LOGGED_IN."""
-        session = result_or_failure(load_session, self.clock)
-        if session is None or isinstance(session, NoHome) and has_key():
+        session = result_or(None, load_session, self.clock, kinds=NoHome if has_key() else ())
+        if session is None:
             raise not_logged_in()
-        if isinstance(session, Failure):
-            raise session
         self.keep_secret(session.access_token)
         self.keep_secret(session.refresh_token)
         if self._session and session.account != self._session.account:
@@ -3561,7 +3554,6 @@ class Client:
         return self.rest("GET", "/traces", without_none(**values), None, retried)
 
     def record(self, wire, kind) -> dict:
-        """See to_record()."""
         return to_record(wire, kind)
 
     def cannot_read(self, what) -> Failure:

@@ -1567,7 +1567,7 @@ class Proxies(TransportCase):
             result = self.run_cli("login", "-e", "a@b.c", "--password-stdin", "--url",
                                   server.url, stdin="x\n",
                                   env={"http_proxy": proxy.url, "NO_PROXY": None})
-            self.assertFails(result, 3, "The proxy %s requires a user name and a password" % place,
+            self.assertFails(result, 3, "The proxy %s requires a valid user name" % place,
                              "http_proxy")
 
     def test_no_proxy(self):
@@ -1705,9 +1705,7 @@ class ProxyChoice(TransportCase):
 
     def test_credentials(self):
         """Row 47: wrong or none, sent once, told alike for https and http, for a change too."""
-        for credentials, message in (
-                ("", "requires a user name and a password"),
-                ("u:wrong@", "does not accept the user name and the password")):
+        for credentials in ("", "u:wrong@"):
             for url in ("http://example.test/x", "https://example.test/x"):
                 for ask in ("orgs", "list"), ("orgs", "create", "X"):
                     with self.subTest(url=url, ask=ask), Proxy("u", "right") as proxy:
@@ -1716,7 +1714,8 @@ class ProxyChoice(TransportCase):
                         result = self.run_cli(*ask, "--url", url, env={
                             "http_proxy": "http://" + credentials + place, "NO_PROXY": None,
                             "https_proxy": "http://" + credentials + place})
-                        self.assertFails(result, 3, "The proxy %s %s (407)" % (place, message))
+                        self.assertFails(result, 3, "requires a valid user name and password (407)",
+                                         "The proxy " + place)
                         self.assertEqual(len(proxy.seen), 1)
 
     def test_an_echo(self):
