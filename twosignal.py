@@ -4532,8 +4532,9 @@ class Arguments:
         missing = [option for option in chosen.options
                    if option.required and getattr(self, option.name) is None
                    and not (key and option.completes == "projects")]
-        if missing and not key and has_key() and not result_or(None, load_session):
-            raise not_logged_in()       # first things first: an API key is not enough
+        has_variable = has_key() or "TWOSIGNAL_API_KEY" in os.environ
+        if missing and not key and has_variable and not result_or(None, load_session):
+            raise not_logged_in()       # first things first: an API key is not enough, or empty
         for option in [option for option in missing if option.env]:
             saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
             if saved:
@@ -6499,7 +6500,8 @@ def stats_result(groups, rows, metric) -> Details:
     messages.sort(key=lambda row: -row["count"])
     if messages:
         columns = (COUNT_COLUMN, *keys, Column("Message", "message"))
-        parts += [("Most frequent error messages", Listing("messages", columns, messages))]
+        by = f" by {' and '.join(groups.by)}" if groups.by else "s"
+        parts += [(f"Most frequent error message{by}", Listing("messages", columns, messages))]
     return Details(rows, (), parts, extra_columns=values)
 
 
