@@ -48,6 +48,7 @@ __version__ = "2.0.0"
 
 DEFAULT_URL = "https://app.twosignal.dev"
 USER_AGENT = f"twosignal/{__version__} (Python {sys.version_info[0]}.{sys.version_info[1]})"
+VERSION_LINE = f"twosignal {__version__} (Python {'.'.join(map(str, sys.version_info[:3]))})\n"
 DEFAULT_TIMEOUT = 30.0              # seconds for a request, its retries included
 DEFAULT_WAIT, DEFAULT_INTERVAL = 300.0, 2.0     # seconds: of traces wait, between polls of tail
 DEFAULT_LIMIT, DEFAULT_TAIL_LINES = 20, 10  # traces in a listing, and that tail begins with
@@ -3847,8 +3848,7 @@ class Console:
         self.clock = clock
         self._secrets = set()
         self.keep_secret = self._secrets.add    # from now on, *** is shown in its place
-        is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
-                     or os.environ.get("TEAMCITY_VERSION"))
+        is_ci_log = any(map(os.environ.get, ("GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION")))
         self.for_log = disarmed if is_ci_log else str       # of what stdout and stderr show
         self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
@@ -4377,8 +4377,7 @@ def json_argument(text, flag, console):
         return json.loads(text, parse_int=exact_number, parse_float=exact_number,
                           parse_constant=exact_number, object_pairs_hook=object_of)
     except (ValueError, RecursionError) as error:
-        raise usage_error(f"Invalid {flag}: {error}",
-                          f"It takes JSON, such as {flag} '{{\"prompt\": \"Hi\"}}'.")
+        raise usage_error(f"Invalid {flag}: {error}", """It takes JSON, e.g. '{"prompt": "Hi"}'.""")
 
 
 OTHER_NAMES = {                     # what people type in place of a command's word
@@ -4514,8 +4513,7 @@ class Arguments:
             is_switch = option.metavar is None and option.constant is True
             vars(self).setdefault(option.name, False if is_switch else None)
         if chosen.exclusive and all(line.has(flags[flag]) for flag in chosen.exclusive):
-            raise usage_error(f"{' and '.join(chosen.exclusive)} cannot be used together",
-                              "Use one of them.")
+            raise usage_error(f"{' and '.join(chosen.exclusive)} cannot be used together")
 
     def _add(self, option, text):
         try:
@@ -6759,9 +6757,7 @@ def config_warnings(type_name, config):
     ignored = set()
     schemas = [get_item(config, "schema")] if type_name == "JSON_SCHEMA" else []
     for schema in schemas:                      # inner ones are added while it runs
-        if isinstance(schema, list):            # of items
-            schemas += schema
-        elif isinstance(schema, dict):
+        if isinstance(schema, dict):
             ignored |= schema.keys() - SCHEMA_KEYWORDS
             properties = schema.get("properties")       # its keys are names, not keywords
             schemas += properties.values() if isinstance(properties, dict) else ()
@@ -6979,15 +6975,7 @@ def help_command(client, args, console):
 @command("version", is_offline=True)
 def version(client, args, console):
     """Show the version of this client and of Python."""
-    return Text(version_text())
-
-
-def version_text() -> str:
-    """A line such as "twosignal 2.0.0 (Python 3.13.0, executable)"."""
-    # The folder of an executable is a zip file; piped into Python, a module has no file at all.
-    folder = os.path.dirname(globals().get("__file__", ""))
-    kind = ", executable" if os.path.isfile(folder) else ""
-    return f"twosignal {__version__} (Python {'.'.join(map(str, sys.version_info[:3]))}{kind})\n"
+    return Text(VERSION_LINE)
 
 
 ############################################################
@@ -7201,7 +7189,7 @@ def run(argv, console) -> int:
     console.quiet = line.has(QUIET)
     console.debug = line.has(DEBUG)
     if line.is_known and (line.has(VERSION) or line.has(HELP)):
-        console.print(help_text(line.words) if line.has(HELP) else version_text())
+        console.print(help_text(line.words) if line.has(HELP) else VERSION_LINE)
         console.flush()
         return 0
     import signal
@@ -7221,12 +7209,12 @@ def gate_report(line, console) -> GateReport:
     path, output, *inputs = (to_path("".join(line.texts(option)))
                              for option in (JUNIT, OUTPUT, BASELINE_OPTIONS[0], FROM))
     output = "/dev/stdout" if output in ("", "-") else output
-    is_input = path and any(each and is_same_file(path, each) for each in inputs)
+    is_input = path and any(is_same_file(path, each) for each in inputs)
     if path == "-" or is_input or path not in ("", os.devnull) and is_same_file(path, output):
         line.error = line.error or usage_error("--junit needs a file of its own")
-        path = "" if is_input else path
     is_gate = line.command is not None and line.command.is_gate
-    path = path if path.strip(" -") and (is_gate or not line.command) else ""
+    if is_input or not path.strip(" -") or line.command and not is_gate:
+        path = ""
     # What is examined, as it was given: project my-agent, since 1h, error.
     selection = [option.label.lstrip("-") + (f" {text}" if option.metavar else "")
                  for option in getattr(line.command, "options", ())

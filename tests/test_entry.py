@@ -68,7 +68,7 @@ class WaysToStart(ServerCase):
         """main(argv, console) never raises; without them it takes the process's own."""
         code = "import twosignal; print(twosignal.main(), twosignal.main(['nope']))"
         result = self.start([sys.executable, "-B", "-c", code, "--version"], cwd=ROOT)
-        self.assertEqual((result.code, result.out), (0, twosignal.version_text() + "0 2\n"))
+        self.assertEqual((result.code, result.out), (0, twosignal.VERSION_LINE + "0 2\n"))
         self.assertIn("There is no command 'nope'", result.err)
         self.assertEqual(self.run_cli("nope").code, 2)
         self.assertEqual(self.run_cli("traces", "get", "nope").code, 6)

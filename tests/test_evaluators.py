@@ -187,7 +187,7 @@ class ConfigsThatCannotWork(CommandCase):
         schema = {"$schema": "x", "title": "x", "type": "object", "required": ["format"],
                   "properties": {"pattern": {"type": "string", "pattern": "a"},
                                  "oneOf": {"items": {"properties": {"x": {"format": "date"}}}},
-                                 "y": {"items": [{"pattern": "b"}, {"const": 1}]}},
+                                 "y": {"items": {"pattern": "b", "const": 1}}},
                   "additionalProperties": False, "default": {"not": 1}, "enum": [{"not": 1}]}
         self.assertEqual(self.assertOk(self.create("JSON_SCHEMA", {"schema": schema})).err,
                          "Warning: the server ignores in the schema: "
