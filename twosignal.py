@@ -876,6 +876,7 @@ class Result(Struct):
     checks = ()                 # a gate's CheckResults, which are reported
     extra_columns = ()          # of fields that tables show only if --fields names them
     listing = None              # of the rows inside, which the ROW_FORMATS print in its place
+    title = ""                  # of a document; without it, the command
 
     def batches(self):
         """An iterator of lists of rows: as many as a page, or one by one if they stream."""
@@ -1092,8 +1093,9 @@ th button { all: unset; cursor: pointer } th :focus-visible { outline: 2px solid
 svg { width: 12rem; height: .75rem; background: var(--soft); fill: var(--bar) }
 tr:has(.red) svg { fill: var(--red) }
 details { display: inline-block; max-width: calc(100vw - 3rem); margin-right: 1rem }
+details[open] { display: block; white-space: normal }
 details pre { unicode-bidi: plaintext }
-@media print, (max-width: 600px) { .sortable { width: auto } }
+@media print, (max-width: 600px) { .sortable { width: auto } td:first-child { min-width: 9rem } }
 @page { size: landscape }
 @media print {
   body { font-size: 10px; print-color-adjust: exact }
@@ -6363,12 +6365,13 @@ def traces_get(client, args, console):
         trace["spans"] = [span for _, span in tree]
     spans = [span for _, span in tree]
     noun = "failed spans" if args.errors else "spans"
-    data = ("error_message", "input", "output")
+    data = ("error_message", "input", "output", "model_parameters", "metadata")
     table = Listing(noun, SPAN_COLUMNS, span_rows(tree, records), below=lambda span: UserData(
         [(key, span[key]) for key in data if span.get(key) is not None], args.max_lines))
     parts = [("Spans", table), *io_parts(spans, args),
              ("Scores", Listing("scores", SCORE_COLUMNS, trace["scores"]))]
-    return Details(trace, TRACE_FIELDS, parts, error_lines(spans), colour=RED)
+    return Details(trace, TRACE_FIELDS, parts, error_lines(spans), colour=RED,
+                   title=f"{NAME.text(trace)}: {STATUS.text(trace)}")
 
 
 def found_trace(client, args):
@@ -7220,6 +7223,7 @@ def gate_report(line, console) -> GateReport:
     selection = [option.label.lstrip("-") + (f" {text}" if option.metavar else "")
                  for option in getattr(line.command, "options", ())
                  if option.selects and not option.is_secret and option.metavar != "JSON"
+                 and (line.has(option) or not (option.env and line.has(FROM)))
                  for text in line.texts(option)]
     title = " ".join(["twosignal", *line.words, *line.operands])
     return GateReport(console, title, selection, path, is_gate)
@@ -7337,8 +7341,9 @@ def print_result(result, args, console, report) -> int:
     if result.streams and format_name in ("json", "html"):
         raise usage_error("A stream cannot be a single document", "Use --format jsonl.")
     screen = console.screen(args.color)
-    screen.title, now = console.masked(report.title), iso_timestamp(int(console.clock.time()))
-    screen.subtitle = console.masked(", ".join([*report.selection, now]))
+    now = iso_timestamp(int(console.clock.time()))
+    screen.title = console.masked(result.title or report.title)
+    screen.subtitle = console.masked(", ".join([*report.selection, f"written {now}"]))
     lines = FORMATS[format_name](result, screen)
     try:
         while True:

@@ -388,8 +388,8 @@ class Commands(CommandCase):
                     if form == "html":
                         page = Page(result.out)
                         self.assertEqual(page.problems, [])
-                        self.assertEqual(page.texts("h1")[0].partition(command.name)[0],
-                                         "twosignal ")
+                        title = {"traces get": "<b>bad</b>: ERROR"}.get(command.name, "twosignal")
+                        self.assertEqual(page.texts("h1")[0][:len(title)], title)
                     else:
                         for line in result.out.splitlines():
                             Markdown.assertHarmless(self, line)
@@ -505,19 +505,33 @@ class Commands(CommandCase):
                 ("traces get failed --io", ", io, ")):
             page = Page(self.assertOk(self.cli(*command.split(), "--format", "html")).out)
             self.assertIn(selection, page.texts("p")[0])
-        self.assertEqual(page.texts("title", "h1"), ["twosignal traces get failed"] * 2)
+        self.assertEqual(page.texts("title", "h1"), ["<b>bad</b>: ERROR"] * 2)
+        self.assertEqual(page.problems, [])
         page = Page(self.assertOk(self.cli("login", "-e", "owner@example.com", "--password",
                                            "owner-pass", "--format", "html")).out)
-        self.assertRegex(page.texts("p")[0], r"\Aemail owner@example.com, [-0-9:TZ]+\Z")
+        self.assertRegex(page.texts("p")[0], r"\Aemail owner@example.com, written [-0-9:TZ]+\Z")
         page = Page(self.assertOk(self.cli("api", "project.list", "--input", json.dumps(
             {"organizationId": self.server.org}), "--format", "html")).out)
-        self.assertRegex(page.texts("p")[0], r"\A[-0-9:TZ]+\Z")
+        self.assertRegex(page.texts("p")[0], r"\Awritten [-0-9:TZ]+\Z")
+
+    def test_a_file_is_of_no_project(self):
+        """Which a variable names: with --from, only --project counts."""
+        path = self.path("traces.jsonl")
+        self.assertOk(self.cli("traces", "list", "-o", path))
+        env = {"TWOSIGNAL_PROJECT": "elsewhere"}
+        for options, selection in (([], ""), (["--project", self.server.project],
+                                              "project %s, " % self.server.project)):
+            result = self.cli("traces", "stats", "--from", path, *options, "--format", "html",
+                              env=env)
+            self.assertEqual(Page(self.assertOk(result).out).texts("p")[0].partition("written")[0],
+                             "%sfrom %s, " % (selection, path))
 
     def test_what_a_document_is_about(self):
         selection = "project %s, since 1h, tag v1, " % self.server.project
         self.server.add_trace(tags=["v1"])
-        for form, pattern in (("markdown", r"\A### twosignal traces check\n\n`%s[-0-9T:]+Z`\n\n"),
-                              ("html", "<h1>twosignal traces check</h1><p>%s[-0-9T:]+Z</p>")):
+        for form, pattern in (
+                ("markdown", r"\A### twosignal traces check\n\n`%swritten [-0-9T:]+Z`\n\n"),
+                ("html", "<h1>twosignal traces check</h1><p>%swritten [-0-9T:]+Z</p>")):
             result = self.assertOk(self.cli("traces", "check", "--tag", "v1", "--since", "1h",
                                             "--min-count", "1", "--format", form))
             self.assertRegex(result.out, pattern % selection)
