@@ -8,7 +8,7 @@ import unittest
 from unittest import mock
 
 import twosignal
-from tools import (FULL, SCRIPT, Case, CommandCase, pty_run, requests_of, run_command,
+from tools import (FULL, PROGRAM, Case, CommandCase, pty_run, requests_of, run_command,
                    write_script)
 
 SHELLS = ("bash", "zsh", "fish")
@@ -326,7 +326,7 @@ class ShellCase(CommandCase):
         self.write("report.xml", "")
         self.write("my report.xml", "")
         os.mkdir(self.path("bin"))
-        write_script(self.path("bin", "completes"), [sys.executable, "-I", SCRIPT])
+        write_script(self.path("bin", "completes"), [sys.executable, "-I", PROGRAM])
         self.write("bin/twosignal",
                    "#!/bin/sh\nif [ \"$1\" = __complete ]; then exec completes \"$@\"; fi\n"
                    "printf got; printf '<%s>' \"$@\"; echo\n")

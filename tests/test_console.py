@@ -20,9 +20,9 @@ import urllib.request
 from unittest import mock
 
 import twosignal
-from tools import (DEADLINE, ERROR_LINE, FULL_DISK, IN_TERMINAL, NEW, OLD, OWNER, PASSWORD, SCRIPT,
-                   CommandCase, ProcessCase, Result, ServerCase, ShortClock, Steps, TracesCase,
-                   as_bytes, as_text, full, json_page, merged, nothing, posix, pty_run,
+from tools import (DEADLINE, ERROR_LINE, FULL_DISK, IN_TERMINAL, NEW, OLD, OWNER, PASSWORD, PROGRAM,
+                   SCRIPT, CommandCase, ProcessCase, Result, ServerCase, ShortClock, Steps,
+                   TracesCase, as_bytes, as_text, full, json_page, merged, nothing, posix, pty_run,
                    replaced_environment, requests_of, run_command)
 
 
@@ -86,7 +86,7 @@ class Encodings(ProcessCase):
 
     def test_arguments_that_are_not_utf8(self):
         """Row 38: bytes that are not UTF-8 are a usage error."""
-        result = run_command([sys.executable, SCRIPT, "traces", "get", b"\xff\xfe"],
+        result = run_command([sys.executable, PROGRAM, "traces", "get", b"\xff\xfe"],
                              self.environment)
         self.assertFails(result, 2)
         self.assertEqual(self.server.requests, [])
@@ -144,7 +144,7 @@ class Streams(ProcessCase):
         os.close(reading)
         try:
             process = subprocess.Popen(
-                [sys.executable, SCRIPT] + list(args), env=merged(self.environment, env),
+                [sys.executable, PROGRAM] + list(args), env=merged(self.environment, env),
                 stdin=subprocess.DEVNULL, stdout=writing,
                 stderr=writing if redirect_errors else subprocess.PIPE)
         finally:
@@ -175,7 +175,7 @@ class Streams(ProcessCase):
         for number in range(3):
             self.server.fault("trace.list", status=200, body=json_page("c%d" % number))
         last = self.server.fault("trace.list", status=200, body=json_page("last"), delay=True)
-        process = subprocess.Popen([sys.executable, SCRIPT, "traces", "list", "--all", "--json"],
+        process = subprocess.Popen([sys.executable, PROGRAM, "traces", "list", "--all", "--json"],
                                    env=self.environment, stdin=subprocess.DEVNULL,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         drained = threading.Thread(target=lambda: process.stdout.read(150000))
@@ -433,7 +433,7 @@ class Confirmations(CommandCase):
 class Questions(ProcessCase):
     """Where a question is shown, and what becomes of a password that is typed or handed over."""
 
-    LOST = ["/bin/sh", "-c", 'exec "$@" 2>"$LOST"', "sh", sys.executable, SCRIPT]
+    LOST = ["/bin/sh", "-c", 'exec "$@" 2>"$LOST"', "sh", sys.executable, PROGRAM]
 
     def setUp(self):
         super().setUp()
@@ -480,7 +480,7 @@ class Questions(ProcessCase):
         """(code, output, stderr) of a run on a terminal that is not its controlling one."""
         master, terminal = os.openpty()
         process = subprocess.Popen(
-            [sys.executable, SCRIPT] + args, env=self.environment, stdin=terminal,
+            [sys.executable, PROGRAM] + args, env=self.environment, stdin=terminal,
             stdout=terminal, stderr=stderr or terminal, start_new_session=True)
         os.close(terminal)
         output = b""
@@ -513,7 +513,7 @@ class Questions(ProcessCase):
 
     def ways(self, secret, env):
         """(its name, its exit code) after the secret was handed over in each way."""
-        login = [sys.executable, SCRIPT, "login", "-e", "a@b.c"]
+        login = [sys.executable, PROGRAM, "login", "-e", "a@b.c"]
         env = merged(self.environment, env)
         yield "option", run_command(login + ["-p", secret], env).code
         variable = dict({os.fsencode(name): value for name, value in env.items()})
@@ -579,7 +579,7 @@ class Questions(ProcessCase):
         """Row 50: typed under LC_ALL=C, it arrives as UTF-8."""
         for env in self.locales():
             with self.subTest(env=env):
-                output, code = pty_run([sys.executable, SCRIPT, "login"], [
+                output, code = pty_run([sys.executable, PROGRAM, "login"], [
                     ("Email: ", " jörg@b.c\n"), (" at " + self.server.url, "x\n")],
                     merged(self.environment, env))
                 self.assertEqual(code, 4, output)
@@ -590,7 +590,7 @@ class Questions(ProcessCase):
         """(process, the other end of its controlling terminal); its other streams are pipes."""
         master, terminal = os.openpty()
         process = self.enter(subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", IN_TERMINAL, sys.executable, SCRIPT, "login",
+            [sys.executable, "-I", "-S", "-c", IN_TERMINAL, sys.executable, PROGRAM, "login",
              "-e", OWNER], env=self.environment, stdin=terminal, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, start_new_session=True))
         self.addCleanup(process.kill)

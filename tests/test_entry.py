@@ -14,9 +14,9 @@ from unittest import mock
 
 import twosignal
 from servers import Scripted, certificates, hang_up
-from tools import (DEADLINE, ERROR_LINE, ROOT, SCRIPT, Case, ProcessCase, ServerCase, ShortClock,
-                   as_text, executable, file_bytes, full, heed_interrupts, listing, pty_run,
-                   replaced_environment, requests_of, run_command, write_script)
+from tools import (DEADLINE, ERROR_LINE, PROGRAM, ROOT, SCRIPT, Case, ProcessCase, ServerCase,
+                   ShortClock, as_text, executable, file_bytes, full, heed_interrupts, listing,
+                   pty_run, replaced_environment, requests_of, run_command, write_script)
 
 
 class WaysToStart(ServerCase):
@@ -242,7 +242,7 @@ class Interrupts(ProcessCase):
             with self.subTest(args=args):
                 output, _ = pty_run(
                     ["/bin/sh", "-c", 'trap : INT; "$@"; echo "code $?"; stty -a', "sh",
-                     sys.executable, SCRIPT] + args, [(prompt, "\x03")], self.environment)
+                     sys.executable, PROGRAM] + args, [(prompt, "\x03")], self.environment)
                 self.assertIn("code 130", output)
                 self.assertNotIn("Traceback", output)
                 self.assertRegex(output, r"[^-]echo\b")
@@ -272,7 +272,7 @@ class DeathBySignal(ProcessCase):
                 self.addCleanup(fault.release.set)
                 # The project is looked up by its name first, which --debug shows.
                 output, code = pty_run(
-                    [bash, "-c", script, "bash", sys.executable, SCRIPT, "traces", "list",
+                    [bash, "-c", script, "bash", sys.executable, PROGRAM, "traces", "list",
                      "--project", "Support Agent", "--debug"],
                     [("debug: ", "\x03")], self.environment)
                 self.assertEqual(code, -signal.SIGINT, output)
@@ -321,7 +321,7 @@ class DeathBySignal(ProcessCase):
             for number in numbers:
                 signal.signal(number, signal.SIG_IGN)
         fault = self.server.fault("trace.list", delay=True)
-        process = subprocess.Popen([sys.executable, SCRIPT, "traces", "list", "--json"],
+        process = subprocess.Popen([sys.executable, PROGRAM, "traces", "list", "--json"],
                                    env=self.environment, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, preexec_fn=ignore)
         with process:

@@ -18,7 +18,7 @@ from unittest import mock
 if not __package__:     # started as a script, not by `python3 -m unittest`
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 
-from tools import (FULL_DISK, SCRIPT, PassingClock, TracesCase, file_bytes,  # noqa: E402
+from tools import (FULL_DISK, PROGRAM, PassingClock, TracesCase, file_bytes,  # noqa: E402
                    fill_four, minutes_ago, trpc_error)
 
 import junit  # noqa: E402
@@ -428,7 +428,7 @@ class OneFileForEach(Gate):
         path = self.path("both.xml")
         for name in ("/dev/stdout", "/dev/fd/1", path):
             with self.subTest(name=name), open(path, "wb") as file:
-                code = subprocess.call([sys.executable, SCRIPT, "traces", "check", "--max-cost",
+                code = subprocess.call([sys.executable, PROGRAM, "traces", "check", "--max-cost",
                                         "1", "--junit", name], stdout=file,
                                        stderr=subprocess.DEVNULL, env=self.environment)
                 self.assertEqual(code, 2)

@@ -14,7 +14,7 @@ from unittest import mock
 
 import standin
 import twosignal
-from tools import (DEADLINE, DIALECTS, PYPY, SCRIPT, PassingClock, Steps, TracesCase, full, merged,
+from tools import (DEADLINE, DIALECTS, PYPY, PROGRAM, PassingClock, Steps, TracesCase, full, merged,
                    minutes_ago, nothing, posix, takes_at_most, trpc_answer)
 
 
@@ -617,7 +617,7 @@ class TailProcesses(TracesCase):
     """What needs a process: lines that are printed at once, Ctrl-C, a reader that goes away."""
 
     def start(self, *args, stdout=subprocess.PIPE, shell=()):
-        command = [sys.executable, "-c", WITH_CTRL_C, SCRIPT, "traces", "tail", "--project",
+        command = [sys.executable, "-c", WITH_CTRL_C, PROGRAM, "traces", "tail", "--project",
                    self.server.project, "--interval", "50ms", "--format", "jsonl"]
         process = subprocess.Popen(
             list(shell) + command + list(args), env=merged(self.environment, None), stdout=stdout,

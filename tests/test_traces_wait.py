@@ -6,7 +6,7 @@ import threading
 import standin
 import twosignal
 from servers import Scripted, answer, certificates, needs_openssl
-from tools import (DEADLINE, DIALECTS, OLD, SCRIPT, PassingClock, Steps, TracesCase, fails_from,
+from tools import (DEADLINE, DIALECTS, OLD, PROGRAM, PassingClock, Steps, TracesCase, fails_from,
                    nothing)
 
 
@@ -237,7 +237,7 @@ class Waiting(WaitCase):
     def test_response_that_does_not_arrive_ends_at_the_timeout(self):
         fault = self.server.fault("trace.list", times=None, delay=True)
         project, done = self.server.project, threading.Event()
-        command = [sys.executable, SCRIPT, "traces", "wait", "--project", project,
+        command = [sys.executable, PROGRAM, "traces", "wait", "--project", project,
                    "--timeout", "200ms"]
         process = subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)

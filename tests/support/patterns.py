@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import warnings
+from urllib.parse import quote
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
@@ -40,6 +41,8 @@ IN_VARIABLES = {
 # What is applied to short texts only: the limit is in the code before it.
 LIMITS = {r"(/(login|api(/v1|/trpc)?)?)*\Z": t.MAX_BATCH_URL,
           r"\.?0*(?=\D*\Z)": 2 * t.MAX_DIGITS}       # a number that this program formats
+# What is applied to percent-encoded texts only, in which two digits follow each %.
+ENCODED = {".{1,%d}(?<!%%)(?<!%%[0-9A-F])" % t.MAX_COOKIE_CHUNK}     # in session_cookie()
 
 
 def patterns(tree):
@@ -181,6 +184,8 @@ def main(path, count):
     for (pattern, function), line in sorted(found.items(), key=lambda item: item[1]):
         for text in texts_for(pattern, count):
             text = text[:LIMITS.get(pattern, len(text))]
+            if pattern in ENCODED:
+                text = quote(text, safe="")
             attempt("line %d: %a on %a" % (line, pattern, text[:60]), function, pattern, text)
     for name, function in FUNCTIONS.items():
         for pump in PUMPS:

@@ -2,6 +2,7 @@
 import contextlib
 import datetime
 import http.client
+import importlib.util
 import io
 import json
 import os
@@ -29,7 +30,14 @@ for _folder in (ROOT, TESTS, SUPPORT):
 import standin  # noqa: E402
 import twosignal  # noqa: E402
 
-FULL = os.environ.get("TWOSIGNAL_TEST_FULL") == "1"
+# The bytecode that this import wrote: a process that begins with it does not compile the script.
+# For tests that are not about how the script is started, and for this Python only.
+PROGRAM = importlib.util.cache_from_source(SCRIPT)
+# With PYTHONDONTWRITEBYTECODE, or in a read-only directory, there is none, or an old one.
+if not os.path.exists(PROGRAM) or os.path.getmtime(PROGRAM) < os.path.getmtime(SCRIPT):
+    PROGRAM = SCRIPT
+FULL = os.environ.get("TWOSIGNAL_TEST_FULL", "") in ("1", "python")
+ONCE = os.environ.get("TWOSIGNAL_TEST_FULL") == "1"
 PYPY = sys.implementation.name == "pypy"
 DEADLINE = 60  # seconds; generous, since it only ends a test that would otherwise hang
 KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "PATHEXT", "COMSPEC", "TEMP", "TMP",
@@ -77,6 +85,11 @@ posix = unittest.skipIf(os.name == "nt", "this system has no such thing")
 def full(short, long):
     """The amount of work of a test: `long` with TWOSIGNAL_TEST_FULL=1, `short` otherwise."""
     return long if FULL else short
+
+
+def full_once(short, long):
+    """As full(), for what is the same in all versions of Python: `.ci/run` does it on one."""
+    return long if ONCE else short
 
 
 class Result:
@@ -287,7 +300,8 @@ def executable(directory, python=sys.executable):
     `python3` is there too, so that scripts meet the interpreter that the tests run on.
     """
     os.makedirs(directory, exist_ok=True)
-    write_script(os.path.join(directory, "twosignal"), [python, SCRIPT])
+    write_script(os.path.join(directory, "twosignal"),
+                 [python, PROGRAM if python == sys.executable else SCRIPT])
     for name in ("python", "python3"):
         write_script(os.path.join(directory, name), [python])
     return directory + os.pathsep + os.environ.get("PATH", os.defpath)
@@ -415,14 +429,15 @@ class Case(unittest.TestCase):
     def run_process(self, *args, stdin=None, env=None, python=sys.executable, flags=(),
                     timeout=120, cwd=None):
         """Run `python [flags] twosignal.py args` as a process of its own."""
-        command = [python] + list(flags) + [SCRIPT] + [str(arg) for arg in args]
+        program = SCRIPT if flags or python != sys.executable else PROGRAM
+        command = [python] + list(flags) + [program] + [str(arg) for arg in args]
         return run_command(command, merged(self.environment, env), stdin, timeout, cwd)
 
     def run_terminal(self, *args, script=(), env=None, columns=80):
         """Run the command in a terminal that types the answers; return (output, exit code)."""
         if os.name == "nt":
             self.skipTest("no pseudo-terminals on Windows")
-        return pty_run([sys.executable, SCRIPT] + [str(arg) for arg in args], script,
+        return pty_run([sys.executable, PROGRAM] + [str(arg) for arg in args], script,
                        merged(self.environment, env), columns)
 
     def assertOk(self, result, err=None):
@@ -513,7 +528,7 @@ class ServerCase(Case):
     def signalled(self, number, path, args):
         """(exit code, stderr) of a process that gets a signal while it waits for a response."""
         fault = self.server.fault(path, delay=True)
-        process = subprocess.Popen([sys.executable, SCRIPT] + args, env=self.environment,
+        process = subprocess.Popen([sys.executable, PROGRAM] + args, env=self.environment,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, preexec_fn=heed_interrupts)
         with process:
@@ -843,7 +858,7 @@ class ProcessCase(ServerCase):
 
     def in_shell(self, redirections, *args, env=None, stdin=None):
         """Run a command as a shell does with these redirections."""
-        return run_command(["sh", "-c", IN_SHELL, "sh", redirections, sys.executable, SCRIPT]
+        return run_command(["sh", "-c", IN_SHELL, "sh", redirections, sys.executable, PROGRAM]
                            + list(args), merged(self.environment, env), stdin)
 
     def assertNothingLeft(self):
