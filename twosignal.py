@@ -1084,8 +1084,8 @@ body { margin: 1rem; font: 15px/1.5 sans-serif; overflow-wrap: break-word }
 h1, h2 { font-size: 1.2em }
 pre { padding: .5rem; background: var(--soft); white-space: pre-wrap }
 .red { color: var(--red); font-weight: bold } .green { color: var(--green) }
-div { overflow-x: auto } table { border-collapse: collapse } .sortable { width: max-content }
-tbody { border-top: 1px solid #8886 } td { white-space: pre-wrap }
+div { overflow-x: auto } table { border-collapse: collapse } tbody { border-top: 1px solid #8886 }
+td { white-space: pre-wrap } .sortable td:first-child { min-width: 7rem }
 th, td { max-width: 40rem; padding: 4px 12px 4px 0; text-align: left; vertical-align: top }
 th button { all: unset; cursor: pointer } th :focus-visible { outline: 2px solid var(--bar) }
 [aria-sort=ascending] ::after { content: " \\25b2" }
@@ -1095,7 +1095,6 @@ tr:has(.red) svg { fill: var(--red) }
 details { display: inline-block; max-width: calc(100vw - 3rem); margin-right: 1rem }
 details[open] { display: block; white-space: normal }
 details pre { unicode-bidi: plaintext }
-@media print, (max-width: 600px) { .sortable { width: auto } td:first-child { min-width: 9rem } }
 @page { size: landscape }
 @media print {
   body { font-size: 10px; print-color-adjust: exact }

@@ -454,6 +454,30 @@ class Commands(CommandCase):
         self.assertEqual((page.attributes("p")[1], page.texts("p")[1], page.texts("pre")[0]),
                          ({"class": "red"}, "Errors", "<i>call</i>: <u>broken</u>"))
 
+    def test_what_is_folded_below_a_span(self):
+        self.server.add_trace(id="long", spans=[{
+            "id": "s9", "name": "a", "errorMessage": "line 1\n  line 2", "metadata": {"k": 1},
+            "modelParameters": {"t": 0}}])
+        page = Page(self.assertOk(self.cli("traces", "get", "long", "--format", "html")).out)
+        self.assertEqual(page.texts("details"), [
+            "error_messageline 1\n  line 2\n", 'model_parameters{\n  "t": 0\n}\n',
+            'metadata{\n  "k": 1\n}\n'])
+
+    def test_charts_are_drawn(self):
+        for command, count in (("usage --months 3", 3), ("traces stats --by day", 1)):
+            page = Page(self.assertOk(self.cli(*command.split(), "--format", "html")).out)
+            widths = [float(each["width"][:-1]) for each in page.attributes("rect")]
+            self.assertEqual((len(widths), max(widths)), (count, 100))
+
+    def test_values_of_several_units_are_not_sorted(self):
+        for options, expected in (
+                (["stats", "--by", "name"], ["sortable"] * 2), (["get", "failed"], [
+                    "fixed", "sortable"]), (["check", "--min-count", "1"], ["fixed"]),
+                (["stats", "--by", "name", "--baseline-tag", "v1"], ["fixed"])):
+            self.server.add_trace(name="<b>bad</b>", tags=["v1"])
+            page = Page(self.assertOk(self.cli("traces", *options, "--format", "html")).out)
+            self.assertEqual([each["class"] for each in page.attributes("table")], expected)
+
     def test_input_and_output_are_there_once(self):
         shown = self.assertOk(self.cli("traces", "get", "failed", "--io", "--max-lines", "1",
                                        "--format", "html")).out
