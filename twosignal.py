@@ -3174,11 +3174,6 @@ def not_logged_in() -> Failure:
     return Failure("Not logged in", "Run 'twosignal login'." + note, "NOT_LOGGED_IN")
 
 
-def key_cannot(what) -> Failure:
-    return Failure(f"A project API key cannot {what}", "Omit the option that needs it, or run "
-                   "'twosignal login' and unset the API key's variable.", "NOT_LOGGED_IN")
-
-
 class Authenticator:
     """Logs in, keeps the session valid, and logs out, at one server."""
 
@@ -3364,7 +3359,6 @@ class Client:
         self.url = url              # the server's normal address
         self.transport = transport
         self.key = key              # a project's, used instead of the session where REST suffices
-        self.cannot = "project API keys cannot read"    # what a remark says of scores
         self.auth = Authenticator(url, transport, keep_secret, may_refresh)
         self.has_changed = False    # a change was made, or may have been made
         self.requests = 0           # how many were made, retries not counted
@@ -3559,8 +3553,9 @@ class Client:
         return to_record(wire, kind)
 
     def cannot_read(self, what) -> Failure:
-        """The error for scores or spans, which only accounts can ask for."""
-        return key_cannot(f"read the {what} of traces")
+        """The error for scores, spans and evaluators, which only accounts can ask for."""
+        return Failure(f"A project API key cannot read {what}", "Omit the option that needs it, or "
+                       "run 'twosignal login' and unset the API key's variable.", "NOT_LOGGED_IN")
 
     def add_scores(self, traces, project, required=True, strict=True) -> bool:
         """Stores in wire traces the scores that did not come with them; says if all are known.
@@ -3701,14 +3696,13 @@ class TraceFile(Client):
         super().__init__(None, Transport(tell=console.tell, clock=console.clock), "-")
         self.path, self.project, self.needs_metadata = path, project, needs_metadata
         self.name = "stdin" if path == "-" else path
-        self.cannot = f"{self.name} does not have all"
         self._stdin = console.stdin.buffer if console.stdin else io.BytesIO()
 
     def record(self, wire, kind) -> dict:
         return wire
 
     def cannot_read(self, what) -> Failure:
-        return usage_error(f"{self.cannot} {what}", "Write it with 'twosignal "
+        return usage_error(f"{self.name} does not have all {what}", "Write it with 'twosignal "
                            "traces export', or 'traces list --spans --format jsonl'.")
 
     def query(self, procedure, values=None, retried=()):
@@ -4848,7 +4842,8 @@ class TraceScan(Struct):
         if scores and not self.client.add_scores(
                 [trace for trace, _ in pairs], self.query.project, scores == SCORES_REQUIRED,
                 self.strict_scores):
-            self.console.tell_once(f"Scores are null: {self.client.cannot} scores.", "scores")
+            reason = self.client.cannot_read("scores").message
+            self.console.tell_once(f"Scores are null: {reason}.", "scores")
         for trace, record in pairs:
             if scores:
                 record["scores"] = trace["scores"] and [
@@ -5791,7 +5786,7 @@ class WaitProgress(Struct):
     def awaited_evaluators(self) -> set:
         """The names of the evaluators to wait for. Raises Failure if there are none."""
         if self.client.key:
-            raise key_cannot("read evaluators or scores")
+            raise self.client.cannot_read("evaluators or scores")
         rows = self.client.rows("evaluator.list", {"projectId": self.query.project})
         enabled = [row for row in rows if row.get("enabled") is True]
         for name in sorted(set(self.named) - {str(row.get("name")) for row in enabled}):

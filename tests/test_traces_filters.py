@@ -194,7 +194,7 @@ class TraceFilters(TracesCase):
                                ("list", "--fields id,spans.0.name")):
             with self.subTest(command=command, given=given):
                 result = self.traces(command, *given.split(), env=self.key())
-                self.assertFails(result, 4, "A project API key cannot read the s", "login")
+                self.assertFails(result, 4, "A project API key cannot read s", "login")
                 self.assertEqual(result.out, "")
         page = {"traces": [{"id": "a", "name": "a"}, {"id": "b", "name": "b"}]}
         self.server.fault("/traces", times=2, status=200, body=page)
