@@ -2697,14 +2697,9 @@ def response_json(response):
             raise ValueError("a number is not finite")
         return kind(literal)
 
-    if has_too_many_values(response.body):
-        raise ResponseTooLarge(f"made of more than {MAX_VALUES:,} values")
     try:
-        text = response.body.decode("utf-8")
-        if is_too_wide(text):
-            raise ResponseTooLarge("larger than 32 MiB in memory")
-        found = json.loads(text, parse_int=functools.partial(finite, kind=int), parse_float=finite,
-                           parse_constant=finite)
+        found = json.loads(bounded_text(response.body), parse_float=finite, parse_constant=finite,
+                           parse_int=functools.partial(finite, kind=int))
     except ValueError:
         raise foreign_response(response)
     except RecursionError:
@@ -2733,21 +2728,20 @@ def is_own_error(error) -> bool:
     return is_trpc or bool(re.match(r"[A-Z][A-Z0-9_]*\Z", str(get_item(error, "code", ""))))
 
 
-def has_too_many_values(body) -> bool:
-    """Whether JSON has more than MAX_VALUES, found out in less memory than they would take."""
+def bounded_text(body) -> str:
+    """The text of JSON. Raises ResponseTooLarge if its values would take too much memory."""
     marks = (b",", b"[", b"{", b"{")        # an object takes more memory than other values
-    if sum(map(body.count, marks)) <= MAX_VALUES:       # as nearly always
-        return False
-    parts = body.replace(rb"\\", b"").replace(rb'\"', b"").split(b'"', 4 * MAX_VALUES)
-    return sum(part.count(mark) for part in parts[::2] for mark in marks) > MAX_VALUES
-
-
-def is_too_wide(text) -> bool:
-    """Whether strings of JSON may take more memory than a response may have."""
+    if sum(map(body.count, marks)) > MAX_VALUES:        # rarely: then those in strings do not count
+        parts = body.replace(rb"\\", b"").replace(rb'\"', b"").split(b'"', 4 * MAX_VALUES)
+        if sum(part.count(mark) for part in parts[::2] for mark in marks) > MAX_VALUES:
+            raise ResponseTooLarge(f"made of more than {MAX_VALUES:,} values")
+    text = body.decode("utf-8")
     # A character of a string takes as many bytes as its widest one, which may be escaped.
     share = len(text) / MAX_RESPONSE_BYTES
     too_wide = r"[^\0-\xff]|\\u(?!00)" if share > 1 / 2 else r"[^\0-\uffff]|\\u[dD]"
-    return share > 1 / 4 and bool(re.search(too_wide, text))
+    if share > 1 / 4 and re.search(too_wide, text):
+        raise ResponseTooLarge("larger than 32 MiB in memory")
+    return text
 
 
 def compact_json(value, safe=",:") -> str:

@@ -36,7 +36,7 @@ IN_VARIABLES = {
     "pattern": list(t.Session._TEXTS.values()),             # Session()
     "cls": [t.Session], "key": list(t.Session._TEXTS),      # Session.first()
     "reserved": ["host|content-length|x-.*"],               # of header names
-    "too_wide": [r"[^\0-\xff]|\\u(?!00)", r"[^\0-\uffff]|\\u[dD]"],      # is_too_wide()
+    "too_wide": [r"[^\0-\xff]|\\u(?!00)", r"[^\0-\uffff]|\\u[dD]"],      # bounded_text()
 }
 # What is applied to short texts only: the limit is in the code before it.
 LIMITS = {r"(/(login|api(/v1|/trpc)?)?)*\Z": t.MAX_BATCH_URL,
@@ -147,8 +147,8 @@ FUNCTIONS = {
     "input_problems": t.input_problems,
     "zod": lambda text: t.input_problems(json.dumps([{"path": [text], "message": text}])),
     "digits": lambda text: t.input_problems("[%s]" % ("9" * SIZE)),
-    "token": t.token_project, "disarmed": t.disarmed, "is_too_wide": t.is_too_wide,
-    "wide": lambda text: t.is_too_wide(90 * text),
+    "token": t.token_project, "disarmed": t.disarmed,
+    "wide": lambda text: t.result_or(None, t.bounded_text, (90 * text).encode("utf-8", "replace")),
     "mask_urls": lambda text: t.mask_urls("://" + text, len),
     "message": lambda text: t.Console((None,) * 3).shortened(text),
     "get_path": lambda text: t.get_path({"a": text}, ".".join(["a"] * t.MAX_PATH_PARTS)),
