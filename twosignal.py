@@ -4137,6 +4137,7 @@ class Option(Struct):
     constant: object = True     # what a switch stores
     env: str = None             # the variable that is used if it is omitted
     is_secret: bool = False     # blanks and quotes around the variable are a part of it
+    may_be_empty: bool = False  # its value may be blank
     required: bool = False      # omitting it is a usage error
     selects: bool = True        # what a command examines, which documents and reports name
     choices: object = ()        # values that shells complete; without parse, the valid ones
@@ -4205,20 +4206,6 @@ def visible_commands(group=None) -> list:
             if not name.startswith("_") and group in (None, name.split()[0])]
 
 
-def non_empty(text) -> str:
-    if not text.strip():
-        raise ValueError("must not be empty")
-    return text
-
-
-def parse_path(text) -> str:
-    return to_path(non_empty(text))
-
-
-def parse_id(text) -> str:
-    return plain_id(non_empty(text))
-
-
 def parse_choice(choices, text) -> str:
     """One of the choices, which may be typed in any case."""
     for choice in choices:
@@ -4228,7 +4215,9 @@ def parse_choice(choices, text) -> str:
 
 
 def parse_fields(text) -> list:
-    fields = [field.strip() for field in non_empty(text.strip(", ")).split(",") if field.strip()]
+    fields = [field.strip() for field in text.split(",") if field.strip()]
+    if not fields:
+        raise ValueError("must name a field")
     if max(field.count(".") for field in fields) >= MAX_PATH_PARTS:
         raise ValueError(f"must not have more than {MAX_PATH_PARTS} parts")
     return fields
@@ -4381,7 +4370,7 @@ HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
 QUIET = Option("-q, --quiet", "print results and errors only")
 DEBUG = Option("--debug", "print requests on stderr, with secrets masked")
-OUTPUT = Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", parse_path)
+OUTPUT = Option("-o, --output FILE", "write output to FILE atomically; '-' is stdout", to_path)
 GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"print as {', '.join(FORMATS)}", choices=FORMATS),
@@ -4389,10 +4378,10 @@ GLOBAL_OPTIONS = (
     OUTPUT, Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
     Option("--timeout SECONDS", "total timeout per request, retries included "
            f"(default: {DEFAULT_TIMEOUT:.0f}s)", parse_seconds),
-    Option("--ca-cert FILE", "also trust the certificates in this PEM file", non_empty),
-    Option("--client-cert FILE", "PEM client certificate", non_empty, env="TWOSIGNAL_CLIENT_CERT"),
-    Option("--client-key FILE", "its private key (PEM)", non_empty, env="TWOSIGNAL_CLIENT_KEY"),
-    Option("--header HEADER...", "send 'Name: value' (env: TWOSIGNAL_HEADERS)", non_empty),
+    Option("--ca-cert FILE", "also trust the certificates in this PEM file"),
+    Option("--client-cert FILE", "PEM client certificate", env="TWOSIGNAL_CLIENT_CERT"),
+    Option("--client-key FILE", "its private key (PEM)", env="TWOSIGNAL_CLIENT_KEY"),
+    Option("--header HEADER...", "send 'Name: value' (env: TWOSIGNAL_HEADERS)"),
     QUIET, Option("--color WHEN", "print with colors: auto, always or never (default: auto)",
                   choices=("auto", "always", "never")),
     Option("--no-color", "short for --color never", name="color", constant="never"), DEBUG, HELP)
@@ -4503,10 +4492,13 @@ class Arguments:
             is_switch = option.metavar is None and option.constant is True
             vars(self).setdefault(option.name, False if is_switch else None)
         if chosen.exclusive and all(line.has(flags[flag]) for flag in chosen.exclusive):
-            raise usage_error(f"{' and '.join(chosen.exclusive)} cannot be used together")
+            raise usage_error(f"{' and '.join(chosen.exclusive)} cannot be used together",
+                              "Use one of them.")
 
     def _add(self, option, text):
         try:
+            if option.metavar and not option.may_be_empty and not text.strip():
+                raise ValueError("must not be empty")
             value = option.parse(text) if option.metavar else text
         except ValueError as error:
             raise usage_error(f"Invalid {option.label} '{text}': {error}", self._see_help)
@@ -5996,23 +5988,23 @@ ID, NAME = Column("ID", "id", never_cut=True), Column("Name", "name")
 CREATED = Column("Created", "created_at", format_age, min_width=12)
 DESCRIPTION, TYPE = Column("Description", "description"), Column("Type", "type")
 
-PROJECT = Option("--project ID", "project, by ID or name; 'projects use' saves one", parse_id,
+PROJECT = Option("--project ID", "project, by ID or name; 'projects use' saves one", plain_id,
                  env="TWOSIGNAL_PROJECT", required=True, completes="projects")
 FROM = Option("--from FILE", "read traces from a file or bundle, or - for stdin, in place of a "
-              "server; no login or project needed", parse_path, name="source")
-ORG = Option("--org ID", "organization, by ID or name; 'projects use' saves one", parse_id,
+              "server; no login or project needed", to_path, name="source")
+ORG = Option("--org ID", "organization, by ID or name; 'projects use' saves one", plain_id,
              env="TWOSIGNAL_ORG", required=True, completes="organizations")
-ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or name", parse_id,
+ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or name", plain_id,
                     env="TWOSIGNAL_ORG", completes="organizations")
-JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", parse_path, selects=False)
+JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", to_path, selects=False)
 YES = Option("-y, --yes", "do not ask for confirmation")
 SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs instead of ***")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
-NEW_NAME = Option("-n, --name NAME", "name", non_empty, required=True)
-DESCRIBE = Option("-d, --description TEXT", "description")
-EVALUATOR = Option("ID", "evaluator, by ID or name", parse_id)
-DATASET = Option("ID", "dataset, by ID or name", parse_id)
-EVALUATOR_FILTER = Option("--evaluator NAME...", "only scores of evaluator NAME", non_empty)
+NEW_NAME = Option("-n, --name NAME", "name", required=True)
+DESCRIBE = Option("-d, --description TEXT", "description", may_be_empty=True)
+EVALUATOR = Option("ID", "evaluator, by ID or name", plain_id)
+DATASET = Option("ID", "dataset, by ID or name", plain_id)
+EVALUATOR_FILTER = Option("--evaluator NAME...", "only scores of evaluator NAME")
 
 
 def chosen_project(client, args) -> str:
@@ -6107,7 +6099,8 @@ def account(session, url, message="") -> Details:
 @command("login",
          Option("-e, --email EMAIL", "email; prompted for if omitted", env="TWOSIGNAL_EMAIL"),
          Option("-p, --password PASSWORD", "password; prompted for if omitted; exposes it in the "
-                "process list", plain_secret, env="TWOSIGNAL_PASSWORD", is_secret=True),
+                "process list", plain_secret, env="TWOSIGNAL_PASSWORD", is_secret=True,
+                may_be_empty=True),
          Option("--password-stdin", "read the password from stdin, one line"),
          exclusive=("--password", "--password-stdin"),
          examples=("twosignal login", "twosignal login --url https://twosignal.example.com"))
@@ -6183,7 +6176,7 @@ def orgs_list(client, args, console):
     return Listing("organizations", columns, list(map(to_record, client.rows("organization.list"))))
 
 
-@command("orgs create", Option("NAME", "name of the organization", non_empty))
+@command("orgs create", Option("NAME", "name of the organization"))
 def orgs_create(client, args, console):
     """Create an organization."""
     return changed(client, args, "organization.create", (ID, PLAN), name=args.name)
@@ -6196,7 +6189,7 @@ def projects_list(client, args, console):
     return Listing("projects", columns, list(map(to_record, visible_projects(client, args.org))))
 
 
-@command("projects use", Option("NAME", "project, by ID or name", parse_id, completes="projects"),
+@command("projects use", Option("NAME", "project, by ID or name", plain_id, completes="projects"),
          ORG_FILTER, examples=('twosignal projects use "Support Agent"',))
 def projects_use(client, args, console):
     """Save the default for --project, and for --org."""
@@ -6209,7 +6202,7 @@ def projects_use(client, args, console):
     return Details(to_record(row), PROJECT_COLUMNS, message="Saved the default project.")
 
 
-@command("projects create", Option("NAME", "name of the project", non_empty), ORG, DESCRIBE)
+@command("projects create", Option("NAME", "name of the project"), ORG, DESCRIBE)
 def projects_create(client, args, console):
     """Create a project in an organization."""
     return changed(client, args, "project.create", (ID, DESCRIPTION), name=args.name,
@@ -6247,19 +6240,19 @@ FILTER_OPTIONS = (
     Option("--until WHEN", "only traces before WHEN (same formats; dates inclusive)", parse_when),
     Option("--status STATUS", "only traces with status OK or ERROR", choices=("OK", "ERROR")),
     Option("--error", "short for --status ERROR"),
-    Option("--search TEXT", "only traces whose name contains TEXT", non_empty),
-    Option("--tag TAG...", "only traces with each of these tags", non_empty),
+    Option("--search TEXT", "only traces whose name contains TEXT"),
+    Option("--tag TAG...", "only traces with each of these tags"),
     Option("--min-duration TIME", "only traces that took TIME or longer, e.g. 5s", parse_duration),
     Option("--max-duration TIME", "only traces that took TIME or less, e.g. 500ms", parse_duration),
     Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd),
-    Option("--session ID", "only traces of this session", non_empty),
+    Option("--session ID", "only traces of this session"),
     Option("--metadata KEY=VALUE...", "only traces with this metadata (dot paths)", parse_metadata),
     Option("--max-score [NAME=]SCORE...", "only traces scored SCORE or less, by NAME", parse_score),
-    Option("--label LABEL", "only traces with a score that has this label, e.g. fail", non_empty))
+    Option("--label LABEL", "only traces with a score that has this label, e.g. fail"))
 SPANS = Option("--spans", "include the spans of each trace, in json and jsonl")
 BASELINE_OPTIONS = (
-    Option("--baseline FILE", "compare with FILE, which 'traces stats --json' wrote", parse_path),
-    Option("--baseline-tag TAG", "compare with traces that have TAG in place of --tag", non_empty))
+    Option("--baseline FILE", "compare with FILE, which 'traces stats --json' wrote", to_path),
+    Option("--baseline-tag TAG", "compare with traces that have TAG in place of --tag"))
 COUNT_COLUMN = Column("Count", "count", format_count)
 METRIC_COLUMNS = [Column(metric.heading, metric.key, metric.text, optional=metric.optional)
                   for metric in sorted(METRICS, key=lambda metric: metric.optional)]
@@ -6332,10 +6325,10 @@ def traces_list(client, args, console):
                    extra_columns=TRACE_FIELDS)
 
 
-@command("traces get", Option("ID", "ID of the trace", parse_id), PROJECT, FROM,
+@command("traces get", Option("ID", "ID of the trace", plain_id), PROJECT, FROM,
          Option("--errors", "show only the failed spans, and the path to each"),
          Option("--io", "also show the input and output of each span"),
-         Option("--span ID", "show this span alone and whole, by ID or name", parse_id),
+         Option("--span ID", "show this span alone and whole, by ID or name", plain_id),
          Option("--max-lines N", "maximum lines of each value, with --io or --span", POSITIVE),
          finds_project=True, exclusive=("--errors", "--span"))
 def traces_get(client, args, console):
@@ -6607,7 +6600,7 @@ def chosen_checks(args) -> list:
     return checks
 
 
-@command("traces export", Option("DIR", "directory to write to, new or empty", parse_path), PROJECT,
+@command("traces export", Option("DIR", "directory to write to, new or empty", to_path), PROJECT,
          Option("--resume", "continue an export that broke off"),
          Option("--redact FIELDS", "replace the values in these fields of traces and spans: "
                 + ", ".join(REDACTABLE), parse_redacted), *FILTER_OPTIONS,
@@ -6706,12 +6699,12 @@ def new_traces(client, args, console):
             pause = interval
 
 
-@command("scores create", Option("TRACE", "ID of the trace", parse_id),
-         Option("--name NAME", "name of the evaluator", non_empty, required=True),
+@command("scores create", Option("TRACE", "ID of the trace", plain_id),
+         Option("--name NAME", "name of the evaluator", required=True),
          Option("--value SCORE", "score from 0 to 1", parse_score, required=True),
-         Option("--label TEXT", "label of the score, e.g. pass or fail"),
-         Option("--reasoning TEXT", "explanation of the score"),
-         Option("--span ID", "score this span instead of the trace", parse_id), takes_key=True,
+         Option("--label TEXT", "label of the score, e.g. pass or fail", may_be_empty=True),
+         Option("--reasoning TEXT", "explanation of the score", may_be_empty=True),
+         Option("--span ID", "score this span instead of the trace", plain_id), takes_key=True,
          examples=("twosignal scores create TRACE --name accuracy --value 0.92 --label pass",))
 def scores_create(client, args, console):
     """Post a score for a trace; requires a project API key."""
@@ -6760,7 +6753,7 @@ def config_warnings(type_name, config):
 
 @command("evaluators create", PROJECT, NEW_NAME,
          Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
-                non_empty, required=True, choices=EVALUATOR_TYPES),
+                str, required=True, choices=EVALUATOR_TYPES),
          Option("--config JSON", "configuration of the evaluator" + JSON_VALUE), SHOW_SECRETS,
          examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA '
                    "--config '{\"schema\": {\"type\": \"object\"}}'",))
@@ -6857,7 +6850,7 @@ def api_keys_create(client, args, console):
     return result
 
 
-add_deletion("api-keys revoke", Option("ID", "ID of the API key", parse_id), "apiKey",
+add_deletion("api-keys revoke", Option("ID", "ID of the API key", plain_id), "apiKey",
              "Revoke an API key: whatever uses it stops working.", "revoke")
 
 
@@ -6934,7 +6927,7 @@ def usage_check(record, limit) -> CheckResult:
 
 
 # --- what has no command of its own
-@command("api", Option("PROCEDURE", "tRPC procedure, e.g. trace.list", non_empty),
+@command("api", Option("PROCEDURE", "tRPC procedure, e.g. trace.list"),
          Option("--input JSON", "input of the procedure" + JSON_VALUE),
          Option("--mutation", "call it as a mutation (POST)"), SHOW_SECRETS,
          examples=("twosignal api modelRouting.list --input '{\"projectId\": \"ID\"}'",))
@@ -7046,7 +7039,7 @@ def completion(client, args, console):
     return Text(COMPLETION_SCRIPTS[args.shell])
 
 
-@command("__complete", Option("[WORD...]"), is_offline=True)
+@command("__complete", Option("[WORD...]", may_be_empty=True), is_offline=True)
 def complete(client, args, console):
     """Print "words" and what can stand in place of the last word, or "files"."""
     *before, current = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]
@@ -7104,7 +7097,7 @@ def option_values(option, line, clock) -> list:
     return [row["name"] for row in rows if isinstance(row.get("name"), str)]
 
 
-@command("install", Option("[DIR]", "directory to install into (default: ~/.local/bin)", non_empty),
+@command("install", Option("[DIR]", "directory to install into (default: ~/.local/bin)"),
          is_offline=True, examples=("twosignal install", "twosignal install /usr/local/bin"))
 def install(client, args, console):
     """Install this program as an executable that starts faster.

@@ -616,6 +616,20 @@ class AwkwardArguments(CommandCase):
             with self.subTest(argv=argv):
                 self.assertFails(self.cli(*argv), 2, "must not be empty")
 
+    def test_a_value_that_is_blank(self):
+        """An empty variable in a script is no value, unless a text may be empty."""
+        self.server.clear()
+        for argv in (["orgs", "list", "--url", ""], ["orgs", "list", "--url="], ["help", " "],
+                     ["login", "-e", ""], ["orgs", "list", "-o", ""], ["install", ""],
+                     ["orgs", "list", "--fields", ""], ["traces", "list", "--limit", ""],
+                     ["datasets", "add-item", "x", "--input", " "]):
+            with self.subTest(argv=argv):
+                self.assertFails(self.cli(*argv), 2, "must not be empty")
+        self.assertFails(self.cli("orgs", "list", "--fields", " , "), 2, "must name a field")
+        self.assertEqual(self.server.requests, [])
+        record = self.assertOk(self.cli("datasets", "create", "-n", "x", "-d", "", "--json")).json
+        self.assertEqual(record["description"], "")
+
     def test_names_of_ten_thousand_characters(self):
         name = "名" * 10000
         for argv in (["orgs", "create", name], ["projects", "create", name],
@@ -914,7 +928,7 @@ class ArgvIsReadOnce(CommandCase):
         for words, message in ((["xyzzy"], "There is no command 'xyzzy'. Choose one of: login, "),
                                (["traces", "lst"], "There is no command 'traces lst'. Did you mean "
                                                    "'twosignal traces list'?"),
-                               ([""], "There is no command ''. Choose one of: login, ")):
+                               ([""], "Invalid COMMAND '': must not be empty")):
             with self.subTest(words=words):
                 self.assertFails(self.cli("help", *words), 2, message)
         self.assertEqual(self.server.requests, [])

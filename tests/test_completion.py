@@ -579,9 +579,10 @@ class Scripts(Case):
 
     def test_other_shells(self):
         self.assertOk(self.run_cli("completion", "BASH"))
-        for shell in ("tcsh", "", "ba", "\x1b[31m"):
+        for shell in ("tcsh", "ba", "\x1b[31m"):
             with self.subTest(shell=shell):
                 self.assertFails(self.run_cli("completion", shell), 2, "bash, zsh, fish")
+        self.assertFails(self.run_cli("completion", ""), 2, "Invalid SHELL '': must not be empty")
         self.assertFails(self.run_cli("completion"), 2, "Missing SHELL")
 
     def test_other_formats(self):
