@@ -5706,7 +5706,6 @@ class WaitProgress(Struct):
 
     def wait(self, timeout):
         """Polls for so many seconds. Returns the last poll's Failure, or None; may raise one."""
-        import random
         clock, transport = self.console.clock, self.client.transport
         self.missing = {}           # evaluator: how many of the newest traces it has not scored
         self.lacking = {}           # ID of a trace: the evaluators that have not scored it
@@ -5728,7 +5727,7 @@ class WaitProgress(Struct):
             if self.found is not None:
                 self.console.status(self.status(), self.started)
             requested = error and error.retry_after or 0
-            clock.sleep(min(deadline - now, max(requested, pause * random.uniform(0.8, 1.2))))
+            clock.sleep(min(deadline - now, max(requested, pause)))
             pause = min(pause * 1.5, 15.0)
 
     def status(self) -> str:
@@ -6116,8 +6115,8 @@ def login(client, args, console):
     elif not password:
         password = console.ask(f"Password for {email} at {client.url}: ",
                                "--password-stdin or set TWOSIGNAL_PASSWORD", is_secret=True)
-    if not email or not password:
-        raise usage_error(f"The {'password' if email else 'email'} is empty")
+    if not password:
+        raise usage_error("The password is empty")
     session = client.auth.login(email, password)
     if has_key():
         console.tell("Note: TWOSIGNAL_API_KEY takes precedence where API keys are supported.")
@@ -7097,8 +7096,7 @@ def option_values(option, line, clock) -> list:
     return [row["name"] for row in rows if isinstance(row.get("name"), str)]
 
 
-@command("install", Option("[DIR]", "directory to install into (default: ~/.local/bin)"),
-         is_offline=True, examples=("twosignal install", "twosignal install /usr/local/bin"))
+@command("install", Option("[DIR]", "directory (default: ~/.local/bin)"), is_offline=True)
 def install(client, args, console):
     """Install this program as an executable that starts faster.
 
