@@ -4512,10 +4512,13 @@ class Arguments:
         missing = [option for option in chosen.options
                    if option.required and getattr(self, option.name) is None
                    and not (key and option.completes == "projects")]
+        labels = [option.label for option in missing if not option.env]
+        if labels:
+            raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
         has_variable = has_key() or "TWOSIGNAL_API_KEY" in os.environ
         if missing and not key and has_variable and not result_or(None, load_session):
             raise not_logged_in()       # first things first: an API key is not enough, or empty
-        for option in [option for option in missing if option.env]:
+        for option in missing:
             saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
             if saved:
                 self.sources[option.name] = "'twosignal projects use'"
@@ -4524,9 +4527,6 @@ class Arguments:
                 raise Failure(f"No {option.completes[:-1]} given", f"Pass {option.label} or set "
                               f"{option.env}, or run 'twosignal projects use NAME'.", "USAGE",
                               first_steps(client, option.completes))
-        labels = [option.label for option in missing if not option.env]
-        if labels:
-            raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
 
 
 def see_help(*words) -> str:

@@ -583,7 +583,8 @@ class Scripts(Case):
             with self.subTest(shell=shell):
                 self.assertFails(self.run_cli("completion", shell), 2, "bash, zsh, fish")
         self.assertFails(self.run_cli("completion", ""), 2, "Invalid SHELL '': must not be empty")
-        self.assertFails(self.run_cli("completion"), 2, "Missing SHELL")
+        for env in ({}, {"TWOSIGNAL_API_KEY": "ts_key"}):       # which is another matter
+            self.assertFails(self.run_cli("completion", env=env), 2, "Missing SHELL")
 
     def test_other_formats(self):
         script = self.run_cli("completion", "bash").out
