@@ -727,9 +727,10 @@ class ShellSyntax(unittest.TestCase):
         recipes = blocks(read(README), "yaml")
         self.assertEqual(len(recipes), 7)
         for text in recipes + blocks(read(README), "groovy"):
-            lines = recipe_script(text)
-            self.assertGreaterEqual(len(lines), 1)
-            self.assertParses("\n".join(lines))
+            steps = recipe_steps(text)
+            self.assertGreaterEqual(len(steps), 1)
+            for script, _ in steps:
+                self.assertParses(script)
 
     def test_the_crontab_parses(self):
         table, = blocks(read(README), "cron")
@@ -747,17 +748,29 @@ def write_recipes(folder):
             file.write(text)
 
 
-def recipe_script(text):
-    """The shell lines of a recipe, in their order."""
+def recipe_steps(text):
+    """Pairs, in order: a shell script of a recipe, and whether it also runs after a failure."""
     if text.startswith("pipeline {"):       # of Jenkins
-        return re.findall(r"^ +sh '(.*)'$", text, re.MULTILINE)
+        return [(line, False) for line in re.findall(r"^ +sh '(.*)'$", text, re.MULTILINE)]
     recipe = Recipe(text).value
     if "steps" in recipe:                   # of Azure Pipelines
-        return [step["script"] for step in recipe["steps"] if "script" in step]
+        return [(step["script"], "condition" in step) for step in recipe["steps"]
+                if "script" in step]
     if "jobs" in recipe:
         steps = [step for job in recipe["jobs"].values() for step in job["steps"]]
-        return [step["run"] for step in steps if "run" in step]
-    return [line for job in recipe.values() for line in job["script"]]
+        return [(step["run"], "if" in step) for step in steps if "run" in step]
+    job, = recipe.values()                  # of GitLab: each part is a shell of its own
+    return [("\n".join(job[part]), part == "after_script")
+            for part in ("script", "after_script") if part in job]
+
+
+def as_runner(steps):
+    """A script that runs the steps as a CI system does, and ends as the first one that failed."""
+    lines = ["code=0"]
+    for script, is_always in steps:
+        lines.append("%s%s -ec %s || { last=$?; [ $code != 0 ] || code=$last; }" % (
+            "" if is_always else "[ $code != 0 ] || ", shlex.quote(BASH), shlex.quote(script)))
+    return "\n".join(lines + ["exit $code"])
 
 
 def cron_script():
@@ -793,7 +806,7 @@ class RecipeRuns(ServerCase):
         return run_command([BASH, "-c", script], merged(self.environment, env), cwd=self.folder)
 
     def run_recipe(self, words, **env):
-        script = "\n".join(["set -e"] + recipe_script(block_with(words)))
+        script = as_runner(recipe_steps(block_with(words)))
         return self.bash(script, GITHUB_SHA=COMMIT, CI_COMMIT_SHA=COMMIT,
                          TWOSIGNAL_HOME=self.path("session"), **env)
 
@@ -829,36 +842,86 @@ class RecipeRuns(ServerCase):
             self.server.add_key(self.project)))
 
     def test_pages_and_reports(self):
-        """Jenkins, Azure Pipelines, and the artifacts: a page in any case, and the exit code."""
+        """Jenkins, Azure Pipelines, and an artifact: a page in any case, and the exit code."""
         slow, failed = {"duration_ms": 9000}, {"status": "ERROR"}
-        for words, wrong in (("pipeline {", slow), ("task: ", slow), ("upload-artifact", failed),
-                             ("expose_as", failed)):
+        for words, wrong in (("pipeline {", slow), ("task: ", slow), ("expose_as", failed)):
             with self.subTest(words=words):
                 env = self.key_environment()
                 self.assertEqual(self.run_recipe(words, **env).code, 0)
                 os.unlink(self.path("gate.html"))
                 made = [self.add_trace(0.9, **wrong) for _ in range(4)]
-                self.assertEqual(self.run_recipe(words, **env).code, 10)
+                result = self.run_recipe(words, **env)
+                self.assertEqual(result.code, 10)
+                self.assertIn(": failed: measured ", result.err)
                 self.assertIn("FAILED", read(self.path("gate.html")))
                 if "report.xml" in block_with(words):
                     self.assertIn("<failure", read(self.path("report.xml")))
                 for trace in made:
                     self.server.store.remove("traces", trace)
 
-    def test_comment_on_a_pull_request(self):
+    def test_azure_publishes_a_page_if_there_is_one(self):
+        env = dict(self.key_environment(), SYSTEM_JOBATTEMPT="2")
+        command = "##vso[artifact.upload artifactname=agent-health-2]%s/gate.html" % (
+            os.path.realpath(self.folder))
+        self.assertEqual(self.run_recipe("task: ", **env).lines, [command])
+        env["TWOSIGNAL_URL"] = "http://127.0.0.1:9"     # the page of the earlier run is no result
+        result = self.run_recipe("task: ", **env)
+        self.assertEqual((result.code, result.out), (3, ""), result)
+
+    def test_script_that_comments(self):
         write_script(self.path("bin", "gh"), ["echo", "gh"])
         self.write("gate.md", "of an earlier run")
-        env, comment = self.key_environment(), "gh pr comment 7 -F gate.md"
-        workflow = recipe_script(block_with("GH_TOKEN"))
+        env, script = self.key_environment(), block_with('exit "$code"')
         for code in (0, 10):
-            result = self.bash(block_with('exit "$code"'), **env)
-            self.assertEqual((result.code, result.lines), (code, [comment]), result)
+            result = self.bash(script, **env)
+            self.assertEqual((result.code, result.lines), (code, ["gh pr comment 7 -F gate.md"]))
             self.assertIn("| error rate |", read(self.path("gate.md")))
-            self.assertEqual([self.bash(line, **env).code for line in workflow], [code, 0])
             for _ in range(2):
                 self.add_trace(0.9, status="ERROR")
         env["TWOSIGNAL_URL"] = "http://127.0.0.1:9"
-        result = self.bash(block_with('exit "$code"'), **env)
+        result = self.bash(script, **env)
+        self.assertEqual((result.code, result.out), (3, ""), result)
+
+    def test_github_with_a_comment(self):
+        """One run makes the comment, the page and the annotations; the comment says what failed."""
+        write_script(self.path("bin", "gh"), ["echo", "gh"])
+        env = dict(self.key_environment(), GITHUB_ACTIONS="true", GITHUB_RUN_ID="12",
+                   GITHUB_REPOSITORY="a/b", GITHUB_SERVER_URL="https://github.com",
+                   GITHUB_STEP_SUMMARY=self.path("summary"))
+        comment = "gh pr comment 7 --edit-last --create-if-none -F gate.md"
+        refused = dict(env, TWOSIGNAL_URL="http://127.0.0.1:9")
+        for variables, code, words, pages in (
+                (env, 0, "| error rate | 0% |", 1), (env, 10, "failed: measured ", 1),
+                (refused, 3, "Connection refused", 0)):
+            result = self.run_recipe("GH_TOKEN", **variables)
+            self.assertEqual((result.code, result.lines), (code, [comment]), result)
+            self.assertEqual(result.err.count("::error "), 1 if code else 0)
+            text = read(self.path("gate.md"))
+            self.assertIn(words, text)
+            self.assertTrue(text.endswith(
+                "\n\nPage and log: https://github.com/a/b/actions/runs/12\n"), text)
+            self.assertEqual(os.path.exists(self.path("gate.html")), bool(pages))
+            for name in ("gate.md", "gate.html")[:1 + pages]:
+                os.unlink(self.path(name))
+            for _ in range(2):
+                self.add_trace(0.9, status="ERROR")
+
+    def test_gitlab_with_a_comment(self):
+        write_script(self.path("bin", "curl"), ["printf", "%s\n"])
+        env = dict(self.key_environment(), GITLAB_TOKEN="glpat", CI_MERGE_REQUEST_IID="3",
+                   CI_API_V4_URL="https://gitlab.com/api/v4", CI_MERGE_REQUEST_PROJECT_ID="5")
+        for code in (0, 10):
+            result = self.run_recipe("after_script", **env)
+            self.assertEqual(result.code, code, result)
+            self.assertEqual(result.lines[-5:], [
+                "-H", "PRIVATE-TOKEN: glpat", "--data-urlencode", "body@gate.md",
+                "https://gitlab.com/api/v4/projects/5/merge_requests/3/notes"])
+            self.assertIn("| error rate |", read(self.path("gate.md")))
+            os.unlink(self.path("gate.md"))
+            for _ in range(2):
+                self.add_trace(0.9, status="ERROR")
+        env["TWOSIGNAL_URL"] = "http://127.0.0.1:9"
+        result = self.run_recipe("after_script", **env)
         self.assertEqual((result.code, result.out), (3, ""), result)
 
     def test_cron(self):
