@@ -1679,9 +1679,10 @@ class Lock(Struct):
         """False if another process holds it, or if its file was deleted. Raises Failure."""
         locked = self.handle
         try:
-            _lock(locked)
+            lock_handle(locked)
             # If the file is deleted while it is held, others lock a new one, but not the directory.
-            found = self.directory >= 0 and result_or_failure(_lock, self.directory, kinds=OSError)
+            found = self.directory >= 0 and result_or_failure(
+                lock_handle, self.directory, kinds=OSError)
             if isinstance(found, BlockingIOError):
                 return False
             status = result_or(None, os.lstat, self.path, kinds=FileNotFoundError)
@@ -1697,7 +1698,8 @@ class Lock(Struct):
         return False
 
 
-def _lock(handle):
+def lock_handle(handle):
+    """Raises BlockingIOError if another process has locked the same file."""
     try:
         import fcntl
     except ImportError:             # Windows
@@ -3668,7 +3670,7 @@ def trace_records(path, stream=None):
     file = RecordFile(path, stream, FILE_HINT)
     for trace in file:
         if type(trace) is not dict or not trace.keys() >= _TRACE_KEYS:
-            if get_item(trace, "id", MISSING) is MISSING or _TRACE_VALUES.isdisjoint(trace):
+            if type(trace) is not dict or "id" not in trace or _TRACE_VALUES.isdisjoint(trace):
                 raise file.unusable("is not a trace")
             trace = to_record(trace, "trace")       # of --fields, or a server
         try:
@@ -4715,8 +4717,9 @@ SORT_KEYS = {                       # what --sort compares; None: unknown, which
     "duration": lambda trace: to_amount(trace["duration_ms"]),
     "cost": lambda trace: to_amount(trace["cost_usd"]),
     "tokens": lambda trace: to_amount(trace.get("total_tokens")),
-    "score": lambda trace: min([to_number(each["score"]) for each in newest_scores(trace["scores"])
-                                if to_number(each["score"]) is not None], default=None)}
+    "score": lambda trace: min(
+        [to_number(each.get("score")) for each in newest_scores(trace["scores"])
+         if to_number(each.get("score")) is not None], default=None)}
 
 
 def created_seconds(trace):
@@ -5791,13 +5794,14 @@ class WaitProgress(Struct):
 REDACTABLE = ("input", "output", "metadata")
 
 
-def redact(value):
-    """A value of the users' own data with [redacted] in place of all but keys and null."""
+def redacted(value, keys, is_below=False):
+    """A value with [redacted] for each text, number or boolean below some keys, wherever they are.
+    """
     if isinstance(value, dict):
-        return {key: redact(below) for key, below in value.items()}
+        return {key: redacted(each, keys, is_below or key in keys) for key, each in value.items()}
     if isinstance(value, list):
-        return list(map(redact, value))
-    return None if value is None else "[redacted]"
+        return [redacted(each, keys, is_below) for each in value]
+    return "[redacted]" if is_below and value is not None else value
 
 
 class TraceExport(Struct):
@@ -5810,10 +5814,20 @@ class TraceExport(Struct):
         """Writes what the bundle does not have yet. Raises Failure."""
         self._done = set()          # the trace_key()s of those in the bundle
         make_directory(self.directory, OUTPUT_HINT)
+        # Windows cannot open directories, so none is locked there.
+        handle = result_or(-1, os.open, self.directory, os.O_RDONLY, kinds=OSError)
         try:
-            names = os.listdir(self.directory)
-        except OSError as error:
-            raise unwritable_file(self.directory, error, OUTPUT_HINT)
+            if isinstance(result_or_failure(lock_handle, handle, kinds=OSError), BlockingIOError):
+                raise Failure(f"Another process exports to {self.directory}",
+                              "Wait for it to end, or name another directory.", "LOCKED")
+            self._write_parts(resumes)
+        finally:
+            result_or_failure(os.close, handle, kinds=OSError)
+
+    def _write_parts(self, resumes):
+        names = result_or_failure(os.listdir, self.directory, kinds=OSError)
+        if isinstance(names, OSError):
+            raise unwritable_file(self.directory, names, OUTPUT_HINT)
         left = [name for name in names if name.startswith(AtomicFile.prefix)]
         if len(left) < len(names):
             self._resume(resumes)
@@ -5858,10 +5872,7 @@ class TraceExport(Struct):
                 self._save()
             for record in self.scan.records([
                     pair for pair in pairs if trace_key(pair[1]) not in self._done]):
-                for row in [record, *record["spans"]]:
-                    row.update({key: redact(row[key]) for key in self.manifest["redacted"]
-                                if key in row})
-                yield record
+                yield redacted(record, self.manifest["redacted"])
 
     def _write_part(self, records) -> bool:
         """Writes as many records as a file takes; returns whether there were any."""
@@ -6614,6 +6625,8 @@ def traces_export(client, args, console):
                      parts={"spans"})
     filters = {option.name: args.line.texts(option) for option in FILTER_OPTIONS
                if args.line.has(option)}
+    if "metadata" in filters and "metadata" in (args.redact or ()):
+        filters["metadata"] = [f"{key}=[redacted]" for key, _ in args.metadata]
     export = TraceExport(scan, os.path.abspath(args.dir), dict(
         dict.fromkeys(BUNDLE_COUNTS, 0), format=BUNDLE_FORMAT, complete=False, server=client.url,
         project=scan.query.project, filters=filters, redacted=sorted(set(args.redact or ())),

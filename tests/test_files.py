@@ -614,13 +614,13 @@ class Locking(StateCase):
     @posix
     def test_directory_that_cannot_be_locked(self):
         """Row 61: who waits for a lock file that is gone then does not count as its holder."""
-        lock = twosignal._lock
+        lock = twosignal.lock_handle
 
         def lock_file(handle):      # as on network file systems
             if stat.S_ISDIR(os.fstat(handle).st_mode):
                 raise OSError(errno.EBADF, "Bad file descriptor")
             lock(handle)
-        self.enter(mock.patch("twosignal._lock", lock_file))
+        self.enter(mock.patch("twosignal.lock_handle", lock_file))
         path, order = os.path.join(self.home, "session.lock"), []
         held = contextlib.ExitStack()
         self.addCleanup(held.close)

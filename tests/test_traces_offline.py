@@ -245,7 +245,7 @@ class BadInput(OfflineCase):
             "a cut line": (good + good[:40], 3), "a broken line": (good + "{oops}\n" + good, 3),
             "no object": (good + "5\n", 3),
             "a list": (good + "[]\n", 3), "nothing of a trace": (good + '{"id": "c"}\n', 3),
-            "no ID": (good + '{"status": "OK"}\n', 3), "NaN": (good + '{"id": NaN}', 3),
+            "null": (good + "null\n", 3), "true": ("true", 1), "no ID": (good + '{"status": "OK"}\n', 3), "NaN": (good + '{"id": NaN}', 3),
             "CSV": ("id,status\na,OK\n", 1), "HTML": ("<!DOCTYPE html>\n<p>Hi", 1),
             "of 'traces check'": ('{\n  "passed": true,\n  "checks": []\n}\n', 1),
             "of 'datasets list'": ('[\n  {"id": "d", "name": "x", "created_at": "t"}\n]', 2),
@@ -435,6 +435,31 @@ class Export(OfflineCase):
             self.assertFails(self.export("--redact", given, folder="third"), 2, "--redact")
         self.assertFails(self.export("--redact", "nmae"), 2, "input, output, metadata")
         self.assertFalse(os.path.exists(self.path("third")))
+
+    def test_redaction_of_fields_that_are_not_known_yet(self):
+        """Keys are redacted wherever they are, and the manifest names no value of them."""
+        self.server.add_trace(metadata={"who": "Bob"}, scores=[
+            {"evaluatorName": "tone", "value": 1, "metadata": {"by": "Bob"}}], spans=[
+            {"name": "call", "events": [{"input": "Bob"}], "modelParameters": {"metadata": "Bob"}}])
+        self.assertOk(self.export("--redact", "input,metadata", "--metadata", "who=Bob"))
+        with gzip.open(self.path("bundle", "traces-0001.jsonl.gz")) as file:
+            content = file.read()
+        self.assertIn(b"events", content)
+        self.assertNotIn(b"Bob", content + file_bytes(self.path("bundle", "MANIFEST.json")))
+        self.assertOk(self.export("--redact", "input,metadata", "--metadata", "who=Bob", "--resume"))
+
+    @posix
+    def test_two_at_once(self):
+        """Row 70: a directory is written by one export at a time."""
+        self.add(1)
+        os.mkdir(self.path("bundle"))
+        handle = os.open(self.path("bundle"), os.O_RDONLY)
+        twosignal.lock_handle(handle)           # as another process would
+        for options in ((), ("--resume",)):
+            self.assertFails(self.export(*options), 3, "Another process exports to", "Wait")
+        self.assertEqual(listing(self.path("bundle")), [])
+        os.close(handle)
+        self.assertOk(self.export())
 
     def test_an_account_is_needed(self):
         result = self.export(env=dict(self.key(), TWOSIGNAL_HOME=self.path("no-home")))
