@@ -3608,8 +3608,10 @@ def trace_key(trace):
 
 
 def unseen_traces(traces, known, tell) -> list:
-    """Those that are not known, each once; adds them to the trace_key()s that are."""
-    rows = {trace_key(trace): trace for trace in traces}
+    """The first of each ID that is not known; adds them to the trace_key()s that are."""
+    rows = {}
+    for trace in traces:
+        rows.setdefault(trace_key(trace), trace)
     unknown = [trace for key, trace in rows.items() if key not in known]
     known.update(rows)
     if len(known) > MAX_KNOWN_TRACES:
@@ -3692,7 +3694,13 @@ class TraceFile(Client):
         super().__init__(None, Transport(tell=console.tell, clock=console.clock), "-")
         self.path, self.project, self.needs_metadata = path, project, needs_metadata
         self.name = "stdin" if path == "-" else path
+        self._is_spent = False      # and cannot be read again
         self._stdin = console.stdin.buffer if console.stdin else io.BytesIO()
+
+    def verify(self):
+        """Reads what can be read again: nothing is told of a file that is broken further down."""
+        for _ in self._records() if os.path.isfile(self.path) or os.path.isdir(self.path) else ():
+            pass
 
     def record(self, wire, kind) -> dict:
         return wire
@@ -3734,13 +3742,11 @@ class TraceFile(Client):
 
     def _files(self) -> list:
         """(path, stream or None) of each file; those of a bundle have been verified."""
-        if self.path == "-":
-            stream, self._stdin = self._stdin, None
-            if not stream:
-                raise usage_error("stdin can be read only once", "Save it to a file.")
-            return [(self.name, stream)]
         if not os.path.isdir(self.path):
-            return [(self.path, None)]
+            if self._is_spent:
+                raise usage_error(f"{self.name} can be read only once", "Save it to a file.")
+            self._is_spent = not os.path.isfile(self.path)      # stdin, or a pipe
+            return [(self.name, self._stdin if self.path == "-" else None)]
         manifest = read_manifest(self.path)
         if manifest.get("complete") is not True:
             raise usage_error(f"{self.path} is incomplete: its export broke off",
@@ -6327,6 +6333,8 @@ def traces_list(client, args, console):
     # Pages are newest first; in a file, traces may be in any order.
     is_sorted = args.reverse or args.source and limit or args.sort not in (None, "created")
     sort = is_sorted and (args.sort or "created")
+    if args.source and not sort:
+        client.verify()
     scan = TraceScan(client, **wanted_parts(args), query=trace_query(client, args),
                      console=console, limit=limit, sort=sort, reverse=args.reverse,
                      needed=ALL if args.all or sort else 0, exact=args.fail_if_truncated)

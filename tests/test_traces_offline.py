@@ -163,6 +163,11 @@ class SameAsTheServer(OfflineCase):
         found = self.offline("-", "check", "--min-count", "1", "--json", stdin=lines(
             TRACE, dict(TRACE, id="b"), TRACE, *[TRACE] * 300))
         self.assertEqual(self.assertOk(found).json["traces"], 2)
+        for distance in (0, 300):       # the first one counts
+            text = lines(TRACE, *[dict(TRACE, id=str(n)) for n in range(distance)],
+                         dict(TRACE, status="ERROR"))
+            self.assertEqual(self.rows("-", "--error", stdin=text), [])
+            self.assertOk(self.offline("-", "check", "--max-error-rate", "0", stdin=text))
 
     def test_project_filters_by_its_id(self):
         text = lines(dict(TRACE, project_id="P1"), dict(TRACE, id="b", project_id="p2"), dict(
@@ -245,7 +250,8 @@ class BadInput(OfflineCase):
             "a cut line": (good + good[:40], 3), "a broken line": (good + "{oops}\n" + good, 3),
             "no object": (good + "5\n", 3),
             "a list": (good + "[]\n", 3), "nothing of a trace": (good + '{"id": "c"}\n', 3),
-            "null": (good + "null\n", 3), "true": ("true", 1), "no ID": (good + '{"status": "OK"}\n', 3), "NaN": (good + '{"id": NaN}', 3),
+            "null": (good + "null\n", 3),
+            "true": ("true", 1), "no ID": (good + '{"status": "OK"}\n', 3), "NaN": (good + '{"id": NaN}', 3),
             "CSV": ("id,status\na,OK\n", 1), "HTML": ("<!DOCTYPE html>\n<p>Hi", 1),
             "of 'traces check'": ('{\n  "passed": true,\n  "checks": []\n}\n', 1),
             "of 'datasets list'": ('[\n  {"id": "d", "name": "x", "created_at": "t"}\n]', 2),
@@ -318,6 +324,21 @@ class BadInput(OfflineCase):
                          "only once")
         self.assertFails(self.offline(path, "get"), 2, "Missing ID")
         self.assertFails(self.offline(path, "wait"), 2, "--from")
+
+    def test_nothing_is_printed_of_a_file_that_is_broken_further_down(self):
+        path = self.write("late.jsonl", lines(*[dict(TRACE, id=str(n)) for n in range(350)]) + "{")
+        for args in (("--all", "--format", "csv"), ("--all",), ("-n", "5"), ("--all", "--json")):
+            result = self.offline(path, "list", *args)
+            self.assertFails(result, 2, "line 351 is not JSON")
+            self.assertEqual(result.out, "")
+
+    @posix
+    def test_a_pipe_is_read_once(self):
+        fifo, options = self.path("fifo"), "--max-regression 5% --tag a --baseline-tag b".split()
+        os.mkfifo(fifo)
+        writer = subprocess.Popen(["sh", "-c", f"echo '{json.dumps(TRACE)}' > {fifo}"])
+        self.assertFails(self.offline(fifo, "check", *options), 2, "fifo can be read only once")
+        self.assertEqual(writer.wait(DEADLINE), 0)
 
     def test_stdin_that_is_closed(self):
         result = run_command(["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, SCRIPT, "traces",
@@ -446,7 +467,8 @@ class Export(OfflineCase):
             content = file.read()
         self.assertIn(b"events", content)
         self.assertNotIn(b"Bob", content + file_bytes(self.path("bundle", "MANIFEST.json")))
-        self.assertOk(self.export("--redact", "input,metadata", "--metadata", "who=Bob", "--resume"))
+        self.assertOk(self.export("--redact", "input,metadata", "--metadata", "who=Bob",
+                                  "--resume"))
 
     @posix
     def test_two_at_once(self):
