@@ -2134,14 +2134,21 @@ class Transport:
 
     def _connect(self, route, deadline):
         """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
-        scheme, host, proxy, _ = route
+        import http.client
+        scheme, host, proxy, proxy_headers = route
         _, name, port = origin(f"{scheme}://{host}")
         address = origin(f"http://{proxy}")[1:] if proxy else (name.replace("%25", "%"), port)
         connection = DeadlineSocket(open_socket(*address, deadline), route)
         try:
             connection.begin(deadline)
             if scheme == "https" and proxy:
-                open_tunnel(connection)
+                target = host if ":" in host.rpartition("]")[2] else host + ":443"
+                client = http.client.HTTPConnection(proxy)
+                client.sock = connection
+                client.request("CONNECT", target, headers=dict(proxy_headers, Host=target))
+                status = client.getresponse().status
+                if not 200 <= status < 300:
+                    raise proxy_refusal(status, route)
             if scheme == "https":
                 self._tls = self._tls or tls_context(self.access)
                 connection.encrypt(self._tls, name.partition("%")[0])
@@ -2445,19 +2452,6 @@ def checked(sock, code):
         sock.close()
         raise OSError(code, os.strerror(code))
     return sock
-
-
-def open_tunnel(connection):
-    """Asks a proxy for a connection to the host (CONNECT). Raises RequestError."""
-    import http.client
-    _, host, proxy, headers = connection.route
-    address = host if ":" in host.rpartition("]")[2] else host + ":443"
-    client = http.client.HTTPConnection(proxy)
-    client.sock = connection
-    client.request("CONNECT", address, headers=dict(headers, Host=address))
-    status = client.getresponse().status
-    if not 200 <= status < 300:
-        raise proxy_refusal(status, connection.route)
 
 
 def has_clear_end(reply) -> bool:
