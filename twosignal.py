@@ -2303,12 +2303,10 @@ def is_in_no_proxy(host) -> bool:
     return no_proxy == "*"
 
 
-class DeadlineSocket(io.BufferedIOBase):
+class DeadlineSocket(Struct, io.BufferedIOBase):
     """A socket for http.client: socket.timeout at a deadline, ResponseTooLarge after 32 MiB."""
-
-    def __init__(self, sock, route=None):
-        self.sock = sock
-        self.route = route          # where it leads: (scheme, host, proxy, headers for the proxy)
+    sock: object
+    route: tuple = None             # where it leads: (scheme, host, proxy, headers for the proxy)
 
     def begin(self, deadline):
         """Starts an exchange that ends at that time.monotonic()."""
@@ -3344,6 +3342,7 @@ class TracePage(Struct):
 
 class Client:
     """Calls the procedures of a 2Signal server, as the stored session's user."""
+    record = staticmethod(to_record)        # of a wire object and its kind
 
     def __init__(self, url, transport, key=None, keep_secret=lambda secret: None, may_refresh=True):
         self.url = url              # the server's normal address
@@ -3538,9 +3537,6 @@ class Client:
         tags = ",".join(tag for tag in values.get("tags") or () if "," not in tag)
         values = dict(values, tags=tags or None, projectId=None, search=None)
         return self.rest("GET", "/traces", without_none(**values), None, retried)
-
-    def record(self, wire, kind) -> dict:
-        return to_record(wire, kind)
 
     def cannot_read(self, what) -> Failure:
         """The error for scores, spans and evaluators, which only accounts can ask for."""
