@@ -242,7 +242,7 @@ class Tailing(TracesCase):
                     {"id": str(place), "createdAt": twosignal.wire_timestamp(1.8e9 + times[place])}
                     for place in places[start:start + 100]], not is_last, is_last)
 
-        client = mock.Mock(key=None, trace_pages=trace_pages)
+        client = mock.Mock(key=None, trace_pages=trace_pages, record=twosignal.to_record)
         tail = twosignal.TraceTail(twosignal.TraceScan(client, twosignal.TraceQuery(), None))
         requests.append(0)
         tail.first(0)
@@ -490,7 +490,7 @@ class Tailing(TracesCase):
             yield twosignal.TracePage(traces[::-1], True)
             yield twosignal.TracePage([traces[0]], False)
 
-        client = mock.Mock(key=None, trace_pages=new_page)
+        client = mock.Mock(key=None, trace_pages=new_page, record=twosignal.to_record)
         tail = twosignal.TraceTail(twosignal.TraceScan(client, twosignal.TraceQuery(), None))
         tail.first(10)
         used = []
@@ -584,9 +584,10 @@ class Tailing(TracesCase):
         self.add_named("a")
         result = self.assertOk(self.tail("--format", "markdown",
                                          steps=(lambda: self.add_named("b"), nothing)))
-        self.assertEqual(len(result.lines), 4, result)
-        self.assertEqual(result.lines[1], "|" + " --- |" * 6)
-        self.assertEqual([line.split(" | ")[-1] for line in result.lines[2:]], ["a |", "b |"])
+        heading, _, subtitle, _, _, rule, *rows = result.lines
+        self.assertEqual((heading, rule), ("### twosignal traces tail", "|" + " --- |" * 6), result)
+        self.assertIn(self.server.project, subtitle)
+        self.assertEqual([line.split(" | ")[-1] for line in rows], ["a |", "b |"])
 
     def test_output_file_is_written(self):
         self.add_named("a")
