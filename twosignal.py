@@ -1911,7 +1911,7 @@ class Access(Struct):
     client_cert: str = None
     client_key: str = None          # None: it is in client_cert, too
     headers: dict = {}              # of each request
-    ca_cert_source: str = "--ca-cert"
+    ca_cert_option: str = "--ca-cert FILE"      # where to name another one
 
 
 def server_access(url, options, key=None, clock=CLOCK) -> Access:
@@ -1927,7 +1927,7 @@ def server_access(url, options, key=None, clock=CLOCK) -> Access:
     saved = result_or({}, config_for, url, clock).get("ca_cert")
     if saved and not access.ca_cert:
         access.ca_cert = home_path(os.path.expanduser(to_path(saved)))
-        access.ca_cert_source = f"ca_cert in {home_path('config.json')}:"
+        access.ca_cert_option += f", or correct {home_path('config.json')}"
     return access
 
 
@@ -2583,18 +2583,15 @@ def tls_context(access=Access()):
     context.verify_flags = (context.verify_flags | _PARTIAL_CHAIN) & ~_STRICT
     if hasattr(context, "minimum_version"):     # from 3.7 on
         context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
-    for source, path, kind, load in (
-            (access.ca_cert_source, access.ca_cert, "certificate", context.load_verify_locations),
-            ("--client-cert", access.client_cert, "certificate", None),
-            ("--client-key" if access.client_key else "--client-cert",
-             access.client_key or access.client_cert, "private key",
+    for option, path, kind, load in (
+            (access.ca_cert_option, access.ca_cert, "certificate", context.load_verify_locations),
+            ("--client-cert FILE", access.client_cert, "certificate", None),
+            ("--client-key FILE", access.client_key or access.client_cert, "private key",
              lambda key: context.load_cert_chain(access.client_cert, key))):
         problem = path and pem_problem(path, kind, load)
         if problem:
-            hint = f"It should hold the {kind} in PEM format."
-            if kind == "private key":
-                hint = "Pass the certificate's own key, not encrypted, with --client-key FILE."
-            raise usage_error(f"Cannot use {source} {path}: {problem}", hint)
+            raise usage_error(f"Cannot use {path}: {problem}",
+                              f"Pass a {kind} in PEM format with {option}.")
     return context
 
 

@@ -1839,7 +1839,7 @@ class Certificates(TransportCase):
                 failure = self.failure(self.get, "https://127.0.0.1:%d" % server.port,
                                        ca_cert=path)
                 self.assertEqual(failure.exit_code, 2)
-                self.assertIn("--ca-cert", failure.message)
+                self.assertIn("--ca-cert", failure.hint)
 
     def test_plain_server(self):
         """Row 28: a server that speaks no TLS."""

@@ -315,7 +315,7 @@ class ClientCertificates(TlsCase):
         os.mkfifo(pipe)
         for args, words in (
                 (("--client-cert", missing), missing),
-                (("--client-cert", cert), "--client-cert %s: there is no private key" % cert),
+                (("--client-cert", cert), "%s: there is no private key" % cert),
                 (("--client-cert", pipe), "Not a regular file"),
                 (("--client-cert", key), "no certificate"),
                 (("--client-cert", cert, "--client-key", missing), missing),
