@@ -3549,9 +3549,10 @@ class Client:
         if required or not self.key:
             self.fetch_parts(lacking, project, "scores", strict)
         for trace in traces:
-            is_unknown = self.key and lacks(trace, "scores")
-            if is_unknown or not isinstance(trace.get("scores"), list):
-                trace["scores"] = None if is_unknown else []
+            if not isinstance(trace.get("scores"), list):
+                trace["scores"] = []
+        for trace in lacking if self.key else ():
+            trace["scores"] = None
         return not (lacking and self.key)
 
     def fetch_parts(self, traces, project, wanted, strict=False):
@@ -3582,9 +3583,10 @@ def trace_input(trace_id, project) -> dict:
 def lacks(trace, part) -> bool:
     """Whether a trace comes with fewer "scores" (or "spans") than are counted, or with neither."""
     rows, noun = trace.get(part), part[:-1]
-    counts = (get_item(trace.get("_count"), part),      # of tRPC, of REST, and of records
-              trace.get(f"{noun}Count"), trace.get(f"{noun}_count"))
-    count = to_number(next((each for each in counts if each is not None), None))
+    count = trace.get(noun + "_count")          # of records
+    if count is None:                           # of REST, and of tRPC
+        count = trace.get(noun + "Count", get_item(trace.get("_count"), part))
+    count = to_number(count)
     return len(rows) < (count or 0) if isinstance(rows, list) else count != 0
 
 
@@ -4969,17 +4971,18 @@ class TraceStats:
         self.tokens = Measurements()
         self.scores = defaultdict(lambda: Measurements(severity and score_severity))
         self.failures = defaultdict(lambda: Measurements(severity))     # 1: labelled fail
-        self.failed_scores = 0                  # how many are labelled fail
         self._chosen = evaluators               # the two above: by evaluator; None: all of them
+        self.failed_scores = 0                  # how many are labelled fail, unless they are there
+        self._sources = sources or {metric.source for metric in METRICS}
         self._amounts = [(key, getattr(self, source)) for key, source in (
             ("duration_ms", "durations"), ("cost_usd", "costs"), ("total_tokens", "tokens"))
-            if sources is None or source in sources]
-        self._measures_scores = sources is None or {"scores", "failures"} & sources
+            if source in self._sources]
 
     def add(self, trace):
         self.count += 1
         self.project = trace.get("project_id")
-        self.errors.add(trace, self.error(trace["status"]))
+        if "errors" in self._sources:
+            self.errors.add(trace, self.error(trace["status"]))
         for key, measurements in self._amounts:
             measurements.add(trace, to_amount(trace.get(key)))
         if trace.get("error_message"):          # a span's
@@ -5031,11 +5034,15 @@ class TraceStats:
             by_evaluator.setdefault(str(score.get("evaluator") or "-"), []).append(score)
         by_evaluator[None] = scores if self._chosen is None else [
             score for name in set(self._chosen) for score in by_evaluator.get(name, ())]
-        self.failed_scores += list(map(label_of, by_evaluator[None])).count("fail")
-        for evaluator, group in by_evaluator.items() if self._measures_scores else ():
-            self.scores[evaluator].add(trace, *[to_number(each.get("score")) for each in group])
-            labels = list(filter(None, map(label_of, group)))
-            self.failures[evaluator].add(trace, int("fail" in labels) if labels else None)
+        if "failures" not in self._sources:
+            self.failed_scores += list(map(label_of, by_evaluator[None])).count("fail")
+        for evaluator, group in by_evaluator.items():
+            measured = self.scores[evaluator]       # remarks name it, whatever is measured
+            if "scores" in self._sources:
+                measured.add(trace, *[to_number(each.get("score")) for each in group])
+            if "failures" in self._sources:
+                labels = list(filter(None, map(label_of, group)))
+                self.failures[evaluator].add(trace, int("fail" in labels) if labels else None)
 
 
 def label_of(score) -> str:
@@ -5829,11 +5836,12 @@ class TraceExport(Struct):
         records = self._new_records()
         try:
             while not self.manifest["complete"]:
-                self.manifest["complete"] = not self._write_part(records)
-                self._save()
+                self._write_part(records)
+            self._save()
         except BaseException:
-            self.scan.console.tell(f"{self.directory} is incomplete. To continue, run the command "
-                                   "again with --resume.")
+            if "since" in self.manifest:
+                self.scan.console.tell(f"{self.directory} is incomplete. To continue, run the "
+                                       "command again with --resume.")
             raise
 
     def _resume(self, resumes):
@@ -5867,28 +5875,32 @@ class TraceExport(Struct):
                     pair for pair in pairs if trace_key(pair[1]) not in self._done]):
                 yield redacted(record, self.manifest["redacted"])
 
-    def _write_part(self, records) -> bool:
-        """Writes as many records as a file takes; returns whether there were any."""
+    def _write_part(self, records):
+        """Writes as many records as a file takes; those that were read if a Failure ends them."""
         import gzip
         import hashlib
         part = dict.fromkeys(BUNDLE_COUNTS, 0)
         part["name"], packed = part_name(len(self.manifest["files"])), io.BytesIO()
-        with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
-            for record in records:
-                file.write(json.dumps(record).encode("ascii") + b"\n")
-                for key, rows in (("traces", [record]), ("spans", record["spans"]),
-                                  ("scores", record["scores"])):
-                    part[key] += len(rows)
-                if part["traces"] == PART_TRACES or file.tell() > PART_CHARACTERS:
-                    break
-        if not part["traces"]:
-            return False
-        content = packed.getvalue()
-        part.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        self._write(part["name"], content)
-        self.manifest["files"].append(part)
-        self.manifest.update({key: self.manifest[key] + part[key] for key in BUNDLE_COUNTS})
-        return True
+        try:
+            with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
+                for record in records:
+                    file.write(json.dumps(record).encode("ascii") + b"\n")
+                    for key, rows in (("traces", [record]), ("spans", record["spans"]),
+                                      ("scores", record["scores"])):
+                        part[key] += len(rows)
+                    if part["traces"] == PART_TRACES or file.tell() > PART_CHARACTERS:
+                        break
+                else:
+                    self.manifest["complete"] = True
+        finally:
+            if part["traces"]:
+                content = packed.getvalue()
+                part.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+                self._write(part["name"], content)
+                self.manifest["files"].append(part)
+                for key in BUNDLE_COUNTS:
+                    self.manifest[key] += part[key]
+                self._save()
 
     def _save(self):
         self._write(MANIFEST, to_json(self.manifest, ascii_only=True).encode("ascii") + b"\n")

@@ -559,6 +559,20 @@ class Resume(OfflineCase):
                                      len(self.list("--all", "--json").json) - done)
                     self.check_complete()
 
+    def test_what_was_read_is_kept(self):
+        """A part is written as far as it was read: a slow export gets on, however often it ends."""
+        with mock.patch.object(twosignal, "PART_TRACES", 1000):
+            with fails_from(self.server, 4, status=500):
+                self.assertEqual(self.export().code, 8)
+            done = self.ids()
+            self.assertEqual(done, [row["id"] for row in self.list(
+                "-n", str(len(done)), "--json").json])
+            self.assertGreater(len(done), 0)
+            self.server.clear()
+            self.assertOk(self.export("--resume"))
+        self.assertEqual(len(self.manifest()["files"]), 2)
+        self.check_complete()
+
     def test_spans_that_fail(self):
         with mock.patch.object(twosignal.Client, "fetch_parts", side_effect=twosignal.Failure("x")):
             self.assertEqual(self.export().code, 1)
