@@ -562,7 +562,7 @@ class Resume(OfflineCase):
     def test_what_was_read_is_kept(self):
         """A part is written as far as it was read: a slow export gets on, however often it ends."""
         with mock.patch.object(twosignal, "PART_TRACES", 1000):
-            with fails_from(self.server, 4, status=500):
+            with fails_from(self.server, 3, status=500):
                 self.assertEqual(self.export().code, 8)
             done = self.ids()
             self.assertEqual(done, [row["id"] for row in self.list(
