@@ -1442,21 +1442,19 @@ class RecordFile:
         decode, text = json.JSONDecoder(parse_constant=int).raw_decode, ""      # refuses NaN
         while not text and not self._is_complete:
             text = self._more("")
-        between, closing = re.compile(r"\s*"), re.compile(r"\Z")
-        if text.startswith("["):
-            between, closing = re.compile(r"\s*(?:,\s*|(?=\]))"), re.compile(r"\]\s*\Z")
-            text = self._more(text[1:])
-        position = 0
-        while not (self._is_complete and closing.match(text, position)):
+        closing = "]" if text.startswith("[") else ""
+        text, position = self._more(text[len(closing):]), 0
+        skip = re.compile(r"\s*,?\s*").match
+        while not (self._is_complete and text[position:].strip() == closing):
             try:
                 value, end = decode(text, position)
-                found = between.match(text, end)
+                following = skip(text, end).end()
             except ValueError:
-                found = None
-            if found and (found.end() < len(text) or self._is_complete):
+                following = None
+            if following and (following < len(text) or self._is_complete):
                 yield value
-                self.line += text.count("\n", position, found.end())
-                position = found.end()
+                self.line += text.count("\n", position, following)
+                position = following
             elif self._is_complete:
                 raise ValueError("neither an object nor the end")
             else:

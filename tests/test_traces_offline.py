@@ -258,7 +258,7 @@ class BadInput(OfflineCase):
             "of 'datasets list'": ('[\n  {"id": "d", "name": "x", "created_at": "t"}\n]', 2),
             "an open list": ("[\n" + good.splitlines()[0] + ",\n", 3),
             "a closed one": ("[" + good.splitlines()[0] + "]]", 1), "only open": ("[", 1),
-            "without a comma": ("[" + good + "]", 1), "a text": ('"abc"', 1),
+            "a text": ('"abc"', 1),
             "scores": (good + json.dumps(dict(TRACE, scores=[5])), 3),
             "spans": (good + json.dumps(dict(TRACE, spans={"a": 1})), 3),
             "not UTF-8": (good.encode("ascii") + b'{"id": "\xff"}\n', 3),
@@ -282,7 +282,8 @@ class BadInput(OfflineCase):
         trace, other = json.dumps(TRACE), json.dumps(dict(TRACE, id="\u20acb\U0001f600"))
         texts = [f"{trace}\n{other}", f"{trace} {other}", f"{trace}\r\n{other}\r\n",
                  f"\ufeff{trace}\n\n \n{other}\n\n",
-                 f"  {trace} \n\t{other}\t", f"[{trace},{other}]", f"[ {trace} ,\n{other} ]\n\n",
+                 f"  {trace} \n\t{other}\t", f"[{trace},{other}]", f"[{trace}\n{other}]",
+                 f"[ {trace} ,\n{other} ]\n\n",
                  json.dumps([TRACE, json.loads(other)], indent=4, ensure_ascii=False),
                  json.dumps(TRACE, indent=2) + "\n" + json.dumps(json.loads(other), indent=2),
                  "\r\n[\r\n" + trace + ",\r\n" + other + "\r\n]\r\n"]
