@@ -87,6 +87,11 @@ def full(short, long):
     return long if FULL else short
 
 
+def full_or_one(cases, place=0):
+    """All cases with TWOSIGNAL_TEST_FULL=1, otherwise one of them: another on the next Python."""
+    return cases if FULL else [cases[(place + sys.version_info[1]) % len(cases)]]
+
+
 def full_once(short, long):
     """As full(), for what is the same in all versions of Python: `.ci/run` does it on one."""
     return long if ONCE else short
