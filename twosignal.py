@@ -3760,11 +3760,10 @@ def organization_id(client, text) -> str:
     return find_id(text, "organization", lambda: client.rows("organization.list"))
 
 
-def visible_projects(client, organization=None) -> list:
+def visible_projects(client, org=None) -> list:
     """The wire objects of the projects of one organization (ID or name), or of all."""
-    if organization:
-        return client.rows("project.list", {
-            "organizationId": organization_id(client, organization)})
+    if org:
+        return client.rows("project.list", {"organizationId": organization_id(client, org)})
     names = {str(each.get("id")): each.get("name") for each in client.rows("organization.list")}
     rows = client.visible_rows("project.list", [{"organizationId": each} for each in names])
     return [dict(row, organizationName=names.get(str(row.get("organizationId")))) for row in rows]
@@ -3800,8 +3799,7 @@ def find_id(text, noun, fetch_rows) -> str:
     if any(row.get("id") == text for row in rows):
         return text
     wanted = to_nfc(text)
-    named = [(to_nfc(row["name"]), row.get("id")) for row in rows
-             if isinstance(row.get("name"), str)]
+    named = [(to_nfc(row["name"]), row.get("id")) for row in rows if type(row.get("name")) is str]
     ids = [row_id for name, row_id in named if name == wanted]
     if len(ids) > 1:
         raise usage_error(f"There are {len(ids)} {noun}s named '{text}'",
@@ -4334,19 +4332,23 @@ def object_of(pairs) -> dict:
     return found
 
 
+def file_argument(path, flag, console) -> str:
+    """The text of a file, or of stdin for -. Raises a usage error."""
+    if path == "-":
+        return console.read_stdin(flag)
+    try:
+        with open(to_path(path), encoding="utf-8-sig") as file:
+            return file.read()
+    except (OSError, ValueError) as error:      # ValueError: not UTF-8, or a NUL in the path
+        raise usage_error(f"Cannot read the file of {flag}: {to_path(path)}: {os_reason(error)}")
+
+
 def json_argument(text, flag, console):
     """The value of a literal, @FILE or - for stdin; None if omitted. Raises a usage error."""
     if text is None:
         return None
-    if text == "-":
-        text = console.read_stdin(flag)
-    elif text.startswith("@"):
-        path = to_path(text[1:])
-        try:
-            with open(path, encoding="utf-8-sig") as file:
-                text = file.read()
-        except (OSError, ValueError) as error:      # ValueError: not UTF-8, or a NUL in the path
-            raise usage_error(f"Cannot read the file of {flag}: {path}: {os_reason(error)}")
+    if text == "-" or text.startswith("@"):
+        text = file_argument(text if text == "-" else text[1:], flag, console)
     try:
         return json.loads(text, parse_int=exact_number, parse_float=exact_number,
                           parse_constant=exact_number, object_pairs_hook=object_of)
@@ -5292,8 +5294,8 @@ class TraceGroups(Struct):
         sample = nsmallest(self.sample_size or 1, self._candidates(), lambda _: random.random())
         self.failure = result_or_failure(self._read_spans, [
             each for _, each in sorted(sample[:self.sample_size])])
-        self.evaluators = sorted({name for stats in self.groups.values()
-                                  for name in stats.scores if name})
+        measured = [stats.scores for stats in self.groups.values()]
+        self.evaluators = sorted(set().union(*measured) - {None})
         if self.failure and self.by_model:
             raise self.failure
         return self
@@ -5436,8 +5438,7 @@ def small_remarks(pairs) -> list:
 def baseline_fault(rows, by):
     """Why a value cannot be the JSON of traces stats --by these keys; None if it can."""
     keys = {"group", "count"}.union(*[{each.key, each.coverage_key(None)} for each in METRICS])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and keys <= row.keys()
-                                             for row in rows):
+    if type(rows) is not list or not all(type(row) is dict and keys <= row.keys() for row in rows):
         return "it is not what 'traces stats --json' writes without --fields"
     if any([key for key in row if key in GROUP_KEYS] != by for row in rows):
         return "it was written with another --by"
@@ -5480,8 +5481,8 @@ class Gate(Struct):
                         else self._check(metric, None, limit) for metric, limit in self.checks]
         self.results.append(self._count_check(TRACE_COUNT, self.row))
         if self.baseline:
-            self.results += [self._count_check(BASELINE_COUNT, self.baseline),
-                             *self._comparisons()]
+            self.results.append(self._count_check(BASELINE_COUNT, self.baseline))
+            self.results += self._comparisons()
         self._explain()
         return self._details()
 
@@ -5793,8 +5794,7 @@ REDACTABLE = ("input", "output", "metadata")
 
 
 def redacted(value, keys, is_below=False):
-    """A value with [redacted] for each text, number or boolean below some keys, wherever they are.
-    """
+    """A value with [redacted] for each text, number or boolean below some keys, at any depth."""
     if isinstance(value, dict):
         return {key: redacted(each, keys, is_below or key in keys) for key, each in value.items()}
     if isinstance(value, list):
@@ -6480,8 +6480,7 @@ def traces_stats(client, args, console):
 
 def stats_result(groups, rows, metric) -> Details:
     """Rows of traces stats, and error messages; with bars of a metric if grouped by time."""
-    keys = [Column(key.title(), key, never_cut=key == "session" or key in TIME_KEYS)
-            for key in groups.by]
+    keys = [Column(key.title(), key, never_cut=key in ("session", *TIME_KEYS)) for key in groups.by]
     values = METRIC_COLUMNS + [
         Column(f"{metric.heading} of {printable(name)}", metric.key_of(name), metric.text,
                optional=True)
@@ -6535,18 +6534,12 @@ def chosen_baseline(args, scan, by=(), sample_size=0):
 
 def read_baseline(path, by, console) -> list:
     """The rows in a file that traces stats wrote, or on stdin. Raises a usage error."""
+    text = file_argument(path, "--baseline", console)
     try:
-        if path == "-":
-            text = console.read_stdin("--baseline")
-        else:
-            with open(to_path(path), "rb") as file:
-                text = file.read(MAX_RESPONSE_BYTES).decode("utf-8-sig")
         rows = json.loads(text)
         fault = baseline_fault(rows, by)
-    except OSError as error:
-        fault = os_reason(error)
     except (ValueError, RecursionError):
-        fault = f"it is not JSON of at most {MAX_RESPONSE_BYTES >> 20} MiB"
+        fault = "it is not JSON"
     if fault:
         option = "".join(f" --by {key}" for key in by)
         raise usage_error(f"Cannot use the baseline {path}: {fault}",

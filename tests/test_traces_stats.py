@@ -459,7 +459,7 @@ class BadInput(StatsCase):
         for number, (content, text) in enumerate((
                 (listed, "it is not what 'traces stats --json' writes"), (gate, "is not what"),
                 ("{\"group\": ", "is not JSON"), ("", "is not JSON"), ("null", "is not what"),
-                ("[" * 100000, "is not JSON"), (b"\xff\xfe", "is not JSON"),
+                ("[" * 100000, "is not JSON"), (b"\xff\xfe", "Cannot read the file"),
                 ([row, 5], "is not what"), ([dict(row, p95_ms="4000")], "'p95_ms' is \"4000\""),
                 ([dict(row, count=None)], "'count' is null"), ([{"group": "all"}], "is not what"),
                 ([dict(row, count=2.5)], "'count' is 2.5"), ([row, row], "or occurs twice"),
