@@ -954,16 +954,15 @@ class UserData(Result):
             yield screen.block(screen.data, "\n".join([name] + shown))
 
 
-class RawValue(Result):
+class RawValue(Details):
     """A value of any type, printed as JSON even if a table was asked for."""
     record: object
-    json_lines = Details.json_lines
 
     def render(self, screen):
         return map(screen.preformatted, self.json_lines(screen))
 
     def records(self):
-        return [row if isinstance(row, dict) else {"value": row} for row in Details.records(self)]
+        return [row if isinstance(row, dict) else {"value": row} for row in super().records()]
 
 
 class Text(RawValue):
@@ -1202,12 +1201,10 @@ def _value_text(value) -> str:
 def _csv_line(texts) -> str:
     """A line of RFC 4180 that ends with LF; in quotes if it were a command in a CI log."""
     import csv
-    import types
     quoting = csv.QUOTE_ALL if re.match(r"\W*::", "".join(texts[:1])) else csv.QUOTE_MINIMAL
-    # writerow() returns what write() returns. All Pythons quote a CR or LF that ends lines, too.
-    stream = types.SimpleNamespace(write=str)
-    line = csv.writer(stream, lineterminator="\r\n", quoting=quoting).writerow(texts)
-    return line[:-2] + "\n"
+    stream = io.StringIO()          # all Pythons quote a CR or LF if it is what ends lines
+    csv.writer(stream, lineterminator="\r\n", quoting=quoting).writerow(texts)
+    return stream.getvalue()[:-2] + "\n"
 
 
 def _tsv_line(texts) -> str:
@@ -6111,9 +6108,8 @@ def account(session, url, message="") -> Details:
 
 @command("login",
          Option("-e, --email EMAIL", "email; prompted for if omitted", env="TWOSIGNAL_EMAIL"),
-         Option("-p, --password PASSWORD", "password; prompted for if omitted; exposes it in the "
-                "process list", plain_secret, env="TWOSIGNAL_PASSWORD", is_secret=True,
-                may_be_empty=True),
+         Option("-p, --password PASSWORD", "visible to other users; prompted for if omitted",
+                plain_secret, env="TWOSIGNAL_PASSWORD", is_secret=True, may_be_empty=True),
          Option("--password-stdin", "read the password from stdin, one line"),
          exclusive=("--password", "--password-stdin"),
          examples=("twosignal login", "twosignal login --url https://twosignal.example.com"))
@@ -6123,14 +6119,14 @@ def login(client, args, console):
         console.tell("Warning: others see --password. Use --password-stdin or TWOSIGNAL_PASSWORD.")
     warn_if_unencrypted(client.url, "password", console)
     email = (args.email or console.ask("Email: ", "--email or set TWOSIGNAL_EMAIL")).strip()
-    password = None if args.password_stdin else args.password
+    password = args.password
     if args.password_stdin and not is_terminal(console.stdin):
         password = plain_secret(console.read_stdin())
-    elif not password:
+        if not password:
+            raise usage_error("The password is empty")
+    elif args.password_stdin or not password:
         password = console.ask(f"Password for {email} at {client.url}: ",
                                "--password-stdin or set TWOSIGNAL_PASSWORD", is_secret=True)
-    if not password:
-        raise usage_error("The password is empty")
     session = client.auth.login(email, password)
     if has_key():
         console.tell("Note: TWOSIGNAL_API_KEY takes precedence where API keys are supported.")
@@ -7067,10 +7063,8 @@ def complete(client, args, console):
         found = option_values(option, line, console.clock)
         if not prefix:              # a name that looks like an option would be read as one
             found = [each for each in found if not each.startswith("--")]
-    elif prefix:
-        found = []                  # there is no such option, or it takes no value
-    else:
-        found = next_words(CommandLine(before), current.startswith("-"), console.clock)
+    else:                           # behind a = there is no such option, or it takes no value
+        found = [] if prefix else next_words(CommandLine(before), current.startswith("-"), console.clock)
     return Text("\n".join(["words"] + [
         prefix + each for each in found
         if each.startswith(current) and each.isprintable() and each.strip()]) + "\n")
