@@ -93,7 +93,7 @@ MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and p
 BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
 FEW_PROJECTS, MAX_MONTHS = 10, 24   # that a trace is looked for in; that a server returns
 FILE_CHUNK, MAX_FILE_RECORD = 1 << 16, 1 << 26  # characters: read at once; of one trace in a file
-PART_TRACES, PART_CHARACTERS = 1000, 1 << 25    # of one file of a bundle, at most
+PART_TRACES, PART_CHARACTERS = 1000, 1 << 24    # of one file of a bundle, at most
 ALL = float("inf")                  # traces
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
@@ -196,6 +196,8 @@ def authentication_expired() -> Failure:
 
 def os_reason(error) -> str:
     """What the operating system says about an error, such as "No space left on device"."""
+    if isinstance(error, (UnicodeDecodeError, RecursionError)):
+        return f"it is {'nested too deeply' if isinstance(error, RecursionError) else 'not UTF-8'}"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -3442,7 +3444,9 @@ class Client:
             if all(getattr(each, "code", "") != "UNAUTHORIZED" for each in results):
                 return results
             rejected = session.access_token
-        raise authentication_expired()
+        if getattr(results[0], "code", "") == "UNAUTHORIZED":
+            raise authentication_expired()      # the new session is rejected, too
+        return results
 
     def _send(self, url, body, credential, retried) -> Response:
         """The response to a query, or to a change if there is a body. Raises Failure."""
@@ -3722,7 +3726,7 @@ class TraceFile(Client):
                 others[project] = None      # or the wanted one
         if others and wanted not in others:
             raise usage_error(f"{self.name} has no traces of project '{self.project}'",
-                              f"Omit --project, or pass {printable(next(iter(others)))}.")
+                              "Omit --project, or pass the ID of their project.")
 
     def _files(self) -> list:
         """(path, stream or None) of each file; those of a bundle have been verified."""
@@ -4350,7 +4354,7 @@ def json_argument(text, flag, console):
         return json.loads(text, parse_int=exact_number, parse_float=exact_number,
                           parse_constant=exact_number, object_pairs_hook=object_of)
     except (ValueError, RecursionError) as error:
-        raise usage_error(f"Invalid {flag}: {error}", """It takes JSON, e.g. '{"prompt": "Hi"}'.""")
+        raise usage_error(f"Invalid {flag}: {os_reason(error)}", """It takes JSON, e.g. '{"prompt": "Hi"}'.""")
 
 
 OTHER_NAMES = {                     # what people type in place of a command's word
@@ -5669,12 +5673,21 @@ class GateReport(Struct):
         text = disarmed(tostring(root, "unicode"), "&#58;", "&#35;")
         return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode("utf-8")
 
+    def describe(self, screen, title=""):
+        """Gives a document its title, and a line that says what it is about."""
+        now = iso_timestamp(int(self.console.clock.time()))
+        screen.title = self.console.masked(title or self.title)
+        screen.subtitle = self.console.masked(", ".join([*self.selection, f"written {now}"]))
+
     def report_to_github(self):
         """An annotation for each check that does not hold or for the failure, and a summary."""
         document = MarkdownDocument(Screen())
-        summary = [f"### {self.title}\n\n"]
+        self.describe(document)
+        summary = [document.start()]
+        is_compared = any(each.is_compared for each in self.results)
         summary += [] if self.failure else document.table(
-            Listing("checks", CHECK_COLUMNS, [each.row() for each in self.results]))
+            Listing("checks", COMPARED_COLUMNS if is_compared else CHECK_COLUMNS,
+                    [each.row() for each in self.results]))
         for name, code, lines in self.cases():
             if code is not None:
                 lines[0] = f"{name}: {lines[0]}"
@@ -5812,7 +5825,8 @@ class TraceExport(Struct):
         # Windows cannot open directories, so none is locked there.
         handle = result_or(-1, os.open, self.directory, os.O_RDONLY, kinds=OSError)
         try:
-            if isinstance(result_or_failure(lock_handle, handle, kinds=OSError), BlockingIOError):
+            if handle >= 0 and isinstance(
+                    result_or_failure(lock_handle, handle, kinds=OSError), BlockingIOError):
                 raise Failure(f"Another process exports to {self.directory}",
                               "Wait for it to end, or name another directory.", "LOCKED")
             self._write_parts(resumes)
@@ -5871,31 +5885,37 @@ class TraceExport(Struct):
                 yield redacted(record, self.manifest["redacted"])
 
     def _write_part(self, records):
-        """Writes as many records as a file takes; those that were read if a Failure ends them."""
+        """Writes as many records as a file takes; those that were read, however it ends."""
+        rows, size = [], 0          # (line, numbers of spans and of scores)
+        try:
+            for record in records:
+                line = json.dumps(record).encode("ascii") + b"\n"
+                rows.append((line, len(record["spans"]), len(record["scores"])))
+                size += len(line)
+                if len(rows) == PART_TRACES or size > PART_CHARACTERS:
+                    break
+            else:
+                self.manifest["complete"] = True
+        finally:
+            if rows:
+                with deferred_signals():        # one would spoil what is being compressed
+                    self._save_part(*zip(*rows))
+
+    def _save_part(self, lines, spans, scores):
         import gzip
         import hashlib
-        part = dict.fromkeys(BUNDLE_COUNTS, 0)
-        part["name"], packed = part_name(len(self.manifest["files"])), io.BytesIO()
-        try:
-            with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
-                for record in records:
-                    file.write(json.dumps(record).encode("ascii") + b"\n")
-                    for key, rows in (("traces", [record]), ("spans", record["spans"]),
-                                      ("scores", record["scores"])):
-                        part[key] += len(rows)
-                    if part["traces"] == PART_TRACES or file.tell() > PART_CHARACTERS:
-                        break
-                else:
-                    self.manifest["complete"] = True
-        finally:
-            if part["traces"]:
-                content = packed.getvalue()
-                part.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-                self._write(part["name"], content)
-                self.manifest["files"].append(part)
-                for key in BUNDLE_COUNTS:
-                    self.manifest[key] += part[key]
-                self._save()
+        packed = io.BytesIO()
+        with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
+            file.writelines(lines)
+        content, name = packed.getvalue(), part_name(len(self.manifest["files"]))
+        counts = {"traces": len(lines), "spans": sum(spans), "scores": sum(scores),
+                  "bytes": len(content)}
+        self._write(name, content)
+        self.manifest["files"].append(
+            dict(counts, name=name, sha256=hashlib.sha256(content).hexdigest()))
+        for key in counts:
+            self.manifest[key] += counts[key]
+        self._save()
 
     def _save(self):
         self._write(MANIFEST, to_json(self.manifest, ascii_only=True).encode("ascii") + b"\n")
@@ -7325,9 +7345,7 @@ def print_result(result, args, console, report) -> int:
     if result.streams and format_name in ("json", "html"):
         raise usage_error("A stream cannot be a single document", "Use --format jsonl.")
     screen = console.screen(args.color)
-    now = iso_timestamp(int(console.clock.time()))
-    screen.title = console.masked(result.title or report.title)
-    screen.subtitle = console.masked(", ".join([*report.selection, f"written {now}"]))
+    report.describe(screen, result.title)
     lines = FORMATS[format_name](result, screen)
     try:
         while True:

@@ -11,9 +11,9 @@ import sys
 from unittest import mock
 
 import twosignal
-from tools import (DEADLINE, DIALECTS, SCRIPT, TracesCase, fails_from, file_bytes, listing,
-                   measured_command, minutes_ago, posix, procedure_inputs, requests_of,
-                   run_command, takes_at_most)
+from tools import (DEADLINE, DIALECTS, SCRIPT, TracesCase, fails_from, file_bytes, heed_interrupts,
+                   kept_signals, listing, measured_command, minutes_ago, posix, procedure_inputs,
+                   requests_of, run_command, takes_at_most)
 
 # Nothing of an account, a project or a server may be needed.
 NOWHERE = {"TWOSIGNAL_HOME": "/dev/null/none", "HOME": None, "USERPROFILE": None,
@@ -177,7 +177,7 @@ class SameAsTheServer(OfflineCase):
         self.assertEqual(len(self.rows("-", stdin=text)), 3)
         for command in (("list",), ("check", "--max-p95", "1s"), ("stats", "--by", "name")):
             self.assertFails(self.offline("-", *command, "--project", "Agent", stdin=text), 2,
-                             "stdin has no traces of project 'Agent'", "pass p1")
+                             "stdin has no traces of project 'Agent'", "Omit --project")
 
     def test_no_traces(self):
         for text in ("", "\n \n", "[]", " [ ]\n", "\ufeff", "\ufeff[\n]"):
@@ -656,6 +656,23 @@ class Resume(OfflineCase):
             "traces", "export", self.path("bundle"), "--project", self.server.project])
         self.assertEqual(code, -signal.SIGINT)
         self.assertEqual([name for name in listing(self.path("bundle")) if "traces" in name], [])
+        self.assertOk(self.export("--resume"))
+        self.check_complete()
+
+    @posix
+    def test_interrupted_while_it_compresses(self):
+        """Row 70: what a signal interrupts is a part as any other, not a spoiled one."""
+        write, calls = gzip.GzipFile.write, []
+
+        def interrupted(file, content):
+            if not calls:
+                os.kill(os.getpid(), signal.SIGINT)
+            calls.append(content)
+            return write(file, content)
+        with kept_signals(), mock.patch.object(gzip.GzipFile, "write", interrupted):
+            heed_interrupts()
+            self.assertEqual(self.export().code, 130)
+        self.assertGreater(len(self.ids()), 0)
         self.assertOk(self.export("--resume"))
         self.check_complete()
 

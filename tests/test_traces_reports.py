@@ -628,12 +628,13 @@ class GitHub(Gate):
             self.server.store.remove("traces", "t1")
 
     def assertOnlyText(self, lines, cells):
-        """The summary is a heading, a table of words, numbers and code, and indented code."""
-        self.assertEqual(lines[:2], ["### twosignal traces check", ""])
-        for line in lines[2:]:
+        """The summary is a heading, code that says what it is of, a table, and indented code."""
+        self.assertEqual(lines[:2] + lines[3:4], ["### twosignal traces check", "", ""])
+        self.assertRegex(lines[2], r"\A`[^`]+, written [-:TZ0-9]+`\Z")
+        for line in lines[4:]:
             if line.startswith("|"):
                 code = r"\A\|( (`[^`|]+`|-|[\w ≤≥.%%]+) \|){%d}\Z" % cells
-                self.assertRegex(line, r"Check|---" if line in lines[2:4] else code)
+                self.assertRegex(line, r"Check|---" if line in lines[4:6] else code)
             else:
                 self.assertRegex(line, r"\A(    .*)?\Z")
 
@@ -660,7 +661,7 @@ class GitHub(Gate):
         self.assertEqual(message, "Permission denied")
         self.assertEqual(error, "Error: Permission denied. " + hint)
         self.assertOnlyText(lines, 0)
-        self.assertEqual(lines[2:], [
+        self.assertEqual(lines[4:], [
             "    twosignal traces check (project %s): Permission denied" % self.server.project,
             "    " + hint, ""])
 
@@ -703,7 +704,7 @@ class GitHub(Gate):
         result, lines = self.actions("--max-cost", "0.035", "--max-p95", "9h")
         self.assertEqual(result.code, 10)
         (name, command), = self.worst("agent 4")
-        self.assertEqual(lines, [
+        self.assertEqual(lines[:2] + lines[4:], [
             "### twosignal traces check", "",
             "| Check | Measured | Threshold | Verdict | Traces |",
             "| --- | --- | --- | --- | --- |",
@@ -712,6 +713,14 @@ class GitHub(Gate):
             "| count | 4 | ≥ 1 | OK | 4 |", "",
             "    max-cost ≤ $0.035 (project %s): failed: measured $0.04, threshold ≤ $0.035"
             % self.server.project, "    $0.04" + name, "    " + command, ""])
+
+    def test_shows_both_sides_of_a_baseline(self):
+        self.server.add_trace(tags=["v1"], duration_ms=100)
+        self.server.add_trace(tags=["v2"], duration_ms=900)
+        _, lines = self.actions("--tag", "v2", "--baseline-tag", "v1", "--max-regression", "9%")
+        self.assertIn("baseline-tag v1", lines[2])
+        self.assertIn("| Check | Baseline | Measured | Change | Limit | Verdict | Traces |", lines)
+        self.assertIn("| p95 duration | 0.1s | 0.9s | +800% | ≤ +9% | FAILED | 1 |", lines)
 
     def test_shows_the_direction_of_a_minimum(self):
         result, lines = self.actions("--min-score", "0.6", "--min-count", "9")
