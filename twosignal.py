@@ -5207,8 +5207,7 @@ class CheckResult(Struct):
         self.has_verdict = self.regression is not None or not self.is_compared
 
     def record(self) -> dict:
-        sides = {"baseline": self.baseline, "change": self.change}
-        compared = sides if self.is_compared else {}
+        compared = {"baseline": self.baseline, "change": self.change} if self.is_compared else {}
         return {"check": self.title, "limit": self.limit, "measured": self.value, **compared,
                 "traces": self.traces, "passed": self.passed, "worst": self.worst}
 
@@ -5331,20 +5330,18 @@ class TraceGroups(Struct):
                 raise answer        # the others: too large by itself, or deleted meanwhile
 
     def _groups_of(self, record):
-        """Yields the TraceStats of each group that a record is in."""
+        """The TraceStats of each group that a record is in; the rest is one group, too."""
         from itertools import product
-        seen = set()
+        found = {}
         for values in product(*[group_values(record, key) for key in self.by]):
             if values not in self.groups and len(self.groups) >= MAX_GROUPS:
                 values = (REST,) * len(values)
-            if values in seen:
-                continue            # a trace counts once among the rest
-            seen.add(values)
             if values not in self.groups:
                 named = dict(zip(self.by, values))
                 self.groups[values] = TraceStats(
                     [named["evaluator"] or "-"] if "evaluator" in named else None, False)
-            yield self.groups[values]
+            found[values] = self.groups[values]
+        return found.values()
 
     def _add_spans(self, trace):
         """Adds what the spans of a record tell."""
@@ -5366,8 +5363,7 @@ class TraceGroups(Struct):
                 remarks.append(f"{source.capitalize()} are known for {known:,} of {count:,}.")
         candidates = counted(self.candidates, "trace" if self.by_model else "failed trace")
         if self.failure:
-            state = "incomplete" if self.spans_read else "null"
-            remarks.append(f"Error messages are {state}: {self.failure.message}.")
+            remarks.append(f"Error messages are incomplete: {self.failure.message}.")
         if self.spans_read or self.requests and not self.failure:
             remarks.append(f"Read the spans of {self.spans_read:,} of {candidates} in "
                            f"{counted(self.requests, 'request')}; see --sample.")
@@ -5492,7 +5488,6 @@ class Gate(Struct):
         return CheckResult(metric, self.min_count, count, count >= self.min_count or None, count)
 
     def _comparisons(self):
-        """Yields the CheckResults of the baseline."""
         for metric, name, earlier, _ in comparisons(self.baseline, self.row, self.evaluators):
             is_new = earlier is None and name and not self.evaluators
             share = None if is_new else self.max_regression     # a new evaluator is no regression
@@ -5528,12 +5523,10 @@ class Gate(Struct):
         rows = zip_longest(*[result.worst for result in self.results])
         worst = list(filter(None, chain.from_iterable(rows)))
         trace_ids = list({each["trace_id"]: None for each in worst})[:MAX_WORST]
-        messages = {}
-        if trace_ids and not self.scan.client.key:
-            answers = result_or([], list, self.scan.client.batch("trace.getById", [
-                trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids]))
-            messages = {trace_id: first_error_message(to_record(answer, "trace"))
-                        for trace_id, answer in zip(trace_ids, answers)}
+        answers = () if self.scan.client.key else self.scan.client.batch("trace.getById", [
+            trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids])
+        messages = {trace_id: first_error_message(to_record(answer, "trace"))
+                    for trace_id, answer in zip(trace_ids, result_or([], list, answers))}
         project = self.scan.query.project or self.stats.project
         for each in worst:
             each["error_message"] = messages.get(each["trace_id"], each["error_message"])
@@ -5873,7 +5866,6 @@ class TraceExport(Struct):
                 parse_timestamp(manifest.get(key)) for key in ("since", "until"))]
 
     def _new_records(self):
-        """Yields the records that are not in the bundle yet. Raises Failure."""
         query = self.scan.query
         for pairs in self.scan.pages():
             if "since" not in self.manifest:
@@ -6305,10 +6297,7 @@ def trace_query(client, args) -> TraceQuery:
 
 
 def parse_redacted(text) -> list:
-    fields = parse_fields(text.lower())
-    if not set(fields) <= set(REDACTABLE):
-        raise ValueError(f"must be some of {', '.join(REDACTABLE)}")
-    return fields
+    return [parse_choice(REDACTABLE, field) for field in parse_fields(text)]
 
 
 def output_format(args) -> str:

@@ -375,7 +375,7 @@ class Spans(StatsCase):
         result = self.assertOk(self.stats("--json"))
         self.assertEqual([result.json[0][key] for key in (
             "count", "error_message", "error_message_count")], [2, None, None])
-        self.assertRegex(result.err, r"Error messages are null: The server failed \(500\)")
+        self.assertRegex(result.err, r"Error messages are incomplete: The server failed \(500\)")
         self.assertFails(self.stats("--by", "model"), 8)
 
     def test_what_a_key_cannot_read_is_said(self):
@@ -385,7 +385,7 @@ class Spans(StatsCase):
         self.assertEqual((row["count"], row["error_message"], row["average_score"]),
                          (2, None, None))
         self.assertEqual(sorted(result.err.splitlines()), [
-            "Error messages are null: A project API key cannot read spans.",
+            "Error messages are incomplete: A project API key cannot read spans.",
             "Scores are null: A project API key cannot read scores."])
         self.assertFails(self.stats("--by", "model", env=self.key()), 4, "API key", "spans")
         self.assertFails(self.stats("--by", "evaluator", env=self.key()), 4, "API key", "scores")
