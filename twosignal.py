@@ -1242,7 +1242,8 @@ class FieldSelection(Struct):
     """The fields that --fields names, and those of them that no record has had so far."""
     result: Result
     fields: list                # paths
-    report: object              # gets an error for each missing field, and whether it may be right
+    tell: object                # prints a remark
+    is_strict: bool = False     # a field that does not exist is an error, not a remark
     _keys = ()                  # those of the first records
     missing = None              # {path: what get_path() returns as long as it is missing}
 
@@ -1274,7 +1275,9 @@ class FieldSelection(Struct):
             hint = "List the available fields with --fields '?'."
             if path.split(".")[0] not in self._keys:
                 hint = f"Available fields: {', '.join(self._keys)}."
-            self.report(usage_error(message, hint), absent is None)
+            if absent is MISSING and self.is_strict:
+                raise usage_error(message, hint)
+            self.tell(f"{message}. {hint}")
         self.missing = {}           # each is reported once
 
     def _is_users_own(self, path) -> bool:
@@ -1284,9 +1287,9 @@ class FieldSelection(Struct):
         return first in USER_DATA or first in self._keys and bool(is_below)
 
 
-def only_fields(result, fields, report) -> Result:
+def only_fields(result, fields, tell, is_strict=False) -> Result:
     """The result with only these fields; see FieldSelection."""
-    selection = FieldSelection(result, fields, report)
+    selection = FieldSelection(result, fields, tell, is_strict)
     known = {column.source: Column(**dict(vars(column), optional=False))
              for column in (*result.extra_columns, *result.columns)}
     columns = [known.get(path) or Column(path, path, never_cut=re.split("[._]", path)[-1] == "id")
@@ -1829,17 +1832,17 @@ def home_path(name: str) -> str:
     return os.path.join(home_directory(), name)
 
 
-def make_directory(path, hint=""):
-    """Creates a directory and those above it, for this user alone, if missing. Raises Failure."""
-    if os.path.isdir(path):
-        return                      # its mode is the user's choice
+def make_directory(path, hint="", mode=0o700):
+    """Creates a directory and those above it if missing. Raises Failure."""
     parent = os.path.dirname(path)
-    make_directory(parent, hint)
+    if path == parent or os.path.isdir(path):   # a drive; or its mode is the user's choice
+        return
+    make_directory(parent, hint, mode)
     try:
-        os.mkdir(path, 0o700)
+        os.mkdir(path, mode)
         if os.name != "nt":         # where directories cannot be opened
             handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            make_private(handle, parent, 0o700)
+            make_private(handle, parent, mode)
             os.close(handle)
     except OSError as error:
         if not os.path.isdir(path):     # another process may have created it
@@ -7121,10 +7124,7 @@ def install(client, args, console):
     content = executable_content()
     directory = absolute_path(args.dir or os.path.join("~", ".local", "bin"), hint)
     path = os.path.join(directory, "twosignal")
-    try:
-        os.makedirs(directory, exist_ok=True)
-    except OSError as error:
-        raise unwritable_file(directory, error, hint)
+    make_directory(directory, hint, 0o755)
     with AtomicFile(path, 0o755, hint, follow_links=False) as file:
         file.write(content)
     remarks = [] if is_same_file(path, shutil.which("twosignal") or "") else [
@@ -7136,10 +7136,8 @@ def install(client, args, console):
 def executable_content() -> bytes:
     """A #! line, and a zip file of __main__.py, source and bytecode. Raises a usage error."""
     import zipfile
-    try:
-        source = __loader__.get_source(__spec__.name if __spec__ else __name__).encode("utf-8")
-    except (AttributeError, ImportError, OSError):
-        source = None
+    source = result_or("", lambda: __loader__.get_source(__spec__.name if __spec__ else __name__),
+                       kinds=(AttributeError, ImportError, OSError))
     if not source:
         raise usage_error("Cannot install from a pipe",
                           "Save twosignal.py, and run: python3 twosignal.py install")
@@ -7147,6 +7145,7 @@ def executable_content() -> bytes:
     # Linux kernels before 5.1 cut the line at 127 characters; none quotes a blank.
     if not re.match(r"\S{1,125}\Z", interpreter):
         interpreter = "/usr/bin/env python3"
+    source = source.encode("utf-8")
     files = {"__main__.py": EXECUTABLE_MAIN, "twosignal.py": source,
              "twosignal.pyc": bytecode(source)}
     buffer = io.BytesIO()
@@ -7314,17 +7313,13 @@ def call_command(chosen, client, args, console, report) -> int:
 def select_fields(result, client, args, console) -> Result:
     # What a change returned, such as a new key, has to be seen in any case.
     has_changed = client is not None and client.has_changed
-
-    def report(error, may_be_right):
-        if not (may_be_right or has_changed or result.streams):
-            raise error
-        console.tell(f"{error.message}. {error.hint}")
-
-    if args.fields != ["?"]:
-        return only_fields(result, args.fields, report) if args.fields else result
-    if not has_changed:
-        return field_names(result)
-    console.tell("Ignored --fields '?': the result of a change is shown.")
+    if args.fields == ["?"] and has_changed:
+        console.tell("Ignored --fields '?': the result of a change is shown.")
+    elif args.fields == ["?"]:
+        result = field_names(result)
+    elif args.fields:
+        is_strict = not (has_changed or result.streams)
+        result = only_fields(result, args.fields, console.tell, is_strict)
     return result
 
 

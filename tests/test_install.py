@@ -146,7 +146,7 @@ class InstallLocations(InstallCase):
         self.write("file", b"mine")
         os.makedirs(self.path("full", "twosignal"))
         for directory, path, reason in (
-                ("file", "file", "File exists"), ("file/bin", "file/bin", "Not a directory"),
+                ("file", "file", "File exists"), ("file/bin", "file", "File exists"),
                 ("full", "full/twosignal", "Is a directory")):
             with self.subTest(directory=directory):
                 self.assertFails(self.install(self.path(directory)), 1,
@@ -189,6 +189,15 @@ class InstalledFile(InstallCase):
                 os.umask(before)
             self.assertEqual(oct(os.stat(path).st_mode & 0o777), oct(0o755))
             os.chmod(path, 0o600)
+
+    def test_permissions_of_a_new_directory(self):
+        before = os.umask(0o077)
+        try:
+            path = self.installed(self.path("new", "bin"))
+        finally:
+            os.umask(before)
+        for directory in (os.path.dirname(path), self.path("new")):
+            self.assertEqual(oct(os.stat(directory).st_mode & 0o777), oct(0o755))
 
     def first_line(self, interpreter):
         with mock.patch.object(sys, "executable", interpreter):
