@@ -3340,6 +3340,7 @@ class TracePage(Struct):
 class Client:
     """Calls the procedures of a 2Signal server, as the stored session's user."""
     record = staticmethod(to_record)        # of a wire object and its kind
+    is_file = False
 
     def __init__(self, url, transport, key=None, keep_secret=lambda secret: None, may_refresh=True):
         self.url = url              # the server's normal address
@@ -3585,11 +3586,10 @@ def trace_input(trace_id, project) -> dict:
 def lacks(trace, part) -> bool:
     """Whether a trace comes with fewer "scores" (or "spans") than are counted, or with neither."""
     rows, noun = trace.get(part), part[:-1]
-    count = trace.get(noun + "_count")          # of records
-    if count is None:                           # of REST, and of tRPC
-        count = trace.get(noun + "Count", get_item(trace.get("_count"), part))
-    count = to_number(count)
-    return len(rows) < (count or 0) if isinstance(rows, list) else count != 0
+    count = trace.get(noun + "Count", get_item(trace.get("_count"), part))      # of REST and tRPC
+    if isinstance(rows, list):
+        return len(rows) < (to_number(count) or 0)
+    return to_number(trace.get(noun + "_count", count)) != 0    # that of a record
 
 
 def trace_key(trace):
@@ -3632,7 +3632,7 @@ def read_manifest(directory) -> dict:
     try:
         manifest = json.loads(file_content(path, MAX_FILE_RECORD).decode("utf-8"))
         parts = manifest["files"]
-        is_ours = (manifest["format"] == BUNDLE_FORMAT
+        is_ours = (manifest["format"] == BUNDLE_FORMAT and type(manifest["complete"]) is bool
                    and [part["name"] for part in parts] == list(map(part_name, range(len(parts))))
                    and all(sum(part[key] for part in parts) == manifest[key]
                            for key in BUNDLE_COUNTS))
@@ -3679,6 +3679,8 @@ def trace_records(path, stream=None):
 class TraceFile(Client):
     """Reads traces from a file, or from a bundle of files; they are records, not wire objects."""
 
+    is_file = True
+
     def __init__(self, path, project, console, needs_metadata=False):
         """path: - stands for stdin; project: only traces of this ID's."""
         # With something like an API key, it cannot ask for scores and spans that are not there.
@@ -3700,12 +3702,18 @@ class TraceFile(Client):
         return usage_error(f"{self.name} does not have all {what}", "Write it with 'twosignal "
                            "traces export', or 'traces list --spans --format jsonl'.")
 
+    def fetch_parts(self, traces, project, wanted, strict=False):
+        """Raises a usage error if a trace came without its scores, or spans."""
+        if not all(isinstance(trace.get(wanted), list) for trace in traces):
+            raise self.cannot_read(wanted)
+
     def query(self, procedure, values=None, retried=()):
         """The trace with the ID in the input of trace.getById. Raises NOT_FOUND."""
         for trace in self._records():
             if trace["id"] == values["id"]:
                 for part in ("spans", "scores"):
-                    self.fetch_parts([trace] if lacks(trace, part) else [], None, part)
+                    if lacks(trace, part):
+                        raise self.cannot_read(part)
                 return trace
         raise not_found(resource=RESOURCES["trace"])
 
@@ -3739,7 +3747,7 @@ class TraceFile(Client):
             self._is_spent = not os.path.isfile(self.path)      # stdin, or a pipe
             return [(self.name, self._stdin if self.path == "-" else None)]
         manifest = read_manifest(self.path)
-        if manifest.get("complete") is not True:
+        if not manifest["complete"]:
             raise usage_error(f"{self.path} is incomplete: its export broke off",
                               "Complete it with 'twosignal traces export --resume'.")
         if self.needs_metadata and "metadata" in str(manifest.get("redacted")):
@@ -4820,8 +4828,7 @@ class TraceScan(Struct):
             self._add_spans(pairs)
         self._add_scores(pairs, self.scores)
         records = [record for _, record in pairs]
-        if self.parts is not None and "spans" not in self.parts and isinstance(
-                self.client, TraceFile):
+        if self.client.is_file and self.parts is not None and "spans" not in self.parts:
             for record in records:
                 record.pop("spans", None)       # as a server lists them
         return records
@@ -4841,8 +4848,7 @@ class TraceScan(Struct):
     def _add_spans(self, pairs):
         ok = {id(record) for _, record in pairs if str(record["status"]).upper() == "OK"}
         asked = [pair for pair in pairs if "spans" in self.parts or id(pair[1]) not in ok]
-        self.client.fetch_parts([trace for trace, _ in asked if trace.get("spans") is None
-                                 or lacks(trace, "spans")], self.query.project, "spans")
+        self.client.fetch_parts([trace for trace, _ in asked], self.query.project, "spans")
         for trace, record in asked:
             record["spans"] = [self.client.record(span, "span") for span in trace["spans"]]
         for _, record in pairs:
@@ -5309,11 +5315,13 @@ class TraceGroups(Struct):
             is_failed = trace["status"] != "OK" and self.statuses.error(trace["status"])
             for stats in () if self.by_model else self._groups_of(trace):
                 stats.add(trace)
-            if isinstance(trace.get("spans"), list) and (is_failed or self.by_model):
+            if not (is_failed or self.by_model):
+                continue
+            if self.scan.client.is_file and isinstance(trace.get("spans"), list):
                 self._add_spans(trace)
             elif self.by_model and self.scan.client.key:
                 raise self.scan.client.cannot_read("spans")
-            elif is_failed or self.by_model:
+            else:
                 self.candidates += 1
                 yield self.candidates, str(trace["id"])
 
@@ -5817,7 +5825,7 @@ class TraceExport(Struct):
     def run(self, resumes):
         """Writes what the bundle does not have yet. Raises Failure."""
         self._done = set()          # the trace_key()s of those in the bundle
-        make_directory(self.directory, OUTPUT_HINT)
+        make_directory(self.directory, "Name a directory that you can write to.")
         # Windows cannot open directories, so none is locked there.
         handle = result_or(-1, os.open, self.directory, os.O_RDONLY, kinds=OSError)
         try:
