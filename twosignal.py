@@ -3728,14 +3728,14 @@ class TraceFile(Client):
 
     def _records(self):
         """Yields all traces of the project. Raises a usage error."""
-        wanted, others = self.project and self.project.lower(), {}
+        wanted, found = self.project and self.project.lower(), set()
         for path, stream in self._files():
             for trace in trace_records(path, stream):
                 project = wanted and str(trace.get("project_id")).lower()
+                found.add(project)
                 if project == wanted:
                     yield trace
-                others[project] = None      # or the wanted one
-        if others and wanted not in others:
+        if found and wanted not in found:
             raise usage_error(f"{self.name} has no traces of project '{self.project}'",
                               "Omit --project, or pass the ID of their project.")
 
@@ -4966,9 +4966,7 @@ class TraceStats:
     """What thresholds are compared with, collected from one trace after the other."""
 
     def __init__(self, evaluators=None, names_worst=True, sources=None):
-        """evaluators: the names of those that count as all of them; None if each does.
-        sources: of the Metrics that are needed; None if all are.
-        """
+        """evaluators: those whose scores count; sources: of the Metrics needed; None: all."""
         from collections import Counter, defaultdict
         severity = float if names_worst else None
         self.count = 0
@@ -5568,20 +5566,16 @@ class Gate(Struct):
     def remarks(self) -> list:
         """What to know besides, in lines: what was not measured, and how to get more data."""
         stats = self.stats
-        results = [each for each in self.results if each.has_verdict]
-        remarks = [f"{each.option}: {each.coverage}" for each in results if each.coverage]
-        sources = [each.metric.source for each in results]
-        if "errors" in sources:
-            remarks += stats.status_remarks()
-        if stats.failed_scores and "failures" not in sources:
+        remarks = [f"{each.option}: {each.coverage}" for each in self.results
+                   if each.has_verdict and each.coverage] + stats.status_remarks()
+        if stats.failed_scores:
             remarks.append(f"Found {counted(stats.failed_scores, 'score')} labelled fail, but no "
                            "check looks at labels. Use --max-fail-rate.")
         lacking = any(each.value is None and each.metric.needs_scores for each in self.results)
         evaluators = stats.scores.keys() - {None}
-        is_unknown = self.scan.client.key and not evaluators
-        if not is_unknown and (lacking or set(self.evaluators or ()) - evaluators):
+        if evaluators and (lacking or set(self.evaluators or ()) - evaluators):
             names = ", ".join(sorted(map(printable, evaluators)))
-            remarks.append(f"There are scores from: {names}." if names else "No trace has a score.")
+            remarks.append(f"There are scores from: {names}.")
         if self.baseline and not self.baseline["count"]:
             remarks.append("The baseline has no traces.")
         elif self.baseline:
@@ -6254,10 +6248,9 @@ TRACE_KEYS = tuple((                # that a trace may have although the first o
     "scores.0.created_at scores.0.evaluator scores.0.score scores.0.label scores.0.reasoning"
 ).split())
 TOKENS = Column("Tokens", "total_tokens", format_count)
-TRACE_FIELDS = (
-    ID, NAME, STATUS, DURATION, COST, Column("Created", "created_at", format_moment), TOKENS,
-    Column("Session", "session_id", never_cut=True), Column("Tags", "tags", format_list),
-    Column("Metadata", "metadata"))
+TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, Column("Created", "created_at", format_moment),
+                TOKENS, Column("Session", "session_id", never_cut=True),
+                Column("Tags", "tags", format_list), Column("Metadata", "metadata"))
 SORT_COLUMNS = {                    # of what --sort compares, if no other column shows it
     "tokens": (TOKENS,),
     "score": (Column("Score", lambda trace: printable(SORT_KEYS["score"](trace))),)}

@@ -222,7 +222,8 @@ class Unknown(OfflineCase):
                                  "stdin does not have all spans")
         result = self.assertOk(self.offline("-", "stats", "--json", stdin=text))
         self.assertIsNone(result.json[0]["error_message"])
-        self.assertEqual(result.err, "Error messages are incomplete: stdin does not have all spans.\n")
+        self.assertEqual(result.err,
+                         "Error messages are incomplete: stdin does not have all spans.\n")
 
     def test_sessions(self):
         result = self.assertOk(self.offline("-", "list", "--session", "s", stdin=lines(TRACE)))
