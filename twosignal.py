@@ -4365,7 +4365,8 @@ def json_argument(text, flag, console):
         return json.loads(text, parse_int=exact_number, parse_float=exact_number,
                           parse_constant=exact_number, object_pairs_hook=object_of)
     except (ValueError, RecursionError) as error:
-        raise usage_error(f"Invalid {flag}: {os_reason(error)}", """It takes JSON, e.g. '{"prompt": "Hi"}'.""")
+        raise usage_error(f"Invalid {flag}: {os_reason(error)}",
+                          """It takes JSON, e.g. '{"prompt": "Hi"}'.""")
 
 
 OTHER_NAMES = {                     # what people type in place of a command's word
@@ -5879,7 +5880,8 @@ class TraceExport(Struct):
                 self._save()
             for record in self.scan.records([
                     pair for pair in pairs if trace_key(pair[1]) not in self._done]):
-                yield redacted(record, self.manifest["redacted"])
+                keys = self.manifest["redacted"]
+                yield redacted(record, keys) if keys else record
 
     def _write_part(self, records):
         """Writes as many records as a file takes; those that were read, however it ends."""
@@ -7077,7 +7079,8 @@ def complete(client, args, console):
         if not prefix:              # a name that looks like an option would be read as one
             found = [each for each in found if not each.startswith("--")]
     else:                           # behind a = there is no such option, or it takes no value
-        found = [] if prefix else next_words(CommandLine(before), current.startswith("-"), console.clock)
+        found = [] if prefix else next_words(
+            CommandLine(before), current.startswith("-"), console.clock)
     return Text("\n".join(["words"] + [
         prefix + each for each in found
         if each.startswith(current) and each.isprintable() and each.strip()]) + "\n")

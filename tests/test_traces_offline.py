@@ -746,7 +746,8 @@ class DamagedBundles(OfflineCase):
         parts = good["files"]
         self.write("bundle/MANIFEST.json", dict(good, complete=False))
         self.check_refused("incomplete")
-        for change in (dict(complete=1), dict(complete=None), dict(format="x"), dict(files=parts[:-1]), dict(traces=131),
+        for change in (dict(complete=1), dict(complete=None), dict(format="x"),
+                       dict(files=parts[:-1]), dict(traces=131),
                        dict(traces="130"), dict(scores=None), dict(files=None), dict(files=[5]),
                        dict(files=parts[::-1]), dict(files=[dict(parts[0], name="../x")]),
                        dict(files={}), dict(spans=float("nan"))):
