@@ -3613,17 +3613,13 @@ def unseen_traces(traces, known, tell) -> list:
 
 # --- files in place of a server
 
-MANIFEST, BUNDLE_FORMAT = "MANIFEST.json", "twosignal traces 1"
+MANIFEST, PART_NAME, BUNDLE_FORMAT = "MANIFEST.json", "traces-{:04}.jsonl.gz", "twosignal traces 1"
 BUNDLE_COUNTS = ("traces", "spans", "scores", "bytes")
 FILE_HINT = ("--from reads what 'twosignal traces export' writes, or 'traces list' with --format "
              "json or jsonl.")
 COPY_AGAIN = "Copy the whole bundle again, or name another directory."
 _TRACE_KEYS = set(_LEADING_KEYS["trace"])
 _TRACE_VALUES = {"status", "duration_ms", "cost_usd", "start_time", "scores", "spans"}
-
-
-def part_name(number) -> str:
-    return f"traces-{number + 1:04d}.jsonl.gz"
 
 
 def read_manifest(directory) -> dict:
@@ -3633,7 +3629,8 @@ def read_manifest(directory) -> dict:
         manifest = json.loads(file_content(path, MAX_FILE_RECORD).decode("utf-8"))
         parts = manifest["files"]
         is_ours = (manifest["format"] == BUNDLE_FORMAT and type(manifest["complete"]) is bool
-                   and [part["name"] for part in parts] == list(map(part_name, range(len(parts))))
+                   and all(part["name"] == PART_NAME.format(number)
+                           for number, part in enumerate(parts, 1))
                    and all(sum(part[key] for part in parts) == manifest[key]
                            for key in BUNDLE_COUNTS))
     except OSError as error:
@@ -3678,8 +3675,7 @@ def trace_records(path, stream=None):
 
 class TraceFile(Client):
     """Reads traces from a file, or from a bundle of files; they are records, not wire objects."""
-
-    is_file = True
+    is_file, record = True, staticmethod(lambda trace, kind: trace)
 
     def __init__(self, path, project, console, needs_metadata=False):
         """path: - stands for stdin; project: only traces of this ID's."""
@@ -3694,9 +3690,6 @@ class TraceFile(Client):
         """Reads what can be read again: nothing is told of a file that is broken further down."""
         for _ in self._records() if os.path.isfile(self.path) or os.path.isdir(self.path) else ():
             pass
-
-    def record(self, wire, kind) -> dict:
-        return wire
 
     def cannot_read(self, what) -> Failure:
         return usage_error(f"{self.name} does not have all {what}", "Write it with 'twosignal "
@@ -5906,7 +5899,7 @@ class TraceExport(Struct):
         packed = io.BytesIO()
         with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
             file.writelines(lines)
-        content, name = packed.getvalue(), part_name(len(self.manifest["files"]))
+        content, name = packed.getvalue(), PART_NAME.format(len(self.manifest["files"]) + 1)
         counts = {"traces": len(lines), "spans": sum(spans), "scores": sum(scores),
                   "bytes": len(content)}
         self._write(name, content)
