@@ -5147,8 +5147,7 @@ METRICS = (                         # of traces stats and check; a new one is on
            option="--min-average-score [NAME=]SCORE...", help="minimum average of the scores"),
     Metric("fail rate", format_percent, "failures", Measurements.mean, "fail_rate", "Fails",
            regression="pp", needs_scores=True, worst_text="fail", parse=parse_share,
-           option="--max-fail-rate [NAME=]SHARE...", help="maximum share of traces with a score "
-           "labelled fail, among those with a labelled score, e.g. toxicity=1%"),
+           option="--max-fail-rate [NAME=]SHARE...", help="maximum share of traces labelled fail"),
     Metric("p50 duration", format_duration, "durations", percentile(50), "p50_ms", "P50", False),
     Metric("p95 duration", format_duration, "durations", percentile(95), "p95_ms", "P95", False,
            "%", option="--max-p95 TIME", parse=parse_duration, help="maximum p95 duration (8s)"),
@@ -5570,9 +5569,7 @@ class Gate(Struct):
         if evaluators and (lacking or set(self.evaluators or ()) - evaluators):
             names = ", ".join(sorted(map(printable, evaluators)))
             remarks.append(f"There are scores from: {names}.")
-        if self.baseline and not self.baseline["count"]:
-            remarks.append("The baseline has no traces.")
-        elif self.baseline:
+        if self.baseline:
             remarks += small_remarks([(self.baseline, self.row)])
             if not any(map(self.baseline.get, ("scores_measured", "failures_measured"))):
                 remarks.append("The baseline has no scores: none were compared.")
@@ -6501,8 +6498,7 @@ def stats_result(groups, rows, metric) -> Details:
     messages.sort(key=lambda row: -row["count"])
     if messages:
         columns = (COUNT_COLUMN, *keys, Column("Message", "message"))
-        by = f" by {' and '.join(groups.by)}" if groups.by else "s"
-        parts += [(f"Most frequent error message{by}", Listing("messages", columns, messages))]
+        parts += [("Most frequent error messages", Listing("messages", columns, messages))]
     return Details(rows, (), parts, extra_columns=values)
 
 
