@@ -3823,7 +3823,6 @@ def find_id(text, noun, fetch_rows) -> str:
 
 class Console:
     """The terminal or the pipes: the only place where this program reads and prints."""
-
     quiet = json_errors = debug = False
     file = None                     # an OutputTarget that output goes to in place of stdout
     has_printed = False
@@ -6016,7 +6015,6 @@ ORG = Option("--org ID", "organization, by ID or name; 'projects use' saves one"
 ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or name", plain_id,
                     env="TWOSIGNAL_ORG", completes="organizations")
 JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", to_path, selects=False)
-YES = Option("-y, --yes", "do not ask for confirmation")
 SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs instead of ***")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
 NEW_NAME = Option("-n, --name NAME", "name", required=True)
@@ -6068,7 +6066,7 @@ def add_deletion(name, operand, kind, help_line, verb="delete"):
         return Details({"id": chosen["id"], done: True},
                        message=f"{done.title()} {noun} {printable(chosen['id'])}.")
     delete.__doc__ = help_line
-    command(name, operand, PROJECT, YES)(delete)
+    command(name, operand, PROJECT, Option("-y, --yes", "do not ask for confirmation"))(delete)
 
 
 def changed(client, args, procedure, columns, verb="Created", **values) -> Details:
@@ -6797,8 +6795,7 @@ add_deletion("evaluators delete", EVALUATOR, "evaluator", "Delete an evaluator."
 # --- datasets
 ITEMS = Column("Items", lambda row: format_count(
     row.get("item_count", len(child_records(row, "items")))))
-ITEM_COLUMNS = (ID, Column("Input → Expected", lambda row: (
-    f"{printable(row.get('input'))} → {printable(row.get('expected_output'))}")))
+ITEM_COLUMNS = (ID, Column("Input", "input"), Column("Expected", "expected_output"))
 add_listing("datasets list", "dataset", (ID, ITEMS, CREATED, NAME))
 
 
@@ -6835,8 +6832,7 @@ def datasets_add_item(client, args, console):
             if text is not None}
     dataset = chosen_resource(client, args, "dataset")
     wire = client.mutate("dataset.addItem", {"datasetId": dataset.pop("id"), **dataset, **item})
-    columns = (ID, Column("Input", "input"), Column("Expected", "expected_output"))
-    return Details(to_record(resource_object(wire)), columns, message="Added an item.")
+    return Details(to_record(resource_object(wire)), ITEM_COLUMNS, message="Added an item.")
 
 
 add_deletion("datasets delete", DATASET, "dataset", "Delete a dataset and its items.")
@@ -7058,6 +7054,7 @@ def complete(client, args, console):
         flag, _, current = current.partition("=")
         before.append(flag)
         prefix = flag + "="
+    found = []                      # behind a = if there is no such option, or it takes no value
     mark = "\0"                     # if it is read as an option's value, that is what comes next
     line = CommandLine(before + [mark])
     if line.options and line.options[-1][1] == mark:
@@ -7067,9 +7064,8 @@ def complete(client, args, console):
         found = option_values(option, line, console.clock)
         if not prefix:              # a name that looks like an option would be read as one
             found = [each for each in found if not each.startswith("--")]
-    else:                           # behind a = there is no such option, or it takes no value
-        found = [] if prefix else next_words(
-            CommandLine(before), current.startswith("-"), console.clock)
+    elif not prefix:
+        found = next_words(CommandLine(before), current.startswith("-"), console.clock)
     return Text("\n".join(["words"] + [
         prefix + each for each in found
         if each.startswith(current) and each.isprintable() and each.strip()]) + "\n")
@@ -7094,11 +7090,10 @@ def option_values(option, line, clock) -> list:
              for option in GLOBAL_OPTIONS if option.takes_value and line.texts(option)}
     try:
         url = configured_url(given.get("url"), clock)
-        transport = Transport(COMPLETION_TIMEOUT, server_access(url, given, clock=clock),
-                              clock=clock)
-        transport.until = transport.deadline()      # for all requests together
-        client = Client(url, transport, may_refresh=False)
-        with closing(transport):
+        access = server_access(url, given, clock=clock)
+        with closing(Transport(COMPLETION_TIMEOUT, access, clock=clock)) as transport:
+            transport.until = transport.deadline()      # for all requests together
+            client = Client(url, transport, may_refresh=False)
             rows = client.rows("organization.list") if option.completes == "organizations" else (
                 visible_projects(client, "".join(line.texts(ORG))))
     except Failure:

@@ -1121,6 +1121,7 @@ class RowsInside(TracesCase):
     def test_no_rows(self):
         project = ("--project", self.server.project)
         dataset = self.server.add_dataset()
-        for form, out in (("csv", "id\n"), ("tsv", "id\n"), ("jsonl", "")):
+        for form, out in (("csv", "id,input,expected_output\n"),
+                          ("tsv", "id\tinput\texpected_output\n"), ("jsonl", "")):
             result = self.cli("datasets", "get", dataset, "--format", form, *project)
             self.assertEqual(self.assertOk(result).out, out)
