@@ -5481,6 +5481,7 @@ class Gate(Struct):
         if self.baseline:
             self.results.append(self._count_check(BASELINE_COUNT, self.baseline))
             self.results += self._comparisons()
+        self.judged = [each for each in self.results if each.has_verdict]
         self._explain()
         return self._details()
 
@@ -5535,31 +5536,30 @@ class Gate(Struct):
 
     def _details(self) -> Details:
         """The verdict, a table of the checks, and the worst traces of those that failed."""
-        results = self.results
-        verdicts = [each.passed for each in results if each.has_verdict]
+        verdicts = [each.passed for each in self.judged]
         verdict, code = "Passed", 0
         if None in verdicts:
             verdict, code = "Not enough data", EXIT_CODES["NOTHING_TO_CHECK"]
         if False in verdicts:       # goes before a check without data
             verdict, code = "Failed", EXIT_CODES["CHECK_FAILED"]
         record = {"passed": code == 0, "traces": self.stats.count,
-                  "checks": [result.record() for result in results]}
+                  "checks": [each.record() for each in self.results]}
         columns = COMPARED_COLUMNS if self.baseline else CHECK_COLUMNS
-        rows = [each.row() for each in results]
+        rows = [each.row() for each in self.results]
         parts = [("Checks", Listing("checks", columns, rows, order="fixed"))]
-        parts += [(f"Worst traces: {printable(each.title)} {each.threshold_text}",
-                   Text("\n".join(each.worst_lines()) + "\n")) for each in results if each.worst]
+        for each in [result for result in self.results if result.worst]:
+            parts.append((f"Worst traces: {printable(each.title)} {each.threshold_text}",
+                          Text("\n".join(each.worst_lines() + [""]))))
         message = f"{verdict} ({counted(self.stats.count, 'trace')} checked)."
         return Details(record, (), parts, message, colour={0: GREEN, 10: RED}.get(code, ""),
-                       checks=[each for each in results if each.has_verdict],
-                       listing=Listing("checks", columns, record["checks"]),
+                       checks=self.judged, listing=Listing("checks", columns, record["checks"]),
                        conclude=lambda: Outcome(self.remarks(), exit_code=code))
 
     def remarks(self) -> list:
         """What to know besides, in lines: what was not measured, and how to get more data."""
         stats = self.stats
-        remarks = [f"{each.option}: {each.coverage}" for each in self.results
-                   if each.has_verdict and each.coverage] + stats.status_remarks()
+        remarks = [f"{each.option}: {each.coverage}" for each in self.judged if each.coverage]
+        remarks += stats.status_remarks()
         if stats.failed_scores:
             remarks.append(f"Found {counted(stats.failed_scores, 'score')} labelled fail, but no "
                            "check looks at labels. Use --max-fail-rate.")
@@ -5853,8 +5853,7 @@ class TraceExport(Struct):
                     f"{self.directory} was begun with {key} {json.dumps(manifest.get(key))}",
                     "Repeat the options of its first run, or name another directory.")
         for part in manifest["files"]:
-            path = verified_part(self.directory, part)
-            self._done.update(map(trace_key, trace_records(path)))
+            self._done.update(map(trace_key, trace_records(verified_part(self.directory, part))))
         self.manifest, query = manifest, self.scan.query
         query.since, query.until = [    # relative times are those of the beginning
             seconds and When(seconds) for seconds in (
@@ -6429,8 +6428,7 @@ def io_parts(spans, args) -> list:
               for span in spans for key in ("input", "output") if span.get(key) is not None]
     if args.io and values:
         return [("Input and output", UserData(values, args.max_lines))]
-    remark = "\nSpans have input and output, which --io and --span ID show.\n"
-    return values and [("", Text(remark))]
+    return values and [("", Text("\nSpans have input and output: use --io or --span ID.\n"))]
 
 
 def span_details(spans, args) -> Details:

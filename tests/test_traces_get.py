@@ -186,7 +186,7 @@ class FailedSpans(GetCase):
 
 class InputAndOutput(GetCase):
     def test_a_line_says_that_they_exist(self):
-        hint = "Spans have input and output, which --io and --span ID show."
+        hint = "Spans have input and output: use --io or --span ID."
         self.assertIn(hint, self.assertOk(self.get([span("a", output=0)])).lines)
         self.assertNotIn(hint, self.assertOk(self.get([span("a")])).lines)
         self.assertNotIn(hint, self.assertOk(self.get([span("a", input=1)], "--io")).lines)
