@@ -2550,7 +2550,8 @@ def request_error(error, request, access=Access()) -> RequestError:
 _PARTIAL_CHAIN, _STRICT = 0x80000, 0x20     # OpenSSL's flags; old Pythons have no names for them
 _CERTIFICATE_ALERT = "ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)"   # against the client's
 _CERTIFICATE_HINTS = {              # by OpenSSL's X509_V_ERR codes
-    **dict.fromkeys((9, 10), "Renew it on the server, or correct this machine's clock."),
+    9: "Correct this machine's clock.",
+    10: "Renew it on the server, or correct this machine's clock.",
     **dict.fromkeys((62, 64), "It was issued for another host: use that name with --url.")}
 
 
@@ -2590,8 +2591,9 @@ def tls_context(access=Access()):
              lambda key: context.load_cert_chain(access.client_cert, key))):
         problem = path and pem_problem(path, kind, load)
         if problem:
+            whose = ", the certificate's own and not encrypted," if "key" in kind else ""
             raise usage_error(f"Cannot use {path}: {problem}",
-                              f"Pass a {kind} in PEM format with {option}.")
+                              f"Pass a {kind} in PEM format{whose} with {option}.")
     return context
 
 
@@ -4831,7 +4833,7 @@ class TraceScan(Struct):
                 [trace for trace, _ in pairs], self.query.project, scores == SCORES_REQUIRED,
                 self.strict_scores):
             reason = self.client.cannot_read("scores").message
-            self.console.tell_once(f"Scores are null: {reason}.", "scores")
+            self.console.tell_once(f"Scores are null. {reason}.", "scores")
         for trace, record in pairs:
             if scores:
                 record["scores"] = trace["scores"] and [
@@ -5876,7 +5878,8 @@ class TraceExport(Struct):
         rows, size = [], 0          # (line, numbers of spans and of scores)
         try:
             for record in records:
-                line = json.dumps(record).encode("ascii") + b"\n"
+                text = json.dumps(record, ensure_ascii=False) + "\n"
+                line = text.encode("utf-8", "backslashreplace")     # lone surrogates are \ud800
                 rows.append((line, len(record["spans"]), len(record["scores"])))
                 size += len(line)
                 if len(rows) == PART_TRACES or size > PART_CHARACTERS:
@@ -5909,7 +5912,7 @@ class TraceExport(Struct):
 
     def _write(self, name, content):
         path = os.path.join(self.directory, name)
-        with deferred_signals(), AtomicFile(path, hint=OUTPUT_HINT) as file:
+        with deferred_signals(), AtomicFile(path, hint=OUTPUT_HINT, follow_links=False) as file:
             file.write(content)
 
 
@@ -6748,7 +6751,9 @@ def config_warnings(type_name, config):
     ignored = set()
     schemas = [get_item(config, "schema")] if type_name == "JSON_SCHEMA" else []
     for schema in schemas:                      # inner ones are added while it runs
-        if isinstance(schema, dict):
+        if isinstance(schema, list):            # of items
+            schemas += schema
+        elif isinstance(schema, dict):
             ignored |= schema.keys() - SCHEMA_KEYWORDS
             properties = schema.get("properties")       # its keys are names, not keywords
             schemas += properties.values() if isinstance(properties, dict) else ()

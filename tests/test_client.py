@@ -1248,7 +1248,7 @@ class ApiKeys(KeyCase):
         for form in ("json", "jsonl", "csv"):
             result = self.assertOk(self.cli("traces", "list", "--format", form, env=env))
             self.assertEqual(result.err,
-                             "Scores are null: A project API key cannot read scores.\n")
+                             "Scores are null. A project API key cannot read scores.\n")
             self.assertNotIn("[]", re.sub(r'"tags": \[\]|,\[\]', "", result.out))
             self.assertEqual(len(self.assertOk(self.cli(
                 "traces", "list", "--format", form, "--fields", "id,name", env=env)).out

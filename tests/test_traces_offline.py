@@ -207,7 +207,7 @@ class Unknown(OfflineCase):
                                      "stdin does not have all scores", "traces export")
             result = self.offline("-", "list", "--json", stdin=text)
             self.assertEqual(self.assertOk(result).json[0]["scores"], None)
-            self.assertEqual(result.err, "Scores are null: stdin does not have all scores.\n")
+            self.assertEqual(result.err, "Scores are null. stdin does not have all scores.\n")
         none = dict(TRACE, score_count=0)
         self.assertEqual(self.offline("-", "check", "--min-score", "0", stdin=lines(none)).code, 11)
         partly = lines(dict(TRACE, scores=[{"evaluator": "e", "score": 1}]), dict(TRACE, id="b"))
@@ -414,6 +414,26 @@ class Export(OfflineCase):
         modes = {os.stat(self.path("bundle", name)).st_mode & 0o777
                  for name in os.listdir(self.path("bundle"))}
         self.assertEqual((modes, os.stat(self.path("bundle")).st_mode & 0o777), ({0o600}, 0o700))
+
+    def test_any_text(self):
+        name = "\u6771 \U0001f600 \ud800 \u2028 \x00"
+        self.server.add_trace(name=name, spans=[{"name": name, "input": {name: name}}])
+        self.assertOk(self.export())
+        row, = self.rows(self.path("bundle"), "--spans")
+        self.assertEqual((row["name"], row["spans"][0]["input"]), (name, {name: name}))
+
+    @posix
+    def test_a_planted_link_is_replaced(self):
+        """Row 62: what a link in the directory leads to is not touched."""
+        self.add(1)
+        os.mkdir(self.path("bundle"))
+        for name in ("MANIFEST.json", "traces-0001.jsonl.gz"):
+            os.symlink(self.write("mine", "precious"), self.path("bundle", name))
+        self.assertFails(self.export("--resume"), 2, "damaged")
+        os.unlink(self.path("bundle", "MANIFEST.json"))
+        with mock.patch.object(twosignal.os, "listdir", lambda path: []):
+            self.assertOk(self.export())
+        self.assertEqual(file_bytes(self.path("mine")), b"precious")
 
     def test_the_same_traces_give_the_same_bytes(self):
         self.fill()

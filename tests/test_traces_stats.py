@@ -386,7 +386,7 @@ class Spans(StatsCase):
                          (2, None, None))
         self.assertEqual(sorted(result.err.splitlines()), [
             "Error messages are incomplete: A project API key cannot read spans.",
-            "Scores are null: A project API key cannot read scores."])
+            "Scores are null. A project API key cannot read scores."])
         self.assertFails(self.stats("--by", "model", env=self.key()), 4, "API key", "spans")
         self.assertFails(self.stats("--by", "evaluator", env=self.key()), 4, "API key", "scores")
         self.assertEqual(self.server.count("/api/trpc/"), 0)
@@ -653,7 +653,7 @@ class Regressions(StatsCase):
         self.assertFails(self.check(*sides, "--max-regression", "10%", env=self.key()), 4,
                          "cannot read scores")
         result = self.assertOk(self.check(*sides, env=self.key()))
-        self.assertIn("Scores are null: A project API key cannot read scores.", result.err)
+        self.assertIn("Scores are null. A project API key cannot read scores.", result.err)
         self.assertNotIn("There are scores", result.err)
 
     def test_a_baseline_of_labels_alone(self):
@@ -746,7 +746,7 @@ class Regressions(StatsCase):
         self.assertFails(self.check("--baseline", path, "--max-regression", "5%",
                                     env=self.key()), 4, "scores")
         result = self.assertOk(self.check("--baseline", path, env=self.key()))
-        self.assertIn("Scores are null: A project API key cannot read scores.\n", result.err)
+        self.assertIn("Scores are null. A project API key cannot read scores.\n", result.err)
 
     def test_per_group(self):
         self.fill(name="a")
