@@ -6010,8 +6010,7 @@ DESCRIPTION, TYPE = Column("Description", "description"), Column("Type", "type")
 
 PROJECT = Option("--project ID", "project, by ID or name; 'projects use' saves one", plain_id,
                  env="TWOSIGNAL_PROJECT", required=True, completes="projects")
-FROM = Option("--from FILE", "read traces from a file or bundle, or - for stdin, in place of a "
-              "server; no login or project needed", to_path, name="source")
+FROM = Option("--from FILE", "read traces from a file, bundle or - (stdin)", to_path, name="source")
 ORG = Option("--org ID", "organization, by ID or name; 'projects use' saves one", plain_id,
              env="TWOSIGNAL_ORG", required=True, completes="organizations")
 ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or name", plain_id,
@@ -6976,7 +6975,6 @@ def version(client, args, console):
 # Entry
 ############################################################
 
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)    # of the files in an executable; bytecode for 3.6 names it
 # Ctrl-C ends it without a traceback while the module is loaded, too; see the module's first lines.
 EXECUTABLE_MAIN = b"""import _signal, sys
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
@@ -7132,10 +7130,9 @@ def executable_content() -> bytes:
     if not source:
         raise usage_error("Cannot install from a pipe",
                           "Save twosignal.py, and run: python3 twosignal.py install")
-    interpreter = sys.executable or ""
     # Linux kernels before 5.1 cut the line at 127 characters; none quotes a blank.
-    if not re.match(r"\S{1,125}\Z", interpreter):
-        interpreter = "/usr/bin/env python3"
+    is_usable = re.match(r"\S{1,125}\Z", sys.executable or "")
+    interpreter = sys.executable if is_usable else "/usr/bin/env python3"
     source = source.encode("utf-8")
     files = {"__main__.py": EXECUTABLE_MAIN, "twosignal.py": source,
              "twosignal.pyc": bytecode(source)}
@@ -7143,7 +7140,7 @@ def executable_content() -> bytes:
     buffer.write(os.fsencode(f"#!{interpreter}\n"))
     with zipfile.ZipFile(buffer, "w") as archive:       # not compressed: it is read at each start
         for name, data in files.items():
-            archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), data)
+            archive.writestr(zipfile.ZipInfo(name), data)
     return buffer.getvalue()
 
 
@@ -7155,7 +7152,7 @@ def bytecode(source: bytes) -> bytes:
     if sys.version_info >= (3, 7):  # PEP 552: a hash that is not checked
         header = b"\1\0\0\0" + importlib.util.source_hash(source)
     else:                           # zipimport compares the time with that of the source
-        modified = int(time.mktime(ZIP_DATE + (0, 0, -1)))
+        modified = int(time.mktime((1980, 1, 1, 0, 0, 0, 0, 0, -1)))    # ZipInfo's default
         header = modified.to_bytes(4, "little") + len(source).to_bytes(4, "little")
     return importlib.util.MAGIC_NUMBER + header + marshal.dumps(code)
 

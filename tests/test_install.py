@@ -61,7 +61,7 @@ def with_source(content, source):
     buffer.write(line.encode() + b"\n")
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in dict(files, **{"twosignal.py": source}).items():
-            archive.writestr(zipfile.ZipInfo(name, twosignal.ZIP_DATE), data)
+            archive.writestr(zipfile.ZipInfo(name), data)
     return buffer.getvalue()
 
 
