@@ -1166,7 +1166,8 @@ class HtmlDocument(MarkdownDocument):
             content = (f'<svg aria-hidden="true"><rect x="{text.start:.4%}" height="100%" '
                        f'width="{max(text.length, 0.005):.4%}"/></svg>')
         value = "" if number is None else f' data-value="{plain_number(number)}"'
-        return f'<td class="{_WORD_COLOURS.get(text, "")}"{value}>{content}</td>'
+        colour = f' class="{_WORD_COLOURS[text]}"' if text in _WORD_COLOURS else ""
+        return f"<td{colour}{value}>{content}</td>"
 
 
 def _value_lines(result, make_line):
@@ -4520,7 +4521,7 @@ class Arguments:
         if labels:
             raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
         has_variable = has_key() or "TWOSIGNAL_API_KEY" in os.environ
-        if missing and not key and has_variable and not result_or(None, load_session):
+        if missing and not key and has_variable and not result_or(None, load_session, kinds=NoHome):
             raise not_logged_in()       # first things first: an API key is not enough, or empty
         for option in missing:
             saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
@@ -6317,7 +6318,7 @@ def wanted_parts(args) -> dict:
     "traces list", PROJECT, FROM,
     Option("-n, -L, --limit N", f"maximum number of traces (default: {DEFAULT_LIMIT})", POSITIVE),
     Option("--all", "fetch all pages"),
-    Option("--fail-if-truncated", "exit 10 if more traces match than are shown"),
+    Option("--fail-if-truncated", "exit 10 if more traces match than are shown", selects=False),
     Option("--sort KEY", f"sort by {', '.join(SORT_KEYS)}: newest, greatest or lowest score first",
            choices=SORT_KEYS),
     Option("-r, --reverse", "reverse the order; without --sort: oldest first"), SPANS,
@@ -6342,7 +6343,7 @@ def traces_list(client, args, console):
 
 @command("traces get", Option("ID", "ID of the trace", plain_id), PROJECT, FROM,
          Option("--errors", "show only the failed spans, and the path to each"),
-         Option("--io", "also show the input and output of each span"),
+         Option("--io", "also show the input and output of each span", selects=False),
          Option("--span ID", "show this span alone and whole, by ID or name", plain_id),
          Option("--max-lines N", "maximum lines of each value, with --io or --span", POSITIVE),
          finds_project=True, exclusive=("--errors", "--span"))
@@ -6622,7 +6623,8 @@ def traces_export(client, args, console):
     filters = {option.name: args.line.texts(option) for option in FILTER_OPTIONS
                if args.line.has(option)}
     if "metadata" in filters and "metadata" in (args.redact or ()):
-        filters["metadata"] = [f"{key}=[redacted]" for key, _ in args.metadata]
+        raise usage_error("--metadata and --redact metadata cannot be used together",
+                          "The bundle would name the value.")
     export = TraceExport(scan, os.path.abspath(args.dir), dict(
         dict.fromkeys(BUNDLE_COUNTS, 0), format=BUNDLE_FORMAT, complete=False, server=client.url,
         project=scan.query.project, filters=filters, redacted=sorted(set(args.redact or ())),

@@ -194,10 +194,10 @@ class Html(unittest.TestCase):
         page = page_of(Listing("x", columns, [
             {"name": "error", "status": "ERROR", "verdict": "OK"},
             {"name": "ok", "status": "RUNNING", "verdict": "TOO FEW"}]))
-        self.assertEqual([each["class"] for each in page.attributes("td")],
+        self.assertEqual([each.get("class", "") for each in page.attributes("td")],
                          ["", "red", "green", "", "", "red"])
         page = page_of(Details({"status": "ERROR"}, (Column("Status", "status"),)))
-        self.assertEqual([each["class"] for each in page.attributes("td")], ["", "red"])
+        self.assertEqual([each.get("class", "") for each in page.attributes("td")], ["", "red"])
 
     def test_bars(self):
         """Drawn in HTML, sorted by where they start; in Markdown, their margin is seen, too."""
@@ -485,7 +485,7 @@ class Commands(CommandCase):
         self.assertEqual(page.texts("summary"), ["error_message", "input", "output"])
         self.assertIn("… 1 more line", page.texts("details")[2])
         markdown = self.assertOk(self.cli("traces", "get", "failed", "--format", "markdown")).out
-        self.assertIn("--io and --span ID", markdown)
+        self.assertIn("use --io or --span ID", markdown)
         self.assertNotIn("done", markdown)
 
     def test_gate(self):
@@ -526,7 +526,7 @@ class Commands(CommandCase):
         for command, selection in (
                 ("traces list --tag v1 --since 2h --limit 5", "limit 5, since 2h, tag v1, "),
                 ("traces stats --since 7d --by name", "by name, since 7d, "),
-                ("traces get failed --io", ", io, ")):
+                ("traces get failed --io", ", written ")):
             page = Page(self.assertOk(self.cli(*command.split(), "--format", "html")).out)
             self.assertIn(selection, page.texts("p")[0])
         self.assertEqual(page.texts("title", "h1"), ["<b>bad</b>: ERROR"] * 2)

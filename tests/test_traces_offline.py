@@ -485,13 +485,13 @@ class Export(OfflineCase):
         self.server.add_trace(metadata={"who": "Bob"}, scores=[
             {"evaluatorName": "tone", "value": 1, "metadata": {"by": "Bob"}}], spans=[
             {"name": "call", "events": [{"input": "Bob"}], "modelParameters": {"metadata": "Bob"}}])
-        self.assertOk(self.export("--redact", "input,metadata", "--metadata", "who=Bob"))
+        self.assertFails(self.export("--redact", "input,metadata", "--metadata", "who=Bob"), 2,
+                         "--metadata and --redact metadata cannot be used together")
+        self.assertOk(self.export("--redact", "input,metadata"))
         with gzip.open(self.path("bundle", "traces-0001.jsonl.gz")) as file:
             content = file.read()
         self.assertIn(b"events", content)
         self.assertNotIn(b"Bob", content + file_bytes(self.path("bundle", "MANIFEST.json")))
-        self.assertOk(self.export("--redact", "input,metadata", "--metadata", "who=Bob",
-                                  "--resume"))
 
     @posix
     def test_two_at_once(self):
