@@ -5676,9 +5676,9 @@ class GateReport(Struct):
         self.describe(document)
         summary = [document.start()]
         is_compared = any(each.is_compared for each in self.results)
+        columns = COMPARED_COLUMNS if is_compared else CHECK_COLUMNS
         summary += [] if self.failure else document.table(
-            Listing("checks", COMPARED_COLUMNS if is_compared else CHECK_COLUMNS,
-                    [each.row() for each in self.results]))
+            Listing("checks", columns, [each.row() for each in self.results]))
         for name, code, lines in self.cases():
             if code is not None:
                 lines[0] = f"{name}: {lines[0]}"
@@ -5899,8 +5899,7 @@ class TraceExport(Struct):
         with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
             file.writelines(lines)
         content, name = packed.getvalue(), PART_NAME.format(len(self.manifest["files"]) + 1)
-        counts = {"traces": len(lines), "spans": sum(spans), "scores": sum(scores),
-                  "bytes": len(content)}
+        counts = dict(traces=len(lines), spans=sum(spans), scores=sum(scores), bytes=len(content))
         self._write(name, content)
         self.manifest["files"].append(
             dict(counts, name=name, sha256=hashlib.sha256(content).hexdigest()))
