@@ -930,8 +930,7 @@ class Details(Result):
     def render(self, screen):
         if self.message:
             yield screen.block(screen.message, self.message, self.colour)
-        cells = [(each.heading, each.text(self.record, screen.is_saved))
-                 for each in self.columns]
+        cells = [(each.heading, each.text(self.record, screen.is_saved)) for each in self.columns]
         cells = [cell for cell in cells if self.shows_all or cell[1] != "-"]
         yield from screen.fields(cells) if cells else ()
         for title, part in self.parts:
@@ -2846,8 +2845,7 @@ def _trpc_failure(error, response, procedure) -> Exception:
     message = error.get("message")
     if code == "NOT_FOUND" and isinstance(message, str) and re.match(_MISSING_PROCEDURE, message):
         return MissingProcedure(message)
-    return server_failure(code, response, message, RESOURCES.get(procedure.split(".")[0]),
-                          status)
+    return server_failure(code, response, message, RESOURCES.get(procedure.split(".")[0]), status)
 
 
 def rest_value(response, resource=None):
@@ -7105,10 +7103,7 @@ def option_values(option, line, clock) -> list:
 
 @command("install", Option("[DIR]", "directory (default: ~/.local/bin)"), is_offline=True)
 def install(client, args, console):
-    """Install this program as an executable that starts faster.
-
-    The file has the bytecode for this Python, and the source for any other.
-    """
+    """Install this program as an executable that starts faster."""
     import shutil
     hint = "Name a directory that you can write to: twosignal install DIR."
     content = executable_content()
