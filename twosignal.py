@@ -5346,7 +5346,6 @@ class TraceGroups(Struct):
         return found.values()
 
     def _add_spans(self, trace):
-        """Adds what the spans of a record tell."""
         message = first_error_message(trace)
         for stats in self._groups_of(trace) if message and not self.by_model else ():
             stats.add_message(message)
@@ -5573,9 +5572,8 @@ class Gate(Struct):
             remarks += small_remarks([(self.baseline, self.row)])
             if not any(map(self.baseline.get, ("scores_measured", "failures_measured"))):
                 remarks.append("The baseline has no scores: none were compared.")
-        hint = "Use an earlier --since or relax the filters."
-        advice = [self.scan.scan_remark(), hint if stats.count < self.min_count else ""]
-        return remarks + [" ".join(filter(None, advice))]
+        hint = "Use an earlier --since or relax the filters." if stats.count < self.min_count else ""
+        return remarks + [f"{self.scan.scan_remark()} {hint}".strip()]
 
 
 def trace_command(trace_id, project=None, place=()) -> str:
