@@ -5572,8 +5572,8 @@ class Gate(Struct):
             remarks += small_remarks([(self.baseline, self.row)])
             if not any(map(self.baseline.get, ("scores_measured", "failures_measured"))):
                 remarks.append("The baseline has no scores: none were compared.")
-        hint = "Use an earlier --since or relax the filters." if stats.count < self.min_count else ""
-        return remarks + [f"{self.scan.scan_remark()} {hint}".strip()]
+        way = "Use an earlier --since or relax the filters." if stats.count < self.min_count else ""
+        return remarks + [f"{self.scan.scan_remark()} {way}".strip()]
 
 
 def trace_command(trace_id, project=None, place=()) -> str:
