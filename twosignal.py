@@ -6492,7 +6492,8 @@ def stats_result(groups, rows, metric) -> Details:
     messages.sort(key=lambda row: -row["count"])
     if messages:
         columns = (COUNT_COLUMN, *keys, Column("Message", "message"))
-        parts += [("Most frequent error messages", Listing("messages", columns, messages))]
+        title = "Most frequent error message" + (" of each group" if groups.by else "s")
+        parts += [(title, Listing("messages", columns, messages))]
     return Details(rows, (), parts, extra_columns=values)
 
 
