@@ -1408,10 +1408,8 @@ def unwritable_file(path, error, hint="") -> Failure:
 
 
 class RecordFile:
-    """The objects in JSON lines or in a JSON array, gzipped or not.
-
-    Iterating yields each, with a piece of the file in memory. Raises a usage error for anything
-    else, which names the line.
+    """The objects in JSON lines or in a JSON array, gzipped or not, with a piece in memory.
+    Iterating yields each. Raises a usage error for anything else, which names the line.
     """
 
     def __init__(self, path, stream=None, hint=""):
@@ -1441,9 +1439,8 @@ class RecordFile:
         return usage_error(f"{self._path}, line {self.line} {why}", self._hint)
 
     def _objects(self):
-        decode, text = json.JSONDecoder(parse_constant=int).raw_decode, ""      # refuses NaN
-        while not text and not self._is_complete:
-            text = self._more("")
+        decode = json.JSONDecoder(parse_constant=int).raw_decode    # refuses NaN
+        text = self._more("")
         closing = "]" if text.startswith("[") else ""
         text, position = self._more(text[len(closing):]), 0
         skip = re.compile(r"\s*,?\s*").match
@@ -6610,10 +6607,7 @@ def chosen_checks(args) -> list:
          examples=("twosignal traces export march --since 2026-03-01 --until 2026-03-31",
                    "twosignal traces export march --redact input,output --resume"))
 def traces_export(client, args, console):
-    """Write traces with spans and scores to a directory.
-
-    The directory is a bundle that --from reads, in place of a server.
-    """
+    """Write traces with spans and scores to a directory that --from reads."""
     scan = TraceScan(client, trace_query(client, args), console, None, SCORES_REQUIRED, needed=ALL,
                      parts={"spans"})
     filters = {option.name: args.line.texts(option) for option in FILTER_OPTIONS
