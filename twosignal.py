@@ -1441,6 +1441,8 @@ class RecordFile:
     def _objects(self):
         decode = json.JSONDecoder(parse_constant=int).raw_decode    # refuses NaN
         text = self._more("")
+        while not text and not self._is_complete:
+            text = self._more("")
         closing = "]" if text.startswith("[") else ""
         text, position = self._more(text[len(closing):]), 0
         skip = re.compile(r"\s*,?\s*").match
