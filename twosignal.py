@@ -1472,9 +1472,8 @@ class RecordFile:
         except UnicodeDecodeError as error:
             self.line += text.count("\n") + content.count(b"\n", 0, error.start)
             raise
-        stripped = text.lstrip()
-        self.line += text.count("\n", 0, len(text) - len(stripped))
-        return stripped
+        self.line += text.count("\n") - text.lstrip().count("\n")
+        return text.lstrip()
 
 
 class OutputTarget(Struct):
@@ -3614,9 +3613,8 @@ def unseen_traces(traces, known, tell) -> list:
 # --- files in place of a server
 
 MANIFEST, PART_NAME, BUNDLE_FORMAT = "MANIFEST.json", "traces-{:04}.jsonl.gz", "twosignal traces 1"
-BUNDLE_COUNTS = ("traces", "spans", "scores", "bytes")
-FILE_HINT = ("--from reads what 'twosignal traces export' writes, or 'traces list' with --format "
-             "json or jsonl.")
+BUNDLE_COUNTS, REDACTABLE = ("traces", "spans", "scores", "bytes"), ("input", "output", "metadata")
+FILE_HINT = "--from reads what 'traces export' and 'traces list --format jsonl' write."
 COPY_AGAIN = "Copy the whole bundle again, or name another directory."
 _TRACE_KEYS = set(_LEADING_KEYS["trace"])
 _TRACE_VALUES = {"status", "duration_ms", "cost_usd", "start_time", "scores", "spans"}
@@ -3692,23 +3690,20 @@ class TraceFile(Client):
             pass
 
     def cannot_read(self, what) -> Failure:
-        return usage_error(f"{self.name} does not have all {what}", "Write it with 'twosignal "
-                           "traces export', or 'traces list --spans --format jsonl'.")
+        return usage_error(f"{self.name} does not have all {what}", "Use 'traces export'.")
 
     def fetch_parts(self, traces, project, wanted, strict=False):
-        """Raises a usage error if a trace came without its scores, or spans."""
         if not all(isinstance(trace.get(wanted), list) for trace in traces):
             raise self.cannot_read(wanted)
 
     def query(self, procedure, values=None, retried=()):
         """The trace with the ID in the input of trace.getById. Raises NOT_FOUND."""
-        for trace in self._records():
-            if trace["id"] == values["id"]:
-                for part in ("spans", "scores"):
-                    if lacks(trace, part):
-                        raise self.cannot_read(part)
-                return trace
-        raise not_found(resource=RESOURCES["trace"])
+        found = [trace for trace in self._records() if trace["id"] == values["id"]]
+        if not found:
+            raise not_found(resource=RESOURCES["trace"])
+        for part in [part for part in ("spans", "scores") if lacks(found[0], part)]:
+            raise self.cannot_read(part)
+        return found[0]
 
     def trace_pages(self, query, page_size):
         """Yields each TracePage of the file; the query is for servers. Raises a usage error."""
@@ -4820,11 +4815,10 @@ class TraceScan(Struct):
         if self.parts:
             self._add_spans(pairs)
         self._add_scores(pairs, self.scores)
-        records = [record for _, record in pairs]
         if self.client.is_file and self.parts is not None and "spans" not in self.parts:
-            for record in records:
+            for _, record in pairs:
                 record.pop("spans", None)       # as a server lists them
-        return records
+        return [record for _, record in pairs]
 
     def _add_scores(self, pairs, scores):
         if scores and not self.client.add_scores(
@@ -5660,7 +5654,6 @@ class GateReport(Struct):
         return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode("utf-8")
 
     def describe(self, screen, title=""):
-        """Gives a document its title, and a line that says what it is about."""
         now = iso_timestamp(int(self.console.clock.time()))
         screen.title = self.console.masked(title or self.title)
         screen.subtitle = self.console.masked(", ".join([*self.selection, f"written {now}"]))
@@ -5786,9 +5779,6 @@ class WaitProgress(Struct):
 
 # --- export
 
-REDACTABLE = ("input", "output", "metadata")
-
-
 def redacted(value, keys, is_below=False):
     """A value with [redacted] for each text, number or boolean below some keys, at any depth."""
     if isinstance(value, dict):
@@ -5803,13 +5793,12 @@ class TraceExport(Struct):
     scan: TraceScan
     directory: str
     manifest: dict                  # of the bundle; one that is there must be of the same traces
+    _done = frozenset()             # the trace_key()s of those that are there
 
     def run(self, resumes):
         """Writes what the bundle does not have yet. Raises Failure."""
-        self._done = set()          # the trace_key()s of those in the bundle
         make_directory(self.directory, "Name a directory that you can write to.")
-        # Windows cannot open directories, so none is locked there.
-        handle = result_or(-1, os.open, self.directory, os.O_RDONLY, kinds=OSError)
+        handle = result_or(-1, os.open, self.directory, os.O_RDONLY, kinds=OSError)  # -1: Windows
         try:
             if handle >= 0 and isinstance(
                     result_or_failure(lock_handle, handle, kinds=OSError), BlockingIOError):
@@ -5850,12 +5839,11 @@ class TraceExport(Struct):
                 raise usage_error(
                     f"{self.directory} was begun with {key} {json.dumps(manifest.get(key))}",
                     "Repeat the options of its first run, or name another directory.")
-        for part in manifest["files"]:
-            self._done.update(map(trace_key, trace_records(verified_part(self.directory, part))))
+        self._done = {trace_key(trace) for part in manifest["files"]
+                      for trace in trace_records(verified_part(self.directory, part))}
         self.manifest, query = manifest, self.scan.query
-        query.since, query.until = [    # relative times are those of the beginning
-            seconds and When(seconds) for seconds in (
-                parse_timestamp(manifest.get(key)) for key in ("since", "until"))]
+        times = [parse_timestamp(manifest.get(key)) for key in ("since", "until")]
+        query.since, query.until = [each and When(each) for each in times]      # of the first run
 
     def _new_records(self):
         query = self.scan.query
@@ -6606,8 +6594,7 @@ def chosen_checks(args) -> list:
          Option("--resume", "continue an export that broke off"),
          Option("--redact FIELDS", "replace the values in these fields of traces and spans: "
                 + ", ".join(REDACTABLE), parse_redacted), *FILTER_OPTIONS,
-         examples=("twosignal traces export march --since 2026-03-01 --until 2026-03-31",
-                   "twosignal traces export march --redact input,output --resume"))
+         examples=("twosignal traces export march --since 2026-03-01 --until 2026-03-31",))
 def traces_export(client, args, console):
     """Write traces with spans and scores to a directory that --from reads."""
     scan = TraceScan(client, trace_query(client, args), console, None, SCORES_REQUIRED, needed=ALL,
@@ -6622,8 +6609,7 @@ def traces_export(client, args, console):
         project=scan.query.project, filters=filters, redacted=sorted(set(args.redact or ())),
         client=USER_AGENT, created_at=iso_timestamp(int(console.clock.time())), files=[]))
     export.run(args.resume)
-    record = {"path": export.directory, "files": len(export.manifest["files"]),
-              **{key: export.manifest[key] for key in BUNDLE_COUNTS}}
+    record = dict({"path": export.directory}, **export.manifest)
     message = f"Exported {counted(record['traces'], 'trace')} to {printable(export.directory)}."
     return Details(record, message=message, conclude=lambda: Outcome([scan.scan_remark()]))
 
@@ -7236,7 +7222,11 @@ def run_command(line, console, report) -> int:
 def make_client(chosen, args, console) -> Client:
     """The Client for a command. Raises a usage error for a wrong address or key."""
     if vars(args).get("source"):
-        return trace_file(args, console)
+        if args.url or args.source == "-" == vars(args).get("baseline"):
+            raise usage_error("--from excludes --url, and --from - excludes --baseline -")
+        if args.sources.pop("project", None):
+            args.project = None         # a variable is about a server
+        return TraceFile(args.source, args.project, console, bool(vars(args).get("metadata")))
     key = api_key() if chosen.takes_key else None
     url = args.url
     if chosen.ends_session and not url:     # where the session comes from, whatever is configured
@@ -7257,16 +7247,6 @@ def make_client(chosen, args, console) -> Client:
     if key:
         warn_if_unencrypted(client.url, "API key", console)
     return client
-
-
-def trace_file(args, console) -> TraceFile:
-    """What --from names. Raises a usage error."""
-    if args.url or args.source == "-" == vars(args).get("baseline"):
-        other = "--url" if args.url else "--baseline -"
-        raise usage_error(f"--from {args.source} and {other} cannot be used together")
-    if args.sources.pop("project", None):
-        args.project = None         # a variable is about a server
-    return TraceFile(args.source, args.project, console, bool(vars(args).get("metadata")))
 
 
 def call_command(chosen, client, args, console, report) -> int:
