@@ -6596,7 +6596,7 @@ def chosen_checks(args) -> list:
                 + ", ".join(REDACTABLE), parse_redacted), *FILTER_OPTIONS,
          examples=("twosignal traces export march --since 2026-03-01 --until 2026-03-31",))
 def traces_export(client, args, console):
-    """Write traces with spans and scores to a directory that --from reads."""
+    """Write traces with spans and scores to a directory."""
     scan = TraceScan(client, trace_query(client, args), console, None, SCORES_REQUIRED, needed=ALL,
                      parts={"spans"})
     filters = {option.name: args.line.texts(option) for option in FILTER_OPTIONS
