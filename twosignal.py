@@ -3701,8 +3701,9 @@ class TraceFile(Client):
         found = [trace for trace in self._records() if trace["id"] == values["id"]]
         if not found:
             raise not_found(resource=RESOURCES["trace"])
-        for part in [part for part in ("spans", "scores") if lacks(found[0], part)]:
-            raise self.cannot_read(part)
+        for part in ("spans", "scores"):
+            if lacks(found[0], part):
+                raise self.cannot_read(part)
         return found[0]
 
     def trace_pages(self, query, page_size):
@@ -4967,7 +4968,7 @@ class TraceStats:
         self.scores = defaultdict(lambda: Measurements(severity and score_severity))
         self.failures = defaultdict(lambda: Measurements(severity))     # 1: labelled fail
         self._chosen = evaluators               # the two above: by evaluator; None: all of them
-        self.failed_scores = 0                  # how many are labelled fail, unless they are there
+        self.failed_scores = 0                  # how many are labelled fail
         self._sources = sources or {metric.source for metric in METRICS}
         self._amounts = [(key, getattr(self, source)) for key, source in (
             ("duration_ms", "durations"), ("cost_usd", "costs"), ("total_tokens", "tokens"))
@@ -5029,8 +5030,7 @@ class TraceStats:
             by_evaluator.setdefault(str(score.get("evaluator") or "-"), []).append(score)
         by_evaluator[None] = scores if self._chosen is None else [
             score for name in set(self._chosen) for score in by_evaluator.get(name, ())]
-        if "failures" not in self._sources:
-            self.failed_scores += list(map(label_of, by_evaluator[None])).count("fail")
+        self.failed_scores += list(map(label_of, by_evaluator[None])).count("fail")
         for evaluator, group in by_evaluator.items():
             measured = self.scores[evaluator]       # remarks name it, whatever is measured
             if "scores" in self._sources:
@@ -5553,7 +5553,7 @@ class Gate(Struct):
         stats = self.stats
         remarks = [f"{each.option}: {each.coverage}" for each in self.judged if each.coverage]
         remarks += stats.status_remarks()
-        if stats.failed_scores:
+        if stats.failed_scores and "failures" not in [each.metric.source for each in self.judged]:
             remarks.append(f"Found {counted(stats.failed_scores, 'score')} labelled fail, but no "
                            "check looks at labels. Use --max-fail-rate.")
         lacking = any(each.value is None and each.metric.needs_scores for each in self.results)

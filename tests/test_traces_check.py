@@ -560,6 +560,11 @@ class Scores(GateCase):
         self.assertEqual(self.check("--min-score", "0.5", "--limit", "1").err,
                          "Found 1 score " + remark)
         self.assertEqual(self.check("--min-score", "0.5", "--max-fail-rate", "tone=100%").err, "")
+        compared = ("--min-score", "0.5", "--tag", "v2", "--baseline-tag", "v1")
+        trace = self.server.add_trace(tags=["v2"])
+        self.score(trace, 0.9, "fail")
+        self.assertIn("Found 1 score " + remark, self.check(*compared).err)     # without a verdict
+        self.assertNotIn(remark, self.check(*compared, "--max-regression", "10%").err)
 
     def test_evaluator_restricts_the_checks_of_scores(self):
         trace, = self.add(1, duration_ms=1000)
