@@ -101,9 +101,12 @@ MAX_EXPIRY = 1e11                   # Unix seconds; a larger number must be in m
 MAX_CLOCK_DIFFERENCE = 60           # seconds from the server's clock that are not worth a word
 EARLIEST_DATE = 1735689600          # Unix seconds (2025): a server that sends an older one errs
 
-PLANS = {                           # traces and LLM evaluations a month; None: unlimited
-    "FREE": (10000, 500), "PRO": (50000, 5000), "GROWTH": (150000, 15000),
-    "TEAM": (500000, 50000), "ENTERPRISE": (None, None)}
+PLAN_LIMITS = ("traces_limit", "evals_limit", "retention_days", "seats", "requests_per_second")
+PLANS = {                           # what each gives, the first two a month; None: unlimited
+    "FREE": (10000, 500, 7, 1, 100), "PRO": (50000, 5000, 30, 3, 1000),
+    "GROWTH": (150000, 15000, 60, None, 1000), "TEAM": (500000, 50000, 90, None, 1000),
+    "ENTERPRISE": (None, None, None, None, 1000)}
+ROLES = ("OWNER", "ADMIN", "MEMBER", "VIEWER")      # in an organization
 
 REPORT_TO_OPERATOR = "Report this to whoever runs the server."
 GATEWAY_HINT = ("A gateway seems to have answered: authenticate to it with --header or "
@@ -710,11 +713,12 @@ def usage_record(wire: dict, plan) -> dict:
     """A month's usage with the limits of the plan; null if unlimited or unknown."""
     used = to_record(wire, "usage")
     plan = plan if isinstance(plan, str) else None      # a server may not tell it
-    traces_limit, evals_limit = PLANS.get(plan, (None, None))
+    limits = dict(zip(PLAN_LIMITS, PLANS.get(plan, (None,) * len(PLAN_LIMITS))))
     traces, spans, evals = [to_number(used[key]) for key in _LEADING_KEYS["usage"]]
     known = {"month": used.get("month"), "plan": plan, "traces_used": traces,
-             "traces_limit": traces_limit, "spans_used": spans, "evals_used": evals,
-             "evals_limit": evals_limit, "projects": used.get("projects", [])}
+             "traces_limit": limits.pop("traces_limit"), "spans_used": spans, "evals_used": evals,
+             "evals_limit": limits.pop("evals_limit"), "projects": used.get("projects", []),
+             **limits}
     return {**known, **used, **known}       # in this order, and the plan decides
 
 
@@ -6001,7 +6005,8 @@ ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or na
 JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", to_path, selects=False)
 SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs instead of ***")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
-NEW_NAME = Option("-n, --name NAME", "name", required=True)
+NEW_NAME = (Option("[NAME]", "name, unless --name gives it"),
+            Option("-n, --name NAME", "name, as an option", required=True))
 DESCRIBE = Option("-d, --description TEXT", "description", may_be_empty=True)
 EVALUATOR = Option("ID", "evaluator, by ID or name", plain_id)
 DATASET = Option("ID", "dataset, by ID or name", plain_id)
@@ -6176,7 +6181,7 @@ def orgs_list(client, args, console):
     return Listing("organizations", columns, list(map(to_record, client.rows("organization.list"))))
 
 
-@command("orgs create", Option("NAME", "name of the organization"))
+@command("orgs create", *NEW_NAME)
 def orgs_create(client, args, console):
     """Create an organization."""
     return changed(client, args, "organization.create", (ID, PLAN), name=args.name)
@@ -6202,7 +6207,7 @@ def projects_use(client, args, console):
     return Details(to_record(row), PROJECT_COLUMNS, message="Saved the default project.")
 
 
-@command("projects create", Option("NAME", "name of the project"), ORG, DESCRIBE)
+@command("projects create", *NEW_NAME, ORG, DESCRIBE)
 def projects_create(client, args, console):
     """Create a project in an organization."""
     return changed(client, args, "project.create", (ID, DESCRIPTION), name=args.name,
@@ -6741,7 +6746,7 @@ def config_warnings(type_name, config):
         yield f"Warning: the server ignores in the schema: {', '.join(sorted(ignored))}."
 
 
-@command("evaluators create", PROJECT, NEW_NAME,
+@command("evaluators create", PROJECT, *NEW_NAME,
          Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
                 str, required=True, choices=EVALUATOR_TYPES),
          Option("--config JSON", "configuration of the evaluator" + JSON_VALUE), SHOW_SECRETS,
@@ -6781,7 +6786,7 @@ ITEM_COLUMNS = (ID, Column("Input", "input"), Column("Expected", "expected_outpu
 add_listing("datasets list", "dataset", (ID, ITEMS, CREATED, NAME))
 
 
-@command("datasets create", PROJECT, NEW_NAME, DESCRIBE)
+@command("datasets create", PROJECT, *NEW_NAME, DESCRIBE)
 def datasets_create(client, args, console):
     """Create a dataset."""
     return changed(client, args, "dataset.create", (ID, DESCRIPTION), name=args.name,
@@ -6827,7 +6832,7 @@ add_listing("api-keys list", "apiKey", (
     Column("Last used", "last_used_at", format_age), NAME))
 
 
-@command("api-keys create", PROJECT, NEW_NAME)
+@command("api-keys create", PROJECT, *NEW_NAME)
 def api_keys_create(client, args, console):
     """Create an API key, which is shown only once."""
     result = changed(client, args, "apiKey.create", (ID, Column("Key", "key")), name=args.name,

@@ -376,8 +376,18 @@ class CommandDeclarations(ParserCase):
                 flags = [flag for option in options for flag in option.flags]
                 self.assertEqual(len(flags), len(set(flags)), name)
                 names = [option.name for option in options      # the others set --format, --color
-                         if not {"--json", "--no-color"} & set(option.flags)]
+                         if not {"--json", "--no-color"} & set(option.flags)
+                         and option is not twosignal.NEW_NAME[0]]       # the same as --name
                 self.assertEqual(len(names), len(set(names)), name)
+
+    def test_create_commands_take_their_name_either_way(self):
+        for command in twosignal.visible_commands():
+            if command.name.endswith(" create") and command.name != "scores create":
+                with self.subTest(command=command.name):
+                    self.assertEqual(set(twosignal.NEW_NAME) - set(command.options), set())
+                    for words in (["Checkout"], ["-n", "Checkout"], ["--name=Checkout"]):
+                        line = twosignal.CommandLine(command.name.split() + words)
+                        self.assertEqual(twosignal.Arguments(command, line).name, "Checkout")
 
     def test_a_flag_takes_a_value_in_each_command_or_in_none(self):
         """Options may come before the command, when it is not known yet which one it is."""

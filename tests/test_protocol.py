@@ -452,7 +452,8 @@ class Recordings(Case):
                 "month": "2026-03", "plan": "PRO", "traces_used": 46000, "traces_limit": 50000,
                 "spans_used": 180000, "evals_used": 900, "evals_limit": 5000, "projects": [
                     {"traces_used": 46000, "spans_used": 180000, "evals_used": 900,
-                     "project_id": project}]})
+                     "project_id": project}],
+                "retention_days": 30, "seats": 3, "requests_per_second": 1000})
 
     def test_batches(self):
         for server in ("trpc11", "trpc10"):

@@ -182,7 +182,8 @@ GENERATED = (
     (README, "| threshold | check | what it does |", check_rows),
     (README, "| option | commands | what it does |", other_rows),
     (README, "| option | what it does |", global_rows),
-    (README, "| plan | traces per month | LLM evaluations per month |", plan_rows),
+    (README, "| plan | traces per month | LLM evaluations per month | "
+     "days of retention | seats | requests per second |", plan_rows),
     (OWN, PROMISE_HEADING, promise_rows),
 )
 

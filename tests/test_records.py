@@ -187,6 +187,7 @@ class UsageRecords(unittest.TestCase):
         found = twosignal.usage_record(self.WIRE, "PRO")
         self.assertEqual(list(found), ["month", "plan", "traces_used", "traces_limit",
                                        "spans_used", "evals_used", "evals_limit", "projects",
+                                       "retention_days", "seats", "requests_per_second",
                                        "new_field"])
         self.assertEqual((found["traces_used"], found["traces_limit"]), (46000, 50000))
         self.assertEqual((found["evals_used"], found["evals_limit"]), (900, 5000))
@@ -194,13 +195,15 @@ class UsageRecords(unittest.TestCase):
             {"traces_used": 46000, "spans_used": 1, "evals_used": 2, "project_id": "c0"}])
 
     def test_limits_of_every_plan(self):
-        """The same table of plans as the protocol's."""
-        for plan, traces, evals in (("FREE", 10000, 500), ("PRO", 50000, 5000),
-                                    ("GROWTH", 150000, 15000), ("TEAM", 500000, 50000),
-                                    ("ENTERPRISE", None, None), ("NEW", None, None),
-                                    (None, None, None)):
+        """The same table of plans as the product's pages have."""
+        for plan, *limits in (("FREE", 10000, 500, 7, 1, 100), ("PRO", 50000, 5000, 30, 3, 1000),
+                              ("GROWTH", 150000, 15000, 60, None, 1000),
+                              ("TEAM", 500000, 50000, 90, None, 1000),
+                              ("ENTERPRISE", None, None, None, None, 1000),
+                              ("NEW",) + (None,) * 5, (None,) * 6):
             found = twosignal.usage_record(self.WIRE, plan)
-            self.assertEqual((found["traces_limit"], found["evals_limit"]), (traces, evals))
+            self.assertEqual([found[name] for name in ("traces_limit", "evals_limit",
+                              "retention_days", "seats", "requests_per_second")], limits)
 
     def test_a_plan_of_the_wrong_type_is_an_unknown_plan(self):
         for plan in ([], {}, ["PRO"], 5, True):
@@ -324,7 +327,8 @@ class CommandRecords(CommandCase):
         project = record.pop("projects")[0]
         self.assertEqual(record, {"month": "2026-03", "plan": "PRO", "traces_used": 46000,
                                   "traces_limit": 50000, "spans_used": 180000,
-                                  "evals_used": 900, "evals_limit": 5000})
+                                  "evals_used": 900, "evals_limit": 5000,
+                                  "retention_days": 30, "seats": 3, "requests_per_second": 1000})
         self.assertEqual(project["project_id"], "c1")
         self.assertEqual(project["traces_used"], 46000)
 
