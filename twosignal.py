@@ -1877,14 +1877,23 @@ def save_config(values: dict, clock=CLOCK):
 
 def configured_url(option=None, clock=CLOCK, key=None) -> str:
     """The server's address, which is that of the API key if one is given. Raises Failure."""
+    return url_and_source(option, clock, key)[0]
+
+
+def url_and_source(option=None, clock=CLOCK, key=None) -> tuple:
+    """The server's address, and the option, variable or file that sets it. Raises Failure."""
     if option is not None:
-        return normal_url(option)
+        return normal_url(option), "--url"
     # The SDKs read TWOSIGNAL_BASE_URL beside the key, which goes to the address it belongs to.
-    url, base_url = setting("TWOSIGNAL_URL"), key and setting("TWOSIGNAL_BASE_URL")
-    if url or base_url:
-        return normal_url(url or base_url, "TWOSIGNAL_URL" if url else "TWOSIGNAL_BASE_URL")
+    for name in ("TWOSIGNAL_URL", "TWOSIGNAL_BASE_URL") if key else ("TWOSIGNAL_URL",):
+        url = setting(name)
+        if url:
+            return normal_url(url, name), name
     saved = result_or({}, load_config, clock, kinds=NoHome).get("api_url")
-    return normal_url(saved, home_path("config.json")) if saved else DEFAULT_URL
+    if not saved:
+        return DEFAULT_URL, "default"
+    path = home_path("config.json")
+    return normal_url(saved, path), path
 
 
 def normal_url(text: str, source="--url") -> str:
@@ -6089,6 +6098,24 @@ def warn_if_unencrypted(url, secret, console):
         console.tell(f"Warning: {url} is unencrypted: others on the network can read the {secret}.")
 
 
+def connect(url, args, console, key=None) -> Client:
+    """A Client for a server, as the global options have it. Raises a usage error."""
+    access = server_access(url, vars(args), key, console.clock)
+    for value in [key or "", *access.headers.values()]:
+        for secret in header_secrets(value):
+            console.keep_secret(secret)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        mask_urls("://" + os.environ[name], console.keep_secret)
+    transport = Transport(args.timeout or DEFAULT_TIMEOUT, access, console.tell,
+                          console.say if console.debug else None, console.clock)
+    client = Client(url, transport, key, console.keep_secret)
+    client.before_change = console.before_change
+    client.auth.warn = console.say
+    if key:
+        warn_if_unencrypted(url, "API key", console)
+    return client
+
+
 # --- session
 SERVER = Column("Server", "api_url")
 ACCOUNT_FIELDS = (
@@ -7237,21 +7264,7 @@ def make_client(chosen, args, console) -> Client:
     if chosen.ends_session and not url:     # where the session comes from, whatever is configured
         stored = result_or(None, load_session, console.clock)
         url = stored and result_or(None, session_origin, stored, console.clock) or DEFAULT_URL
-    url = configured_url(url, console.clock, key)
-    access = server_access(url, vars(args), key, console.clock)
-    for value in [key or "", *access.headers.values()]:
-        for secret in header_secrets(value):
-            console.keep_secret(secret)
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        mask_urls("://" + os.environ[name], console.keep_secret)
-    transport = Transport(args.timeout or DEFAULT_TIMEOUT, access, console.tell,
-                          console.say if console.debug else None, console.clock)
-    client = Client(url, transport, key, console.keep_secret)
-    client.before_change = console.before_change
-    client.auth.warn = console.say
-    if key:
-        warn_if_unencrypted(client.url, "API key", console)
-    return client
+    return connect(configured_url(url, console.clock, key), args, console, key)
 
 
 def call_command(chosen, client, args, console, report) -> int:

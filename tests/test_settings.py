@@ -302,6 +302,20 @@ class ConfigFile(StateCase):
         self.assertEqual(twosignal.configured_url(), variable)
         self.assertEqual(twosignal.configured_url(flag), flag)
 
+    def test_where_the_address_comes_from(self):
+        """The name of the option, variable or file, which is what a user would change."""
+        file = self.write("home/config.json", {"api_url": "https://k.example.com/"})
+        os.environ.update(TWOSIGNAL_URL="v.example.com", TWOSIGNAL_BASE_URL="b.example.com")
+        self.assertEqual(twosignal.url_and_source("f.example.com", key="x"),
+                         ("https://f.example.com", "--url"))
+        for name, host in (("TWOSIGNAL_URL", "v"), ("TWOSIGNAL_BASE_URL", "b")):
+            self.assertEqual(twosignal.url_and_source(key="x"),
+                             (f"https://{host}.example.com", name))
+            del os.environ[name]
+        self.assertEqual(twosignal.url_and_source(), ("https://k.example.com", file))
+        os.remove(file)
+        self.assertEqual(twosignal.url_and_source(), (twosignal.DEFAULT_URL, "default"))
+
     def test_file_is_not_read_if_something_else_decides(self):
         self.write("home/config.json", b"{")
         self.assertEqual(twosignal.configured_url("a.example.com"), "https://a.example.com")
