@@ -1885,8 +1885,9 @@ def url_and_source(option=None, clock=CLOCK, key=None) -> tuple:
     if option is not None:
         return normal_url(option), "--url"
     # The SDKs read TWOSIGNAL_BASE_URL beside the key, which goes to the address it belongs to.
-    for name in ("TWOSIGNAL_URL", "TWOSIGNAL_BASE_URL") if key else ("TWOSIGNAL_URL",):
-        url = setting(name)
+    variables = {"TWOSIGNAL_URL": setting("TWOSIGNAL_URL"),
+                 "TWOSIGNAL_BASE_URL": key and setting("TWOSIGNAL_BASE_URL")}
+    for name, url in variables.items():
         if url:
             return normal_url(url, name), name
     saved = result_or({}, load_config, clock, kinds=NoHome).get("api_url")
