@@ -6018,6 +6018,7 @@ JSON_VALUE = ": a literal, @FILE, or - for stdin"
 NEW_NAME = (Option("[NAME]", "name, unless --name gives it"),
             Option("-n, --name NAME", "name, as an option", required=True))
 DESCRIBE = Option("-d, --description TEXT", "description", may_be_empty=True)
+YES = Option("-y, --yes", "do not ask for confirmation")
 EVALUATOR = Option("ID", "evaluator, by ID or name", plain_id)
 DATASET = Option("ID", "dataset, by ID or name", plain_id)
 EVALUATOR_FILTER = Option("--evaluator NAME...", "only scores of evaluator NAME")
@@ -6049,23 +6050,28 @@ def add_listing(name, kind, columns, *options):
 
 def add_deletion(name, operand, kind, help_line, verb="delete"):
     """Adds a command that deletes or revokes one of a kind; without --yes, it asks first."""
-    noun = RESOURCES[kind][0]
     done = verb + "d"
 
     def delete(client, args, console):
         chosen = chosen_resource(client, args, kind)
-        if not args.yes:
-            console.require_terminal("--yes")
-            rows = client.rows(f"{kind}.list", {"projectId": chosen["projectId"]})
-            label = printable(listed_row(rows, chosen["id"], kind).get("name"))
-            question = f'{verb.title()} {noun} "{label}" ({chosen["id"]})? [y/N] '
-            if console.read_answer(question).lower() not in ("y", "yes"):
-                raise Failure(f"Nothing was {done}", code="CANCELLED")
+        confirm(client, args, console, kind, chosen, verb)
         client.mutate(f"{kind}.{verb}", chosen)
         return Details({"id": chosen["id"], done: True},
-                       message=f"{done.title()} {noun} {printable(chosen['id'])}.")
+                       message=f"{done.title()} {RESOURCES[kind][0]} {printable(chosen['id'])}.")
     delete.__doc__ = help_line
-    command(name, operand, PROJECT, Option("-y, --yes", "do not ask for confirmation"))(delete)
+    command(name, operand, PROJECT, YES)(delete)
+
+
+def confirm(client, args, console, kind, chosen, verb):
+    """Asks before what is chosen is deleted, unless --yes is given. Raises Failure if refused."""
+    if args.yes:
+        return
+    console.require_terminal("--yes")
+    rows = client.rows(f"{kind}.list", {"projectId": chosen["projectId"]})
+    label = printable(listed_row(rows, chosen["id"], kind).get("name"))
+    question = f'{verb.title()} {RESOURCES[kind][0]} "{label}" ({chosen["id"]})? [y/N] '
+    if console.read_answer(question).lower() not in ("y", "yes"):
+        raise Failure(f"Nothing was {verb}d", code="CANCELLED")
 
 
 def changed(client, args, procedure, columns, verb="Created", **values) -> Details:
