@@ -10,8 +10,8 @@ import urllib.request
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 
-from servers import (PATIENCE, Proxy, Scripted, Serving, answer, certificates, drip, hang_up,
-                     header, needs_openssl, reset, silence, ssl)
+from servers import (PATIENCE, Forwarding, Proxy, Recording, Scripted, Serving, answer,
+                     certificates, drip, hang_up, header, needs_openssl, reset, silence, ssl)
 
 
 class Hello(BaseHTTPRequestHandler):
@@ -64,6 +64,20 @@ class ScriptedServers(unittest.TestCase):
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         with client, suppress(ConnectionResetError):    # the server may not have read the request
             self.assertEqual(client.recv(1), b"")
+
+    def test_records_whatever_arrives(self):
+        with Recording() as server:
+            for data in (b"", b"GET", b"\x16\x03"):
+                with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+                    client.sendall(data)
+                    client.shutdown(socket.SHUT_WR)
+                    self.assertEqual(client.recv(1), b"")
+        self.assertEqual(sorted(server.received), [b"", b"\x16\x03", b"GET"])
+
+    def test_forwards_from_another_address(self):
+        with Scripted(answer("there")) as server, Forwarding(server.port) as other:
+            self.assertTrue(other.url.startswith("http://[::1]:"))
+            self.assertEqual(fetch(other.url), (200, b"there"))
 
 
 @needs_openssl

@@ -18,8 +18,9 @@ from unittest import mock
 from urllib.parse import urljoin
 
 import twosignal
-from servers import (PATIENCE, Listener, Proxy, Scripted, answer, certificates, drip, hang_up,
-                     header, needs_openssl, read_request, reset, silence, swallowing, target)
+from servers import (PATIENCE, Listener, Proxy, Scripted, address, answer, certificates, drip,
+                     hang_up, header, needs_openssl, read_request, reset, resolved, silence,
+                     swallowing, target)
 from standin import StandIn
 from tools import (PYPY, ROOT, TOKENS, Case, ServerCase, ShortClock, full, measured_command,
                    posix, replaced_environment, run_command)
@@ -1017,7 +1018,7 @@ class RedirectAdvice(TransportCase):
 
     def test_base_path_stays(self):
         """The advised address is the target without the path that was asked for."""
-        for base, location, address in (
+        for base, location, advised in (
                 ("/2signal", "https://h.example/2signal{}", "https://h.example/2signal"),
                 ("", "https://h.example{}", "https://h.example"),
                 ("", "https://h.example{}/?x=1#y", "https://h.example"),
@@ -1027,7 +1028,7 @@ class RedirectAdvice(TransportCase):
                 ("/api/x", "https://h.example/api/x{}", "https://h.example/api/x"),
                 ("", "//www.example{}", "http://www.example")):
             with self.subTest(base=base, location=location):
-                self.assertAdvised(self.failure_of(base, location.format(self.CALL)), address)
+                self.assertAdvised(self.failure_of(base, location.format(self.CALL)), advised)
 
     def test_queries(self):
         failure = self.failure_of("/2signal", "https://h.example/2signal/api/trpc/trace.list"
@@ -1232,17 +1233,6 @@ class HostAddresses(TransportCase):
             self.assertEqual(self.get(url + "/x").status, 418)
             thread.join(PATIENCE)
         self.assertEqual(header(got[0], "Host"), url[7:])
-
-
-
-def address(port, family=socket.AF_INET):
-    """A result of getaddrinfo."""
-    return family, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)
-
-
-def resolved(*addresses):
-    """Within this block, each name has these addresses."""
-    return mock.patch("socket.getaddrinfo", return_value=list(addresses))
 
 
 class Addresses(TransportCase):

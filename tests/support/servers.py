@@ -4,6 +4,7 @@
     with Serving(HandlerClass, tls=certificates(folder).good) as server:    # or server_context's
     with Proxy("user", "secret") as proxy:                      # a forward proxy, also for CONNECT
     with swallowing() as port:                                  # no connection to it ever begins
+    with resolved(address(port)):                               # what each name leads to
 
 Each listens on a free port of 127.0.0.1 until the end of the block. `url` and `port` are its
 address, `requests` what it received, as bytes, and `connections` how many it accepted.
@@ -21,6 +22,7 @@ import tempfile
 import threading
 import unittest
 from http.server import HTTPServer
+from unittest import mock
 from urllib.parse import urlsplit
 
 PATIENCE = 60           # seconds; only a test that fails waits this long
@@ -124,6 +126,8 @@ def target(request):
 class Listener:
     """Accepts connections; each gets a thread that calls `converse(connection)`."""
 
+    family, host = socket.AF_INET, "127.0.0.1"
+
     def __init__(self, tls=None):
         self.requests = []
         self.connections = 0
@@ -141,11 +145,12 @@ class Listener:
         self.stop()
 
     def start(self):
-        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener = socket.socket(self.family, socket.SOCK_STREAM)
+        self._listener.bind((self.host, 0))
         self._listener.listen(128)
         self.port = self._listener.getsockname()[1]
-        self.url = f"{self._scheme}://127.0.0.1:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        self.url = f"{self._scheme}://{host}:{self.port}"
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()
         return self
@@ -153,7 +158,7 @@ class Listener:
     def stop(self):
         self._closing = True
         # A connection ends accept() on every system, which close() does not.
-        socket.create_connection(("127.0.0.1", self.port), PATIENCE).close()
+        socket.create_connection((self.host, self.port), PATIENCE).close()
         self._acceptor.join(PATIENCE)
         self._listener.close()
         with self._lock:
@@ -247,6 +252,39 @@ class Serving(Listener):
         self._handler(connection, connection.getpeername(), self._server)
 
 
+class Recording(Listener):
+    """Answers nothing, and has in `received` all the bytes of each connection, decrypted."""
+
+    def __init__(self, tls=None):
+        super().__init__(tls)
+        self.received = []
+
+    def converse(self, connection):
+        data = b"".join(iter(lambda: connection.recv(65536), b""))
+        with self._lock:
+            self.received.append(data)
+
+
+class Forwarding(Listener):
+    """Passes each connection on to a port of 127.0.0.1, by default from the loopback of IPv6."""
+
+    family, host = socket.AF_INET6, "::1"
+
+    def __init__(self, target_port):
+        super().__init__()
+        self._target = ("127.0.0.1", target_port)
+
+    def start(self):
+        try:
+            return super().start()
+        except OSError:
+            raise unittest.SkipTest("no ::1 here")
+
+    def converse(self, connection):
+        with socket.create_connection(self._target, PATIENCE) as upstream:
+            relay(connection, upstream)
+
+
 class Proxy(Listener):
     """A forward proxy, for requests with an absolute URL and for CONNECT.
 
@@ -326,6 +364,16 @@ def swallowing():
         else:
             raise unittest.SkipTest("a full queue refuses connections on this system")
         yield listener.getsockname()[1]
+
+
+def address(port, family=socket.AF_INET, host="127.0.0.1"):
+    """A result of getaddrinfo."""
+    return family, socket.SOCK_STREAM, 6, "", (host, port)
+
+
+def resolved(*addresses):
+    """Within this block, each name has these addresses."""
+    return mock.patch("socket.getaddrinfo", return_value=list(addresses))
 
 
 def relay(one, other):
@@ -417,6 +465,8 @@ req -new -x509 -config conf -key ca.key -days 3650 -extensions plain_authority -
  -out plain_ca.pem
 x509 -req -in server.csr -CA plain_ca.pem -CAkey ca.key -set_serial 14 -days 3650 -sha256 \
  -extfile conf -extensions plain -out plain.pem
+x509 -req -in server.csr -CA ca.pem -CAkey ca.key -set_serial 19 -days 10 -sha256 -extfile conf \
+ -extensions here -out ending.pem
 x509 -req -in server.csr -CA ca.pem -CAkey ca.key -set_serial 15 -days 3650 -sha1 -extfile conf \
  -extensions here -out weak.pem
 x509 -req -in server.csr -CA ca.pem -CAkey ca.key -set_serial 16 -days 3650 -sha256 -extfile conf \
@@ -437,8 +487,9 @@ _making = threading.Lock()
 class Certificates:
     """Paths: `ca` is a file of trusted certificates, the others are (certificate, key) pairs.
 
-    `good` is valid for 127.0.0.1 and localhost; `expired`, `wrong_host`, `weak` (SHA-1) and
-    `client` (not for servers) are signed by the same authority, `self_signed` is not. `plain` has
+    `good` is valid for 127.0.0.1 and localhost, and so is `ending`, for 10 days. `expired`,
+    `wrong_host`, `weak` (SHA-1) and `client` (not for servers) are signed by the same authority,
+    `self_signed` is not. `plain` has
     no key identifiers, nor has its authority `plain_ca`; `below` is signed by the intermediate
     `middle`. `encrypted_key` and `other_key` are files, the latter is of no certificate.
     """
@@ -448,8 +499,8 @@ class Certificates:
             return os.path.join(directory, name)
         self.ca, self.plain_ca, self.middle = map(path, ("ca.pem", "plain_ca.pem", "middle.pem"))
         self.encrypted_key, self.other_key = path("encrypted.key"), path("other.key")
-        for name in ("good", "expired", "wrong_host", "self_signed", "weak", "client", "plain",
-                     "below"):
+        for name in ("good", "ending", "expired", "wrong_host", "self_signed", "weak", "client",
+                     "plain", "below"):
             setattr(self, name, (path(name + ".pem"), path("server.key")))
 
 
@@ -464,13 +515,13 @@ def certificates(directory):
     return Certificates(directory)
 
 
-def certificate_for(directory, alternative_names="", common_name="x"):
+def certificate_for(directory, alternative_names="", common_name="x", key="rsa:2048"):
     """A (certificate, key) pair that its own authority is; names as openssl.cnf has them."""
     text = _CONFIGURATION.replace("DNS:localhost, IP:127.0.0.1", alternative_names)
     with open(os.path.join(directory, "conf"), "w") as file:
         file.write(text if alternative_names else _CONFIGURATION)
     extensions = "alone" if alternative_names else "plain_authority"
-    _openssl(directory, ["req", "-new", "-x509", "-config", "conf", "-newkey", "rsa:2048", "-nodes",
+    _openssl(directory, ["req", "-new", "-x509", "-config", "conf", "-newkey", key, "-nodes",
                          "-keyout", "named.key", "-subj", "/CN=" + common_name, "-out", "named.pem",
                          "-extensions", extensions])
     return os.path.join(directory, "named.pem"), os.path.join(directory, "named.key")
