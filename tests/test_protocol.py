@@ -218,16 +218,17 @@ FAILURES = {        # name of the recording: (message, exit code, problems)
     "limit-too-big": ("The server rejected the input", 1,
                       ["limit: Number must be less than or equal to 100"]),
     "forbidden": ("Permission denied", 5, []),
+    "member-twice": ("The server refused: User is already a member", 1, []),
+    "member-unknown": ("User not found", 6, []),
+    "owner-stays": ("Permission denied", 5, []),
+    "rotate-revoked": ("The server refused: API key is revoked", 1, []),
 }
 CREATED = {"createdAt": "created_at", "updatedAt": "updated_at"}
 
 
 def recorded(name, server="trpc11"):
-    """The one recording of that name."""
-    found = [each for each in RECORDINGS if (each["name"], each["server"]) == (name, server)]
-    if len(found) != 1:
-        raise AssertionError("%d recordings of %s by %s" % (len(found), name, server))
-    return found[0]
+    """The first recording of that name."""
+    return next(each for each in RECORDINGS if (each["name"], each["server"]) == (name, server))
 
 
 def scripted(*recordings):
@@ -293,6 +294,8 @@ class Recordings(Case):
             name, path = recording["name"], recording["request"]["path"]
             if "/auth/" in path or "," in path or name.startswith("no-such-procedure"):
                 continue
+            if "/api/v1/" in path:
+                continue        # not of tRPC
             with self.subTest(name=name, server=recording["server"]):
                 with scripted(recording) as server:
                     client = self.client(server)
@@ -434,7 +437,8 @@ class Recordings(Case):
     def test_resources_keep_all_their_fields(self):
         for name in ("organization.create", "project.create", "evaluator.create",
                      "evaluator.update", "dataset.create", "apiKey.create", "apiKey.revoke",
-                     "dataset.addItem"):
+                     "dataset.addItem", "organization.addMember", "apiKey.rotate",
+                     "dataset.update", "modelRouting.create", "modelRouting.update"):
             found, wire = self.answered(name)
             with self.subTest(name=name):
                 kept = {key: wire[key] for key in wire if key not in CREATED and "At" not in key}

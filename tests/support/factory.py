@@ -1,5 +1,6 @@
 """Test data for the stand-in server: `add_*` makes rows, `set_*` and others change them."""
 import time
+import uuid
 
 from sessions import PROJECT_REF
 from superjson import UNDEFINED, Date, parse_time, stamp, this_month
@@ -128,6 +129,23 @@ class Factory:
         fields = {"expectedOutput": expected, "metadata": metadata, "datasetId": dataset,
                   "input": input}
         return self.insert("items", dataset, fields, id, created, updated=False)
+
+    def add_prompt(self, name, content, variables=None, project=None, description=None,
+                   message=None, id=None):
+        """A prompt template; if there is one of that name, its next version."""
+        project = project or self.project
+        with self.lock:
+            rows = {row["name"]: row for row in self.store.find("prompts", project)}
+            row = rows.get(name)
+            versions = row["versions"] if row else []
+            versions.append({"id": str(uuid.uuid4()), "version": len(versions) + 1,
+                             "content": content, "variables": variables or [],
+                             "commitMessage": message, "createdAt": self.world.now()})
+            if row:
+                return self.world.change("prompts", row, {"versions": versions})["id"]
+            fields = {"projectId": project, "name": name, "description": description,
+                      "versions": versions}
+            return self.insert("prompts", project, fields, id)
 
     def add_key(self, project=None, name="Key", id=None, **fields):
         """An API key; `secret` returns the key itself."""

@@ -1,4 +1,6 @@
 """The tRPC procedures of the stand-in server: kind, input, and what each does with the data."""
+import math
+
 from messages import Refusal
 from superjson import this_month
 
@@ -26,11 +28,15 @@ def procedure(name, kind, fields=None):
 def list_organizations(world, account, values):
     rows = []
     for org in world.store.find("organizations"):
-        role = world.role(account, org["id"])
-        if role:
-            members = world.number(world.store.count("members", org["id"]))
-            rows.append(dict(org, role=role, memberCount=members))
+        if world.role(account, org["id"]):
+            rows.append(shown_org(world, account, org))
     return rows
+
+
+def shown_org(world, account, org):
+    """An organization as its members see it: with their own role."""
+    return dict(org, role=world.role(account, org["id"]),
+                memberCount=world.number(world.store.count("members", org["id"])))
 
 
 @procedure("organization.create", "mutation", "name:name")
@@ -43,20 +49,23 @@ def create_organization(world, account, values):
 
 @procedure("organization.getById", "query", "organizationId:id")
 def get_organization(world, account, values):
-    org = world.see_org(account, values["organizationId"])
-    org["members"] = [with_user(world, row) for row in world.store.find("members", org["id"])]
+    org = shown_org(world, account, world.see_org(account, values["organizationId"]))
+    org["members"] = [with_email(world, row) for row in world.store.find("members", org["id"])]
     return org
 
 
-def with_user(world, member):
+def with_email(world, member):
     account = world.store.get("accounts", member["userId"]) or {"email": None}
-    return dict(member, user={"id": member["userId"], "email": account["email"]})
+    if world.options.nested_users:
+        return dict(member, user={"id": member["userId"], "email": account["email"]})
+    return dict(member, email=account["email"])
 
 
 @procedure("organization.update", "mutation", "organizationId:id name:name")
 def update_organization(world, account, values):
     org = world.see_org(account, values["organizationId"], *ADMINS)
-    return world.change("organizations", org, {"name": values["name"]})
+    org = world.change("organizations", org, {"name": values["name"]})
+    return shown_org(world, account, org)
 
 
 @procedure("organization.addMember", "mutation",
@@ -70,9 +79,12 @@ def add_member(world, account, values):
         raise Refusal("NOT_FOUND", "User not found")
     if world.role(user, org["id"]):
         raise Refusal("CONFLICT", "User is already a member")
+    seats = world.plan(org["id"]).seats if world.options.seats else math.inf
+    if world.store.count("members", org["id"]) >= seats:
+        raise Refusal("FORBIDDEN", "Seat limit reached")
     member = world.create("members", org["id"], {
         "organizationId": org["id"], "userId": user["id"], "role": values["role"]}, updated=False)
-    return with_user(world, member)
+    return with_email(world, member)
 
 
 @procedure("organization.removeMember", "mutation", "organizationId?:id memberId:id")
@@ -81,6 +93,8 @@ def remove_member(world, account, values):
     if not member:
         raise Refusal("NOT_FOUND", "Member not found")
     world.see_org(account, member["organizationId"], *ADMINS)
+    if member["role"] == "OWNER":
+        raise Refusal("FORBIDDEN", "Cannot remove the owner")
     world.store.remove("members", member["id"])
     return {"success": True}
 
@@ -108,7 +122,7 @@ def update_project(world, account, values):
 @procedure("project.delete", "mutation", "projectId:id")
 def delete_project(world, account, values):
     world.see_project(account, values["projectId"], *ADMINS)
-    world.store.remove("projects", values["projectId"])
+    world.remove_project(values["projectId"])
     return {"success": True}
 
 
@@ -255,12 +269,15 @@ def revoke_key(world, account, values):
     row = world.see("api_keys", "API key", account, values, *EDITORS)
     if row["revokedAt"] is None:
         row = world.change("api_keys", row, {"revokedAt": world.now()})
-    return without_secret(row)
+    row["secret"] = row.pop("key")      # a recorded server does so; nobody may see it
+    return row
 
 
 @procedure("apiKey.rotate", "mutation", "id:id projectId?:id")
 def rotate_key(world, account, values):
     row = world.see("api_keys", "API key", account, values, *EDITORS)
+    if row["revokedAt"] is not None:
+        raise Refusal("BAD_REQUEST", "API key is revoked")
     world.change("api_keys", row, {"revokedAt": world.now()})
     return world.create_key(account["id"], row["projectId"], row["name"], rotatedFromId=row["id"])
 

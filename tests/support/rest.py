@@ -1,10 +1,14 @@
 """The REST API of the stand-in server: accounts, and what a project's API key gives access to."""
-from messages import Refusal, Response
+import re
+import time
+
+from messages import Refusal, Response, rest_error
 from superjson import UNDEFINED, parse_time, stamp, to_plain
 from zod import PAGE_LIMIT, STATUSES
 
 HTML_404 = b"<!DOCTYPE html><html><body>404: This page could not be found.</body></html>"
 BATCH_LIMIT = 1000          # events per request
+LIMITED = ("/api/v1/traces", "/api/v1/scores", "/api/v1/route-model")     # in requests per second
 
 
 class Rest:
@@ -17,13 +21,39 @@ class Rest:
                        ("POST", "/api/v1/auth/logout"): self.log_out,
                        ("GET", "/api/v1/traces"): self.list_traces,
                        ("POST", "/api/v1/traces"): self.ingest,
-                       ("POST", "/api/v1/scores"): self.add_score}
+                       ("POST", "/api/v1/otel/traces"): self.ingest_otel,
+                       ("POST", "/api/v1/scores"): self.add_score,
+                       ("GET", "/api/v1/prompt-templates"): self.show_prompts,
+                       ("POST", "/api/v1/prompt-templates"): self.add_prompt,
+                       ("POST", "/api/v1/route-model"): self.route_model,
+                       ("GET", "/api/v1/health"): self.report_health}
 
     def respond(self, request):
         route = self.routes.get((request.method, request.path))
         if not route:
             return Response(404, HTML_404, content_type="text/html")
-        return route(request)
+        try:
+            response = route(request)
+        except Refusal as refusal:
+            response = Response(refusal.status, rest_error(refusal))
+        if request.path in LIMITED:
+            with self.server.transaction():
+                response.headers.update(self.rate_limit(request))
+        return response
+
+    def rate_limit(self, request):
+        """The headers that tell how many requests a key may make; {} without a valid key."""
+        key = self.key_of(request)
+        if not key:
+            return {}
+        org = self.server.store.parent("projects", key["projectId"])
+        limit = self.server.world.plan(org).requests
+        skew = self.server.date if isinstance(self.server.date, (int, float)) else 0
+        return {"RateLimit-Limit": str(limit), "RateLimit-Remaining": str(limit - 1),
+                "RateLimit-Reset": str(int(time.time() + skew) + 1)}
+
+    def report_health(self, request):
+        return Response(200, {"status": "ok"})
 
     # Accounts
 
@@ -53,16 +83,26 @@ class Rest:
 
     def project_of_key(self, request):
         """The ID of the project whose API key the request carries."""
+        row, world = self.key_of(request), self.server.world
+        if not row:
+            raise Refusal("UNAUTHORIZED", "Invalid or revoked API key")
+        world.change("api_keys", row, {"lastUsedAt": world.now()})
+        return row["projectId"]
+
+    def key_of(self, request):
+        """The row of the API key that the request carries; None unless it is valid."""
         key = bearer_token(request)
-        world = self.server.world
-        for row in list(world.store.find("api_keys")):
+        for row in list(self.server.store.find("api_keys")):
             if key and row["key"] == key and row["revokedAt"] is None:
-                world.change("api_keys", row, {"lastUsedAt": world.now()})
-                return row["projectId"]
-        raise Refusal("UNAUTHORIZED", "Invalid API key")
+                return row
+        return None
 
     def response(self, status, body):
         return enveloped(body, status) if self.server.rest_envelope else Response(status, body)
+
+    def data_response(self, status, data):
+        """The same for endpoints that every server wraps, in {"data": …} at least."""
+        return self.response(status, data if self.server.rest_envelope else {"data": data})
 
     def list_traces(self, request):
         world = self.server.world
@@ -91,8 +131,10 @@ class Rest:
         with self.server.transaction():
             project = self.project_of_key(request)
             events = request.body.get("batch") if isinstance(request.body, dict) else None
-            if not isinstance(events, list) or not all(is_event(event) for event in events):
+            if not isinstance(events, list):
                 raise invalid("batch must be a list of events")
+            if not all(is_event(event) for event in events):
+                raise invalid("Invalid event")
             if len(events) > BATCH_LIMIT:
                 raise Refusal("PAYLOAD_TOO_LARGE", f"At most {BATCH_LIMIT} events in a batch")
             for event in events:
@@ -101,7 +143,7 @@ class Rest:
 
     def ingest_event(self, project, event):
         """Adds the span or the trace of an event; a trace that exists is replaced."""
-        body = dict(event["body"])
+        body = {in_camel_case(key): value for key, value in event["body"].items()}
         body["id"] = str(body.get("id") or event["id"])
         started = body.get("startTime") or event.get("timestamp") or self.server.world.now()
         body["startTime"] = stamp(str(started))
@@ -113,6 +155,17 @@ class Rest:
             project, name=body.pop("name", None), status=body.pop("status", None) or "OK",
             duration_ms=body.pop("durationMs", None), cost=body.pop("totalCost", None),
             tags=body.pop("tags", None) or [], created=body["startTime"], **body)
+
+    def ingest_otel(self, request):
+        """Counts the spans of OTLP/JSON; they are queued, and no worker is there to store them."""
+        with self.server.transaction():
+            self.project_of_key(request)
+            try:
+                spans = [span for resource in request.body["resourceSpans"]
+                         for scope in resource["scopeSpans"] for span in scope["spans"]]
+            except (TypeError, KeyError):
+                raise invalid("resourceSpans must be a list")
+            return self.response(200, {"accepted": len(spans)})
 
     def add_score(self, request):
         with self.server.transaction():
@@ -129,6 +182,44 @@ class Rest:
                                           reasoning=request.body.get("reasoning"),
                                           spanId=request.body.get("spanId"))
             return self.response(201, to_plain(self.server.store.get("scores", score)))
+
+    def show_prompts(self, request):
+        """All prompt templates without their text; with a name, that one in full."""
+        name, version = request.query.get("name"), request.query.get("version")
+        with self.server.transaction():
+            rows = list(self.server.store.find("prompts", self.project_of_key(request)))
+            if version and not name:
+                raise invalid("version requires name")
+            if not name:
+                return self.data_response(200, [prompt_in_list(row) for row in rows])
+            for row in rows:
+                if row["name"] == name:
+                    return self.data_response(200, prompt_in_full(row, version))
+        raise Refusal("NOT_FOUND", "Prompt template not found")
+
+    def add_prompt(self, request):
+        """Makes a prompt template; if there is one of that name, its next version."""
+        with self.server.transaction():
+            project, body = self.project_of_key(request), request.body
+            name, content = texts_of(request, "name and content are required", "name", "content")
+            prompt = self.server.add_prompt(
+                name, content, body.get("variables"), project, body.get("description"),
+                body.get("commitMessage"))
+            return self.data_response(201, prompt_in_full(self.server.store.get("prompts", prompt)))
+
+    def route_model(self, request):
+        """The model for an input: by default as recorded, else that of the configuration."""
+        with self.server.transaction():
+            project = self.project_of_key(request)
+            texts_of(request, "input is required", "input")
+            name = request.body.get("configName") or "default"
+            models = {row["name"]: row["defaultModel"]
+                      for row in self.server.store.find("routes", project)}
+            models.setdefault("default", "gpt-4o-mini")
+            if name not in models:
+                raise Refusal("NOT_FOUND", "Routing config not found")
+            return self.response(200, {"model": models[name], "configName": name,
+                                       "complexity": 0.25})
 
 
 def enveloped(data, status=200):
@@ -169,4 +260,22 @@ def rest_trace(trace):
 
 def is_event(event):
     return (isinstance(event, dict) and event.get("type") in ("trace-create", "span-create")
-            and isinstance(event.get("body"), dict) and isinstance(event.get("id"), str))
+            and isinstance(event.get("id"), str) and isinstance(event.get("body"), dict)
+            and isinstance(event["body"].get("name"), str))
+
+
+def in_camel_case(name):
+    return re.sub("_([a-z])", lambda match: match.group(1).upper(), name)
+
+
+def prompt_in_list(prompt):
+    shown = {key: prompt[key] for key in ("id", "name", "description", "createdAt", "updatedAt")}
+    return to_plain(dict(shown, latestVersion=len(prompt["versions"])))
+
+
+def prompt_in_full(prompt, version=None):
+    """A prompt template with one of its versions, the latest unless a number is given."""
+    for each in reversed(prompt["versions"]):
+        if version in (None, "", str(each["version"])):
+            return to_plain({"id": prompt["id"], "name": prompt["name"], "version": each})
+    raise Refusal("NOT_FOUND", "Prompt template version not found")

@@ -41,8 +41,8 @@ OPTIONS = dict(             # the default of each option of StandIn, which descr
     names="new", errors=11, zod=3, batching=True, bare_errors=False, require_project=False,
     page_key="traces", bare_list=False, list_scores=False, counts="number", costs="number",
     known_filters=("status", "name", "search", "tags", "startDate", "endDate"),
-    rest_envelope=False, strict=True, refresh_delay=0.0, project_ref=True, padding=0,
-    library_margin=None, base64_cookies=False)
+    nested_users=False, seats=False, rest_envelope=False, strict=True, refresh_delay=0.0,
+    project_ref=True, padding=0, library_margin=None, base64_cookies=False)
 DIALECTS = {                # the options of a current server, and of an older one
     "new": dict(names="new", errors=11, zod=4, list_scores=True),
     "old": dict(names="old", errors=10, zod=3, batching=False, bare_errors=True, page_key="items",
@@ -72,6 +72,8 @@ class StandIn(HttpServer, Factory):
         list_scores: a page of traces includes their scores
         counts: counts are "number" or "bigint"
         costs: costs are "number" or "decimal"
+        nested_users: the email of a member is in its `user`
+        seats: members beyond the seats of the plan are refused
         known_filters: the filters of traces that the server does not ignore
 
     REST and sessions

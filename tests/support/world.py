@@ -1,6 +1,8 @@
 """The data of the stand-in server: rows in sqlite3, and the rules of access to them."""
+import collections
 import gc
 import json
+import math
 import secrets
 import sqlite3
 import sys
@@ -11,10 +13,16 @@ from messages import Refusal
 from superjson import UNDEFINED, Big, Date, Decimal, dump, load, stamp, this_month
 
 TABLES = ("accounts", "organizations", "members", "projects", "traces", "spans", "scores",
-          "evaluators", "datasets", "items", "api_keys", "usage", "routes", "sessions", "tokens",
-          "settings")
+          "evaluators", "datasets", "items", "api_keys", "usage", "routes", "prompts", "sessions",
+          "tokens", "settings")
 INDEXED = ("traces", "spans", "scores", "items", "members")
 COUNTERS = ("traceCount", "spanCount", "evalRunCount")
+IN_PROJECTS = {             # what a project has, and what each of these has
+    "traces": ("spans", "scores"), "evaluators": (), "datasets": ("items",), "api_keys": (),
+    "routes": (), "prompts": ()}
+Plan = collections.namedtuple("Plan", "seats requests")     # requests per second
+PLANS = {"FREE": Plan(1, 100), "PRO": Plan(3, 1000), "GROWTH": Plan(math.inf, 1000),
+         "TEAM": Plan(math.inf, 1000), "ENTERPRISE": Plan(math.inf, 1000)}
 DEFAULT_PAGE = 50           # traces, if the request has no limit
 
 
@@ -155,6 +163,19 @@ class World:
         row = {"projectId": project, "name": name, "keyPrefix": key[:10], "createdBy": creator,
                "revokedAt": None, "lastUsedAt": None, "key": key}
         return self.create("api_keys", project, dict(row, **fields), updated=False)
+
+    def remove_project(self, project):
+        """Removes a project with all that is in it."""
+        for table, inner in IN_PROJECTS.items():
+            for row in list(self.store.find(table, project)):
+                for each in inner:
+                    self.store.remove_all(each, row["id"])
+            self.store.remove_all(table, project)
+        self.store.remove("projects", project)
+
+    def plan(self, org):
+        """The Plan of an organization; one that the product does not have is unlimited."""
+        return PLANS.get(self.store.get("organizations", org)["plan"], PLANS["ENTERPRISE"])
 
     # Access
 
