@@ -7,6 +7,7 @@ usage: python3 tests/sandbox.py [OPTION...]                          serve until
   --port PORT         port to serve on (default: a free one; with --data, that of the last start)
   --data FILE         keep the data and the sessions in FILE for the next start
   --dialect DIALECT   new (default), or old, which emulates an older server
+  --role ROLE         run the command as owner (default), admin, member or viewer of Acme 東京
   --slow SECONDS      delay every response by SECONDS
   --live SECONDS      add a trace every SECONDS; evaluators score it two traces later
   -h, --help          show this help
@@ -35,7 +36,9 @@ sys.path.insert(0, os.path.join(TESTS, "support"))
 from standin import (DIALECTS, UNDEFINED, StandIn, Store, parse_time, stamp,  # noqa: E402
                      this_month)
 
-EMAIL, PASSWORD = StandIn.OWNER
+ACCOUNTS = {"owner": StandIn.OWNER, "admin": StandIn.ADMIN, "member": StandIn.MEMBER,
+            "viewer": StandIn.VIEWER}
+EMAIL, PASSWORD = ACCOUNTS["owner"]
 AGENTS = (  # name of the trace, its spans as (type, name, depth), tags
     ("support-agent", (("AGENT", "support-agent", 0), ("GUARDRAIL", "check input", 1),
                        ("RETRIEVAL", "search help pages", 1), ("LLM", "write answer", 1)),
@@ -80,9 +83,9 @@ def add_sample_data(server, now=None):
         add_traces(server, rng, project, traces, now, days * 86400.0 / traces)
     add_evaluators(server, rng)
     add_datasets(server, rng)
-    for name in ("CI Pipeline", "Production", "Old laptop"):
-        key = server.add_key(name=name, id=random_id(rng))
-    revoke(server, key)         # the last one
+    add_keys(server, rng)
+    server.add_prompt("greeting", "Hello {{name}}", ["name"], id=random_id(rng))
+    server.add_prompt("greeting", "Hello {{name}}, how can I help?", ["name"], message="Ask first")
     add_usage(server, labs, shop, helper)
 
 
@@ -201,10 +204,12 @@ def add_datasets(server, rng):
                         id=random_id(rng))
 
 
-def revoke(server, key):
-    with server.transaction():
-        row = server.store.get("api_keys", key)
-        server.world.change("api_keys", row, {"revokedAt": server.world.now()})
+def add_keys(server, rng):
+    """Adds API keys: two have one name, and a revoked one has the name of an active one."""
+    for name, is_revoked in (("CI Pipeline", False), ("Production", False), ("Old laptop", True),
+                             ("Production", True), ("Deploy", False), ("Deploy", False)):
+        server.add_key(name=name, id=random_id(rng),
+                       revokedAt=server.world.now() if is_revoked else None)
 
 
 def add_usage(server, labs, shop, helper):
@@ -225,7 +230,7 @@ class Options:
 
     def __init__(self):
         self.port = self.data = None
-        self.dialect, self.slow, self.live = "new", 0.0, 0.0
+        self.dialect, self.slow, self.live, self.role = "new", 0.0, 0.0, "owner"
 
 
 def open_server(options):
@@ -319,7 +324,8 @@ Instead of logging in, the trace commands can use the API key of the project:
 
   export TWOSIGNAL_API_KEY={key}
 
-viewer@example.com with the password viewer-pass can read but not change anything."""
+viewer@example.com with the password viewer-pass can read but not change anything;
+stranger@example.com is no member yet."""
 
 
 def newest_trace(server):
@@ -332,9 +338,10 @@ def run(options, command):
     server = open_server(options)
     try:
         with tempfile.TemporaryDirectory(prefix="twosignal-sandbox-") as home:
-            log_in(server, home)
+            account = ACCOUNTS[options.role]
+            log_in(server, home, account[0])
             code = wait_for(subprocess.Popen([sys.executable, SCRIPT] + command,
-                                             env=make_environment(server, home)))
+                                             env=make_environment(server, home, account)))
     finally:
         server.stop()
     return code if code >= 0 else 128 - code
@@ -351,18 +358,19 @@ def wait_for(child):
             signal.signal(number, handler)
 
 
-def log_in(server, home):
-    session = dict(server.tokens(EMAIL), api_url=server.url)
+def log_in(server, home, email):
+    session = dict(server.tokens(email), api_url=server.url)
     for name, content in (("session.json", session), ("config.json", {"api_url": server.url})):
         path = os.path.join(home, name)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
             json.dump(content, file)
 
 
-def make_environment(server, home):
+def make_environment(server, home, account):
     """The environment of the command: the account, organization and project are set."""
+    email, password = account
     environment = dict(os.environ, TWOSIGNAL_HOME=home, TWOSIGNAL_URL=server.url,
-                       TWOSIGNAL_EMAIL=EMAIL, TWOSIGNAL_PASSWORD=PASSWORD,
+                       TWOSIGNAL_EMAIL=email, TWOSIGNAL_PASSWORD=password,
                        TWOSIGNAL_PROJECT=server.project, TWOSIGNAL_ORG=server.org)
     hosts = environment.get("no_proxy") or environment.get("NO_PROXY")
     no_proxy = f"{hosts},127.0.0.1" if hosts else "127.0.0.1"
@@ -392,14 +400,18 @@ def read_number(text, kind=float, maximum=3600):
     raise ValueError(f"{text!r} is not a number from 0 to {maximum}")
 
 
-def read_dialect(text):
-    if text not in DIALECTS:
-        raise ValueError(f"--dialect must be {' or '.join(DIALECTS)}, not {text!r}")
-    return text
+def reader_of(name, choices):
+    """The reader of an option that has these choices."""
+    def read(text):
+        if text not in choices:
+            raise ValueError(f"--{name} must be {' or '.join(choices)}, not {text!r}")
+        return text
+    return read
 
 
 READERS = {"port": lambda text: read_number(text, int, 65535), "data": str,
-           "dialect": read_dialect, "slow": read_number, "live": read_number}
+           "dialect": reader_of("dialect", DIALECTS), "role": reader_of("role", ACCOUNTS),
+           "slow": read_number, "live": read_number}
 
 
 def main(argv):

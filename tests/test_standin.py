@@ -1062,6 +1062,12 @@ class Sandbox(unittest.TestCase):
         self.assertGreaterEqual(counts["traces"], 300)
         self.assertGreaterEqual(counts["projects"], 3)
         self.assertTrue(counts["scores"] and counts["items"] and counts["evaluators"])
+        self.assertEqual({row["role"] for row in server.rows("members")},
+                         {"OWNER", "ADMIN", "MEMBER", "VIEWER"})
+        names = [(row["name"], bool(row["revokedAt"])) for row in server.rows("api_keys")]
+        self.assertEqual(names.count(("Deploy", False)), 2)
+        self.assertTrue({("Production", False), ("Production", True)} <= set(names))
+        self.assertEqual([len(row["versions"]) for row in server.rows("prompts")], [2])
         kinds = {span["type"] for span in server.rows("spans")}
         self.assertEqual(kinds, {"AGENT", "TOOL", "LLM", "CHAIN", "RETRIEVAL", "CUSTOM",
                                  "DELEGATION", "VOICE", "HUMAN_HANDOFF", "GUARDRAIL"})
@@ -1081,7 +1087,7 @@ class Sandbox(unittest.TestCase):
         self.assertEqual((options.data, options.port, command), ("f", 1, ["x", "--port", "2"]))
         self.assertEqual(sandbox.read_arguments(["--json", "orgs"])[1], ["--json", "orgs"])
         for argv in (["--port"], ["--port", "x"], ["--port", "70000"], ["--dialect", "middle"],
-                     ["--slow", "-1"], ["--live", "nan"]):
+                     ["--slow", "-1"], ["--live", "nan"], ["--role", "guest"]):
             self.assertRaises(ValueError, sandbox.read_arguments, argv)
 
     def test_environment_of_the_command(self):
@@ -1117,6 +1123,17 @@ class Sandbox(unittest.TestCase):
             self.addCleanup(server.stop)
             found[dialect] = server.page_key
         self.assertEqual(found, {"new": "traces", "old": "items"})
+
+    def test_roles(self):
+        """The command runs as a member of that role."""
+        with tempfile.TemporaryDirectory() as folder:
+            for role in ("owner", "admin", "member", "viewer"):
+                path = os.path.join(folder, role)
+                options, command = sandbox.read_arguments(
+                    ["--role", role, "orgs", "list", "--json", "-o", path])
+                self.assertEqual(sandbox.run(options, command), 0)
+                with open(path, encoding="utf-8") as file:
+                    self.assertEqual({row["role"] for row in json.load(file)}, {role.upper()})
 
     def test_live(self):
         """New traces keep arriving, and every enabled evaluator scores them."""

@@ -136,16 +136,18 @@ class Factory:
         project = project or self.project
         with self.lock:
             rows = {row["name"]: row for row in self.store.find("prompts", project)}
-            row = rows.get(name)
-            versions = row["versions"] if row else []
-            versions.append({"id": str(uuid.uuid4()), "version": len(versions) + 1,
-                             "content": content, "variables": variables or [],
-                             "commitMessage": message, "createdAt": self.world.now()})
-            if row:
-                return self.world.change("prompts", row, {"versions": versions})["id"]
-            fields = {"projectId": project, "name": name, "description": description,
-                      "versions": versions}
-            return self.insert("prompts", project, fields, id)
+            if name not in rows:
+                fields = {"projectId": project, "name": name, "description": description,
+                          "versions": []}
+                made = self.insert("prompts", project, fields, id)
+                rows[name] = self.store.get("prompts", made)
+            row = rows[name]
+            number = len(row["versions"]) + 1
+            row["versions"].append({
+                "id": str(uuid.uuid5(uuid.UUID(row["id"]), str(number))), "version": number,
+                "content": content, "variables": variables or [], "commitMessage": message,
+                "createdAt": self.world.now()})
+            return self.world.change("prompts", row, {})["id"]
 
     def add_key(self, project=None, name="Key", id=None, **fields):
         """An API key; `secret` returns the key itself."""
