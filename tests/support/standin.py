@@ -46,7 +46,8 @@ OPTIONS = dict(             # the default of each option of StandIn, which descr
 DIALECTS = {                # the options of a current server, and of an older one
     "new": dict(names="new", errors=11, zod=4, list_scores=True),
     "old": dict(names="old", errors=10, zod=3, batching=False, bare_errors=True, page_key="items",
-                counts="bigint", costs="decimal", require_project=True, rest_envelope=True)}
+                counts="bigint", costs="decimal", require_project=True, nested_users=True,
+                rest_envelope=True)}
 
 
 class StandIn(HttpServer, Factory):
