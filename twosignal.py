@@ -281,13 +281,6 @@ def _indented(value, encode, levels, margin) -> str:
     return f"{{{inner}{(',' + inner).join(lines)}{margin}}}"
 
 
-def encodable(text: str, encoding: str) -> str:
-    """The text as a stream of this encoding can show it, with ASCII in place of the rest."""
-    if result_or(None, text.encode, encoding, kinds=UnicodeEncodeError) is not None:
-        return text
-    return text.translate(_SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
-
-
 def disarmed(text: str, colon=r"\u003a", number_sign=r"\u0023") -> str:
     """Lines without commands to CI systems: ::error::x, ##[group], ##vso[…, ##teamcity[…."""
     # JSON reads these escapes, too. A runner may skip blanks and what is not visible.
@@ -3835,7 +3828,6 @@ class Console:
     """The terminal or the pipes: the only place where this program reads and prints."""
     quiet = json_errors = debug = False
     file = None                     # an OutputTarget that output goes to in place of stdout
-    has_printed = False
     held = None                     # what a change returns: written at once, shown in any case
 
     def __init__(self, streams=None, clock=CLOCK):
@@ -3852,7 +3844,6 @@ class Console:
 
     def print(self, text, is_data=False):
         """Prints output, data as it is. Raises Failure, or BrokenPipeError if nobody reads."""
-        self.has_printed = True
         self.clear_progress()
         if not is_data and (self.file is None or re.match(_OPEN_FILE, self.file.path)):
             text = self.for_log(text)
@@ -4077,7 +4068,10 @@ def write_to(stream, text):
     encoding = stream.encoding or "utf-8"
     try:
         ("." * 100).encode(encoding)
-        stream.write(encodable(text, encoding))
+        if result_or(None, text.encode, encoding, kinds=UnicodeEncodeError) is None:
+            text = text.translate(_SUBSTITUTES).encode(encoding, "backslashreplace")
+            text = text.decode(encoding)
+        stream.write(text)
     except UnicodeError:            # of idna, for one, which fails on ordinary text
         stream.buffer.write(text.encode("ascii", "backslashreplace"))
 
@@ -4913,9 +4907,8 @@ class Measurements:
             self._add_worst(trace, worst)
 
     def _add_worst(self, trace, value):
-        self.worst.append({"trace_id": printable(trace["id"]), "name": trace["name"],
-                           "value": value, "error_message": first_error_message(trace),
-                           "command": None})
+        self.worst.append(dict(trace_id=printable(trace["id"]), name=trace["name"], value=value,
+                               error_message=first_error_message(trace), command=None))
         self.worst.sort(key=lambda each: self.severity(each["value"]), reverse=True)
         del self.worst[MAX_WORST:]
         if len(self.worst) == MAX_WORST:
@@ -4959,11 +4952,6 @@ class Measurements:
                 return min(BUCKET_RATIO ** key, self._extremes[1])
 
 
-def score_severity(score) -> float:
-    """The lowest score is the worst, except for one outside 0 to 1."""
-    return -score if is_score(score) else ALL
-
-
 class TraceStats:
     """What thresholds are compared with, collected from one trace after the other."""
 
@@ -4971,6 +4959,8 @@ class TraceStats:
         """evaluators: those whose scores count; sources: of the Metrics needed; None: all."""
         from collections import Counter, defaultdict
         severity = float if names_worst else None
+        # The lowest score is the worst, except for one outside 0 to 1.
+        score_severity = severity and (lambda score: -score if is_score(score) else ALL)
         self.count = 0
         self.project = None                     # the ID of the traces' project
         self.errors = Measurements(severity)    # 1 for the status ERROR, 0 for OK
@@ -4979,7 +4969,7 @@ class TraceStats:
         self.durations = Measurements(severity)         # milliseconds
         self.costs = Measurements(severity)     # USD
         self.tokens = Measurements()
-        self.scores = defaultdict(lambda: Measurements(severity and score_severity))
+        self.scores = defaultdict(lambda: Measurements(score_severity))
         self.failures = defaultdict(lambda: Measurements(severity))     # 1: labelled fail
         self._chosen = evaluators               # the two above: by evaluator; None: all of them
         self.failed_scores = 0                  # how many are labelled fail
@@ -5171,11 +5161,10 @@ METRICS = (                         # of traces stats and check; a new one is on
 THRESHOLDS = tuple(metric for metric in METRICS if metric.option)
 TRACE_COUNT = Metric("count", format_count, key="count", is_minimum=True, option="--min-count N")
 BASELINE_COUNT = Metric("count of the baseline", format_count, is_minimum=True)
-CHECK_COLUMNS = tuple(Column(key.title(), key)
-                      for key in ("check", "measured", "threshold", "verdict", "traces"))
-COMPARED_COLUMNS = tuple(Column(key.title(), source) for key, source in (
-    ("check", "check"), ("baseline", "baseline"), ("measured", "measured"), ("change", "change"),
-    ("limit", "threshold"), ("verdict", "verdict"), ("traces", "traces")))
+CHECK_COLUMNS = tuple(Column(key.title(), key) for key in (
+    "check", "measured", "threshold", "verdict", "traces"))
+COMPARED_COLUMNS = tuple(Column(key.title().replace("Threshold", "Limit"), key) for key in (
+    "check", "baseline", "measured", "change", "threshold", "verdict", "traces"))
 
 
 class CheckResult(Struct):
@@ -6313,10 +6302,6 @@ def trace_query(client, args) -> TraceQuery:
                       args.metadata, args.max_score, args.label)
 
 
-def parse_redacted(text) -> list:
-    return [parse_choice(REDACTABLE, field) for field in parse_fields(text)]
-
-
 def output_format(args) -> str:
     """The format of --format, of the file's ending after -o, or a table."""
     return args.format or format_of_file(args.output) or "table"
@@ -6546,10 +6531,8 @@ def chosen_baseline(args, scan, by=(), sample_size=0):
         return None
     if len(args.tag or ()) > 1 or args.tag == [args.baseline_tag]:
         raise usage_error("--baseline-tag replaces --tag: give at most one, of another name")
-    import copy
-    other = copy.copy(scan)
-    other.query = copy.copy(scan.query)
-    other.query.tags = [args.baseline_tag]
+    query = TraceQuery(**dict(vars(scan.query), tags=[args.baseline_tag]))
+    other = TraceScan(**dict(vars(scan), query=query))
     return TraceGroups(other, by, sample_size).read().rows()
 
 
@@ -6632,7 +6615,9 @@ def chosen_checks(args) -> list:
 @command("traces export", Option("DIR", "directory to write to, new or empty", to_path), PROJECT,
          Option("--resume", "continue an export that broke off"),
          Option("--redact FIELDS", "replace the values in these fields of traces and spans: "
-                + ", ".join(REDACTABLE), parse_redacted), *FILTER_OPTIONS,
+                + ", ".join(REDACTABLE),
+                lambda text: [parse_choice(REDACTABLE, field) for field in parse_fields(text)]),
+         *FILTER_OPTIONS,
          examples=("twosignal traces export march --since 2026-03-01 --until 2026-03-31",))
 def traces_export(client, args, console):
     """Write traces with spans and scores to a directory."""
@@ -7286,7 +7271,7 @@ def call_command(chosen, client, args, console, report) -> int:
     except (KeyboardInterrupt, Terminated) as end:
         if not chosen.is_endless:
             raise
-        if isinstance(console.file, AtomicFile) and not console.has_printed:
+        if isinstance(console.file, AtomicFile) and not console.file.file.tell():
             console.file.cancel()   # nothing has arrived, so what was there stays
         if isinstance(end, Terminated):
             return end.code

@@ -17,7 +17,7 @@ import unittest
 if not __package__:     # started as a script, not by `python3 -m unittest`
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 
-from tools import DIALECTS, PYPY, CommandCase, TracesCase  # noqa: E402
+from tools import DIALECTS, PYPY, CommandCase, TracesCase, written  # noqa: E402
 
 import twosignal  # noqa: E402
 from twosignal import Bar, Column, Details, Listing, Screen, Text, UserData  # noqa: E402
@@ -292,7 +292,7 @@ class Markdown(unittest.TestCase):
         """What a stdout without UTF-8 gets in place of lines and bars is no | or ` of its own."""
         columns = (Column("Name", "name"), Column("More", "name"))
         result = Listing("x", columns, [{"name": "│ a └ b ├"}])
-        text = twosignal.encodable(markdown_of(result, encoding="cp1252"), "ascii")
+        text = written(markdown_of(result, encoding="cp1252"), "ascii")
         for line in text.splitlines()[:3]:
             self.assertEqual(len(cells_of(line)), 2, text)
             for cell in cells_of(line):

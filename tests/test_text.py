@@ -6,7 +6,7 @@ import unicodedata
 import unittest
 
 import twosignal
-from tools import full
+from tools import full, written
 
 # Everything that could move the cursor, change colours or reorder text. It is written out here
 # again: the tests must not share the product's own list.
@@ -94,12 +94,12 @@ class EscapedText(SeededCase):
         self.assertEqual(twosignal.printable({"a\x1b": "\x9b"}), '{"a\\u001b": "\\x9b"}')
 
     def test_streams_that_cannot_encode_a_character(self):
-        self.assertEqual(twosignal.encodable("─…█░│", "ascii"), "-...#.\\u2502")
-        self.assertEqual(twosignal.encodable("東 é", "latin-1"), "\\u6771 é")
-        self.assertEqual(twosignal.encodable("東", "utf-8"), "東")
+        self.assertEqual(written("─…█░│", "ascii"), "-...#.\\u2502")
+        self.assertEqual(written("東 é", "latin-1"), "\\u6771 é")
+        self.assertEqual(written("東", "utf-8"), "東")
         for encoding in ("ascii", "latin-1", "cp1252", "cp437", "utf-8"):
             with self.subTest(encoding=encoding):
-                self.assertIsInstance(twosignal.encodable("a東─\u2026", encoding), str)
+                self.assertIsInstance(written("a東─\u2026", encoding), str)
 
 
 class Widths(SeededCase):

@@ -82,6 +82,14 @@ MEASURED = ("import os, sys; child = os.spawnv(os.P_NOWAIT, sys.argv[1], sys.arg
 posix = unittest.skipIf(os.name == "nt", "this system has no such thing")
 
 
+def written(text, encoding):
+    """What a stream of an encoding shows of a text that is written to it."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
+    twosignal.write_to(stream, text)
+    stream.flush()
+    return stream.buffer.getvalue().decode(encoding)
+
+
 def full(short, long):
     """The amount of work of a test: `long` with TWOSIGNAL_TEST_FULL=1, `short` otherwise."""
     return long if FULL else short
