@@ -50,6 +50,7 @@ DEFAULT_URL = "https://app.twosignal.dev"
 USER_AGENT = f"twosignal/{__version__} (Python {sys.version_info[0]}.{sys.version_info[1]})"
 VERSION_LINE = f"twosignal {__version__} (Python {'.'.join(map(str, sys.version_info[:3]))})\n"
 DEFAULT_TIMEOUT = 30.0              # seconds for a request, its retries included
+DOCTOR_TIMEOUT = 10.0               # seconds for each step of doctor
 DEFAULT_WAIT, DEFAULT_INTERVAL = 300.0, 2.0     # seconds: of traces wait, between polls of tail
 DEFAULT_LIMIT, DEFAULT_TAIL_LINES = 20, 10  # traces in a listing, and that tail begins with
 COMPLETION_TIMEOUT = 1.0            # seconds to look up names while a user waits for TAB
@@ -117,6 +118,8 @@ EXIT_CODES = {                      # the exit code for an error's code; any oth
     "NOT_LOGGED_IN": 4, "UNAUTHORIZED": 4, "FORBIDDEN": 5, "NOT_FOUND": 6, "TOO_MANY_REQUESTS": 7,
     "INTERNAL_SERVER_ERROR": 8, "TIMEOUT": 8, "BAD_ANSWER": 8, "REDIRECTED": 8, "GATEWAY": 8,
     "UNSUPPORTED": 8, "UNKNOWN_OUTCOME": 9, "CHECK_FAILED": 10, "NOTHING_TO_CHECK": 11}
+DIAGNOSED_CODES = ("CONNECTION_REFUSED", "CONNECTION_FAILED", "TIMED_OUT", "BAD_ANSWER",
+                   "REDIRECTED", "GATEWAY")     # whose cause `doctor` finds
 UNCERTAIN_CHANGE_CODES = ("UNKNOWN_OUTCOME", "INTERNAL_SERVER_ERROR", "TIMEOUT", "BAD_ANSWER")
 EXIT_INTERRUPTED, EXIT_READER_GONE = 130, 141
 EXIT_SIGNALS = (129, EXIT_INTERRUPTED, 143)     # 128 + SIGHUP, SIGINT, SIGTERM
@@ -159,7 +162,9 @@ class TooLarge(TransientFailure):
 
 
 class MissingProcedure(Exception):
-    """The server's version does not have the procedure by that name; it may have another one."""
+    """The server's version does not have the procedure by that name; it may have another one.
+    Its argument is the version of tRPC.
+    """
 
 
 class NoHome(Failure):
@@ -796,7 +801,8 @@ def failed_paths(tree) -> list:
 ############################################################
 
 RED, GREEN, _ANSI = "red", "green", {"red": 31, "green": 32}    # of verdicts and statuses
-_WORD_COLOURS = {"ERROR": RED, "FAILED": RED, "TOO FEW": RED, "NOTHING TO CHECK": RED, "OK": GREEN}
+_WORD_COLOURS = {"ERROR": RED, "FAILED": RED, "TOO FEW": RED, "NOTHING TO CHECK": RED, "OK": GREEN,
+                 "FAIL": RED}
 # Spreadsheets take text that begins like this for a formula; full-width characters too.
 _FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"})
@@ -2103,18 +2109,18 @@ class Transport:
 
     def _compare_clocks(self, response):
         """Corrects start_time by the Date of the first response that has one, with a warning."""
-        date = parse_http_date(response.headers.get("Date"))
-        if self._started is None or date is None or "Age" in response.headers:  # a cached copy
+        if self._started is None:
             return
-        elapsed = self.clock.monotonic() - self._started    # time() may have jumped meanwhile
+        # time() may have jumped meanwhile.
+        now = self.start_time + self.clock.monotonic() - self._started
+        ahead = seconds_ahead(response, now)
+        if ahead is None:
+            return
         self._started = None
-        ahead = self.start_time - (date - elapsed)
         if abs(ahead) > MAX_CLOCK_DIFFERENCE:
             self.start_time -= ahead
-            difference = counted(round(abs(ahead) / MINUTE), "minute")
-            side = "ahead of" if ahead > 0 else "behind"
-            self.tell(f"Warning: this machine's clock is {difference} {side} the server's, which "
-                      "is used for relative times such as --since 5m.")
+            self.tell(f"Warning: {clock_difference(ahead)}, which is used for relative times "
+                      "such as --since 5m.")
 
     def _log(self, request, outcome):
         if self.log:
@@ -2140,27 +2146,14 @@ class Transport:
 
     def _connect(self, route, deadline):
         """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
-        import http.client
-        scheme, host, proxy, proxy_headers = route
-        _, name, port = origin(f"{scheme}://{host}")
-        address = origin(f"http://{proxy}")[1:] if proxy else (name.replace("%25", "%"), port)
-        connection = DeadlineSocket(open_socket(*address, deadline), route)
-        try:
-            connection.begin(deadline)
-            if scheme == "https" and proxy:
-                target = host if ":" in host.rpartition("]")[2] else host + ":443"
-                client = http.client.HTTPConnection(proxy)
-                client.sock = connection
-                client.request("CONNECT", target, headers=dict(proxy_headers, Host=target))
-                status = client.getresponse().status
-                if not 200 <= status < 300:
-                    raise proxy_refusal(status, route)
-            if scheme == "https":
+        connection = open_tunnel(route, deadline)
+        if route[0] == "https":
+            try:
                 self._tls = self._tls or tls_context(self.access)
-                connection.encrypt(self._tls, name.partition("%")[0])
-        except BaseException:
-            connection.sock.close()
-            raise
+                connection.encrypt(self._tls)
+            except BaseException:
+                connection.sock.close()
+                raise
         return connection
 
     def _ask(self, connection, request) -> Response:
@@ -2226,6 +2219,18 @@ def requested_pause(response, clock):
         if pause is not None and pause <= DAY:
             return pause
     return None
+
+
+def seconds_ahead(response, now):
+    """How far a clock that shows `now` (Unix seconds) is ahead of the server's; None: unknown."""
+    date = parse_http_date(response.headers.get("Date"))
+    return None if date is None or "Age" in response.headers else now - date    # a cached copy
+
+
+def clock_difference(ahead) -> str:
+    difference = counted(round(abs(ahead) / MINUTE), "minute")
+    side = "ahead of" if ahead > 0 else "behind"
+    return f"this machine's clock is {difference} {side} the server's"
 
 
 def parse_http_date(value):
@@ -2323,8 +2328,9 @@ class DeadlineSocket(Struct, io.BufferedIOBase):
         self.has_ended = False
         self.ahead = bytearray()        # what was received and not read yet
 
-    def encrypt(self, context, host):
+    def encrypt(self, context):
         """Continues with TLS; context: an ssl.SSLContext."""
+        host = origin("://".join(self.route[:2]))[1].partition("%")[0]
         self.sock.settimeout(seconds_left(self.deadline))
         # By itself, wrap_socket skips the handshake if the connection has ended: TLS would be off.
         self.sock = context.wrap_socket(self.sock, do_handshake_on_connect=False,
@@ -2336,7 +2342,7 @@ class DeadlineSocket(Struct, io.BufferedIOBase):
             if self.sock.cipher() and openssl_reason(error) == "SSLV3_ALERT_HANDSHAKE_FAILURE":
                 error.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
             raise
-        if sys.version_info < (3, 7):
+        if sys.version_info < (3, 7) and context.check_hostname:
             check_names(self.sock.getpeercert(), host)
 
     def sendall(self, data):
@@ -2419,11 +2425,42 @@ def find_addresses(host, port, deadline) -> list:
     return list(found[0])
 
 
+def endpoint(route) -> tuple:
+    """(host, port) of the server or proxy that a connection is made to."""
+    scheme, host, proxy, _ = route
+    name, port = origin(f"http://{proxy}" if proxy else f"{scheme}://{host}")[1:]
+    return name.replace("%25", "%"), port
+
+
+def open_tunnel(route, deadline) -> DeadlineSocket:
+    """A new connection to the server, through its proxy if it has one, not encrypted yet."""
+    import http.client
+    scheme, host, proxy, proxy_headers = route
+    connection = DeadlineSocket(open_socket(*endpoint(route), deadline), route)
+    try:
+        connection.begin(deadline)
+        if scheme == "https" and proxy:
+            target = host if ":" in host.rpartition("]")[2] else host + ":443"
+            client = http.client.HTTPConnection(proxy)
+            client.sock = connection
+            client.request("CONNECT", target, headers=dict(proxy_headers, Host=target))
+            status = client.getresponse().status
+            if not 200 <= status < 300:
+                raise proxy_refusal(status, route)
+    except BaseException:
+        connection.sock.close()
+        raise
+    return connection
+
+
 def open_socket(host, port, deadline):
+    return first_connected(find_addresses(host, port, deadline), deadline)
+
+
+def first_connected(addresses, deadline):
     """A connected socket. A slow address does not hold up the next one (RFC 8305)."""
     import selectors
     import socket
-    addresses = find_addresses(host, port, deadline)
     family, failure = None, OSError("the host has no address")
     race = selectors.DefaultSelector()
     try:
@@ -2504,6 +2541,10 @@ class RequestError(TransientFailure):
     """No response arrived."""
 
 
+class InsecureConnection(RequestError):
+    """TLS failed, or one of the two certificates was refused."""
+
+
 class ResponseTooLarge(RequestError, TooLarge):
     """A response that this program cannot take in; problem: such as "larger than 32 MiB"."""
 
@@ -2561,6 +2602,15 @@ _CERTIFICATE_HINTS = {              # by OpenSSL's X509_V_ERR codes
     **dict.fromkeys((62, 64), "It was issued for another host: use that name with --url.")}
 
 
+def ssl_module():
+    try:
+        import ssl
+    except ImportError:
+        raise Failure("This Python was built without ssl and cannot use https",
+                      "Use another Python, or an http:// address.", "CONNECTION_FAILED")
+    return ssl
+
+
 def default_context():
     """An ssl context, which follows these variables. Raises a usage error for a wrong one."""
     import ssl
@@ -2580,11 +2630,7 @@ def default_context():
 
 def tls_context(access=Access()):
     """An ssl context that always verifies. Raises a usage error for a file of no use."""
-    try:
-        import ssl
-    except ImportError:
-        raise Failure("This Python was built without ssl and cannot use https",
-                      "Use another Python, or an http:// address.", "CONNECTION_FAILED")
+    ssl = ssl_module()
     context = default_context()
     # As curl, on each Python: what is in the file is trusted, be it an intermediate or a leaf.
     context.verify_flags = (context.verify_flags | _PARTIAL_CHAIN) & ~_STRICT
@@ -2640,7 +2686,8 @@ def tls_error(error, host, access) -> RequestError:
         hint = "Pass one that it accepts with --client-cert FILE."
     else:
         cause, hint, is_retryable = os_reason(error), "Check the server's TLS settings.", True
-    return RequestError(f"No secure connection to {host}: {cause}", hint, is_retryable=is_retryable)
+    return InsecureConnection(f"No secure connection to {host}: {cause}", hint,
+                              is_retryable=is_retryable)
 
 
 def certificate_cause(error, ca_cert=None) -> tuple:
@@ -2665,6 +2712,97 @@ def certificate_cause(error, ca_cert=None) -> tuple:
     files = paths.capath and glob.glob(os.path.join(glob.escape(paths.capath), "*"))
     note = "" if paths.cafile or files else ": no CA certificates were found on this machine"
     return cause, f"If you trust its authority, pass --ca-cert FILE or set SSL_CERT_FILE{note}."
+
+
+class Certificate(Struct):
+    """What a certificate says; nobody has verified it."""
+    issuer: str                     # such as "CN=R3, O=Let's Encrypt"
+    subject: str
+    start: float                    # Unix seconds, as the end of its validity
+    end: float
+    names: list                     # hosts and IP addresses that it is for
+
+
+_NAME_PARTS = {b"U\4\3": "CN", b"U\4\n": "O"}      # object identifiers in DER: 2.5.4.3, 2.5.4.10
+_ALTERNATIVE_NAMES = b"U\x1d\x11"                   # 2.5.29.17
+_TEXT_ENCODINGS = {0x0c: "utf-8", 0x1c: "utf-32-be", 0x1e: "utf-16-be"}     # the rest: latin-1
+
+
+def read_certificate(der):
+    """The Certificate in DER-encoded bytes; None if it cannot be read here."""
+    from ipaddress import ip_address
+    try:
+        (_, fields), *_ = der_items(der_items(der)[0][1])
+        fields = [item for item in der_items(fields) if item[0] != 0xa0]    # without its version
+        issuer, dates, subject = [der_items(content) for _, content in fields[2:5]]
+        names = [value for key, value in der_name(subject) if key == "CN"]
+        for extension in der_items(der_items(fields[-1][1])[0][1]) if fields[-1][0] == 0xa3 else ():
+            (_, kind), *_, (_, value) = der_items(extension[1])
+            if kind == _ALTERNATIVE_NAMES:
+                names = [str(ip_address(name)) if tag == 0x87 else name.decode("latin-1")
+                         for tag, name in der_items(der_items(value)[0][1]) if tag in (0x82, 0x87)]
+        issuer, subject = [", ".join(map("=".join, der_name(each))) for each in (issuer, subject)]
+        return Certificate(issuer, subject, *map(der_time, dates), names)
+    except (ValueError, IndexError, LookupError):
+        return None
+
+
+def der_items(data) -> list:
+    """The (tag, content) pairs in the content of a DER value. Raises ValueError or IndexError."""
+    items, position = [], 0
+    while position < len(data):
+        tag, length = data[position:position + 2]
+        position += 2
+        if length > 0x7f:           # the number of bytes that hold the length
+            start, position = position, position + length - 0x80
+            length = int.from_bytes(data[start:position], "big")
+        content = data[position:position + length]
+        if len(content) < length:
+            raise ValueError("cut off")
+        items.append((tag, content))
+        position += length
+    return items
+
+
+def der_name(parts) -> list:
+    """("CN", its text) and the like of the parts of a name that are worth showing."""
+    pairs = [der_items(pair) for _, part in parts for _, pair in der_items(part)]
+    return [(_NAME_PARTS[kind], text.decode(_TEXT_ENCODINGS.get(tag, "latin-1"), "replace"))
+            for (_, kind), (tag, text) in pairs if kind in _NAME_PARTS]
+
+
+def der_time(item) -> float:
+    """Unix seconds of a UTCTime, whose years have two digits, or a GeneralizedTime."""
+    tag, text = item[0], item[1].decode("ascii")
+    century = ("20" if text < "5" else "19") if tag == 0x17 else ""
+    match = re.match(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z\Z", century + text)
+    seconds = match and parse_timestamp("{}-{}-{}T{}:{}:{}Z".format(*match.groups()))
+    if seconds is None:
+        raise ValueError("no time")
+    return seconds
+
+
+def peer_certificates(route, deadline) -> tuple:
+    """(TLS version, [DER of each certificate that the server shows, its own first]), unverified.
+    Nothing is sent. Raises what the library raises, and RequestError.
+    """
+    import ssl
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    connection = open_tunnel(route, deadline)
+    try:
+        connection.encrypt(context)
+        sock = connection.sock
+        chain = [sock.getpeercert(True)]
+        # Python 3.13 has it; 3.10 to 3.12 only where nobody is meant to look.
+        owner = sock if hasattr(sock, "get_unverified_chain") else sock._sslobj
+        if hasattr(owner, "get_unverified_chain"):
+            chain = [each if isinstance(each, bytes) else each.public_bytes(2)      # DER
+                     for each in owner.get_unverified_chain() or chain]
+        return sock.version(), chain
+    finally:
+        connection.sock.close()
 
 
 ############################################################
@@ -2849,8 +2987,9 @@ def _trpc_failure(error, response, procedure) -> Exception:
     if not isinstance(error, dict) or code is None and status < 400:
         return foreign_response(response)
     message = error.get("message")
-    if code == "NOT_FOUND" and isinstance(message, str) and re.match(_MISSING_PROCEDURE, message):
-        return MissingProcedure(message)
+    missing = code == "NOT_FOUND" and re.match(_MISSING_PROCEDURE, str(message))
+    if missing:
+        return MissingProcedure(10 if missing.group(2) else 11)
     return server_failure(code, response, message, RESOURCES.get(procedure.split(".")[0]), status)
 
 
@@ -3946,7 +4085,11 @@ class Console:
             redirect_to_null(self.stderr)
 
     def failure_lines(self, failure) -> list:
-        return list(map(self.shortened, [failure.message, failure.hint] + failure.problems))
+        """The message, the hint and further problems, masked."""
+        hint = failure.hint
+        if failure.code in DIAGNOSED_CODES and not isinstance(failure, TooLarge):
+            hint = f"{hint} Run 'twosignal doctor' to find the cause."
+        return list(map(self.shortened, [failure.message, hint] + failure.problems))
 
     def fail(self, failure) -> int:
         """Prints an error as a line, or as JSON, and returns its exit code."""
@@ -6958,6 +7101,307 @@ def api(client, args, console):
             failure.hint = "Check the procedure's name and --input, and whether it is a --mutation."
         raise
     return RawValue(mask_config(answer, is_config=False) if hides_secrets else answer)
+
+
+# --- doctor
+PROBED = ("trace.getById", "trace.byId", "doctor.probe")    # new name, old name, none of a server
+EARLY_RENEWAL = 14 * DAY
+
+
+class Checkup(Details):
+    """The findings of `doctor`, each line of which is a row of a table."""
+    record: dict                # {"checks": [...]}
+
+    def render(self, screen):
+        import textwrap
+        room = max(4 * MIN_CUT, (screen.columns or 1 << 30) - 20)
+        rows = []
+        for check in self.record["checks"]:
+            lines = check["found"].split("\n") + [check["hint"] and f"→ {check['hint']}"]
+            folds = [textwrap.wrap(line, room, break_on_hyphens=False) for line in lines]
+            rows += [{"found": fold} for fold in sum(folds, [])]
+            rows[-sum(map(len, folds))].update(check, found=folds[0][0])
+        columns = [Column(name.title(), lambda row, name=name: row.get(name, ""))
+                   for name in ("layer", "status", "found")]
+        return screen.table(Listing("layers", columns, rows, order="fixed"))
+
+
+class Doctor:
+    """Checks the layers between a user and a server. Each has a method, which adds facts, and
+    hints if something is not as it should be; if it raises Failure, the layer has failed.
+    """
+
+    def __init__(self, args, console):
+        self.args, self.clock, self.mask = args, console.clock, console.masked
+        self.connect = lambda url, key=None: connect(url, args, console, key)
+        self.address = result_or_failure(url_and_source, args.url, console.clock)
+        self.client = self.route = self.addresses = None    # of the layers settings and name
+        self.response = None            # of the server's health, or a Failure
+        self.checks, self.unchecked = [], []
+        self.exit_code, self.failed = 0, set()
+
+    def examine(self):
+        """Checks each layer whose requirements are met."""
+        for layer, (check, *needed) in LAYERS.items():
+            self.facts, self.hints, status = [], [], "OK"
+            if self.failed & set(needed):
+                self.unchecked.append(layer)
+                self.failed.add(layer)
+                continue
+            failure = result_or_failure(check, self)
+            if failure:
+                self.exit_code = self.exit_code or failure.exit_code
+                self.failed.add(layer)
+                self.facts.append(failure.message)
+                self.hints = [failure.hint]
+            status = "FAIL" if failure else "WARN" if self.hints else "OK"
+            self.checks.append({"layer": layer, "status": status, "found": self.facts,
+                                "hint": " ".join(self.hints)})
+
+    def new_client(self, url, key=None) -> Client:
+        """A Client with a short timeout, whose remarks are findings here."""
+        client = self.connect(url, key)
+        client.transport.timeout = self.args.timeout or DOCTOR_TIMEOUT
+        client.transport.tell = lambda text: None
+        return client
+
+    def tried(self, function, *arguments):
+        """What a function of Transport returns; what it raises becomes a Failure."""
+        try:
+            return function(*arguments)
+        except Exception as error:
+            request = Request("GET", self.client.url, {}, None, 0, proxy=self.route[2])
+            raise request_error(error, request, self.client.transport.access)
+
+    def check_program(self):
+        import importlib
+        ssl = result_or(None, importlib.import_module, "ssl", kinds=ImportError)
+        self.facts += [VERSION_LINE.strip(), f"{sys.implementation.name}, {sys.executable}",
+                       ssl.OPENSSL_VERSION if ssl else "no TLS"]
+        if not ssl and isinstance(self.address, tuple) and self.address[0].startswith("https:"):
+            tls_context()               # raises the error of other commands
+
+    def check_settings(self):
+        if isinstance(self.address, Failure):
+            if self.address.code == "USAGE":
+                raise self.address
+            self.facts.append("address: unknown, since config.json cannot be read")
+            self.failed.add("address")
+            return
+        url, source = self.address
+        self.facts.append(f"address: {url} ({source})")
+        self.client = self.new_client(url)
+        access, host = self.client.transport.access, url.split("/")[2]
+        scheme = url.partition(":")[0]
+        self.route = (scheme, host, *find_proxy(scheme, host))
+        if scheme == "https":
+            tls_context(access)         # raises a usage error for a file of no use
+        set_names = [name for name in os.environ if os.environ[name]]
+        key = [name for name in set_names if re.match("TWOSIGNAL_(API_KEY|BASE_URL)", name)]
+        proxies = [name for name in set_names
+                   if name.lower() in (f"{scheme}_proxy", "all_proxy", "no_proxy")]
+        authorities = [name for name in set_names if name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
+        self.facts += [
+            f"API key: {', '.join(key) or 'none'}",
+            f"authorities: {', '.join(authorities) or 'those of this machine'}"
+            + (f", {access.ca_cert}" if access.ca_cert else ""),
+            f"client certificate: {access.client_cert or 'none'}",
+            f"headers: {', '.join(access.headers) or 'none'}",
+            f"proxy: {self.route[2] or 'none'}" + (f" ({', '.join(proxies)})" if proxies else "")]
+
+    def check_home(self):
+        path = home_directory()
+        self.facts.append(path + (" (TWOSIGNAL_HOME)" if setting("TWOSIGNAL_HOME") else ""))
+        if not os.path.isdir(path):
+            self.facts.append("not there yet: 'twosignal login' creates it")
+            return
+        self.facts.append(f"mode {os.stat(path).st_mode & 0o7777:04o}")
+        load_config(self.clock)
+        load_session(self.clock)
+        try:
+            with Spending(self.clock.monotonic() + 1, self.clock) as spending:
+                spending.reserve()
+        except TransientFailure as failure:
+            self.facts.append(failure.message)
+            self.hints.append(failure.hint)
+
+    def check_name(self):
+        deadline = self.client.transport.deadline()
+        host, port = endpoint(self.route)
+        self.addresses = self.tried(find_addresses, host, port, deadline)
+        self.facts.append(f"{host}: {', '.join(each[4][0] for each in self.addresses)}")
+
+    def check_connection(self):
+        failures = []
+        deadline = self.client.transport.deadline()
+        for number, each in enumerate(self.addresses):
+            share = seconds_left(deadline) / (len(self.addresses) - number)
+            found = result_or_failure(self.tried, first_connected, [each],
+                                      self.client.transport.deadline(share))
+            if isinstance(found, Failure):
+                failures.append(found)
+            else:
+                found.close()
+            answer = found.message if isinstance(found, Failure) else "connected"
+            self.facts.append(f"{each[4][0]} port {each[4][1]}: {answer}")
+        if len(failures) == len(self.addresses):
+            raise failures[0]
+        if failures:
+            self.hints.append("Correct the addresses of that name, or what blocks one of them.")
+
+    def check_proxy(self):
+        _, host, proxy, _ = self.route
+        self.facts.append(proxy or "none")
+        if proxy and self.route[0] == "https":
+            self.tried(open_tunnel, self.route, self.client.transport.deadline()).sock.close()
+            self.facts.append(f"connects to {host}")
+        elif proxy and getattr(self.health(), "status", 0) == 407:
+            raise proxy_refusal(407, self.route)
+
+    def health(self):
+        """The Response of the server about its health, or the Failure to get one."""
+        self.response = self.response or result_or_failure(
+            self.client.transport.request, "GET", f"{self.client.url}/api/v1/health")
+        return self.response
+
+    def check_tls(self):
+        if self.route[0] == "http":
+            self.facts.append("none")
+            if not is_local(self.client.url):
+                self.hints.append("Others on the network can read all: use an https:// address.")
+            return
+        now, leaf = self.clock.time(), self.show_certificate()
+        if isinstance(self.health(), InsecureConnection):
+            if leaf and not leaf.start < now < leaf.end:        # Python 3.6 does not say why
+                self.response.hint = _CERTIFICATE_HINTS[10 if leaf.end < now else 9]
+            raise self.response
+        if leaf and leaf.end < now + EARLY_RENEWAL:
+            self.hints.append("Renew the certificate on the server.")
+
+    def show_certificate(self):
+        """The server's Certificate, which is added to the facts; None if it is not readable."""
+        found = result_or_failure(self.tried, peer_certificates, self.route,
+                                  self.client.transport.deadline())
+        if isinstance(found, Failure) and not isinstance(found, InsecureConnection):
+            raise found
+        tls_version, chain = found if isinstance(found, tuple) else ("", [b""])
+        leaf, *above = map(read_certificate, chain)
+        if leaf:
+            self.facts += [tls_version, f"for {', '.join(leaf.names)}",
+                           f"from {iso_timestamp(leaf.start)} until {iso_timestamp(leaf.end)}",
+                           f"issued by {leaf.issuer}"]
+            self.facts += [f"above it: issued by {each.issuer}" for each in above if each]
+        else:
+            self.facts.append("the certificate is not readable here")
+        return leaf
+
+    def check_health(self):
+        if isinstance(self.health(), Failure):
+            raise self.response
+        if self.response.status == 404 and result_or(None, self.probe):
+            self.facts.append("unknown: this version of the server does not tell it")
+            self.hints.append("Other layers show whether the server works.")
+            return
+        found = result_or_failure(response_json, self.response)
+        status = get_item(get_item(found, "data", found), "status")
+        if self.response.status != 200 or not isinstance(status, str):
+            failure = found if isinstance(found, Failure) else foreign_response(self.response)
+            if failure.code == "BAD_ANSWER":
+                failure.hint = (f"See in a browser what answers at {self.client.url}: a captive "
+                                "portal, a gateway or other software.")
+            raise failure
+        self.facts.append(status)
+
+    def probe(self) -> tuple:
+        """(whether batching is on, what each of the procedures PROBED answers). Raises Failure."""
+        def ask(path):
+            return self.client.transport.request("GET", f"{self.client.url}/api/trpc/{path}")
+
+        response = ask(",".join(PROBED) + "?batch=1&input=%7B%7D")
+        answers = result_or(None, response_json, response)
+        has_batches = isinstance(answers, list) and len(answers) == len(PROBED)
+        pairs = [(each, response) for each in answers] if has_batches else [
+            (response_json(each), each) for each in map(ask, PROBED)]
+        found = [result_or_failure(trpc_value, answer, response, "",
+                                   kinds=(Failure, MissingProcedure)) for answer, response in pairs]
+        for each in found:
+            if isinstance(each, TransientFailure):
+                raise each
+        return has_batches, found
+
+    def check_protocol(self):
+        has_batches, answers = self.probe()
+        is_known = [not isinstance(each, MissingProcedure) for each in answers]
+        names = "current and older names"
+        if is_known[2]:
+            names = "names not shown without login"
+        elif is_known[:2] != [True, True]:
+            names = "current names" if is_known[0] else "older names"
+        number = "" if is_known[2] else f" {answers[2].args[0]}"
+        self.facts += [f"tRPC{number}, {names}", f"batching {'on' if has_batches else 'off'}"]
+
+    def check_clock(self):
+        ahead = None
+        if not isinstance(self.response, Failure):
+            ahead = seconds_ahead(self.response, self.clock.time())
+        if ahead is None:
+            self.facts.append("the server does not tell its time")
+        elif abs(ahead) > MAX_CLOCK_DIFFERENCE:
+            self.facts.append(clock_difference(ahead))
+            self.hints.append("Set this machine's clock, or the server's, by NTP.")
+        else:
+            self.facts.append("as the server's, within a minute")
+
+    def check_session(self):
+        if not load_session(self.clock):
+            self.facts.append("none")
+            if not has_key():
+                self.hints.append(not_logged_in().hint)
+            return
+        session = self.client.auth.session()
+        rows = self.client.rows("organization.list")
+        self.facts += [f"{session.user_email}, until {iso_timestamp(session.expires_at)}"]
+        self.facts += [f"{printable(row.get('role'))} in {printable(row.get('name'))}"
+                       for row in rows]
+
+    def check_key(self):
+        key = api_key()
+        if not key:
+            self.facts.append("none")
+            return
+        client = self.new_client(configured_url(self.args.url, self.clock, key), key)
+        if client.url != self.client.url:
+            self.facts.append(f"goes to {client.url} (TWOSIGNAL_BASE_URL)")
+        response = client.transport.request(
+            "GET", f"{client.url}/api/v1/traces?limit=1", {"Authorization": f"Bearer {key}"})
+        rows_of(rest_value(response))
+        limit = response.headers.get("RateLimit-Limit")
+        self.facts.append(f"accepted; rate limit: {limit or 'not told'}")
+
+
+LAYERS = {                          # each with its check, and the layers that it needs
+    "program": (Doctor.check_program,), "settings": (Doctor.check_settings,),
+    "home": (Doctor.check_home,), "name": (Doctor.check_name, "settings", "address"),
+    "connection": (Doctor.check_connection, "name"), "proxy": (Doctor.check_proxy, "connection"),
+    "TLS": (Doctor.check_tls, "program", "proxy"), "health": (Doctor.check_health, "TLS"),
+    "protocol": (Doctor.check_protocol, "TLS"), "clock": (Doctor.check_clock, "TLS"),
+    "session": (Doctor.check_session, "home", "protocol"), "key": (Doctor.check_key, "protocol")}
+
+
+@command("doctor", is_offline=True, examples=("twosignal doctor", "twosignal doctor -o report.txt"))
+def doctor(client, args, console):
+    """Find out which layer between you and the server does not work.
+    The exit code is that of the first layer that fails. No secret is printed.
+    """
+    patient = Doctor(args, console)
+    patient.examine()
+    for check in patient.checks:
+        check.update(found="\n".join(map(console.masked, check["found"])),
+                     hint=console.masked(check["hint"]))
+    remark = patient.unchecked and f"Not checked: {', '.join(patient.unchecked)}."
+    columns = [Column(name.title(), name) for name in ("layer", "status", "found", "hint")]
+    return Checkup({"checks": patient.checks}, listing=Listing("layers", columns, patient.checks),
+                   conclude=lambda: Outcome([remark], exit_code=patient.exit_code))
 
 
 @command("help", Option("[COMMAND...]", "the command to explain"), is_offline=True)
