@@ -7232,8 +7232,7 @@ class Doctor:
         self.facts.append(f"{host}: {', '.join(each[4][0] for each in self.addresses)}")
 
     def check_connection(self):
-        failures = []
-        deadline = self.client.transport.deadline()
+        failures, deadline = [], self.client.transport.deadline()
         for number, each in enumerate(self.addresses):
             share = seconds_left(deadline) / (len(self.addresses) - number)
             found = result_or_failure(self.tried, first_connected, [each],
@@ -7360,9 +7359,8 @@ class Doctor:
             return
         session = self.client.auth.session()
         rows = self.client.rows("organization.list")
-        self.facts += [f"{session.user_email}, until {iso_timestamp(session.expires_at)}"]
-        self.facts += [f"{printable(row.get('role'))} in {printable(row.get('name'))}"
-                       for row in rows]
+        self.facts += [f"{session.user_email}, until {iso_timestamp(session.expires_at)}"] + [
+            f"{printable(row.get('role'))} in {printable(row.get('name'))}" for row in rows]
 
     def check_key(self):
         key = api_key()
