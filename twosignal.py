@@ -50,7 +50,7 @@ DEFAULT_URL = "https://app.twosignal.dev"
 USER_AGENT = f"twosignal/{__version__} (Python {sys.version_info[0]}.{sys.version_info[1]})"
 VERSION_LINE = f"twosignal {__version__} (Python {'.'.join(map(str, sys.version_info[:3]))})\n"
 DEFAULT_TIMEOUT = 30.0              # seconds for a request, its retries included
-DOCTOR_TIMEOUT = 10.0               # seconds for each step of doctor
+DOCTOR_TIMEOUT = 10.0               # seconds for each layer that doctor checks
 DEFAULT_WAIT, DEFAULT_INTERVAL = 300.0, 2.0     # seconds: of traces wait, between polls of tail
 DEFAULT_LIMIT, DEFAULT_TAIL_LINES = 20, 10  # traces in a listing, and that tail begins with
 COMPLETION_TIMEOUT = 1.0            # seconds to look up names while a user waits for TAB
@@ -92,6 +92,7 @@ TAIL_OVERLAP = 300                  # seconds: how late a trace may become visib
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
+FOUND_COLUMNS = 58                  # of what doctor has found: its table fits a terminal of 80
 FEW_PROJECTS, MAX_MONTHS = 10, 24   # that a trace is looked for in; that a server returns
 FILE_CHUNK, MAX_FILE_RECORD = 1 << 16, 1 << 26  # characters: read at once; of one trace in a file
 PART_TRACES, PART_CHARACTERS = 1000, 1 << 24    # of one file of a bundle, at most
@@ -100,6 +101,7 @@ MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
 MAX_EXPIRY = 1e11                   # Unix seconds; a larger number must be in milliseconds
 MAX_CLOCK_DIFFERENCE = 60           # seconds from the server's clock that are not worth a word
+EARLY_RENEWAL = 14 * DAY            # before a certificate ends
 EARLIEST_DATE = 1735689600          # Unix seconds (2025): a server that sends an older one errs
 
 PLAN_LIMITS = ("traces_limit", "evals_limit", "retention_days", "seats", "requests_per_second")
@@ -162,9 +164,7 @@ class TooLarge(TransientFailure):
 
 
 class MissingProcedure(Exception):
-    """The server's version does not have the procedure by that name; it may have another one.
-    Its argument is the version of tRPC.
-    """
+    """The server has no procedure of that name; its argument: the version of its tRPC."""
 
 
 class NoHome(Failure):
@@ -2021,6 +2021,7 @@ class Transport:
         self.until = float("inf")       # time.monotonic() at which all has to end; callers set it
         self.on_response = lambda request, response: None   # called with each of them
         self.start_time = clock.time()  # Unix seconds, by the server's clock if this one is wrong
+        self.clock_ahead = None     # seconds that this machine's is ahead of it, once it is known
         self._started = clock.monotonic()   # or None: start_time has been compared with that clock
         self._tls = None                # the ssl.SSLContext, once it is needed
         self._kept = None               # an idle DeadlineSocket, for the next query
@@ -2109,18 +2110,16 @@ class Transport:
 
     def _compare_clocks(self, response):
         """Corrects start_time by the Date of the first response that has one, with a warning."""
-        if self._started is None:
+        date = parse_http_date(response.headers.get("Date"))
+        if self._started is None or date is None or "Age" in response.headers:  # a cached copy
             return
-        # time() may have jumped meanwhile.
-        now = self.start_time + self.clock.monotonic() - self._started
-        ahead = seconds_ahead(response, now)
-        if ahead is None:
-            return
+        elapsed = self.clock.monotonic() - self._started    # time() may have jumped meanwhile
         self._started = None
-        if abs(ahead) > MAX_CLOCK_DIFFERENCE:
-            self.start_time -= ahead
-            self.tell(f"Warning: {clock_difference(ahead)}, which is used for relative times "
-                      "such as --since 5m.")
+        self.clock_ahead = self.start_time - (date - elapsed)
+        if abs(self.clock_ahead) > MAX_CLOCK_DIFFERENCE:
+            self.start_time -= self.clock_ahead
+            self.tell(f"Warning: {clock_difference(self.clock_ahead)}, which is used for relative "
+                      "times such as --since 5m.")
 
     def _log(self, request, outcome):
         if self.log:
@@ -2221,13 +2220,8 @@ def requested_pause(response, clock):
     return None
 
 
-def seconds_ahead(response, now):
-    """How far a clock that shows `now` (Unix seconds) is ahead of the server's; None: unknown."""
-    date = parse_http_date(response.headers.get("Date"))
-    return None if date is None or "Age" in response.headers else now - date    # a cached copy
-
-
 def clock_difference(ahead) -> str:
+    """How far this machine's clock is ahead of the server's, in seconds, as text."""
     difference = counted(round(abs(ahead) / MINUTE), "minute")
     side = "ahead of" if ahead > 0 else "behind"
     return f"this machine's clock is {difference} {side} the server's"
@@ -2453,14 +2447,11 @@ def open_tunnel(route, deadline) -> DeadlineSocket:
     return connection
 
 
-def open_socket(host, port, deadline):
-    return first_connected(find_addresses(host, port, deadline), deadline)
-
-
-def first_connected(addresses, deadline):
+def open_socket(host, port, deadline, addresses=()):
     """A connected socket. A slow address does not hold up the next one (RFC 8305)."""
     import selectors
     import socket
+    addresses = list(addresses) or find_addresses(host, port, deadline)
     family, failure = None, OSError("the host has no address")
     race = selectors.DefaultSelector()
     try:
@@ -2602,15 +2593,6 @@ _CERTIFICATE_HINTS = {              # by OpenSSL's X509_V_ERR codes
     **dict.fromkeys((62, 64), "It was issued for another host: use that name with --url.")}
 
 
-def ssl_module():
-    try:
-        import ssl
-    except ImportError:
-        raise Failure("This Python was built without ssl and cannot use https",
-                      "Use another Python, or an http:// address.", "CONNECTION_FAILED")
-    return ssl
-
-
 def default_context():
     """An ssl context, which follows these variables. Raises a usage error for a wrong one."""
     import ssl
@@ -2630,7 +2612,11 @@ def default_context():
 
 def tls_context(access=Access()):
     """An ssl context that always verifies. Raises a usage error for a file of no use."""
-    ssl = ssl_module()
+    try:
+        import ssl
+    except ImportError:
+        raise Failure("This Python was built without ssl and cannot use https",
+                      "Use another Python, or an http:// address.", "CONNECTION_FAILED")
     context = default_context()
     # As curl, on each Python: what is in the file is trusted, be it an intermediate or a leaf.
     context.verify_flags = (context.verify_flags | _PARTIAL_CHAIN) & ~_STRICT
@@ -2714,77 +2700,65 @@ def certificate_cause(error, ca_cert=None) -> tuple:
     return cause, f"If you trust its authority, pass --ca-cert FILE or set SSL_CERT_FILE{note}."
 
 
-class Certificate(Struct):
-    """What a certificate says; nobody has verified it."""
-    issuer: str                     # such as "CN=R3, O=Let's Encrypt"
-    subject: str
-    start: float                    # Unix seconds, as the end of its validity
-    end: float
-    names: list                     # hosts and IP addresses that it is for
-
-
-_NAME_PARTS = {b"U\4\3": "CN", b"U\4\n": "O"}      # object identifiers in DER: 2.5.4.3, 2.5.4.10
-_ALTERNATIVE_NAMES = b"U\x1d\x11"                   # 2.5.29.17
-_TEXT_ENCODINGS = {0x0c: "utf-8", 0x1c: "utf-32-be", 0x1e: "utf-16-be"}     # the rest: latin-1
+# In DER, the object identifiers 2.5.4.3, 2.5.4.10 and 2.5.29.17; tags of texts: others are latin-1.
+_NAME_PARTS, _ALTERNATIVE_NAMES = {b"U\4\3": "CN", b"U\4\n": "O"}, b"U\x1d\x11"
+_TEXT_ENCODINGS = {0x0c: "utf-8", 0x1c: "utf-32-be", 0x1e: "utf-16-be"}
 
 
 def read_certificate(der):
-    """The Certificate in DER-encoded bytes; None if it cannot be read here."""
+    """(issuer, start and end in Unix seconds, names) of DER; None if it is not readable here."""
     from ipaddress import ip_address
     try:
-        (_, fields), *_ = der_items(der_items(der)[0][1])
-        fields = [item for item in der_items(fields) if item[0] != 0xa0]    # without its version
-        issuer, dates, subject = [der_items(content) for _, content in fields[2:5]]
-        names = [value for key, value in der_name(subject) if key == "CN"]
-        for extension in der_items(der_items(fields[-1][1])[0][1]) if fields[-1][0] == 0xa3 else ():
-            (_, kind), *_, (_, value) = der_items(extension[1])
+        fields = [item for item in der_items(der, 0, 0) if item[0] != 0xa0]     # no version
+        issuer, subject = der_name(fields[2][1]), der_name(fields[4][1])
+        start, end = [der_time(*item) for item in der_items(fields[3][1])]
+        names = [text for part, text in subject if part == "CN"]
+        for _, extension in der_items(fields[-1][1], 0) if fields[-1][0] == 0xa3 else ():
+            (_, kind), *_, (_, value) = der_items(extension)
             if kind == _ALTERNATIVE_NAMES:
-                names = [str(ip_address(name)) if tag == 0x87 else name.decode("latin-1")
-                         for tag, name in der_items(der_items(value)[0][1]) if tag in (0x82, 0x87)]
-        issuer, subject = [", ".join(map("=".join, der_name(each))) for each in (issuer, subject)]
-        return Certificate(issuer, subject, *map(der_time, dates), names)
-    except (ValueError, IndexError, LookupError):
+                names = [str(ip_address(bytes(name)) if tag == 0x87 else str(name, "latin-1"))
+                         for tag, name in der_items(value, 0) if tag in (0x82, 0x87)]
+        return ", ".join(map("=".join, issuer)), start, end, names
+    except (ValueError, IndexError):
         return None
 
 
-def der_items(data) -> list:
-    """The (tag, content) pairs in the content of a DER value. Raises ValueError or IndexError."""
-    items, position = [], 0
-    while position < len(data):
-        tag, length = data[position:position + 2]
-        position += 2
-        if length > 0x7f:           # the number of bytes that hold the length
-            start, position = position, position + length - 0x80
-            length = int.from_bytes(data[start:position], "big")
-        content = data[position:position + length]
-        if len(content) < length:
+def der_items(data, *path) -> list:
+    """The (tag, content) pairs of DER; path: the number of one to look into, and so on."""
+    items, data = [], memoryview(data)
+    while data:
+        tag, length, data = data[0], data[1], data[2:]
+        if length > 0x7f:           # so many bytes hold the length
+            length, data = int.from_bytes(data[:length - 0x80], "big"), data[length - 0x80:]
+        if length > len(data):
             raise ValueError("cut off")
-        items.append((tag, content))
-        position += length
-    return items
+        items.append((tag, data[:length]))
+        data = data[length:]
+    return der_items(items[path[0]][1], *path[1:]) if path else items
 
 
-def der_name(parts) -> list:
-    """("CN", its text) and the like of the parts of a name that are worth showing."""
-    pairs = [der_items(pair) for _, part in parts for _, pair in der_items(part)]
-    return [(_NAME_PARTS[kind], text.decode(_TEXT_ENCODINGS.get(tag, "latin-1"), "replace"))
+def der_name(name) -> list:
+    """("CN", its text), and the other part of a name that is worth showing."""
+    pairs = [der_items(pair) for _, part in der_items(name) for _, pair in der_items(part)]
+    return [(_NAME_PARTS[kind], str(text, _TEXT_ENCODINGS.get(tag, "latin-1"), "replace"))
             for (_, kind), (tag, text) in pairs if kind in _NAME_PARTS]
 
 
-def der_time(item) -> float:
-    """Unix seconds of a UTCTime, whose years have two digits, or a GeneralizedTime."""
-    tag, text = item[0], item[1].decode("ascii")
-    century = ("20" if text < "5" else "19") if tag == 0x17 else ""
-    match = re.match(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z\Z", century + text)
-    seconds = match and parse_timestamp("{}-{}-{}T{}:{}:{}Z".format(*match.groups()))
+def der_time(tag, content) -> float:
+    """Unix seconds of a UTCTime, whose year has two digits, or a GeneralizedTime."""
+    text = str(content, "ascii")
+    if tag == 0x17:
+        text = ("20" if text < "5" else "19") + text
+    text = re.sub(r"(....)(..)(..)(..)(..)(..Z)\Z", r"\1-\2-\3T\4:\5:\6", text)
+    seconds = parse_timestamp(text)
     if seconds is None:
         raise ValueError("no time")
     return seconds
 
 
 def peer_certificates(route, deadline) -> tuple:
-    """(TLS version, [DER of each certificate that the server shows, its own first]), unverified.
-    Nothing is sent. Raises what the library raises, and RequestError.
+    """(TLS version, DER of each certificate that the server shows), unverified: nothing is sent.
+    Raises what the library raises, and Failure.
     """
     import ssl
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -2794,13 +2768,11 @@ def peer_certificates(route, deadline) -> tuple:
     try:
         connection.encrypt(context)
         sock = connection.sock
-        chain = [sock.getpeercert(True)]
-        # Python 3.13 has it; 3.10 to 3.12 only where nobody is meant to look.
+        # Python 3.13 has it; 3.10 to 3.12 have it inside; older ones know the server's own only.
         owner = sock if hasattr(sock, "get_unverified_chain") else sock._sslobj
-        if hasattr(owner, "get_unverified_chain"):
-            chain = [each if isinstance(each, bytes) else each.public_bytes(2)      # DER
-                     for each in owner.get_unverified_chain() or chain]
-        return sock.version(), chain
+        chain = getattr(owner, "get_unverified_chain", list)() or [sock.getpeercert(True)]
+        return sock.version(), [each if isinstance(each, bytes) else each.public_bytes(2)   # DER
+                                for each in chain]
     finally:
         connection.sock.close()
 
@@ -4664,8 +4636,8 @@ class Arguments:
         labels = [option.label for option in missing if not option.env]
         if labels:
             raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
-        has_variable = has_key() or "TWOSIGNAL_API_KEY" in os.environ
-        if missing and not key and has_variable and not result_or(None, load_session, kinds=NoHome):
+        if missing and not key and (has_key() or "TWOSIGNAL_API_KEY" in os.environ) and (
+                not result_or(None, load_session, kinds=NoHome)):
             raise not_logged_in()       # first things first: an API key is not enough, or empty
         for option in missing:
             saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
@@ -7104,302 +7076,286 @@ def api(client, args, console):
 
 
 # --- doctor
-PROBED = ("trace.getById", "trace.byId", "doctor.probe")    # new name, old name, none of a server
-EARLY_RENEWAL = 14 * DAY
+CHECKED_VARIABLES = r"(?i)(TWOSIGNAL_|SSL_CERT_|(https?|all|no)_proxy\Z)"
+PROBED = ("trace.getById", "trace.byId", "no.such")     # of newer servers, of older ones, of none
 
 
-class Checkup(Details):
-    """The findings of `doctor`, each line of which is a row of a table."""
-    record: dict                # {"checks": [...]}
-
-    def render(self, screen):
-        import textwrap
-        room = max(4 * MIN_CUT, (screen.columns or 1 << 30) - 20)
-        rows = []
-        for check in self.record["checks"]:
-            lines = check["found"].split("\n") + [check["hint"] and f"→ {check['hint']}"]
-            folds = [textwrap.wrap(line, room, break_on_hyphens=False) for line in lines]
-            rows += [{"found": fold} for fold in sum(folds, [])]
-            rows[-sum(map(len, folds))].update(check, found=folds[0][0])
-        columns = [Column(name.title(), lambda row, name=name: row.get(name, ""))
-                   for name in ("layer", "status", "found")]
-        return screen.table(Listing("layers", columns, rows, order="fixed"))
-
-
-class Doctor:
-    """Checks the layers between a user and a server. Each has a method, which adds facts, and
-    hints if something is not as it should be; if it raises Failure, the layer has failed.
+class Checkup:
+    """Checks what lies between a user and a server. The method of a layer yields what it finds,
+    adds hints if that deserves a warning, and raises Failure if the layer is broken.
     """
 
-    def __init__(self, args, console):
-        self.args, self.clock, self.mask = args, console.clock, console.masked
-        self.connect = lambda url, key=None: connect(url, args, console, key)
-        self.address = result_or_failure(url_and_source, args.url, console.clock)
+    def __init__(self, args, console, opened):
+        self.args, self.console, self.clock, self.opened = args, console, console.clock, opened
+        found = result_or_failure(url_and_source, args.url, console.clock)
+        self.url, self.source = ("", found) if isinstance(found, Failure) else found
         self.client = self.route = self.addresses = None    # of the layers settings and name
-        self.response = None            # of the server's health, or a Failure
-        self.checks, self.unchecked = [], []
-        self.exit_code, self.failed = 0, set()
+        self.health = None          # the Response to /api/v1/health, or the Failure to get one
+        self.has_key = result_or(True, has_key)
+        self.hints, self.skipped, self.exit_code = [], [], 0
 
-    def examine(self):
-        """Checks each layer whose requirements are met."""
+    def records(self):
+        """Yields the record of each layer, but for those that cannot be checked."""
+        broken = set() if self.url else {"address"}
         for layer, (check, *needed) in LAYERS.items():
-            self.facts, self.hints, status = [], [], "OK"
-            if self.failed & set(needed):
-                self.unchecked.append(layer)
-                self.failed.add(layer)
+            if broken & set(needed):
+                self.skipped.append(layer)
+                broken.add(layer)
                 continue
-            failure = result_or_failure(check, self)
-            if failure:
+            facts, self.hints, status = [], [], "OK"
+            try:
+                for fact in check(self):
+                    facts.append(fact)
+                status = "WARN" if self.hints else status
+            except Failure as failure:
+                facts.append(failure.message)
+                self.hints, status = [failure.hint], "FAIL"
                 self.exit_code = self.exit_code or failure.exit_code
-                self.failed.add(layer)
-                self.facts.append(failure.message)
-                self.hints = [failure.hint]
-            status = "FAIL" if failure else "WARN" if self.hints else "OK"
-            self.checks.append({"layer": layer, "status": status, "found": self.facts,
-                                "hint": " ".join(self.hints)})
+                broken.add(layer)
+            yield {"layer": layer, "status": status,
+                   "found": "\n".join(map(self.console.masked, facts)),
+                   "hint": self.console.masked(" ".join(self.hints))}
 
     def new_client(self, url, key=None) -> Client:
-        """A Client with a short timeout, whose remarks are findings here."""
-        client = self.connect(url, key)
+        """A Client that does not wait for long, and whose remarks are findings here."""
+        client = connect(url, self.args, self.console, key)
         client.transport.timeout = self.args.timeout or DOCTOR_TIMEOUT
         client.transport.tell = lambda text: None
+        self.opened.callback(client.transport.close)
         return client
 
-    def tried(self, function, *arguments):
-        """What a function of Transport returns; what it raises becomes a Failure."""
-        try:
-            return function(*arguments)
-        except Exception as error:
-            request = Request("GET", self.client.url, {}, None, 0, proxy=self.route[2])
-            raise request_error(error, request, self.client.transport.access)
+    def explained(self, function, *arguments):
+        """What a function of Transport returns. Raises Failure for what the library raises."""
+        found = result_or_failure(function, *arguments, kinds=Exception)
+        if isinstance(found, Exception):
+            request = Request("GET", self.url, {}, None, 0, proxy=self.route[2])
+            raise request_error(found, request, self.client.transport.access)
+        return found
+
+    def deadline(self, share=1):
+        transport = self.client.transport
+        return transport.deadline(transport.timeout / share)
+
+    def get(self, path) -> Response:
+        return self.client.transport.request("GET", f"{self.url}/api/{path}")
 
     def check_program(self):
-        import importlib
-        ssl = result_or(None, importlib.import_module, "ssl", kinds=ImportError)
-        self.facts += [VERSION_LINE.strip(), f"{sys.implementation.name}, {sys.executable}",
-                       ssl.OPENSSL_VERSION if ssl else "no TLS"]
-        if not ssl and isinstance(self.address, tuple) and self.address[0].startswith("https:"):
-            tls_context()               # raises the error of other commands
+        yield VERSION_LINE.strip()
+        yield f"{sys.implementation.name}, {sys.executable}"
+        try:
+            import ssl
+            yield ssl.OPENSSL_VERSION
+        except ImportError:
+            yield "no ssl module"
+            if not self.url.startswith("http:"):
+                tls_context()       # raises what other commands do
 
     def check_settings(self):
-        if isinstance(self.address, Failure):
-            if self.address.code == "USAGE":
-                raise self.address
-            self.facts.append("address: unknown, since config.json cannot be read")
-            self.failed.add("address")
+        names = [name for name in os.environ
+                 if re.match(CHECKED_VARIABLES, name) and os.environ[name]]
+        yield f"variables: {', '.join(sorted(names)) or 'none'}"
+        if not self.url and self.source.code == "USAGE":
+            raise self.source
+        if not self.url:
+            yield "address: unknown, since config.json cannot be read"
             return
-        url, source = self.address
-        self.facts.append(f"address: {url} ({source})")
-        self.client = self.new_client(url)
-        access, host = self.client.transport.access, url.split("/")[2]
-        scheme = url.partition(":")[0]
-        self.route = (scheme, host, *find_proxy(scheme, host))
-        if scheme == "https":
-            tls_context(access)         # raises a usage error for a file of no use
-        set_names = [name for name in os.environ if os.environ[name]]
-        key = [name for name in set_names if re.match("TWOSIGNAL_(API_KEY|BASE_URL)", name)]
-        proxies = [name for name in set_names
-                   if name.lower() in (f"{scheme}_proxy", "all_proxy", "no_proxy")]
-        authorities = [name for name in set_names if name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
-        self.facts += [
-            f"API key: {', '.join(key) or 'none'}",
-            f"authorities: {', '.join(authorities) or 'those of this machine'}"
-            + (f", {access.ca_cert}" if access.ca_cert else ""),
-            f"client certificate: {access.client_cert or 'none'}",
-            f"headers: {', '.join(access.headers) or 'none'}",
-            f"proxy: {self.route[2] or 'none'}" + (f" ({', '.join(proxies)})" if proxies else "")]
+        yield f"address: {self.url} ({self.source})"
+        self.client = self.new_client(self.url)
+        access = self.client.transport.access
+        source = "--ca-cert" if self.args.ca_cert else "config.json"
+        authorities = f"{access.ca_cert} ({source})" if access.ca_cert else "this machine's"
+        yield f"certificate authorities: {authorities}"
+        yield f"client certificate: {access.client_cert or 'none'}"
+        scheme, _, host = self.url.split("/")[:3]
+        self.route = (scheme[:-1], host, *find_proxy(scheme[:-1], host))
+        yield f"proxy: {self.route[2] or 'none'}"
+        if scheme == "https:":
+            tls_context(access)     # raises a usage error for a file of no use
 
     def check_home(self):
-        path = home_directory()
-        self.facts.append(path + (" (TWOSIGNAL_HOME)" if setting("TWOSIGNAL_HOME") else ""))
-        if not os.path.isdir(path):
-            self.facts.append("not there yet: 'twosignal login' creates it")
+        path = result_or_failure(home_directory, kinds=NoHome if self.has_key else ())
+        if isinstance(path, NoHome):        # a key works without it
+            self.hints.append(path.hint)
+            yield path.message
             return
-        self.facts.append(f"mode {os.stat(path).st_mode & 0o7777:04o}")
+        yield path + (" (TWOSIGNAL_HOME)" if setting("TWOSIGNAL_HOME") else "")
         load_config(self.clock)
-        load_session(self.clock)
+        is_needed = load_session(self.clock) or not self.has_key
+        if not os.path.isdir(path):
+            yield "not there yet: 'twosignal login' creates it"
+            return
+        yield f"mode {os.stat(path).st_mode & 0o7777:04o}"
         try:
             with Spending(self.clock.monotonic() + 1, self.clock) as spending:
                 spending.reserve()
-        except TransientFailure as failure:
-            self.facts.append(failure.message)
+        except Failure as failure:
+            if is_needed and failure.code != "LOCKED":
+                raise
             self.hints.append(failure.hint)
+            yield failure.message
 
     def check_name(self):
-        deadline = self.client.transport.deadline()
         host, port = endpoint(self.route)
-        self.addresses = self.tried(find_addresses, host, port, deadline)
-        self.facts.append(f"{host}: {', '.join(each[4][0] for each in self.addresses)}")
+        self.addresses = self.explained(find_addresses, host, port, self.deadline())
+        yield f"{host}: {', '.join(each[4][0] for each in self.addresses)}"
 
     def check_connection(self):
-        failures, deadline = [], self.client.transport.deadline()
-        for number, each in enumerate(self.addresses):
-            share = seconds_left(deadline) / (len(self.addresses) - number)
-            found = result_or_failure(self.tried, first_connected, [each],
-                                      self.client.transport.deadline(share))
+        failures = []
+        for each in self.addresses:
+            found = result_or_failure(self.explained, open_socket, "", 0,
+                                      self.deadline(len(self.addresses)), [each])
             if isinstance(found, Failure):
                 failures.append(found)
             else:
                 found.close()
-            answer = found.message if isinstance(found, Failure) else "connected"
-            self.facts.append(f"{each[4][0]} port {each[4][1]}: {answer}")
+            outcome = "no connection" if isinstance(found, Failure) else "connected"
+            yield f"{each[4][0]} port {each[4][1]}: {outcome}"
         if len(failures) == len(self.addresses):
             raise failures[0]
         if failures:
             self.hints.append("Correct the addresses of that name, or what blocks one of them.")
 
     def check_proxy(self):
-        _, host, proxy, _ = self.route
-        self.facts.append(proxy or "none")
-        if proxy and self.route[0] == "https":
-            self.tried(open_tunnel, self.route, self.client.transport.deadline()).sock.close()
-            self.facts.append(f"connects to {host}")
-        elif proxy and getattr(self.health(), "status", 0) == 407:
+        scheme, host, proxy, _ = self.route
+        if not proxy:
+            import urllib.request
+            is_set = {scheme, "all"} & set(urllib.request.getproxies())
+            yield "none" + (": no_proxy excludes the server" if is_set else "")
+            return
+        yield proxy
+        if scheme == "https":
+            self.explained(open_tunnel, self.route, self.deadline()).sock.close()
+            yield f"connects to {host}"
+            return
+        self.health = result_or_failure(self.get, "v1/health")
+        if getattr(self.health, "status", 0) == 407:
             raise proxy_refusal(407, self.route)
-
-    def health(self):
-        """The Response of the server about its health, or the Failure to get one."""
-        self.response = self.response or result_or_failure(
-            self.client.transport.request, "GET", f"{self.client.url}/api/v1/health")
-        return self.response
 
     def check_tls(self):
         if self.route[0] == "http":
-            self.facts.append("none")
-            if not is_local(self.client.url):
+            yield "none"
+            if not is_local(self.url):
                 self.hints.append("Others on the network can read all: use an https:// address.")
             return
-        now, leaf = self.clock.time(), self.show_certificate()
-        if isinstance(self.health(), InsecureConnection):
-            if leaf and not leaf.start < now < leaf.end:        # Python 3.6 does not say why
-                self.response.hint = _CERTIFICATE_HINTS[10 if leaf.end < now else 9]
-            raise self.response
-        if leaf and leaf.end < now + EARLY_RENEWAL:
+        found = result_or_failure(self.explained, peer_certificates, self.route, self.deadline(),
+                                  kinds=InsecureConnection)
+        protocol, chain = found if isinstance(found, tuple) else ("no TLS", [])
+        yield protocol
+        now, read = self.clock.time(), list(map(read_certificate, chain))
+        issuer, start, end, names = read[0] if read and read[0] else ("", 0, ALL, [])
+        yield f"certificate for {', '.join(names)}" if names else "certificate not readable here"
+        if names:
+            yield f"valid from {iso_timestamp(start)[:10]} to {iso_timestamp(end)[:10]}"
+        yield from (f"issued by {each[0]}" for each in read if each)
+        self.health = result_or_failure(self.get, "v1/health")
+        if isinstance(self.health, InsecureConnection):
+            if not start < now < end:       # Python 3.6 does not say why
+                self.health.hint = _CERTIFICATE_HINTS[10 if end < now else 9]
+            raise self.health
+        yield "trusted"
+        if end < now + EARLY_RENEWAL:
             self.hints.append("Renew the certificate on the server.")
 
-    def show_certificate(self):
-        """The server's Certificate, which is added to the facts; None if it is not readable."""
-        found = result_or_failure(self.tried, peer_certificates, self.route,
-                                  self.client.transport.deadline())
-        if isinstance(found, Failure) and not isinstance(found, InsecureConnection):
-            raise found
-        tls_version, chain = found if isinstance(found, tuple) else ("", [b""])
-        leaf, *above = map(read_certificate, chain)
-        if leaf:
-            self.facts += [tls_version, f"for {', '.join(leaf.names)}",
-                           f"from {iso_timestamp(leaf.start)} until {iso_timestamp(leaf.end)}",
-                           f"issued by {leaf.issuer}"]
-            self.facts += [f"above it: issued by {each.issuer}" for each in above if each]
-        else:
-            self.facts.append("the certificate is not readable here")
-        return leaf
-
     def check_health(self):
-        if isinstance(self.health(), Failure):
-            raise self.response
-        if self.response.status == 404 and result_or(None, self.probe):
-            self.facts.append("unknown: this version of the server does not tell it")
-            self.hints.append("Other layers show whether the server works.")
+        self.health = self.health or result_or_failure(self.get, "v1/health")
+        if isinstance(self.health, Failure):
+            raise self.health
+        if self.health.status == 404 and not isinstance(
+                result_or_failure(list, self.check_protocol()), Failure):
+            self.hints.append("This version of the server does not tell: see the next layers.")
+            yield "unknown"
             return
-        found = result_or_failure(response_json, self.response)
+        found = result_or_failure(response_json, self.health)
         status = get_item(get_item(found, "data", found), "status")
-        if self.response.status != 200 or not isinstance(status, str):
-            failure = found if isinstance(found, Failure) else foreign_response(self.response)
-            if failure.code == "BAD_ANSWER":
-                failure.hint = (f"See in a browser what answers at {self.client.url}: a captive "
-                                "portal, a gateway or other software.")
+        if self.health.status != 200 or not isinstance(status, str):
+            failure = found if isinstance(found, Failure) else foreign_response(self.health)
+            if failure.code != "GATEWAY":
+                failure.hint += (f" See in a browser what answers at {self.url}: a captive portal, "
+                                 "a gateway or other software.")
             raise failure
-        self.facts.append(status)
-
-    def probe(self) -> tuple:
-        """(whether batching is on, what each of the procedures PROBED answers). Raises Failure."""
-        def ask(path):
-            return self.client.transport.request("GET", f"{self.client.url}/api/trpc/{path}")
-
-        response = ask(",".join(PROBED) + "?batch=1&input=%7B%7D")
-        answers = result_or(None, response_json, response)
-        has_batches = isinstance(answers, list) and len(answers) == len(PROBED)
-        pairs = [(each, response) for each in answers] if has_batches else [
-            (response_json(each), each) for each in map(ask, PROBED)]
-        found = [result_or_failure(trpc_value, answer, response, "",
-                                   kinds=(Failure, MissingProcedure)) for answer, response in pairs]
-        for each in found:
-            if isinstance(each, TransientFailure):
-                raise each
-        return has_batches, found
+        yield status
 
     def check_protocol(self):
-        has_batches, answers = self.probe()
-        is_known = [not isinstance(each, MissingProcedure) for each in answers]
-        names = "current and older names"
-        if is_known[2]:
-            names = "names not shown without login"
-        elif is_known[:2] != [True, True]:
-            names = "current names" if is_known[0] else "older names"
-        number = "" if is_known[2] else f" {answers[2].args[0]}"
-        self.facts += [f"tRPC{number}, {names}", f"batching {'on' if has_batches else 'off'}"]
+        response = self.get(f"trpc/{','.join(PROBED)}?batch=1&input=%7B%7D")
+        answers = result_or(None, response_json, response)
+        has_batches = isinstance(answers, list) and len(answers) == len(PROBED)
+        responses = [response if has_batches else self.get(f"trpc/{name}") for name in PROBED]
+        answers = answers if has_batches else map(response_json, responses)
+        found = [result_or_failure(trpc_value, *each, kinds=(Failure, MissingProcedure))
+                 for each in zip(answers, responses, PROBED)]
+        for each in found:
+            if isinstance(each, TransientFailure):      # UNAUTHORIZED is an answer of tRPC, too
+                raise each
+        new, old, missing = [isinstance(each, MissingProcedure) for each in found]
+        names = "current" if old else "older" if new else "current and older"
+        yield f"tRPC {found[2].args[0]}, {names} names" if missing else "tRPC"
+        yield f"batching {'on' if has_batches else 'off'}"
 
     def check_clock(self):
-        ahead = None
-        if not isinstance(self.response, Failure):
-            ahead = seconds_ahead(self.response, self.clock.time())
+        ahead = self.client.transport.clock_ahead
         if ahead is None:
-            self.facts.append("the server does not tell its time")
+            self.hints.append("Compare the clocks yourself, for example with 'date -u'.")
         elif abs(ahead) > MAX_CLOCK_DIFFERENCE:
-            self.facts.append(clock_difference(ahead))
             self.hints.append("Set this machine's clock, or the server's, by NTP.")
-        else:
-            self.facts.append("as the server's, within a minute")
+        yield "the server does not tell its time" if ahead is None else clock_difference(ahead)
 
     def check_session(self):
         if not load_session(self.clock):
-            self.facts.append("none")
-            if not has_key():
-                self.hints.append(not_logged_in().hint)
+            yield "none"
+            self.hints += [] if self.has_key else [not_logged_in().hint]
             return
         session = self.client.auth.session()
-        rows = self.client.rows("organization.list")
-        self.facts += [f"{session.user_email}, until {iso_timestamp(session.expires_at)}"] + [
-            f"{printable(row.get('role'))} in {printable(row.get('name'))}" for row in rows]
+        yield f"{session.user_email}, until {iso_timestamp(session.expires_at)}"
+        for row in self.client.rows("organization.list"):
+            yield f"{row.get('role')} in {row.get('name')}"
 
     def check_key(self):
         key = api_key()
         if not key:
-            self.facts.append("none")
+            yield "none"
             return
         client = self.new_client(configured_url(self.args.url, self.clock, key), key)
-        if client.url != self.client.url:
-            self.facts.append(f"goes to {client.url} (TWOSIGNAL_BASE_URL)")
+        if client.url != self.url:
+            yield f"for {client.url} (TWOSIGNAL_BASE_URL)"
         response = client.transport.request(
             "GET", f"{client.url}/api/v1/traces?limit=1", {"Authorization": f"Bearer {key}"})
         rows_of(rest_value(response))
         limit = response.headers.get("RateLimit-Limit")
-        self.facts.append(f"accepted; rate limit: {limit or 'not told'}")
+        yield "accepted" + (f", {limit} requests a second" if limit else "")
 
 
 LAYERS = {                          # each with its check, and the layers that it needs
-    "program": (Doctor.check_program,), "settings": (Doctor.check_settings,),
-    "home": (Doctor.check_home,), "name": (Doctor.check_name, "settings", "address"),
-    "connection": (Doctor.check_connection, "name"), "proxy": (Doctor.check_proxy, "connection"),
-    "TLS": (Doctor.check_tls, "program", "proxy"), "health": (Doctor.check_health, "TLS"),
-    "protocol": (Doctor.check_protocol, "TLS"), "clock": (Doctor.check_clock, "TLS"),
-    "session": (Doctor.check_session, "home", "protocol"), "key": (Doctor.check_key, "protocol")}
+    "program": (Checkup.check_program,), "settings": (Checkup.check_settings,),
+    "home": (Checkup.check_home,), "name": (Checkup.check_name, "settings", "address"),
+    "connection": (Checkup.check_connection, "name"), "proxy": (Checkup.check_proxy, "connection"),
+    "TLS": (Checkup.check_tls, "program", "proxy"), "health": (Checkup.check_health, "TLS"),
+    "protocol": (Checkup.check_protocol, "TLS"), "clock": (Checkup.check_clock, "TLS"),
+    "session": (Checkup.check_session, "home", "protocol"),
+    "key": (Checkup.check_key, "protocol")}
 
 
 @command("doctor", is_offline=True, examples=("twosignal doctor", "twosignal doctor -o report.txt"))
 def doctor(client, args, console):
-    """Find out which layer between you and the server does not work.
+    """Check what lies between you and the server, layer by layer.
     The exit code is that of the first layer that fails. No secret is printed.
     """
-    patient = Doctor(args, console)
-    patient.examine()
-    for check in patient.checks:
-        check.update(found="\n".join(map(console.masked, check["found"])),
-                     hint=console.masked(check["hint"]))
-    remark = patient.unchecked and f"Not checked: {', '.join(patient.unchecked)}."
-    columns = [Column(name.title(), name) for name in ("layer", "status", "found", "hint")]
-    return Checkup({"checks": patient.checks}, listing=Listing("layers", columns, patient.checks),
-                   conclude=lambda: Outcome([remark], exit_code=patient.exit_code))
+    from contextlib import ExitStack
+    import textwrap
+    with ExitStack() as opened:
+        checkup = Checkup(args, console, opened)
+        records = list(checkup.records())
+    rows = []
+    for record in records:
+        lines = record["found"].split("\n") + ["→ " + record["hint"]] * bool(record["hint"])
+        pieces = [piece for line in lines for piece in textwrap.wrap(line, FOUND_COLUMNS)]
+        rows += [{"layer": "", "status": "", "found": piece} for piece in pieces]
+        rows[-len(pieces)].update(layer=record["layer"], status=record["status"])
+    columns = [Column(name.title(), name) for name in ("layer", "status", "found")]
+    table = Listing("layers", columns, rows, order="fixed")
+    remark = checkup.skipped and f"Not checked: {', '.join(checkup.skipped)}."
+    return Details({"checks": records}, parts=[("", table)],
+                   listing=Listing("layers", columns, records),
+                   conclude=lambda: Outcome([remark], exit_code=checkup.exit_code))
 
 
 @command("help", Option("[COMMAND...]", "the command to explain"), is_offline=True)
