@@ -7087,11 +7087,14 @@ class Checkup:
 
     def __init__(self, args, console, opened):
         self.args, self.console, self.clock, self.opened = args, console, console.clock, opened
-        found = result_or_failure(url_and_source, args.url, console.clock)
+        self.has_key = result_or(True, has_key)
+        # Without a session, it is the address that the key goes to which matters.
+        has_session = result_or(None, load_session, console.clock)
+        found = result_or_failure(url_and_source, args.url, console.clock,
+                                  self.has_key and not has_session)
         self.url, self.source = ("", found) if isinstance(found, Failure) else found
         self.client = self.route = self.addresses = None    # of the layers settings and name
         self.health = None          # the Response to /api/v1/health, or the Failure to get one
-        self.has_key = result_or(True, has_key)
         self.hints, self.skipped, self.exit_code = [], [], 0
 
     def records(self):
@@ -7211,6 +7214,8 @@ class Checkup:
             outcome = "no connection" if isinstance(found, Failure) else "connected"
             yield f"{each[4][0]} port {each[4][1]}: {outcome}"
         if len(failures) == len(self.addresses):
+            if failures[0].code == "TIMED_OUT":
+                failures[0].hint = "Check the address, and the firewalls on the way to it."
             raise failures[0]
         if failures:
             self.hints.append("Correct the addresses of that name, or what blocks one of them.")
@@ -7273,6 +7278,7 @@ class Checkup:
                 failure.hint += (f" See in a browser what answers at {self.url}: a captive portal, "
                                  "a gateway or other software.")
             raise failure
+        self.hints += [] if status.lower() == "ok" else [REPORT_TO_OPERATOR]
         yield status
 
     def check_protocol(self):
@@ -7300,7 +7306,8 @@ class Checkup:
         yield "the server does not tell its time" if ahead is None else clock_difference(ahead)
 
     def check_session(self):
-        if not load_session(self.clock):
+        kinds = NoHome if self.has_key else ()
+        if not result_or(None, load_session, self.clock, kinds=kinds):
             yield "none"
             self.hints += [] if self.has_key else [not_logged_in().hint]
             return
@@ -7331,7 +7338,7 @@ LAYERS = {                          # each with its check, and the layers that i
     "TLS": (Checkup.check_tls, "program", "proxy"), "health": (Checkup.check_health, "TLS"),
     "protocol": (Checkup.check_protocol, "TLS"), "clock": (Checkup.check_clock, "TLS"),
     "session": (Checkup.check_session, "home", "protocol"),
-    "key": (Checkup.check_key, "protocol")}
+    "key": (Checkup.check_key, "health")}
 
 
 @command("doctor", is_offline=True, examples=("twosignal doctor", "twosignal doctor -o report.txt"))
