@@ -3088,7 +3088,6 @@ SESSION_PREFIX = AtomicFile.prefix + "session-"     # of temporary files, which 
 
 class Session:
     """Tokens, their user, and the address that issued them: the content of session.json."""
-
     _TEXTS = {                      # attributes, and their patterns; the last three may be missing
         "access_token": r"[!-~]+\Z", "refresh_token": r"[!-~]+\Z", "project_ref": r"[\w.-]+\Z",
         "user_id": "", "user_email": "", "api_url": ""}     # the TUI does not store the last
@@ -3279,7 +3278,6 @@ def not_logged_in() -> Failure:
 
 class Authenticator:
     """Logs in, keeps the session valid, and logs out, at one server."""
-
     # A refresh token works once: used again, it ends the session of all programs that share it.
     # 1. It is spent under the lock alone, after the file has been read again under that lock.
     # 2. It is spent only if its successor can be saved. That is saved before anything else
@@ -3661,6 +3659,12 @@ class Client:
         return Failure(f"A project API key cannot read {what}", "Omit the option that needs it, or "
                        "run 'twosignal login' and unset the API key's variable.", "NOT_LOGGED_IN")
 
+    def whole_traces(self, trace_ids, project, wanted="spans"):
+        """Yields what trace.getById returns for each ID: a wire trace, or a Failure."""
+        if trace_ids and self.key:
+            raise self.cannot_read(wanted)
+        yield from self.batch("trace.getById", [trace_input(each, project) for each in trace_ids])
+
     def add_scores(self, traces, project, required=True, strict=True) -> bool:
         """Stores in wire traces the scores that did not come with them; says if all are known.
         With an API key they are None, or a Failure if required: no gate passes for lack of scores.
@@ -3678,10 +3682,8 @@ class Client:
 
     def fetch_parts(self, traces, project, wanted, strict=False):
         """Stores in wire traces what trace.getById has: the scores, and the spans if wanted."""
-        if traces and self.key:
-            raise self.cannot_read(wanted)
-        inputs = (trace_input(trace.get("id"), project) for trace in traces)
-        for trace, result in zip(traces, self.batch("trace.getById", inputs)):
+        trace_ids = [trace.get("id") for trace in traces]
+        for trace, result in zip(traces, self.whole_traces(trace_ids, project, wanted)):
             if isinstance(result, TooLarge):
                 raise result.named(f"trace {trace.get('id')}")
             if isinstance(result, Failure):
@@ -4992,7 +4994,6 @@ class TraceScan(Struct):
 
 class Measurements:
     """The values of many traces, in little memory."""
-
     _sums = _extremes = ()          # of summarized values: sum and its rounding; lowest, highest
     _least_severity = -ALL          # of the worst ones, if there are enough of them
 
@@ -5430,11 +5431,8 @@ class TraceGroups(Struct):
     def _read_spans(self, trace_ids):
         """Adds what spans tell of these traces. Raises Failure."""
         client = self.scan.client
-        if trace_ids and client.key:
-            raise client.cannot_read("spans")
         before = client.requests
-        for answer in client.batch("trace.getById", [
-                trace_input(each, self.scan.query.project) for each in trace_ids]):
+        for answer in client.whole_traces(trace_ids, self.scan.query.project):
             self.requests = client.requests - before
             if not isinstance(answer, Failure):
                 self.spans_read += 1
@@ -5636,8 +5634,7 @@ class Gate(Struct):
         rows = zip_longest(*[result.worst for result in self.results])
         worst = list(filter(None, chain.from_iterable(rows)))
         trace_ids = list({each["trace_id"]: None for each in worst})[:MAX_WORST]
-        answers = () if self.scan.client.key else self.scan.client.batch("trace.getById", [
-            trace_input(trace_id, self.scan.query.project) for trace_id in trace_ids])
+        answers = self.scan.client.whole_traces(trace_ids, self.scan.query.project)
         messages = {trace_id: first_error_message(to_record(answer, "trace"))
                     for trace_id, answer in zip(trace_ids, result_or([], list, answers))}
         project = self.scan.query.project or self.stats.project
@@ -6021,7 +6018,6 @@ class TraceExport(Struct):
 
 class TraceTail:
     """Polls a project and returns each trace that matches once, those of a poll oldest first."""
-
     # A trace may match only after it has ended, or become visible late, below newer ones: each poll
     # rereads the newest page, and goes back to TAIL_OVERLAP before the last poll that did, as long
     # as there is a budget for it. A poll adds a quarter of a page to that, new traces two pages.
