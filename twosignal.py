@@ -586,8 +586,7 @@ def format_time_of_day(timestamp) -> str:
 
 MISSING = object()                  # in place of a value, which may be None
 # The users' own data: no key inside is renamed, nothing in it is changed.
-USER_DATA = {"input", "output", "metadata", "config", "rules",
-             "expected_output", "model_parameters"}
+USER_DATA = set("input output metadata config rules expected_output model_parameters".split())
 _NESTED_KINDS = {"spans": "span", "scores": "score", "items": "item", "projects": "usage",
                  "evaluator": "evaluator", "evaluators": "evaluator"}
 _RENAMED_KEYS = {
@@ -1265,8 +1264,7 @@ class FieldSelection(Struct):
             if is_first and len(rows) < PAGE_SIZE:      # all of them, or the first of a stream
                 self._report()
             for row in rows:
-                yield {path: row[path] if path in row else get_path(row, path)
-                       for path in self.fields}
+                yield {key: row[key] if key in row else get_path(row, key) for key in self.fields}
 
     def conclude(self) -> Outcome:
         self._report()
@@ -1411,9 +1409,7 @@ def unwritable_file(path, error, hint="") -> Failure:
 
 
 class RecordFile:
-    """The objects in JSON lines or in a JSON array, gzipped or not, with a piece in memory.
-    Iterating yields each. Raises a usage error for anything else, which names the line.
-    """
+    """The objects in JSON lines or a JSON array, gzipped or not; a usage error names the line."""
 
     def __init__(self, path, stream=None, hint=""):
         """stream: of bytes, if it is not the file at the path; hint: for errors."""
@@ -1438,7 +1434,6 @@ class RecordFile:
             raise usage_error(f"Cannot read {self._path}: {os_reason(error)}", self._hint)
 
     def unusable(self, why) -> Failure:
-        """The usage error for the object that was yielded last."""
         return usage_error(f"{self._path}, line {self.line} {why}", self._hint)
 
     def _objects(self):
@@ -1683,8 +1678,7 @@ class Lock(Struct):
         try:
             lock_handle(locked)
             # If the file is deleted while it is held, others lock a new one, but not the directory.
-            found = self.directory >= 0 and result_or_failure(
-                lock_handle, self.directory, kinds=OSError)
+            found = result_or_failure(lock_handle, self.directory, kinds=(OSError, ValueError))
             if isinstance(found, BlockingIOError):
                 return False
             status = result_or(None, os.lstat, self.path, kinds=FileNotFoundError)
@@ -3949,8 +3943,7 @@ class Console:
         self.clock = clock
         self._secrets = set()
         self.keep_secret = self._secrets.add    # from now on, *** is shown in its place
-        is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
-                     or os.environ.get("TEAMCITY_VERSION"))
+        is_ci_log = any(map(os.environ.get, ("GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION")))
         self.for_log = disarmed if is_ci_log else str       # of what stdout and stderr show
         self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
@@ -5139,7 +5132,6 @@ class TraceStats:
         self.other_statuses[name if is_listed else "…"] += 1
 
     def status_remarks(self) -> list:
-        """A line for each status that is neither OK nor ERROR."""
         return [f"{counted(count, 'trace')} {'has' if count == 1 else 'have'} "
                 + ("no status." if status == "-" else f"the status {status}.")
                 for status, count in self.other_statuses.items()]
@@ -5992,15 +5984,14 @@ class TraceExport(Struct):
 
     def _save_part(self, lines, spans, scores):
         import gzip
-        import hashlib
+        from hashlib import sha256
         packed = io.BytesIO()
         with gzip.GzipFile("", "wb", 6, packed, mtime=0) as file:
             file.writelines(lines)
         content, name = packed.getvalue(), PART_NAME.format(len(self.manifest["files"]) + 1)
         counts = dict(traces=len(lines), spans=sum(spans), scores=sum(scores), bytes=len(content))
         self._write(name, content)
-        self.manifest["files"].append(
-            dict(counts, name=name, sha256=hashlib.sha256(content).hexdigest()))
+        self.manifest["files"].append(dict(counts, name=name, sha256=sha256(content).hexdigest()))
         for key in counts:
             self.manifest[key] += counts[key]
         self._save()
@@ -6535,9 +6526,8 @@ def span_rows(tree, records) -> list:
             width = max(1, min(BAR_COLUMNS - left, round(length * BAR_COLUMNS)))
             timeline = Bar(" " * left + "█" * width)
             timeline.start, timeline.length = max(0, start_share), length
-        margin = "  " * depth if depth <= MAX_INDENTED_SPANS else f"  [{depth}] "
-        rows.append(dict(span, start=start, timeline=timeline,
-                         tree=margin + printable(span["name"])))
+        pad = "  " * depth if depth <= MAX_INDENTED_SPANS else f"  [{depth}] "
+        rows.append(dict(span, start=start, timeline=timeline, tree=pad + printable(span["name"])))
     return rows
 
 
@@ -6625,10 +6615,9 @@ def comparison_result(pairs, by) -> Details:
     for earlier, row in pairs:
         for metric, name, before, value in comparisons(earlier, row):
             each = CheckResult(metric, None, value, None, evaluator=name, baseline=before)
-            rows.append({
-                "group": row["group"], **{key: row[key] for key in by}, "metric": each.title,
-                "baseline": before, "measured": value, "change": each.change,
-                "baseline_count": earlier["count"], "count": row["count"]})
+            rows.append(dict({key: row[key] for key in ("group", *by)}, metric=each.title,
+                             baseline=before, measured=value, change=each.change,
+                             baseline_count=earlier["count"], count=row["count"]))
             texts.append(dict(each.row(), group=row["group"]))
     columns = (Column("Group", "group"), Column("Metric", "check"), *COMPARED_COLUMNS[1:4])
     return Details(rows, (), [("", Listing("traces", columns, texts, order="fixed"))])
@@ -6734,8 +6723,7 @@ def traces_export(client, args, console):
     """Write traces with spans and scores to a directory."""
     scan = TraceScan(client, trace_query(client, args), console, None, SCORES_REQUIRED, needed=ALL,
                      parts={"spans"})
-    filters = {option.name: args.line.texts(option) for option in FILTER_OPTIONS
-               if args.line.has(option)}
+    filters = {each.name: args.line.texts(each) for each in FILTER_OPTIONS if args.line.has(each)}
     if "metadata" in filters and "metadata" in (args.redact or ()):
         raise usage_error("--metadata and --redact metadata cannot be used together",
                           "The bundle would name the value.")
