@@ -2785,12 +2785,37 @@ STATUS_CODES = {                    # tRPC's names for HTTP statuses
 # A missing procedure is a NOT_FOUND like a missing resource: tRPC 10 and 11 tell it only here.
 _MISSING_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 _NUMERIC_TYPES = (["bigint"], ["number"], [["custom", "Decimal.js"]])       # superjson's names
-# By the first part of a procedure's name: what it is about, and the command that lists its IDs.
+# By the first part of a procedure's name, or the last of a path: its noun, and what lists its IDs.
 RESOURCES = {
     "organization": ("organization", "orgs list"), "project": ("project", "projects list"),
     "trace": ("trace", "traces list"), "evaluator": ("evaluator", "evaluators list"),
     "dataset": ("dataset", "datasets list"), "apiKey": ("API key", "api-keys list"),
-    "usage": ("organization", "orgs list"), "span": ("span", "traces get ID --io")}
+    "usage": ("organization", "orgs list"), "span": ("span", "traces get ID --io"),
+    "traces": ("trace", "traces list"), "scores": ("trace", "traces list")}
+KNOWN_CALLS = [{"name": name, "kind": kind, "inputs": inputs} for kind, calls in {  # ?: optional
+    "query": """organization.list; organization.getById organizationId; project.list organizationId;
+        trace.list projectId limit? cursor? status? name? search? tags? startDate? endDate?;
+        trace.getById traceId id projectId; evaluator.list projectId; dataset.list projectId;
+        dataset.getById id projectId; apiKey.list projectId; usage.getCurrentMonth organizationId;
+        usage.getHistory organizationId months?; modelRouting.list projectId""",
+    "mutation": """organization.create name; organization.update organizationId name;
+        organization.addMember organizationId role email? userId?;
+        organization.removeMember organizationId memberId; project.delete projectId;
+        project.create organizationId name description?;
+        project.update projectId name? description?; evaluator.create projectId name type config?;
+        evaluator.update id name? type? config? enabled?; evaluator.delete id;
+        dataset.create projectId name description?; dataset.update id name? description?;
+        dataset.addItem datasetId input expectedOutput? metadata?; dataset.removeItem itemId;
+        dataset.delete id; apiKey.create projectId name; apiKey.revoke id; apiKey.rotate id;
+        modelRouting.create projectId name defaultModel rules? enabled?; modelRouting.delete id;
+        modelRouting.update id name? defaultModel? rules? enabled?""",
+    "GET": """/api/v1/health; /api/v1/traces limit? cursor? name? status? tags? startDate? endDate?;
+        /api/v1/prompt-templates name? version?""",
+    "POST": """/api/v1/traces batch; /api/v1/otel/traces resourceSpans;
+        /api/v1/scores traceId spanId? evaluatorName value label? reasoning?;
+        /api/v1/prompt-templates name content variables? description? commitMessage?;
+        /api/v1/route-model input configName?"""
+}.items() for name, *inputs in map(str.split, calls.split(";"))]
 
 
 def response_json(response):
@@ -3470,9 +3495,9 @@ class Client:
 
     def mutate(self, procedure, values):
         """The result of a mutation. Raises Failure."""
-        resource = RESOURCES.get(procedure.split(".")[0], ("", f"api {procedure}"))
-        return self._change(resource, lambda: self._with_aliases(
-            procedure, lambda name: self._call(name, body={"json": values})))
+        kind = procedure.split(".")[0]
+        return self._change(RESOURCES.get(kind, ("", f"api {kind}.list")), lambda: (
+            self._with_aliases(procedure, lambda name: self._call(name, body={"json": values}))))
 
     def _change(self, resource, call):
         """What a call returns; if it fails and may have been made, the error says how to check."""
@@ -3573,14 +3598,18 @@ class Client:
             raise foreign_response(response)        # whatever the body
         return response
 
-    def rest(self, method, path, values, resource=None, retried=RETRIED_STATUSES):
-        """The result of the REST API, which takes the project's API key. Raises Failure."""
-        url = f"{self.url}/api/v1{path}"
-        credential = {"Authorization": f"Bearer {self.key}"}
+    def rest(self, method, path, values=(), retried=RETRIED_STATUSES):
+        """The result of the REST API, given a path below /api/v1. Raises Failure."""
+        from urllib.parse import quote, urlencode
+        if not self.key and path != "/health":
+            raise Failure("The REST API requires a project API key", "Set TWOSIGNAL_API_KEY; "
+                          "'twosignal api-keys create' makes a key.", "NOT_LOGGED_IN")
+        url = f"{self.url}/api/v1{quote(path)}"
+        credential = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         if method == "GET":
-            from urllib.parse import urlencode
-            url += f"?{urlencode(values)}"
-            return rest_value(self._send(url, None, credential, retried), resource)
+            url += f"?{urlencode(values)}" if values else ""
+            return rest_value(self._send(url, None, credential, retried))
+        resource = RESOURCES.get(path.split("/")[-1], ("resource", f"api GET /api/v1{path}"))
         return self._change(resource, lambda: (
             rest_value(self._send(url, values, credential, retried), resource)))
 
@@ -3646,7 +3675,7 @@ class Client:
         # REST separates tags by commas, so one that contains a comma can only be filtered here.
         tags = ",".join(tag for tag in values.get("tags") or () if "," not in tag)
         values = dict(values, tags=tags or None, projectId=None, search=None)
-        return self.rest("GET", "/traces", without_none(**values), None, retried)
+        return self.rest("GET", "/traces", without_none(**values), retried)
 
     def cannot_read(self, what) -> Failure:
         """The error for scores, spans and evaluators, which only accounts can ask for."""
@@ -4237,6 +4266,9 @@ def redirect_to_null(stream):
 
 COMMANDS = {}                       # "traces list": its Command, in the order of --help
 _AGO = r"(?a)(?=\d)(\d{1,9}w)?(\d{1,9}d)?(\d{1,9}h)?(\d{1,9}m)?(\d{1,9}s)?\Z"
+# No part of a path is empty, . or .., or has what a server might decode or cut off.
+_CALL = (r"(?ai)trpc/([a-z0-9_]+(?:\.[a-z0-9_]+)*)\Z|"
+         r"v1(?!/auth(?:/|\Z))((?:/(?!\.\.?(?:/|\Z))[^/?#%\\\0-\x1f\x7f]+)+)\Z")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
 
 
@@ -4286,7 +4318,7 @@ class Command(Struct):
     options: tuple
     examples: tuple = ()        # by default the shortest command line that is valid
     exclusive: tuple = ()       # flags that contradict each other
-    takes_key: bool = False     # works with a project's API key in place of a session
+    takes_key: object = False   # takes a project's API key, not a session; or a test of its args
     is_offline: bool = False    # asks no server, and gets None for the client
     ends_session: bool = False  # goes to the address of the stored session
     is_endless: bool = False    # Ctrl-C is its normal end
@@ -4429,6 +4461,15 @@ def parse_metadata(text) -> tuple:
     if not equals or not key.strip():
         raise ValueError("must look like KEY=VALUE")
     return key.strip(), value
+
+
+def parse_call(text) -> tuple:
+    """(a server's address or "", "trace.list" or "/traces") of these, or of a path or URL."""
+    address, is_path, path = ("/" + text).partition("/api/")
+    match = re.match(_CALL, path if is_path else "trpc/" + text)
+    if not match:
+        raise ValueError("must be like trace.list or /api/v1/traces; parameters go into --field")
+    return is_path and address.strip("/"), match.group(1) or match.group(2)
 
 
 def exact_number(literal):
@@ -4594,8 +4635,8 @@ class Arguments:
             if flag not in flags:
                 raise line.unknown_option(flag)
             self._add(flags[flag], text)
-        operands = list(line.operands)
-        for option in [each for each in chosen.options if not each.flags]:
+        operands = list(line.operands)      # if fewer, the last: [GET|POST] may be omitted
+        for option in [each for each in chosen.options if not each.flags][-len(operands):]:
             while operands and (option.repeatable or option.name not in vars(self)):
                 self._add(option, operands.pop(0))
         if operands:
@@ -6820,12 +6861,9 @@ def new_traces(client, args, console):
          examples=("twosignal scores create TRACE --name accuracy --value 0.92 --label pass",))
 def scores_create(client, args, console):
     """Post a score for a trace; requires a project API key."""
-    if not client.key:
-        raise Failure("scores create requires a project API key", code="NOT_LOGGED_IN",
-                      hint="Set TWOSIGNAL_API_KEY; 'twosignal api-keys create' makes a key.")
     wire = client.rest("POST", "/scores", without_none(
         traceId=args.trace, spanId=args.span, evaluatorName=args.name, value=args.value,
-        label=args.label, reasoning=args.reasoning), RESOURCES["trace"])
+        label=args.label, reasoning=args.reasoning))
     return Details(to_record(resource_object(wire), "score"), (ID,) + SCORE_COLUMNS,
                    message="Posted a score.")
 
@@ -7039,24 +7077,39 @@ def usage_check(record, limit) -> CheckResult:
 
 
 # --- what has no command of its own
-@command("api", Option("PROCEDURE", "tRPC procedure, e.g. trace.list"),
-         Option("--input JSON", "input of the procedure" + JSON_VALUE),
-         Option("--mutation", "call it as a mutation (POST)"), SHOW_SECRETS,
-         examples=("twosignal api modelRouting.list --input '{\"projectId\": \"ID\"}'",))
+@command("api", Option("[GET|POST]", "default: GET", None, "method", choices=("GET", "POST")),
+         Option("PATH-OR-PROCEDURE", "e.g. /api/v1/traces (REST) or trace.list (tRPC)", parse_call,
+                "call", choices={each["name"]: each for each in KNOWN_CALLS}),
+         Option("-f, --field NAME=VALUE...", "text of the input or query", parse_metadata),
+         Option("--input JSON", "input of a procedure or POST" + JSON_VALUE),
+         Option("--mutation", "the same as POST", name="method", constant="POST"), SHOW_SECRETS,
+         Option("--list", "list known procedures and paths, with inputs", name="call", constant=()),
+         exclusive=("--field", "--input"), takes_key=lambda args: args.call and "/" in args.call[1],
+         examples=("twosignal api modelRouting.list -f projectId=ID",
+                   "twosignal api GET /api/v1/prompt-templates -f name=greeting"))
 def api(client, args, console):
-    """Call a tRPC procedure and print the raw response."""
-    if not re.match(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z", args.procedure):
-        raise usage_error(f"'{args.procedure}' is not a name such as trace.list")
-    values = json_argument(args.input, "--input", console)
+    """Call a procedure or the REST API and print the raw response."""
+    if not args.call:
+        inputs = Column("Inputs", "inputs", format_list, never_cut=True)
+        return Listing("procedures", (Column("Kind", "kind"), NAME, inputs), KNOWN_CALLS)
+    (address, name), is_change = args.call, args.method == "POST"
+    if address and normal_url(address, "The URL") != client.url:
+        raise usage_error(f"{address} is not {client.url}", "Use --url to call another server.")
+    call = client.mutate if is_change else client.query
+    if "/" in name:
+        call = functools.partial(client.rest, args.method or "GET")
+        if args.input and not is_change:
+            raise usage_error("A GET takes no --input", "Use POST, or --field NAME=VALUE.")
+    text = "{}" if is_change and args.input is None else args.input
+    values = dict(args.field or ()) or json_argument(text, "--input", console)
     mask_config(values, console.keep_secret, is_config=False)       # an error may repeat it
-    hides_secrets = args.procedure.startswith("evaluator.") and not args.show_secrets
-    call = client.mutate if args.mutation else client.query
     try:
-        answer = call(args.procedure, {} if args.mutation and args.input is None else values)
+        answer = call(name, values)
     except Failure as failure:
         if failure.code in ("UNSUPPORTED", "METHOD_NOT_SUPPORTED", "BAD_REQUEST"):
-            failure.hint = "Check the procedure's name and --input, and whether it is a --mutation."
+            failure.hint = "Check the name, GET or POST, and the input: see 'twosignal api --list'."
         raise
+    hides_secrets = "evaluator" in name.lower() and not args.show_secrets
     return RawValue(mask_config(answer, is_config=False) if hides_secrets else answer)
 
 
@@ -7641,7 +7694,8 @@ def make_client(chosen, args, console) -> Client:
         if args.sources.pop("project", None):
             args.project = None         # a variable is about a server
         return TraceFile(args.source, args.project, console, bool(vars(args).get("metadata")))
-    key = api_key() if chosen.takes_key else None
+    takes_key = chosen.takes_key(args) if callable(chosen.takes_key) else chosen.takes_key
+    key = api_key() if takes_key else None
     url = args.url
     if chosen.ends_session and not url:     # where the session comes from, whatever is configured
         stored = result_or(None, load_session, console.clock)

@@ -922,7 +922,7 @@ class UsageThreshold(TracesCase):
 
 
 class ApiCommand(TracesCase):
-    hint = "Check the procedure's name and --input, and whether it is a --mutation."
+    hint = "Check the name, GET or POST, and the input: see 'twosignal api --list'."
 
     options = {}
 
