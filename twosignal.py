@@ -7080,7 +7080,7 @@ def usage_check(record, limit) -> CheckResult:
 @command("api", Option("[GET|POST]", "default: GET", None, "method", choices=("GET", "POST")),
          Option("PATH-OR-PROCEDURE", "e.g. /api/v1/traces (REST) or trace.list (tRPC)", parse_call,
                 "call", choices={each["name"]: each for each in KNOWN_CALLS}),
-         Option("-f, --field NAME=VALUE...", "text of the input or query", parse_metadata),
+         Option("-f, --field NAME=VALUE...", "parameter or input field, as text", parse_metadata),
          Option("--input JSON", "input of a procedure or POST" + JSON_VALUE),
          Option("--mutation", "the same as POST", name="method", constant="POST"), SHOW_SECRETS,
          Option("--list", "list known procedures and paths, with inputs", name="call", constant=()),
@@ -7090,8 +7090,9 @@ def usage_check(record, limit) -> CheckResult:
 def api(client, args, console):
     """Call a procedure or the REST API and print the raw response."""
     if not args.call:
-        inputs = Column("Inputs", "inputs", format_list, never_cut=True)
-        return Listing("procedures", (Column("Kind", "kind"), NAME, inputs), KNOWN_CALLS)
+        formats = {"kind": printable, "name": printable, "inputs": format_list}
+        columns = [Column(key.title(), key, formats[key], never_cut=True) for key in formats]
+        return Listing("procedures", columns, KNOWN_CALLS)
     (address, name), is_change = args.call, args.method == "POST"
     if address and normal_url(address, "The URL") != client.url:
         raise usage_error(f"{address} is not {client.url}", "Use --url to call another server.")
@@ -7102,7 +7103,7 @@ def api(client, args, console):
             raise usage_error("A GET takes no --input", "Use POST, or --field NAME=VALUE.")
     text = "{}" if is_change and args.input is None else args.input
     values = dict(args.field or ()) or json_argument(text, "--input", console)
-    mask_config(values, console.keep_secret, is_config=False)       # an error may repeat it
+    mask_config(values, console.keep_secret, bool(args.field))      # an error may repeat it
     try:
         answer = call(name, values)
     except Failure as failure:

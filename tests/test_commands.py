@@ -6,9 +6,11 @@ import shlex
 import xml.etree.ElementTree
 from unittest import mock
 
+import procedures
 import standin
-from tools import (DIALECTS, NEW, OLD, OWNER, PASSWORD, CommandCase, ServerCase, TracesCase,
-                   procedure_inputs, requests_of, trpc_answer, trpc_error)
+import twosignal
+from tools import (DIALECTS, NEW, OLD, OWNER, PASSWORD, CommandCase, KeyCase, ServerCase,
+                   TracesCase, procedure_inputs, requests_of, trpc_answer, trpc_error)
 
 PASSWORD_WARNING = ("Warning: others see --password. "
                     "Use --password-stdin or TWOSIGNAL_PASSWORD.\n")
@@ -964,6 +966,41 @@ class ApiCommand(TracesCase):
                                  self.hint)
                 self.assertEqual(len(self.server.rows("organizations")), 2)
 
+    def test_get_is_a_query_and_post_a_mutation(self):
+        for dialect, options in DIALECTS:
+            self.use(**dict(options, empty=False))
+            path = "/api/trpc/organization.list"
+            for name in (path, path[1:], self.server.url + path, "organization.list"):
+                for method in ("GET", "get"):
+                    with self.subTest(dialect=dialect, name=name, method=method):
+                        self.assertOk(self.cli("api", method, name))
+                        self.assertEqual(self.server.requests[-1].target, path)
+            result = self.assertOk(self.cli("api", "POST", "organization.create", "-f", "name=A=B"))
+            self.assertEqual(result.json["name"], "A=B")
+            self.assertEqual(self.server.requests[-1].method, "POST")
+
+    def test_fields_are_text(self):
+        project = self.server.project
+        for options in (("-f", "projectId=" + project),
+                        ("--field=projectId=" + project, "-f", "search=", "-f", "limit=5")):
+            self.cli("api", "trace.list", *options)
+        self.assertEqual(procedure_inputs(self.server, "trace.list"), [
+            {"projectId": project}, {"projectId": project, "search": "", "limit": "5"}])
+        self.server.clear()
+        for options in (("-f", "x=y", "--input", "{}"), ("-f", "x"), ("-f", "=x"), ("-f", "")):
+            self.assertFails(self.cli("api", "project.list", *options), 2, "--field")
+        self.assertEqual(self.server.requests, [])
+
+    def test_one_call(self):
+        for line, part in (((), "Missing PATH-OR-PROCEDURE"), (("",), "must not be empty"),
+                           (("GET",), "no procedure GET"), (("PUT", "project.list"), "GET, POST"),
+                           (("project.list", "organization.list"), "GET, POST"),
+                           (("GET", "project.list", "x"), "'x'"), (("--list", "x"), "'x'"),
+                           (("GET", "organization.create", "--mutation"), "'")):
+            with self.subTest(line=line):
+                self.assertFails(self.cli("api", *line), 8 if line == ("GET",) else 2, part)
+        self.assertEqual(self.server.count("organization.create"), 0)
+
     def test_query_as_a_mutation(self):
         result = self.cli("api", "organization.list", "--mutation")
         self.assertFails(result, 1, "organization.list", self.hint)
@@ -1032,6 +1069,9 @@ class ApiCommand(TracesCase):
         self.assertFails(self.cli("api", "organization.create", *given), 9,
                          "check with 'twosignal orgs list' before you repeat it.")
         self.assertEqual(self.server.count("organization.create"), 1)
+        self.server.fault("modelRouting.create", reset=True, after=True)
+        self.assertFails(self.cli("api", "POST", "modelRouting.create", "-f", "name=x"), 9,
+                         "check with 'twosignal api modelRouting.list' before")
 
     def test_formats_and_fields(self):
         given = ("evaluator.list", "--input", json.dumps({"projectId": self.server.project}))
@@ -1062,3 +1102,235 @@ class ApiCommand(TracesCase):
         os.unlink(os.path.join(self.home, "session.json"))
         result = self.cli("api", "organization.list", env=self.key())
         self.assertFails(result, 4, "login")
+
+    def test_a_key_does_not_change_where_procedures_are_called(self):
+        """Row 54: TWOSIGNAL_BASE_URL is the address of the key, not of the session."""
+        other = self.serve()
+        env = dict(self.key(), TWOSIGNAL_BASE_URL=other.url)
+        self.assertOk(self.cli("api", "organization.list", env=env))
+        self.assertEqual(other.requests, [])
+        self.assertIsNone(self.server.requests[-1].headers.get("Authorization"))
+
+
+class ListOfCalls(CommandCase):
+    def test_procedures_are_those_of_servers(self):
+        """Each name, kind and input is one that the stand-in takes, and none is left out."""
+        known = {row["name"]: row for row in twosignal.KNOWN_CALLS if row["name"][0] != "/"}
+        for name, (kind, fields, _) in procedures.PROCEDURES.items():
+            if name in twosignal.PROCEDURE_ALIASES.values():
+                continue
+            with self.subTest(name=name):
+                fields = [field.partition(":")[0] for field in (fields or "").split()]
+                listed = known.pop(name)
+                self.assertEqual(listed["kind"], kind)
+                inputs = {each.rstrip("?") for each in listed["inputs"]}
+                alias = procedures.RENAMED.get(name)
+                taken = fields + [each.partition(":")[0] for each in (
+                    procedures.PROCEDURES[alias][1].split() if alias else ())]
+                self.assertLessEqual(inputs, {each.rstrip("?") for each in taken})
+                self.assertLessEqual({each for each in fields if each[-1] != "?"}, inputs)
+        self.assertEqual(known, {})
+
+    def test_paths_are_those_of_servers(self):
+        known = {(row["kind"], row["name"]) for row in twosignal.KNOWN_CALLS
+                 if row["name"][0] == "/"}
+        routes = {route for route in self.server.rest.routes if "/auth/" not in route[1]}
+        self.assertEqual(known, routes)
+
+    def test_every_format_without_a_session(self):
+        os.unlink(os.path.join(self.home, "session.json"))
+        result = self.assertOk(self.cli("api", "--list", "--json"))
+        self.assertEqual(result.json, twosignal.KNOWN_CALLS)
+        self.assertIn({"name": "project.update", "kind": "mutation",
+                       "inputs": ["projectId", "name?", "description?"]}, result.json)
+        for form in ("csv", "tsv", "jsonl", "markdown", "html", "table"):
+            out = self.assertOk(self.cli("api", "--list", "--format", form)).out
+            for row in twosignal.KNOWN_CALLS:
+                self.assertIn(row["name"].replace("_", "\\_"), out)
+        result = self.assertOk(self.cli("api", "--list", columns=40))
+        self.assertIn("GET       /api/v1/prompt-templates   name?, version?\n", result.out)
+        self.assertEqual(self.server.requests, [])
+
+
+class RestCommand(KeyCase):
+    """`api` with a path of the REST API."""
+
+    def api(self, *line, key=True, **kwargs):
+        if key:
+            kwargs["env"] = dict(self.key(), **kwargs.get("env") or {})
+        return self.cli("api", *line, **kwargs)
+
+    def test_query(self):
+        self.server.add_prompt("greeting & co", "Hello {{name}}", ["name"])
+        for options in ({}, {"rest_envelope": True}):
+            self.use(empty=True, **options)
+            self.server.add_prompt("greeting & co", "Hello {{name}}", ["name"])
+            self.server.add_prompt("bye", "Bye")
+            for form in (("GET", "/api/v1/prompt-templates"), ("api/v1/prompt-templates",),
+                         (self.server.url + "/api/v1/prompt-templates",)):
+                with self.subTest(options=options, form=form):
+                    rows = self.assertOk(self.api(*form)).json
+                    self.assertEqual(sorted(row["name"] for row in rows), ["bye", "greeting & co"])
+                    request = self.server.requests[-1]
+                    self.assertEqual(request.target, "/api/v1/prompt-templates")
+                    self.assertIsNone(request.headers.get("Cookie"))
+            found = self.assertOk(self.api("GET", "/api/v1/prompt-templates",
+                                           "-f", "name=greeting & co", "-f", "version=1"))
+            self.assertEqual(found.json["version"]["content"], "Hello {{name}}")
+            self.assertEqual(self.server.requests[-1].query,
+                             {"name": "greeting & co", "version": "1"})
+            listed = self.assertOk(self.api("/api/v1/traces", "-f", "limit=1")).json
+            self.assertEqual(list(listed), ["traces", "nextCursor"])
+
+    def test_change(self):
+        given = {"name": "greeting", "content": "Hello {{name}}", "variables": ["name"]}
+        for version, options in enumerate((("--input", json.dumps(given)),
+                                           ("-f", "name=greeting", "-f", "content=Hello")), 1):
+            made = self.assertOk(self.api("POST", "/api/v1/prompt-templates", *options)).json
+            self.assertEqual(made["version"]["version"], version)
+        self.assertEqual(self.server.requests[0].body, given)
+        routed = self.api("post", "api/v1/route-model", "--input", "-", stdin='{"input": "Hi?"}')
+        self.assertEqual(self.assertOk(routed).json, {
+            "model": "gpt-4o-mini", "configName": "default", "complexity": 0.25})
+        self.api("/api/v1/some", "--mutation")
+        self.assertEqual(self.server.requests[-1].method, "POST")
+        self.assertEqual(self.server.requests[-1].body, {})
+
+    def test_a_query_takes_no_input(self):
+        for given in ('{"limit": 1}', "null"):
+            self.assertFails(self.api("/api/v1/traces", "--input", given), 2, "POST", "--field")
+        self.assertEqual(self.server.requests, [])
+
+    def test_health_needs_no_key(self):
+        result = self.assertOk(self.api("/api/v1/health", key=False))
+        self.assertEqual(result.json, {"status": "ok"})
+        self.assertIsNone(self.server.requests[-1].headers.get("Authorization"))
+
+    def test_without_a_key(self):
+        """A session is no substitute, and not sent."""
+        for session in (False, True):
+            if session:
+                self.log_in()
+            for line in (("/api/v1/traces",), ("POST", "/api/v1/route-model", "-f", "input=x"),
+                         ("GET", self.server.url + "/api/v1/unknown")):
+                with self.subTest(session=session, line=line):
+                    self.assertFails(self.api(*line, key=False), 4, "requires a project API key",
+                                     "Set TWOSIGNAL_API_KEY", "'twosignal api-keys create'")
+        self.assertEqual(self.server.requests, [])
+
+    def test_key_stays_with_its_server(self):
+        """Row 54: a URL of another server is refused, whatever it looks like."""
+        other, path = self.serve(), "/api/v1/traces"
+        host = self.server.url.split("://")[1]
+        name = other.url.split("://")[1]
+        for url in (other.url, "http://%s@%s" % (host, name), "http://%s#@%s" % (host, name),
+                    "http://x.invalid", "https://" + host, "//" + name, "http://%s.invalid" % host,
+                    "ftp://" + host, "x", "http://", self.server.url + "/other",
+                    self.server.url + "\r\nX: y"):
+            with self.subTest(url=url):
+                self.assertFails(self.api(url + path), 2)
+                self.assertFails(self.api(url + "/api/trpc/organization.list"), 2)
+        self.assertEqual(other.requests + self.server.requests, [])
+        self.assertOk(self.api(self.server.url.replace("http", "HTTP") + path))
+        self.assertOk(self.api(other.url + path, env={
+            "TWOSIGNAL_URL": None, "TWOSIGNAL_BASE_URL": other.url,
+            "TWOSIGNAL_API_KEY": other.secret(other.add_key())}))
+        self.assertEqual([len(each.requests) for each in (other, self.server)], [1, 1])
+
+    def test_no_path_leads_out_of_the_api(self):
+        """Row 33: what a server or proxy might resolve, decode or cut off is refused."""
+        for path in (
+                "/api/v1/../trpc/organization.list", "/api/v1/..", "/api/v1/.", "/api/v1/a/../b",
+                "/api/v1/a/./b", "/api/v1//traces", "/api/v1/traces/", "/api/v1/traces//",
+                "/api/v1/", "/api/v1", "/api/", "/api", "/", "//", "/api/v2/traces", "/traces",
+                "/api/v1/traces?limit=1", "/api/v1/traces#x", "/api/v1/%2e%2e/x", "/api/v1/a%2fb",
+                "/api/v1/a%0d%0ab", "/api/v1/a\\..\\b", "/api/v1/a\r\nX-Evil: 1", "/api/v1/a\nb",
+                "/api/v1/a\x00b", "/api/v1/a\x7f", "/api/v1/traces\n", "/api/trpc/", "/api/trpc",
+                "/api/trpc/../v1/traces", "/api/trpc/a.b,c.d", "/api/trpc//api/v1/traces",
+                "/api/trpc/a.b?batch=1", "/x/../api/v1/traces", "../api/v1/traces",
+                "/api/v1x/traces", "/apix/v1/traces", "/api/v1/a/../../api/v1/b"):
+            for method in ((), ("POST",)):
+                with self.subTest(path=path, method=method):
+                    self.assertFails(self.api(*method + (path,)), 2)
+        self.assertEqual(self.server.requests, [])
+
+    def test_paths_are_percent_encoded(self):
+        """Row 33: other characters arrive, each in its place."""
+        for name, target in (("a b", "a%20b"), ("\u00e4/\U0001f916", "%C3%A4/%F0%9F%A4%96"),
+                             ("a&b=c;d", "a%26b%3Dc%3Bd"), ("...", "..."), ("..a", "..a"),
+                             ("a+b", "a%2Bb"), ("a\u2028b", "a%E2%80%A8b"), ("@x:1", "%40x%3A1"),
+                             ("api/v1/x", "api/v1/x"), ("\u017fpan", "%C5%BFpan")):
+            with self.subTest(name=name):
+                self.assertFails(self.api("/api/v1/" + name), 8)
+                self.assertEqual(self.server.requests[-1].target, "/api/v1/" + target)
+
+    def test_tokens_are_not_for_scripts(self):
+        """What logs in, refreshes and logs out is left to `login` and `logout`."""
+        for path in ("login", "refresh", "logout", "", "x/y"):
+            for prefix in ("/api/v1/auth/", "api/v1/AUTH/", self.server.url + "/api/v1/auth/"):
+                self.assertFails(self.api("POST", prefix + path, "-f", "refresh_token=x"), 2)
+        self.assertFails(self.api("/api/v1/auth"), 2)
+        self.assertEqual(self.server.requests, [])
+        self.assertFails(self.api("/api/v1/authors"), 8)
+
+    def test_errors(self):
+        path = "/api/v1/prompt-templates"
+        self.assertFails(self.api(path, "-f", "name=no"), 6, "Prompt template not found")
+        self.assertFails(self.api("POST", path), 1, "name and content are required",
+                         "'twosignal api --list'")
+        self.assertFails(self.api("/api/v1/nope"), 8, "answered 404 with a web page")
+        self.assertFails(self.api(path, env={"TWOSIGNAL_API_KEY": "ts_wrong"}), 4,
+                         "The API key is not accepted")
+        for status, code, body in ((403, 5, "FORBIDDEN"), (405, 1, "X"), (409, 1, "CONFLICT"),
+                                   (413, 1, "X"), (429, 7, "RATE_LIMITED"), (500, 8, "X"),
+                                   (404, 6, "NOT_FOUND")):
+            for error in ({"code": body, "message": "Words of the server"}, {"code": body}):
+                self.server.fault(path, status=status, times=3, body={"data": None, "error": error})
+                with self.subTest(status=status, error=error):
+                    self.assertFails(self.api("POST", path), code)
+                self.server.faults.clear()
+
+    def test_a_lost_answer(self):
+        for path, check in (("prompt-templates", "api GET /api/v1/prompt-templates"),
+                            ("traces", "traces list"), ("scores", "traces list"),
+                            ("otel/traces", "traces list"), ("new", "api GET /api/v1/new")):
+            self.server.fault("/api/v1/" + path, reset=True, after=True)
+            with self.subTest(path=path):
+                self.assertFails(self.api("POST", "/api/v1/" + path), 9, "outcome is unknown",
+                                 "check with 'twosignal %s' before" % check)
+                self.assertEqual(self.server.count("/api/v1/" + path), 1)
+                self.server.clear()
+
+    def test_secrets_of_evaluators(self):
+        """Row 53: the REST API of a newer server may have evaluators, too."""
+        row = {"id": "e1", "config": {"api_key": "sk-secret", "value": "x"}}
+        for options, shown in (((), "***"), (("--show-secrets",), "sk-secret")):
+            self.server.fault("/api/v1/evaluators", body={"data": [row], "error": None})
+            rows = self.assertOk(self.api("/api/v1/evaluators", *options)).json
+            self.assertEqual(rows[0]["config"], {"api_key": shown, "value": "x"})
+        row["metadata"] = row.pop("config")
+        self.server.fault("/api/v1/traces", body={"traces": [row]})
+        self.assertEqual(self.assertOk(self.api("/api/v1/traces")).json, {"traces": [row]})
+        self.server.fault("/api/v1/evaluators", status=400, body={
+            "error": {"code": "X", "message": "Refused: sk-hidden-0123"}})
+        result = self.api("POST", "/api/v1/evaluators", "--input", json.dumps(
+            {"config": {"api_key": "sk-hidden-0123"}}))
+        self.assertNotIn("sk-hidden", self.assertFails(result, 1, "Refused").err)
+
+    def test_secrets_in_fields(self):
+        """Row 34: neither an error nor the page's title repeats them."""
+        path = self.path("page.html")
+        self.server.fault("/api/v1/hooks", body={"ok": True})
+        self.assertOk(self.api("POST", "/api/v1/hooks", "-f", "token=sk-0123", "-f", "x=seen",
+                               "-o", path))
+        with open(path, encoding="utf-8") as file:
+            page = file.read()
+        self.assertIn("seen", page)
+        self.assertNotIn("sk-0123", page)
+
+    def test_formats_and_files(self):
+        self.server.add_prompt("greeting", "Hello")
+        path = self.path("prompts.csv")
+        self.assertOk(self.api("/api/v1/prompt-templates", "--fields", "name", "-o", path))
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual(file.read().split(), ["name", "greeting"])
