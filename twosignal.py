@@ -2816,6 +2816,9 @@ KNOWN_CALLS = [{"name": name, "kind": kind, "inputs": inputs} for kind, calls in
         /api/v1/prompt-templates name content variables? description? commitMessage?;
         /api/v1/route-model input configName?"""
 }.items() for name, *inputs in map(str.split, calls.split(";"))]
+# No part of a path is empty, . or .., or has what a server might decode or cut off.
+_CALL = (r"(?a)(?:/?api/trpc/)?(\w+(?:\.\w+)*)\Z|"
+         r"/?api/v1(?!(?i:/auth)(?:/|\Z))((?:/(?!\.\.?(?:/|\Z))[^/?#%\\\0-\x1f\x7f]+)+)\Z")
 
 
 def response_json(response):
@@ -4266,9 +4269,6 @@ def redirect_to_null(stream):
 
 COMMANDS = {}                       # "traces list": its Command, in the order of --help
 _AGO = r"(?a)(?=\d)(\d{1,9}w)?(\d{1,9}d)?(\d{1,9}h)?(\d{1,9}m)?(\d{1,9}s)?\Z"
-# No part of a path is empty, . or .., or has what a server might decode or cut off.
-_CALL = (r"(?ai)trpc/([a-z0-9_]+(?:\.[a-z0-9_]+)*)\Z|"
-         r"v1(?!/auth(?:/|\Z))((?:/(?!\.\.?(?:/|\Z))[^/?#%\\\0-\x1f\x7f]+)+)\Z")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
 
 
@@ -4461,15 +4461,6 @@ def parse_metadata(text) -> tuple:
     if not equals or not key.strip():
         raise ValueError("must look like KEY=VALUE")
     return key.strip(), value
-
-
-def parse_call(text) -> tuple:
-    """(a server's address or "", "trace.list" or "/traces") of these, or of a path or URL."""
-    address, is_path, path = ("/" + text).partition("/api/")
-    match = re.match(_CALL, path if is_path else "trpc/" + text)
-    if not match:
-        raise ValueError("must be like trace.list or /api/v1/traces; parameters go into --field")
-    return is_path and address.strip("/"), match.group(1) or match.group(2)
 
 
 def exact_number(literal):
@@ -7078,24 +7069,26 @@ def usage_check(record, limit) -> CheckResult:
 
 # --- what has no command of its own
 @command("api", Option("[GET|POST]", "default: GET", None, "method", choices=("GET", "POST")),
-         Option("PATH-OR-PROCEDURE", "e.g. /api/v1/traces (REST) or trace.list (tRPC)", parse_call,
-                "call", choices={each["name"]: each for each in KNOWN_CALLS}),
+         Option("PATH-OR-PROCEDURE", "e.g. /api/v1/traces (REST) or trace.list (tRPC)", str, "call",
+                choices={each["name"]: each for each in KNOWN_CALLS}),
          Option("-f, --field NAME=VALUE...", "parameter or input field, as text", parse_metadata),
          Option("--input JSON", "input of a procedure or POST" + JSON_VALUE),
          Option("--mutation", "the same as POST", name="method", constant="POST"), SHOW_SECRETS,
-         Option("--list", "list known procedures and paths, with inputs", name="call", constant=()),
-         exclusive=("--field", "--input"), takes_key=lambda args: args.call and "/" in args.call[1],
-         examples=("twosignal api modelRouting.list -f projectId=ID",
-                   "twosignal api GET /api/v1/prompt-templates -f name=greeting"))
+         Option("--list", "list known procedures and paths, with inputs", name="call", constant=""),
+         exclusive=("--field", "--input"), takes_key=lambda args: "/v1/" in (args.call or ""),
+         examples=("twosignal api GET /api/v1/prompt-templates -f name=greeting",))
 def api(client, args, console):
     """Call a procedure or the REST API and print the raw response."""
     if not args.call:
         formats = {"kind": printable, "name": printable, "inputs": format_list}
         columns = [Column(key.title(), key, formats[key], never_cut=True) for key in formats]
         return Listing("procedures", columns, KNOWN_CALLS)
-    (address, name), is_change = args.call, args.method == "POST"
-    if address and normal_url(address, "The URL") != client.url:
-        raise usage_error(f"{address} is not {client.url}", "Use --url to call another server.")
+    is_own_url = args.call.startswith(client.url + "/")
+    match = re.match(_CALL, args.call[len(client.url):] if is_own_url else args.call)
+    if not match:
+        raise usage_error(f"'{args.call}' is no procedure such as trace.list, and no path such as "
+                          f"/api/v1/traces of {client.url}", "Parameters go into --field.")
+    name, is_change = match.group(1) or match.group(2), args.method == "POST"
     call = client.mutate if is_change else client.query
     if "/" in name:
         call = functools.partial(client.rest, args.method or "GET")

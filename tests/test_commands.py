@@ -1231,7 +1231,7 @@ class RestCommand(KeyCase):
                 self.assertFails(self.api(url + path), 2)
                 self.assertFails(self.api(url + "/api/trpc/organization.list"), 2)
         self.assertEqual(other.requests + self.server.requests, [])
-        self.assertOk(self.api(self.server.url.replace("http", "HTTP") + path))
+        self.assertOk(self.api(self.server.url + path))
         self.assertOk(self.api(other.url + path, env={
             "TWOSIGNAL_URL": None, "TWOSIGNAL_BASE_URL": other.url,
             "TWOSIGNAL_API_KEY": other.secret(other.add_key())}))
