@@ -1233,13 +1233,6 @@ def _keys_of(rows, extra_fields=()) -> dict:
     return dict.fromkeys(keys + [field for field in extra_fields if "." not in field])
 
 
-def format_of_file(path):
-    """The format that the ending of a file's name stands for, or None."""
-    ending = os.path.splitext(path or "")[1][1:].lower()
-    name = {"ndjson": "jsonl", "txt": "table", "md": "markdown", "htm": "html"}.get(ending, ending)
-    return name if name in FORMATS else None
-
-
 class FieldSelection(Struct):
     """The fields that --fields names, and those of them that no record has had so far."""
     result: Result
@@ -4806,7 +4799,10 @@ class TraceQuery(Struct):
                 and (not self.tags or isinstance(trace.get("tags"), list)
                      and all(tag in trace["tags"] for tag in self.tags))
                 and (not self.is_local or self._matches_values(trace))
-                and self._matches_time(trace))
+                # Servers filter by one of these times, and which one depends on the version.
+                and (not (self.since or self.until) or any(
+                    is_within(parse_timestamp(trace.get(key)), self.earliest, self.latest)
+                    for key in ("created_at", "start_time"))))
 
     def _matches_values(self, trace) -> bool:
         return (is_within(to_amount(trace["duration_ms"]), self.min_duration, self.max_duration)
@@ -4828,12 +4824,6 @@ class TraceQuery(Struct):
                 and is_within(score.get("score"), None, maximum) for score in scores)
             for evaluator, maximum in self.max_scores or ())
 
-    def _matches_time(self, trace) -> bool:
-        # Servers filter by one of these two times, and which one depends on the version.
-        return not (self.since or self.until) or any(
-            is_within(parse_timestamp(trace.get(key)), self.earliest, self.latest)
-            for key in ("created_at", "start_time"))
-
     def is_behind(self, traces) -> bool:
         """Whether a page of wire traces lies before --since, so that no later page can match."""
         # A server that does not know startDate would otherwise be read to its end.
@@ -4842,13 +4832,6 @@ class TraceQuery(Struct):
         times = [created_seconds(trace) for trace in traces]
         is_newest_first = None not in times and times == sorted(times, reverse=True)
         return is_newest_first and times[0] < self.earliest - ORDER_TOLERANCE
-
-    def check_project(self, traces):
-        """Raises a usage error if records come from another project, as with another's API key."""
-        wanted = self.project.lower()
-        if any(str(trace.get("project_id")).lower() != wanted for trace in traces):
-            raise usage_error(f"'{self.project}' is not the ID of the API key's project",
-                              "Omit --project and unset TWOSIGNAL_PROJECT: the key selects it.")
 
 
 def is_within(value, minimum, maximum) -> bool:
@@ -4952,8 +4935,11 @@ class TraceScan(Struct):
     def matching(self, traces) -> list:
         """(wire trace, record) of those that match."""
         pairs = [(trace, self.client.record(trace, "trace")) for trace in traces]
-        if self.client.key and self.query.project:
-            self.query.check_project([record for _, record in pairs])
+        wanted = self.client.key and self.query.project
+        if wanted and any(
+                str(record.get("project_id")).lower() != wanted.lower() for _, record in pairs):
+            raise usage_error(f"'{wanted}' is not the ID of the API key's project",
+                              "Omit --project and unset TWOSIGNAL_PROJECT: the key selects it.")
         if self.query.session or self.query.metadata:
             self.known_fields |= set().union(*[record for _, record in pairs])
         pairs = [pair for pair in pairs if self.query.matches(pair[1])]
@@ -5654,6 +5640,7 @@ class Gate(Struct):
 
     def _explain(self):
         """Adds to the worst traces their commands, and their error messages if they can be read."""
+        import shlex
         from itertools import chain, zip_longest
         # The worst of each check come first: for so many, messages are asked for in one batch.
         rows = zip_longest(*[result.worst for result in self.results])
@@ -5663,9 +5650,13 @@ class Gate(Struct):
         messages = {trace_id: first_error_message(to_record(answer, "trace"))
                     for trace_id, answer in zip(trace_ids, result_or([], list, answers))}
         project = self.scan.query.project or self.stats.project
+        options = (["--project", printable(project)] if project else []) + list(self.place)
         for each in worst:
-            each["error_message"] = messages.get(each["trace_id"], each["error_message"])
-            each["command"] = trace_command(each["trace_id"], project, self.place)
+            name = each["trace_id"]
+            each["error_message"] = messages.get(name, each["error_message"])
+            # One that begins with - must not be taken for an option.
+            words = options + ["--", name] if name.startswith("-") else [name] + options
+            each["command"] = " ".join(map(shlex.quote, ["twosignal", "traces", "get"] + words))
 
     def _details(self) -> Details:
         """The verdict, a table of the checks, and the worst traces of those that failed."""
@@ -5707,15 +5698,6 @@ class Gate(Struct):
                 remarks.append("The baseline has no scores: none were compared.")
         way = "Use an earlier --since or relax the filters." if stats.count < self.min_count else ""
         return remarks + [f"{self.scan.scan_remark()} {way}".strip()]
-
-
-def trace_command(trace_id, project=None, place=()) -> str:
-    """The command line that shows a trace, quoted for a shell; place: further options."""
-    import shlex
-    words = (["--project", printable(project)] if project else []) + list(place)
-    # An ID that begins with - must not be taken for an option.
-    words = words + ["--", trace_id] if trace_id.startswith("-") else [trace_id] + words
-    return " ".join(map(shlex.quote, ["twosignal", "traces", "get"] + words))
 
 
 def first_error_message(trace):
@@ -6439,7 +6421,9 @@ def trace_query(client, args) -> TraceQuery:
 
 def output_format(args) -> str:
     """The format of --format, of the file's ending after -o, or a table."""
-    return args.format or format_of_file(args.output) or "table"
+    ending = os.path.splitext(args.output or "")[1][1:].lower()
+    name = {"ndjson": "jsonl", "md": "markdown", "htm": "html"}.get(ending, ending)
+    return args.format or (name if name in FORMATS else "table")
 
 
 def wanted_parts(args) -> dict:
