@@ -881,6 +881,7 @@ class Result(Struct):
     extra_columns = ()          # of fields that tables show only if --fields names them
     listing = None              # of the rows inside, which the ROW_FORMATS print in its place
     title = ""                  # of a document; without it, the command
+    warning = ""                # of a format that could not print everything
 
     def batches(self):
         """An iterator of lists of rows: as many as a page, or one by one if they stream."""
@@ -1187,8 +1188,9 @@ def _value_lines(result, make_line):
     if names is None and result.columns:
         yield make_line([column.source for column in result.columns if not callable(column.source)])
     if omitted:
-        return (f"Columns omitted (absent from the first {PAGE_SIZE} rows, or beyond "
-                f"{MAX_COLUMNS:,}): {', '.join(omitted)}. Name the columns you want with --fields.")
+        result.warning = (
+            f"Columns omitted (absent from the first {PAGE_SIZE} rows, or beyond {MAX_COLUMNS:,}): "
+            f"{', '.join(omitted)}. Name the columns you want with --fields.")
 
 
 def _value_text(value) -> str:
@@ -1216,7 +1218,7 @@ def _tsv_line(texts) -> str:
 
 
 ROW_FORMATS, PAGE_FORMATS = ("jsonl", "csv", "tsv"), ("table", "markdown", "html")
-FORMATS = {                         # generators of whole lines; they return a warning or None
+FORMATS = {                         # iterators over whole lines
     "table": lambda result, screen: result.render(screen),
     "json": lambda result, screen: result.json_lines(screen),
     "jsonl": lambda result, screen: (to_json(row, levels=0, ascii_only=screen.ascii_only) + "\n"
@@ -6769,15 +6771,11 @@ def traces_wait(client, args, console):
         raise usage_error("--evaluator requires --scored")
     progress = WaitProgress(client, console, lambda: trace_query(client, args), args.count or 1,
                             args.scored, args.evaluator or [])
-    return wait_result(progress, progress.wait(args.wait_timeout or DEFAULT_WAIT))
-
-
-def wait_result(progress, failure) -> Details:
-    """What was found; after a failure, nothing is known, and its exit code ends the command."""
-    waited = round(progress.console.clock.monotonic() - progress.started, 1)
+    failure = progress.wait(args.wait_timeout or DEFAULT_WAIT)
+    waited = round(console.clock.monotonic() - progress.started, 1)
     record = {"found": progress.found, "wanted": progress.wanted, "scored": progress.scored,
               "missing": progress.missing, "waited_seconds": waited}
-    if failure:
+    if failure:                     # nothing is known, and its exit code ends the command
         def conclude():
             raise failure
         return Details(dict(record, found=None, missing=None), conclude=conclude)
@@ -7721,22 +7719,19 @@ def print_result(result, args, console, report) -> int:
         raise usage_error("A stream cannot be a single document", "Use --format jsonl.")
     screen = console.screen(args.color)
     report.describe(screen, result.title)
-    lines = FORMATS[format_name](result, screen)
     try:
-        while True:
-            console.print(next(lines), is_data=format_name in ("csv", "tsv"))
+        for text in FORMATS[format_name](result, screen):
+            console.print(text, is_data=format_name in ("csv", "tsv"))
             if result.streams:
                 console.flush()
-    except StopIteration as end:
-        warning = end.value         # the format's
     finally:
         console.flush()
     for each in result.checks if console.file else ():      # a log of CI shows stderr
         if each.passed is not True:
             console.tell(f"{each.name}: {each.sentence()}")
     outcome = result.conclude()
-    if warning:
-        console.say(warning)        # with --quiet too: the output lacks data
+    if result.warning:
+        console.say(result.warning)     # with --quiet too: the output lacks data
     for remark in filter(None, outcome.remarks):
         console.tell(remark)
     return console.fail(outcome.failure) if outcome.failure else outcome.exit_code
