@@ -4908,13 +4908,9 @@ class TraceScan(Struct):
             self.scanned += len(page.traces)
             self.is_filtered = self.is_filtered or len(pairs) < len(page.traces)
             self.returned += min(room, len(pairs))
-            is_behind = self.query.is_behind(page.traces)
-            self.has_more = page.has_more
-            if len(pairs) > room:
-                self.has_more = True
-            elif is_behind:
-                self.has_more = False
-            elif page.has_more and (self.exact or self.is_filtered):
+            is_behind, is_cut = self.query.is_behind(page.traces), len(pairs) > room
+            self.has_more = is_cut or not is_behind and page.has_more
+            if self.has_more and not is_cut and (self.exact or self.is_filtered):
                 self.has_more = None        # whether any of them match
             self.lacks_paging = page.is_last and self.has_more is None
             yield pairs[:room]
@@ -5033,11 +5029,9 @@ class Measurements:
         self.traces += is_known
         if len(self.values) > EXACT_VALUES:
             self._summarize()
-        if worst is not None:
-            self._add_worst(trace, worst)
-
-    def _add_worst(self, trace, value):
-        self.worst.append(dict(trace_id=printable(trace["id"]), name=trace["name"], value=value,
+        if worst is None:
+            return
+        self.worst.append(dict(trace_id=printable(trace["id"]), name=trace["name"], value=worst,
                                error_message=first_error_message(trace), command=None))
         self.worst.sort(key=lambda each: self.severity(each["value"]), reverse=True)
         del self.worst[MAX_WORST:]
