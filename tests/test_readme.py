@@ -26,6 +26,7 @@ from tools import (ROOT, SCRIPT, SUPPORT, TESTS, ServerCase, WrongClock, executa
                    merged, minutes_ago, run_command, write_script)
 
 import sandbox  # noqa: E402
+import test_doctor  # noqa: E402
 import twosignal  # noqa: E402
 
 README = os.path.join(ROOT, "README.md")
@@ -184,6 +185,8 @@ GENERATED = (
     (README, "| option | what it does |", global_rows),
     (README, "| plan | traces per month | LLM evaluations per month | "
      "days of retention | seats | requests per second |", plan_rows),
+    (README, "| fault | first layer that is not OK | what it says | what to do |",
+     test_doctor.fault_rows),
     (OWN, PROMISE_HEADING, promise_rows),
 )
 
@@ -310,6 +313,10 @@ class ReadmeTables(unittest.TestCase):
         told = {int(code) for cell in self.column(ERROR_HEADING) for code in cell.split(",")}
         ends = {twosignal.EXIT_READER_GONE, *twosignal.EXIT_SIGNALS}
         self.assertEqual(told, {0, 1, *twosignal.EXIT_CODES.values()} | ends)
+
+    def test_layers_of_doctor(self):
+        cells = [row[0] for row in rows(README, "| layer | what is checked |")]
+        self.assertEqual(re.findall(r"`(\w+)`", " ".join(cells)), list(twosignal.LAYERS))
 
     def test_documented_errors(self):
         """The documented names are in bold, each in the row of its code."""

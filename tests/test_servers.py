@@ -72,7 +72,7 @@ class ScriptedServers(unittest.TestCase):
                     client.sendall(data)
                     client.shutdown(socket.SHUT_WR)
                     self.assertEqual(client.recv(1), b"")
-        self.assertEqual(sorted(server.received), [b"", b"\x16\x03", b"GET"])
+        self.assertEqual(server.received, [b"", b"GET", b"\x16\x03"])
 
     def test_forwards_from_another_address(self):
         with Scripted(answer("there")) as server, Forwarding(server.port) as other:

@@ -260,9 +260,14 @@ class Recording(Listener):
         self.received = []
 
     def converse(self, connection):
-        data = b"".join(iter(lambda: connection.recv(65536), b""))
+        data = bytearray()
         with self._lock:
             self.received.append(data)
+        while True:
+            piece = connection.recv(65536)
+            if not piece:
+                return
+            data += piece
 
 
 class Forwarding(Listener):

@@ -1,0 +1,957 @@
+"""The command doctor: each fault is found in its layer, and its way out is one.
+
+The tests that `fault` decorates make a row of the README each: what they assert is what it says.
+"""
+import collections
+import contextlib
+import functools
+import os
+import re
+import socket
+import sys
+import time
+import unittest
+from unittest import mock
+
+import twosignal
+from servers import (Forwarding, Proxy, Recording, Scripted, address, answer, certificate_for,
+                     certificates, needs_openssl, reset, resolved, silence, swallowing)
+from tools import OLD, OWNER, ServerCase, posix, replaced_environment
+
+LAYERS = ("program", "settings", "home", "name", "connection", "proxy", "TLS", "health", "protocol",
+          "clock", "session", "key")
+TELLS_WHY = sys.version_info >= (3, 7)      # why a certificate is refused
+
+Fault = collections.namedtuple("Fault", "title layer status code found hint")
+FAULTS = []
+
+
+def fault(title, layer, found, hint, status="FAIL", code=None):
+    """The results that a test yields are those of this fault; its layer is the first that fails.
+
+    found, hint: a line of each, without the addresses and paths of the test; … is any text.
+    """
+    expected = Fault(title, layer, status, 3 if code is None else code, found, hint)
+    FAULTS.append(expected)
+
+    def decorate(test):
+        @functools.wraps(test)
+        def run(self):
+            results = list(test(self))
+            self.assertTrue(results)
+            for result in results:
+                with self.subTest(result=result):
+                    self.assertFault(result, expected)
+        return run
+    return decorate
+
+
+def fault_rows():
+    """The rows of the README's table, in the order of the layers."""
+    return [(each.title, f"{each.layer}: {each.status}", each.found, each.hint)
+            for each in sorted(FAULTS, key=lambda each: LAYERS.index(each.layer))]
+
+
+def has_line(text, pattern):
+    """Whether a line of a text is this, with any text for each … in it."""
+    expression = ".*".join(map(re.escape, pattern.split("…")))
+    return any(re.match(expression + r"\Z", line) for line in text.splitlines())
+
+
+class DoctorCase(ServerCase):
+    """A machine on which all is well: a session, a key, and a server of the sandbox's data."""
+
+    def setUp(self):
+        super().setUp()
+        self.secrets = []
+        self.use(self.server)
+
+    def use(self, server):
+        """The session and the key of a server, at which this client is directed."""
+        self.server = server
+        session = self.log_in(server=server)
+        self.environment.update(TWOSIGNAL_API_KEY=server.key, TWOSIGNAL_URL=server.url)
+        self.secrets += [session["access_token"], session["refresh_token"], server.key]
+
+    def use_tls(self, pair="good", ca="ca", **options):
+        """A server with a certificate of the tests; ca: what is trusted."""
+        self.made = certificates(self.folder)
+        self.use(self.serve(tls=getattr(self.made, pair) if isinstance(pair, str) else pair,
+                            **options))
+        self.environment["SSL_CERT_FILE"] = getattr(self.made, ca) if ca in vars(self.made) else ca
+
+    def move(self, url):
+        """The session and the settings are those of another address."""
+        self.environment["TWOSIGNAL_URL"] = url
+        self.write("home/session.json", dict(self.state("session.json"), api_url=url))
+
+    @contextlib.contextmanager
+    def unprivileged(self):
+        """Permissions matter within the block, even if the tests run as root."""
+        if os.geteuid() != 0:
+            yield
+            return
+        for place in [self.folder, self.home] + [
+                os.path.join(self.home, name) for name in os.listdir(self.home)]:
+            os.chown(place, 65534, 65534)
+        os.seteuid(65534)
+        try:
+            if not os.path.isdir(self.home):
+                self.skipTest("another user cannot get to the temporary directory")
+            yield
+        finally:
+            os.seteuid(0)
+
+    def closed_port(self):
+        unused = self.enter(socket.socket())
+        unused.bind(("127.0.0.1", 0))       # bound, but not listening
+        return unused.getsockname()[1]
+
+    def doctor(self, *args, **options):
+        """The result of `doctor --json`, with its checks as an attribute, by layer."""
+        result = self.run_cli("doctor", "--json", *args, **options)
+        self.assertNotIn("Traceback", result.err)
+        self.assertNoSecret(result)
+        self.assertEqual(list(result.json), ["checks"])
+        checks = result.json["checks"]
+        for check in checks:
+            self.assertEqual(list(check), ["layer", "status", "found", "hint"])
+            self.assertIn(check["status"], ("OK", "WARN", "FAIL"))
+            self.assertEqual(bool(check["hint"]), check["status"] != "OK", check)
+            self.assertTrue(check["found"])
+        names = [check["layer"] for check in checks]
+        self.assertEqual(names, [name for name in LAYERS if name in names])
+        is_failed = any(check["status"] == "FAIL" for check in checks)
+        self.assertEqual(bool(result.code), is_failed, result)
+        result.checks = {check["layer"]: check for check in checks}
+        return result
+
+    def assertNoSecret(self, result):
+        """Neither a secret nor a run of 16 characters of one is in the output."""
+        for secret in self.secrets:
+            for start in range(max(1, len(secret) - 15)):
+                self.assertNotIn(secret[start:start + 16], result.out + result.err)
+
+    def bad(self, result):
+        """The layers that are not OK, with their status."""
+        return {name: check["status"] for name, check in result.checks.items()
+                if check["status"] != "OK"}
+
+    def assertHealthy(self, result, *remarkable):
+        """All is well, but for a warning of these layers."""
+        self.assertEqual(self.bad(result), dict.fromkeys(remarkable, "WARN"), result)
+        self.assertEqual(result.code, 0)
+        self.assertEqual(list(result.checks), list(LAYERS))
+        return result
+
+    def assertFirst(self, result, layer, status="FAIL", code=3):
+        """That layer is the first that is not OK; returns its check."""
+        self.assertEqual(list(self.bad(result).items())[:1], [(layer, status)], result)
+        self.assertEqual(result.code, code, result)
+        return result.checks[layer]
+
+    def assertFault(self, result, expected):
+        check = self.assertFirst(result, expected.layer, expected.status, expected.code)
+        for name in ("found", "hint") if expected.layer != "TLS" or TELLS_WHY else ("hint",):
+            text, pattern = self.general(check[name]), getattr(expected, name)
+            self.assertTrue(has_line(text, pattern), f"{pattern!r} is not in {text!r}")
+
+    def general(self, text):
+        """A text without the addresses and paths of a test."""
+        text = text.replace(self.home, "~/.twosignal").replace(self.folder + os.sep, "")
+        return re.sub(r"127\.0\.0\.1:\d+", "HOST", text)
+
+
+class Healthy(DoctorCase):
+    def test_all_layers(self):
+        """Nothing is wrong: each layer says what it found, and the exit code is 0."""
+        checks = self.assertHealthy(self.doctor()).checks
+        for layer, *parts in (
+                ("program", twosignal.__version__, "Python %d.%d" % sys.version_info[:2]),
+                ("settings", self.server.url, "TWOSIGNAL_URL", "TWOSIGNAL_API_KEY"),
+                ("home", self.home, "TWOSIGNAL_HOME"),
+                ("name", "127.0.0.1"), ("connection", "127.0.0.1", "connected"),
+                ("proxy", "none"), ("health", "ok"),
+                ("TLS", "none"), ("session", OWNER, "OWNER"), ("key", "accepted")):
+            for part in parts:
+                self.assertIn(part, checks[layer]["found"])
+
+    def test_few_requests(self):
+        """Each question is asked once."""
+        self.doctor()
+        paths = [request.path for request in self.server.requests]
+        self.assertLessEqual(len(paths), 5, paths)
+        for path in ("/api/v1/health", "/api/v1/traces"):
+            self.assertEqual(paths.count(path), 1, paths)
+
+    def test_it_changes_nothing(self):
+        """Neither files nor data: a home that is missing stays so."""
+        files = {name: self.state(name) for name in os.listdir(self.home)
+                 if name.endswith(".json")}
+        self.doctor()
+        self.assertEqual({name: self.state(name) for name in files}, files)
+        self.assertEqual({request.method for request in self.server.requests}, {"GET"})
+        missing = self.path("none", "home")
+        self.doctor(env={"TWOSIGNAL_HOME": missing})
+        self.assertFalse(os.path.exists(self.path("none")))
+
+    def test_older_dialect(self):
+        """Older names, no batches: that is fine, and said."""
+        self.use(self.serve(**OLD))
+        found = self.assertHealthy(self.doctor()).checks["protocol"]["found"]
+        self.assertEqual(found, "tRPC 10, older names\nbatching off")
+
+    def test_current_dialect(self):
+        found = self.doctor().checks["protocol"]["found"]
+        self.assertEqual(found, "tRPC 11, current names\nbatching on")
+
+    def test_roles(self):
+        """The role in each organization."""
+        session = self.log_in("viewer@example.com")
+        self.secrets += [session["access_token"], session["refresh_token"]]
+        found = self.assertHealthy(self.doctor()).checks["session"]["found"]
+        self.assertIn("viewer@example.com", found)
+        self.assertIn("VIEWER", found)
+
+    def test_ipv6(self):
+        with Forwarding(int(self.server.url.rpartition(":")[2])) as other:
+            self.move(other.url)
+            result = self.assertHealthy(self.doctor())
+        self.assertIn("::1", result.checks["name"]["found"])
+        self.assertIn("::1 port %d: connected" % other.port, result.checks["connection"]["found"])
+
+    @needs_openssl
+    def test_tls(self):
+        """What the certificate says, and that it is trusted."""
+        self.use_tls()
+        found = self.assertHealthy(self.doctor()).checks["TLS"]["found"]
+        for part in ("TLSv1.", "Test", "localhost", "127.0.0.1", "trusted"):
+            self.assertIn(part, found)
+        self.assertRegex(found, r"\b20\d\d-\d\d-\d\d\b")
+
+    @needs_openssl
+    def test_certificate_authority_of_a_file(self):
+        """--ca-cert, and the one that login saved, count as for other commands."""
+        self.use_tls(ca="plain_ca")
+        self.assertHealthy(self.doctor("--ca-cert", self.made.ca))
+        self.write("home/config.json", {"api_url": self.server.url, "ca_cert": self.made.ca})
+        result = self.assertHealthy(self.doctor())
+        self.assertIn(self.made.ca, result.checks["settings"]["found"])
+
+    @needs_openssl
+    def test_through_a_proxy(self):
+        """Its password is no part of what is said."""
+        self.use_tls()
+        with Proxy("user", "hunter2secret99x") as proxy:
+            self.secrets += ["hunter2secret99x", "dXNlcjpodW50ZXIyc2VjcmV0OTl4"]
+            place = proxy.url.replace("http://", "http://user:hunter2secret99x@")
+            result = self.doctor(env={"https_proxy": place, "NO_PROXY": None})
+        self.assertHealthy(result)
+        self.assertIn(proxy.url[7:], result.checks["proxy"]["found"])
+        self.assertIn("port %d: connected" % proxy.port, result.checks["connection"]["found"])
+
+    def test_excluded_from_the_proxy(self):
+        """no_proxy wins, which is said: a proxy is set, and not used."""
+        env = {"http_proxy": "http://127.0.0.1:%d" % self.closed_port(), "NO_PROXY": "127.0.0.1"}
+        result = self.assertHealthy(self.doctor(env=env))
+        self.assertIn("no_proxy", result.checks["proxy"]["found"])
+
+
+class Network(DoctorCase):
+    """Between this machine and the server."""
+
+    def hosts(self, url, *addresses):
+        """Within the test, each name has these addresses; the server's address has a name."""
+        self.move(url)
+        self.environment["NO_PROXY"] = "*"
+        self.enter(resolved(*addresses))
+
+    @fault("wrong name of the server", "name", "Cannot resolve the name of 2signal.example.test",
+           "Check your --url or TWOSIGNAL_URL setting.")
+    def test_wrong_name(self):
+        self.move("https://2signal.example.test")
+        with mock.patch("socket.getaddrinfo", side_effect=socket.gaierror(-2, "not known")):
+            yield self.doctor()
+
+    @fault("wrong port", "connection", "Connection refused by HOST",
+           "Check your --url or TWOSIGNAL_URL setting.")
+    def test_wrong_port(self):
+        for scheme in ("http", "https"):
+            self.move("%s://127.0.0.1:%d" % (scheme, self.closed_port()))
+            yield self.doctor()
+
+    @fault("server that is silent, or a firewall in between", "connection",
+           "No response from HOST in time",
+           "Check the address, and the firewalls on the way to it.")
+    def test_silent_host(self):
+        with swallowing() as port:
+            for scheme in ("http", "https"):
+                self.move("%s://127.0.0.1:%d" % (scheme, port))
+                yield self.doctor("--timeout", "0.3")
+
+    @fault("one address of several is dead", "connection", "127.0.0.1 port …: no connection",
+           "Correct the addresses of that name, or what blocks one of them.", "WARN", 0)
+    def test_one_address_is_dead(self):
+        port = int(self.server.url.rpartition(":")[2])
+        with resolved(address(self.closed_port()), address(port)):
+            self.move("http://2signal.localhost:%d" % port)
+            yield self.doctor()
+        with swallowing() as silent, resolved(address(port), address(silent)):
+            yield self.doctor("--timeout", "0.3")
+
+    @fault("proxy that is gone", "connection", "Connection refused by the proxy HOST",
+           "Check your http_proxy, https_proxy or no_proxy setting.")
+    def test_dead_proxy(self):
+        place = "http://127.0.0.1:%d" % self.closed_port()
+        for scheme in ("http", "https"):
+            self.move(scheme + "://2signal.example.test")
+            yield self.doctor(env={"http_proxy": place, "https_proxy": place, "NO_PROXY": None})
+
+    @fault("proxy that wants a password", "proxy",
+           "The proxy HOST requires a valid user name and password (407)",
+           "Check http_proxy or https_proxy, or name the host in no_proxy.")
+    def test_proxy_with_a_password(self):
+        for scheme in ("https", "http"):
+            with Proxy("user", "right") as proxy:
+                self.move(scheme + "://2signal.example.test")
+                yield self.doctor(env={"http_proxy": proxy.url, "https_proxy": proxy.url,
+                                       "NO_PROXY": None})
+
+    @fault("proxy that refuses the server", "proxy",
+           "The proxy HOST refused the connection to 2signal.example.test (403)",
+           "Check http_proxy or https_proxy, or name the host in no_proxy.")
+    def test_proxy_that_refuses(self):
+        with Scripted(answer("no", 403)) as proxy:
+            self.move("https://2signal.example.test")
+            yield self.doctor(env={"https_proxy": proxy.url, "NO_PROXY": None})
+
+    def test_proxy_that_cannot_reach_the_server(self):
+        with Proxy() as proxy:
+            self.move("https://127.0.0.1:%d" % self.closed_port())
+            result = self.doctor(env={"https_proxy": proxy.url, "NO_PROXY": None})
+        self.assertIn("(502)", self.assertFirst(result, "proxy")["found"])
+
+    def test_name_of_the_proxy(self):
+        """The name is looked up that a connection is made to."""
+        self.move("https://2signal.example.test")
+        with mock.patch("socket.getaddrinfo", side_effect=socket.gaierror(-2, "not known")):
+            result = self.doctor(env={"https_proxy": "http://proxy.test:1", "NO_PROXY": None})
+        self.assertIn("the proxy proxy.test:1", self.assertFirst(result, "name")["found"])
+
+    def test_proxy_that_is_none(self):
+        """A setting of no use is a finding, not the end."""
+        for value in ("socks5://user:hunter2secret99x@127.0.0.1:1", "http://"):
+            self.secrets.append("hunter2secret99x")
+            result = self.doctor(env={"http_proxy": value, "NO_PROXY": None})
+            check = self.assertFirst(result, "settings", code=2)
+            self.assertIn("http_proxy", check["found"])
+            self.assertEqual(result.checks["home"]["status"], "OK")
+
+    def test_goes_on(self):
+        """What does not need the network is checked all the same; the rest is named."""
+        self.move("https://127.0.0.1:%d" % self.closed_port())
+        result = self.doctor()
+        self.assertEqual(list(result.checks)[:5], list(LAYERS[:5]))
+        self.assertNotIn("TLS", result.checks)
+        for layer in ("TLS", "health", "session", "key"):
+            self.assertIn(layer, result.err)
+
+    def test_a_silent_host_takes_one_timeout(self):
+        """Not one for each layer behind it."""
+        naps = []
+        started = time.monotonic()
+        with swallowing() as port:
+            self.move("https://127.0.0.1:%d" % port)
+            self.doctor("--timeout", "0.2", naps=naps)
+        self.assertLess(time.monotonic() - started, 30)
+
+
+@needs_openssl
+class Tls(DoctorCase):
+    REPLACE = "Have it replaced on the server."
+    REFUSED = "No secure connection to HOST: its certificate is not accepted: "
+    TRUST = "If you trust its authority, pass --ca-cert FILE or set SSL_CERT_FILE."
+
+    @fault("wrong CA", "TLS", REFUSED + "unable to get local issuer certificate", TRUST)
+    def test_wrong_ca(self):
+        self.use_tls(ca="plain_ca")
+        yield self.doctor()
+
+    @fault("self-signed certificate", "TLS", REFUSED + "self…signed certificate", TRUST)
+    def test_self_signed(self):
+        self.use_tls("self_signed")
+        yield self.doctor()
+
+    @fault("expired certificate", "TLS", REFUSED + "certificate has expired",
+           "Renew it on the server, or correct this machine's clock.")
+    def test_expired(self):
+        self.use_tls("expired")
+        yield self.doctor()
+
+    @fault("certificate that expires soon", "TLS", "valid from … to …",
+           "Renew the certificate on the server.", "WARN", 0)
+    def test_expires_soon(self):
+        self.use_tls("ending")
+        yield self.doctor()
+
+    @fault("certificate of another host", "TLS", REFUSED + "…'127.0.0.1'…",
+           "It was issued for another host: use that name with --url.")
+    def test_another_host(self):
+        self.use_tls("wrong_host")
+        result = self.doctor()
+        self.assertIn("elsewhere.example", result.checks["TLS"]["found"])
+        yield result
+
+    @unittest.skipUnless(TELLS_WHY, "Python 3.6 does not say that a key is weak")
+    @fault("certificate with a weak key", "TLS", REFUSED + "…too weak", REPLACE)
+    def test_weak(self):
+        made = certificates(self.folder)
+        small = certificate_for(self.folder, "IP:127.0.0.1", key="rsa:768")
+        for pair, ca_cert in ((made.weak, made.ca), (small, small[0])):
+            with Scripted(answer({}), tls=pair) as server:
+                self.move(server.url)
+                yield self.doctor("--ca-cert", ca_cert)
+
+    @fault("client certificate that is missing or wrong", "TLS",
+           "No secure connection to HOST: it requires a client certificate (certificate required)",
+           "Pass one that it accepts with --client-cert FILE.")
+    def test_client_certificate(self):
+        made = certificates(self.folder)
+        for has_tls_1_3 in (True, False):
+            with Scripted(answer({}), tls=made.good + (made.ca, has_tls_1_3)) as server:
+                self.move(server.url)
+                yield self.doctor("--ca-cert", made.ca)
+
+    def test_wrong_client_certificate(self):
+        made = certificates(self.folder)
+        with Scripted(answer({}), tls=made.good + (made.ca,)) as server:
+            self.move(server.url)
+            cert, key = made.self_signed
+            result = self.doctor("--ca-cert", made.ca, "--client-cert", cert, "--client-key", key)
+        self.assertIn("does not accept the client certificate",
+                      self.assertFirst(result, "TLS")["found"])
+
+    @fault("https:// for a server without TLS", "TLS",
+           "No secure connection to HOST: it does not speak TLS",
+           "For a plain HTTP server, use an http:// address.")
+    def test_no_tls(self):
+        self.move(self.server.url.replace("http:", "https:"))
+        yield self.doctor()
+
+    @fault("http:// for a server with TLS", "health", "No response: HOST closed the connection",
+           "Check your --url or TWOSIGNAL_URL setting. The address of a TLS server begins with https://.")
+    def test_plain_text(self):
+        self.use_tls()
+        self.move(self.server.url.replace("https:", "http:"))
+        yield self.doctor()
+
+    def test_silence(self):
+        """A server that accepts the connection, and says nothing."""
+        with Scripted(silence) as server:
+            self.move(server.url.replace("http:", "https:"))
+            result = self.doctor("--timeout", "0.3")
+        self.assertIn("No response", self.assertFirst(result, "TLS")["found"])
+
+    def test_files_of_no_use(self):
+        """A finding, with the option or variable to correct; the rest is checked all the same."""
+        self.use_tls()
+        for args, env in ((("--ca-cert", "missing.pem"), {}), ((), {"SSL_CERT_DIR": "/dev/zero"}),
+                          (("--client-cert", "missing.pem"), {}),
+                          (("--header", "hunter2"), {})):
+            with self.subTest(args=args, env=env):
+                result = self.doctor(*args, env=env)
+                self.assertEqual(result.code, 2)
+                self.assertEqual(result.checks["home"]["status"], "OK")
+                (layer, _), *_ = self.bad(result).items()
+                self.assertIn((args or list(env))[0], result.checks[layer]["hint"])
+
+    def test_nothing_is_sent(self):
+        """The certificate is read on a connection on which nothing else is sent."""
+        self.use_tls(ca="plain_ca")
+        for pair in (self.made.good, self.made.expired, self.made.self_signed):
+            with Recording(tls=pair) as server:
+                self.move(server.url)
+                result = self.doctor("--header", "X-Secret: hunter2secret99x")
+            self.assertIn("Test" if pair != self.made.self_signed else "localhost",
+                          self.assertFirst(result, "TLS")["found"])
+            self.assertGreater(len(server.received), 0)
+            self.assertEqual(b"".join(server.received), b"")
+            self.assertNotIn("session", result.checks)
+
+    def test_nothing_is_sent_before_it_is_trusted(self):
+        """The first connections of a trusted server stay empty, too."""
+        self.use_tls()
+        with Recording(tls=self.made.good) as server:
+            self.move(server.url)
+            self.assertFirst(self.doctor("--timeout", "0.3"), "health")
+        self.assertEqual(server.received[0], b"")
+        self.assertGreater(len(server.received), 1)
+
+
+class Servers(DoctorCase):
+    """What answers at the address."""
+
+    BROWSER = ("See in a browser what answers at http://HOST: a captive portal, a gateway or "
+               "other software.")
+
+    PORTALS = (answer("", 302, [("Location", "http://login.portal.example.test/?u=1")]),
+               answer("<html>Log in</html>", 200, [("Content-Type", "text/html")]),
+               answer("<html>Log in</html>", 511, [("Content-Type", "text/html")]))
+
+    @fault("captive portal", "health", "The server redirects to http://login.portal.example.test",
+           twosignal.GATEWAY_HINT, code=8)
+    def test_captive_portal(self):
+        with Scripted(self.PORTALS[0]) as server:
+            self.move(server.url)
+            yield self.doctor()
+
+    def test_captive_portal_with_a_page(self):
+        for portal, words in zip(self.PORTALS[1:], ("web page", "511")):
+            with Scripted(portal) as server:
+                self.move(server.url)
+                check = self.assertFirst(self.doctor(), "health", code=8)
+                self.assertIn(words, check["found"])
+                self.assertIn("captive portal", check["hint"])
+                for request in server.requests:
+                    self.assertNotIn(b"Bearer", request)
+                    self.assertNotIn(b"Cookie", request)
+
+    @fault("gateway that wants a login of its own", "health", "The server answered 403 with a web "
+           "page that is not 2Signal's protocol", twosignal.GATEWAY_HINT, code=8)
+    def test_gateway(self):
+        with Scripted(answer("<html>", 403, [("Content-Type", "text/html")])) as server:
+            self.move(server.url)
+            yield self.doctor()
+
+    @fault("another program at that port", "health",
+           "The server answered … that is not 2Signal's protocol", "Check that the address is that "
+           "of a 2Signal server. " + BROWSER, code=8)
+    def test_other_software(self):
+        page = [("Content-Type", "text/html")]
+        for response in (answer({"message": "Not found"}, 404), answer("<html>", 404, page),
+                         answer("pong"), answer([])):
+            with Scripted(response) as server:
+                self.move(server.url)
+                yield self.doctor()
+
+    def test_another_protocol(self):
+        with Scripted(b"SSH-2.0-OpenSSH_9.2\r\n") as server:
+            self.move(server.url)
+            check = self.assertFirst(self.doctor(), "health", code=8)
+            self.assertIn("is not HTTP", check["found"])
+
+    def test_other_software_in_good_health(self):
+        with Scripted(answer({"status": "ok"})) as server:
+            self.move(server.url)
+            self.assertFirst(self.doctor(), "protocol", code=8)
+            for request in server.requests:
+                self.assertNotIn(b"Cookie", request)
+
+    @fault("server that redirects to another address", "health",
+           "The server redirects to https://new.example.test",
+           "If that is right, use --url https://new.example.test.", code=8)
+    def test_redirect(self):
+        def redirect(connection, request):
+            path = request.split(b" ")[1].decode("ascii")
+            connection.sendall(answer("", 308, [
+                ("Location", "https://new.example.test" + path)]))
+        with Scripted(redirect) as server:
+            self.move(server.url)
+            yield self.doctor()
+
+    @fault("server that fails", "health", "The server failed (500)",
+           "Try again later. Report this to whoever runs the server. " + BROWSER, code=8)
+    def test_server_error(self):
+        self.server.fault("/api/", times=None, status=500)
+        yield self.doctor()
+
+    def test_bad_health(self):
+        """What the server says about its health is shown, and a warning if it is not ok."""
+        for status, is_bad in (("ok", False), ("OK", False), ("degraded", True)):
+            for body in ({"status": status}, {"data": {"status": status}, "error": None}):
+                self.server.clear()
+                self.server.fault("/api/v1/health", status=200, body=body)
+                result = self.assertHealthy(self.doctor(), *["health"] * is_bad)
+                self.assertIn(status, result.checks["health"]["found"])
+
+    def test_no_health_endpoint(self):
+        """An older server: a warning, and all the rest is checked."""
+        self.server.fault("/api/v1/health", times=None, status=404, body="<html>404")
+        self.assertHealthy(self.doctor(), "health")
+
+    @fault("server without tRPC behind its address", "protocol", "The server answered 404 with a "
+           "web page that is not 2Signal's protocol",
+           "Check that the address is that of a 2Signal server.", code=8)
+    def test_no_trpc(self):
+        self.server.fault("/api/trpc", times=None, status=404, body="<html>404")
+        yield self.doctor()
+
+    @fault("clock that is off by an hour", "clock",
+           "this machine's clock is 60 minutes … the server's",
+           "Set this machine's clock, or the server's, by NTP.", "WARN", 0)
+    def test_clock(self):
+        for seconds in (3600, -3600):
+            self.use(self.serve(date=seconds))
+            yield self.doctor()
+
+    def test_no_date(self):
+        """What is unknown is not OK."""
+        self.use(self.serve(date=None))
+        self.assertHealthy(self.doctor(), "clock")
+
+
+class Accounts(DoctorCase):
+    """The session and the key."""
+
+    LOG_IN = "Run 'twosignal login' again."
+
+    @fault("expired session", "session", "Authentication expired", LOG_IN, code=4)
+    def test_expired(self):
+        self.server.expire(OWNER)
+        self.server.revoke(OWNER)
+        self.write("home/session.json", dict(self.state("session.json"), expires_at=1))
+        yield self.doctor()
+
+    def test_revoked(self):
+        self.server.revoke(OWNER)
+        check = self.assertFirst(self.doctor(), "session", code=4)
+        self.assertEqual(check["hint"], self.LOG_IN)
+
+    def test_refreshed(self):
+        """An access token that has expired is nothing wrong: it is refreshed, as by commands."""
+        self.server.expire(OWNER)
+        self.write("home/session.json", dict(self.state("session.json"), expires_at=1))
+        result = self.doctor()
+        session = self.state("session.json")
+        self.secrets += [session["access_token"], session["refresh_token"]]
+        self.assertNoSecret(result)
+        self.assertHealthy(result)
+        self.assertGreater(session["expires_at"], time.time())
+
+    @fault("no session and no key", "session", "none", "Run 'twosignal login'.", "WARN", 0)
+    def test_nothing(self):
+        os.unlink(os.path.join(self.home, "session.json"))
+        yield self.doctor(env={"TWOSIGNAL_API_KEY": None})
+
+    def test_key_alone(self):
+        """A key without a session is how a pipeline works."""
+        os.unlink(os.path.join(self.home, "session.json"))
+        self.assertHealthy(self.doctor())
+
+    def test_key_alone_at_its_own_address(self):
+        """The layers are those of the address that commands use: TWOSIGNAL_BASE_URL with a key."""
+        os.unlink(os.path.join(self.home, "session.json"))
+        os.unlink(os.path.join(self.home, "config.json"))
+        del self.environment["TWOSIGNAL_URL"]
+        self.environment["TWOSIGNAL_BASE_URL"] = self.server.url
+        other = "http://127.0.0.1:%d" % self.closed_port()
+        with mock.patch.object(twosignal, "DEFAULT_URL", other):
+            result = self.assertHealthy(self.doctor())
+        self.assertIn("%s (TWOSIGNAL_BASE_URL)" % self.server.url,
+                      result.checks["settings"]["found"])
+
+    def test_key_of_a_server_without_trpc(self):
+        """An address for keys only: what a key can do there works."""
+        os.unlink(os.path.join(self.home, "session.json"))
+        self.server.fault("/api/trpc", times=None, status=404, body="<html>404")
+        result = self.doctor()
+        self.assertEqual(list(self.bad(result)), ["protocol"])
+        self.assertIn("accepted", result.checks["key"]["found"])
+
+    @posix
+    def test_key_without_a_home(self):
+        """A key needs no home directory, as in a container: a warning."""
+        os.unlink(os.path.join(self.home, "session.json"))
+        with self.unprivileged():
+            for mode in (0o000, 0o500):
+                os.chmod(self.home, mode)
+                try:
+                    env = {"TWOSIGNAL_HOME": None, "HOME": self.home}
+                    self.assertOk(self.run_cli("traces", "list", env=env))
+                    result = self.doctor(env=env)
+                finally:
+                    os.chmod(self.home, 0o700)
+                self.assertLessEqual(set(self.bad(result).items()), {("home", "WARN")}, result)
+                self.assertEqual(result.code, 0)
+                self.assertIn("accepted", result.checks["key"]["found"])
+
+    def test_session_alone(self):
+        result = self.assertHealthy(self.doctor(env={"TWOSIGNAL_API_KEY": None}))
+        self.assertEqual(result.checks["key"]["found"], "none")
+
+    @fault("session of another address", "session", "Not logged in to http://HOST",
+           "Run 'twosignal login --url http://HOST'; the stored session belongs to http://HOST.",
+           code=4)
+    def test_another_address(self):
+        other = self.serve()
+        self.environment.update(TWOSIGNAL_URL=other.url, TWOSIGNAL_API_KEY=other.key)
+        self.secrets.append(other.key)
+        yield self.doctor()
+        for request in other.requests:
+            self.assertIsNone(request.headers["Cookie"])
+
+    @fault("revoked key", "key", "The API key is not accepted",
+           "Check TWOSIGNAL_API_KEY or its file, or create a key with 'twosignal api-keys create'.",
+           code=4)
+    def test_revoked_key(self):
+        self.server.store.put("api_keys", dict(
+            self.server.store.get("api_keys", self.server.keys[0]),
+            revokedAt=self.server.world.now()))
+        yield self.doctor()
+
+    @fault("rate-limited key", "key", "Rate limited", "Wait a few seconds and retry.", code=7)
+    def test_rate_limited_key(self):
+        self.server.fault("/api/v1/traces", times=None, status=429,
+                          headers={"RateLimit-Limit": "100"})
+        yield self.doctor()
+
+    def test_rate_limit(self):
+        found = self.doctor().checks["key"]["found"]
+        self.assertIn("1000 requests a second", found)
+
+    def test_key_of_another_address(self):
+        """The key goes to its own address only, the session to its own; both are said."""
+        other = self.serve()
+        del self.environment["TWOSIGNAL_URL"]
+        self.secrets.append(other.key)
+        result = self.assertHealthy(self.doctor(env={
+            "TWOSIGNAL_BASE_URL": other.url, "TWOSIGNAL_API_KEY": other.key}))
+        self.assertIn(other.url, result.checks["key"]["found"])
+        self.assertEqual([request.path for request in other.requests
+                          if request.headers["Cookie"]], [])
+        self.assertEqual(other.count("/api/v1/traces"), 1)
+        self.assertEqual(self.server.count("/api/v1/traces"), 0)
+
+    def test_key_that_is_none(self):
+        """A file without a key, or a key that no header can carry: a finding."""
+        for env in ({"TWOSIGNAL_API_KEY": None, "TWOSIGNAL_API_KEY_FILE": self.path("missing")},
+                    {"TWOSIGNAL_API_KEY": "a key"}):
+            with self.subTest(env=env):
+                result = self.doctor(env=env)
+                self.assertTrue(set(self.bad(result)) <= {"settings", "key"}, result)
+                self.assertIn(result.code, (1, 2))
+                self.assertEqual(result.checks["session"]["status"], "OK")
+
+    def test_key_in_quotes(self):
+        """No command works with it, nor without a session: the finding is the variable."""
+        result = self.doctor(env={"TWOSIGNAL_API_KEY": '"%s"' % self.server.key})
+        (layer, _), *_ = self.bad(result).items()
+        self.assertEqual(result.code, 2)
+        self.assertIn("TWOSIGNAL_API_KEY is in quotes", result.checks[layer]["found"])
+
+
+class Machine(DoctorCase):
+    """The program, its settings, and the home directory."""
+
+    REPAIR = "Correct or delete it, or run 'twosignal login' again."
+
+    @fault("address that is none", "settings", "TWOSIGNAL_URL is not a server's address: …",
+           "It should look like https://twosignal.example.com.", code=2)
+    def test_wrong_url(self):
+        for url in ("ftp://2signal.example.test", "https://", "https://a b"):
+            yield self.doctor(env={"TWOSIGNAL_URL": url})
+
+    def test_password_in_the_address(self):
+        self.secrets.append("hunter2secret99x")
+        url = "https://user:hunter2secret99x@2signal.example.test"
+        for args, env in ((("--url", url), {}), ((), {"TWOSIGNAL_URL": url})):
+            self.assertFirst(self.doctor(*args, env=env), "settings", code=2)
+
+    @fault("damaged config.json", "home", "~/.twosignal/config.json is damaged", REPAIR, code=1)
+    def test_damaged_config(self):
+        del self.environment["TWOSIGNAL_URL"]
+        for content in (b'{"api_url": ', b"[]", b"\xff"):
+            self.write("home/config.json", content)
+            yield self.doctor()
+
+    @fault("damaged session.json", "home", "~/.twosignal/session.json is damaged", REPAIR, code=1)
+    def test_damaged_session(self):
+        for content in (b'{"access', b"[]", b""):
+            self.write("home/session.json", content)
+            yield self.doctor()
+
+    @fault("file in place of the home directory", "home",
+           "Cannot use ~/.twosignal: it is not a directory",
+           twosignal.HOME_HINT, code=1)
+    def test_home_is_a_file(self):
+        self.environment["TWOSIGNAL_API_KEY"] = self.server.key
+        self.home = self.write("file", "")
+        yield self.doctor(env={"TWOSIGNAL_HOME": self.home})
+
+    @posix
+    @fault("home directory that everybody may write to", "home",
+           "Cannot use ~/.twosignal: everybody may write to it", twosignal.HOME_HINT, code=1)
+    def test_home_is_open(self):
+        os.chmod(self.home, 0o777)
+        yield self.doctor()
+
+    @posix
+    def test_home_of_another_user(self):
+        owner = os.stat(self.home).st_uid
+        if os.geteuid() == 0:
+            os.chown(self.home, 65534, 65534)
+            result = self.doctor()
+        else:
+            with mock.patch("os.geteuid", return_value=owner + 1):
+                result = self.doctor()
+        check = self.assertFirst(result, "home", code=1)
+        self.assertIn("it belongs to another user", check["found"])
+
+    @posix
+    @fault("home directory that cannot be read", "home",
+           "Cannot read ~/.twosignal/config.json: Permission denied",
+           "Check the permissions of the file and its directory.", code=1)
+    def test_unreadable_home(self):
+        for mode in (0o000, 0o400):
+            with self.unprivileged():
+                os.chmod(self.home, mode)
+                try:
+                    yield self.doctor()
+                finally:
+                    os.chmod(self.home, 0o700)
+
+    @posix
+    @fault("home directory that cannot be written", "home",
+           "Cannot write ~/.twosignal/session.lock: Permission denied",
+           "Free some space, correct its permissions, or set TWOSIGNAL_HOME.", code=1)
+    def test_unwritable_home(self):
+        with self.unprivileged():
+            os.chmod(self.home, 0o500)
+            try:
+                yield self.doctor()
+            finally:
+                os.chmod(self.home, 0o700)
+
+    @posix
+    @fault("lock that another process holds", "home",
+           "Another process holds the lock ~/.twosignal/session.lock",
+           "Wait for it to end, or stop it.", "WARN", 0)
+    def test_lock_is_held(self):
+        with contextlib.ExitStack() as holder:
+            with replaced_environment(self.environment):
+                holder.enter_context(twosignal.Spending(time.monotonic() + 60))
+            yield self.doctor()
+
+    def test_no_home(self):
+        """A home directory that is not there yet is fine; it is made by login."""
+        result = self.doctor(env={"TWOSIGNAL_HOME": self.path("new")})
+        self.assertEqual(result.checks["home"]["status"], "OK")
+
+    @needs_openssl
+    def test_python_without_ssl(self):
+        """https:// cannot work, which is the program's layer."""
+        self.use_tls()
+        with mock.patch.dict(sys.modules, ssl=None, _ssl=None):
+            result = self.doctor()
+        check = self.assertFirst(result, "program")
+        self.assertIn("without ssl", check["found"])
+
+
+class Hostile(DoctorCase):
+    """Whatever answers, each layer is one of the three, and nothing raw gets out."""
+
+    def test_no_http(self):
+        for script, code in ((b"", 3), (b"{}", 8), (b"\x15\x03\x01\x00\x02\x02F", 8), (reset, 3),
+                             (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{}", 3),
+                             (b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}", 8),
+                             (b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n", 8)):
+            with Scripted(script) as server:
+                self.move(server.url)
+                self.assertFirst(self.doctor(), "health", code=code)
+
+    def test_odd_answers(self):
+        """Valid HTTP and JSON, and not what the protocol says."""
+        for fragment, layer, bodies in (
+                ("/api/v1/health", "health", (b"null", [], {"status": 5}, {"data": None}, "[[")),
+                ("/api/trpc/trace", "protocol", (b"null", [], [1, 2, 3], [{}, {}, {}],
+                                                 [{"error": 1}] * 3, {"error": {"json": 5}})),
+                ("organization.list", "session", [{"result": {"data": {"json": value}}}
+                                                  for value in (None, "x", [1])]),
+                ("/api/v1/traces", "key", (b"null", {"traces": 5}, {"data": None}, "x"))):
+            for body in bodies:
+                self.server.clear()
+                self.server.fault(fragment, times=None, status=200, body=body)
+                with self.subTest(fragment=fragment, body=body):
+                    self.assertFirst(self.doctor(), layer, code=8)
+
+    def test_controls(self):
+        """Row 35: what a server says is one line, without a control character."""
+        text = "\x1b[31m\nkey         FAIL    forged\u202e"
+        organizations = [{"role": text, "name": text}]
+        for fragment, body in (
+                ("/api/v1/health", {"status": text}),
+                ("organization.list", {"result": {"data": {"json": organizations}}})):
+            self.server.clear()
+            self.server.fault(fragment, times=None, status=200, body=body)
+            for args in ((), ("--format", "csv"), ("--format", "html"), ("--json",)):
+                out = self.run_cli("doctor", *args).out
+                self.assertNotIn("\x1b", out)
+                self.assertNotIn("\u202e", out)
+                self.assertNotIn("\nkey         FAIL", out)
+
+
+class Output(DoctorCase):
+    def test_formats(self):
+        """Each format has each layer, and the hint of what is wrong."""
+        self.server.revoke(OWNER)
+        for name in ("report.txt", "report.json", "report.html", "report.csv", "report.md"):
+            with self.subTest(name=name):
+                result = self.run_cli("doctor", "-o", self.path(name))
+                self.assertEqual(result.code, 4)
+                with open(self.path(name), encoding="utf-8") as file:
+                    text = file.read()
+                for word in LAYERS + ("FAIL", "Authentication expired", "twosignal login"):
+                    self.assertIn(word, text.replace("&#x27;", "'"))
+
+    def test_text(self):
+        """In 80 columns nothing that matters is cut: what was found, and each hint."""
+        self.server.revoke(OWNER)
+        result = self.run_cli("doctor", columns=80)
+        words = " ".join(result.out.split())
+        for check in self.doctor().json["checks"]:
+            for name in ("layer", "status", "hint"):
+                self.assertIn(check[name], words)
+        self.assertLessEqual(max(map(len, result.lines)), 80)
+
+    @needs_openssl
+    def test_no_secret(self):
+        """Row 34: neither tokens nor keys, passwords or headers, in any format, whatever fails."""
+        self.use_tls()
+        canary = "hunter2secret99x"
+        self.secrets += [canary, "dXNlcjpodW50ZXIyc2VjcmV0OTl4"]
+        for broken in ("", "/api/v1/health", "/api/trpc", "/api/v1/traces"):
+            if broken:
+                self.server.fault(broken, times=None, status=500, body="You sent %s, %s" % (
+                    canary, " ".join(self.secrets)))
+            with Proxy("user", canary) as proxy:
+                place = proxy.url.replace("http://", "http://user:%s@" % canary)
+                for args in ((), ("--json",), ("--debug",), ("--format", "html"),
+                             ("--format", "csv"), ("--debug", "--json")):
+                    with self.subTest(broken=broken, args=args):
+                        self.assertNoSecret(self.run_cli(
+                            "doctor", "--header", "X-Secret: " + canary, *args,
+                            env={"https_proxy": place, "NO_PROXY": None,
+                                 "TWOSIGNAL_PASSWORD": canary}))
+
+    def test_help(self):
+        result = self.assertOk(self.run_cli("doctor", "--help"), err="")
+        self.assertIn("doctor", result.out)
+        self.assertEqual(self.server.requests, [])
+
+    def test_others_point_to_it(self):
+        """Errors of other commands in these layers name the command, others do not."""
+        for fragment, options, is_named in (
+                ("organization.list", {"reset": True}, True),
+                ("organization.list", {"body": "<html>"}, True),
+                ("organization.list", {"status": 403}, False),
+                ("organization.list", {"status": 400}, False)):
+            self.server.clear()
+            self.server.fault(fragment, times=None, **options)
+            result = self.run_cli("orgs", "list")
+            self.assertEqual("twosignal doctor" in result.err, is_named, result)
+        self.move("http://127.0.0.1:%d" % self.closed_port())
+        self.assertIn("twosignal doctor", self.run_cli("orgs", "list").err)
+
+
+if __name__ == "__main__":
+    unittest.main()
