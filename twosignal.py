@@ -2786,7 +2786,8 @@ RESOURCES = {
     "trace": ("trace", "traces list"), "evaluator": ("evaluator", "evaluators list"),
     "dataset": ("dataset", "datasets list"), "apiKey": ("API key", "api-keys list"),
     "usage": ("organization", "orgs list"), "span": ("span", "traces get ID --io"),
-    "traces": ("trace", "traces list"), "scores": ("trace", "traces list")}
+    "traces": ("trace", "traces list"), "scores": ("trace", "traces list"),
+    "route-model": ("routing config", "api modelRouting.list")}
 KNOWN_CALLS = [{"name": name, "kind": kind, "inputs": inputs} for kind, calls in {  # ?: optional
     "query": """organization.list; organization.getById organizationId; project.list organizationId;
         trace.list projectId limit? cursor? status? name? search? tags? startDate? endDate?;
@@ -3607,8 +3608,8 @@ class Client:
         if method == "GET":
             url += f"?{urlencode(values)}" if values else ""
             return rest_value(self._send(url, None, credential, retried))
-        resource = RESOURCES.get(path.split("/")[-1], ("resource", f"api GET /api/v1{path}"))
-        return self._change(resource, lambda: (
+        resource = RESOURCES.get(path.split("/")[-1])
+        return self._change(resource or ("", f"api GET /api/v1{path}"), lambda: (
             rest_value(self._send(url, values, credential, retried), resource)))
 
     def rows(self, procedure, values=None) -> list:
@@ -7062,8 +7063,8 @@ def api(client, args, console):
     is_own_url = args.call.startswith(client.url + "/")
     match = re.match(_CALL, args.call[len(client.url):] if is_own_url else args.call)
     if not match:
-        raise usage_error(f"'{args.call}' is no procedure such as trace.list, and no path such as "
-                          f"/api/v1/traces of {client.url}", "Parameters go into --field.")
+        raise usage_error(f"'{args.call}' is neither a procedure such as trace.list, nor a path "
+                          f"such as /api/v1/traces of {client.url}", "Parameters go into --field.")
     name, is_change = match.group(1) or match.group(2), args.method == "POST"
     call = client.mutate if is_change else client.query
     if "/" in name:
@@ -7494,8 +7495,9 @@ def next_words(line, is_flag, clock) -> list:
     if line.command is None and not is_flag:
         return words_after(line.words)
     options = line.command.all_options if line.command else GLOBAL_OPTIONS + (VERSION,)
-    operands = [each for option in options if not option.flags and not is_flag
-                and not line.operands for each in option_values(option, line, clock)]
+    expected = [option for option in options if not option.flags][len(line.operands):]
+    operands = [each for option in expected if not is_flag
+                for each in option_values(option, line, clock)]
     return operands + [flag for flag in flags_of(options) if flag.startswith("--")]
 
 

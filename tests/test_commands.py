@@ -1279,6 +1279,9 @@ class RestCommand(KeyCase):
         self.assertFails(self.api("POST", path), 1, "name and content are required",
                          "'twosignal api --list'")
         self.assertFails(self.api("/api/v1/nope"), 8, "answered 404 with a web page")
+        given = ("-f", "input=Hi", "-f", "configName=no")
+        self.assertFails(self.api("POST", "/api/v1/route-model", *given), 6,
+                         "Routing config not found", "'twosignal api modelRouting.list'")
         self.assertFails(self.api(path, env={"TWOSIGNAL_API_KEY": "ts_wrong"}), 4,
                          "The API key is not accepted")
         for status, code, body in ((403, 5, "FORBIDDEN"), (405, 1, "X"), (409, 1, "CONFLICT"),
@@ -1293,7 +1296,8 @@ class RestCommand(KeyCase):
     def test_a_lost_answer(self):
         for path, check in (("prompt-templates", "api GET /api/v1/prompt-templates"),
                             ("traces", "traces list"), ("scores", "traces list"),
-                            ("otel/traces", "traces list"), ("new", "api GET /api/v1/new")):
+                            ("otel/traces", "traces list"), ("new", "api GET /api/v1/new"),
+                            ("route-model", "api modelRouting.list")):
             self.server.fault("/api/v1/" + path, reset=True, after=True)
             with self.subTest(path=path):
                 self.assertFails(self.api("POST", "/api/v1/" + path), 9, "outcome is unknown",

@@ -97,6 +97,15 @@ class Options(CompletionCase):
         self.assertEqual(self.complete("completion", "")[:3], list(SHELLS))
         self.assertEqual(self.complete("completion", "f"), ["fish"])
         self.assertEqual(self.complete("completion", "x"), [])
+        self.assertEqual(self.complete("completion", "bash", "f"), [])
+
+    def test_calls_of_api(self):
+        """In place of GET or POST, and after it."""
+        self.assertEqual(self.complete("api", "P"), ["POST"])
+        for before in ((), ("GET",), ("-f", "name=x", "POST")):
+            self.assertEqual(self.complete("api", *before, "project.u"), ["project.update"])
+            self.assertEqual(self.complete("api", *before, "/api/v1/prompt"),
+                             ["/api/v1/prompt-templates"])
 
 
 class Values(CompletionCase):
