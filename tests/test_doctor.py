@@ -825,7 +825,7 @@ class Machine(DoctorCase):
     @posix
     @fault("lock that another process holds", "home",
            "Another process holds the lock ~/.twosignal/session.lock",
-           "Wait for it to end, or stop it.", "WARN", 0)
+           "Wait for … to end, or stop it.", "WARN", 0)
     def test_lock_is_held(self):
         with contextlib.ExitStack() as holder:
             with replaced_environment(self.environment):
