@@ -1646,8 +1646,9 @@ class Lock(Struct):
                                        kinds=OSError)
             while not self._try_lock():
                 if self.clock.monotonic() >= self.deadline:
-                    raise TransientFailure(f"Another process holds the lock {self.path}",
-                                           "Wait for it to end, or stop it.", "LOCKED")
+                    hint = f"Wait for {lock_holder(self.handle)} to end, or stop it."
+                    raise TransientFailure(f"Another process holds the lock {self.path}", hint,
+                                           "LOCKED")
                 self.clock.sleep(0.02)
         except BaseException:
             self.__exit__()
@@ -1687,6 +1688,13 @@ class Lock(Struct):
         self._open()                # others lock the new file
         result_or_failure(os.close, locked, kinds=OSError)
         return False
+
+
+def lock_holder(handle) -> str:
+    """The process that has locked the same file: "process 123", or "it" if it is not known."""
+    locks = result_or(b"", file_content, "/proc/locks", kinds=OSError).decode("ascii", "replace")
+    found = re.search(f"FLOCK .* ([0-9]+) [0-9a-f:]+:{os.fstat(handle).st_ino} ", locks)
+    return f"process {found.group(1)}" if found else "it"
 
 
 def lock_handle(handle):
@@ -1739,6 +1747,7 @@ class deferred_signals:
 # Settings
 ############################################################
 
+KEY_VARIABLES = ("TWOSIGNAL_API_KEY", "TWOSIGNAL_API_KEY_FILE")
 CONFIG_KEYS = ("api_url", "ca_cert", "org", "project")
 HOME_HINT = "Set HOME or TWOSIGNAL_HOME to a directory of your own."
 _HEADER = r"(?a)([\w!#$%&'*+.^`|~-]+):[\t ]*([!-~][\t -~]*)\Z"
@@ -1957,12 +1966,13 @@ def header_secrets(value) -> list:
 
 
 def has_key() -> bool:
-    return bool(setting("TWOSIGNAL_API_KEY") or setting("TWOSIGNAL_API_KEY_FILE"))
+    """Whether a key is given, be it of use or not."""
+    return any(os.environ.get(name, "").strip() for name in KEY_VARIABLES)
 
 
 def api_key():
     """The API key, from TWOSIGNAL_API_KEY or the file named instead; or None. Raises Failure."""
-    key, path = setting("TWOSIGNAL_API_KEY"), setting("TWOSIGNAL_API_KEY_FILE")
+    key, path = map(setting, KEY_VARIABLES)
     if not key and path:
         key = (read_text(to_path(path)) or "").strip()
         if not key:
@@ -4660,8 +4670,8 @@ class Arguments:
         labels = [option.label for option in missing if not option.env]
         if labels:
             raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
-        if missing and not key and (has_key() or "TWOSIGNAL_API_KEY" in os.environ) and (
-                not result_or(None, load_session, kinds=NoHome)):
+        has_variable = has_key() or "TWOSIGNAL_API_KEY" in os.environ
+        if missing and not key and has_variable and not result_or(None, load_session, kinds=NoHome):
             raise not_logged_in()       # first things first: an API key is not enough, or empty
         for option in missing:
             saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
@@ -7094,17 +7104,16 @@ class Checkup:
     adds hints if that deserves a warning, and raises Failure if the layer is broken.
     """
 
-    def __init__(self, args, console, opened):
-        self.args, self.console, self.clock, self.opened = args, console, console.clock, opened
-        self.has_key = result_or(True, has_key)
-        # Without a session, it is the address that the key goes to which matters.
+    def __init__(self, args, console):
+        self.args, self.console, self.clock = args, console, console.clock
+        # Without a session, the address that a key goes to is the one that matters.
         has_session = result_or(None, load_session, console.clock)
         found = result_or_failure(url_and_source, args.url, console.clock,
-                                  self.has_key and not has_session)
+                                  has_key() and not has_session)
         self.url, self.source = ("", found) if isinstance(found, Failure) else found
         self.client = self.route = self.addresses = None    # of the layers settings and name
         self.health = None          # the Response to /api/v1/health, or the Failure to get one
-        self.hints, self.skipped, self.exit_code = [], [], 0
+        self.clients, self.hints, self.skipped, self.exit_code = [], [], [], 0
 
     def records(self):
         """Yields the record of each layer, but for those that cannot be checked."""
@@ -7114,16 +7123,17 @@ class Checkup:
                 self.skipped.append(layer)
                 broken.add(layer)
                 continue
-            facts, self.hints, status = [], [], "OK"
+            facts, self.hints, failure = [], [], None
             try:
                 for fact in check(self):
                     facts.append(fact)
-                status = "WARN" if self.hints else status
-            except Failure as failure:
+            except Failure as error:
+                failure = error
                 facts.append(failure.message)
-                self.hints, status = [failure.hint], "FAIL"
+                self.hints = [failure.hint]
                 self.exit_code = self.exit_code or failure.exit_code
                 broken.add(layer)
+            status = "FAIL" if failure else "WARN" if self.hints else "OK"
             yield {"layer": layer, "status": status,
                    "found": "\n".join(map(self.console.masked, facts)),
                    "hint": self.console.masked(" ".join(self.hints))}
@@ -7133,7 +7143,7 @@ class Checkup:
         client = connect(url, self.args, self.console, key)
         client.transport.timeout = self.args.timeout or DOCTOR_TIMEOUT
         client.transport.tell = lambda text: None
-        self.opened.callback(client.transport.close)
+        self.clients.append(client)
         return client
 
     def explained(self, function, *arguments):
@@ -7185,14 +7195,14 @@ class Checkup:
             tls_context(access)     # raises a usage error for a file of no use
 
     def check_home(self):
-        path = result_or_failure(home_directory, kinds=NoHome if self.has_key else ())
+        path = result_or_failure(home_directory, kinds=NoHome if has_key() else ())
         if isinstance(path, NoHome):        # a key works without it
             self.hints.append(path.hint)
             yield path.message
             return
         yield path + (" (TWOSIGNAL_HOME)" if setting("TWOSIGNAL_HOME") else "")
         load_config(self.clock)
-        is_needed = load_session(self.clock) or not self.has_key
+        is_needed = load_session(self.clock) or not has_key()
         if not os.path.isdir(path):
             yield "not there yet: 'twosignal login' creates it"
             return
@@ -7214,13 +7224,12 @@ class Checkup:
     def check_connection(self):
         failures = []
         for each in self.addresses:
-            found = result_or_failure(self.explained, open_socket, "", 0,
-                                      self.deadline(len(self.addresses)), [each])
-            if isinstance(found, Failure):
-                failures.append(found)
-            else:
-                found.close()
-            outcome = "no connection" if isinstance(found, Failure) else "connected"
+            outcome, deadline = "connected", self.deadline(len(self.addresses))
+            try:
+                self.explained(open_socket, "", 0, deadline, [each]).close()
+            except Failure as failure:
+                outcome = "no connection"
+                failures.append(failure)
             yield f"{each[4][0]} port {each[4][1]}: {outcome}"
         if len(failures) == len(self.addresses):
             if failures[0].code == "TIMED_OUT":
@@ -7266,7 +7275,8 @@ class Checkup:
             if not start < now < end:       # Python 3.6 does not say why
                 self.health.hint = _CERTIFICATE_HINTS[10 if end < now else 9]
             raise self.health
-        yield "trusted"
+        if not isinstance(self.health, Failure):
+            yield "trusted"
         if end < now + EARLY_RENEWAL:
             self.hints.append("Renew the certificate on the server.")
 
@@ -7288,7 +7298,7 @@ class Checkup:
                                  "a gateway or other software.")
             raise failure
         self.hints += [] if status.lower() == "ok" else [REPORT_TO_OPERATOR]
-        yield status
+        yield f"status {status}"
 
     def check_protocol(self):
         response = self.get(f"trpc/{','.join(PROBED)}?batch=1&input=%7B%7D")
@@ -7310,20 +7320,25 @@ class Checkup:
         ahead = self.client.transport.clock_ahead
         if ahead is None:
             self.hints.append("Compare the clocks yourself, for example with 'date -u'.")
+            yield "the server does not tell its time"
         elif abs(ahead) > MAX_CLOCK_DIFFERENCE:
             self.hints.append("Set this machine's clock, or the server's, by NTP.")
-        yield "the server does not tell its time" if ahead is None else clock_difference(ahead)
+            yield clock_difference(ahead)
+        else:
+            yield "within a minute of the server's"
 
     def check_session(self):
-        kinds = NoHome if self.has_key else ()
+        kinds = NoHome if has_key() else ()
         if not result_or(None, load_session, self.clock, kinds=kinds):
+            given = {"--url": self.args.url, "--ca-cert": self.args.ca_cert}
+            options = "".join(f" {flag} {text}" for flag, text in given.items() if text)
+            self.hints += [] if has_key() else [f"Run 'twosignal login{options}'."]
             yield "none"
-            self.hints += [] if self.has_key else [not_logged_in().hint]
             return
         session = self.client.auth.session()
-        yield f"{session.user_email}, until {iso_timestamp(session.expires_at)}"
+        yield f"{session.user_email} at {self.url}, until {iso_timestamp(session.expires_at)}"
         for row in self.client.rows("organization.list"):
-            yield f"{row.get('role')} in {row.get('name')}"
+            yield f"{printable(row.get('role'))} in {printable(row.get('name'))}"
 
     def check_key(self):
         key = api_key()
@@ -7336,8 +7351,8 @@ class Checkup:
         response = client.transport.request(
             "GET", f"{client.url}/api/v1/traces?limit=1", {"Authorization": f"Bearer {key}"})
         rows_of(rest_value(response))
-        limit = response.headers.get("RateLimit-Limit")
-        yield "accepted" + (f", {limit} requests a second" if limit else "")
+        limit = re.match("[0-9]+", response.headers.get("RateLimit-Limit") or "")
+        yield "accepted" + (f", {limit.group()} requests a second" if limit else "")
 
 
 LAYERS = {                          # each with its check, and the layers that it needs
@@ -7345,7 +7360,7 @@ LAYERS = {                          # each with its check, and the layers that i
     "home": (Checkup.check_home,), "name": (Checkup.check_name, "settings", "address"),
     "connection": (Checkup.check_connection, "name"), "proxy": (Checkup.check_proxy, "connection"),
     "TLS": (Checkup.check_tls, "program", "proxy"), "health": (Checkup.check_health, "TLS"),
-    "protocol": (Checkup.check_protocol, "TLS"), "clock": (Checkup.check_clock, "TLS"),
+    "protocol": (Checkup.check_protocol, "TLS"), "clock": (Checkup.check_clock, "health"),
     "session": (Checkup.check_session, "home", "protocol"),
     "key": (Checkup.check_key, "health")}
 
@@ -7355,12 +7370,11 @@ def doctor(client, args, console):
     """Check what lies between you and the server, layer by layer.
     The exit code is that of the first layer that fails. No secret is printed.
     """
-    from contextlib import ExitStack
     import textwrap
-    with ExitStack() as opened:
-        checkup = Checkup(args, console, opened)
-        records = list(checkup.records())
-    rows = []
+    checkup, rows = Checkup(args, console), []
+    records = list(checkup.records())
+    for each in checkup.clients:
+        each.transport.close()
     for record in records:
         lines = record["found"].split("\n") + ["→ " + record["hint"]] * bool(record["hint"])
         pieces = [piece for line in lines for piece in textwrap.wrap(line, FOUND_COLUMNS)]

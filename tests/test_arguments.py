@@ -161,8 +161,8 @@ class RefusedArguments(ParserCase):
             with self.subTest(argv=argv):
                 self.assertEqual(self.refused(*argv), (
                     "Error: There is no command '%s'. Choose one of: login, whoami, logout, orgs, "
-                    "projects, traces, scores, evaluators, datasets, api-keys, usage, api, help, "
-                    "version, completion, install.\n") % shown)
+                    "projects, traces, scores, evaluators, datasets, api-keys, usage, api, doctor, "
+                    "help, version, completion, install.\n") % shown)
         for argv in (["traces", "xyzzy"], ["trace", "xyzzy"], ["trace"]):
             with self.subTest(argv=argv):
                 self.assertIn("Choose one of: traces list, traces get, traces stats, "

@@ -1,6 +1,8 @@
 """The section Transport: certificates, the server's and the client's, and headers of gateways."""
 import os
 import sys
+import tempfile
+import time
 import unittest
 from unittest import mock
 
@@ -42,6 +44,118 @@ class TlsCase(Case):
         self.assertFails(result, 3, "No secure connection", *parts)
         self.assertEqual((server.requests, server.connections, self.naps), ([], 1, []))
         return result.err
+
+
+def der(tag, *parts):
+    """A value in DER; texts are encoded."""
+    content = b"".join(part.encode("ascii") if isinstance(part, str) else part for part in parts)
+    if len(content) < 0x80:
+        return bytes([tag, len(content)]) + content
+    length = len(content).to_bytes(4, "big").lstrip(b"\0")
+    return bytes([tag, 0x80 + len(length)]) + length + content
+
+
+def name_of(*parts):
+    """The DER of a name made of (last byte of the object identifier 2.5.4.*, tag, text)."""
+    return der(0x30, *(der(0x31, der(0x30, der(0x06, b"U\4" + bytes([kind])), der(tag, text)))
+                       for kind, tag, text in parts))
+
+
+def certificate_of(start=(0x17, "260101000000Z"), end=(0x17, "270101000000Z"), issuer=None,
+                   extensions=(), key=b"", version=der(0xa0, b"\2\1\2"), subject=None):
+    """The DER of a certificate; extensions: (object identifier, content, is critical)."""
+    below = [der(0x30, der(0x06, kind), b"\1\1\xff" if is_critical else b"", der(0x04, content))
+             for kind, content, is_critical in extensions]
+    issuer = issuer or name_of((3, 0x0c, "Test"))
+    body = der(0x30, version, der(0x02, b"\1"), der(0x30, b""), issuer,
+               der(0x30, der(*start), der(*end)), subject or name_of((3, 0x13, "leaf.test")),
+               der(0x30, key), der(0xa3, der(0x30, *below)) if below else b"")
+    return der(0x30, body, der(0x30, b""), der(0x03, b"\0"))
+
+
+class ReadCertificates(unittest.TestCase):
+    """The DER of a certificate, of which no byte is trusted."""
+
+    NAMES = (b"U\x1d\x11", der(0x30, der(0x82, "a.test"), der(0x82, "*.b.test"),
+                               der(0x87, b"\x7f\0\0\1"), der(0x87, b"\0" * 15 + b"\1"),
+                               der(0x81, "mail@c.test"), der(0x86, "https://d.test")), False)
+
+    def read(self, **parts):
+        return twosignal.read_certificate(certificate_of(**parts))
+
+    def test_common_name_counts_without_alternatives(self):
+        self.assertEqual(self.read(), ("CN=Test", 1767225600, 1798761600, ["leaf.test"]))
+        self.assertEqual(self.read(version=b"")[3], ["leaf.test"])     # version 1
+
+    def test_alternative_names(self):
+        """Hosts and addresses; whether the extension is critical, and whatever stands before it."""
+        other = (b"U\x1d\x0f", b"\x03\x02\5\xa0", True)
+        for extensions in ([self.NAMES], [other, self.NAMES], [self.NAMES[:2] + (True,), other]):
+            self.assertEqual(self.read(extensions=extensions)[3],
+                             ["a.test", "*.b.test", "127.0.0.1", "::1"])
+
+    def test_names_in_each_encoding(self):
+        """UTF8String, PrintableString, TeletexString, BMPString, UniversalString."""
+        for tag, encoding in ((0x0c, "utf-8"), (0x13, "ascii"), (0x14, "latin-1"),
+                              (0x1e, "utf-16-be"), (0x1c, "utf-32-be")):
+            text = "Tëst" if encoding != "ascii" else "Test"
+            issuer = name_of((6, 0x13, "DE"), (10, tag, text.encode(encoding)), (3, 0x0c, "x"))
+            self.assertEqual(self.read(issuer=issuer)[0], "O=%s, CN=x" % text)
+        broken = name_of((3, 0x0c, b"a\xff"), (10, 0x1e, b"\0a\xd8"))
+        self.assertEqual(self.read(issuer=broken)[0], "CN=a\ufffd, O=a\ufffd")
+
+    def test_times(self):
+        """UTCTime is of 1950 to 2049; GeneralizedTime of any year."""
+        for tag, text, seconds in ((0x17, "500101000000Z", -631152000),
+                                   (0x17, "491231235959Z", 2524607999),
+                                   (0x18, "20500101000000Z", 2524608000),
+                                   (0x18, "99991231235959Z", 253402300799)):
+            self.assertEqual(self.read(end=(tag, text))[2], seconds)
+        for tag, text in ((0x17, "260101000000"), (0x17, "261301000000Z"), (0x18, "2026"),
+                          (0x17, ""), (0x17, "260101000000+0100"), (0x18, b"\xff" * 15)):
+            self.assertIsNone(self.read(end=(tag, text)))
+
+    def test_long_lengths(self):
+        """Lengths of one, two and three bytes, in names, keys and extensions."""
+        for size in (127, 128, 255, 256, 65536):
+            names = b"U\x1d\x11", der(0x30, der(0x82, b"x" * size)), False
+            self.assertEqual(self.read(key=b"k" * size, extensions=[names])[3], ["x" * size])
+
+    def test_not_readable(self):
+        """Row 25: no certificate, or only a part of one, is said; it raises nothing."""
+        whole = certificate_of(extensions=[self.NAMES])
+        for garbage in (b"", b"0", b"\x30\x80\0\0", b"\x30\xff" + b"\xff" * 200, b"\0" * 100,
+                        b"-----BEGIN CERTIFICATE-----", der(0x30), der(0x30, der(0x30)),
+                        *(whole[:size] for size in range(len(whole)))):
+            self.assertIsNone(twosignal.read_certificate(garbage), garbage)
+
+    def test_each_byte_may_be_wrong(self):
+        """Row 25: whatever a byte is replaced by, nothing is raised."""
+        whole = certificate_of(extensions=[self.NAMES])
+        for position in range(len(whole)):
+            for value in (0, 1, 0x30, 0x7f, 0x80, 0x84, 0xff):
+                changed = whole[:position] + bytes([value]) + whole[position + 1:]
+                self.assertIn(type(twosignal.read_certificate(changed)), (tuple, type(None)))
+
+    def test_wrong_addresses(self):
+        """An IP address of five bytes is none."""
+        names = b"U\x1d\x11", der(0x30, der(0x87, b"12345")), False
+        self.assertIsNone(self.read(extensions=[names]))
+
+    @needs_openssl
+    def test_real_ones(self):
+        """Keys of RSA and EC, as openssl makes them."""
+        with tempfile.TemporaryDirectory() as folder:
+            made = certificates(folder)
+            pairs = [(made.good, "CN=Test", ["localhost", "127.0.0.1"]),
+                     (made.expired, "CN=Test", ["localhost", "127.0.0.1"]),
+                     (made.plain, "CN=Plain", ["localhost", "127.0.0.1"]),
+                     (certificate_for(folder, "DNS:*.x.test", "y"), "CN=y", ["*.x.test"])]
+            for (path, _), issuer, names in pairs:
+                with open(path, encoding="ascii") as file:
+                    read = twosignal.read_certificate(ssl.PEM_cert_to_DER_cert(file.read()))
+                self.assertEqual((read[0], read[3]), (issuer, names))
+                self.assertEqual(read[2] < time.time(), path == made.expired[0])
 
 
 @needs_openssl
