@@ -1747,7 +1747,6 @@ class deferred_signals:
 # Settings
 ############################################################
 
-KEY_VARIABLES = ("TWOSIGNAL_API_KEY", "TWOSIGNAL_API_KEY_FILE")
 CONFIG_KEYS = ("api_url", "ca_cert", "org", "project")
 HOME_HINT = "Set HOME or TWOSIGNAL_HOME to a directory of your own."
 _HEADER = r"(?a)([\w!#$%&'*+.^`|~-]+):[\t ]*([!-~][\t -~]*)\Z"
@@ -1967,12 +1966,13 @@ def header_secrets(value) -> list:
 
 def has_key() -> bool:
     """Whether a key is given, be it of use or not."""
-    return any(os.environ.get(name, "").strip() for name in KEY_VARIABLES)
+    return bool(os.environ.get("TWOSIGNAL_API_KEY", "").strip()
+                or os.environ.get("TWOSIGNAL_API_KEY_FILE", "").strip())
 
 
 def api_key():
     """The API key, from TWOSIGNAL_API_KEY or the file named instead; or None. Raises Failure."""
-    key, path = map(setting, KEY_VARIABLES)
+    key, path = setting("TWOSIGNAL_API_KEY"), setting("TWOSIGNAL_API_KEY_FILE")
     if not key and path:
         key = (read_text(to_path(path)) or "").strip()
         if not key:
@@ -2446,11 +2446,14 @@ def open_tunnel(route, deadline) -> DeadlineSocket:
     return connection
 
 
-def open_socket(host, port, deadline, addresses=()):
+def open_socket(host, port, deadline):
+    return first_connected(find_addresses(host, port, deadline), deadline)
+
+
+def first_connected(addresses, deadline):
     """A connected socket. A slow address does not hold up the next one (RFC 8305)."""
     import selectors
     import socket
-    addresses = list(addresses) or find_addresses(host, port, deadline)
     family, failure = None, OSError("the host has no address")
     race = selectors.DefaultSelector()
     try:
@@ -7123,17 +7126,16 @@ class Checkup:
                 self.skipped.append(layer)
                 broken.add(layer)
                 continue
-            facts, self.hints, failure = [], [], None
+            facts, self.hints = [], []
             try:
                 for fact in check(self):
                     facts.append(fact)
-            except Failure as error:
-                failure = error
+                status = "WARN" if self.hints else "OK"
+            except Failure as failure:
                 facts.append(failure.message)
-                self.hints = [failure.hint]
+                self.hints, status = [failure.hint], "FAIL"
                 self.exit_code = self.exit_code or failure.exit_code
                 broken.add(layer)
-            status = "FAIL" if failure else "WARN" if self.hints else "OK"
             yield {"layer": layer, "status": status,
                    "found": "\n".join(map(self.console.masked, facts)),
                    "hint": self.console.masked(" ".join(self.hints))}
@@ -7146,17 +7148,15 @@ class Checkup:
         self.clients.append(client)
         return client
 
-    def explained(self, function, *arguments):
-        """What a function of Transport returns. Raises Failure for what the library raises."""
-        found = result_or_failure(function, *arguments, kinds=Exception)
-        if isinstance(found, Exception):
-            request = Request("GET", self.url, {}, None, 0, proxy=self.route[2])
-            raise request_error(found, request, self.client.transport.access)
-        return found
-
-    def deadline(self, share=1):
+    def explained(self, function, *arguments, share=1):
+        """What a function of Transport returns by a deadline. Raises Failure."""
         transport = self.client.transport
-        return transport.deadline(transport.timeout / share)
+        deadline = transport.deadline(transport.timeout / share)
+        found = result_or_failure(function, *arguments, deadline, kinds=Exception)
+        if isinstance(found, Exception):
+            request = Request("GET", self.url, {}, None, deadline, proxy=self.route[2])
+            raise request_error(found, request, transport.access)
+        return found
 
     def get(self, path) -> Response:
         return self.client.transport.request("GET", f"{self.url}/api/{path}")
@@ -7176,9 +7176,9 @@ class Checkup:
         names = [name for name in os.environ
                  if re.match(CHECKED_VARIABLES, name) and os.environ[name]]
         yield f"variables: {', '.join(sorted(names)) or 'none'}"
-        if not self.url and self.source.code == "USAGE":
-            raise self.source
         if not self.url:
+            if self.source.code == "USAGE":
+                raise self.source
             yield "address: unknown, since config.json cannot be read"
             return
         yield f"address: {self.url} ({self.source})"
@@ -7218,15 +7218,15 @@ class Checkup:
 
     def check_name(self):
         host, port = endpoint(self.route)
-        self.addresses = self.explained(find_addresses, host, port, self.deadline())
+        self.addresses = self.explained(find_addresses, host, port)
         yield f"{host}: {', '.join(each[4][0] for each in self.addresses)}"
 
     def check_connection(self):
         failures = []
         for each in self.addresses:
-            outcome, deadline = "connected", self.deadline(len(self.addresses))
+            outcome = "connected"
             try:
-                self.explained(open_socket, "", 0, deadline, [each]).close()
+                self.explained(first_connected, [each], share=len(self.addresses)).close()
             except Failure as failure:
                 outcome = "no connection"
                 failures.append(failure)
@@ -7247,7 +7247,7 @@ class Checkup:
             return
         yield proxy
         if scheme == "https":
-            self.explained(open_tunnel, self.route, self.deadline()).sock.close()
+            self.explained(open_tunnel, self.route).sock.close()
             yield f"connects to {host}"
             return
         self.health = result_or_failure(self.get, "v1/health")
@@ -7260,7 +7260,7 @@ class Checkup:
             if not is_local(self.url):
                 self.hints.append("Others on the network can read all: use an https:// address.")
             return
-        found = result_or_failure(self.explained, peer_certificates, self.route, self.deadline(),
+        found = result_or_failure(self.explained, peer_certificates, self.route,
                                   kinds=InsecureConnection)
         protocol, chain = found if isinstance(found, tuple) else ("no TLS", [])
         yield protocol

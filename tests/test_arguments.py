@@ -206,7 +206,7 @@ class RefusedArguments(ParserCase):
         """Commands that create, delete or revoke something, or end the session."""
         verbs = {name.split()[-1] for name in twosignal.COMMANDS}
         harmless = set("login whoami list use get stats check export wait tail toggle usage api "
-                       "help version completion __complete".split())
+                       "doctor help version completion __complete".split())
         self.assertEqual(verbs - harmless, set(twosignal.NEVER_GUESSED) - {"yes"})
 
     def test_every_usage_error_has_a_hint(self):
