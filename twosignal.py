@@ -7110,9 +7110,8 @@ class Checkup:
     def __init__(self, args, console):
         self.args, self.console, self.clock = args, console, console.clock
         # Without a session, the address that a key goes to is the one that matters.
-        has_session = result_or(None, load_session, console.clock)
-        found = result_or_failure(url_and_source, args.url, console.clock,
-                                  has_key() and not has_session)
+        is_key_alone = has_key() and not result_or(None, load_session, console.clock)
+        found = result_or_failure(url_and_source, args.url, console.clock, is_key_alone)
         self.url, self.source = ("", found) if isinstance(found, Failure) else found
         self.client = self.route = self.addresses = None    # of the layers settings and name
         self.health = None          # the Response to /api/v1/health, or the Failure to get one
