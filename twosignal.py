@@ -381,11 +381,10 @@ def _secret_forms(secrets) -> tuple:
 
 
 def to_number(value):
-    """A finite int or float, from a decimal string too; None for anything else."""
+    """A finite int or float (no bool), from a decimal string too; None for anything else."""
     if isinstance(value, str) and len(value) <= MAX_DIGITS and re.match(_DECIMAL, value):
         value = int(value) if value.lstrip("+-").isdigit() else float(value)
-    is_finite = type(value) in (int, float) and abs(value) < _TOO_LARGE     # not bool, nan
-    return value if is_finite else None
+    return value if type(value) in (int, float) and abs(value) < _TOO_LARGE else None   # not nan
 
 
 def plain_number(number, spec="") -> str:
@@ -3526,12 +3525,8 @@ class Client:
 
     def batch(self, procedure, inputs):
         """Yields the result of a query for each of several inputs: a value or a Failure."""
-        from itertools import islice
-        inputs, waiting = iter(inputs), []
-        while True:
-            waiting += islice(inputs, PAGE_SIZE - len(waiting))
-            if not waiting:
-                return
+        waiting = list(inputs)
+        while waiting:
             results = self._with_aliases(procedure, lambda name: self._call_batch(name, waiting))
             for values, found in zip(waiting, results):
                 if isinstance(found, TransientFailure) and len(results) > 1:
@@ -4939,7 +4934,6 @@ class TraceScan(Struct):
             self.console.progress(counted(self.scanned, "trace"), started)
 
     def _page_size(self) -> int:
-        """As many as are still needed; whole pages if some of them may not match."""
         if self.limit in (None, self.returned) or self.is_filtered:
             return PAGE_SIZE
         return min(PAGE_SIZE, self.limit - self.returned)
@@ -5610,7 +5604,11 @@ class Gate(Struct):
         self.results.append(self._count_check(TRACE_COUNT, self.row))
         if self.baseline:
             self.results.append(self._count_check(BASELINE_COUNT, self.baseline))
-            self.results += self._comparisons()
+            for metric, name, earlier, _ in comparisons(self.baseline, self.row, self.evaluators):
+                is_new = earlier is None and name and not self.evaluators
+                share = None if is_new else self.max_regression  # a new evaluator is no regression
+                limit = metric.worst_allowed(earlier, share)
+                self.results.append(self._check(metric, name, limit, True, earlier, share))
         self.judged = [each for each in self.results if each.has_verdict]
         self._explain()
         return self._details()
@@ -5618,13 +5616,6 @@ class Gate(Struct):
     def _count_check(self, metric, row) -> CheckResult:
         count = row["count"]        # too few are no verdict
         return CheckResult(metric, self.min_count, count, count >= self.min_count or None, count)
-
-    def _comparisons(self):
-        for metric, name, earlier, _ in comparisons(self.baseline, self.row, self.evaluators):
-            is_new = earlier is None and name and not self.evaluators
-            share = None if is_new else self.max_regression     # a new evaluator is no regression
-            limit = metric.worst_allowed(earlier, share)
-            yield self._check(metric, name, limit, True, earlier, share)
 
     def _check(self, metric, evaluator, limit, is_compared=False, *compared) -> CheckResult:
         """What was measured; no verdict without a limit, or if measured in too few traces."""
