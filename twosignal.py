@@ -7081,7 +7081,8 @@ def api(client, args, console):
     try:
         answer = call(name, values)
     except Failure as failure:
-        if failure.code in ("UNSUPPORTED", "METHOD_NOT_SUPPORTED", "BAD_REQUEST"):
+        is_unknown = failure.code == "BAD_ANSWER" and not is_change
+        if is_unknown or failure.code in ("UNSUPPORTED", "METHOD_NOT_SUPPORTED", "BAD_REQUEST"):
             failure.hint = "Check the name, GET or POST, and the input: see 'twosignal api --list'."
         raise
     hides_secrets = "evaluator" in name.lower() and not args.show_secrets
@@ -7499,9 +7500,8 @@ def next_words(line, is_flag, clock) -> list:
     if line.command is None and not is_flag:
         return words_after(line.words)
     options = line.command.all_options if line.command else GLOBAL_OPTIONS + (VERSION,)
-    expected = [option for option in options if not option.flags][len(line.operands):]
-    operands = [each for option in expected if not is_flag
-                for each in option_values(option, line, clock)]
+    expected = [each for each in options if not each.flags and not is_flag][len(line.operands):]
+    operands = [each for option in expected for each in option_values(option, line, clock)]
     return operands + [flag for flag in flags_of(options) if flag.startswith("--")]
 
 

@@ -1278,7 +1278,8 @@ class RestCommand(KeyCase):
         self.assertFails(self.api(path, "-f", "name=no"), 6, "Prompt template not found")
         self.assertFails(self.api("POST", path), 1, "name and content are required",
                          "'twosignal api --list'")
-        self.assertFails(self.api("/api/v1/nope"), 8, "answered 404 with a web page")
+        self.assertFails(self.api("/api/v1/nope"), 8, "answered 404 with a web page",
+                         "Check the name", "'twosignal api --list'")
         given = ("-f", "input=Hi", "-f", "configName=no")
         self.assertFails(self.api("POST", "/api/v1/route-model", *given), 6,
                          "Routing config not found", "'twosignal api modelRouting.list'")
