@@ -4092,7 +4092,7 @@ class Console:
         """The message, the hint and further problems, masked."""
         hint = failure.hint
         if failure.code in DIAGNOSED_CODES and not isinstance(failure, TooLarge):
-            hint = f"{hint} Run 'twosignal doctor' to find the cause."
+            hint += " To find the cause, run 'twosignal doctor' with the same global options."
         return list(map(self.shortened, [failure.message, hint] + failure.problems))
 
     def fail(self, failure) -> int:
@@ -7253,22 +7253,22 @@ class Checkup:
             return
         found = result_or_failure(self.explained, peer_certificates, self.route,
                                   kinds=InsecureConnection)
-        protocol, chain = found if isinstance(found, tuple) else ("no TLS", [])
+        protocol, chain = found if isinstance(found, tuple) else ("TLS", [b""])
+        leaf, *above = map(read_certificate, chain)
+        _, start, end, names = leaf or ("", 0, ALL, ())
         yield protocol
-        now, read = self.clock.time(), list(map(read_certificate, chain))
-        issuer, start, end, names = read[0] if read and read[0] else ("", 0, ALL, [])
-        yield f"certificate for {', '.join(names)}" if names else "certificate not readable here"
-        if names:
+        yield f"certificate for {', '.join(names)}" if leaf else "certificate not readable here"
+        if leaf:
             yield f"valid from {iso_timestamp(start)[:10]} to {iso_timestamp(end)[:10]}"
-        yield from (f"issued by {each[0]}" for each in read if each)
+        yield from (f"issued by {each[0]}" for each in [leaf, *above] if each)
         self.health = result_or_failure(self.get, "v1/health")
         if isinstance(self.health, InsecureConnection):
-            if not start < now < end:       # Python 3.6 does not say why
-                self.health.hint = _CERTIFICATE_HINTS[10 if end < now else 9]
+            if not start < self.clock.time() < end:     # Python 3.6 does not say why
+                self.health.hint = _CERTIFICATE_HINTS[10 if start < self.clock.time() else 9]
             raise self.health
         if not isinstance(self.health, Failure):
             yield "trusted"
-        if end < now + EARLY_RENEWAL:
+        if end < self.clock.time() + EARLY_RENEWAL:
             self.hints.append("Renew the certificate on the server.")
 
     def check_health(self):

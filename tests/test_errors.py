@@ -144,3 +144,43 @@ class DocumentedErrors(CommandCase):
                 self.server.fault("project.create", status=400,
                                   body=trpc_error("BAD_REQUEST", 400, message))
                 self.assertFails(self.cli("projects", "create", "x"), 1)
+
+
+class WhereTheCauseIsFound(CommandCase):
+    """An error in a layer that `doctor` checks says so; others have a way out of their own."""
+
+    POINTER = "run 'twosignal doctor' with the same global options."
+
+    def assertPoints(self, result, expected=True):
+        self.assertEqual(result.err.count(self.POINTER), int(expected), result)
+        self.assertEqual(len(result.err.splitlines()), 1)
+
+    def test_between_here_and_the_server(self):
+        """A connection that breaks or is refused, another program, a redirect, a gateway."""
+        page = {"Content-Type": "text/html"}
+        for fault in (dict(reset=True), dict(status=200, body="<html>", headers=page),
+                      dict(status=403, body="<html>", headers=page),
+                      dict(status=302, headers={"Location": "https://portal.example.test"})):
+            with self.subTest(fault=fault):
+                self.server.fault("organization.list", times=None, **fault)
+                for more in ([], ["--json"], ["-q"]):
+                    self.assertPoints(self.cli("orgs", "list", *more))
+                self.server.clear()
+        self.assertPoints(self.cli("orgs", "list", "--url", self.move_to_closed_port()))
+
+    def test_errors_of_other_kinds(self):
+        """Wrong usage, what is missing or refused, a plan's limit, a server that fails."""
+        self.assertPoints(self.cli("orgs", "lits"), False)
+        for code, status in (("NOT_FOUND", 404), ("FORBIDDEN", 403), ("UNAUTHORIZED", 401),
+                             ("BAD_REQUEST", 400), ("CONFLICT", 409), ("PAYLOAD_TOO_LARGE", 413),
+                             ("TOO_MANY_REQUESTS", 429), ("INTERNAL_SERVER_ERROR", 500)):
+            with self.subTest(code=code):
+                self.server.fault("organization.list", times=None, status=status,
+                                  body=trpc_error(code, status, "No"))
+                self.assertPoints(self.cli("orgs", "list"), False)
+                self.server.clear()
+
+    def test_a_response_that_is_too_large(self):
+        """Nothing is wrong with the connection."""
+        self.server.fault("organization.list", times=None, garbage=b"[" * 200000)
+        self.assertPoints(self.cli("orgs", "list"), False)
