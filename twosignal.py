@@ -7059,7 +7059,7 @@ def usage_check(record, limit) -> CheckResult:
          exclusive=("--field", "--input"), takes_key=lambda args: "/v1/" in (args.call or ""),
          examples=("twosignal api GET /api/v1/prompt-templates -f name=greeting",))
 def api(client, args, console):
-    """Call a procedure or the REST API and print the raw response."""
+    """Call a procedure or the REST API and print the raw answer."""
     if not args.call:
         formats = {"kind": printable, "name": printable, "inputs": format_list}
         columns = [Column(key.title(), key, formats[key], never_cut=True) for key in formats]
