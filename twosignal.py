@@ -3351,7 +3351,7 @@ class Authenticator:
 
     def session(self, rejected=None) -> Session:
         """A valid session, refreshed if it ends soon or its token was rejected. Raises Failure."""
-        session = self._session or self._load()
+        session = self._session or self.stored()
         remaining = session.remaining(self.clock.time(), rejected)
         left = self.transport.until - self.clock.monotonic()     # of a wait
         if session.is_due(remaining) and left >= min(remaining, SPENDING_TIMEOUT):
@@ -3364,7 +3364,7 @@ class Authenticator:
         self._session = session
         return session
 
-    def _load(self) -> Session:
+    def stored(self) -> Session:
         """The stored session, if it belongs to this server. Raises NOT_LOGGED_IN."""
         session = result_or(None, load_session, self.clock, kinds=NoHome if has_key() else ())
         if session is None:
@@ -3385,7 +3385,7 @@ class Authenticator:
         if not self.may_refresh:
             raise not_logged_in()
         with Spending(self.transport.deadline(lock_timeout), self.clock) as spending:
-            spent = self._load()
+            spent = self.stored()
             if not spent.is_due(spent.remaining(self.clock.time(), rejected)):
                 return spent        # another process refreshed it while this one waited
             spending.reserve()
@@ -3427,7 +3427,7 @@ class Authenticator:
         for _ in range(10):         # half a second, since the response to the TUI may be under way
             stored = result_or(None, load_session, self.clock)
             if stored and stored.refresh_token != spent.refresh_token:
-                return self._load()
+                return self.stored()
             self.clock.sleep(0.05)
         if failure.code == "CONFLICT":
             raise TransientFailure("Rate limited: another program is refreshing the session",
@@ -3911,11 +3911,12 @@ def organization_id(client, text) -> str:
     return find_id(text, "organization", lambda: client.rows("organization.list"))
 
 
-def visible_projects(client, org=None) -> list:
-    """The wire objects of the projects of one organization (ID or name), or of all."""
+def visible_projects(client, org=None, organizations=()) -> list:
+    """The wire objects of the projects of one organization (ID or name), or of all (if known)."""
     if org:
         return client.rows("project.list", {"organizationId": organization_id(client, org)})
-    names = {str(each.get("id")): each.get("name") for each in client.rows("organization.list")}
+    names = {str(each.get("id")): each.get("name")
+             for each in organizations or client.rows("organization.list")}
     rows = client.visible_rows("project.list", [{"organizationId": each} for each in names])
     return [dict(row, organizationName=names.get(str(row.get("organizationId")))) for row in rows]
 
@@ -6207,6 +6208,11 @@ def listed_row(rows, wanted, kind) -> dict:
     raise not_found(resource=RESOURCES[kind])
 
 
+def named_row(rows, text, kind) -> dict:
+    """The row with that ID or name. Raises NOT_FOUND; kind: a key of RESOURCES."""
+    return listed_row(rows, find_id(text, RESOURCES[kind][0], lambda: rows), kind)
+
+
 def warn_if_unencrypted(url, secret, console):
     if url.startswith("http:") and not is_local(url):
         console.tell(f"Warning: {url} is unencrypted: others on the network can read the {secret}.")
@@ -6231,16 +6237,24 @@ def connect(url, args, console, key=None) -> Client:
 
 
 # --- session
-SERVER = Column("Server", "api_url")
+PLAN = Column("Plan", "plan")
+ORGANIZATION_COLUMNS = (ID, PLAN, Column("Role", "role"), Column("Members", "member_count"), NAME)
 ACCOUNT_FIELDS = (
-    Column("Email", "email"), Column("User ID", "user_id", never_cut=True), SERVER,
-    Column("Session", lambda row: f"until {printable(row['expires_at'])}, refreshed automatically"))
+    Column("Email", "email"), Column("User ID", "user_id", never_cut=True),
+    Column("Server", "api_url"), Column("Server set by", "api_url_source"),
+    Column("Session", lambda row: row["expires_at"] and (
+        f"until {printable(row['expires_at'])}, refreshed automatically") or "-"),
+    Column("API key", "api_key"), Column("Account's server", "account_url"),
+    Column("Default project", "default_project_name"),
+    Column("Project ID", "default_project_id", never_cut=True),
+    Column("Project set by", "default_project_source"))
 
 
-def account(session, url, message="") -> Details:
-    record = {"email": session.values.get("user_email"), "user_id": session.values.get("user_id"),
-              "api_url": session.api_url or url, "expires_at": iso_timestamp(session.expires_at)}
-    return Details(record, ACCOUNT_FIELDS, message=message)
+def account_record(session, url) -> dict:
+    """What login and whoami tell of a session; null if it is None."""
+    values = session.values if session else {}
+    return {"email": values.get("user_email"), "user_id": values.get("user_id"), "api_url": url,
+            "expires_at": session and iso_timestamp(session.expires_at)}
 
 
 @command("login",
@@ -6270,23 +6284,61 @@ def login(client, args, console):
     if args.url or args.ca_cert or read_text(home_path("config.json")) is None:
         ca_cert = as_utf8(client.transport.access.ca_cert or "", "--ca-cert")
         save_config(without_none(api_url=client.url, ca_cert=ca_cert or None), console.clock)
-    result = account(session, client.url, f"Logged in to {client.url}.")
+    result = Details(account_record(session, client.url), ACCOUNT_FIELDS,
+                     message=f"Logged in to {client.url}.")
     if output_format(args) in PAGE_FORMATS:
         lines = [console.masked(line) + "\n" for line in first_steps(client)]
         result.parts = [("Projects", Text("".join(lines)))]
     return result
 
 
+def default_project(client, organizations, tell) -> dict:
+    """The default for --project as whoami tells it; looked up if organizations are known."""
+    given, source = setting("TWOSIGNAL_PROJECT"), "TWOSIGNAL_PROJECT"
+    if not given:
+        given = result_or({}, config_for, client.url, client.transport.clock).get("project")
+        source = given and home_path("config.json")
+    row = {"id": given}
+    if given and organizations:
+        row = result_or_failure(lambda: named_row(visible_projects(
+            client, setting("TWOSIGNAL_ORG"), organizations), given, "project"))
+    if isinstance(row, Failure):
+        tell(f"Default project: {row.message}. {row.hint}")
+    return {"default_project_id": get_item(row, "id", given),
+            "default_project_name": get_item(row, "name"), "default_project_source": source}
+
+
 @command("whoami", takes_key=True)
 def whoami(client, args, console):
-    """Show who is logged in, or which API key is in use."""
-    if client.key:
-        rows_of(client.rest("GET", "/traces", {"limit": 1}))
-        shown = client.key[:6] if len(client.key) > 12 else ""
-        return Details({"email": None, "user_id": None, "api_url": client.url, "expires_at": None,
-                        "api_key": shown + "…"}, (Column("API key", "api_key"), SERVER))
-    client.rows("organization.list")
-    return account(client.auth.session(), client.url)
+    """Show your account, roles, API key and default project."""
+    from contextlib import closing
+    key_check = client.key and result_or_failure(
+        lambda: rows_of(client.rest("GET", "/traces", {"limit": 1})))
+    # A key may belong to another server than the account.
+    home = connect(configured_url(args.url, console.clock), args, console) if client.key else client
+    with closing(home.transport):
+        rows = result_or_failure(home.rows, "organization.list")
+        is_known = not isinstance(rows, Failure)
+        session = home.auth.session() if is_known else result_or(None, home.auth.stored)
+        if not session and not client.key:
+            raise rows
+        organizations = list(map(to_record, rows)) if is_known else None
+        project = default_project(home, organizations, console.tell)
+    record = dict(
+        account_record(session, client.url),
+        api_key=client.key and (client.key[:6] if len(client.key) > 12 else "") + "…",
+        api_url_source=url_and_source(args.url, console.clock, client.key)[1],
+        account_url=home.url if session and home.url != client.url else None,
+        **project, organizations=organizations)
+    if getattr(rows, "code", "") == "UNAUTHORIZED":
+        record["expires_at"] = None             # the server has ended the session
+    failures = [each for each in (key_check, rows) if isinstance(each, Failure)
+                and each.code != "NOT_LOGGED_IN"]
+    result = Details(record, ACCOUNT_FIELDS, conclude=lambda: Outcome(
+        [f"{each.message}. {each.hint}" for each in failures[1:]], *failures[:1]))
+    if organizations:
+        result.parts = [("Organizations", Listing("", ORGANIZATION_COLUMNS, organizations))]
+    return result
 
 
 @command("logout", ends_session=True)
@@ -6311,15 +6363,14 @@ def logout(client, args, console):
 
 
 # --- organizations and projects
-PLAN = Column("Plan", "plan")
 PROJECT_COLUMNS = (ID, CREATED, Column("Organization", "organization_name"), NAME)
 
 
 @command("orgs list")
 def orgs_list(client, args, console):
     """List your organizations."""
-    columns = (ID, PLAN, Column("Role", "role"), Column("Members", "member_count"), NAME)
-    return Listing("organizations", columns, list(map(to_record, client.rows("organization.list"))))
+    rows = list(map(to_record, client.rows("organization.list")))
+    return Listing("organizations", ORGANIZATION_COLUMNS, rows)
 
 
 @command("orgs create", *NEW_NAME)
@@ -6339,8 +6390,7 @@ def projects_list(client, args, console):
          ORG_FILTER, examples=('twosignal projects use "Support Agent"',))
 def projects_use(client, args, console):
     """Save the default for --project, and for --org."""
-    rows = visible_projects(client, args.org)
-    row = listed_row(rows, find_id(args.name, "project", lambda: rows), "project")
+    row = named_row(visible_projects(client, args.org), args.name, "project")
     save_config({"api_url": client.url, "project": row["id"],
                  "org": str(row.get("organizationId") or "")}, console.clock)
     for name in filter(setting, ("TWOSIGNAL_PROJECT", "TWOSIGNAL_ORG")):
@@ -6985,32 +7035,43 @@ def used_of_limit(record) -> str:
     return format_count(used) + (" (unlimited)" if record["plan"] in PLANS else "")
 
 
+def plan_limit(record, key) -> str:
+    is_unlimited = record[key] is None and record["plan"] in PLANS
+    return "unlimited" if is_unlimited else format_count(record[key])
+
+
 MONTH, SPANS_USED = Column("Month", "month"), Column("Spans", "spans_used", format_count)
 EVALUATOR_RUNS = Column("Evaluator runs", "evals_used", format_count)
 MONTH_COLUMNS = (Column("Traces", "traces_used", format_count), SPANS_USED, EVALUATOR_RUNS)
 USAGE_FIELDS = (                    # the server counts all runs, the plan limits LLM evaluations
     MONTH, PLAN, Column("Traces", used_of_limit), EVALUATOR_RUNS,
-    Column("LLM evaluations of the plan", "evals_limit", format_count), SPANS_USED)
+    Column("LLM evaluations of the plan", lambda row: plan_limit(row, "evals_limit")), SPANS_USED,
+    Column("Days of retention", lambda row: plan_limit(row, "retention_days")),
+    Column("Seats", lambda row: plan_limit(row, "seats")),
+    Column("Seats used", "seats_used", format_count),
+    Column("Requests per second", lambda row: plan_limit(row, "requests_per_second")))
 
 
 @command("usage", ORG,
          Option("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are "
                 "used, e.g. 90; evaluator runs are not checked", parse_percent, selects=False),
          Option("--months N", f"show N months, at most {MAX_MONTHS}", MONTHS),
+         Option("--project ID", "list only this project", plain_id, completes="projects"),
          JUNIT, is_gate=True, exclusive=("--fail-above", "--months"),
          examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args, console):
     """Show an organization's usage this month, and its limits."""
     if args.junit and args.fail_above is None:
         raise usage_error("--junit requires --fail-above", "Pass both, or neither.")
-    org = organization_id(client, args.org)
+    if args.project and args.months:
+        raise usage_error("The server has no history of a single project",
+                          "Omit --months or --project.")
     if args.months:
-        return usage_history(client, org, args.months)
-    wire = resource_object(client.query("usage.getCurrentMonth", {"organizationId": org}))
-    plans = {str(row.get("id")): row.get("plan") for row in client.rows("organization.list")}
-    record = usage_record(wire, plans.get(org))
-    columns = (Column("Project", "project_id", never_cut=True), *MONTH_COLUMNS)
-    projects = Listing("projects", columns, child_records(record, "projects"))
+        return usage_history(client, organization_id(client, args.org), args.months)
+    record = current_usage(client, args)
+    columns = (Column("Project", "project_id", never_cut=True), *MONTH_COLUMNS,
+               Column("Name", "project_name"))
+    projects = Listing("projects", columns, record["projects"])
     result = Details(record, USAGE_FIELDS, [("Projects", projects)], listing=projects)
     if args.fail_above is not None:
         check = usage_check(record, args.fail_above)
@@ -7023,6 +7084,29 @@ def usage(client, args, console):
                 f"{check.measured_text} of traces", "Reduce usage or upgrade the plan.",
                 "CHECK_FAILED"))
     return result
+
+
+def current_usage(client, args) -> dict:
+    """The record of this month, with the names of its projects; of only one if that is chosen."""
+    organizations = client.rows("organization.list")
+    org = find_id(args.org, "organization", lambda: organizations)
+    wire = resource_object(client.query("usage.getCurrentMonth", {"organizationId": org}))
+    found = next((each for each in organizations if each.get("id") == org), {})
+    record = usage_record(wire, found.get("plan"))
+    record["seats_used"] = to_number(found.get("memberCount"))
+    rows = child_records(record, "projects")
+    listed = result_or([], client.rows, "project.list", {"organizationId": org},
+                       kinds=() if args.project else Failure)
+    if args.project:
+        chosen = named_row(listed, args.project, "project")["id"]
+        # A breakdown names the projects that have been used.
+        unused = dict.fromkeys(_LEADING_KEYS["usage"], 0 if "projectBreakdown" in wire else None)
+        rows = [row for row in rows if row.get("project_id") == chosen] or [
+            dict(unused, project_id=chosen)]
+    names = {str(row.get("id")): row.get("name") for row in listed}
+    record["projects"] = [dict(row, project_name=names.get(str(row.get("project_id"))))
+                          for row in rows]
+    return record
 
 
 def usage_history(client, org, months) -> Listing:

@@ -1429,7 +1429,8 @@ class ApiKeys(KeyCase):
         self.assertNotIn(env["TWOSIGNAL_API_KEY"], result.out + result.err)
         found = self.assertOk(self.cli("whoami", "--json", env=env)).json
         self.assertEqual((found["email"], found["api_url"]), (None, self.server.url))
-        self.assertFails(self.cli("whoami", env={"TWOSIGNAL_API_KEY": "ts_wrong"}), 4, "key")
+        self.assertFails(self.cli("whoami", env={"TWOSIGNAL_API_KEY": "ts_wrong"}), 4, "key",
+                         out="API key")
         self.log_in()
         self.assertNotIn("API key", self.assertOk(self.cli("whoami")).out)
 

@@ -177,7 +177,7 @@ class LoginAndLogout(ServerCase):
         self.assertIn(self.server.url, result.out)
         self.assertGreater(len(self.server.requests), 0)
         record = self.assertOk(self.cli("whoami", "--json"), err="").json
-        self.assertEqual(list(record), ["email", "user_id", "api_url", "expires_at"])
+        self.assertEqual(list(record)[:4], ["email", "user_id", "api_url", "expires_at"])
         session = self.state("session.json")
         self.assertEqual((record["email"], record["user_id"]), (OWNER, session["user_id"]))
 
@@ -185,7 +185,7 @@ class LoginAndLogout(ServerCase):
         self.assertFails(self.cli("whoami"), 4, "twosignal login")
         self.log_in()
         self.server.revoke(OWNER)
-        self.assertFails(self.cli("whoami"), 4, "Authentication expired")
+        self.assertFails(self.cli("whoami"), 4, "Authentication expired", out=OWNER)
 
     def test_session_of_another_address(self):
         self.log_in()
@@ -293,8 +293,8 @@ class DefaultProject(CommandCase):
         self.assertOk(self.cli("usage"))
         self.assertOk(self.cli("evaluators", "list", "--json"))
         self.assertEqual([request.procedures for request in self.server.requests],
-                         [["trace.list"], ["usage.getCurrentMonth"], ["organization.list"],
-                          ["evaluator.list"]])
+                         [["trace.list"], ["organization.list"], ["usage.getCurrentMonth"],
+                          ["project.list"], ["evaluator.list"]])
         self.assertEqual(self.asked_for(), [self.other])
         self.assertEqual(procedure_inputs(self.server, "usage.getCurrentMonth"),
                          [{"organizationId": self.other_org}])
@@ -468,7 +468,7 @@ class NamesForIds(TracesCase):
                 self.cli(*self.line(text, self.ids()))
                 procedures = sum(self.asked(), [])
                 self.assertEqual(procedures.count("project.list"),
-                                 int(text.startswith("projects list")))
+                                 int(text.startswith(("projects list", "usage"))))
                 self.assertEqual(procedures.count("organization.list"),
                                  int(text.startswith("usage")))
                 for procedure in ("evaluator.list", "dataset.list"):
@@ -755,6 +755,127 @@ class EvaluatorsAndDatasets(CommandCase):
             self.assertEqual(record["description"], "Smoke test")
 
 
+class Identity(TracesCase):
+    """whoami: what is known here, and what the server tells."""
+
+    def whoami(self, *args, **kwargs):
+        return self.assertOk(self.cli("whoami", "--json", *args, **kwargs), err="").json
+
+    def lines(self, result):
+        return [" ".join(line.split()) for line in result.lines]
+
+    def test_roles_in_both_dialects(self):
+        for dialect, options in DIALECTS:
+            for number, role in enumerate(("VIEWER", "MEMBER", "ADMIN", "OWNER")):
+                self.use(**options)
+                self.server.add_org("Second", "FREE", roles={OWNER: role})
+                with self.subTest(dialect=dialect, role=role):
+                    found = [(row["name"], row["role"], row["plan"])
+                             for row in self.whoami()["organizations"]]
+                    self.assertEqual(found, [("Acme 東京", "OWNER", "PRO"),
+                                             ("Second", role, "FREE")])
+        self.assertIn("FREE OWNER 1 Second", " ".join(self.cli("whoami").out.split()))
+
+    def test_where_the_address_comes_from(self):
+        env = {"TWOSIGNAL_URL": self.server.url}
+        self.assertEqual(self.whoami(env=env)["api_url_source"], "TWOSIGNAL_URL")
+        self.assertEqual(self.whoami("--url", self.server.url)["api_url_source"], "--url")
+        file = self.write("home/config.json", {"api_url": self.server.url})
+        env = {"TWOSIGNAL_URL": None}
+        self.assertEqual(self.whoami(env=env)["api_url_source"], file)
+        self.assertIn("Server set by: " + file, self.lines(self.cli("whoami", env=env)))
+
+    def default_project(self, **kwargs):
+        record = self.whoami(**kwargs)
+        return [record["default_project_" + key] for key in ("id", "name", "source")]
+
+    def test_default_project(self):
+        none = {"TWOSIGNAL_PROJECT": None, "TWOSIGNAL_ORG": None}
+        self.assertEqual(self.default_project(env=none), [None, None, None])
+        for given in (self.server.project, "Support Agent", self.server.project.upper()):
+            self.assertEqual(self.default_project(env=dict(none, TWOSIGNAL_PROJECT=given)),
+                             [self.server.project, "Support Agent", "TWOSIGNAL_PROJECT"])
+        self.assertOk(self.cli("projects", "use", "Support Agent", env=none))
+        self.assertEqual(self.default_project(env=none), [
+            self.server.project, "Support Agent", self.path("home/config.json")])
+        lines = self.lines(self.cli("whoami", env=none))
+        self.assertIn("Default project: Support Agent", lines)
+        self.assertIn("Project ID: " + self.server.project, lines)
+
+    def test_default_project_that_is_gone(self):
+        """It is told, and no failure: the account is what it is."""
+        for given in ("Gone", "c0000000-0000-4000-8000-00000000dead"):
+            result = self.assertOk(self.cli("whoami", "--json", env={"TWOSIGNAL_PROJECT": given}))
+            self.assertEqual(result.err, "Default project: Project not found. Check the ID with "
+                             "'twosignal projects list'.\n")
+            self.assertEqual((result.json["default_project_id"],
+                              result.json["default_project_name"]), (given, None))
+
+    def test_no_project_is_looked_up_without_a_default(self):
+        self.server.clear()
+        self.whoami(env={"TWOSIGNAL_PROJECT": None})
+        self.assertEqual([request.procedures for request in self.server.requests],
+                         [["organization.list"]])
+
+    def test_what_is_known_is_shown_if_roles_cannot_be_asked(self):
+        """With the exit code of the failure; the session is not said to work if it has ended."""
+        for code, fault in ((8, {"status": 500, "body": "oops"}), (5, {
+                "status": 403, "body": trpc_error("FORBIDDEN", 403)}), (3, {"reset": True}),
+                (8, {"garbage": b"<html>"})):
+            self.server.fault("organization.list", times=None, **fault)
+            with self.subTest(fault=fault):
+                result = self.assertFails(self.cli("whoami"), code, out=OWNER)
+                self.assertIn("refreshed automatically", result.out)
+                record = self.cli("whoami", "--json").json
+                self.assertEqual((record["email"], record["api_url"], record["organizations"]),
+                                 (OWNER, self.server.url, None))
+            self.server.clear()
+        self.server.revoke(OWNER)
+        result = self.assertFails(self.cli("whoami"), 4, "Authentication expired", out=OWNER)
+        self.assertNotIn("refreshed", result.out)
+        self.assertIsNone(self.cli("whoami", "--json").json["expires_at"])
+
+    def test_key_and_account(self):
+        key = self.server.secret(self.server.add_key())
+        record = self.whoami(env={"TWOSIGNAL_API_KEY": key})
+        self.assertEqual((record["email"], record["api_key"], record["account_url"]),
+                         (OWNER, key[:6] + "…", None))
+        self.assertEqual([row["role"] for row in record["organizations"]], ["OWNER"])
+
+    def test_key_of_another_server_than_the_account(self):
+        """Row 54: the key goes to its own address, the session to that of the account."""
+        other = self.serve()
+        key = other.secret(other.add_key())
+        self.write("home/config.json", {"api_url": self.server.url})
+        self.server.clear()
+        env = {"TWOSIGNAL_API_KEY": key, "TWOSIGNAL_URL": None, "TWOSIGNAL_BASE_URL": other.url}
+        record = self.whoami(env=env)
+        self.assertEqual((record["email"], record["api_url"], record["api_url_source"],
+                          record["account_url"]),
+                         (OWNER, other.url, "TWOSIGNAL_BASE_URL", self.server.url))
+        self.assertEqual([request.path for request in other.requests], ["/api/v1/traces"])
+        self.assertEqual({request.headers.get("Authorization")
+                          for request in self.server.requests}, {None})
+        self.assertIn("Account's server: " + self.server.url,
+                      self.lines(self.cli("whoami", env=env)))
+
+    def test_failures_of_key_and_account(self):
+        """Both are told; the first one decides the exit code, and no session is no failure."""
+        wrong = {"TWOSIGNAL_API_KEY": "ts_wrong_and_long_enough"}
+        result = self.assertFails(self.cli("whoami", env=wrong), 4, "key", out=OWNER)
+        self.assertIn("OWNER", result.out)
+        right = {"TWOSIGNAL_API_KEY": self.server.secret(self.server.add_key())}
+        self.server.revoke(OWNER)
+        self.assertFails(self.cli("whoami", env=right), 4, "Authentication expired", out="ts_")
+        result = self.assertFails(self.cli("whoami", env=wrong), 4, "API key", out="ts_wro…")
+        self.assertIn("Authentication expired", result.err)
+        self.assertNotIn("long_enough", result.out + result.err)
+        self.write("home/session.json", b"{")
+        self.assertFails(self.cli("whoami", env=right), 1, "damaged", out="ts_")
+        os.remove(self.path("home/session.json"))
+        self.assertEqual(self.whoami(env=right)["email"], None)
+
+
 class UsageHistory(TracesCase):
     def setUp(self):
         super().setUp()
@@ -811,6 +932,94 @@ class UsageHistory(TracesCase):
         for months in ("0", "25", "all", "-1"):
             self.assertFails(self.usage("--months", months), 2, "1 to 24")
         self.assertFails(self.usage("--months", "3", "--fail-above", "90"), 2, "together")
+        self.assertFails(self.usage("--months", "3", "--project", "Support Agent"), 2,
+                         "no history of a single project")
+
+
+class UsageOfProjects(TracesCase):
+    def setUp(self):
+        super().setUp()
+        self.fill()
+
+    def fill(self):
+        self.unused = self.server.add_project("Unused", self.server.org)
+        self.server.set_usage(self.server.org, None, traces=100, spans=400, evals=7)
+
+    def usage(self, *args, **kwargs):
+        return self.cli("usage", "--org", self.server.org, *args, **kwargs)
+
+    def projects(self, *args):
+        rows = self.assertOk(self.usage(*args, "--json"), err="").json["projects"]
+        return [(row["project_id"], row["project_name"], row["traces_used"]) for row in rows]
+
+    def test_names_and_choice_in_both_dialects(self):
+        for dialect, options in DIALECTS:
+            self.use(**options)
+            self.fill()
+            used = self.server.project, "Support Agent", 100
+            with self.subTest(dialect=dialect):
+                self.assertEqual(self.projects(), [used])
+                for given in ("Support Agent", self.server.project, self.server.project.upper()):
+                    self.assertEqual(self.projects("--project", given), [used])
+                # The server lists no project without usage.
+                self.assertEqual(self.projects("--project", "Unused"), [(self.unused, "Unused", 0)])
+                self.assertIn("Support Agent", self.usage().lines[-1])
+                self.assertEqual(self.usage("--format", "csv").lines, [
+                    "traces_used,spans_used,evals_used,project_id,project_name",
+                    f"100,400,7,{self.server.project},Support Agent"])
+
+    def test_totals_and_limits_stay_those_of_the_organization(self):
+        """So --fail-above checks the same with a project as without one."""
+        self.server.set_usage(self.server.org, None, traces=46000)
+        for project in ((), ("--project", "Unused")):
+            result = self.usage("--fail-above", "90", "--json", *project)
+            self.assertEqual((result.code, result.json["traces_used"]), (10, 46000))
+
+    def test_a_variable_does_not_choose(self):
+        self.assertEqual(len(self.usage("--json", env={
+            "TWOSIGNAL_PROJECT": self.unused}).json["projects"]), 1)
+
+    def test_a_project_without_counters_of_its_own_is_unknown_not_unused(self):
+        self.server.fault("usage.getCurrentMonth", times=None, status=200,
+                          body=trpc_answer({"month": "2026-03", "traceCount": 5}))
+        self.assertEqual(self.projects("--project", "Unused"), [(self.unused, "Unused", None)])
+
+    def test_without_names(self):
+        """IDs are enough, unless a project is chosen."""
+        for fault in ({"status": 500, "body": "oops"},
+                      {"status": 200, "body": trpc_answer([{"id": []}, {"id": None}])},
+                      {"status": 403, "body": trpc_error("FORBIDDEN", 403)}):
+            self.server.fault("project.list", times=None, **fault)
+            with self.subTest(fault=fault):
+                self.assertEqual(self.projects(), [(self.server.project, None, 100)])
+                self.assertGreater(self.usage("--project", "Unused").code, 1)
+            self.server.clear()
+
+    def test_project_that_is_not_there(self):
+        hidden = self.server.add_project("Elsewhere", self.server.add_org("Other"))
+        for given in ("Nowhere", "Elsewhere", hidden):
+            self.assertFails(self.usage("--project", given), 6, "Project not found")
+
+    def test_what_the_plan_gives(self):
+        unlimited = "Seats: unlimited"
+        for plan, lines in (("FREE", ["Days of retention: 7", "Seats: 1",
+                                      "Requests per second: 100"]),
+                            ("TEAM", ["Days of retention: 90", unlimited]),
+                            ("ENTERPRISE", ["Traces: 100 (unlimited)", unlimited,
+                                            "LLM evaluations of the plan: unlimited"])):
+            self.server.set_plan(self.server.org, plan)
+            with self.subTest(plan=plan):
+                result = self.assertOk(self.usage())
+                found = [" ".join(line.split()) for line in result.lines]
+                self.assertEqual([line for line in lines + ["Seats used: 4"]
+                                  if line not in found], [])
+
+    def test_limits_of_an_unknown_plan_are_not_unlimited(self):
+        self.server.set_plan(self.server.org, "PLATINUM")
+        result = self.assertOk(self.usage())
+        self.assertIn("PLATINUM", result.out)
+        for word in ("unlimited", "retention", "None", "Requests"):
+            self.assertNotIn(word, result.out)
 
 
 class UsageThreshold(TracesCase):

@@ -462,11 +462,15 @@ class Case(unittest.TestCase):
             self.assertEqual(result.err, err)
         return result
 
-    def assertFails(self, result, code, *parts):
-        """It failed with that exit code, one `Error: …` line (or JSON error) and no traceback."""
+    def assertFails(self, result, code, *parts, out=""):
+        """It failed with that exit code, one `Error: …` line (or JSON error) and no traceback.
+
+        out: a part of what was printed all the same; nothing else may be.
+        """
         self.assertEqual(result.code, code, result)
         self.assertNotIn("Traceback", result.err + result.out, result)
-        self.assertEqual(result.out, "", result)
+        self.assertEqual(bool(result.out), bool(out), result)
+        self.assertIn(out, result.out, result)
         text = result.err
         if result.error:
             self.assertEqual(result.error["exit_code"], code, result)
