@@ -7071,7 +7071,7 @@ def usage(client, args, console):
     record = current_usage(client, args)
     columns = (Column("Project", "project_id", never_cut=True), *MONTH_COLUMNS,
                Column("Name", "project_name"))
-    projects = Listing("projects", columns, record["projects"])
+    projects = Listing("usage", columns, record["projects"])
     result = Details(record, USAGE_FIELDS, [("Projects", projects)], listing=projects)
     if args.fail_above is not None:
         check = usage_check(record, args.fail_above)
@@ -7094,18 +7094,13 @@ def current_usage(client, args) -> dict:
     found = next((each for each in organizations if each.get("id") == org), {})
     record = usage_record(wire, found.get("plan"))
     record["seats_used"] = to_number(found.get("memberCount"))
-    rows = child_records(record, "projects")
     listed = result_or([], client.rows, "project.list", {"organizationId": org},
                        kinds=() if args.project else Failure)
-    if args.project:
-        chosen = named_row(listed, args.project, "project")["id"]
-        # A breakdown names the projects that have been used.
-        unused = dict.fromkeys(_LEADING_KEYS["usage"], 0 if "projectBreakdown" in wire else None)
-        rows = [row for row in rows if row.get("project_id") == chosen] or [
-            dict(unused, project_id=chosen)]
+    chosen = args.project and named_row(listed, args.project, "project")["id"]
     names = {str(row.get("id")): row.get("name") for row in listed}
     record["projects"] = [dict(row, project_name=names.get(str(row.get("project_id"))))
-                          for row in rows]
+                          for row in child_records(record, "projects")
+                          if not chosen or row.get("project_id") == chosen]
     return record
 
 

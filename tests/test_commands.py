@@ -962,7 +962,8 @@ class UsageOfProjects(TracesCase):
                 for given in ("Support Agent", self.server.project, self.server.project.upper()):
                     self.assertEqual(self.projects("--project", given), [used])
                 # The server lists no project without usage.
-                self.assertEqual(self.projects("--project", "Unused"), [(self.unused, "Unused", 0)])
+                self.assertEqual(self.projects("--project", "Unused"), [])
+                self.assertEqual(self.usage("--project", "Unused").lines[-1], "No usage found.")
                 self.assertIn("Support Agent", self.usage().lines[-1])
                 self.assertEqual(self.usage("--format", "csv").lines, [
                     "traces_used,spans_used,evals_used,project_id,project_name",
@@ -978,11 +979,6 @@ class UsageOfProjects(TracesCase):
     def test_a_variable_does_not_choose(self):
         self.assertEqual(len(self.usage("--json", env={
             "TWOSIGNAL_PROJECT": self.unused}).json["projects"]), 1)
-
-    def test_a_project_without_counters_of_its_own_is_unknown_not_unused(self):
-        self.server.fault("usage.getCurrentMonth", times=None, status=200,
-                          body=trpc_answer({"month": "2026-03", "traceCount": 5}))
-        self.assertEqual(self.projects("--project", "Unused"), [(self.unused, "Unused", None)])
 
     def test_without_names(self):
         """IDs are enough, unless a project is chosen."""
