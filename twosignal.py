@@ -1880,11 +1880,10 @@ def url_and_source(option=None, clock=CLOCK, key=None) -> tuple:
     if option is not None:
         return normal_url(option), "--url"
     # The SDKs read TWOSIGNAL_BASE_URL beside the key, which goes to the address it belongs to.
-    variables = {"TWOSIGNAL_URL": setting("TWOSIGNAL_URL"),
-                 "TWOSIGNAL_BASE_URL": key and setting("TWOSIGNAL_BASE_URL")}
-    for name, url in variables.items():
-        if url:
-            return normal_url(url, name), name
+    url, base_url = setting("TWOSIGNAL_URL"), key and setting("TWOSIGNAL_BASE_URL")
+    if url or base_url:
+        name = "TWOSIGNAL_URL" if url else "TWOSIGNAL_BASE_URL"
+        return normal_url(url or base_url, name), name
     saved = result_or({}, load_config, clock, kinds=NoHome).get("api_url")
     if not saved:
         return DEFAULT_URL, "default"
@@ -6334,11 +6333,10 @@ def whoami(client, args, console):
         record["expires_at"] = None             # the server has ended the session
     failures = [each for each in (key_check, rows) if isinstance(each, Failure)
                 and each.code != "NOT_LOGGED_IN"]
-    result = Details(record, ACCOUNT_FIELDS, conclude=lambda: Outcome(
-        [f"{each.message}. {each.hint}" for each in failures[1:]], *failures[:1]))
-    if organizations:
-        result.parts = [("Organizations", Listing("", ORGANIZATION_COLUMNS, organizations))]
-    return result
+    remarks = [f"{each.message}. {each.hint}" for each in failures[1:]]
+    parts = [("Organizations", Listing("organizations", ORGANIZATION_COLUMNS, organizations))]
+    return Details(record, ACCOUNT_FIELDS, parts if organizations else (),
+                   conclude=lambda: Outcome(remarks, *failures[:1]))
 
 
 @command("logout", ends_session=True)
