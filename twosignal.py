@@ -4321,7 +4321,7 @@ class Command(Struct):
     function: object            # (client, args, console) -> Result; its docstring is the help
     options: tuple
     examples: tuple = ()        # by default the shortest command line that is valid
-    exclusive: tuple = ()       # flags that contradict each other
+    exclusive: tuple = ()       # flags of which only one may be given
     takes_key: object = False   # takes a project's API key, not a session; or a test of its args
     is_offline: bool = False    # asks no server, and gets None for the client
     ends_session: bool = False  # goes to the address of the stored session
@@ -4644,9 +4644,9 @@ class Arguments:
                 self.sources[option.name] = option.env
             is_switch = option.metavar is None and option.constant is True
             vars(self).setdefault(option.name, False if is_switch else None)
-        if chosen.exclusive and all(line.has(flags[flag]) for flag in chosen.exclusive):
-            raise usage_error(f"{' and '.join(chosen.exclusive)} cannot be used together",
-                              "Use one of them.")
+        given = [flag for flag in chosen.exclusive if line.has(flags[flag])]
+        if len(given) > 1:
+            raise usage_error(f"{' and '.join(given)} cannot be used together", "Use one of them.")
 
     def _add(self, option, text):
         try:
@@ -6333,10 +6333,9 @@ def whoami(client, args, console):
         record["expires_at"] = None             # the server has ended the session
     failures = [each for each in (key_check, rows) if isinstance(each, Failure)
                 and each.code != "NOT_LOGGED_IN"]
-    remarks = [f"{each.message}. {each.hint}" for each in failures[1:]]
     parts = [("Organizations", Listing("organizations", ORGANIZATION_COLUMNS, organizations))]
-    return Details(record, ACCOUNT_FIELDS, parts if organizations else (),
-                   conclude=lambda: Outcome(remarks, *failures[:1]))
+    return Details(record, ACCOUNT_FIELDS, parts if organizations else (), conclude=lambda: Outcome(
+        [f"{each.message}. {each.hint}" for each in failures[1:]], *failures[:1]))
 
 
 @command("logout", ends_session=True)
@@ -7054,16 +7053,13 @@ USAGE_FIELDS = (                    # the server counts all runs, the plan limit
          Option("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are "
                 "used, e.g. 90; evaluator runs are not checked", parse_percent, selects=False),
          Option("--months N", f"show N months, at most {MAX_MONTHS}", MONTHS),
-         Option("--project ID", "list only this project", plain_id, completes="projects"),
-         JUNIT, is_gate=True, exclusive=("--fail-above", "--months"),
+         Option("--project ID", "list only this project, this month", plain_id, completes="projects"),
+         JUNIT, is_gate=True, exclusive=("--fail-above", "--months", "--project"),
          examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args, console):
     """Show an organization's usage this month, and its limits."""
     if args.junit and args.fail_above is None:
         raise usage_error("--junit requires --fail-above", "Pass both, or neither.")
-    if args.project and args.months:
-        raise usage_error("The server has no history of a single project",
-                          "Omit --months or --project.")
     if args.months:
         return usage_history(client, organization_id(client, args.org), args.months)
     record = current_usage(client, args)
