@@ -4838,11 +4838,9 @@ class TraceQuery(Struct):
     def is_behind(self, traces) -> bool:
         """Whether a page of wire traces lies before --since, so that no later page can match."""
         # A server that does not know startDate would otherwise be read to its end.
-        if self.earliest is None or not traces:
-            return False
-        times = [created_seconds(trace) for trace in traces]
+        times = [] if self.earliest is None else list(map(created_seconds, traces))
         is_newest_first = None not in times and times == sorted(times, reverse=True)
-        return is_newest_first and times[0] < self.earliest - ORDER_TOLERANCE
+        return bool(times) and is_newest_first and times[0] < self.earliest - ORDER_TOLERANCE
 
 
 def is_within(value, minimum, maximum) -> bool:
@@ -6697,8 +6695,7 @@ def chosen_baseline(args, scan, by=(), sample_size=0):
     if len(args.tag or ()) > 1 or args.tag == [args.baseline_tag]:
         raise usage_error("--baseline-tag replaces --tag: give at most one, of another name")
     query = TraceQuery(**dict(vars(scan.query), tags=[args.baseline_tag]))
-    other = TraceScan(**dict(vars(scan), query=query))
-    return TraceGroups(other, by, sample_size).read().rows()
+    return TraceGroups(TraceScan(**dict(vars(scan), query=query)), by, sample_size).read().rows()
 
 
 def read_baseline(path, by, console) -> list:
@@ -7775,13 +7772,12 @@ def call_command(chosen, client, args, console, report) -> int:
 def select_fields(result, client, args, console) -> Result:
     # What a change returned, such as a new key, has to be seen in any case.
     has_changed = client is not None and client.has_changed
-    if args.fields == ["?"] and has_changed:
+    if args.fields not in (None, ["?"]):
+        return only_fields(result, args.fields, console.tell, not (has_changed or result.streams))
+    if args.fields and not has_changed:
+        return field_names(result)
+    if args.fields:
         console.tell("Ignored --fields '?': the result of a change is shown.")
-    elif args.fields == ["?"]:
-        result = field_names(result)
-    elif args.fields:
-        is_strict = not (has_changed or result.streams)
-        result = only_fields(result, args.fields, console.tell, is_strict)
     return result
 
 
