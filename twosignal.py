@@ -1318,6 +1318,8 @@ OUTPUT_HINT = "Name a file in a directory that you can write to."
 MISSING_FILE = (FileNotFoundError, NotADirectoryError)
 # Names of files that this process has open already. To open one by its name would truncate it.
 _OPEN_FILE = r"(?a)/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
+# The line of an API key in a file such as .env, up to a comment behind its value.
+_ENV_KEY = rb"(?m)^([ \t]*(?:export[ \t]+)?TWOSIGNAL_API_KEY[ \t]*=)[^\r\n]*?(?=[ \t]#|\r?$)"
 
 
 def open_regular(path, flags=os.O_RDONLY) -> int:
@@ -1621,6 +1623,34 @@ def output_file(path):
     mask = os.umask(0o077)          # there is no other way to read it
     os.umask(mask)
     return AtomicFile(path, 0o666 & ~mask, OUTPUT_HINT)
+
+
+def env_content(path) -> bytes:
+    """What is in a file such as .env, to be replaced; b"" if it is missing. Raises Failure."""
+    if not os.path.lexists(path):   # an AtomicFile says what is wrong, if anything is
+        return b""
+    is_own = os.name == "nt" or os.lstat(path).st_uid in (os.geteuid(), sudo_user())
+    for is_wrong, problem in (
+            (os.path.islink(path), "it is a link"),
+            (not os.path.isfile(path), "it is not a regular file"),
+            (not is_own, "it belongs to another user"),
+            (not os.access(path, os.R_OK | os.W_OK), "Permission denied")):
+        if is_wrong:
+            raise Failure(f"Cannot write {path}: {problem}", "Name a new file, or one of your own.")
+    return file_content(path, -1)
+
+
+def write_env_key(path, key):
+    """Sets TWOSIGNAL_API_KEY in a file, all other bytes of which stay. Raises Failure."""
+    if not re.match(r"(?a)[\w.:/+=~-]+\Z", key):
+        raise Failure(f"Cannot write {path}: the key has characters that require quotes")
+    content = env_content(path)
+    if not re.search(_ENV_KEY, content):
+        newline = b"\r\n" if b"\r\n" in content else b"\n"
+        content += newline if content and not content.endswith(b"\n") else b""
+        content += b"TWOSIGNAL_API_KEY=" + newline
+    with deferred_signals(), AtomicFile(path, hint=OUTPUT_HINT) as file:
+        file.write(re.sub(_ENV_KEY, lambda line: line.group(1) + key.encode(), content))
 
 
 def is_same_file(path, other) -> bool:
@@ -3950,16 +3980,17 @@ def find_id(text, noun, fetch_rows) -> str:
     if any(row.get("id") == text for row in rows):
         return text
     wanted = to_nfc(text)
-    named = [(to_nfc(row["name"]), row.get("id")) for row in rows if type(row.get("name")) is str]
-    ids = [row_id for name, row_id in named if name == wanted]
+    named = [(to_nfc(row["name"]), row) for row in rows if type(row.get("name")) is str]
+    ids = [row.get("id") for name, row in named if name == wanted and not row.get("revokedAt")]
     if len(ids) > 1:
         raise usage_error(f"There are {len(ids)} {noun}s named '{text}'",
                           f"Use one of the IDs: {', '.join(map(printable, ids))}.")
     if ids:
         return ids[0] if isinstance(ids[0], str) else text
-    for name, _ in named:
+    for name, row in named:
         if name.casefold().strip() == wanted.casefold().strip():
-            raise Failure(f"{noun.capitalize()} not found", f"Did you mean '{name}'?", "NOT_FOUND")
+            hint = f"'{name}' is revoked." if row.get("revokedAt") else f"Did you mean '{name}'?"
+            raise Failure(f"{noun[0].upper()}{noun[1:]} not found", hint, "NOT_FOUND")
     return text
 
 
@@ -4517,7 +4548,7 @@ OTHER_NAMES = {                     # what people type in place of a command's w
     "get": "show view describe", "list": "ls", "use": "set select switch",
     "toggle": "update edit set enable disable", "create": "add new", "add-item": "add new additem",
     "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow"}
-NEVER_GUESSED = {"create", "add-item", "delete", "revoke", "logout", "install", "yes"}
+NEVER_GUESSED = {"create", "add-item", "delete", "revoke", "rotate", "logout", "install", "yes"}
 
 HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
@@ -6190,11 +6221,8 @@ def changed(client, args, procedure, columns, verb="Created", **values) -> Detai
 def chosen_resource(client, args, kind) -> dict:
     """The ID of what the operand `id` names, and its project's, as procedures take them."""
     project = chosen_project(client, args)
-    wanted = args.id
-    if kind != "apiKey":            # names of keys may occur twice: revoked ones are listed too
-        wanted = find_id(wanted, kind, lambda: client.visible_rows(
-            f"{kind}.list", [{"projectId": project}]))
-    return {"id": wanted, "projectId": project}
+    return {"projectId": project, "id": find_id(args.id, RESOURCES[kind][0], lambda: (
+        client.visible_rows(f"{kind}.list", [{"projectId": project}])))}
 
 
 def listed_row(rows, wanted, kind) -> dict:
@@ -6999,24 +7027,91 @@ add_deletion("datasets delete", DATASET, "dataset", "Delete a dataset and its it
 
 
 # --- API keys
+API_KEY = Option("ID", "API key, by ID or name", plain_id)
+OUTPUT_ENV = Option("--output-env FILE", "set TWOSIGNAL_API_KEY in FILE and print no key", to_path)
+KEY_STATUS = Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active")
+KEY_FIELDS = (ID, Column("Key", "key"), Column("Old key", "rotated_from_status"))
 add_listing("api-keys list", "apiKey", (
-    ID, Column("Key", lambda row: printable(row.get("key_prefix")) + "…"),
-    Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active"),
+    ID, Column("Key", lambda row: printable(row.get("key_prefix")) + "…"), KEY_STATUS,
     Column("Last used", "last_used_at", format_age), NAME))
 
 
-@command("api-keys create", PROJECT, *NEW_NAME)
-def api_keys_create(client, args, console):
-    """Create an API key, which is shown only once."""
-    result = changed(client, args, "apiKey.create", (ID, Column("Key", "key")), name=args.name,
-                    projectId=chosen_project(client, args))
-    if not isinstance(result.record.get("key"), str):
+def new_key(client, args, console, procedure, verb="Created", **values) -> Details:
+    """The Details of a new API key, which --output-env leaves out of them. Raises Failure."""
+    path = args.output_env
+    if path:
+        env_content(path)
+        with output_file(path) as file:
+            file.prove()
+            file.cancel()
+    result = changed(client, args, procedure, KEY_FIELDS, verb, **values)
+    key = result.record.get("key")
+    if not isinstance(key, str):
         raise protocol_error("The server's response has no key", "See 'twosignal api-keys list'.")
-    result.message += " Save the key now: it is not shown again."
+    console.keep_secret(key)
+    if vars(args).get("verify"):
+        verify_key(client, key, {"id": result.record.get("id"), "projectId": values["projectId"]})
+    if not path:
+        result.message += " Save the key now: it is not shown again."
+        return result
+    failure = result_or_failure(write_env_key, path, key)
+    if failure:
+        console.print(to_json(result.record) + "\n", is_data=True)
+        console.flush()
+        raise Failure(failure.message, "The new key is on stdout. See 'twosignal api-keys list'.")
+    result.record = {name: value for name, value in result.record.items() if value != key}
+    result.record["env_file"] = printable(path)
+    result.message += f" The key is in {printable(path)}, which only you can read now."
     return result
 
 
-add_deletion("api-keys revoke", Option("ID", "ID of the API key", plain_id), "apiKey",
+def verify_key(client, key, new):
+    """Calls the REST API with a new key; if that fails, revokes it and raises why; new: its IDs."""
+    client.key = key
+    try:
+        rows_of(client.rest("GET", "/traces", {"limit": 1}))
+    except BaseException as error:      # Ctrl-C, too
+        left = result_or_failure(client.mutate, "apiKey.revoke", new)
+        state = "could not be revoked" if isinstance(left, Failure) else "is revoked again"
+        error.hint = f"The old key was kept; the new one, {printable(new['id'])}, {state}."
+        raise
+
+
+@command("api-keys create", PROJECT, *NEW_NAME, OUTPUT_ENV, exclusive=("--output", "--output-env"))
+def api_keys_create(client, args, console):
+    """Create an API key, which is shown only once."""
+    return new_key(client, args, console, "apiKey.create", name=args.name,
+                   projectId=chosen_project(client, args))
+
+
+@command("api-keys rotate", API_KEY, PROJECT, OUTPUT_ENV, YES,
+         Option("--verify", "revoke the old key only once the REST API accepts the new one"),
+         exclusive=("--output", "--output-env"))
+def api_keys_rotate(client, args, console):
+    """Replace an API key; the new one is shown only once."""
+    chosen = chosen_resource(client, args, "apiKey")
+    confirm(client, args, console, "apiKey", chosen, "rotate")
+    procedure, values = "apiKey.rotate", chosen
+    if args.verify:
+        old = listed_row(client.rows("apiKey.list", chosen), chosen["id"], "apiKey")
+        if old.get("revokedAt"):
+            raise Failure("The server refused: API key is revoked", code="BAD_REQUEST")
+        procedure, values = "apiKey.create", dict(chosen, id=None, name=old.get("name"))
+    result = new_key(client, args, console, procedure, "Rotated", **values)
+    revoked = args.verify and result_or_failure(client.mutate, "apiKey.revoke", chosen)
+    if isinstance(revoked, Failure):
+        result.conclude = lambda: Outcome(failure=revoked)
+    rows = result_or([], client.rows, "apiKey.list", chosen)
+    statuses = [KEY_STATUS.text(to_record(row)) for row in rows if row.get("id") == chosen["id"]]
+    status = statuses[0] if statuses else "unknown"
+    result.record.update(rotated_from_id=chosen["id"], rotated_from_status=status)
+    if status != "revoked":
+        console.tell(f"Status of the old key: {status}. To revoke it: "
+                     f"twosignal api-keys revoke {printable(chosen['id'])}")
+    return result
+
+
+add_deletion("api-keys revoke", API_KEY, "apiKey",
              "Revoke an API key: whatever uses it stops working.", "revoke")
 
 

@@ -59,7 +59,8 @@ WORLD = {
     "dataset.list": [DATASET], "dataset.create": DATASET, "dataset.addItem": ITEM,
     "dataset.getById": dict(DATASET, items=[ITEM]), "dataset.delete": {"success": True},
     "apiKey.list": [KEY], "apiKey.create": dict(KEY, key="ts_whole_key"),
-    "apiKey.revoke": KEY, "usage.getCurrentMonth": USAGE,
+    "apiKey.rotate": dict(KEY, key="ts_whole_key"), "apiKey.revoke": KEY,
+    "usage.getCurrentMonth": USAGE,
 }
 TOGGLE = "evaluators toggle a0 --project c0"        # looks the evaluator up in the list
 COMMANDS = [                        # (procedure whose response is the hostile one, command line)
@@ -79,6 +80,7 @@ COMMANDS = [                        # (procedure whose response is the hostile o
     ("dataset.delete", "datasets delete g0 --project c0 -y"),
     ("apiKey.list", "api-keys list --project c0"),
     ("apiKey.create", "api-keys create --project c0 -n x"),
+    ("apiKey.rotate", "api-keys rotate k0 --project c0 -y"),
     ("apiKey.revoke", "api-keys revoke k0 --project c0 -y"),
     ("usage.getCurrentMonth", "usage --org b0"),
 ]
@@ -415,7 +417,8 @@ class NotTheProtocol(CannedCase):
                     code = 8                                # no list of traces
                 if line == TOGGLE and spell("id") != "id":
                     code = 6                                # no evaluator with that ID
-                if "api-keys create" in line and spell("key").lower() != "key":
+                if re.search("create|rotate", line) and "api-keys" in line and (
+                        spell("key").lower() != "key"):
                     code = 8                                # no key
                 with self.subTest(line=line, key=spell("key")):
                     result = self.run_canned(server_of(WORLD, procedure, canned(body)),

@@ -59,7 +59,8 @@ PROCEDURES = {
     "datasets list": "dataset.list", "datasets create": "dataset.create",
     "datasets get": "dataset.getById", "datasets add-item": "dataset.addItem",
     "datasets delete": "dataset.delete", "api-keys list": "apiKey.list",
-    "api-keys create": "apiKey.create", "api-keys revoke": "apiKey.revoke",
+    "api-keys create": "apiKey.create", "api-keys rotate": "apiKey.rotate",
+    "api-keys revoke": "apiKey.revoke",
     "usage": "usage.getCurrentMonth",
 }
 LISTS = {"orgs list": "organizations", "projects list": "projects", "traces list": "traces",
@@ -912,6 +913,7 @@ class CommandCase(ServerCase):
             "datasets add-item": ["DATASET", "--input", '{"promptText": "Hi"}'],
             "datasets delete": ["DATASET", "-y"],
             "api-keys create": ["-n", "CI Pipeline"],
+            "api-keys rotate": ["KEY", "-y"],
             "api-keys revoke": ["KEY", "-y"],
         }.get(command, [])
         made = {"EVALUATOR": server.add_evaluator, "DATASET": server.add_dataset,
