@@ -7145,7 +7145,7 @@ USAGE_FIELDS = (                    # the server counts all runs, the plan limit
          Option("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are "
                 "used, e.g. 90; evaluator runs are not checked", parse_percent, selects=False),
          Option("--months N", f"show N months, at most {MAX_MONTHS}", MONTHS),
-         Option("--project ID", "list only this project, this month", plain_id, completes="projects"),
+         Option("--project ID", "list one project, this month", plain_id, completes="projects"),
          JUNIT, is_gate=True, exclusive=("--fail-above", "--months", "--project"),
          examples=("twosignal usage --org ID", "twosignal usage --org ID --fail-above 90"))
 def usage(client, args, console):
