@@ -6467,7 +6467,7 @@ FILTER_OPTIONS = (
     Option("--metadata KEY=VALUE...", "only traces with this metadata (dot paths)", parse_metadata),
     Option("--max-score [NAME=]SCORE...", "only traces scored SCORE or less, by NAME", parse_score),
     Option("--label LABEL", "only traces with a score that has this label, e.g. fail"))
-SPANS = Option("--spans", "include the spans of each trace, in json and jsonl")
+SPANS = Option("--spans", "include the spans of each trace, in json and jsonl", selects=False)
 BASELINE_OPTIONS = (
     Option("--baseline FILE", "compare with FILE, which 'traces stats --json' wrote", to_path),
     Option("--baseline-tag TAG", "compare with traces that have TAG in place of --tag"))
@@ -6519,9 +6519,9 @@ def wanted_parts(args) -> dict:
     Option("--all", "fetch all pages"),
     Option("--fail-if-truncated", "exit 10 if more traces match than are shown", selects=False),
     Option("--sort KEY", f"sort by {', '.join(SORT_KEYS)}: newest, greatest or lowest score first",
-           choices=SORT_KEYS),
-    Option("-r, --reverse", "reverse the order; without --sort: oldest first"), SPANS,
-    *FILTER_OPTIONS, takes_key=True, exclusive=("--all", "--limit"),
+           choices=SORT_KEYS, selects=False),
+    Option("-r, --reverse", "reverse the order; without --sort: oldest first", selects=False),
+    SPANS, *FILTER_OPTIONS, takes_key=True, exclusive=("--all", "--limit"),
     examples=("twosignal traces list --project ID --status ERROR",
               "twosignal traces list --project ID --all --fields id,scores.accuracy -o scores.csv"))
 def traces_list(client, args, console):
@@ -6541,10 +6541,12 @@ def traces_list(client, args, console):
 
 
 @command("traces get", Option("ID", "ID of the trace", plain_id), PROJECT, FROM,
-         Option("--errors", "show only the failed spans, and the path to each"),
+         Option("--errors", "show only the failed spans, and the path to each", selects=False),
          Option("--io", "also show the input and output of each span", selects=False),
-         Option("--span ID", "show this span alone and whole, by ID or name", plain_id),
-         Option("--max-lines N", "maximum lines of each value, with --io or --span", POSITIVE),
+         Option("--span ID", "show this span alone and whole, by ID or name", plain_id,
+                selects=False),
+         Option("--max-lines N", "maximum lines of each value, with --io or --span", POSITIVE,
+                selects=False),
          finds_project=True, exclusive=("--errors", "--span"))
 def traces_get(client, args, console):
     """Show a trace with its spans as a tree, and its scores."""
@@ -6646,7 +6648,8 @@ def span_details(spans, args) -> Details:
 @command(
     "traces stats", PROJECT, FROM,
     Option("--by KEY...", f"group by one or two of {', '.join(GROUP_KEYS)}", choices=GROUP_KEYS),
-    Option("--sort METRIC", "worst groups first, e.g. p95 or error_rate", choices=SORT_METRICS),
+    Option("--sort METRIC", "worst groups first, e.g. p95 or error_rate", choices=SORT_METRICS,
+           selects=False),
     Option("--sample N", f"sample the spans of N traces (default: {DEFAULT_SAMPLE})", POSITIVE),
     *BASELINE_OPTIONS, *FILTER_OPTIONS, takes_key=True, exclusive=("--baseline", "--baseline-tag"),
     examples=("twosignal traces stats --project ID --since 24h --by name --sort error_rate",

@@ -524,11 +524,15 @@ class Commands(CommandCase):
         """What chose the rows is told, but no password, and no JSON."""
         self.server.add_trace(tags=["v1"])
         for command, selection in (
-                ("traces list --tag v1 --since 2h --limit 5", "limit 5, since 2h, tag v1, "),
-                ("traces stats --since 7d --by name", "by name, since 7d, "),
-                ("traces get failed --io", ", written ")):
+                ("traces list --tag v1 --since 2h --limit 5 --sort cost -r",
+                 "project {0}, limit 5, since 2h, tag v1, "),
+                ("traces stats --since 7d --by name --sort p95",
+                 "project {0}, by name, since 7d, "),
+                ("traces get failed --span root --io --max-lines 3", "project {0}, "),
+                ("traces get failed --errors", "project {0}, ")):
             page = Page(self.assertOk(self.cli(*command.split(), "--format", "html")).out)
-            self.assertIn(selection, page.texts("p")[0])
+            self.assertTrue(page.texts("p")[0].startswith(
+                selection.format(self.server.project) + "written "), page.texts("p")[0])
         self.assertEqual(page.texts("title", "h1"), ["<b>bad</b>: ERROR"] * 2)
         self.assertEqual(page.problems, [])
         page = Page(self.assertOk(self.cli("login", "-e", "owner@example.com", "--password",
