@@ -6360,8 +6360,10 @@ def whoami(client, args, console):
     failures = [each for each in (key_check, rows) if isinstance(each, Failure)
                 and each.code != "NOT_LOGGED_IN"]
     parts = [("Organizations", Listing("organizations", ORGANIZATION_COLUMNS, organizations))]
-    return Details(record, ACCOUNT_FIELDS, parts if organizations else (), conclude=lambda: Outcome(
-        [f"{each.message}. {each.hint}" for each in failures[1:]], *failures[:1]))
+    remarks = [f"{each.message}. {each.hint}" for each in failures[1:]
+               if each.message != failures[0].message]
+    return Details(record, ACCOUNT_FIELDS, parts if organizations else (),
+                   conclude=lambda: Outcome(remarks, *failures[:1]))
 
 
 @command("logout", ends_session=True)
