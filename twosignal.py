@@ -597,7 +597,8 @@ _LEADING_KEYS = {                   # keys that each such record has, and their 
     "trace": ("id", "status", "duration_ms", "cost_usd", "created_at", "name"),
     "span": ("id", "name", "type", "status", "duration_ms", "cost_usd"),
     "score": ("evaluator", "score", "label", "reasoning"),
-    "usage": ("traces_used", "spans_used", "evals_used")}
+    "usage": ("traces_used", "spans_used", "evals_used"),
+    "member": ("id", "role", "created_at", "email")}
 # In the letters of a secret's name, anywhere or at their end; and names of numbers of tokens.
 _SECRET_NAME = (r"secret(?!ar)|passw|passphrase|credential|authori[sz]|authentic|bearer|cookie|jwt|"
                 r"apikey|signature|(token|auth|authheader|pwd|session|(access|auth|private|client|"
@@ -2828,7 +2829,8 @@ RESOURCES = {
     "dataset": ("dataset", "datasets list"), "apiKey": ("API key", "api-keys list"),
     "usage": ("organization", "orgs list"), "span": ("span", "traces get ID --io"),
     "traces": ("trace", "traces list"), "scores": ("trace", "traces list"),
-    "route-model": ("routing config", "api modelRouting.list")}
+    "route-model": ("routing config", "api modelRouting.list"),
+    "member": ("member", "orgs list-members"), "user": ("user", "")}
 KNOWN_CALLS = [{"name": name, "kind": kind, "inputs": inputs} for kind, calls in {  # ?: optional
     "query": """organization.list; organization.getById organizationId; project.list organizationId;
         trace.list projectId limit? cursor? status? name? search? tags? startDate? endDate?;
@@ -3089,8 +3091,9 @@ def _documented_error(code, status, message, resource) -> Failure:
     if code == "UNAUTHORIZED":
         return authentication_expired()
     if code == "FORBIDDEN":
-        return Failure("Permission denied", "Your role or API key does not allow this action. "
-                       "Contact your organization admin.", code)
+        reason = f"The server says: {message.rstrip('.')}." if message else (
+            "Your role or API key does not allow this action.")
+        return Failure("Permission denied", f"{reason} Contact your organization admin.", code)
     if code == "NOT_FOUND":
         return not_found(message, resource)
     if code == "TOO_MANY_REQUESTS":
@@ -3533,13 +3536,15 @@ class Client:
         """The result of a query; values: its input, if it takes one. Raises Failure."""
         return self._with_aliases(procedure, lambda name: self._call(name, values, retried))
 
-    def mutate(self, procedure, values):
-        """The result of a mutation. Raises Failure."""
+    def mutate(self, procedure, values, check=None):
+        """The result of a mutation; check: the command that shows its effect. Raises Failure."""
         kind = procedure.split(".")[0]
-        return self._change(RESOURCES.get(kind, ("", f"api {kind}.list")), lambda: (
-            self._with_aliases(procedure, lambda name: self._call(name, body={"json": values}))))
+        resource = ("", check) if check else RESOURCES.get(kind, ("", f"api {kind}.list"))
+        return self._change(resource, lambda: self._with_aliases(
+            procedure, lambda name: self._call(name, body={"json": values})),
+            lambda failure: explain_refusal(self, failure, procedure, values))
 
-    def _change(self, resource, call):
+    def _change(self, resource, call, explain=lambda failure: None):
         """What a call returns; if it fails and may have been made, the error says how to check."""
         if self.before_change and not self.has_changed:
             self.before_change(f"twosignal {resource[1]}")
@@ -3550,6 +3555,7 @@ class Client:
             if failure.code in UNCERTAIN_CHANGE_CODES:
                 failure.hint = ("The change may have been made all the same: check with "
                                 f"'twosignal {resource[1]}' before you repeat it.")
+            explain(failure)
             raise
 
     def batch(self, procedure, inputs):
@@ -3944,10 +3950,38 @@ def visible_projects(client, org=None, organizations=()) -> list:
     """The wire objects of the projects of one organization (ID or name), or of all (if known)."""
     if org:
         return client.rows("project.list", {"organizationId": organization_id(client, org)})
-    names = {str(each.get("id")): each.get("name")
-             for each in organizations or client.rows("organization.list")}
-    rows = client.visible_rows("project.list", [{"organizationId": each} for each in names])
-    return [dict(row, organizationName=names.get(str(row.get("organizationId")))) for row in rows]
+    orgs = {str(each.get("id")): each
+            for each in organizations or client.rows("organization.list")}
+    rows = client.visible_rows("project.list", [{"organizationId": each} for each in orgs])
+    return [dict(row, organizationName=each.get("name"), organizationRole=each.get("role"))
+            for row in rows for each in [orgs.get(str(row.get("organizationId")), {})]]
+
+
+def explain_refusal(client, failure, procedure, values):
+    """Adds to the hint of a refused change what may be missing, as far as the server tells: the
+    role that it takes, and for a new member an account, or a seat of the plan.
+    """
+    adds_member = procedure == "organization.addMember"
+    if adds_member and failure.code == "NOT_FOUND":
+        failure.hint = failure.hint or "Only people with an account can be added."
+    is_about_seats = adds_member and failure.code in ("FORBIDDEN", "CONFLICT", "BAD_REQUEST")
+    if failure.code != "FORBIDDEN" and not is_about_seats:
+        return
+    client.transport.until = client.transport.deadline()    # for all requests together
+    project, org = (get_item(values, key) for key in ("projectId", "organizationId"))
+    rows = result_or([], visible_projects, client) if project else (
+        result_or([], client.rows, "organization.list"))
+    row = next((row for row in rows if row.get("id") == (project or org)), {})
+    role, plan = row.get("organizationRole" if project else "role"), str(row.get("plan"))
+    if failure.code == "FORBIDDEN" and role in ROLES:
+        allowed = ROLES[:2] if procedure.startswith("organization.") else ROLES[:3]
+        failure.hint += f" Your role is {role}" + ("." if role in allowed else (
+            f"; {', '.join(allowed[:-1])} or {allowed[-1]} may do this."))
+    seats = dict(zip(PLAN_LIMITS, PLANS.get(plan, ()))).get("seats")
+    taken = to_number(row.get("memberCount")) or 0
+    if is_about_seats and role in ROLES[:2] and seats and taken >= seats:
+        failure.hint = (f"{failure.hint} Seats of the {plan} plan: "
+                        f"{format_count(taken)} of {seats} are taken.").strip()
 
 
 def first_steps(client, kind="projects") -> list:
@@ -4547,8 +4581,11 @@ OTHER_NAMES = {                     # what people type in place of a command's w
     "orgs": "org organization organizations", "api-keys": "key keys", "evaluators": "eval evals",
     "get": "show view describe", "list": "ls", "use": "set select switch",
     "toggle": "update edit set enable disable", "create": "add new", "add-item": "add new additem",
+    "update": "rename edit set", "rename": "update edit set", "list-members": "members",
+    "add-member": "add invite", "remove-member": "remove rm kick",
     "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow"}
-NEVER_GUESSED = {"create", "add-item", "delete", "revoke", "rotate", "logout", "install", "yes"}
+NEVER_GUESSED = {"create", "add-item", "add-member", "delete", "remove-member", "revoke", "rotate",
+                 "logout", "install", "yes"}
 
 HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
@@ -6140,6 +6177,7 @@ class TraceTail:
 ID, NAME = Column("ID", "id", never_cut=True), Column("Name", "name")
 CREATED = Column("Created", "created_at", format_age, min_width=12)
 DESCRIPTION, TYPE = Column("Description", "description"), Column("Type", "type")
+PLAN = Column("Plan", "plan")
 
 PROJECT = Option("--project ID", "project, by ID or name; 'projects use' saves one", plain_id,
                  env="TWOSIGNAL_PROJECT", required=True, completes="projects")
@@ -6155,6 +6193,7 @@ NEW_NAME = (Option("[NAME]", "name, unless --name gives it"),
             Option("-n, --name NAME", "name, as an option", required=True))
 DESCRIBE = Option("-d, --description TEXT", "description", may_be_empty=True)
 YES = Option("-y, --yes", "do not ask for confirmation")
+PROJECT_OPERAND = Option("PROJECT", "project, by ID or name", plain_id, completes="projects")
 EVALUATOR = Option("ID", "evaluator, by ID or name", plain_id)
 DATASET = Option("ID", "dataset, by ID or name", plain_id)
 EVALUATOR_FILTER = Option("--evaluator NAME...", "only scores of evaluator NAME")
@@ -6164,8 +6203,8 @@ def chosen_project(client, args) -> str:
     """The ID of --project; with an API key the text itself, or None."""
     if client.key:                  # it cannot look names up: TraceQuery compares results
         return args.project
-    return find_id(args.project, "project", lambda: (
-        visible_projects(client, setting("TWOSIGNAL_ORG"))))
+    return find_id(args.project, "project", lambda: visible_projects(
+        client, vars(args).get("org") or setting("TWOSIGNAL_ORG")))
 
 
 def shown_record(wire, kind, args) -> dict:
@@ -6184,7 +6223,7 @@ def add_listing(name, kind, columns, *options):
     command(name, PROJECT, *options)(list_resources)
 
 
-def add_deletion(name, operand, kind, help_line, verb="delete"):
+def add_deletion(name, operand, kind, help_line, verb="delete", parent=PROJECT):
     """Adds a command that deletes or revokes one of a kind; without --yes, it asks first."""
     done = verb + "d"
 
@@ -6195,19 +6234,37 @@ def add_deletion(name, operand, kind, help_line, verb="delete"):
         return Details({"id": chosen["id"], done: True},
                        message=f"{done.title()} {RESOURCES[kind][0]} {printable(chosen['id'])}.")
     delete.__doc__ = help_line
-    command(name, operand, PROJECT, YES)(delete)
+    command(name, operand, parent, YES)(delete)
 
 
-def confirm(client, args, console, kind, chosen, verb):
-    """Asks before what is chosen is deleted, unless --yes is given. Raises Failure if refused."""
+def confirm(client, args, console, kind, chosen, verb, row=None):
+    """Asks before what is chosen, the row, is deleted, unless --yes is given. Raises Failure."""
     if args.yes:
         return
     console.require_terminal("--yes")
-    rows = client.rows(f"{kind}.list", {"projectId": chosen["projectId"]})
-    label = printable(listed_row(rows, chosen["id"], kind).get("name"))
-    question = f'{verb.title()} {RESOURCES[kind][0]} "{label}" ({chosen["id"]})? [y/N] '
-    if console.read_answer(question).lower() not in ("y", "yes"):
+    if row is None:
+        rows = visible_projects(client) if kind == "project" else client.rows(
+            f"{kind}.list", {"projectId": chosen["projectId"]})
+        row = listed_row(rows, chosen["id"], kind)
+    question = f'{verb.title()} {RESOURCES[kind][0]} "{printable(row.get("name"))}" ({row["id"]})'
+    also = ", ".join(contents(client, kind, row))
+    question += f" with its {also}" if also else ""
+    if console.read_answer(f"{question}? [y/N] ").lower() not in ("y", "yes"):
         raise Failure(f"Nothing was {verb}d", code="CANCELLED")
+
+
+def contents(client, kind, row):
+    """Yields what is deleted along with a resource, such as "5 items", as far as it is known."""
+    items = to_number(get_path(row, "_count.items"))
+    if items is not None:
+        yield counted(items, "item")
+    if kind == "project":
+        yield "traces"
+    for each in ("evaluator", "dataset", "apiKey") if kind == "project" else ():
+        rows = result_or(None, client.rows, f"{each}.list", {"projectId": row["id"]})
+        if rows is not None:
+            active = [row for row in rows if not row.get("revokedAt")]
+            yield counted(len(active), RESOURCES[each][0])
 
 
 def changed(client, args, procedure, columns, verb="Created", **values) -> Details:
@@ -6218,9 +6275,31 @@ def changed(client, args, procedure, columns, verb="Created", **values) -> Detai
                    message=f'{verb} {RESOURCES[kind][0]} "{printable(wire.get("name"))}".')
 
 
+def add_change(name, procedure, help_line, *options, verb="Created"):
+    """Adds a command that creates or changes what has a name, and maybe a description."""
+    def change(client, args, console):
+        values = {"name": args.name, "description": vars(args).get("description")}
+        if set(values.values()) == {None}:
+            raise usage_error("Nothing to change", "Pass --name or --description.")
+        if PROJECT_OPERAND in options:          # the server requires the name, changed or not
+            row = {} if args.name else named_row(
+                visible_projects(client, args.org), args.project, "project")
+            values["name"] = args.name or row.get("name")
+            values["projectId"] = row.get("id") or chosen_project(client, args)
+        if ORG in options:
+            values["organizationId"] = organization_id(client, args.org)
+        if PROJECT in options:
+            values["projectId"] = chosen_project(client, args)
+        return changed(client, args, procedure, (ID, PLAN, DESCRIPTION), verb, **values)
+    change.__doc__ = help_line
+    command(name, *options)(change)
+
+
 def chosen_resource(client, args, kind) -> dict:
-    """The ID of what the operand `id` names, and its project's, as procedures take them."""
+    """The ID of what the operand names, and its project's, as procedures take them."""
     project = chosen_project(client, args)
+    if kind == "project":
+        return {"projectId": project, "id": project}
     return {"projectId": project, "id": find_id(args.id, RESOURCES[kind][0], lambda: (
         client.visible_rows(f"{kind}.list", [{"projectId": project}])))}
 
@@ -6262,8 +6341,8 @@ def connect(url, args, console, key=None) -> Client:
 
 
 # --- session
-PLAN = Column("Plan", "plan")
-ORGANIZATION_COLUMNS = (ID, PLAN, Column("Role", "role"), Column("Members", "member_count"), NAME)
+ROLE, MEMBER_COUNT = Column("Role", "role"), Column("Members", "member_count")
+ORGANIZATION_COLUMNS = (ID, PLAN, ROLE, MEMBER_COUNT, NAME)
 ACCOUNT_FIELDS = (
     Column("Email", "email"), Column("User ID", "user_id", never_cut=True),
     Column("Server", "api_url"), Column("Server set by", "api_url_source"),
@@ -6388,7 +6467,9 @@ def logout(client, args, console):
 
 
 # --- organizations and projects
+MEMBER_COLUMNS = (ID, ROLE, CREATED, Column("Email", "email"))
 PROJECT_COLUMNS = (ID, CREATED, Column("Organization", "organization_name"), NAME)
+EMAIL = Option("--email EMAIL", "email of the member's account", required=True)
 
 
 @command("orgs list")
@@ -6398,10 +6479,55 @@ def orgs_list(client, args, console):
     return Listing("organizations", ORGANIZATION_COLUMNS, rows)
 
 
-@command("orgs create", *NEW_NAME)
-def orgs_create(client, args, console):
-    """Create an organization."""
-    return changed(client, args, "organization.create", (ID, PLAN), name=args.name)
+add_change("orgs create", "organization.create", "Create an organization.", *NEW_NAME)
+add_change("orgs rename", "organization.update", "Rename an organization.",
+           Option("NEW-NAME", "new name", name="name"), ORG, verb="Renamed")
+
+
+@command("orgs get", ORG)
+def orgs_get(client, args, console):
+    """Show an organization with its members."""
+    given = {"organizationId": organization_id(client, args.org)}
+    wire = resource_object(client.query("organization.getById", given))
+    members = [to_record(each, "member") for each in rows_of(wire.get("members"))]
+    for member in members:          # some servers have the email in the user
+        member["email"] = member["email"] or get_path(member, "user.email")
+    listing = Listing("members", MEMBER_COLUMNS, members)
+    return Details({**to_record(wire), "members": members}, (
+        ID, NAME, PLAN, ROLE, MEMBER_COUNT, CREATED), [("Members", listing)], listing=listing)
+
+
+@command("orgs list-members", ORG)
+def orgs_list_members(client, args, console):
+    """List the members of an organization, with their roles."""
+    return orgs_get(client, args, console).listing
+
+
+@command("orgs add-member", EMAIL, ORG,
+         Option("--role ROLE", ", ".join(ROLES), required=True, choices=ROLES),
+         examples=("twosignal orgs add-member --email sam@example.com --role MEMBER --org ID",))
+def orgs_add_member(client, args, console):
+    """Add somebody who has an account to an organization."""
+    org = organization_id(client, args.org)
+    given = {"organizationId": org, "email": args.email.strip(), "role": args.role}
+    answer = client.mutate("organization.addMember", given, f"orgs list-members --org {org}")
+    wire = {**given, **answer} if isinstance(answer, dict) else given
+    return Details(to_record(wire, "member"), MEMBER_COLUMNS,
+                   message=f"Added {printable(given['email'])} as {args.role}.")
+
+
+@command("orgs remove-member", EMAIL, ORG, YES)
+def orgs_remove_member(client, args, console):
+    """Remove a member from an organization."""
+    org = orgs_get(client, args, console).record
+    rows = [dict(each, name=str(each["email"]).strip().casefold()) for each in org["members"]]
+    member = named_row(rows, args.email.strip().casefold(), "member")
+    confirm(client, args, console, "member", member, "remove", member)
+    client.mutate("organization.removeMember", without_none(
+        organizationId=org.get("id"), memberId=member["id"], userId=member.get("user_id")),
+        f"orgs list-members --org {org.get('id')}")
+    return Details({"id": member["id"], "removed": True},
+                   message=f"Removed {printable(member['email'])}.")
 
 
 @command("projects list", ORG_FILTER)
@@ -6411,11 +6537,18 @@ def projects_list(client, args, console):
     return Listing("projects", columns, list(map(to_record, visible_projects(client, args.org))))
 
 
-@command("projects use", Option("NAME", "project, by ID or name", plain_id, completes="projects"),
-         ORG_FILTER, examples=('twosignal projects use "Support Agent"',))
+@command("projects get", PROJECT_OPERAND, ORG_FILTER)
+def projects_get(client, args, console):
+    """Show a project."""
+    row = named_row(visible_projects(client, args.org), args.project, "project")
+    return Details(to_record(row), PROJECT_COLUMNS + (DESCRIPTION,))
+
+
+@command("projects use", PROJECT_OPERAND, ORG_FILTER,
+         examples=('twosignal projects use "Support Agent"',))
 def projects_use(client, args, console):
     """Save the default for --project, and for --org."""
-    row = named_row(visible_projects(client, args.org), args.name, "project")
+    row = named_row(visible_projects(client, args.org), args.project, "project")
     save_config({"api_url": client.url, "project": row["id"],
                  "org": str(row.get("organizationId") or "")}, console.clock)
     for name in filter(setting, ("TWOSIGNAL_PROJECT", "TWOSIGNAL_ORG")):
@@ -6423,11 +6556,13 @@ def projects_use(client, args, console):
     return Details(to_record(row), PROJECT_COLUMNS, message="Saved the default project.")
 
 
-@command("projects create", *NEW_NAME, ORG, DESCRIBE)
-def projects_create(client, args, console):
-    """Create a project in an organization."""
-    return changed(client, args, "project.create", (ID, DESCRIPTION), name=args.name,
-                  organizationId=organization_id(client, args.org), description=args.description)
+add_change("projects create", "project.create", "Create a project in an organization.",
+           *NEW_NAME, ORG, DESCRIBE)
+add_change("projects update", "project.update", "Change the name or description of a project.",
+           PROJECT_OPERAND, Option("-n, --name NAME", "new name"), DESCRIBE, ORG_FILTER,
+           verb="Updated")
+add_deletion("projects delete", PROJECT_OPERAND, "project",
+             "Delete a project and everything in it.", parent=ORG_FILTER)
 
 
 # --- traces
@@ -6992,11 +7127,7 @@ ITEM_COLUMNS = (ID, Column("Input", "input"), Column("Expected", "expected_outpu
 add_listing("datasets list", "dataset", (ID, ITEMS, CREATED, NAME))
 
 
-@command("datasets create", PROJECT, *NEW_NAME, DESCRIBE)
-def datasets_create(client, args, console):
-    """Create a dataset."""
-    return changed(client, args, "dataset.create", (ID, DESCRIPTION), name=args.name,
-                  projectId=chosen_project(client, args), description=args.description)
+add_change("datasets create", "dataset.create", "Create a dataset.", PROJECT, *NEW_NAME, DESCRIBE)
 
 
 @command("datasets get", DATASET, PROJECT)
@@ -7807,7 +7938,7 @@ def run_command(line, console, report) -> int:
     chosen = line.command
     if not chosen:
         raise Failure("No command given", see_help(*line.words), "USAGE", [
-            f"{each.name:18} {each.summary}" for each in visible_commands(*line.words)])
+            f"{each.name:19} {each.summary}" for each in visible_commands(*line.words)])
     args = Arguments(chosen, line)
     client = None if chosen.is_offline else make_client(chosen, args, console)
     try:

@@ -176,11 +176,16 @@ class RefusedArguments(ParserCase):
                 ("keys ls", "api-keys list"), ("org ls", "orgs list"),
                 ("eval ls", "evaluators list"),
                 ("datasets rm", "datasets delete"), ("evaluators remove", "evaluators delete"),
+                ("projects rename", "projects update"), ("projects edit", "projects update"),
+                ("orgs update", "orgs rename"), ("org members", "orgs list-members"),
+                ("orgs invite", "orgs add-member"), ("orgs kick", "orgs remove-member"),
+                ("organizations rm", "orgs remove-member"), ("organization show", "orgs get"),
                 ("evaluators revoke", "evaluators delete"), ("api-keys delete", "api-keys revoke"),
                 ("keys rm", "api-keys revoke"), ("evaluators update", "evaluators toggle"),
                 ("evaluators enable", "evaluators toggle"), ("orgs new", "orgs create"),
                 ("key create", "api-keys create"), ("projects add", "projects create"),
                 ("scores add", "scores create"), ("projects select", "projects use"),
+                ("orgs add", "orgs create' or 'twosignal orgs add-member"),
                 ("datasets add", "datasets create' or 'twosignal datasets add-item")):
             with self.subTest(typed=typed):
                 self.assertIn("Did you mean 'twosignal %s'?\n" % meant,
@@ -197,7 +202,7 @@ class RefusedArguments(ParserCase):
                 with self.subTest(group=group, verb=verb):
                     hint = self.refused(group, verb, "x")
                     self.assertNotRegex(hint, "Did you mean.*(create|add-item|delete|revoke)")
-            self.assertNotIn("Did you mean", self.refused(group, "rename"))
+            self.assertNotIn("Did you mean", self.refused(group, "move"))
         for word in ("logot", "log-out", "signout", "instal", "uninstall"):
             self.assertNotIn("Did you mean", self.refused(word))
         self.assertIn("Choose one of: evaluators list, ", self.refused("evaluators", "get", "x"))
@@ -205,8 +210,8 @@ class RefusedArguments(ParserCase):
     def test_words_that_never_suggest_are_complete(self):
         """Commands that create, delete or revoke something, or end the session."""
         verbs = {name.split()[-1] for name in twosignal.COMMANDS}
-        harmless = set("login whoami list use get stats check export wait tail toggle usage api "
-                       "doctor help version completion __complete".split())
+        harmless = set("login whoami list list-members use get stats check export wait tail toggle "
+                       "rename update usage api doctor help version completion __complete".split())
         self.assertEqual(verbs - harmless, set(twosignal.NEVER_GUESSED) - {"yes"})
 
     def test_every_usage_error_has_a_hint(self):

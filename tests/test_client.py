@@ -1152,7 +1152,10 @@ class MemoryOfLongLists(TracesCase):
 
 NO_ACCOUNT = {"HOME": None, "USERPROFILE": None, "TWOSIGNAL_HOME": None}
 NEEDS_ACCOUNT = (           # a line for each command that an API key is not enough for
-    "orgs list", "orgs create X", "projects list --org X", "projects use X",
+    "orgs list", "orgs create X", "orgs get --org X", "orgs rename X --org X",
+    "orgs list-members --org X", "orgs add-member --org X --email X --role VIEWER",
+    "orgs remove-member --org X --email X -y", "projects list --org X", "projects use X",
+    "projects get X", "projects update X -n X", "projects delete X -y",
     "projects create X --org X",
     "traces get X --project X", "traces export X --project X", "evaluators list --project X",
     "evaluators create --project X -n X --type COST", "evaluators toggle X --project X --enable",

@@ -403,7 +403,7 @@ class Bash(ShellCase):
                          ("twosignal orgs ", ["twosignal", "orgs", ""]),
                          ("twosignal usage --", ["twosignal", "usage", "--"]),
                          ("twosignal xyzzy ", ["twosignal", "xyzzy", ""])),
-            [["traces"], ["tail"], ["list", "create"], flags, []])
+            [["traces"], ["tail"], twosignal.words_after(["orgs"]), flags, []])
 
     def test_words_that_bash_splits(self):
         url = ["--url", "http", ":", "//localhost", ":", "3000"]
@@ -495,8 +495,8 @@ class Zsh(ShellCase):
         first, rest = self.in_shell("zsh", lines).split("\n", 1)
         self.assertEqual(first, "registered _twosignal twosignal")
         self.assertEqual([part.split() for part in rest.split("===\n")[:-1]], [
-            ["traces"], ["tail"], ["list", "create"], ["--format=json", "--format=jsonl"],
-            ["traces"], ["files"], []])
+            ["traces"], ["tail"], twosignal.words_after(["orgs"]),
+            ["--format=json", "--format=jsonl"], ["traces"], ["files"], []])
 
     def typed_lines(self, set_up):
         self.set_names(HOSTILE_NAMES)

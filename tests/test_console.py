@@ -375,10 +375,12 @@ class Progress(TracesCase):
 class Confirmations(CommandCase):
     commands = {"evaluators delete": ("evaluators", "Delete evaluator"),
                 "datasets delete": ("datasets", "Delete dataset"),
+                "projects delete": ("projects", "Delete project"),
+                "orgs remove-member": ("members", "Remove member"),
                 "api-keys revoke": ("api_keys", "Revoke API key")}
 
     def unconfirmed(self, command):
-        return self.argv(command)[:3]
+        return [word for word in self.argv(command) if word != "-y"]
 
     def state_of(self, table):
         return self.server.rows(table)
@@ -403,6 +405,8 @@ class Confirmations(CommandCase):
     def test_answers_in_a_terminal(self):
         name = 'Has "JSON" 東京'
         for command, (table, words) in self.commands.items():
+            if command == "orgs remove-member":     # it has no name: see test_commands.Members
+                continue
             for reply, done in (("y\n", True), ("n\n", False), ("\n", False)):
                 if (command, reply) in (("datasets delete", "\n"), ("api-keys revoke", "\n")):
                     continue
@@ -411,10 +415,12 @@ class Confirmations(CommandCase):
 
     def check_answer(self, command, table, words, name, reply, done):
         add = {"evaluators": self.server.add_evaluator, "datasets": self.server.add_dataset,
-               "api_keys": self.server.add_key}[table]
+               "api_keys": self.server.add_key, "projects": self.server.add_project}[table]
         row = add(name=name)
         before = self.state_of(table)
-        question = f'{words} "{name}" ({row})? [y/N]'
+        also = {"datasets": " with its 0 items", "projects": " with its traces, 0 evaluators, "
+                "0 datasets, 0 API keys"}.get(table, "")
+        question = f'{words} "{name}" ({row}){also}? [y/N]'
         output, code = self.run_terminal(*command.split() + [row], script=[(question, reply)],
                                          columns=200)
         self.assertEqual(self.state_of(table) != before, done, output)

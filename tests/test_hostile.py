@@ -40,6 +40,8 @@ PROJECT = {"id": "c0", "organizationId": "b0", "name": "Support", "description":
            "createdAt": WHEN}
 EVALUATOR = {"id": "a0", "projectId": "c0", "name": "Has JSON", "type": "JSON_SCHEMA",
              "config": {"a": 1}, "enabled": True, "createdAt": WHEN}
+MEMBER = {"id": "m0", "organizationId": "b0", "userId": "u0", "role": "VIEWER",
+          "email": "sam@example.com", "createdAt": WHEN}
 ITEM = {"id": "i0", "datasetId": "g0", "input": {"p": "Hi"}, "expectedOutput": 1, "metadata": None,
         "createdAt": WHEN}
 DATASET = {"id": "g0", "projectId": "c0", "name": "Cases", "description": "d",
@@ -50,8 +52,11 @@ USAGE = {"month": "2026-03", "traceCount": 46000, "spanCount": 180000, "evalRunC
          "projectBreakdown": [{"projectId": "c0", "traceCount": 1, "spanCount": 2,
                                "evalRunCount": 3}]}
 WORLD = {
-    "organization.list": [ORG], "organization.create": ORG,
-    "project.list": [PROJECT], "project.create": PROJECT,
+    "organization.list": [ORG], "organization.create": ORG, "organization.update": ORG,
+    "organization.getById": dict(ORG, members=[MEMBER]), "organization.addMember": MEMBER,
+    "organization.removeMember": {"success": True},
+    "project.list": [PROJECT], "project.create": PROJECT, "project.update": PROJECT,
+    "project.delete": {"success": True},
     "trace.list": {"traces": [TRACE, dict(TRACE, id="d1")], "nextCursor": None},
     "trace.getById": dict(TRACE, spans=[SPAN], scores=[SCORE]),
     "evaluator.list": [EVALUATOR], "evaluator.create": EVALUATOR, "evaluator.update": EVALUATOR,
@@ -63,10 +68,17 @@ WORLD = {
     "usage.getCurrentMonth": USAGE,
 }
 TOGGLE = "evaluators toggle a0 --project c0"        # looks the evaluator up in the list
+REMOVAL = "orgs remove-member --email sam@example.com --org b0 -y"     # looks the email up
 COMMANDS = [                        # (procedure whose response is the hostile one, command line)
     ("organization.list", "orgs list"), ("organization.list", "whoami"),
     ("organization.create", "orgs create x"), ("organization.list", "usage --org b0"),
+    ("organization.update", "orgs rename x --org b0"),
+    ("organization.getById", "orgs get --org b0"),
+    ("organization.getById", "orgs list-members --org b0"),
+    ("organization.addMember", "orgs add-member --email x@y.z --role viewer --org b0"),
+    ("organization.removeMember", REMOVAL),
     ("project.list", "projects list --org b0"), ("project.create", "projects create x --org b0"),
+    ("project.update", "projects update c0 -n x"), ("project.delete", "projects delete c0 -y"),
     ("trace.list", "traces list --project c0"), ("trace.getById", "traces get d0 --project c0"),
     ("evaluator.list", "evaluators list --project c0"),
     ("evaluator.create", "evaluators create --project c0 -n x --type COST"),
@@ -97,7 +109,8 @@ def with_full_ids(value):
 
 WORLD = with_full_ids(WORLD)
 TRACE = WORLD["trace.list"]["traces"][0]
-SILENT = ("evaluator.delete", "dataset.delete", "apiKey.revoke")    # their result is not used
+SILENT = ("evaluator.delete", "dataset.delete", "apiKey.revoke", "project.delete",
+          "organization.addMember", "organization.removeMember")    # their result is not needed
 DEEP = "[" * 1000 + "]" * 1000
 NOT_JSON = [b"", b" ", b"{", b"null null", b"\xff\xfe{}", b'"\xc3("', b"<html><body>Log in",
             gzip.compress(b'{"result": {"data": {"json": []}}}'), b"NaN",
@@ -415,6 +428,8 @@ class NotTheProtocol(CannedCase):
                 code = 0
                 if line == "traces list --project c0" and spell("traces") != "traces":
                     code = 8                                # no list of traces
+                if procedure == "organization.getById" and spell("members") != "members":
+                    code = 8
                 if line == TOGGLE and spell("id") != "id":
                     code = 6                                # no evaluator with that ID
                 if re.search("create|rotate", line) and "api-keys" in line and (
@@ -977,7 +992,7 @@ class Characters(CannedCase):
             for level in ([], ["--json"], ["--debug"], ["--no-color"]):
                 with self.subTest(line=line, level=level, taint=repr(taint)[:40]):
                     result = self.run_canned(server_of(world), *(line.split() + level))
-                    code = 6 if line == TOGGLE and has_other_ids else 0
+                    code = 6 if line in (TOGGLE, REMOVAL) and has_other_ids else 0
                     self.assertEqual(result.code, code, result)
                     self.assertSafe(result.out, result.err)
                     if level == ["--json"] and result.code == 0:

@@ -302,8 +302,16 @@ class CommandTables(CommandCase):
     shown = {
         "orgs list": r"(?s)^ID .*Name.*\n─+\n\S+  .*  Acme 東京\n",
         "orgs create": r"New Org",
+        "orgs get": r"(?s)Acme 東京.*\nMembers\nID .*Role .*Created .*Email\n─+\n\S+ +OWNER ",
+        "orgs rename": r'^Renamed organization "Acme 東京"\.\n',
+        "orgs list-members": r"(?s)^ID .*Role .*Created .*Email\n─+\n\S+ +OWNER ",
+        "orgs add-member": r"^Added made-\d+@example\.com as MEMBER\.\n",
+        "orgs remove-member": r"^Removed made-\d+@example\.com\.\n",
         "projects list": r"(?s)^ID .*Name.*\n─+\n\S+  .*  Support Agent\n",
         "projects create": r"New Project",
+        "projects get": r"(?s)^ID: .*\nCreated: .*\nName: +Made\n",
+        "projects update": r'(?s)^Updated project "New Name"\.\n.*Words',
+        "projects delete": r"(?i)deleted",
         "traces list": r"^ID +Status +Duration +Cost +Created",
         "traces get": r"(?s)OK|ERROR",
         "evaluators list": r"(?s)^ID .*Type.*Name\n─+\n\S+  .*  Has JSON\n",
@@ -512,7 +520,7 @@ class EmptyResults(CommandCase):
 
     def test_other_lists(self):
         for command, words in LISTS.items():
-            if command not in ("orgs list", "projects list"):
+            if command not in ("orgs list", "orgs list-members", "projects list"):
                 with self.subTest(command=command):
                     self.check_empty(command, words)
 

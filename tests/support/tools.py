@@ -52,7 +52,12 @@ PASSWORD = "owner-pass"
 # What each procedure is called in the newest servers.
 PROCEDURES = {
     "orgs list": "organization.list", "orgs create": "organization.create",
+    "orgs get": "organization.getById", "orgs rename": "organization.update",
+    "orgs list-members": "organization.getById", "orgs add-member": "organization.addMember",
+    "orgs remove-member": "organization.removeMember",
     "projects list": "project.list", "projects create": "project.create",
+    "projects get": "project.list", "projects update": "project.update",
+    "projects delete": "project.delete",
     "traces list": "trace.list", "traces get": "trace.getById",
     "evaluators list": "evaluator.list", "evaluators create": "evaluator.create",
     "evaluators toggle": "evaluator.update", "evaluators delete": "evaluator.delete",
@@ -63,7 +68,8 @@ PROCEDURES = {
     "api-keys revoke": "apiKey.revoke",
     "usage": "usage.getCurrentMonth",
 }
-LISTS = {"orgs list": "organizations", "projects list": "projects", "traces list": "traces",
+LISTS = {"orgs list": "organizations", "orgs list-members": "members",
+         "projects list": "projects", "traces list": "traces",
          "evaluators list": "evaluators", "datasets list": "datasets", "api-keys list": "API keys"}
 SESSION = {"access_token": "access.token.one", "refresh_token": "refresh-one",
            "expires_at": 1893456000, "user_id": "user-1", "user_email": "owner@example.com",
@@ -902,7 +908,13 @@ class CommandCase(ServerCase):
         server = self.server
         more = {
             "orgs create": ["New Org"],
+            "orgs rename": ["Acme 東京"],
+            "orgs add-member": ["--email", "PERSON", "--role", "MEMBER"],
+            "orgs remove-member": ["--email", "MEMBER-EMAIL", "-y"],
             "projects create": ["New Project"],
+            "projects get": ["PROJECT"],
+            "projects update": ["PROJECT", "--name", "New Name", "-d", "Words"],
+            "projects delete": ["PROJECT", "-y"],
             "traces get": [server.traces[0]],
             "evaluators create": ["-n", "Has JSON", "--type", "JSON_SCHEMA",
                                   "--config", '{"schema": {"type": "object"}}'],
@@ -917,9 +929,17 @@ class CommandCase(ServerCase):
             "api-keys revoke": ["KEY", "-y"],
         }.get(command, [])
         made = {"EVALUATOR": server.add_evaluator, "DATASET": server.add_dataset,
-                "KEY": server.add_key}
+                "KEY": server.add_key, "PROJECT": server.add_project,
+                "PERSON": self.add_person,
+                "MEMBER-EMAIL": lambda name: self.add_person(name, {server.org: "MEMBER"})}
         return command.split() + [made[word](name="Made") if word in made else word
                                   for word in more]
+
+    def add_person(self, name="someone", roles=None):
+        """The email of a new account, which is a member with these roles, by organization."""
+        email = "%s-%d@example.com" % (name.lower(), len(self.server.rows("accounts")))
+        self.server.add_account(email, roles=roles)
+        return email
 
     def records(self, command):
         return self.assertOk(self.cli(*self.argv(command) + ["--json"]), err="").json
