@@ -7659,7 +7659,7 @@ LAYERS = {                          # each with its check, and the layers that i
 
 @command("doctor", is_offline=True, examples=("twosignal doctor", "twosignal doctor -o report.txt"))
 def doctor(client, args, console):
-    """Check what lies between you and the server, layer by layer.
+    """Check what is between you and the server, layer by layer.
     The exit code is that of the first layer that fails. No secret is printed.
     """
     import textwrap
