@@ -1723,8 +1723,10 @@ class Lock(Struct):
 def lock_holder(handle) -> str:
     """The process that has locked the same file: "process 123", or "it" if it is not known."""
     locks = result_or(b"", file_content, "/proc/locks", kinds=OSError).decode("ascii", "replace")
-    found = re.search(f"FLOCK .* ([0-9]+) [0-9a-f:]+:{os.fstat(handle).st_ino} ", locks)
-    return f"process {found.group(1)}" if found else "it"
+    inode = f":{os.fstat(handle).st_ino}"
+    found = [words[4] for words in map(str.split, locks.splitlines())
+             if words[1] == "FLOCK" and words[5].endswith(inode)]
+    return f"process {found[0]}" if found else "it"
 
 
 def lock_handle(handle):
@@ -7496,7 +7498,7 @@ class Checkup:
         load_config(self.clock)
         is_needed = load_session(self.clock) or not has_key()
         if not os.path.isdir(path):
-            yield "not there yet: 'twosignal login' creates it"
+            yield "does not exist yet; 'twosignal login' creates it"
             return
         yield f"mode {os.stat(path).st_mode & 0o7777:04o}"
         try:
@@ -7525,10 +7527,10 @@ class Checkup:
             yield f"{each[4][0]} port {each[4][1]}: {outcome}"
         if len(failures) == len(self.addresses):
             if failures[0].code == "TIMED_OUT":
-                failures[0].hint = "Check the address, and the firewalls on the way to it."
+                failures[0].hint = "Check the address, and any firewall in between."
             raise failures[0]
         if failures:
-            self.hints.append("Correct the addresses of that name, or what blocks one of them.")
+            self.hints.append("Correct the host's DNS entry, or a firewall in between.")
 
     def check_proxy(self):
         scheme, host, proxy, _ = self.route
@@ -7540,7 +7542,7 @@ class Checkup:
         yield proxy
         if scheme == "https":
             self.explained(open_tunnel, self.route).sock.close()
-            yield f"connects to {host}"
+            yield f"tunnel to {host}"
             return
         self.health = result_or_failure(self.get, "v1/health")
         if getattr(self.health, "status", 0) == 407:
@@ -7550,7 +7552,7 @@ class Checkup:
         if self.route[0] == "http":
             yield "none"
             if not is_local(self.url):
-                self.hints.append("Others on the network can read all: use an https:// address.")
+                self.hints.append("The connection is not encrypted: use an https:// address.")
             return
         found = result_or_failure(self.explained, peer_certificates, self.route,
                                   kinds=InsecureConnection)
@@ -7578,16 +7580,16 @@ class Checkup:
             raise self.health
         if self.health.status == 404 and not isinstance(
                 result_or_failure(list, self.check_protocol()), Failure):
-            self.hints.append("This version of the server does not tell: see the next layers.")
-            yield "unknown"
+            self.hints.append("Older servers have no such endpoint: see the layers below.")
+            yield "unknown: /api/v1/health not found"
             return
         found = result_or_failure(response_json, self.health)
         status = get_item(get_item(found, "data", found), "status")
         if self.health.status != 200 or not isinstance(status, str):
             failure = found if isinstance(found, Failure) else foreign_response(self.health)
-            if failure.code != "GATEWAY":
-                failure.hint += (f" See in a browser what answers at {self.url}: a captive portal, "
-                                 "a gateway or other software.")
+            if failure.code != "GATEWAY" and not is_own_error(get_item(found, "error")):
+                failure.hint += (f" Open {self.url} in a browser: a captive portal, a gateway or "
+                                 "other software may be answering.")
             raise failure
         self.hints += [] if status.lower() == "ok" else [REPORT_TO_OPERATOR]
         yield f"status {status}"
@@ -7612,9 +7614,9 @@ class Checkup:
         ahead = self.client.transport.clock_ahead
         if ahead is None:
             self.hints.append("Compare the clocks yourself, for example with 'date -u'.")
-            yield "the server does not tell its time"
+            yield "unknown: the server sends no usable Date header"
         elif abs(ahead) > MAX_CLOCK_DIFFERENCE:
-            self.hints.append("Set this machine's clock, or the server's, by NTP.")
+            self.hints.append("Synchronize this machine's clock, or the server's, with NTP.")
             yield clock_difference(ahead)
         else:
             yield "within a minute of the server's"
@@ -7647,11 +7649,11 @@ class Checkup:
         yield "accepted" + (f", {limit.group()} requests a second" if limit else "")
 
 
-LAYERS = {                          # each with its check, and the layers that it needs
+LAYERS = {                          # each with its check, and the layers that it requires
     "program": (Checkup.check_program,), "settings": (Checkup.check_settings,),
     "home": (Checkup.check_home,), "name": (Checkup.check_name, "settings", "address"),
     "connection": (Checkup.check_connection, "name"), "proxy": (Checkup.check_proxy, "connection"),
-    "TLS": (Checkup.check_tls, "program", "proxy"), "health": (Checkup.check_health, "TLS"),
+    "TLS": (Checkup.check_tls, "proxy"), "health": (Checkup.check_health, "TLS"),
     "protocol": (Checkup.check_protocol, "TLS"), "clock": (Checkup.check_clock, "health"),
     "session": (Checkup.check_session, "home", "protocol"),
     "key": (Checkup.check_key, "health")}

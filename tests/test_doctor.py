@@ -282,7 +282,7 @@ class Network(DoctorCase):
 
     @fault("server that is silent, or a firewall in between", "connection",
            "No response from HOST in time",
-           "Check the address, and the firewalls on the way to it.")
+           "Check the address, and any firewall in between.")
     def test_silent_host(self):
         with swallowing() as port:
             for scheme in ("http", "https"):
@@ -290,7 +290,7 @@ class Network(DoctorCase):
                 yield self.doctor("--timeout", "0.3")
 
     @fault("one address of several is dead", "connection", "127.0.0.1 port …: no connection",
-           "Correct the addresses of that name, or what blocks one of them.", "WARN", 0)
+           "Correct the host's DNS entry, or a firewall in between.", "WARN", 0)
     def test_one_address_is_dead(self):
         port = int(self.server.url.rpartition(":")[2])
         with resolved(address(self.closed_port()), address(port)):
@@ -491,8 +491,8 @@ class Tls(DoctorCase):
 class Servers(DoctorCase):
     """What answers at the address."""
 
-    BROWSER = ("See in a browser what answers at http://HOST: a captive portal, a gateway or "
-               "other software.")
+    BROWSER = ("Open http://HOST in a browser: a captive portal, a gateway or other software may "
+               "be answering.")
 
     PORTALS = (answer("", 302, [("Location", "http://login.portal.example.test/?u=1")]),
                answer("<html>Log in</html>", 200, [("Content-Type", "text/html")]),
@@ -560,7 +560,7 @@ class Servers(DoctorCase):
             yield self.doctor()
 
     @fault("server that fails", "health", "The server failed (500)",
-           "Try again later. Report this to whoever runs the server. " + BROWSER, code=8)
+           "Try again later. Report this to whoever runs the server.", code=8)
     def test_server_error(self):
         self.server.fault("/api/", times=None, status=500)
         yield self.doctor()
@@ -588,7 +588,7 @@ class Servers(DoctorCase):
 
     @fault("clock that is off by an hour", "clock",
            "this machine's clock is 60 minutes … the server's",
-           "Set this machine's clock, or the server's, by NTP.", "WARN", 0)
+           "Synchronize this machine's clock, or the server's, with NTP.", "WARN", 0)
     def test_clock(self):
         for seconds in (3600, -3600):
             self.use(self.serve(date=seconds))

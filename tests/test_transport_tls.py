@@ -9,7 +9,7 @@ from unittest import mock
 import twosignal
 from servers import (Proxy, Scripted, answer, certificate_for, certificates, header, needs_openssl,
                      reset)
-from tools import Case, ServerCase, file_bytes, trpc_error
+from tools import DEADLINE, Case, ServerCase, file_bytes, trpc_error
 
 try:
     import ssl
@@ -156,6 +156,26 @@ class ReadCertificates(unittest.TestCase):
                     read = twosignal.read_certificate(ssl.PEM_cert_to_DER_cert(file.read()))
                 self.assertEqual((read[0], read[3]), (issuer, names))
                 self.assertEqual(read[2] < time.time(), path == made.expired[0])
+
+
+@needs_openssl
+class PeerCertificates(Case):
+    """What a server shows, which nobody has verified."""
+
+    # PyPy and older versions of CPython give the server's own certificate only.
+    HAS_CHAIN = sys.implementation.name == "cpython" and sys.version_info >= (3, 10)
+
+    def test_chain(self):
+        """The server's own certificate first, then those that it sends along; no byte is sent."""
+        made = certificates(self.folder)
+        both = self.write("both.pem", file_bytes(made.below[0]) + file_bytes(made.middle))
+        with Scripted(answer(LIST), tls=(both, made.below[1])) as server:
+            route = "https", "127.0.0.1:%d" % server.port, None, {}
+            protocol, chain = twosignal.peer_certificates(route, time.monotonic() + DEADLINE)
+        self.assertTrue(protocol.startswith("TLSv1."))
+        issuers = [twosignal.read_certificate(each)[0] for each in chain]
+        self.assertEqual(issuers, ["CN=Middle", "CN=Test"][:1 + self.HAS_CHAIN])
+        self.assertEqual(server.requests, [])
 
 
 @needs_openssl
