@@ -5908,8 +5908,7 @@ class WaitProgress(Struct):
             self.console.tell_once(f"{error.message}. Trying again." if error else "")
             if self.found is not None:
                 self.console.status(self.status(), self.started)
-            requested = error and error.retry_after or 0
-            clock.sleep(min(deadline - now, max(requested, pause)))
+            clock.sleep(min(deadline - now, max(error and error.retry_after or 0, pause)))
             pause = min(pause * 1.5, 15.0)
 
     def status(self) -> str:
@@ -6858,10 +6857,8 @@ def comparison_result(pairs, by) -> Details:
 
 def chosen_baseline(args, scan, by=(), sample_size=0):
     """The rows of traces stats that BASELINE_OPTIONS choose, or None. Raises Failure."""
-    if args.baseline:
-        return read_baseline(args.baseline, list(by), scan.console)
     if not args.baseline_tag:
-        return None
+        return args.baseline and read_baseline(args.baseline, list(by), scan.console)
     if len(args.tag or ()) > 1 or args.tag == [args.baseline_tag]:
         raise usage_error("--baseline-tag replaces --tag: give at most one, of another name")
     query = TraceQuery(**dict(vars(scan.query), tags=[args.baseline_tag]))
