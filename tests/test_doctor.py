@@ -16,7 +16,7 @@ from unittest import mock
 import twosignal
 from servers import (Forwarding, Proxy, Recording, Scripted, address, answer, certificate_for,
                      certificates, needs_openssl, reset, resolved, silence, swallowing)
-from tools import OLD, OWNER, ServerCase, posix, replaced_environment
+from tools import OLD, OWNER, ServerCase, posix, replaced_environment, trpc_error
 
 LAYERS = ("program", "settings", "home", "name", "connection", "proxy", "TLS", "health", "protocol",
           "clock", "session", "key")
@@ -117,7 +117,8 @@ class DoctorCase(ServerCase):
         for check in checks:
             self.assertEqual(list(check), ["layer", "status", "found", "hint"])
             self.assertIn(check["status"], ("OK", "WARN", "FAIL"))
-            self.assertEqual(bool(check["hint"]), check["status"] != "OK", check)
+            if check["status"] != "FAIL":       # a server's refusal may say all there is to say
+                self.assertEqual(bool(check["hint"]), check["status"] == "WARN", check)
             self.assertTrue(check["found"])
         names = [check["layer"] for check in checks]
         self.assertEqual(names, [name for name in LAYERS if name in names])
@@ -194,6 +195,16 @@ class Healthy(DoctorCase):
         missing = self.path("none", "home")
         self.doctor(env={"TWOSIGNAL_HOME": missing})
         self.assertFalse(os.path.exists(self.path("none")))
+
+    def test_connections_are_closed(self):
+        """Each, that of the key too."""
+        opened = []
+        checked = twosignal.checked
+        with mock.patch.object(twosignal, "checked", lambda sock, code: (
+                opened.append(sock) or checked(sock, code))):
+            self.assertHealthy(self.doctor())
+        self.assertTrue(opened)
+        self.assertEqual({sock.fileno() for sock in opened}, {-1})
 
     def test_older_dialect(self):
         """Older names, no batches: that is fine, and said."""
@@ -356,6 +367,14 @@ class Network(DoctorCase):
         for layer in ("TLS", "health", "session", "key"):
             self.assertIn(layer, result.err)
 
+    @posix
+    def test_exit_code_of_the_first_failure(self):
+        os.chmod(self.home, 0o777)
+        self.move("http://127.0.0.1:%d" % self.closed_port())
+        result = self.doctor()
+        self.assertEqual((result.code, self.bad(result)), (
+            1, {"home": "FAIL", "connection": "FAIL"}))
+
     def test_a_silent_host_takes_one_timeout(self):
         """Not one for each layer behind it."""
         naps = []
@@ -444,6 +463,14 @@ class Tls(DoctorCase):
         self.use_tls()
         self.move(self.server.url.replace("https:", "http:"))
         yield self.doctor()
+
+    @fault("http:// over a network", "TLS", "none",
+           "The connection is not encrypted: use an https:// address.", "WARN", 0)
+    def test_no_encryption(self):
+        port = int(self.server.url.rpartition(":")[2])
+        self.move("http://2signal.example.test:%d" % port)
+        with resolved(address(port)):
+            yield self.doctor(env={"NO_PROXY": "*"})
 
     def test_silence(self):
         """A server that accepts the connection, and says nothing."""
@@ -592,7 +619,9 @@ class Servers(DoctorCase):
     def test_clock(self):
         for seconds in (3600, -3600):
             self.use(self.serve(date=seconds))
-            yield self.doctor()
+            result = self.doctor()
+            self.assertEqual(result.err, "")
+            yield result
 
     def test_no_date(self):
         """What is unknown is not OK."""
@@ -663,10 +692,10 @@ class Accounts(DoctorCase):
         """A key needs no home directory, as in a container: a warning."""
         os.unlink(os.path.join(self.home, "session.json"))
         with self.unprivileged():
-            for mode in (0o000, 0o500):
+            for mode, env in ((0o000, {"TWOSIGNAL_HOME": None, "HOME": self.home}),
+                              (0o500, {"TWOSIGNAL_HOME": None, "HOME": self.home}), (0o500, {})):
                 os.chmod(self.home, mode)
                 try:
-                    env = {"TWOSIGNAL_HOME": None, "HOME": self.home}
                     self.assertOk(self.run_cli("traces", "list", env=env))
                     result = self.doctor(env=env)
                 finally:
@@ -932,6 +961,19 @@ class Output(DoctorCase):
                             "doctor", "--header", "X-Secret: " + canary, *args,
                             env={"https_proxy": place, "NO_PROXY": None,
                                  "TWOSIGNAL_PASSWORD": canary}))
+
+    def test_no_secret_that_a_server_repeats(self):
+        """Row 34: in what it says, and where it redirects to."""
+        for fragment, fault in (
+                ("organization.list", {"status": 400, "body": trpc_error(
+                    "BAD_REQUEST", 400, "You sent " + self.secrets[0])}),
+                ("/api/v1/traces", {"status": 400, "body": {
+                    "error": {"code": "X", "message": "You sent " + self.server.key}}}),
+                ("/api/v1/traces", {"status": 307, "headers": {
+                    "Location": "https://a.test/%s/api/v1/traces?limit=1" % self.server.key}})):
+            self.server.clear()
+            self.server.fault(fragment, times=None, **fault)
+            self.assertNotEqual(self.doctor("--debug").code, 0)
 
     def test_help(self):
         result = self.assertOk(self.run_cli("doctor", "--help"), err="")
