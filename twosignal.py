@@ -92,7 +92,6 @@ TAIL_OVERLAP = 300                  # seconds: how late a trace may become visib
 MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server's are few and short
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
-FOUND_COLUMNS = 58                  # of what doctor has found: its table fits a terminal of 80
 FEW_PROJECTS, MAX_MONTHS = 10, 24   # that a trace is looked for in; that a server returns
 FILE_CHUNK, MAX_FILE_RECORD = 1 << 16, 1 << 26  # characters: read at once; of one trace in a file
 PART_TRACES, PART_CHARACTERS = 1000, 1 << 24    # of one file of a bundle, at most
@@ -7666,9 +7665,11 @@ def doctor(client, args, console):
     records = list(checkup.records())
     for each in checkup.clients:
         each.transport.close()
+    room = max(MIN_CUT, (console.screen(args.color).columns or 80) - 22)     # beside the layer
     for record in records:
         lines = record["found"].split("\n") + ["→ " + record["hint"]] * bool(record["hint"])
-        pieces = [piece for line in lines for piece in textwrap.wrap(line, FOUND_COLUMNS)]
+        pieces = [piece for line in lines
+                  for piece in textwrap.wrap(line, room, break_on_hyphens=False)]
         rows += [{"layer": "", "status": "", "found": piece} for piece in pieces]
         rows[-len(pieces)].update(layer=record["layer"], status=record["status"])
     columns = [Column(name.title(), name) for name in ("layer", "status", "found")]
