@@ -1163,7 +1163,8 @@ NEEDS_ACCOUNT = (           # a line for each command that an API key is not eno
     "datasets create --project X -n X", "datasets get X --project X",
     "datasets add-item X --project X --input 1", "datasets delete X --project X -y",
     "api-keys list --project X", "api-keys create --project X -n X",
-    "api-keys rotate X --project X -y", "api-keys revoke X --project X -y", "usage --org X", "api organization.list")
+    "api-keys rotate X --project X -y", "api-keys revoke X --project X -y",
+    "usage --org X", "api organization.list")
 SESSIONLESS = {"login", "logout"}
 
 
