@@ -277,7 +277,7 @@ class Network(DoctorCase):
         self.environment["NO_PROXY"] = "*"
         self.enter(resolved(*addresses))
 
-    @fault("wrong name of the server", "name", "Cannot resolve the name of 2signal.example.test",
+    @fault("wrong host name", "name", "Cannot resolve the name of 2signal.example.test",
            "Check your --url or TWOSIGNAL_URL setting.")
     def test_wrong_name(self):
         self.move("https://2signal.example.test")
@@ -291,7 +291,7 @@ class Network(DoctorCase):
             self.move("%s://127.0.0.1:%d" % (scheme, self.closed_port()))
             yield self.doctor()
 
-    @fault("server that is silent, or a firewall in between", "connection",
+    @fault("silent server, or a firewall in between", "connection",
            "No response from HOST in time",
            "Check the address, and any firewall in between.")
     def test_silent_host(self):
@@ -300,7 +300,7 @@ class Network(DoctorCase):
                 self.move("%s://127.0.0.1:%d" % (scheme, port))
                 yield self.doctor("--timeout", "0.3")
 
-    @fault("one address of several is dead", "connection", "127.0.0.1 port …: no connection",
+    @fault("one of several addresses is dead", "connection", "127.0.0.1 port …: no connection",
            "Correct the host's DNS entry, or a firewall in between.", "WARN", 0)
     def test_one_address_is_dead(self):
         port = int(self.server.url.rpartition(":")[2])
@@ -310,7 +310,7 @@ class Network(DoctorCase):
         with swallowing() as silent, resolved(address(port), address(silent)):
             yield self.doctor("--timeout", "0.3")
 
-    @fault("proxy that is gone", "connection", "Connection refused by the proxy HOST",
+    @fault("dead proxy", "connection", "Connection refused by the proxy HOST",
            "Check your http_proxy, https_proxy or no_proxy setting.")
     def test_dead_proxy(self):
         place = "http://127.0.0.1:%d" % self.closed_port()
@@ -318,7 +318,7 @@ class Network(DoctorCase):
             self.move(scheme + "://2signal.example.test")
             yield self.doctor(env={"http_proxy": place, "https_proxy": place, "NO_PROXY": None})
 
-    @fault("proxy that wants a password", "proxy",
+    @fault("proxy that requires a password", "proxy",
            "The proxy HOST requires a valid user name and password (407)",
            "Check http_proxy or https_proxy, or name the host in no_proxy.")
     def test_proxy_with_a_password(self):
@@ -407,7 +407,7 @@ class Tls(DoctorCase):
         self.use_tls("expired")
         yield self.doctor()
 
-    @fault("certificate that expires soon", "TLS", "valid from … to …",
+    @fault("certificate about to expire", "TLS", "valid from … to …",
            "Renew the certificate on the server.", "WARN", 0)
     def test_expires_soon(self):
         self.use_tls("ending")
@@ -431,7 +431,7 @@ class Tls(DoctorCase):
                 self.move(server.url)
                 yield self.doctor("--ca-cert", ca_cert)
 
-    @fault("client certificate that is missing or wrong", "TLS",
+    @fault("missing or wrong client certificate", "TLS",
            "No secure connection to HOST: it requires a client certificate (certificate required)",
            "Pass one that it accepts with --client-cert FILE.")
     def test_client_certificate(self):
@@ -543,14 +543,14 @@ class Servers(DoctorCase):
                     self.assertNotIn(b"Bearer", request)
                     self.assertNotIn(b"Cookie", request)
 
-    @fault("gateway that wants a login of its own", "health", "The server answered 403 with a web "
+    @fault("gateway that requires its own login", "health", "The server answered 403 with a web "
            "page that is not 2Signal's protocol", twosignal.GATEWAY_HINT, code=8)
     def test_gateway(self):
         with Scripted(answer("<html>", 403, [("Content-Type", "text/html")])) as server:
             self.move(server.url)
             yield self.doctor()
 
-    @fault("another program at that port", "health",
+    @fault("another application on that port", "health",
            "The server answered … that is not 2Signal's protocol", "Check that the address is that "
            "of a 2Signal server. " + BROWSER, code=8)
     def test_other_software(self):
@@ -574,7 +574,7 @@ class Servers(DoctorCase):
             for request in server.requests:
                 self.assertNotIn(b"Cookie", request)
 
-    @fault("server that redirects to another address", "health",
+    @fault("redirect to another address", "health",
            "The server redirects to https://new.example.test",
            "If that is right, use --url https://new.example.test.", code=8)
     def test_redirect(self):
@@ -586,7 +586,7 @@ class Servers(DoctorCase):
             self.move(server.url)
             yield self.doctor()
 
-    @fault("server that fails", "health", "The server failed (500)",
+    @fault("failing server", "health", "The server failed (500)",
            "Try again later. Report this to whoever runs the server.", code=8)
     def test_server_error(self):
         self.server.fault("/api/", times=None, status=500)
@@ -606,14 +606,14 @@ class Servers(DoctorCase):
         self.server.fault("/api/v1/health", times=None, status=404, body="<html>404")
         self.assertHealthy(self.doctor(), "health")
 
-    @fault("server without tRPC behind its address", "protocol", "The server answered 404 with a "
+    @fault("address without the tRPC API", "protocol", "The server answered 404 with a "
            "web page that is not 2Signal's protocol",
            "Check that the address is that of a 2Signal server.", code=8)
     def test_no_trpc(self):
         self.server.fault("/api/trpc", times=None, status=404, body="<html>404")
         yield self.doctor()
 
-    @fault("clock that is off by an hour", "clock",
+    @fault("clock off by an hour", "clock",
            "this machine's clock is 60 minutes … the server's",
            "Synchronize this machine's clock, or the server's, with NTP.", "WARN", 0)
     def test_clock(self):
@@ -774,7 +774,7 @@ class Machine(DoctorCase):
 
     REPAIR = "Correct or delete it, or run 'twosignal login' again."
 
-    @fault("address that is none", "settings", "TWOSIGNAL_URL is not a server's address: …",
+    @fault("invalid address", "settings", "TWOSIGNAL_URL is not a server's address: …",
            "It should look like https://twosignal.example.com.", code=2)
     def test_wrong_url(self):
         for url in ("ftp://2signal.example.test", "https://", "https://a b"):
@@ -827,7 +827,7 @@ class Machine(DoctorCase):
         self.assertIn("it belongs to another user", check["found"])
 
     @posix
-    @fault("home directory that cannot be read", "home",
+    @fault("unreadable home directory", "home",
            "Cannot read ~/.twosignal/config.json: Permission denied",
            "Check the permissions of the file and its directory.", code=1)
     def test_unreadable_home(self):
@@ -840,7 +840,7 @@ class Machine(DoctorCase):
                     os.chmod(self.home, 0o700)
 
     @posix
-    @fault("home directory that cannot be written", "home",
+    @fault("read-only home directory", "home",
            "Cannot write ~/.twosignal/session.lock: Permission denied",
            "Free some space, correct its permissions, or set TWOSIGNAL_HOME.", code=1)
     def test_unwritable_home(self):
@@ -852,7 +852,7 @@ class Machine(DoctorCase):
                 os.chmod(self.home, 0o700)
 
     @posix
-    @fault("lock that another process holds", "home",
+    @fault("lock held by another process", "home",
            "Another process holds the lock ~/.twosignal/session.lock",
            "Wait for … to end, or stop it.", "WARN", 0)
     def test_lock_is_held(self):
