@@ -22,8 +22,9 @@ from unittest import mock
 if not __package__:     # started as a script, not by `python3 -m unittest`
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 
-from tools import (ROOT, SCRIPT, SUPPORT, TESTS, ServerCase, WrongClock, executable,  # noqa: E402
-                   merged, minutes_ago, run_command, write_script)
+from servers import Proxy, certificates, needs_openssl  # noqa: E402
+from tools import (ROOT, SCRIPT, SUPPORT, TESTS, Case, ServerCase, WrongClock,  # noqa: E402
+                   executable, merged, minutes_ago, pty_run, run_command, write_script)
 
 import sandbox  # noqa: E402
 import test_doctor  # noqa: E402
@@ -990,6 +991,80 @@ class QuickStart(ServerCase):
                       "Spans\n", "p95 duration"):
             self.assertIn(words, result.out)
         self.assertRegex(result.out, r"\n(0|10)\n\Z")
+
+
+@unittest.skipUnless(BASH and os.name != "nt", "no bash, or no terminal, here")
+@needs_openssl
+class FreshServer(ServerCase):
+    """The steps of an operator, typed into a terminal: a private CA, and a proxy that knows it."""
+
+    HOST, PROXY = "elsewhere.example", "http://proxy.example.com:3128"
+
+    def setUp(self):
+        Case.setUp(self)
+        made = certificates(self.path())
+        self.server = self.serve(tls=made.wrong_host, empty=True)
+        self.server.add_account("sam@example.com")
+        self.proxy = self.enter(Proxy(hosts={self.HOST: self.server.listener.server_address}))
+        os.rename(made.ca, self.path("company-ca.pem"))
+        write_script(self.path("systemctl"), ["true"])
+        self.environment.update(PATH=self.path() + os.pathsep + executable(self.path("bin")),
+                                https_proxy=self.proxy.url)
+
+    def type(self, words, *script):
+        """Runs the block with these words in a terminal that types the answers; its output."""
+        block = block_with(words).replace("twosignal.internal.example.com", self.HOST)
+        lines = "cd %s\n%s" % (shlex.quote(self.path()), block.replace(self.PROXY, self.proxy.url))
+        output, code = pty_run([BASH, "-ec", lines], script, self.environment)
+        self.assertEqual(code, 0, output)
+        return output
+
+    def active_keys(self):
+        return {row["name"]: row["key"] for row in self.server.rows("api_keys")
+                if not row["revokedAt"]}
+
+    def key_in_file(self):
+        name, _, key = read(self.path("agent.env")).strip().partition("=")
+        self.assertEqual(name, "TWOSIGNAL_API_KEY")
+        return key
+
+    def roles(self):
+        org = self.server.rows("organizations")[-1]
+        self.assertEqual(org["name"], "Example Inc")
+        return org["id"], [row["role"] for row in self.server.rows("members")
+                           if row["organizationId"] == org["id"]]
+
+    def test_each_step(self):
+        email, password = self.server.OWNER
+        output = self.type("doctor --url", ("Email: ", email + "\n"),
+                           ("Password", password + "\n"))
+        self.assertNotIn("FAIL", output)
+        self.assertEqual(os.stat(self.path("agent.env")).st_mode & 0o777, 0o600)
+        self.assertEqual(self.active_keys(), {"Production": self.key_in_file()})
+        self.assertNotIn(self.key_in_file(), output)
+        org, roles = self.roles()
+        self.assertEqual(roles, ["OWNER", "MEMBER"])
+        tunnels = [line for line in self.proxy.seen if line.startswith("CONNECT " + self.HOST)]
+        self.assertEqual(len(tunnels), self.server.connections)
+        self.manage_members(org)
+        self.replace_keys()
+        self.server.add_prompt("greeting", "Hello", project=self.server.rows("projects")[-1]["id"])
+        output = self.type("api --list")
+        for words in ("organization.list", '"content": "Hello"', '"model": "gpt-4o-mini"'):
+            self.assertIn(words, output)
+
+    def manage_members(self, org):
+        self.server.add_project("Old Agent", org)
+        self.type("orgs list-members", ("[y/N]", "y\n"), ("[y/N]", "y\n"))
+        self.assertNotIn("Old Agent", [row["name"] for row in self.server.rows("projects")])
+        self.assertEqual(self.roles(), (org, ["OWNER"]))
+
+    def replace_keys(self):
+        for words in ("systemctl restart", "rotate"):
+            before = self.key_in_file()
+            self.type(words, ("[y/N]", "y\n"))
+            self.assertEqual(self.active_keys(), {"Production 2": self.key_in_file()})
+            self.assertNotEqual(self.key_in_file(), before)
 
 
 @unittest.skipUnless(BASH, "no bash here")
