@@ -3002,29 +3002,22 @@ def batch_group(procedure, inputs) -> list:
 
 
 def trpc_value(envelope, response, procedure):
-    """The value in one tRPC envelope, superjson applied. Raises Failure."""
-    error = get_item(envelope, "error")
-    if error:
-        raise _trpc_failure(error, response, procedure)
-    result = get_item(envelope, "result")
+    """The value in one tRPC envelope, superjson applied. Raises Failure or MissingProcedure."""
+    result, error = get_item(envelope, "result"), get_item(envelope, "error") or None
     data = result.get("data", {"json": None}) if isinstance(result, dict) else None
-    if response.status >= 300 or not isinstance(data, dict) or "json" not in data:
-        raise foreign_response(response)
-    return apply_superjson(data["json"], data.get("meta"))
-
-
-def _trpc_failure(error, response, procedure) -> Exception:
+    if error is None and response.status < 300 and isinstance(data, dict) and "json" in data:
+        return apply_superjson(data["json"], data.get("meta"))
     error = get_item(error, "json", error)      # older servers leave this level out
     status = to_number(get_path(error, "data.httpStatus")) or response.status
     code = get_path(error, "data.code")
     code = code if code in STATUS_CODES.values() else STATUS_CODES.get(status)
     if not isinstance(error, dict) or code is None and status < 400:
-        return foreign_response(response)
+        raise foreign_response(response)
     message = error.get("message")
     missing = code == "NOT_FOUND" and re.match(_MISSING_PROCEDURE, str(message))
     if missing:
-        return MissingProcedure(10 if missing.group(2) else 11)
-    return server_failure(code, response, message, RESOURCES.get(procedure.split(".")[0]), status)
+        raise MissingProcedure(10 if missing.group(2) else 11)
+    raise server_failure(code, response, message, RESOURCES.get(procedure.split(".")[0]), status)
 
 
 def rest_value(response, resource=None):
@@ -3297,18 +3290,6 @@ def recover_session(clock=CLOCK):
             result_or(None, remove_file, path)
 
 
-def delete_session(ended=None) -> bool:
-    """Deletes session.json, unless another login than that of `ended` made it; says whether so."""
-    stored = ended and result_or(None, load_session)
-    ids = [token_claim(each.access_token, "session_id") for each in (stored, ended) if each]
-    if stored and (stored.account != ended.account or ids[0] != ids[1]):
-        return False
-    for path in session_leftovers():
-        result_or(None, remove_file, path)
-    remove_file(session_file())     # a link stays for the next login
-    return True
-
-
 def session_origin(session, clock=CLOCK) -> str:
     """The address that issued a session; it and the time are recorded here. Raises Failure."""
     import hashlib
@@ -3375,12 +3356,19 @@ class Authenticator:
         self._post("logout", headers={"Authorization": f"Bearer {self.session().access_token}"})
 
     def forget(self, ended=None) -> bool:
-        """Deletes the stored session, if it is of the account of `ended`; says whether it did."""
-        try:
-            with Spending(self.transport.deadline(), self.clock):   # a refresh elsewhere ends first
-                return delete_session(ended)
-        except Failure:
-            return delete_session(ended)
+        """Deletes the session, unless another login than that of `ended` made it; whether so."""
+        from contextlib import ExitStack
+        with ExitStack() as lock:       # a refresh elsewhere ends first, unless it takes too long
+            spending = Spending(self.transport.deadline(), self.clock)
+            result_or_failure(lock.enter_context, spending)
+            stored = ended and result_or(None, load_session)
+            ids = [token_claim(each.access_token, "session_id") for each in (stored, ended) if each]
+            if stored and (stored.account != ended.account or ids[0] != ids[1]):
+                return False
+            for path in session_leftovers():
+                result_or(None, remove_file, path)
+            remove_file(session_file())     # a link stays for the next login
+            return True
 
     def session(self, rejected=None) -> Session:
         """A valid session, refreshed if it ends soon or its token was rejected. Raises Failure."""
@@ -4256,24 +4244,22 @@ class Console:
             raise usage_error(f"Cannot read stdin: {os_reason(error)}")
 
     def screen(self, color=None) -> Screen:
-        """Where output goes; color: what --color says."""
+        """Where output goes. --color decides on colours, then the variables, then the terminal."""
         if self.file is not None:
             return Screen(None, colour=color == "always", is_saved=True)
         width = re.match(r"[1-9][0-9]{0,3}\Z", os.environ.get("COLUMNS", ""))
         columns = int(width.group()) if width else terminal_columns(self.stdout)
         encoding = getattr(self.stdout, "encoding", None) or "utf-8"
-        return Screen(columns, encoding, self._shows_colour(color))
-
-    def _shows_colour(self, color) -> bool:
-        """Whether stdout gets colours: --color, then the variables, then the terminal decide."""
-        is_able = is_terminal(self.stdout)
-        if is_able and os.name == "nt":     # 3: the default modes, 4: escape sequences
+        shows_colour = is_terminal(self.stdout) and os.environ.get("TERM") != "dumb"
+        if is_terminal(self.stdout) and os.name == "nt":    # 3: the default modes, 4: escapes
             from ctypes import windll
-            is_able = windll.kernel32.SetConsoleMode(windll.kernel32.GetStdHandle(-11), 3 | 4) > 0
+            handle = windll.kernel32.GetStdHandle(-11)
+            shows_colour &= windll.kernel32.SetConsoleMode(handle, 3 | 4) > 0
+        if {os.environ.get("FORCE_COLOR"), os.environ.get("CLICOLOR_FORCE")} - {None, "", "0"}:
+            shows_colour = True
         if color in ("always", "never") or os.environ.get("NO_COLOR"):
-            return color == "always"
-        forces = {os.environ.get("FORCE_COLOR"), os.environ.get("CLICOLOR_FORCE")}
-        return bool(forces - {None, "", "0"}) or is_able and os.environ.get("TERM") != "dumb"
+            shows_colour = color == "always"
+        return Screen(columns, encoding, shows_colour)
 
 
 def write_to(stream, text):
@@ -4326,11 +4312,9 @@ def hidden_input(stream, read):
 
 def redirect_to_null(stream):
     """Sends what a broken stream still buffers to /dev/null: Python flushes it at exit."""
-    try:
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), stream.fileno())
-    except (OSError, ValueError, AttributeError):
-        pass
+    null = result_or(-1, os.open, os.devnull, os.O_WRONLY, kinds=OSError)
+    result_or_failure(os.dup2, null, file_number(stream), kinds=OSError)
+    result_or_failure(os.close, null, kinds=OSError)
 
 
 ############################################################

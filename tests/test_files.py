@@ -171,7 +171,7 @@ class LinkedFiles(StateCase):
         """Row 15: the tokens are gone from the target of the link, too."""
         target = self.write("elsewhere/real.json", SESSION)
         self.make_link(target)
-        twosignal.delete_session()
+        self.forget_session()
         self.assertIsNone(twosignal.load_session())
         left = file_bytes(target) if os.path.exists(target) else b""
         self.assertNotIn(SESSION["refresh_token"].encode(), left)
@@ -597,8 +597,7 @@ class Locking(StateCase):
             first = os.stat(path)
         self.save_session(twosignal.Session(dict(SESSION)))
         twosignal.save_config({"api_url": "https://one.example.com"})
-        with twosignal.Spending(deadline):
-            twosignal.delete_session()
+        self.forget_session()
         self.assertEqual(os.stat(path).st_ino, first.st_ino)
 
     @posix

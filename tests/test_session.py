@@ -180,9 +180,9 @@ class SessionFile(StateCase):
             self.assertDamaged()
 
     def test_deletion(self):
-        twosignal.delete_session()
+        self.forget_session()
         self.store(SESSION)
-        twosignal.delete_session()
+        self.forget_session()
         self.assertFalse(os.path.exists(self.file))
 
 

@@ -831,6 +831,10 @@ class StateCase(Case):
         self.clock = ShortClock(self.naps)
         self.file = os.path.join(self.home, "session.json")
 
+    def forget_session(self):
+        transport = twosignal.Transport(clock=self.clock)
+        twosignal.Client("https://one.example.com", transport).auth.forget()
+
     def child(self, script, *args):
         """A process with its stdin and stdout as pipes; killed at the end of the test."""
         process = subprocess.Popen(
