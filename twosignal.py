@@ -3994,9 +3994,18 @@ def first_steps(client, kind="projects") -> list:
     return lines
 
 
-def find_id(text, noun, fetch_rows) -> str:
+def named_row(rows, text, kind) -> dict:
+    """The row with that ID or name. Raises NOT_FOUND; kind: a key of RESOURCES."""
+    wanted = find_id(text, kind, lambda: rows)
+    for row in rows:
+        if row.get("id") == wanted:
+            return row
+    raise not_found(resource=RESOURCES[kind])
+
+
+def find_id(text, kind, fetch_rows) -> str:
     """The ID of the row with that ID or name; else the text, which may be an ID. Raises Failure."""
-    text = plain_id(text)
+    text, noun = plain_id(text), RESOURCES[kind][0]
     if re.fullmatch(_UUID, text):
         return text
     rows = fetch_rows()
@@ -6226,10 +6235,7 @@ def confirm(client, args, console, kind, chosen, verb, row=None):
     if args.yes:
         return
     console.require_terminal("--yes")
-    if row is None:
-        rows = visible_projects(client) if kind == "project" else client.rows(
-            f"{kind}.list", {"projectId": chosen["projectId"]})
-        row = listed_row(rows, chosen["id"], kind)
+    row = row or stored_row(client, kind, chosen)
     question = f'{verb.title()} {RESOURCES[kind][0]} "{printable(row.get("name"))}" ({row["id"]})'
     also = ", ".join(contents(client, kind, row))
     question += f" with its {also}" if also else ""
@@ -6242,13 +6248,13 @@ def contents(client, kind, row):
     items = to_number(get_path(row, "_count.items"))
     if items is not None:
         yield counted(items, "item")
-    if kind == "project":
-        yield "traces"
-    for each in ("evaluator", "dataset", "apiKey") if kind == "project" else ():
+    if kind != "project":
+        return
+    yield "traces"
+    for each in ("evaluator", "dataset", "apiKey"):
         rows = result_or(None, client.rows, f"{each}.list", {"projectId": row["id"]})
         if rows is not None:
-            active = [row for row in rows if not row.get("revokedAt")]
-            yield counted(len(active), RESOURCES[each][0])
+            yield counted(sum(not row.get("revokedAt") for row in rows), RESOURCES[each][0])
 
 
 def changed(client, args, procedure, columns, verb="Created", **values) -> Details:
@@ -6265,14 +6271,12 @@ def add_change(name, procedure, help_line, *options, verb="Created"):
         values = {"name": args.name, "description": vars(args).get("description")}
         if set(values.values()) == {None}:
             raise usage_error("Nothing to change", "Pass --name or --description.")
-        if PROJECT_OPERAND in options:          # the server requires the name, changed or not
-            row = {} if args.name else named_row(
-                visible_projects(client, args.org), args.project, "project")
-            values["name"] = args.name or row.get("name")
-            values["projectId"] = row.get("id") or chosen_project(client, args)
+        if PROJECT_OPERAND in options and not args.name:    # the server requires the name
+            row = named_row(visible_projects(client, args.org), args.project, "project")
+            args.project, values["name"] = row["id"], row.get("name")
         if ORG in options:
             values["organizationId"] = organization_id(client, args.org)
-        if PROJECT in options:
+        elif "project" in vars(args):
             values["projectId"] = chosen_project(client, args)
         return changed(client, args, procedure, (ID, PLAN, DESCRIPTION), verb, **values)
     change.__doc__ = help_line
@@ -6284,21 +6288,15 @@ def chosen_resource(client, args, kind) -> dict:
     project = chosen_project(client, args)
     if kind == "project":
         return {"projectId": project, "id": project}
-    return {"projectId": project, "id": find_id(args.id, RESOURCES[kind][0], lambda: (
+    return {"projectId": project, "id": find_id(args.id, kind, lambda: (
         client.visible_rows(f"{kind}.list", [{"projectId": project}])))}
 
 
-def listed_row(rows, wanted, kind) -> dict:
-    """The row with that ID. Raises NOT_FOUND; kind: a key of RESOURCES."""
-    for row in rows:
-        if row.get("id") == wanted:
-            return row
-    raise not_found(resource=RESOURCES[kind])
-
-
-def named_row(rows, text, kind) -> dict:
-    """The row with that ID or name. Raises NOT_FOUND; kind: a key of RESOURCES."""
-    return listed_row(rows, find_id(text, RESOURCES[kind][0], lambda: rows), kind)
+def stored_row(client, kind, chosen) -> dict:
+    """The wire object of what chosen_resource() returned. Raises NOT_FOUND."""
+    rows = visible_projects(client) if kind == "project" else client.rows(
+        f"{kind}.list", {"projectId": chosen["projectId"]})
+    return named_row(rows, chosen["id"], kind)
 
 
 def warn_if_unencrypted(url, secret, console):
@@ -6757,7 +6755,7 @@ def io_parts(spans, args) -> list:
 
 def span_details(spans, args) -> Details:
     """All of the span that --span names. Raises NOT_FOUND."""
-    span = listed_row(spans, find_id(args.span, "span", lambda: spans), "span")
+    span = named_row(spans, args.span, "span")
     names = {key: key.replace("_", " ").capitalize() for key in span if span[key] is not None}
     data = [key for key in names if key in USER_DATA or key == "error_message"]
     known = {column.source: column for column in (ID, NAME, STATUS, DURATION, COST, TOKENS)}
@@ -7093,8 +7091,7 @@ def evaluators_toggle(client, args, console):
     chosen = chosen_resource(client, args, "evaluator")
     enabled = args.enable
     if not args.enable and not args.disable:
-        rows = client.rows("evaluator.list", {"projectId": chosen["projectId"]})
-        enabled = not listed_row(rows, chosen["id"], "evaluator").get("enabled")
+        enabled = not stored_row(client, "evaluator", chosen).get("enabled")
     return changed(client, args, "evaluator.update", EVALUATOR_FIELDS,
                   "Enabled" if enabled else "Disabled", enabled=enabled, **chosen)
 
@@ -7211,7 +7208,7 @@ def api_keys_rotate(client, args, console):
     confirm(client, args, console, "apiKey", chosen, "rotate")
     procedure, values = "apiKey.rotate", chosen
     if args.verify:
-        old = listed_row(client.rows("apiKey.list", chosen), chosen["id"], "apiKey")
+        old = stored_row(client, "apiKey", chosen)
         if old.get("revokedAt"):
             raise Failure("The server refused: API key is revoked", code="BAD_REQUEST")
         procedure, values = "apiKey.create", dict(chosen, id=None, name=old.get("name"))
@@ -7242,9 +7239,10 @@ def used_of_limit(record) -> str:
     return format_count(used) + (" (unlimited)" if record["plan"] in PLANS else "")
 
 
-def plan_limit(record, key) -> str:
-    is_unlimited = record[key] is None and record["plan"] in PLANS
-    return "unlimited" if is_unlimited else format_count(record[key])
+def limit_column(heading, key) -> Column:
+    """Of what a plan limits; null is unlimited, if the plan is known."""
+    return Column(heading, lambda row: "unlimited" if row[key] is None and row["plan"] in PLANS
+                  else format_count(row[key]))
 
 
 MONTH, SPANS_USED = Column("Month", "month"), Column("Spans", "spans_used", format_count)
@@ -7252,11 +7250,10 @@ EVALUATOR_RUNS = Column("Evaluator runs", "evals_used", format_count)
 MONTH_COLUMNS = (Column("Traces", "traces_used", format_count), SPANS_USED, EVALUATOR_RUNS)
 USAGE_FIELDS = (                    # the server counts all runs, the plan limits LLM evaluations
     MONTH, PLAN, Column("Traces", used_of_limit), EVALUATOR_RUNS,
-    Column("LLM evaluations of the plan", lambda row: plan_limit(row, "evals_limit")), SPANS_USED,
-    Column("Days of retention", lambda row: plan_limit(row, "retention_days")),
-    Column("Seats", lambda row: plan_limit(row, "seats")),
+    limit_column("LLM evaluations of the plan", "evals_limit"), SPANS_USED,
+    limit_column("Days of retention", "retention_days"), limit_column("Seats", "seats"),
     Column("Seats used", "seats_used", format_count),
-    Column("Requests per second", lambda row: plan_limit(row, "requests_per_second")))
+    limit_column("Requests per second", "requests_per_second"))
 
 
 @command("usage", ORG,
