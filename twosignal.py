@@ -7455,9 +7455,10 @@ class Checkup:
         yield f"address: {self.url} ({self.source})"
         self.client = self.new_client(self.url)
         access = self.client.transport.access
-        source = "--ca-cert" if self.args.ca_cert else "config.json"
-        authorities = f"{access.ca_cert} ({source})" if access.ca_cert else "this machine's"
-        yield f"certificate authorities: {authorities}"
+        paths = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
+        paths["--ca-cert" if self.args.ca_cert else "config.json"] = access.ca_cert
+        authorities = [f"{path} ({source})" for source, path in paths.items() if path]
+        yield f"certificate authorities: {', '.join(authorities or ['those of this machine'])}"
         yield f"client certificate: {access.client_cert or 'none'}"
         scheme, _, host = self.url.split("/")[:3]
         self.route = (scheme[:-1], host, *find_proxy(scheme[:-1], host))
@@ -7599,8 +7600,7 @@ class Checkup:
             yield "within a minute of the server's"
 
     def check_session(self):
-        kinds = NoHome if has_key() else ()
-        if not result_or(None, load_session, self.clock, kinds=kinds):
+        if not result_or(None, load_session, self.clock, kinds=NoHome if has_key() else ()):
             given = {"--url": self.args.url, "--ca-cert": self.args.ca_cert}
             options = "".join(f" {flag} {text}" for flag, text in given.items() if text)
             self.hints += [] if has_key() else [f"Run 'twosignal login{options}'."]
