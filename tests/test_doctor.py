@@ -281,6 +281,7 @@ class Network(DoctorCase):
     @fault("wrong host name", "name", "Cannot resolve the name of 2signal.example.test",
            "Check your --url or TWOSIGNAL_URL setting.")
     def test_wrong_name(self):
+        """Row 72: its name cannot be resolved."""
         self.move("https://2signal.example.test")
         with mock.patch("socket.getaddrinfo", side_effect=socket.gaierror(-2, "not known")):
             yield self.doctor()
@@ -288,6 +289,7 @@ class Network(DoctorCase):
     @fault("wrong port", "connection", "Connection refused by HOST",
            "Check your --url or TWOSIGNAL_URL setting.")
     def test_wrong_port(self):
+        """Row 72: nothing listens there, with and without TLS."""
         for scheme in ("http", "https"):
             self.move("%s://127.0.0.1:%d" % (scheme, self.closed_port()))
             yield self.doctor()
@@ -314,6 +316,7 @@ class Network(DoctorCase):
     @fault("dead proxy", "connection", "Connection refused by the proxy HOST",
            "Check your http_proxy, https_proxy or no_proxy setting.")
     def test_dead_proxy(self):
+        """Row 72: the address of the proxy is named, not the server's."""
         place = "http://127.0.0.1:%d" % self.closed_port()
         for scheme in ("http", "https"):
             self.move(scheme + "://2signal.example.test")
@@ -394,6 +397,7 @@ class Tls(DoctorCase):
 
     @fault("wrong CA", "TLS", REFUSED + "unable to get local issuer certificate", TRUST)
     def test_wrong_ca(self):
+        """Row 72: an authority that is not trusted."""
         self.use_tls(ca="plain_ca")
         yield self.doctor()
 
@@ -405,6 +409,7 @@ class Tls(DoctorCase):
     @fault("expired certificate", "TLS", REFUSED + "certificate has expired",
            "Renew it on the server, or correct this machine's clock.")
     def test_expired(self):
+        """Row 72: its dates are read without trusting it."""
         self.use_tls("expired")
         yield self.doctor()
 
@@ -455,6 +460,7 @@ class Tls(DoctorCase):
            "No secure connection to HOST: it does not speak TLS",
            "For a plain HTTP server, use an http:// address.")
     def test_no_tls(self):
+        """Row 72: it speaks plain HTTP."""
         self.move(self.server.url.replace("http:", "https:"))
         yield self.doctor()
 
@@ -494,7 +500,7 @@ class Tls(DoctorCase):
                 self.assertIn((args or list(env))[0], result.checks[layer]["hint"])
 
     def test_nothing_is_sent(self):
-        """The certificate is read on a connection on which nothing else is sent."""
+        """Row 72: the certificate is read on a connection on which nothing else is sent."""
         self.use_tls(ca="plain_ca")
         for pair in (self.made.good, self.made.expired, self.made.self_signed):
             with Recording(tls=pair) as server:
@@ -529,6 +535,7 @@ class Servers(DoctorCase):
     @fault("captive portal", "health", "The server redirects to http://login.portal.example.test",
            twosignal.GATEWAY_HINT, code=8)
     def test_captive_portal(self):
+        """Row 72: it redirects everything to its login page."""
         with Scripted(self.PORTALS[0]) as server:
             self.move(server.url)
             yield self.doctor()
@@ -618,6 +625,7 @@ class Servers(DoctorCase):
            "this machine's clock is 60 minutes … the server's",
            "Synchronize this machine's clock, or the server's, with NTP.", "WARN", 0)
     def test_clock(self):
+        """Row 72: in either direction; the remark of other commands is a finding here."""
         for seconds in (3600, -3600):
             self.use(self.serve(date=seconds))
             result = self.doctor()
@@ -637,6 +645,7 @@ class Accounts(DoctorCase):
 
     @fault("expired session", "session", "Authentication expired", LOG_IN, code=4)
     def test_expired(self):
+        """Row 72: both tokens have expired."""
         self.server.expire(OWNER)
         self.server.revoke(OWNER)
         self.write("home/session.json", dict(self.state("session.json"), expires_at=1))
@@ -724,6 +733,7 @@ class Accounts(DoctorCase):
            "Check TWOSIGNAL_API_KEY or its file, or create a key with 'twosignal api-keys create'.",
            code=4)
     def test_revoked_key(self):
+        """Row 72: the session is checked all the same."""
         self.server.store.put("api_keys", dict(
             self.server.store.get("api_keys", self.server.keys[0]),
             revokedAt=self.server.world.now()))
@@ -832,6 +842,7 @@ class Machine(DoctorCase):
            "Cannot read ~/.twosignal/config.json: Permission denied",
            "Check the permissions of the file and its directory.", code=1)
     def test_unreadable_home(self):
+        """Row 72: by its mode, for another user than root."""
         for mode in (0o000, 0o400):
             with self.unprivileged():
                 os.chmod(self.home, mode)
@@ -945,7 +956,7 @@ class Output(DoctorCase):
 
     @needs_openssl
     def test_no_secret(self):
-        """Row 34: neither tokens nor keys, passwords or headers, in any format, whatever fails."""
+        """Rows 34, 72: no token, key, password or header in any format, whatever fails."""
         self.use_tls()
         canary = "hunter2secret99x"
         self.secrets += [canary, "dXNlcjpodW50ZXIyc2VjcmV0OTl4"]
