@@ -7556,18 +7556,18 @@ class Checkup:
         self.health = self.health or result_or_failure(self.get, "v1/health")
         if isinstance(self.health, Failure):
             raise self.health
-        if self.health.status == 404 and not isinstance(
-                result_or_failure(list, self.check_protocol()), Failure):
-            self.hints.append("Older servers have no such endpoint: see the layers below.")
-            yield "unknown: /api/v1/health not found"
-            return
         found = result_or_failure(response_json, self.health)
         status = get_item(get_item(found, "data", found), "status")
-        if self.health.status != 200 or not isinstance(status, str):
+        is_told = self.health.status == 200 and isinstance(status, str)
+        if not is_told and self.health.status in (200, 404) and not isinstance(
+                result_or_failure(list, self.check_protocol()), Failure):
+            self.hints.append("Not every version of the server tells: see the layers below.")
+            yield "unknown"
+            return
+        if not is_told:
             failure = found if isinstance(found, Failure) else foreign_response(self.health)
             if failure.code != "GATEWAY" and not is_own_error(get_item(found, "error")):
-                failure.hint += (f" Open {self.url} in a browser: a captive portal, a gateway or "
-                                 "other software may be answering.")
+                failure.hint += f" Open {self.url} in a browser: it may be a captive portal."
             raise failure
         self.hints += [] if status.lower() == "ok" else [REPORT_TO_OPERATOR]
         yield f"status {status}"

@@ -525,8 +525,7 @@ class Tls(DoctorCase):
 class Servers(DoctorCase):
     """What answers at the address."""
 
-    BROWSER = ("Open http://HOST in a browser: a captive portal, a gateway or other software may "
-               "be answering.")
+    BROWSER = "Open http://HOST in a browser: it may be a captive portal."
 
     PORTALS = (answer("", 302, [("Location", "http://login.portal.example.test/?u=1")]),
                answer("<html>Log in</html>", 200, [("Content-Type", "text/html")]),
@@ -610,9 +609,13 @@ class Servers(DoctorCase):
                 self.assertIn(status, result.checks["health"]["found"])
 
     def test_no_health_endpoint(self):
-        """An older server: a warning, and all the rest is checked."""
-        self.server.fault("/api/v1/health", times=None, status=404, body="<html>404")
-        self.assertHealthy(self.doctor(), "health")
+        """Another version of the server: a warning, and all the rest is checked."""
+        for status, body in ((404, "<html>404"), (200, "<html>"), (200, {"ok": True}), (200, []),
+                             (200, {"status": 5}), (200, {"data": None}), (200, b"null")):
+            self.server.clear()
+            self.server.fault("/api/v1/health", times=None, status=status, body=body)
+            with self.subTest(body=body):
+                self.assertHealthy(self.doctor(), "health")
 
     @fault("address without the tRPC API", "protocol", "The server answered 404 with a "
            "web page that is not 2Signal's protocol",
@@ -903,7 +906,6 @@ class Hostile(DoctorCase):
     def test_odd_answers(self):
         """Valid HTTP and JSON, and not what the protocol says."""
         for fragment, layer, bodies in (
-                ("/api/v1/health", "health", (b"null", [], {"status": 5}, {"data": None}, "[[")),
                 ("/api/trpc/trace", "protocol", (b"null", [], [1, 2, 3], [{}, {}, {}],
                                                  [{"error": 1}] * 3, {"error": {"json": 5}})),
                 ("organization.list", "session", [{"result": {"data": {"json": value}}}
