@@ -6404,11 +6404,10 @@ def whoami(client, args, console):
     home = connect(configured_url(args.url, console.clock), args, console) if client.key else client
     with closing(home.transport):
         rows = result_or_failure(home.rows, "organization.list")
-        is_known = not isinstance(rows, Failure)
-        session = home.auth.session() if is_known else result_or(None, home.auth.stored)
+        organizations = None if isinstance(rows, Failure) else list(map(to_record, rows))
+        session = result_or(None, home.auth.stored if organizations is None else home.auth.session)
         if not session and not client.key:
             raise rows
-        organizations = list(map(to_record, rows)) if is_known else None
         project = default_project(home, organizations, console.tell)
     record = dict(
         account_record(session, client.url),
@@ -7216,9 +7215,8 @@ def api_keys_rotate(client, args, console):
     revoked = args.verify and result_or_failure(client.mutate, "apiKey.revoke", chosen)
     if isinstance(revoked, Failure):
         result.conclude = lambda: Outcome(failure=revoked)
-    rows = result_or([], client.rows, "apiKey.list", chosen)
-    statuses = [KEY_STATUS.text(to_record(row)) for row in rows if row.get("id") == chosen["id"]]
-    status = statuses[0] if statuses else "unknown"
+    old = result_or(None, stored_row, client, "apiKey", chosen)
+    status = KEY_STATUS.text(to_record(old)) if old else "unknown"
     result.record.update(rotated_from_id=chosen["id"], rotated_from_status=status)
     if status != "revoked":
         console.tell(f"Status of the old key: {status}. To revoke it: "
@@ -7295,13 +7293,12 @@ def current_usage(client, args) -> dict:
     found = next((each for each in organizations if each.get("id") == org), {})
     record = usage_record(wire, found.get("plan"))
     record["seats_used"] = to_number(found.get("memberCount"))
-    listed = result_or([], client.rows, "project.list", {"organizationId": org},
-                       kinds=() if args.project else Failure)
+    listed = result_or([], visible_projects, client, org, kinds=() if args.project else Failure)
     chosen = args.project and named_row(listed, args.project, "project")["id"]
     names = {str(row.get("id")): row.get("name") for row in listed}
-    record["projects"] = [dict(row, project_name=names.get(str(row.get("project_id"))))
-                          for row in child_records(record, "projects")
-                          if not chosen or row.get("project_id") == chosen]
+    rows = [dict(row, project_name=names.get(str(row.get("project_id"))))
+            for row in child_records(record, "projects")]
+    record["projects"] = [row for row in rows if chosen in (None, row.get("project_id"))]
     return record
 
 
