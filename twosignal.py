@@ -104,10 +104,10 @@ EARLY_RENEWAL = 14 * DAY            # before a certificate ends
 EARLIEST_DATE = 1735689600          # Unix seconds (2025): a server that sends an older one errs
 
 PLAN_LIMITS = ("traces_limit", "evals_limit", "retention_days", "seats", "requests_per_second")
-PLANS = {                           # what each gives, the first two a month; None: unlimited
+PLANS = {plan: dict(zip(PLAN_LIMITS, limits)) for plan, limits in {     # None: unlimited
     "FREE": (10000, 500, 7, 1, 100), "PRO": (50000, 5000, 30, 3, 1000),
     "GROWTH": (150000, 15000, 60, None, 1000), "TEAM": (500000, 50000, 90, None, 1000),
-    "ENTERPRISE": (None, None, None, None, 1000)}
+    "ENTERPRISE": (None, None, None, None, 1000)}.items()}
 ROLES = ("OWNER", "ADMIN", "MEMBER", "VIEWER")      # in an organization
 
 REPORT_TO_OPERATOR = "Report this to whoever runs the server."
@@ -709,12 +709,10 @@ def usage_record(wire: dict, plan) -> dict:
     """A month's usage with the limits of the plan; null if unlimited or unknown."""
     used = to_record(wire, "usage")
     plan = plan if isinstance(plan, str) else None      # a server may not tell it
-    limits = dict(zip(PLAN_LIMITS, PLANS.get(plan, (None,) * len(PLAN_LIMITS))))
     traces, spans, evals = [to_number(used[key]) for key in _LEADING_KEYS["usage"]]
-    known = {"month": used.get("month"), "plan": plan, "traces_used": traces,
-             "traces_limit": limits.pop("traces_limit"), "spans_used": spans, "evals_used": evals,
-             "evals_limit": limits.pop("evals_limit"), "projects": used.get("projects", []),
-             **limits}
+    known = {"month": used.get("month"), "plan": plan, "traces_used": traces, "traces_limit": None,
+             "spans_used": spans, "evals_used": evals, "evals_limit": None,
+             "projects": used.get("projects", []), **PLANS.get(plan, dict.fromkeys(PLAN_LIMITS))}
     return {**known, **used, **known}       # in this order, and the plan decides
 
 
@@ -3966,7 +3964,7 @@ def explain_refusal(client, failure, procedure, values):
         allowed = ROLES[:2] if procedure.startswith("organization.") else ROLES[:3]
         failure.hint += f" Your role is {role}" + ("." if role in allowed else (
             f"; {', '.join(allowed[:-1])} or {allowed[-1]} may do this."))
-    seats = dict(zip(PLAN_LIMITS, PLANS.get(plan, ()))).get("seats")
+    seats = PLANS.get(plan, {}).get("seats")
     taken = to_number(row.get("memberCount")) or 0
     if is_about_seats and role in ROLES[:2] and seats and taken >= seats:
         failure.hint = (f"{failure.hint} Seats of the {plan} plan: "
@@ -7341,11 +7339,10 @@ def api(client, args, console):
         formats = {"kind": printable, "name": printable, "inputs": format_list}
         columns = [Column(key.title(), key, formats[key], never_cut=True) for key in formats]
         return Listing("procedures", columns, KNOWN_CALLS)
-    is_own_url = args.call.startswith(client.url + "/")
-    match = re.match(_CALL, args.call[len(client.url):] if is_own_url else args.call)
+    match = re.match(_CALL, args.call)
     if not match:
         raise usage_error(f"'{args.call}' is neither a procedure such as trace.list, nor a path "
-                          f"such as /api/v1/traces of {client.url}", "Parameters go into --field.")
+                          "such as /api/v1/traces", "Parameters go into --field.")
     name, is_change = match.group(1) or match.group(2), args.method == "POST"
     call = client.mutate if is_change else client.query
     if "/" in name:

@@ -145,8 +145,8 @@ def other_rows():
 
 
 def plan_rows():
-    return [[plan] + ["unlimited" if limit is None else format(limit, ",") for limit in limits]
-            for plan, limits in twosignal.PLANS.items()]
+    return [[plan] + ["unlimited" if limit is None else format(limit, ",")
+                      for limit in limits.values()] for plan, limits in twosignal.PLANS.items()]
 
 
 def promise_rows():
