@@ -3475,9 +3475,8 @@ class Authenticator:
 
     def _post(self, action, body=None, retried=None, headers=(), spending=None) -> dict:
         """The data that /api/v1/auth/ACTION returns; retried: statuses. Raises Failure."""
-        response = self.transport.request("POST", f"{self.url}/api/v1/auth/{action}", headers,
-                                          body, reports_unknown=False, retried=retried,
-                                          spending=spending)
+        response = self.transport.request("POST", f"{self.url}/api/v1/auth/{action}", headers, body,
+                                          False, retried, spending)
         # What is odd in it must not cost the session: a wrong character, or a number too large.
         envelope = untrusted_json(response.body.decode("utf-8-sig", "replace"))
         envelope = envelope or response_json(response)
@@ -4040,8 +4039,7 @@ class Console:
         self.clock = clock
         self._secrets = set()
         self.keep_secret = self._secrets.add    # from now on, *** is shown in its place
-        is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
-                     or os.environ.get("TEAMCITY_VERSION"))
+        is_ci_log = any(map(os.environ.get, ("GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION")))
         self.for_log = disarmed if is_ci_log else str       # of what stdout and stderr show
         self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
@@ -7694,18 +7692,15 @@ COMPLETION_SCRIPTS = {"bash": r"""_twosignal() {
     if [ "$i" -lt "$COMP_CWORD" ]; then piece="${COMP_WORDS[i]}"; fi
     words[${#words[@]}-1]+="$piece"
   done
-  case "$piece" in
-    \"* | \'*) typed="$piece" ;;
-    *) typed="${piece##*["$breaks"]}" ;;        # bash replaces this part of the word only
-  esac
+  typed="$piece"
+  if [[ $piece != [\"\']* ]]; then typed="${piece##*["$breaks"]}"; fi    # bash replaces only this
   local before="${words[${#words[@]}-1]%"$typed"}"
   while IFS= read -r line; do
     if [ -z "$kind" ]; then kind="$line"; continue; fi
-    case "$line" in "$before"*) line="${line#"$before"}" ;; *) continue ;; esac
-    case "$typed" in
-      \"* | \'*) case "$line" in *[\"\'\\\$\`!]*) continue ;; esac ;;   # it would be expanded
-      *) printf -v line %q "$line" ;;
-    esac
+    if [[ $line != "$before"* ]]; then continue; fi
+    line="${line#"$before"}"
+    if [[ $typed != [\"\']* ]]; then printf -v line %q "$line"
+    elif [[ $line == *[\"\'\\\$\`!]* ]]; then continue; fi      # it would be expanded
     COMPREPLY+=("$line")
   done < <(twosignal __complete -- "${words[@]:1}" 2>/dev/null)
   if [ "$kind" != files ]; then compopt +o default 2>/dev/null; fi
