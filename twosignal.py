@@ -3410,9 +3410,19 @@ class Authenticator:
             spending.reserve()
             data = result_or_failure(self._post, "refresh", {"refresh_token": spent.refresh_token},
                                      (409, 429), (), spending)
-            if isinstance(data, Failure):
-                return self._session_of_another(spent, data)
-            return self._saved(spending, self._new_session(data, spent.values), spent)
+            if not isinstance(data, Failure):
+                return self._saved(spending, self._new_session(data, spent.values), spent)
+            if data.code not in ("UNAUTHORIZED", "BAD_REQUEST", "CONFLICT"):
+                raise data
+            for _ in range(10):     # half a second, since the response to the TUI may be under way
+                stored = result_or(None, load_session, self.clock)
+                if stored and stored.refresh_token != spent.refresh_token:
+                    return self.stored()
+                self.clock.sleep(0.05)
+            if data.code == "CONFLICT":
+                raise TransientFailure("Rate limited: another program is refreshing the session",
+                                       "Wait a few seconds and retry.", "TOO_MANY_REQUESTS")
+            raise authentication_expired()
 
     def _take_over(self, request, response):
         """Goes on with the session that a response sets: the server has refreshed the one sent."""
@@ -3438,20 +3448,6 @@ class Authenticator:
             self.warn(f"Warning: the server's new session is lost: {failure.message}. "
                       "Run 'twosignal login' before the next command.")
             return fresh
-
-    def _session_of_another(self, spent, failure) -> Session:
-        """The session that the TUI saved meanwhile. Raises what the failed refresh means."""
-        if failure.code not in ("UNAUTHORIZED", "BAD_REQUEST", "CONFLICT"):
-            raise failure
-        for _ in range(10):         # half a second, since the response to the TUI may be under way
-            stored = result_or(None, load_session, self.clock)
-            if stored and stored.refresh_token != spent.refresh_token:
-                return self.stored()
-            self.clock.sleep(0.05)
-        if failure.code == "CONFLICT":
-            raise TransientFailure("Rate limited: another program is refreshing the session",
-                                   "Wait a few seconds and retry.", "TOO_MANY_REQUESTS")
-        raise authentication_expired()
 
     def _new_session(self, data, before) -> Session:
         """The session of a login or refresh; other keys of `before` are kept. Raises BAD_ANSWER."""
@@ -4243,9 +4239,7 @@ class Console:
         stream = self.stdin.buffer
         try:
             return (stream.read() if option else stream.readline()).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise usage_error("stdin is not UTF-8")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise usage_error(f"Cannot read stdin: {os_reason(error)}")
 
     def screen(self, color=None) -> Screen:
@@ -4720,9 +4714,8 @@ class Arguments:
     def add_saved(self, chosen, client):
         """Adds what is saved for missing options. Raises a usage error that lists what there is."""
         key = getattr(client, "key", None)
-        missing = [option for option in chosen.options
-                   if option.required and getattr(self, option.name) is None
-                   and not (key and option.completes == "projects")]
+        missing = [option for option in chosen.options if option.required and not (
+            key and option.completes == "projects") and getattr(self, option.name) is None]
         labels = [option.label for option in missing if not option.env]
         if labels:
             raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
@@ -7756,9 +7749,8 @@ def complete(client, args, console):
         option = line.known_flags()[line.options[-1][0]]
         if option.metavar == "FILE":
             return Text("files\n")
-        found = option_values(option, line, console.clock)
-        if not prefix:              # a name that looks like an option would be read as one
-            found = [each for each in found if not each.startswith("--")]
+        found = [each for each in option_values(option, line, console.clock)
+                 if prefix or not each.startswith("--")]        # it would be read as an option
     elif not prefix:
         found = next_words(CommandLine(before), current.startswith("-"), console.clock)
     return Text("\n".join(["words"] + [
@@ -7958,7 +7950,16 @@ def call_command(chosen, client, args, console, report) -> int:
         if result.listing and output_format(args) in ROW_FORMATS:
             result.listing.conclude = result.conclude
             result = result.listing
-        return print_result(select_fields(result, client, args, console), args, console, report)
+        # What a change returned, such as a new key, has to be seen in any case.
+        has_changed = client is not None and client.has_changed
+        if args.fields == ["?"] and has_changed:
+            console.tell("Ignored --fields '?': the result of a change is shown.")
+        elif args.fields == ["?"]:
+            result = field_names(result)
+        elif args.fields:
+            is_strict = not (has_changed or result.streams)
+            result = only_fields(result, args.fields, console.tell, is_strict)
+        return print_result(result, args, console, report)
     except (KeyboardInterrupt, Terminated) as end:
         if not chosen.is_endless:
             raise
@@ -7968,18 +7969,6 @@ def call_command(chosen, client, args, console, report) -> int:
             return end.code
         console.say("")
         return 0
-
-
-def select_fields(result, client, args, console) -> Result:
-    # What a change returned, such as a new key, has to be seen in any case.
-    has_changed = client is not None and client.has_changed
-    if args.fields not in (None, ["?"]):
-        return only_fields(result, args.fields, console.tell, not (has_changed or result.streams))
-    if args.fields and not has_changed:
-        return field_names(result)
-    if args.fields:
-        console.tell("Ignored --fields '?': the result of a change is shown.")
-    return result
 
 
 def print_result(result, args, console, report) -> int:
