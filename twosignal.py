@@ -6221,30 +6221,21 @@ def add_deletion(name, operand, kind, help_line, verb="delete", parent=PROJECT):
 
 
 def confirm(client, args, console, kind, chosen, verb, row=None):
-    """Asks before what is chosen, the row, is deleted, unless --yes is given. Raises Failure."""
+    """Asks before what is chosen, the row, is deleted with all in it, unless --yes is given."""
     if args.yes:
         return
     console.require_terminal("--yes")
     row = row or stored_row(client, kind, chosen)
+    parts = {"item": to_number(get_path(row, "_count.items"))}
+    for each in ("evaluator", "dataset", "apiKey") if kind == "project" else ():
+        rows = result_or([], client.rows, f"{each}.list", {"projectId": row["id"]})
+        parts[RESOURCES[each][0]] = sum(not part.get("revokedAt") for part in rows)
+    texts = ["traces"] if kind == "project" else []
+    texts += [counted(number, noun) for noun, number in parts.items() if number]
     question = f'{verb.title()} {RESOURCES[kind][0]} "{printable(row.get("name"))}" ({row["id"]})'
-    also = ", ".join(contents(client, kind, row))
-    question += f" with its {also}" if also else ""
+    question += f" with its {', '.join(texts)}" if texts else ""
     if console.read_answer(f"{question}? [y/N] ").lower() not in ("y", "yes"):
         raise Failure(f"Nothing was {verb}d", code="CANCELLED")
-
-
-def contents(client, kind, row):
-    """Yields what is deleted along with a resource, such as "5 items", as far as it is known."""
-    items = to_number(get_path(row, "_count.items"))
-    if items is not None:
-        yield counted(items, "item")
-    if kind != "project":
-        return
-    yield "traces"
-    for each in ("evaluator", "dataset", "apiKey"):
-        rows = result_or(None, client.rows, f"{each}.list", {"projectId": row["id"]})
-        if rows is not None:
-            yield counted(sum(not row.get("revokedAt") for row in rows), RESOURCES[each][0])
 
 
 def changed(client, args, procedure, columns, verb="Created", **values) -> Details:
@@ -7357,6 +7348,10 @@ def api(client, args, console):
 
 # --- doctor
 CHECKED_VARIABLES = r"(?i)(TWOSIGNAL_|SSL_CERT_|(https?|all|no)_proxy\Z)"
+LAYERS = {                          # each with those that it requires; Checkup.check_NAME checks it
+    "program": "", "settings": "", "home": "", "name": "settings address", "connection": "name",
+    "proxy": "connection", "TLS": "proxy", "health": "TLS", "protocol": "TLS", "clock": "health",
+    "session": "home protocol", "key": "health"}
 PROBED = ("trace.getById", "trace.byId", "no.such")     # of newer servers, of older ones, of none
 
 
@@ -7378,14 +7373,14 @@ class Checkup:
     def records(self):
         """Yields the record of each layer, but for those that cannot be checked."""
         broken = set() if self.url else {"address"}
-        for layer, (check, *needed) in LAYERS.items():
-            if broken & set(needed):
+        for layer, required in LAYERS.items():
+            if broken & set(required.split()):
                 self.skipped.append(layer)
                 broken.add(layer)
                 continue
             facts, self.hints = [], []
             try:
-                for fact in check(self):
+                for fact in getattr(self, f"check_{layer.lower()}")():
                     facts.append(fact)
                 status = "WARN" if self.hints else "OK"
             except Failure as failure:
@@ -7610,16 +7605,6 @@ class Checkup:
         rows_of(rest_value(response))
         limit = re.match("[0-9]+", response.headers.get("RateLimit-Limit") or "")
         yield "accepted" + (f", {limit.group()} requests a second" if limit else "")
-
-
-LAYERS = {                          # each with its check, and the layers that it requires
-    "program": (Checkup.check_program,), "settings": (Checkup.check_settings,),
-    "home": (Checkup.check_home,), "name": (Checkup.check_name, "settings", "address"),
-    "connection": (Checkup.check_connection, "name"), "proxy": (Checkup.check_proxy, "connection"),
-    "TLS": (Checkup.check_tls, "proxy"), "health": (Checkup.check_health, "TLS"),
-    "protocol": (Checkup.check_protocol, "TLS"), "clock": (Checkup.check_clock, "health"),
-    "session": (Checkup.check_session, "home", "protocol"),
-    "key": (Checkup.check_key, "health")}
 
 
 @command("doctor", is_offline=True, examples=("twosignal doctor", "twosignal doctor -o report.txt"))

@@ -351,6 +351,13 @@ class Projects(OrganizationCase):
         for kind in OTHERS:
             self.assertEqual(self.server.count(kind + ".list"), 0)
 
+    def test_the_question_names_nothing_that_is_not_there(self):
+        self.assertIn('"Old Name" (%s) with its traces? [y/N]' % self.named,
+                      self.ask("projects", "delete", "Old Name").err)
+        self.environment["TWOSIGNAL_PROJECT"] = self.named
+        dataset = self.server.add_dataset(name="Empty", project=self.named)
+        self.assertIn('"Empty" (%s)? [y/N]' % dataset, self.ask("datasets", "delete", "Empty").err)
+
     def test_the_question_counts_items(self):
         self.environment["TWOSIGNAL_PROJECT"] = self.server.project
         self.assertIn(" with its 2 items? [y/N]", self.ask("datasets", "delete", "Test Cases").err)
