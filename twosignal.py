@@ -2873,9 +2873,8 @@ def response_json(response):
         raise foreign_response(response)
     except RecursionError:
         raise ResponseTooLarge("nested too deeply")
-    answers = found if isinstance(found, list) else [found]     # of a batch, or a single one
-    if response.status in (401, 403) and not any(
-            is_own_error(get_item(answer, "error")) for answer in answers):
+    answer = get_item(found, "0", found)        # the first of a batch, or a single one
+    if response.status in (401, 403) and not is_own_error(get_item(answer, "error")):
         raise foreign_response(response)
     return found
 
@@ -4349,8 +4348,7 @@ class Option(Struct):
         self.takes_value = bool(self.flags and self.metavar)
         self.label = self.flags[-1] if self.flags else self.form.strip("[.]")
         self.repeatable = "..." in self.form
-        if not self.flags:
-            self.required = not self.form.startswith("[")
+        self.required = self.required or not self.form.startswith(("-", "["))
         self.name = self.name or self.label.lstrip("-").replace("-", "_").lower()
         if self.parse is None:
             self.parse = functools.partial(parse_choice, self.choices) if self.choices else str
@@ -7805,9 +7803,8 @@ def executable_content() -> bytes:
     source = source.encode("utf-8")
     files = {"__main__.py": EXECUTABLE_MAIN, "twosignal.py": source,
              "twosignal.pyc": bytecode(source)}
-    buffer = io.BytesIO()
-    buffer.write(os.fsencode(f"#!{interpreter}\n"))
-    with zipfile.ZipFile(buffer, "w") as archive:       # not compressed: it is read at each start
+    buffer = io.BytesIO(os.fsencode(f"#!{interpreter}\n"))
+    with zipfile.ZipFile(buffer, "a") as archive:       # not compressed: it is read at each start
         for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(name), data)
     return buffer.getvalue()
