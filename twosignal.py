@@ -4175,9 +4175,8 @@ class Console:
 
     def _can_erase(self) -> bool:
         """Whether progress can be erased before a row appears: `tail | grep` prints at any time."""
-        return is_terminal(self.stderr) and (
-            is_terminal(self.stdout) or isinstance(self.file, AtomicFile)
-            or os.path.isfile(file_number(self.stdout)))
+        return is_terminal(self.stderr) and (is_terminal(self.stdout) or isinstance(
+            self.file, AtomicFile) or os.path.isfile(file_number(self.stdout)))
 
     def status(self, text, since):
         """Progress of what may take minutes: if none can be shown, each change is a remark."""
@@ -4263,14 +4262,12 @@ class Console:
 
 def write_to(stream, text):
     """Writes text, with ASCII in place of what the stream's encoding cannot show."""
-    encoding = stream.encoding or "utf-8"
+    codec = stream.encoding or "utf-8"
     try:
-        ("." * 100).encode(encoding)
-        if result_or(None, text.encode, encoding, kinds=UnicodeEncodeError) is None:
-            text = text.translate(_SUBSTITUTES).encode(encoding, "backslashreplace")
-            text = text.decode(encoding)
+        if result_or(None, ("." * 100 + text).encode, codec, kinds=UnicodeError) is None:
+            text = text.translate(_SUBSTITUTES).encode(codec, "backslashreplace").decode(codec)
         stream.write(text)
-    except UnicodeError:            # of idna, for one, which fails on ordinary text
+    except UnicodeError:            # of idna, for one, which fails on so many dots
         stream.buffer.write(text.encode("ascii", "backslashreplace"))
 
 
@@ -4619,9 +4616,8 @@ class CommandLine:
     def texts(self, option) -> list:
         """What was given for an option: all of it if it is repeatable, otherwise the last."""
         found = [text for flag, text in self.options if flag in option.flags]
-        variable = result_or(None, setting, option.env or "")
-        if variable and not found:
-            return [variable]
+        if not found:
+            found = list(filter(None, [result_or(None, setting, option.env or "")]))
         return found if option.repeatable else found[-1:]
 
     def known_flags(self) -> dict:
