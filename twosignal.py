@@ -2737,58 +2737,52 @@ _TEXT_ENCODINGS = {0x0c: "utf-8", 0x1c: "utf-32-be", 0x1e: "utf-16-be"}
 
 def read_certificate(der):
     """(issuer, start and end in Unix seconds, names) of DER; None if it is not readable here."""
+    from calendar import timegm
     from ipaddress import ip_address
+    kind, issuer, times, names = None, [], [], []
     try:
-        fields = [item for item in der_items(der, 0, 0) if item[0] != 0xa0]     # no version
-        issuer, subject = der_name(fields[2][1]), der_name(fields[4][1])
-        start, end = [der_time(*item) for item in der_items(fields[3][1])]
-        names = [text for part, text in subject if part == "CN"]
-        for _, extension in der_items(fields[-1][1], 0) if fields[-1][0] == 0xa3 else ():
-            (_, kind), *_, (_, value) = der_items(extension)
-            if kind == _ALTERNATIVE_NAMES:
-                names = [str(ip_address(bytes(name)) if tag == 0x87 else str(name, "latin-1"))
-                         for tag, name in der_items(value, 0) if tag in (0x82, 0x87)]
-        return ", ".join(map("=".join, issuer)), start, end, names
+        for tag, content in der_values(der):
+            if tag == 0x06:             # an object identifier, of what comes next
+                kind = content
+            elif tag in (0x17, 0x18):   # the years of a UTCTime have two digits
+                century = b"" if tag == 0x18 else b"20" if content < b"5" else b"19"
+                text = str(century + content, "ascii")
+                times.append(timegm(time.strptime(text, "%Y%m%d%H%M%SZ")))
+            elif kind in _NAME_PARTS:   # of the issuer; of the subject, after the dates
+                text = str(content, _TEXT_ENCODINGS.get(tag, "latin-1"), "replace")
+                if not times:
+                    issuer.append(f"{_NAME_PARTS[kind]}={text}")
+                elif _NAME_PARTS[kind] == "CN":
+                    names.append(text)
+            elif kind == _ALTERNATIVE_NAMES and tag == 0x04:
+                names = [str(ip_address(name) if tag == 0x87 else str(name, "latin-1"))
+                         for tag, name in der_values(content) if tag in (0x82, 0x87)]
+        start, end = times
+        return ", ".join(issuer), start, end, names
     except (ValueError, IndexError):
         return None
 
 
-def der_items(data, *path) -> list:
-    """The (tag, content) pairs of DER; path: the number of one to look into, and so on."""
-    items, data = [], memoryview(data)
+def der_values(data):
+    """Yields (tag, content) of each value in DER, of those inside others too. Raises ValueError."""
+    data = memoryview(data)
     while data:
-        tag, length, data = data[0], data[1], data[2:]
-        if length > 0x7f:           # so many bytes hold the length
-            length, data = int.from_bytes(data[:length - 0x80], "big"), data[length - 0x80:]
-        if length > len(data):
+        tag, length, start = data[0], data[1], 2
+        if length > 0x7f:               # so many bytes hold the length
+            start += length - 0x80
+            length = int.from_bytes(data[2:start], "big")
+        if start + length > len(data):
             raise ValueError("cut off")
-        items.append((tag, data[:length]))
-        data = data[length:]
-    return der_items(items[path[0]][1], *path[1:]) if path else items
-
-
-def der_name(name) -> list:
-    """("CN", its text), and the other part of a name that is worth showing."""
-    pairs = [der_items(pair) for _, part in der_items(name) for _, pair in der_items(part)]
-    return [(_NAME_PARTS[kind], str(text, _TEXT_ENCODINGS.get(tag, "latin-1"), "replace"))
-            for (_, kind), (tag, text) in pairs if kind in _NAME_PARTS]
-
-
-def der_time(tag, content) -> float:
-    """Unix seconds of a UTCTime, whose year has two digits, or a GeneralizedTime."""
-    text = str(content, "ascii")
-    if tag == 0x17:
-        text = ("20" if text < "5" else "19") + text
-    text = re.sub(r"(....)(..)(..)(..)(..)(..Z)\Z", r"\1-\2-\3T\4:\5:\6", text)
-    seconds = parse_timestamp(text)
-    if seconds is None:
-        raise ValueError("no time")
-    return seconds
+        if tag & 0x20:                  # it consists of what comes next
+            length = 0
+        else:
+            yield tag, bytes(data[start:start + length])
+        data = data[start + length:]
 
 
 def peer_certificates(route, deadline) -> tuple:
     """(TLS version, DER of each certificate that the server shows), unverified: nothing is sent.
-    Raises what the library raises, and Failure.
+    Python before 3.13 has its own one only. Raises what the library raises, and Failure.
     """
     import ssl
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -2798,11 +2792,8 @@ def peer_certificates(route, deadline) -> tuple:
     try:
         connection.encrypt(context)
         sock = connection.sock
-        # Python 3.13 has it; 3.10 to 3.12 have it inside; older ones know the server's own only.
-        owner = sock if hasattr(sock, "get_unverified_chain") else sock._sslobj
-        chain = getattr(owner, "get_unverified_chain", list)() or [sock.getpeercert(True)]
-        return sock.version(), [each if isinstance(each, bytes) else each.public_bytes(2)   # DER
-                                for each in chain]
+        chain = getattr(sock, "get_unverified_chain", list)() or [sock.getpeercert(True)]
+        return sock.version(), chain
     finally:
         connection.sock.close()
 
