@@ -796,9 +796,10 @@ def failed_paths(tree) -> list:
 # Rendering
 ############################################################
 
-RED, GREEN, _ANSI = "red", "green", {"red": 31, "green": 32}    # of verdicts and statuses
+RED, GREEN, YELLOW = "red", "green", "yellow"       # of verdicts and statuses
+_ANSI = {RED: 31, GREEN: 32, YELLOW: 33}
 _WORD_COLOURS = {"ERROR": RED, "FAILED": RED, "TOO FEW": RED, "NOTHING TO CHECK": RED, "OK": GREEN,
-                 "FAIL": RED}
+                 "FAIL": RED, "WARN": YELLOW}
 # Spreadsheets take text that begins like this for a formula; full-width characters too.
 _FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"})
@@ -1083,7 +1084,7 @@ STYLE = """
 body { margin: 1rem; font: 15px/1.5 sans-serif; overflow-wrap: break-word }
 h1, h2 { font-size: 1.2em }
 pre { padding: .5rem; background: var(--soft); white-space: pre-wrap }
-.red { color: var(--red); font-weight: bold } .green { color: var(--green) }
+.red { color: var(--red); font-weight: bold } .green { color: var(--green) } .yellow { color: #b80 }
 div { overflow-x: auto } table { border-collapse: collapse } tbody { border-top: 1px solid #8886 }
 td { white-space: pre-wrap } .sortable td:first-child { min-width: 7rem }
 th, td { max-width: 40rem; padding: 4px 12px 4px 0; text-align: left; vertical-align: top }
@@ -7334,10 +7335,10 @@ def api(client, args, console):
 # --- doctor
 CHECKED_VARIABLES = r"(?i)(TWOSIGNAL_|SSL_CERT_|(https?|all|no)_proxy\Z)"
 LAYERS = {                          # each with those that it requires; Checkup.check_NAME checks it
-    "program": "", "settings": "", "home": "", "name": "settings address", "connection": "name",
+    "program": "", "settings": "", "home": "", "name": "settings", "connection": "name",
     "proxy": "connection", "TLS": "proxy", "health": "TLS", "protocol": "TLS", "clock": "health",
     "session": "home protocol", "key": "health"}
-PROBED = ("trace.getById", "trace.byId", "no.such")     # of newer servers, of older ones, of none
+PROBED = ("trace.getById", "no.such")       # procedures: of newer servers, of none
 
 
 class Checkup:
@@ -7347,32 +7348,31 @@ class Checkup:
 
     def __init__(self, args, console):
         self.args, self.console, self.clock = args, console, console.clock
-        # Without a session, the address that a key goes to is the one that matters.
-        is_key_alone = has_key() and not result_or(None, load_session, console.clock)
-        found = result_or_failure(url_and_source, args.url, console.clock, is_key_alone)
-        self.url, self.source = ("", found) if isinstance(found, Failure) else found
-        self.client = self.route = self.addresses = None    # of the layers settings and name
-        self.health = None          # the Response to /api/v1/health, or the Failure to get one
-        self.clients, self.hints, self.skipped, self.exit_code = [], [], [], 0
+        session = result_or_failure(load_session, self.clock)
+        self.is_key_alone = has_key() and (not session or isinstance(session, NoHome))
+        self.clients, self.hints, self.exit_code = [], [], 0
 
     def records(self):
         """Yields the record of each layer, but for those that cannot be checked."""
-        broken = set() if self.url else {"address"}
+        broken = set()
         for layer, required in LAYERS.items():
-            if broken & set(required.split()):
-                self.skipped.append(layer)
+            if broken.intersection(required.split()):
                 broken.add(layer)
                 continue
-            facts, self.hints = [], []
+            facts, self.hints, status = [], [], "OK"
             try:
                 for fact in getattr(self, f"check_{layer.lower()}")():
                     facts.append(fact)
-                status = "WARN" if self.hints else "OK"
             except Failure as failure:
                 facts.append(failure.message)
-                self.hints, status = [failure.hint], "FAIL"
-                self.exit_code = self.exit_code or failure.exit_code
-                broken.add(layer)
+                self.hints.append(failure.hint)
+                # A key alone needs no home directory, and a process that holds the lock will end.
+                if layer != "home" or not (self.is_key_alone or failure.code == "LOCKED"):
+                    status = "FAIL"
+                    self.exit_code = self.exit_code or failure.exit_code
+                    broken.add(layer)
+            if self.hints and status == "OK":
+                status = "WARN"
             yield {"layer": layer, "status": status,
                    "found": "\n".join(map(self.console.masked, facts)),
                    "hint": self.console.masked(" ".join(self.hints))}
@@ -7389,11 +7389,11 @@ class Checkup:
         """What a function of Transport returns by a deadline. Raises Failure."""
         transport = self.client.transport
         deadline = transport.deadline(transport.timeout / share)
-        found = result_or_failure(function, *arguments, deadline, kinds=Exception)
-        if isinstance(found, Exception):
+        try:
+            return function(*arguments, deadline)
+        except Exception as error:
             request = Request("GET", self.url, {}, None, deadline, proxy=self.route[2])
-            raise request_error(found, request, transport.access)
-        return found
+            raise request_error(error, request, transport.access)
 
     def get(self, path) -> Response:
         return self.client.transport.request("GET", f"{self.url}/api/{path}")
@@ -7401,24 +7401,16 @@ class Checkup:
     def check_program(self):
         yield VERSION_LINE.strip()
         yield f"{sys.implementation.name}, {sys.executable}"
-        try:
-            import ssl
-            yield ssl.OPENSSL_VERSION
-        except ImportError:
-            yield "no ssl module"
-            if not self.url.startswith("http:"):
-                tls_context()       # raises what other commands do
+        ssl = result_or(None, __import__, "ssl", kinds=ImportError)
+        yield ssl.OPENSSL_VERSION if ssl else "no ssl module"
 
     def check_settings(self):
         names = [name for name in os.environ
                  if re.match(CHECKED_VARIABLES, name) and os.environ[name]]
         yield f"variables: {', '.join(sorted(names)) or 'none'}"
-        if not self.url:
-            if self.source.code == "USAGE":
-                raise self.source
-            yield "address: unknown, since config.json cannot be read"
-            return
-        yield f"address: {self.url} ({self.source})"
+        # Without a session, the address that a key goes to is the one that matters.
+        self.url, source = url_and_source(self.args.url, self.clock, self.is_key_alone)
+        yield f"address: {self.url} ({source})"
         self.client = self.new_client(self.url)
         access = self.client.transport.access
         paths = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
@@ -7428,31 +7420,20 @@ class Checkup:
         yield f"client certificate: {access.client_cert or 'none'}"
         scheme, _, host = self.url.split("/")[:3]
         self.route = (scheme[:-1], host, *find_proxy(scheme[:-1], host))
-        yield f"proxy: {self.route[2] or 'none'}"
         if scheme == "https:":
-            tls_context(access)     # raises a usage error for a file of no use
+            tls_context(access)     # raises what is wrong with Python's ssl, or with the files
 
     def check_home(self):
-        path = result_or_failure(home_directory, kinds=NoHome if has_key() else ())
-        if isinstance(path, NoHome):        # a key works without it
-            self.hints.append(path.hint)
-            yield path.message
-            return
+        path = home_directory()
         yield path + (" (TWOSIGNAL_HOME)" if setting("TWOSIGNAL_HOME") else "")
         load_config(self.clock)
-        is_needed = load_session(self.clock) or not has_key()
+        load_session(self.clock)
         if not os.path.isdir(path):
             yield "does not exist yet; 'twosignal login' creates it"
             return
         yield f"mode {os.stat(path).st_mode & 0o7777:04o}"
-        try:
-            with Spending(self.clock.monotonic() + 1, self.clock) as spending:
-                spending.reserve()
-        except Failure as failure:
-            if is_needed and failure.code != "LOCKED":
-                raise
-            self.hints.append(failure.hint)
-            yield failure.message
+        with Spending(self.clock.monotonic() + 1, self.clock) as spending:
+            spending.reserve()
 
     def check_name(self):
         host, port = endpoint(self.route)
@@ -7462,13 +7443,13 @@ class Checkup:
     def check_connection(self):
         failures = []
         for each in self.addresses:
-            outcome = "connected"
+            place = f"{each[4][0]} port {each[4][1]}"
             try:
                 self.explained(first_connected, [each], share=len(self.addresses)).close()
+                yield f"{place}: connected"
             except Failure as failure:
-                outcome = "no connection"
                 failures.append(failure)
-            yield f"{each[4][0]} port {each[4][1]}: {outcome}"
+                yield f"{place}: no connection"
         if len(failures) == len(self.addresses):
             if failures[0].code == "TIMED_OUT":
                 failures[0].hint = "Check the address, and any firewall in between."
@@ -7477,19 +7458,13 @@ class Checkup:
             self.hints.append("Correct the host's DNS entry, or a firewall in between.")
 
     def check_proxy(self):
-        scheme, host, proxy, _ = self.route
-        if not proxy:
-            import urllib.request
-            is_set = {scheme, "all"} & set(urllib.request.getproxies())
-            yield "none" + (": no_proxy excludes the server" if is_set else "")
-            return
-        yield proxy
-        if scheme == "https":
+        """Asks for /api/v1/health, too; what comes of it belongs to the layers below."""
+        proxy = self.route[2]
+        yield proxy or "none"
+        if proxy:
             self.explained(open_tunnel, self.route).sock.close()
-            yield f"tunnel to {host}"
-            return
         self.health = result_or_failure(self.get, "v1/health")
-        if getattr(self.health, "status", 0) == 407:
+        if proxy and getattr(self.health, "status", 0) == 407:
             raise proxy_refusal(407, self.route)
 
     def check_tls(self):
@@ -7498,20 +7473,19 @@ class Checkup:
             if not is_local(self.url):
                 self.hints.append("The connection is not encrypted: use an https:// address.")
             return
-        found = result_or_failure(self.explained, peer_certificates, self.route,
-                                  kinds=InsecureConnection)
-        protocol, chain = found if isinstance(found, tuple) else ("TLS", [b""])
-        leaf, *above = map(read_certificate, chain)
-        _, start, end, names = leaf or ("", 0, ALL, ())
+        protocol, chain = result_or(("TLS", []), self.explained, peer_certificates, self.route,
+                                   kinds=InsecureConnection)
         yield protocol
-        yield f"certificate for {', '.join(names)}" if leaf else "certificate not readable here"
-        if leaf:
-            yield f"valid from {iso_timestamp(start)[:10]} to {iso_timestamp(end)[:10]}"
-        yield from (f"issued by {each[0]}" for each in [leaf, *above] if each)
-        self.health = result_or_failure(self.get, "v1/health")
+        certificates = list(filter(None, map(read_certificate, chain)))
+        for issuer, start, end, names in certificates:
+            dates = f"{iso_timestamp(start)[:10]} to {iso_timestamp(end)[:10]}"
+            yield f"valid from {dates}, issued by {issuer}, for {', '.join(names)}"
+        end = certificates[0][2] if certificates else ALL
+        if not certificates:
+            yield "certificate not readable here"
         if isinstance(self.health, InsecureConnection):
-            if not start < self.clock.time() < end:     # Python 3.6 does not say why
-                self.health.hint = _CERTIFICATE_HINTS[10 if start < self.clock.time() else 9]
+            if end < self.clock.time():     # Python 3.6 does not say why
+                self.health.hint = _CERTIFICATE_HINTS[10]
             raise self.health
         if not isinstance(self.health, Failure):
             yield "trusted"
@@ -7519,24 +7493,21 @@ class Checkup:
             self.hints.append("Renew the certificate on the server.")
 
     def check_health(self):
-        self.health = self.health or result_or_failure(self.get, "v1/health")
         if isinstance(self.health, Failure):
             raise self.health
         found = result_or_failure(response_json, self.health)
         status = get_item(get_item(found, "data", found), "status")
-        is_told = self.health.status == 200 and isinstance(status, str)
-        if not is_told and self.health.status in (200, 404) and not isinstance(
-                result_or_failure(list, self.check_protocol()), Failure):
+        if self.health.status == 200 and isinstance(status, str):
+            self.hints += [] if status.lower() == "ok" else [REPORT_TO_OPERATOR]
+            yield f"status {status}"
+        elif self.health.status in (200, 404) and result_or(None, list, self.check_protocol()):
             self.hints.append("Not every version of the server tells: see the layers below.")
             yield "unknown"
-            return
-        if not is_told:
+        else:
             failure = found if isinstance(found, Failure) else foreign_response(self.health)
             if failure.code != "GATEWAY" and not is_own_error(get_item(found, "error")):
                 failure.hint += f" Open {self.url} in a browser: it may be a captive portal."
             raise failure
-        self.hints += [] if status.lower() == "ok" else [REPORT_TO_OPERATOR]
-        yield f"status {status}"
 
     def check_protocol(self):
         response = self.get(f"trpc/{','.join(PROBED)}?batch=1&input=%7B%7D")
@@ -7544,14 +7515,14 @@ class Checkup:
         has_batches = isinstance(answers, list) and len(answers) == len(PROBED)
         responses = [response if has_batches else self.get(f"trpc/{name}") for name in PROBED]
         answers = answers if has_batches else map(response_json, responses)
-        found = [result_or_failure(trpc_value, *each, kinds=(Failure, MissingProcedure))
-                 for each in zip(answers, responses, PROBED)]
-        for each in found:
+        known, unknown = [result_or_failure(trpc_value, *each, kinds=(Failure, MissingProcedure))
+                          for each in zip(answers, responses, PROBED)]
+        for each in known, unknown:
             if isinstance(each, TransientFailure):      # UNAUTHORIZED is an answer of tRPC, too
                 raise each
-        new, old, missing = [isinstance(each, MissingProcedure) for each in found]
-        names = "current" if old else "older" if new else "current and older"
-        yield f"tRPC {found[2].args[0]}, {names} names" if missing else "tRPC"
+        trpc = unknown.args[0] if isinstance(unknown, MissingProcedure) else "of unknown version"
+        names = "older" if isinstance(known, MissingProcedure) else "current"
+        yield f"tRPC {trpc}, {names} names"
         yield f"batching {'on' if has_batches else 'off'}"
 
     def check_clock(self):
@@ -7566,16 +7537,16 @@ class Checkup:
             yield "within a minute of the server's"
 
     def check_session(self):
-        if not result_or(None, load_session, self.clock, kinds=NoHome if has_key() else ()):
-            given = {"--url": self.args.url, "--ca-cert": self.args.ca_cert}
-            options = "".join(f" {flag} {text}" for flag, text in given.items() if text)
-            self.hints += [] if has_key() else [f"Run 'twosignal login{options}'."]
+        if self.is_key_alone:
             yield "none"
-            return
-        session = self.client.auth.session()
-        yield f"{session.user_email} at {self.url}, until {iso_timestamp(session.expires_at)}"
-        for row in self.client.rows("organization.list"):
-            yield f"{printable(row.get('role'))} in {printable(row.get('name'))}"
+        elif not load_session(self.clock):
+            self.hints.append("Run 'twosignal login' with the same global options.")
+            yield "none"
+        else:
+            session = self.client.auth.session()
+            yield f"{session.user_email} at {self.url}, until {iso_timestamp(session.expires_at)}"
+            for row in self.client.rows("organization.list"):
+                yield f"{printable(row.get('role'))} in {printable(row.get('name'))}"
 
     def check_key(self):
         key = api_key()
@@ -7602,19 +7573,20 @@ def doctor(client, args, console):
     records = list(checkup.records())
     for each in checkup.clients:
         each.transport.close()
+    skipped = [layer for layer in LAYERS if layer not in [each["layer"] for each in records]]
+    others = {"layer": "not checked", "status": "", "found": ", ".join(skipped), "hint": ""}
     room = max(MIN_CUT, (console.screen(args.color).columns or 80) - 22)     # beside the layer
-    for record in records:
+    for record in records + [others] * bool(skipped):
         lines = record["found"].split("\n") + ["→ " + record["hint"]] * bool(record["hint"])
-        pieces = [piece for line in lines
-                  for piece in textwrap.wrap(line, room, break_on_hyphens=False)]
-        rows += [{"layer": "", "status": "", "found": piece} for piece in pieces]
-        rows[-len(pieces)].update(layer=record["layer"], status=record["status"])
+        for line in lines:
+            for piece in textwrap.wrap(line, room, break_on_hyphens=False):
+                rows.append(dict(record, found=piece))
+                record = {"layer": "", "status": ""}
     columns = [Column(name.title(), name) for name in ("layer", "status", "found")]
     table = Listing("layers", columns, rows, order="fixed")
-    remark = checkup.skipped and f"Not checked: {', '.join(checkup.skipped)}."
     return Details({"checks": records}, parts=[("", table)],
                    listing=Listing("layers", columns, records),
-                   conclude=lambda: Outcome([remark], exit_code=checkup.exit_code))
+                   conclude=lambda: Outcome(exit_code=checkup.exit_code))
 
 
 @command("help", Option("[COMMAND...]", "the command to explain"), is_offline=True)
