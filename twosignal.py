@@ -586,7 +586,7 @@ MISSING = object()                  # in place of a value, which may be None
 # The users' own data: no key inside is renamed, nothing in it is changed.
 USER_DATA = set("input output metadata config rules expected_output model_parameters".split())
 _NESTED_KINDS = {"spans": "span", "scores": "score", "items": "item", "projects": "usage",
-                 "evaluator": "evaluator", "evaluators": "evaluator"}
+                 "members": "member", "evaluator": "evaluator", "evaluators": "evaluator"}
 _RENAMED_KEYS = {
     "trace": {"totalCost": "cost_usd"}, "span": {"cost": "cost_usd"},
     "score": {"value": "score", "evaluatorName": "evaluator"},
@@ -4355,8 +4355,9 @@ def flags_of(options) -> dict:
 class Command(Struct):
     """A command, such as "traces list"."""
     name: str
-    function: object            # (client, args, console) -> Result; its docstring is the help
+    function: object            # (client, args, console) -> Result
     options: tuple
+    help: str = ""              # by default the function's docstring
     examples: tuple = ()        # by default the shortest command line that is valid
     exclusive: tuple = ()       # flags of which only one may be given
     takes_key: object = False   # takes a project's API key, not a session; or a test of its args
@@ -4368,7 +4369,7 @@ class Command(Struct):
 
     def __init__(self, *values, **named):
         super().__init__(*values, **named)
-        self.help = (self.function.__doc__ or "").strip().replace("\n    ", "\n")
+        self.help = self.help or (self.function.__doc__ or "").strip().replace("\n    ", "\n")
         self.form = self.name
         self.summary = self.help.partition("\n")[0]
         words = [option.form.split(", ")[-1] for option in self.options if option.required]
@@ -6163,8 +6164,8 @@ NEW_NAME = (Option("[NAME]", "name, unless --name gives it"),
 DESCRIBE = Option("-d, --description TEXT", "description", may_be_empty=True)
 YES = Option("-y, --yes", "do not ask for confirmation")
 PROJECT_OPERAND = Option("PROJECT", "project, by ID or name", plain_id, completes="projects")
-EVALUATOR = Option("ID", "evaluator, by ID or name", plain_id)
-DATASET = Option("ID", "dataset, by ID or name", plain_id)
+EVALUATOR, DATASET, API_KEY = [Option("ID", f"{noun}, by ID or name", plain_id)
+                               for noun in ("evaluator", "dataset", "API key")]
 EVALUATOR_FILTER = Option("--evaluator NAME...", "only scores of evaluator NAME")
 
 
@@ -6185,25 +6186,23 @@ def add_listing(name, kind, columns, *options):
     """Adds a command that lists what a project has of a kind, a key of RESOURCES."""
     nouns = RESOURCES[kind][0] + "s"
 
+    @command(name, PROJECT, *options, help=f"List the {nouns} of a project.")
     def list_resources(client, args, console):
         rows = client.rows(f"{kind}.list", {"projectId": chosen_project(client, args)})
         return Listing(nouns, columns, [shown_record(row, kind, args) for row in rows])
-    list_resources.__doc__ = f"List the {nouns} of a project."
-    command(name, PROJECT, *options)(list_resources)
 
 
 def add_deletion(name, operand, kind, help_line, verb="delete", parent=PROJECT):
     """Adds a command that deletes or revokes one of a kind; without --yes, it asks first."""
     done = verb + "d"
 
+    @command(name, operand, parent, YES, help=help_line)
     def delete(client, args, console):
         chosen = chosen_resource(client, args, kind)
         confirm(client, args, console, kind, chosen, verb)
         client.mutate(f"{kind}.{verb}", chosen)
         return Details({"id": chosen["id"], done: True},
                        message=f"{done.title()} {RESOURCES[kind][0]} {printable(chosen['id'])}.")
-    delete.__doc__ = help_line
-    command(name, operand, parent, YES)(delete)
 
 
 def confirm(client, args, console, kind, chosen, verb, row=None):
@@ -6234,6 +6233,7 @@ def changed(client, args, procedure, columns, verb="Created", **values) -> Detai
 
 def add_change(name, procedure, help_line, *options, verb="Created"):
     """Adds a command that creates or changes what has a name, and maybe a description."""
+    @command(name, *options, help=help_line)
     def change(client, args, console):
         values = {"name": args.name, "description": vars(args).get("description")}
         if set(values.values()) == {None}:
@@ -6246,8 +6246,6 @@ def add_change(name, procedure, help_line, *options, verb="Created"):
         elif "project" in vars(args):
             values["projectId"] = chosen_project(client, args)
         return changed(client, args, procedure, (ID, PLAN, DESCRIPTION), verb, **values)
-    change.__doc__ = help_line
-    command(name, *options)(change)
 
 
 def chosen_resource(client, args, kind) -> dict:
@@ -6436,13 +6434,12 @@ add_change("orgs rename", "organization.update", "Rename an organization.",
 def orgs_get(client, args, console):
     """Show an organization with its members."""
     given = {"organizationId": organization_id(client, args.org)}
-    wire = resource_object(client.query("organization.getById", given))
-    members = [to_record(each, "member") for each in rows_of(wire.get("members"))]
-    for member in members:          # some servers have the email in the user
-        member["email"] = member["email"] or get_path(member, "user.email")
-    listing = Listing("members", MEMBER_COLUMNS, members)
-    return Details({**to_record(wire), "members": members}, (
-        ID, NAME, PLAN, ROLE, MEMBER_COUNT, CREATED), [("Members", listing)], listing=listing)
+    record = to_record(resource_object(client.query("organization.getById", given)))
+    listing = Listing("members", MEMBER_COLUMNS, rows_of(record.get("members")))
+    for member in listing.rows:     # some servers have the email in the user
+        member["email"] = member.get("email") or get_path(member, "user.email")
+    return Details(record, (ID, NAME, PLAN, ROLE, MEMBER_COUNT, CREATED), [("Members", listing)],
+                   listing=listing)
 
 
 @command("orgs list-members", ORG)
@@ -6467,13 +6464,14 @@ def orgs_add_member(client, args, console):
 @command("orgs remove-member", EMAIL, ORG, YES)
 def orgs_remove_member(client, args, console):
     """Remove a member from an organization."""
-    org = orgs_get(client, args, console).record
-    rows = [dict(each, name=str(each["email"]).strip().casefold()) for each in org["members"]]
+    found = orgs_get(client, args, console)
+    org = found.record.get("id")
+    rows = [dict(each, name=str(each["email"]).strip().casefold()) for each in found.listing.rows]
     member = named_row(rows, args.email.strip().casefold(), "member")
     confirm(client, args, console, "member", member, "remove", member)
     client.mutate("organization.removeMember", without_none(
-        organizationId=org.get("id"), memberId=member["id"], userId=member.get("user_id")),
-        f"orgs list-members --org {org.get('id')}")
+        organizationId=org, memberId=member["id"], userId=member.get("user_id")),
+        f"orgs list-members --org {org}")
     return Details({"id": member["id"], "removed": True},
                    message=f"Removed {printable(member['email'])}.")
 
@@ -7108,7 +7106,6 @@ add_deletion("datasets delete", DATASET, "dataset", "Delete a dataset and its it
 
 
 # --- API keys
-API_KEY = Option("ID", "API key, by ID or name", plain_id)
 OUTPUT_ENV = Option("--output-env FILE", "set TWOSIGNAL_API_KEY in FILE and print no key", to_path)
 KEY_STATUS = Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active")
 KEY_FIELDS = (ID, Column("Key", "key"), Column("Old key", "rotated_from_status"))
