@@ -428,7 +428,7 @@ class NotTheProtocol(CannedCase):
                 code = 0
                 if line == "traces list --project c0" and spell("traces") != "traces":
                     code = 8                                # no list of traces
-                if procedure == "organization.getById" and spell("members") != "members":
+                if procedure == "organization.getById" and spell("members").lower() != "members":
                     code = 8
                 if line == TOGGLE and spell("id") != "id":
                     code = 6                                # no evaluator with that ID
