@@ -1901,13 +1901,10 @@ def save_config(values: dict, clock=CLOCK):
     write_text(home_path("config.json"), json.dumps(config, indent=2) + "\n", clock)
 
 
-def configured_url(option=None, clock=CLOCK, key=None) -> str:
-    """The server's address, which is that of the API key if one is given. Raises Failure."""
-    return url_and_source(option, clock, key)[0]
-
-
 def url_and_source(option=None, clock=CLOCK, key=None) -> tuple:
-    """The server's address, and the option, variable or file that sets it. Raises Failure."""
+    """The server's address, and the option, variable or file that sets it. Raises Failure.
+    key: if an API key is used, whose address it is then.
+    """
     if option is not None:
         return normal_url(option), "--url"
     # The SDKs read TWOSIGNAL_BASE_URL beside the key, which goes to the address it belongs to.
@@ -2169,19 +2166,9 @@ class Transport:
                 pass                # it had died since its last use
         elif kept:
             kept.sock.close()
-        return self._ask(self._connect(route, request.deadline), request)
-
-    def _connect(self, route, deadline):
-        """A new connection to the server or the proxy, with the tunnel and TLS that it needs."""
-        connection = open_tunnel(route, deadline)
-        if route[0] == "https":
-            try:
-                self._tls = self._tls or tls_context(self.access)
-                connection.encrypt(self._tls)
-            except BaseException:
-                connection.sock.close()
-                raise
-        return connection
+        if parts.scheme == "https":
+            self._tls = self._tls or tls_context(self.access)
+        return self._ask(open_connection(route, request.deadline, self._tls), request)
 
     def _ask(self, connection, request) -> Response:
         """One request and response over a connection, which is then kept or closed."""
@@ -2454,8 +2441,8 @@ def endpoint(route) -> tuple:
     return name.replace("%25", "%"), port
 
 
-def open_tunnel(route, deadline) -> DeadlineSocket:
-    """A new connection to the server, through its proxy if it has one, not encrypted yet."""
+def open_connection(route, deadline, context=None) -> DeadlineSocket:
+    """A new connection to the server, through its proxy if it has one; context: for TLS."""
     import http.client
     scheme, host, proxy, proxy_headers = route
     connection = DeadlineSocket(open_socket(*endpoint(route), deadline), route)
@@ -2469,6 +2456,8 @@ def open_tunnel(route, deadline) -> DeadlineSocket:
             status = client.getresponse().status
             if not 200 <= status < 300:
                 raise proxy_refusal(status, route)
+        if context:
+            connection.encrypt(context)
     except BaseException:
         connection.sock.close()
         raise
@@ -2789,14 +2778,12 @@ def peer_certificates(route, deadline) -> tuple:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    connection = open_tunnel(route, deadline)
+    sock = open_connection(route, deadline, context).sock
     try:
-        connection.encrypt(context)
-        sock = connection.sock
         chain = getattr(sock, "get_unverified_chain", list)() or [sock.getpeercert(True)]
         return sock.version(), chain
     finally:
-        connection.sock.close()
+        sock.close()
 
 
 ############################################################
@@ -3285,7 +3272,7 @@ def session_origin(session, clock=CLOCK) -> str:
     path = session_file("origins.json")
     # A record that cannot be read may say that the account belongs to another server.
     records = result_or({}, read_json_object, path, clock, kinds=Failure if session.api_url else ())
-    url = session.api_url or records.get(session.account) or configured_url(clock=clock)
+    url = session.api_url or records.get(session.account) or url_and_source(clock=clock)[0]
     url = isinstance(url, str) and result_or(None, normal_url, url)
     if not url:
         raise damaged_file(path)
@@ -6366,7 +6353,7 @@ def whoami(client, args, console):
     key_check = client.key and result_or_failure(
         lambda: rows_of(client.rest("GET", "/traces", {"limit": 1})))
     # A key may belong to another server than the account.
-    home = connect(configured_url(args.url, console.clock), args, console) if client.key else client
+    home = connect(url_and_source(args.url, console.clock)[0], args, console)
     with closing(home.transport):
         rows = result_or_failure(home.rows, "organization.list")
         organizations = None if isinstance(rows, Failure) else list(map(to_record, rows))
@@ -7414,7 +7401,6 @@ class Checkup:
         paths["--ca-cert" if self.args.ca_cert else "config.json"] = access.ca_cert
         authorities = [f"{path} ({source})" for source, path in paths.items() if path]
         yield f"certificate authorities: {', '.join(authorities or ['those of this machine'])}"
-        yield f"client certificate: {access.client_cert or 'none'}"
         scheme, _, host = self.url.split("/")[:3]
         self.route = (scheme[:-1], host, *find_proxy(scheme[:-1], host))
         if scheme == "https:":
@@ -7459,7 +7445,7 @@ class Checkup:
         proxy = self.route[2]
         yield proxy or "none"
         if proxy:
-            self.explained(open_tunnel, self.route).sock.close()
+            self.explained(open_connection, self.route).sock.close()
         self.health = result_or_failure(self.get, "v1/health")
         if proxy and getattr(self.health, "status", 0) == 407:
             raise proxy_refusal(407, self.route)
@@ -7550,7 +7536,7 @@ class Checkup:
         if not key:
             yield "none"
             return
-        client = self.new_client(configured_url(self.args.url, self.clock, key), key)
+        client = self.new_client(url_and_source(self.args.url, self.clock, key)[0], key)
         if client.url != self.url:
             yield f"for {client.url} (TWOSIGNAL_BASE_URL)"
         response = client.transport.request(
@@ -7716,7 +7702,7 @@ def option_values(option, line, clock) -> list:
     given = {option.name: line.texts(option) if option.repeatable else line.texts(option)[-1]
              for option in GLOBAL_OPTIONS if option.takes_value and line.texts(option)}
     try:
-        url = configured_url(given.get("url"), clock)
+        url, _ = url_and_source(given.get("url"), clock)
         access = server_access(url, given, clock=clock)
         with closing(Transport(COMPLETION_TIMEOUT, access, clock=clock)) as transport:
             transport.until = transport.deadline()      # for all requests together
@@ -7878,7 +7864,7 @@ def make_client(chosen, args, console) -> Client:
     if chosen.ends_session and not url:     # where the session comes from, whatever is configured
         stored = result_or(None, load_session, console.clock)
         url = stored and result_or(None, session_origin, stored, console.clock) or DEFAULT_URL
-    return connect(configured_url(url, console.clock, key), args, console, key)
+    return connect(url_and_source(url, console.clock, key)[0], args, console, key)
 
 
 def call_command(chosen, client, args, console, report) -> int:

@@ -246,8 +246,8 @@ class Healthy(DoctorCase):
         self.assertHealthy(self.doctor("--ca-cert", self.made.ca))
         self.write("home/config.json", {"api_url": self.server.url, "ca_cert": self.made.ca})
         result = self.assertHealthy(self.doctor())
-        self.assertIn("certificate authorities: %s (SSL_CERT_FILE), %s (config.json)\n" % (
-            self.made.plain_ca, self.made.ca), result.checks["settings"]["found"])
+        self.assertIn("certificate authorities: %s (SSL_CERT_FILE), %s (config.json)" % (
+            self.made.plain_ca, self.made.ca), result.checks["settings"]["found"].splitlines())
 
     @needs_openssl
     def test_through_a_proxy(self):

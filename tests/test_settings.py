@@ -292,15 +292,15 @@ class ConfigFile(StateCase):
 
     def test_order_of_addresses(self):
         flag, variable, saved = ["https://%s.example.com" % name for name in ("f", "v", "k")]
-        self.assertEqual(twosignal.configured_url(), twosignal.DEFAULT_URL)
+        self.assertEqual(twosignal.url_and_source()[0], twosignal.DEFAULT_URL)
         self.write("home/config.json", {"api_url": saved})
-        self.assertEqual(twosignal.configured_url(), saved)
+        self.assertEqual(twosignal.url_and_source()[0], saved)
         for empty in ("", "  "):
             os.environ["TWOSIGNAL_URL"] = empty
-            self.assertEqual(twosignal.configured_url(), saved)
+            self.assertEqual(twosignal.url_and_source()[0], saved)
         os.environ["TWOSIGNAL_URL"] = variable
-        self.assertEqual(twosignal.configured_url(), variable)
-        self.assertEqual(twosignal.configured_url(flag), flag)
+        self.assertEqual(twosignal.url_and_source()[0], variable)
+        self.assertEqual(twosignal.url_and_source(flag)[0], flag)
 
     def test_where_the_address_comes_from(self):
         """The name of the option, variable or file, which is what a user would change."""
@@ -318,30 +318,30 @@ class ConfigFile(StateCase):
 
     def test_file_is_not_read_if_something_else_decides(self):
         self.write("home/config.json", b"{")
-        self.assertEqual(twosignal.configured_url("a.example.com"), "https://a.example.com")
+        self.assertEqual(twosignal.url_and_source("a.example.com")[0], "https://a.example.com")
         os.environ["TWOSIGNAL_URL"] = "b.example.com"
-        self.assertEqual(twosignal.configured_url(), "https://b.example.com")
+        self.assertEqual(twosignal.url_and_source()[0], "https://b.example.com")
 
     def test_empty_address_in_the_file_counts_as_none(self):
         self.write("home/config.json", {"api_url": ""})
-        self.assertEqual(twosignal.configured_url(), twosignal.DEFAULT_URL)
+        self.assertEqual(twosignal.url_and_source()[0], twosignal.DEFAULT_URL)
 
     def test_base_url_counts_with_a_key_only(self):
         """Row 54: --url, TWOSIGNAL_URL, TWOSIGNAL_BASE_URL, the file, the default."""
         flag, variable, base, saved = ["https://%s.example.com" % name for name in "fvbk"]
         os.environ["TWOSIGNAL_BASE_URL"] = base + "/api/v1"
-        self.assertEqual(twosignal.configured_url(), twosignal.DEFAULT_URL)
-        self.assertEqual(twosignal.configured_url(key="x"), base)
+        self.assertEqual(twosignal.url_and_source()[0], twosignal.DEFAULT_URL)
+        self.assertEqual(twosignal.url_and_source(key="x")[0], base)
         self.write("home/config.json", {"api_url": saved})
-        self.assertEqual(twosignal.configured_url(), saved)
-        self.assertEqual(twosignal.configured_url(key="x"), base)
+        self.assertEqual(twosignal.url_and_source()[0], saved)
+        self.assertEqual(twosignal.url_and_source(key="x")[0], base)
         os.environ["TWOSIGNAL_URL"] = variable
-        self.assertEqual(twosignal.configured_url(key="x"), variable)
-        self.assertEqual(twosignal.configured_url(flag, key="x"), flag)
+        self.assertEqual(twosignal.url_and_source(key="x")[0], variable)
+        self.assertEqual(twosignal.url_and_source(flag, key="x")[0], flag)
         os.environ.update(TWOSIGNAL_URL="", TWOSIGNAL_BASE_URL=" ")
-        self.assertEqual(twosignal.configured_url(key="x"), saved)
+        self.assertEqual(twosignal.url_and_source(key="x")[0], saved)
         os.environ["TWOSIGNAL_BASE_URL"] = "ftp://x"
-        self.assertRefused(lambda: twosignal.configured_url(key="x"), "TWOSIGNAL_BASE_URL",
+        self.assertRefused(lambda: twosignal.url_and_source(key="x"), "TWOSIGNAL_BASE_URL",
                            code="USAGE")
 
     def test_unreadable_file_is_an_error(self):
@@ -349,16 +349,16 @@ class ConfigFile(StateCase):
         self.write("home/config.json", {"api_url": "https://a.example.com"})
         with mock.patch("builtins.open", side_effect=PermissionError(errno.EACCES, "denied")):
             for key in (None, "x"):
-                self.assertRefused(lambda: twosignal.configured_url(key=key), "config.json",
+                self.assertRefused(lambda: twosignal.url_and_source(key=key), "config.json",
                                    "permissions")
 
     def test_error_names_where_the_address_is(self):
         """Row 32: the flag, the variable, or the file."""
-        self.assertRefused(lambda: twosignal.configured_url("ftp://x"), "--url", code="USAGE")
+        self.assertRefused(lambda: twosignal.url_and_source("ftp://x"), "--url", code="USAGE")
         self.write("home/config.json", {"api_url": "ftp://x"})
-        self.assertRefused(twosignal.configured_url, "config.json", code="USAGE")
+        self.assertRefused(twosignal.url_and_source, "config.json", code="USAGE")
         os.environ["TWOSIGNAL_URL"] = "ftp://x"
-        self.assertRefused(twosignal.configured_url, "TWOSIGNAL_URL", code="USAGE")
+        self.assertRefused(twosignal.url_and_source, "TWOSIGNAL_URL", code="USAGE")
 
 
 WRONG_ADDRESSES = (
