@@ -3104,10 +3104,9 @@ def input_problems(message) -> list:
         choices = choices[:MAX_PROBLEMS] if isinstance(choices, list) else ()
         if not all(printable(choice) in text for choice in choices):
             text += f" (one of {format_list(choices)})"
-        path = problem.get("path")
-        if isinstance(path, list) and path:
-            text = f"{'.'.join(map(printable, path))}: {text}"          # config.maxMs: Required
-        lines.append(text)
+        path = problem.get("path")          # config.maxMs: Required
+        path = ".".join(map(printable, path)) if isinstance(path, list) else ""
+        lines.append(f"{path}: {text}" if path else text)
     return lines
 
 
@@ -7677,21 +7676,17 @@ def complete(client, args, console):
             return Text("files\n")
         found = [each for each in option_values(option, line, console.clock)
                  if prefix or not each.startswith("--")]        # it would be read as an option
-    elif not prefix:
-        found = next_words(CommandLine(before), current.startswith("-"), console.clock)
+    elif not prefix:                # a flag or an operand of the command, or a command
+        line, is_flag = CommandLine(before), current.startswith("-")
+        options = line.command.all_options if line.command else GLOBAL_OPTIONS + (VERSION,)
+        expected = [each for each in options if not each.flags and not is_flag][len(line.operands):]
+        found = [each for option in expected for each in option_values(option, line, console.clock)]
+        found += [flag for flag in flags_of(options) if flag.startswith("--")]
+        if line.command is None and not is_flag:
+            found = words_after(line.words)
     return Text("\n".join(["words"] + [
         prefix + each for each in found
         if each.startswith(current) and each.isprintable() and each.strip()]) + "\n")
-
-
-def next_words(line, is_flag, clock) -> list:
-    """Commands, or the flags and operands of one."""
-    if line.command is None and not is_flag:
-        return words_after(line.words)
-    options = line.command.all_options if line.command else GLOBAL_OPTIONS + (VERSION,)
-    expected = [each for each in options if not each.flags and not is_flag][len(line.operands):]
-    operands = [each for option in expected for each in option_values(option, line, clock)]
-    return operands + [flag for flag in flags_of(options) if flag.startswith("--")]
 
 
 def option_values(option, line, clock) -> list:
