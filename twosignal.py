@@ -7916,35 +7916,30 @@ def print_result(result, args, console, report) -> int:
     return console.fail(outcome.failure) if outcome.failure else outcome.exit_code
 
 
-def run_safely(argv, console) -> int:
-    """Runs a command line and returns its exit code; never raises."""
+def main(argv=None, console=None) -> int:
+    """Runs a command line, by default this process's own, and returns its exit code."""
+    is_program = argv is None and console is None
+    console = console or Console()
     try:
-        return run(argv, console)
+        code = run(sys.argv[1:] if argv is None else argv, console)
     except Failure as failure:
-        return console.fail(failure)
+        code = console.fail(failure)
     except RecursionError:
-        return console.fail(ResponseTooLarge("nested too deeply"))
+        code = console.fail(ResponseTooLarge("nested too deeply"))
     except KeyboardInterrupt:
         console.say("")
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
     except Terminated as end:
-        return end.code
+        code = end.code
     except BrokenPipeError:
-        return EXIT_READER_GONE
+        code = EXIT_READER_GONE
     except Exception as error:
         if console.debug:
             import traceback
             console.say(*traceback.format_exc().splitlines())
-        return console.fail(Failure(f"Internal error: {type(error).__name__}: {error}",
+        code = console.fail(Failure(f"Internal error: {type(error).__name__}: {error}",
                                     "Report it, with what --debug prints.", "INTERNAL"))
-    finally:
-        console.clear_progress()
-
-
-def main(argv=None, console=None) -> int:
-    """Runs a command line, by default this process's own, and returns its exit code."""
-    is_program = argv is None and console is None
-    code = run_safely(sys.argv[1:] if argv is None else argv, console or Console())
+    console.clear_progress()
     if is_program and code in EXIT_SIGNALS and os.name == "posix":
         import signal               # a shell script ends only if this process dies of the signal
         signal.signal(code - 128, signal.SIG_DFL)
