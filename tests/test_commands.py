@@ -1432,8 +1432,8 @@ class RestCommand(KeyCase):
         host = self.server.url.split("://")[1]
         name = other.url.split("://")[1]
         for url in (other.url, self.server.url, "http://%s@%s" % (host, name),
-                    "http://%s#@%s" % (host, name), "http://x.invalid", "https://" + host, "//" + name, "http://%s.invalid" % host,
-                    "ftp://" + host, "x", "http://", self.server.url + "/other",
+                    "http://%s#@%s" % (host, name), "http://x.invalid", "https://" + host,
+                    "//" + name, "http://%s.invalid" % host, "ftp://" + host, "x", "http://", self.server.url + "/other",
                     self.server.url + "\r\nX: y"):
             with self.subTest(url=url):
                 self.assertFails(self.api(url + path), 2)
