@@ -111,6 +111,7 @@ PLANS = {plan: dict(zip(PLAN_LIMITS, limits)) for plan, limits in {     # None: 
 ROLES = ("OWNER", "ADMIN", "MEMBER", "VIEWER")      # in an organization
 
 REPORT_TO_OPERATOR = "Report this to whoever runs the server."
+ASK_ADMIN = "Contact your organization admin."
 GATEWAY_HINT = ("A gateway seems to have answered: authenticate to it with --header or "
                 "--client-cert, or check the address and the network.")
 
@@ -1318,7 +1319,7 @@ MISSING_FILE = (FileNotFoundError, NotADirectoryError)
 # Names of files that this process has open already. To open one by its name would truncate it.
 _OPEN_FILE = r"(?a)/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
 # The line of an API key in a file such as .env, up to a comment behind its value.
-_ENV_KEY = rb"(?m)^([ \t]*(?:export[ \t]+)?TWOSIGNAL_API_KEY[ \t]*=)[^\r\n]*?(?=[ \t]#|\r?$)"
+_ENV_KEY = r"(?m)^([ \t]*(?:export[ \t]+)?TWOSIGNAL_API_KEY[ \t]*=)[^\r\n]*?(?=[ \t]#|\r?$)"
 
 
 def open_regular(path, flags=os.O_RDONLY) -> int:
@@ -1624,10 +1625,10 @@ def output_file(path):
     return AtomicFile(path, 0o666 & ~mask, OUTPUT_HINT)
 
 
-def env_content(path) -> bytes:
-    """What is in a file such as .env, to be replaced; b"" if it is missing. Raises Failure."""
+def env_content(path) -> str:
+    """The bytes of a file such as .env, as Latin-1; "" if it is missing. Raises Failure."""
     if not os.path.lexists(path):   # an AtomicFile says what is wrong, if anything is
-        return b""
+        return ""
     is_own = os.name == "nt" or os.lstat(path).st_uid in (os.geteuid(), sudo_user())
     for is_wrong, problem in (
             (os.path.islink(path), "it is a link"),
@@ -1636,7 +1637,7 @@ def env_content(path) -> bytes:
             (not os.access(path, os.R_OK | os.W_OK), "Permission denied")):
         if is_wrong:
             raise Failure(f"Cannot write {path}: {problem}", "Name a new file, or one of your own.")
-    return file_content(path, -1)
+    return file_content(path, -1).decode("latin-1")
 
 
 def write_env_key(path, key):
@@ -1645,11 +1646,11 @@ def write_env_key(path, key):
         raise Failure(f"Cannot write {path}: the key has characters that require quotes")
     content = env_content(path)
     if not re.search(_ENV_KEY, content):
-        newline = b"\r\n" if b"\r\n" in content else b"\n"
-        content += newline if content and not content.endswith(b"\n") else b""
-        content += b"TWOSIGNAL_API_KEY=" + newline
+        newline = "\r\n" if "\r\n" in content else "\n"
+        content += newline if content and not content.endswith("\n") else ""
+        content += "TWOSIGNAL_API_KEY=" + newline
     with deferred_signals(), AtomicFile(path, hint=OUTPUT_HINT) as file:
-        file.write(re.sub(_ENV_KEY, lambda line: line.group(1) + key.encode(), content))
+        file.write(re.sub(_ENV_KEY, r"\g<1>" + key, content).encode("latin-1"))
 
 
 def is_same_file(path, other) -> bool:
@@ -3063,7 +3064,7 @@ def _documented_error(code, status, message, resource) -> Failure:
     if code == "FORBIDDEN":
         reason = f"The server says: {message.rstrip('.')}." if message else (
             "Your role or API key does not allow this action.")
-        return Failure("Permission denied", f"{reason} Contact your organization admin.", code)
+        return Failure("Permission denied", f"{reason} {ASK_ADMIN}", code)
     if code == "NOT_FOUND":
         return not_found(message, resource)
     if code == "TOO_MANY_REQUESTS":
@@ -3933,9 +3934,11 @@ def explain_refusal(client, failure, procedure, values):
     row = next((row for row in rows if row.get("id") == (project or org)), {})
     role, plan = row.get("organizationRole" if project else "role"), str(row.get("plan"))
     if failure.code == "FORBIDDEN" and role in ROLES:
-        allowed = ROLES[:2] if procedure.startswith("organization.") else ROLES[:3]
-        failure.hint += f" Your role is {role}" + ("." if role in allowed else (
-            f"; {', '.join(allowed[:-1])} or {allowed[-1]} may do this."))
+        *allowed, last = ROLES[:2] if procedure.startswith("organization.") else ROLES[:3]
+        if role in ROLES[:2]:       # there is no other admin
+            failure.hint = failure.hint.replace(f" {ASK_ADMIN}", "")
+        failure.hint += f" Your role is {role}" + (
+            "." if role in (*allowed, last) else f"; {', '.join(allowed)} or {last} may do this.")
     seats = PLANS.get(plan, {}).get("seats")
     taken = to_number(row.get("memberCount")) or 0
     if is_about_seats and role in ROLES[:2] and seats and taken >= seats:

@@ -1433,8 +1433,8 @@ class RestCommand(KeyCase):
         name = other.url.split("://")[1]
         for url in (other.url, self.server.url, "http://%s@%s" % (host, name),
                     "http://%s#@%s" % (host, name), "http://x.invalid", "https://" + host,
-                    "//" + name, "http://%s.invalid" % host, "ftp://" + host, "x", "http://", self.server.url + "/other",
-                    self.server.url + "\r\nX: y"):
+                    "//" + name, "http://%s.invalid" % host, "ftp://" + host, "x", "http://",
+                    self.server.url + "/other", self.server.url + "\r\nX: y"):
             with self.subTest(url=url):
                 self.assertFails(self.api(url + path), 2)
                 self.assertFails(self.api(url + "/api/trpc/organization.list"), 2)

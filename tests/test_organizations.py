@@ -180,12 +180,12 @@ class Members(OrganizationCase):
                          "orgs list'.\n")
 
     def test_the_owner_stays(self):
-        """What the server says is told: the role alone does not explain it."""
+        """What the server says is told, and nobody else to ask: the role is not what is missing."""
         for role in ("owner", "admin"):
             self.log_in_as(role)
             result = self.assertFails(self.remove("owner@example.com", "-y"), 5)
             self.assertEqual(result.err, "Error: Permission denied. The server says: Cannot remove "
-                             "the owner. Contact your organization admin. Your role is %s.\n"
+                             "the owner. Your role is %s.\n"
                              % role.upper())
 
     def test_roles_that_may_not(self):
@@ -208,9 +208,8 @@ class Members(OrganizationCase):
             self.use(**dict(options, seats=True))
             result = self.assertFails(self.add(), 5)
             self.assertEqual(result.err, (
-                "Error: Permission denied. The server says: Seat limit reached. Contact your "
-                "organization admin. Your role is OWNER. Seats of the PRO plan: 4 of 3 are "
-                "taken.\n"), dialect)
+                "Error: Permission denied. The server says: Seat limit reached. Your role is "
+                "OWNER. Seats of the PRO plan: 4 of 3 are taken.\n"), dialect)
             for code, status in (("CONFLICT", 409), ("BAD_REQUEST", 400)):
                 self.server.fault("organization.addMember", status=status,
                                   body=trpc_error(code, status, "No."))
