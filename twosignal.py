@@ -3191,7 +3191,15 @@ class Spending(Struct):
             lock = Lock(session_file("session.lock"), self.deadline, self.clock)
             self._directory = stack.enter_context(lock).directory
             stops.enter_context(deferred_signals("SIGTSTP"))    # it would stop with the lock held
-            recover_session(self.clock)
+            for path in session_leftovers():    # of killed processes: what is newer is saved
+                text = result_or(None, read_text, path) or ""
+                found = result_or(None, Session, untrusted_json(text), kinds=ValueError)
+                stored = result_or(None, load_session, self.clock)
+                if found and stored and found.account == stored.account and (
+                        found.expires_at > stored.expires_at):
+                    result_or_failure(replace_file, path, session_file(), self.clock, kinds=OSError)
+                else:
+                    result_or(None, remove_file, path)
             self._held = stack.pop_all()
         return self
 
@@ -3251,19 +3259,6 @@ def session_leftovers() -> list:
     """The paths of what killed processes left of sessions; without the lock, it may be in use."""
     import glob
     return glob.glob(glob.escape(session_file(SESSION_PREFIX)) + "*")
-
-
-def recover_session(clock=CLOCK):
-    """Deletes what is left of sessions, but saves one that is newer than that of its account."""
-    for path in session_leftovers():
-        text = result_or(None, read_text, path) or ""
-        found = result_or_failure(Session, untrusted_json(text), kinds=ValueError)
-        stored = result_or(None, load_session, clock)
-        if isinstance(found, Session) and stored and found.account == stored.account and (
-                found.expires_at > stored.expires_at):
-            result_or_failure(replace_file, path, session_file(), clock, kinds=OSError)
-        else:
-            result_or(None, remove_file, path)
 
 
 def session_origin(session, clock=CLOCK) -> str:
@@ -4584,7 +4579,7 @@ class CommandLine:
             failure = result_or_failure(self._read, self._tokens.pop(0))
             self.error = self.error or failure
         for token in self._tokens[1:]:          # behind -- there are no options
-            self._add_word(token)
+            self._read(token, is_word=True)
         self.is_known = bool(self.command or words_after(self.words))   # a command or a group
 
     @property
@@ -4614,13 +4609,10 @@ class CommandLine:
         hint = f"Did you mean --{alike[0]}?" if alike else see_help(*self.words)
         return usage_error(f"There is no option {flag}", hint)
 
-    def _add_word(self, token):
-        is_of_command = self.command is None and len(self.words) < 2
-        (self.words if is_of_command else self.operands).append(token)
-
-    def _read(self, token):
-        if token == "-" or not token.startswith("-"):
-            self._add_word(token)
+    def _read(self, token, is_word=False):
+        if is_word or token == "-" or not token.startswith("-"):
+            is_of_command = self.command is None and len(self.words) < 2
+            (self.words if is_of_command else self.operands).append(token)
         elif token.startswith("--"):
             flag, equals, value = token.partition("=")
             self._add_option(flag, value if equals else None)
