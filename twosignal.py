@@ -4027,17 +4027,23 @@ class Console:
             self.held += text
 
     def flush(self):
-        self._write(self.held or "")
-        if self.stdout is not None:
-            self._guarded(self.stdout.flush)
+        self._write(self.held or "", flushes=True)
         if self.file is None:
             self.held = None
 
-    def _write(self, text):
+    def _write(self, text, flushes=False):
         if self.file is not None:
             self.file.write(text.encode("utf-8"))
         elif self.stdout is not None:
-            self._guarded(write_to, self.stdout, text)
+            try:
+                write_to(self.stdout, text)
+                if flushes:
+                    self.stdout.flush()
+            except OSError as error:
+                redirect_to_null(self.stdout)
+                if isinstance(error, BrokenPipeError):
+                    raise
+                raise Failure(f"Cannot write the output: {os_reason(error)}", "Free some space.")
 
     def before_change(self, check):
         """Raises Failure if what a change returns could not be shown; check: what else shows it."""
@@ -4061,15 +4067,6 @@ class Console:
             self._write_stderr(self.held)
             return "The result is on stderr instead."
         return f"The change was made, but its result is lost: see '{self.check}'."
-
-    def _guarded(self, write, *arguments):
-        try:
-            write(*arguments)
-        except OSError as error:
-            redirect_to_null(self.stdout)
-            if isinstance(error, BrokenPipeError):
-                raise
-            raise Failure(f"Cannot write the output: {os_reason(error)}", "Free some space.")
 
     def require_reader(self):
         """Raises BrokenPipeError if the reader of stdout has gone away, without writing to it."""
