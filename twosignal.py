@@ -1319,7 +1319,7 @@ MISSING_FILE = (FileNotFoundError, NotADirectoryError)
 # Names of files that this process has open already. To open one by its name would truncate it.
 _OPEN_FILE = r"(?a)/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
 # The line of an API key in a file such as .env, up to a comment behind its value.
-_ENV_KEY = r"(?m)^([ \t]*(?:export[ \t]+)?TWOSIGNAL_API_KEY[ \t]*=)[^\r\n]*?(?=[ \t]#|\r?$)"
+_ENV_KEY = r"(?m)^([ \t]*(?:export[ \t]+)?TWOSIGNAL_API_KEY[ \t]*=)([^\r\n]*?)(?=[ \t]#|\r?$)"
 
 
 def open_regular(path, flags=os.O_RDONLY) -> int:
@@ -2002,8 +2002,11 @@ def api_key():
     key, path = setting("TWOSIGNAL_API_KEY"), setting("TWOSIGNAL_API_KEY_FILE")
     if not key and path:
         key = (read_text(to_path(path)) or "").strip()
-        if not key:
-            raise usage_error(f"There is no API key in {path}", "Correct TWOSIGNAL_API_KEY_FILE.")
+    assigned = re.findall(_ENV_KEY, key or "")
+    if assigned:                    # it is the content of a file such as --output-env writes
+        key = assigned[-1][1].strip(" \t'\"")
+    if not key and path:
+        raise usage_error(f"There is no API key in {path}", "Correct TWOSIGNAL_API_KEY_FILE.")
     if key and not re.match(r"[!-~]+\Z", key):
         raise usage_error("The API key contains characters that no key has",
                           "Correct TWOSIGNAL_API_KEY or its file.")
@@ -3976,17 +3979,18 @@ def find_id(text, kind, fetch_rows) -> str:
     text, noun = plain_id(text), RESOURCES[kind][0]
     if re.fullmatch(_UUID, text):
         return text
-    rows = fetch_rows()
-    if any(row.get("id") == text for row in rows):
-        return text
+    rows = [row for row in fetch_rows() if type(row.get("id")) in (str, int)]
+    for row in rows:                # some servers number them
+        if str(row["id"]) == text:
+            return row["id"]
     wanted = to_nfc(text)
     named = [(to_nfc(row["name"]), row) for row in rows if type(row.get("name")) is str]
-    ids = [row.get("id") for name, row in named if name == wanted and not row.get("revokedAt")]
+    ids = [row["id"] for name, row in named if name == wanted and not row.get("revokedAt")]
     if len(ids) > 1:
         raise usage_error(f"There are {len(ids)} {noun}s named '{text}'",
                           f"Use one of the IDs: {', '.join(map(printable, ids))}.")
     if ids:
-        return ids[0] if isinstance(ids[0], str) else text
+        return ids[0]
     for name, row in named:
         if name.casefold().strip() == wanted.casefold().strip():
             hint = f"'{name}' is revoked." if row.get("revokedAt") else f"Did you mean '{name}'?"
@@ -6179,6 +6183,9 @@ def add_deletion(name, operand, kind, help_line, verb="delete", parent=PROJECT):
         chosen = chosen_resource(client, args, kind)
         confirm(client, args, console, kind, chosen, verb)
         client.mutate(f"{kind}.{verb}", chosen)
+        saved = result_or({}, config_for, client.url, console.clock).get("project")
+        if kind == "project" and saved == str(chosen["id"]):
+            console.tell("Note: this was the default project; 'twosignal projects use' saves one.")
         return Details({"id": chosen["id"], done: True},
                        message=f"{done.title()} {RESOURCES[kind][0]} {printable(chosen['id'])}.")
 
@@ -6274,6 +6281,9 @@ ACCOUNT_FIELDS = (
     Column("Session", lambda row: row["expires_at"] and (
         f"until {printable(row['expires_at'])}, refreshed automatically") or "-"),
     Column("API key", "api_key"), Column("Account's server", "account_url"),
+    Column("Default organization", "default_org_name"),
+    Column("Organization ID", "default_org_id", never_cut=True),
+    Column("Organization set by", "default_org_source"),
     Column("Default project", "default_project_name"),
     Column("Project ID", "default_project_id", never_cut=True),
     Column("Project set by", "default_project_source"))
@@ -6321,20 +6331,26 @@ def login(client, args, console):
     return result
 
 
-def default_project(client, organizations, tell) -> dict:
-    """The default for --project as whoami tells it; looked up if organizations are known."""
-    given, source = setting("TWOSIGNAL_PROJECT"), "TWOSIGNAL_PROJECT"
-    if not given:
-        given = result_or({}, config_for, client.url, client.transport.clock).get("project")
-        source = given and home_path("config.json")
-    row = {"id": given}
-    if given and organizations:
-        row = result_or_failure(lambda: named_row(visible_projects(
-            client, setting("TWOSIGNAL_ORG"), organizations), given, "project"))
-    if isinstance(row, Failure):
-        tell(f"Default project: {row.message}. {row.hint}")
-    return {"default_project_id": get_item(row, "id", given),
-            "default_project_name": get_item(row, "name"), "default_project_source": source}
+def saved_defaults(client, organizations, tell) -> dict:
+    """The defaults for --org and --project as whoami tells them; looked up if that is possible."""
+    saved, record = result_or({}, config_for, client.url, client.transport.clock), {}
+    for name, kind, fetch in (
+            ("org", "organization", lambda: organizations),
+            ("project", "project", lambda: visible_projects(
+                client, setting("TWOSIGNAL_ORG"), organizations))):
+        variable = f"TWOSIGNAL_{name.upper()}"
+        given, source = setting(variable) or saved.get(name), variable
+        if given and not setting(variable):
+            source = home_path("config.json")
+        row = {"id": given}
+        if given and organizations:
+            row = result_or_failure(lambda: named_row(fetch(), given, kind))
+        if isinstance(row, Failure):
+            tell(f"Default {kind}: {row.message}. {row.hint}")
+        record.update({f"default_{name}_id": get_item(row, "id", given),
+                       f"default_{name}_name": get_item(row, "name"),
+                       f"default_{name}_source": given and source})
+    return record
 
 
 @command("whoami", takes_key=True)
@@ -6351,13 +6367,13 @@ def whoami(client, args, console):
         session = result_or(None, home.auth.stored if organizations is None else home.auth.session)
         if not session and not client.key:
             raise rows
-        project = default_project(home, organizations, console.tell)
+        defaults = saved_defaults(home, organizations, console.tell)
     record = dict(
         account_record(session, client.url),
         api_key=client.key and (client.key[:6] if len(client.key) > 12 else "") + "…",
         api_url_source=url_and_source(args.url, console.clock, client.key)[1],
         account_url=home.url if session and home.url != client.url else None,
-        **project, organizations=organizations)
+        **defaults, organizations=organizations)
     if getattr(rows, "code", "") == "UNAUTHORIZED":
         record["expires_at"] = None             # the server has ended the session
     failures = [each for each in (key_check, rows) if isinstance(each, Failure)
@@ -6473,7 +6489,7 @@ def projects_get(client, args, console):
 def projects_use(client, args, console):
     """Save the default for --project, and for --org."""
     row = named_row(visible_projects(client, args.org), args.project, "project")
-    save_config({"api_url": client.url, "project": row["id"],
+    save_config({"api_url": client.url, "project": str(row["id"]),
                  "org": str(row.get("organizationId") or "")}, console.clock)
     for name in filter(setting, ("TWOSIGNAL_PROJECT", "TWOSIGNAL_ORG")):
         console.tell(f"Note: {name} is set and takes precedence.")
@@ -7088,8 +7104,8 @@ OUTPUT_ENV = Option("--output-env FILE", "set TWOSIGNAL_API_KEY in FILE and prin
 KEY_STATUS = Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active")
 KEY_FIELDS = (ID, Column("Key", "key"), Column("Old key", "rotated_from_status"))
 add_listing("api-keys list", "apiKey", (
-    ID, Column("Key", lambda row: printable(row.get("key_prefix")) + "…"), KEY_STATUS,
-    Column("Last used", "last_used_at", format_age), NAME))
+    ID, KEY_STATUS, NAME, Column("Last used", "last_used_at", format_age),
+    Column("Key", lambda row: printable(row.get("key_prefix")) + "…")))
 
 
 def new_key(client, args, console, procedure, verb="Created", **values) -> Details:
@@ -7271,12 +7287,14 @@ def usage_check(record, limit) -> CheckResult:
 @command("api", Option("[GET|POST]", "default: GET", None, "method", choices=("GET", "POST")),
          Option("PATH-OR-PROCEDURE", "e.g. /api/v1/traces (REST) or trace.list (tRPC)", str, "call",
                 choices={each["name"]: each for each in KNOWN_CALLS}),
-         Option("-f, --field NAME=VALUE...", "parameter or input field, as text", parse_metadata),
+         Option("-f, --field NAME=VALUE...", "parameter or input field: text, or @FILE",
+                parse_metadata),
          Option("--input JSON", "input of a procedure or POST" + JSON_VALUE),
          Option("--mutation", "the same as POST", name="method", constant="POST"), SHOW_SECRETS,
          Option("--list", "list known procedures and paths, with inputs", name="call", constant=""),
          exclusive=("--field", "--input"), takes_key=lambda args: "/v1/" in (args.call or ""),
-         examples=("twosignal api GET /api/v1/prompt-templates -f name=greeting",))
+         examples=("twosignal api GET /api/v1/prompt-templates -f name=greeting",
+                   "twosignal api POST /api/v1/prompt-templates -f name=greeting -f content=@FILE"))
 def api(client, args, console):
     """Call a procedure or the REST API and print the raw answer."""
     if not args.call:
@@ -7294,7 +7312,8 @@ def api(client, args, console):
         if args.input and not is_change:
             raise usage_error("A GET takes no --input", "Use POST, or --field NAME=VALUE.")
     text = "{}" if is_change and args.input is None else args.input
-    values = dict(args.field or ()) or json_argument(text, "--input", console)
+    values = {key: file_argument(value[1:], "--field", console) if value.startswith("@") else value
+              for key, value in args.field or ()} or json_argument(text, "--input", console)
     mask_config(values, console.keep_secret, bool(args.field))      # an error may repeat it
     try:
         answer = call(name, values)
@@ -7303,8 +7322,9 @@ def api(client, args, console):
         if is_unknown or failure.code in ("UNSUPPORTED", "METHOD_NOT_SUPPORTED", "BAD_REQUEST"):
             failure.hint = "Check the name, GET or POST, and the input: see 'twosignal api --list'."
         raise
-    hides_secrets = "evaluator" in name.lower() and not args.show_secrets
-    return RawValue(mask_config(answer, is_config=False) if hides_secrets else answer)
+    is_key = name in ("apiKey.list", "apiKey.revoke")       # the others return a new one
+    hides_secrets = (is_key or "evaluator" in name.lower()) and not args.show_secrets
+    return RawValue(mask_config(answer, is_config=is_key) if hides_secrets else answer)
 
 
 # --- doctor

@@ -802,6 +802,26 @@ class Identity(TracesCase):
         self.assertIn("Default project: Support Agent", lines)
         self.assertIn("Project ID: " + self.server.project, lines)
 
+    def test_default_organization(self):
+        """What commands about organizations act on."""
+        def found(**env):
+            record = self.whoami(env=dict({"TWOSIGNAL_ORG": None}, **env))
+            return [record["default_org_" + key] for key in ("id", "name", "source")]
+        org = self.server.org
+        self.assertEqual(found(), [None, None, None])
+        for given in (org, "Acme 東京"):
+            self.assertEqual(found(TWOSIGNAL_ORG=given), [org, "Acme 東京", "TWOSIGNAL_ORG"])
+        self.assertOk(self.cli("projects", "use", "Support Agent"))
+        self.assertEqual(found(), [org, "Acme 東京", self.path("home/config.json")])
+        lines = self.lines(self.cli("whoami"))
+        self.assertIn("Default organization: Acme 東京", lines)
+        self.assertIn("Organization ID: " + org, lines)
+        result = self.assertOk(self.cli("whoami", "--json", env={
+            "TWOSIGNAL_ORG": "Gone", "TWOSIGNAL_PROJECT": self.server.project}))
+        self.assertIn("Default organization: Organization not found.", result.err)
+        self.assertEqual((result.json["default_org_id"], result.json["default_org_name"]),
+                         ("Gone", None))
+
     def test_default_project_that_is_gone(self):
         """It is told, and no failure: the account is what it is."""
         for given in ("Gone", "c0000000-0000-4000-8000-00000000dead"):
@@ -1320,6 +1340,16 @@ class ApiCommand(TracesCase):
         self.assertEqual(other.requests, [])
         self.assertIsNone(self.server.requests[-1].headers.get("Authorization"))
 
+    def test_secrets_of_keys(self):
+        """Some servers return a revoked key itself; a new one has to be seen."""
+        key, project = self.server.add_key(), "projectId=" + self.server.project
+        revoke = ("api", "POST", "apiKey.revoke", "-f", "id=" + key, "-f", project)
+        self.assertEqual(self.assertOk(self.cli(*revoke)).json["secret"], "***")
+        self.assertEqual(self.assertOk(self.cli(*revoke, "--show-secrets")).json["secret"],
+                         self.server.secret(key))
+        made = self.cli("api", "POST", "apiKey.create", "-f", "name=x", "-f", project)
+        self.assertEqual(made.json["key"], self.server.secret(made.json["id"]))
+
 
 class ListOfCalls(CommandCase):
     def test_procedures_are_those_of_servers(self):
@@ -1403,6 +1433,19 @@ class RestCommand(KeyCase):
         self.api("/api/v1/some", "--mutation")
         self.assertEqual(self.server.requests[-1].method, "POST")
         self.assertEqual(self.server.requests[-1].body, {})
+
+    def test_a_field_from_a_file(self):
+        """A prompt has line breaks; a file that is missing is an error before anything is sent."""
+        path, text = self.path("a prompt.txt"), "Hello {{name}},\n\n@all: ünïcode\n"
+        self.write("a prompt.txt", text.encode("utf-8"))
+        new = ("POST", "/api/v1/prompt-templates", "-f", "name=t", "-f")
+        made = self.assertOk(self.api(*new, "content=@" + path)).json
+        self.assertEqual(made["version"]["content"], text)
+        made = self.assertOk(self.api(*new, "content=@-", stdin=text)).json
+        self.assertEqual(made["version"]["content"], text)
+        self.assertEqual(len(self.server.requests), 2)
+        self.assertFails(self.api(*new, "content=@" + path + "x"), 2, "Cannot read the file of")
+        self.assertEqual(len(self.server.requests), 2)
 
     def test_a_query_takes_no_input(self):
         for given in ('{"limit": 1}', "null"):

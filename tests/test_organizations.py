@@ -272,6 +272,24 @@ class Projects(OrganizationCase):
             self.assertFails(self.cli("projects", "get", given), 6, "Project not found")
         self.assertFails(self.cli("projects", "get"), 2, "Missing PROJECT")
 
+    def test_ids_that_are_numbers(self):
+        """They are found as they are shown, and sent as they are."""
+        rows = [{"id": 5, "name": "Five"}, {"id": 6, "name": "5"}, {"id": None, "name": "None"}]
+        for given, found in (("5", 5), ("Five", 5), ("6", 6)):
+            self.server.clear()
+            self.server.fault("project.list", times=9, status=200, body=trpc_answer(rows))
+            record = self.assertOk(self.cli("projects", "get", given, "--json")).json
+            self.assertEqual(record["id"], found)
+            self.cli("projects", "update", given, "-n", "x")
+            self.cli("projects", "delete", given, "-y")
+            self.assertEqual(self.changes(), [
+                ("project.update", {"projectId": found, "name": "x"}),
+                ("project.delete", {"projectId": found, "id": found})])
+            self.assertFails(self.cli("projects", "get", "None"), 6, "Project not found")
+            self.assertOk(self.cli("projects", "use", given))
+            self.assertEqual(self.cli("whoami", "--json", env={"TWOSIGNAL_PROJECT": None}).json[
+                "default_project_id"], found)
+
     def test_update_changes_what_was_given(self):
         self.assertOk(self.cli("projects", "update", "Old Name", "--name", "New"), err="")
         self.assertEqual(self.stored(), ("New", "old"))
@@ -386,7 +404,8 @@ class Projects(OrganizationCase):
     def test_the_default_project_is_gone(self):
         """The error of a later command names where the ID comes from."""
         self.assertOk(self.cli("projects", "use", "Old Name"))
-        self.assertOk(self.cli("projects", "delete", "Old Name", "-y"))
+        result = self.assertOk(self.cli("projects", "delete", "Old Name", "-y"))
+        self.assertIn("Note: this was the default project; 'twosignal projects use'", result.err)
         self.assertFails(self.cli("evaluators", "list"), 6, "Project not found",
                          "Also check 'twosignal projects use'")
 

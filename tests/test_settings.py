@@ -643,6 +643,27 @@ class ApiKeyLocations(KeyCase):
                 self.assertOk(self.cli("traces", "list", env=self.key_file(content)))
         self.assertFails(self.cli("traces", "list", env=dict(self.key_file(key), **wrong)), 4)
 
+    def test_a_file_of_variables(self):
+        """Such as --output-env writes: the key is the value, and nothing else of it is sent."""
+        key = self.key()["TWOSIGNAL_API_KEY"]
+        for line in ("TWOSIGNAL_API_KEY=%s", "export TWOSIGNAL_API_KEY='%s'", "\ufeffA=1\r\n"
+                     'TWOSIGNAL_API_KEY = "%s"  # of CI\r\nTWOSIGNAL_API_KEY_FILE=x\r\n',
+                     "TWOSIGNAL_API_KEY=ts_old\n\nTWOSIGNAL_API_KEY=%s\n"):
+            with self.subTest(line=line):
+                self.assertOk(self.cli("traces", "list", env=self.key_file(line % key)))
+                self.assertEqual(self.server.requests[-1].headers["Authorization"],
+                                 "Bearer " + key)
+        self.assertOk(self.cli("traces", "list",
+                               env={"TWOSIGNAL_API_KEY": "TWOSIGNAL_API_KEY=" + key}))
+
+    def test_a_file_of_variables_without_a_key(self):
+        """Its name is in the hint, although it is in the file, too."""
+        for content, code, part in (
+                ("TWOSIGNAL_API_KEY=ts_wrong_wrong_wrong", 4, "Check TWOSIGNAL_API_KEY or its"),
+                ("TWOSIGNAL_API_KEY=''", 2, "There is no API key in"),
+                ("A=1\nB=2", 2, "characters that no key has")):
+            self.assertFails(self.cli("traces", "list", env=self.key_file(content)), code, part)
+
     def test_refused(self):
         no_key = "characters that no key has"
         missing = self.path("missing")
