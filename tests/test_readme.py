@@ -1043,12 +1043,12 @@ class FreshServer(ServerCase):
         self.assertEqual(self.active_keys(), {"Production": self.key_in_file()})
         self.assertNotIn(self.key_in_file(), output)
         org, roles = self.roles()
-        self.assertEqual(roles, ["OWNER", "MEMBER"])
+        self.assertEqual(roles, ["OWNER"])
         tunnels = [line for line in self.proxy.seen if line.startswith("CONNECT " + self.HOST)]
         self.assertEqual(len(tunnels), self.server.connections)
         self.manage_members(org)
         self.replace_keys()
-        self.server.add_prompt("greeting", "Hello", project=self.server.rows("projects")[-1]["id"])
+        self.write("greeting.txt", "Hello")
         output = self.type("api --list")
         for words in ("organization.list", '"content": "Hello"', '"model": "gpt-4o-mini"'):
             self.assertIn(words, output)
@@ -1058,6 +1058,8 @@ class FreshServer(ServerCase):
         self.type("orgs list-members", ("[y/N]", "y\n"), ("[y/N]", "y\n"))
         self.assertNotIn("Old Agent", [row["name"] for row in self.server.rows("projects")])
         self.assertEqual(self.roles(), (org, ["OWNER"]))
+        for name in ("addMember", "removeMember"):
+            self.assertEqual(self.server.count("organization." + name), 1)
 
     def replace_keys(self):
         for words in ("systemctl restart", "rotate"):
