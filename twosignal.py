@@ -1675,7 +1675,7 @@ class Lock(Struct):
                                        kinds=OSError)
             while not self._try_lock():
                 if self.clock.monotonic() >= self.deadline:
-                    hint = f"Wait for {lock_holder(self.handle)} to end, or stop it."
+                    hint = f"Wait for it to end, or stop it: 'lsof {self.path}' names it."
                     raise TransientFailure(f"Another process holds the lock {self.path}", hint,
                                            "LOCKED")
                 self.clock.sleep(0.02)
@@ -1717,15 +1717,6 @@ class Lock(Struct):
         self._open()                # others lock the new file
         result_or_failure(os.close, locked, kinds=OSError)
         return False
-
-
-def lock_holder(handle) -> str:
-    """The process that has locked the same file: "process 123", or "it" if it is not known."""
-    locks = result_or(b"", file_content, "/proc/locks", kinds=OSError).decode("ascii", "replace")
-    inode = f":{os.fstat(handle).st_ino}"
-    found = [words[4] for words in map(str.split, locks.splitlines())
-             if words[1] == "FLOCK" and words[5].endswith(inode)]
-    return f"process {found[0]}" if found else "it"
 
 
 def lock_handle(handle):
@@ -1924,7 +1915,7 @@ def normal_url(text: str, source="--url") -> str:
     """An address as https://host[:port][/path]. Raises a usage error, which names the source."""
     match = re.match(_ADDRESS, text.strip()) if len(text) <= MAX_BATCH_URL else None
     if not match or not 0 < int(match.group(3) or 1) < 65536:
-        shown = re.sub(r"(?s)\A(\w*://)?.*@", r"\1***@", text)     # what may be a password
+        shown = re.sub(r"(?s)\A(\w*://)?.*(?=@)|(?<=[?#]).+", r"\1***", text)      # secrets
         raise usage_error(f"{source} is not a server's address: {shown}",
                           "It should look like https://twosignal.example.com.")
     scheme, host, port, path = match.groups()
@@ -2034,7 +2025,7 @@ class Response(Struct):
     status: int
     headers: object             # a mapping that ignores case
     body: bytes
-    route: tuple = (None,) * 4  # where it came from, see DeadlineSocket
+    route: tuple = (None,) * 4  # where it came from, see find_route()
     requested_pause: int = None     # seconds that it asks to wait before the next request
 
 
@@ -2157,9 +2148,7 @@ class Transport:
 
     def _send(self, request) -> Response:
         """Sends a request, and sets its proxy and was_sent. Raises what the library raises."""
-        from urllib.parse import urlsplit
-        parts = urlsplit(request.url)
-        route = (parts.scheme, parts.netloc, *find_proxy(parts.scheme, parts.netloc))
+        route = find_route(request.url)
         request.proxy = route[2]
         kept, self._kept = self._kept, None
         # A change gets a new one: if a kept one dies, nobody can tell whether the change arrived.
@@ -2170,7 +2159,7 @@ class Transport:
                 pass                # it had died since its last use
         elif kept:
             kept.sock.close()
-        if parts.scheme == "https":
+        if route[0] == "https":
             self._tls = self._tls or tls_context(self.access)
         return self._ask(open_connection(route, request.deadline, self._tls), request)
 
@@ -2286,16 +2275,17 @@ def curl_command(request) -> str:
     return " ".join(shlex.quote(word) for word in words)
 
 
-def find_proxy(scheme, host) -> tuple:
-    """(host and port, headers for it) of the proxy for a server, or (None, {}). Raises Failure."""
+def find_route(url) -> tuple:
+    """(scheme, host and port, those of the proxy or None, headers for it). Raises Failure."""
     import urllib.request
     from urllib.parse import unquote, urlsplit
+    scheme, host = urlsplit(url)[:2]
     proxies, is_excluded = urllib.request.getproxies_environment(), is_in_no_proxy
     if not proxies:                 # those of macOS or Windows
         proxies, is_excluded = urllib.request.getproxies(), urllib.request.proxy_bypass
     address = proxies.get(scheme) or proxies.get("all")
     if not address or is_excluded(host):
-        return None, {}
+        return scheme, host, None, {}
     try:
         parts = urlsplit(address if "://" in address else "http://" + address)
         if parts.scheme != "http" or not parts.hostname or parts.port == 0:
@@ -2308,7 +2298,7 @@ def find_proxy(scheme, host) -> tuple:
         import base64
         password = f"{unquote(parts.username)}:{unquote(parts.password)}".encode("utf-8")
         headers["Proxy-Authorization"] = f"Basic {base64.b64encode(password).decode('ascii')}"
-    return parts.netloc.rpartition("@")[2], headers
+    return scheme, host, parts.netloc.rpartition("@")[2], headers
 
 
 def is_in_no_proxy(host) -> bool:
@@ -2330,7 +2320,7 @@ def is_in_no_proxy(host) -> bool:
 class DeadlineSocket(Struct, io.BufferedIOBase):
     """A socket for http.client: socket.timeout at a deadline, ResponseTooLarge after 32 MiB."""
     sock: object
-    route: tuple = None             # where it leads: (scheme, host, proxy, headers for the proxy)
+    route: tuple = None             # where it leads, see find_route()
 
     def begin(self, deadline):
         """Starts an exchange that ends at that time.monotonic()."""
@@ -7413,9 +7403,8 @@ class Checkup:
         paths["--ca-cert" if self.args.ca_cert else "config.json"] = access.ca_cert
         authorities = [f"{path} ({source})" for source, path in paths.items() if path]
         yield f"certificate authorities: {', '.join(authorities or ['those of this machine'])}"
-        scheme, _, host = self.url.split("/")[:3]
-        self.route = (scheme[:-1], host, *find_proxy(scheme[:-1], host))
-        if scheme == "https:":
+        self.route = find_route(self.url)
+        if self.route[0] == "https":
             tls_context(access)     # raises what is wrong with Python's ssl, or with the files
 
     def check_home(self):
@@ -7535,7 +7524,7 @@ class Checkup:
         if self.is_key_alone:
             yield "none"
         elif not load_session(self.clock):
-            self.hints.append("Run 'twosignal login' with the same global options.")
+            self.hints.append(f"{not_logged_in().hint} Pass it the same global options.")
             yield "none"
         else:
             session = self.client.auth.session()

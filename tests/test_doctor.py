@@ -664,10 +664,16 @@ class Accounts(DoctorCase):
         self.assertGreater(session["expires_at"], 1)
 
     @fault("no session and no key", "session", "none",
-           "Run 'twosignal login' with the same global options.", "WARN", 0)
+           "Run 'twosignal login'. Pass it the same global options.", "WARN", 0)
     def test_nothing(self):
         os.unlink(os.path.join(self.home, "session.json"))
         yield self.doctor(env={"TWOSIGNAL_API_KEY": None})
+
+    def test_empty_key(self):
+        """As in a CI system that lacks the secret."""
+        os.unlink(os.path.join(self.home, "session.json"))
+        check = self.doctor(env={"TWOSIGNAL_API_KEY": ""}).checks["session"]
+        self.assertIn("TWOSIGNAL_API_KEY is empty", check["hint"])
 
     def test_key_alone(self):
         """A key without a session is how a pipeline works."""
@@ -790,9 +796,11 @@ class Machine(DoctorCase):
 
     def test_password_in_the_address(self):
         self.secrets.append("hunter2secret99x")
-        url = "https://user:hunter2secret99x@2signal.example.test"
-        for args, env in ((("--url", url), {}), ((), {"TWOSIGNAL_URL": url})):
-            self.assertFirst(self.doctor(*args, env=env), "settings", code=2)
+        for url in ("https://user:hunter2secret99x@2signal.example.test",
+                    "https://2signal.example.test/?key=hunter2secret99x",
+                    "https://2signal.example.test#hunter2secret99x"):
+            for args, env in ((("--url", url), {}), ((), {"TWOSIGNAL_URL": url})):
+                self.assertFirst(self.doctor(*args, env=env), "settings", code=2)
 
     @fault("damaged config.json", "settings", "~/.twosignal/config.json is damaged", REPAIR, code=1)
     def test_damaged_config(self):
@@ -863,7 +871,7 @@ class Machine(DoctorCase):
     @posix
     @fault("lock held by another process", "home",
            "Another process holds the lock ~/.twosignal/session.lock",
-           "Wait for … to end, or stop it.", "WARN", 0)
+           "Wait for it to end, or stop it: 'lsof ~/.twosignal/session.lock' names it.", "WARN", 0)
     def test_lock_is_held(self):
         with contextlib.ExitStack() as holder:
             with replaced_environment(self.environment):

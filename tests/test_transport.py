@@ -2008,7 +2008,7 @@ class NoProxy(TransportCase):
         variables = dict(variables, http_proxy="http://proxy.test:3128", no_proxy=no_proxy)
         with replaced_environment({name: value for name, value in variables.items()
                                    if value is not None}):
-            return twosignal.find_proxy("http", host) == (None, {})
+            return twosignal.find_route("http://" + host)[2:] == (None, {})
 
     def test_direct(self):
         """Row 47: networks, addresses of both families, names and their domains."""
@@ -2064,5 +2064,6 @@ class NoProxy(TransportCase):
         with replaced_environment({}), mock.patch("urllib.request.getproxies", return_value={
                 "http": "http://proxy.test:3128"}), mock.patch(
                 "urllib.request.proxy_bypass", lambda host: host == "inside.test"):
-            self.assertEqual(twosignal.find_proxy("http", "inside.test"), (None, {}))
-            self.assertEqual(twosignal.find_proxy("http", "a.test"), ("proxy.test:3128", {}))
+            self.assertEqual(twosignal.find_route("http://inside.test")[2:], (None, {}))
+            self.assertEqual(twosignal.find_route("http://a.test"),
+                             ("http", "a.test", "proxy.test:3128", {}))
