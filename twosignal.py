@@ -826,6 +826,7 @@ class Column(Struct):
 class Screen:
     """Where a result is printed, here as text for a terminal."""
     title, subtitle = "twosignal", ""   # of a page
+    has_headings = True                 # above the columns of tables, csv and tsv
     # Templates for a line and the lines below it.
     heading, message, data, margin = "\n{}\n", "{}\n{}", "  {}:\n{}\n", "    "
     inline = preformatted = staticmethod(str)
@@ -855,7 +856,8 @@ class Screen:
             lines = [_table_line(row, widths, columns, room) for row in headings + cells]
             if headings:
                 rule = "─" * min(max(map(display_width, lines)), self.columns or MAX_PADDED)
-                yield f"{lines.pop(0)}\n{rule}\n"
+                first = f"{lines.pop(0)}\n{rule}\n"
+                yield first if self.has_headings else ""
             for line, row in zip(lines, cells):
                 yield (_coloured(line, row) if self.colour else line) + "\n"
         if widths is None:
@@ -1171,7 +1173,7 @@ class HtmlDocument(MarkdownDocument):
         return f"<td{colour}{value}>{content}</td>"
 
 
-def _value_lines(result, make_line):
+def _value_lines(result, screen, make_line):
     """Values under a heading: the keys of the first rows. Keys that come later have no column."""
     names = None
     omitted = {}
@@ -1180,11 +1182,11 @@ def _value_lines(result, make_line):
             # If rows stream, the first one cannot tell what those to come have.
             names = _keys_of(rows, result.extra_fields if result.streams else ())
             names = dict.fromkeys(list(names)[:MAX_COLUMNS])
-            yield make_line(list(map(_value_text, names)))
+            yield make_line(list(map(_value_text, names))) if screen.has_headings else ""
         if len(omitted) < MAX_COLUMNS:
             omitted.update((key, None) for key in _keys_of(rows) if key not in names)
         yield "".join([make_line([_value_text(row.get(name)) for name in names]) for row in rows])
-    if names is None and result.columns:
+    if names is None and result.columns and screen.has_headings:
         yield make_line([column.source for column in result.columns if not callable(column.source)])
     if omitted:
         result.warning = (
@@ -1222,8 +1224,8 @@ FORMATS = {                         # iterators over whole lines
     "json": lambda result, screen: result.json_lines(screen),
     "jsonl": lambda result, screen: (to_json(row, levels=0, ascii_only=screen.ascii_only) + "\n"
                                      for row in result.records()),
-    "csv": lambda result, screen: _value_lines(result, _csv_line),
-    "tsv": lambda result, screen: _value_lines(result, _tsv_line),
+    "csv": lambda result, screen: _value_lines(result, screen, _csv_line),
+    "tsv": lambda result, screen: _value_lines(result, screen, _tsv_line),
     "markdown": lambda result, screen: MarkdownDocument(screen).page(result),
     "html": lambda result, screen: HtmlDocument(screen).page(result)}
 
@@ -4544,6 +4546,7 @@ GLOBAL_OPTIONS = (
     Option("--json", "print JSON instead of a table", name="format", constant="json"),
     Option("--format FORMAT", f"print as {', '.join(FORMATS)}", choices=FORMATS),
     Option("--fields NAMES", "print fields, e.g. id,scores.NAME; '?' lists them", parse_fields),
+    Option("--no-header", "omit the headings of tables, csv and tsv"),
     OUTPUT, Option("--url URL", "use this server for this command (env: TWOSIGNAL_URL)"),
     Option("--timeout SECONDS", "total timeout per request, retries included "
            f"(default: {DEFAULT_TIMEOUT:.0f}s)", parse_seconds),
@@ -7899,6 +7902,7 @@ def print_result(result, args, console, report) -> int:
     if result.streams and format_name in ("json", "html"):
         raise usage_error("A stream cannot be a single document", "Use --format jsonl.")
     screen = console.screen(args.color)
+    screen.has_headings = not args.no_header
     report.describe(screen, result.title)
     try:
         for text in FORMATS[format_name](result, screen):

@@ -654,6 +654,21 @@ class OutputFormats(TracesCase):
         self.assertEqual(table, self.assertOk(self.list()).out)
         self.assertIn(expected[0]["id"], table)
 
+    def test_without_headings(self):
+        for count, found in ((0, False), (3, True)):
+            self.add(count)
+            for form, length in (("table", 2), ("csv", 1), ("tsv", 1)):
+                with self.subTest(form=form, found=found):
+                    whole = self.assertOk(self.list("--format", form)).lines
+                    rows = self.assertOk(self.list("--format", form, "--no-header")).lines
+                    kept = whole[length:] if found or form != "table" else ["No traces found."]
+                    self.assertEqual(rows, kept)
+            for form in ("json", "jsonl", "markdown", "html"):
+                with self.subTest(form=form, found=found):
+                    self.assertEqual(*[re.sub("written [^<]*|at [0-9-]+T[^ ]*", "", self.assertOk(
+                        self.list("--format", form, *option)).out)
+                        for option in ([], ["--no-header"])])
+
     def test_in_both_dialects(self):
         found = []
         for dialect, options in DIALECTS:
