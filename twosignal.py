@@ -6158,13 +6158,15 @@ def shown_record(wire, kind, args) -> dict:
 
 
 def add_listing(name, kind, columns, *options):
-    """Adds a command that lists what a project has of a kind, a key of RESOURCES."""
-    nouns = RESOURCES[kind][0] + "s"
+    """Adds a command that lists a project's resources of a kind, or all: a key of RESOURCES."""
+    nouns, has_project = RESOURCES[kind][0] + "s", PROJECT in options
 
-    @command(name, PROJECT, *options, help=f"List the {nouns} of a project.")
+    @command(name, *options, help=f"List the {nouns} of a project." if has_project
+             else f"List your {nouns}.")
     def list_resources(client, args, console):
-        rows = client.rows(f"{kind}.list", {"projectId": chosen_project(client, args)})
-        return Listing(nouns, columns, [shown_record(row, kind, args) for row in rows])
+        values = {"projectId": chosen_project(client, args)} if has_project else None
+        rows = [shown_record(row, kind, args) for row in client.rows(f"{kind}.list", values)]
+        return Listing(nouns, columns, rows)
 
 
 def add_deletion(name, operand, kind, help_line, verb="delete", parent=PROJECT):
@@ -6405,13 +6407,7 @@ PROJECT_COLUMNS = (ID, CREATED, Column("Organization", "organization_name"), NAM
 EMAIL = Option("--email EMAIL", "email of the member's account", required=True)
 
 
-@command("orgs list")
-def orgs_list(client, args, console):
-    """List your organizations."""
-    rows = list(map(to_record, client.rows("organization.list")))
-    return Listing("organizations", ORGANIZATION_COLUMNS, rows)
-
-
+add_listing("orgs list", "organization", ORGANIZATION_COLUMNS)
 add_change("orgs create", "organization.create", "Create an organization.", *NEW_NAME)
 add_change("orgs rename", "organization.update", "Rename an organization.",
            Option("NEW-NAME", "new name", name="name"), ORG, verb="Renamed")
@@ -6987,7 +6983,7 @@ def scores_create(client, args, console):
 # --- evaluators
 ENABLED = Column("Enabled", "enabled")
 EVALUATOR_FIELDS = (ID, TYPE, ENABLED, Column("Config", "config"))
-add_listing("evaluators list", "evaluator", (ID, TYPE, ENABLED, NAME), SHOW_SECRETS)
+add_listing("evaluators list", "evaluator", (ID, TYPE, ENABLED, NAME), PROJECT, SHOW_SECRETS)
 EVALUATOR_TYPES = {                 # and the key that the config of each must have
     "CONTAINS": "value", "REGEX_MATCH": "pattern", "JSON_SCHEMA": "schema", "EXACT_MATCH": "",
     "STARTS_WITH": "value", "ENDS_WITH": "value", "LENGTH": "", "LEVENSHTEIN": "", "SIMILARITY": "",
@@ -7055,9 +7051,7 @@ add_deletion("evaluators delete", EVALUATOR, "evaluator", "Delete an evaluator."
 ITEMS = Column("Items", lambda row: format_count(
     row.get("item_count", len(child_records(row, "items")))))
 ITEM_COLUMNS = (ID, Column("Input", "input"), Column("Expected", "expected_output"))
-add_listing("datasets list", "dataset", (ID, ITEMS, CREATED, NAME))
-
-
+add_listing("datasets list", "dataset", (ID, ITEMS, CREATED, NAME), PROJECT)
 add_change("datasets create", "dataset.create", "Create a dataset.", PROJECT, *NEW_NAME, DESCRIBE)
 
 
@@ -7099,7 +7093,7 @@ KEY_STATUS = Column("Status", lambda row: "revoked" if row.get("revoked_at") els
 KEY_FIELDS = (ID, Column("Key", "key"), Column("Old key", "rotated_from_status"))
 add_listing("api-keys list", "apiKey", (
     ID, KEY_STATUS, NAME, Column("Last used", "last_used_at", format_age),
-    Column("Key", lambda row: printable(row.get("key_prefix")) + "…")))
+    Column("Key", lambda row: printable(row.get("key_prefix")) + "…")), PROJECT)
 
 
 def new_key(client, args, console, procedure, verb="Created", **values) -> Details:
