@@ -4652,8 +4652,7 @@ class Arguments:
         if operands:
             raise usage_error(f"Unexpected argument '{operands[0]}'", self._see_help)
         for option in chosen.all_options + GLOBAL_OPTIONS:
-            is_given = option.name in vars(self) or not option.env
-            variable = None if is_given else setting(option.env, option.is_secret)
+            variable = option.name not in vars(self) and setting(option.env or "", option.is_secret)
             if variable:
                 self._add(option, variable)
                 self.sources[option.name] = option.env
