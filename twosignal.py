@@ -1321,7 +1321,11 @@ MISSING_FILE = (FileNotFoundError, NotADirectoryError)
 # Names of files that this process has open already. To open one by its name would truncate it.
 _OPEN_FILE = r"(?a)/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
 # The line of an API key in a file such as .env, up to a comment behind its value.
-_ENV_KEY = r"(?m)^([ \t]*(?:export[ \t]+)?TWOSIGNAL_API_KEY[ \t]*=)([^\r\n]*?)(?=[ \t]#|\r?$)"
+_ENV_KEY = (r"(?m)^((?:\ufeff|\xef\xbb\xbf)?[ \t]*(?:export[ \t]+)?TWOSIGNAL_API_KEY[ \t]*=)"
+            r"([^\r\n]*?)(?=[ \t]#|\r?$)")
+# UTF-16, or a value that goes on in the next line: in open quotes, or behind a backslash.
+_ENV_UNFIT = (r"""(?m)\0|\A(?:\xff\xfe|\xfe\xff)|^[^#='"\r\n]*=[ \t]*(?:"(?:[^"\\\r\n]|\\.)*\\?"""
+              r"""|'[^'\r\n]*|`[^`\r\n]*|[^"'` \t\r\n][^\r\n]*\\)\r?$""")
 
 
 def open_regular(path, flags=os.O_RDONLY) -> int:
@@ -1631,15 +1635,20 @@ def env_content(path) -> str:
     """The bytes of a file such as .env, as Latin-1; "" if it is missing. Raises Failure."""
     if not os.path.lexists(path):   # an AtomicFile says what is wrong, if anything is
         return ""
+    hint = "Name a new file, or one of your own."
     is_own = os.name == "nt" or os.lstat(path).st_uid in (os.geteuid(), sudo_user())
     for is_wrong, problem in (
             (os.path.islink(path), "it is a link"),
             (not os.path.isfile(path), "it is not a regular file"),
             (not is_own, "it belongs to another user"),
+            (os.lstat(path).st_nlink > 1, "it has other names (hard links)"),
             (not os.access(path, os.R_OK | os.W_OK), "Permission denied")):
         if is_wrong:
-            raise Failure(f"Cannot write {path}: {problem}", "Name a new file, or one of your own.")
-    return file_content(path, -1).decode("latin-1")
+            raise Failure(f"Cannot write {path}: {problem}", hint)
+    content = file_content(path, -1).decode("latin-1")
+    if re.search(_ENV_UNFIT, content):
+        raise Failure(f"Cannot write {path}: it is UTF-16, or a value in it spans lines", hint)
+    return content
 
 
 def write_env_key(path, key):
@@ -2796,15 +2805,16 @@ STATUS_CODES = {                    # tRPC's names for HTTP statuses
 # A missing procedure is a NOT_FOUND like a missing resource: tRPC 10 and 11 tell it only here.
 _MISSING_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 _NUMERIC_TYPES = (["bigint"], ["number"], [["custom", "Decimal.js"]])       # superjson's names
-# By the first part of a procedure's name, or the last of a path: its noun, and what lists its IDs.
+# By the first part of a procedure's name, or the last of a path: its noun, and what lists its IDs,
+# as with_ids() takes it.
 RESOURCES = {
-    "organization": ("organization", "orgs list"), "project": ("project", "projects list"),
-    "trace": ("trace", "traces list"), "evaluator": ("evaluator", "evaluators list"),
-    "dataset": ("dataset", "datasets list"), "apiKey": ("API key", "api-keys list"),
-    "usage": ("organization", "orgs list"), "span": ("span", "traces get ID --io"),
-    "traces": ("trace", "traces list"), "scores": ("trace", "traces list"),
+    "organization": ("organization", "orgs list"), "project": ("project", "projects list{org}"),
+    "trace": ("trace", "traces list{project}"), "usage": ("organization", "orgs list"),
+    "evaluator": ("evaluator", "evaluators list{project}"), "span": ("span", "traces get ID --io"),
+    "dataset": ("dataset", "datasets list{project}"), "traces": ("trace", "traces list"),
+    "apiKey": ("API key", "api-keys list{project}"), "scores": ("trace", "traces list"),
     "route-model": ("routing config", "api modelRouting.list"),
-    "member": ("member", "orgs list-members"), "user": ("user", "")}
+    "member": ("member", "orgs list-members{org}"), "user": ("user", "")}
 KNOWN_CALLS = [{"name": name, "kind": kind, "inputs": inputs} for kind, calls in {  # ?: optional
     "query": """organization.list; organization.getById organizationId; project.list organizationId;
         trace.list projectId limit? cursor? status? name? search? tags? startDate? endDate?;
@@ -2973,7 +2983,7 @@ def batch_group(procedure, inputs) -> list:
     return inputs
 
 
-def trpc_value(envelope, response, procedure):
+def trpc_value(envelope, response, procedure, values=None):
     """The value in one tRPC envelope, superjson applied. Raises Failure or MissingProcedure."""
     result, error = get_item(envelope, "result"), get_item(envelope, "error") or None
     data = result.get("data", {"json": None}) if isinstance(result, dict) else None
@@ -2989,7 +2999,8 @@ def trpc_value(envelope, response, procedure):
     missing = code == "NOT_FOUND" and re.match(_MISSING_PROCEDURE, str(message))
     if missing:
         raise MissingProcedure(10 if missing.group(2) else 11)
-    raise server_failure(code, response, message, RESOURCES.get(procedure.split(".")[0]), status)
+    kind = procedure.split(".")[0]
+    raise server_failure(code, response, message, RESOURCES.get(kind), status, values)
 
 
 def rest_value(response, resource=None):
@@ -3041,9 +3052,9 @@ def foreign_response(response) -> Failure:
     return protocol_error(message)
 
 
-def server_failure(code, response, message, resource=None, status=None) -> Failure:
+def server_failure(code, response, message, resource=None, status=None, values=None) -> Failure:
     """The documented error for a server's code, or else its status, and its message of any type."""
-    failure = _documented_error(code, status or response.status, message, resource)
+    failure = _documented_error(code, status or response.status, message, resource, values)
     if failure.is_retryable and response.requested_pause:
         pause = failure.retry_after = response.requested_pause
         unit, length = ("second", 1) if pause < 100 else ("minute", MINUTE)
@@ -3051,7 +3062,7 @@ def server_failure(code, response, message, resource=None, status=None) -> Failu
     return failure
 
 
-def _documented_error(code, status, message, resource) -> Failure:
+def _documented_error(code, status, message, resource, values) -> Failure:
     code = code or STATUS_CODES.get(status)
     message = message if isinstance(message, str) else ""
     if code == "UNAUTHORIZED":
@@ -3061,7 +3072,7 @@ def _documented_error(code, status, message, resource) -> Failure:
             "Your role or API key does not allow this action.")
         return Failure("Permission denied", f"{reason} {ASK_ADMIN}", code)
     if code == "NOT_FOUND":
-        return not_found(message, resource)
+        return not_found(message, resource, values)
     if code == "TOO_MANY_REQUESTS":
         return TransientFailure("Rate limited", "Wait a few seconds and retry.", code)
     if code == "TIMEOUT" or (code is None and status >= 500):
@@ -3077,14 +3088,26 @@ def _documented_error(code, status, message, resource) -> Failure:
                    code or "BAD_REQUEST", problems)
 
 
-def not_found(message="", resource=None) -> Failure:
+def with_ids(template, values) -> str:
+    """A command with what the input of a procedure has for its {id}, {project} and {org}."""
+    import shlex
+    places = {}
+    for name, flag, key in (("id", "", "id"), ("project", " --project ", "projectId"),
+                            ("org", " --org ", "organizationId")):
+        text = get_item(values, key)
+        places[name] = flag + shlex.quote(printable(text)) if text else ""
+    return template.format(**places)
+
+
+def not_found(message="", resource=None, values=None) -> Failure:
     """The error for a missing resource: the one that the server's message names, or this one."""
     said = message.lower().rstrip(".")      # a request may name several: a trace and its project
     named = [each for each in RESOURCES.values() if said.startswith(each[0].lower() + " ")]
-    noun, list_command = named[0] if named else resource or ("resource", "")
+    noun, check = named[0] if named else resource or ("resource", "")
     if named or not message:
         message = f"{noun[0].upper()}{noun[1:]} not found"
-    hint = list_command and f"Check the ID with 'twosignal {list_command}'."
+    what = "email" if noun == "member" else "ID"
+    hint = check and f"Check the {what} with 'twosignal {with_ids(check, values)}'."
     return Failure(message, hint, "NOT_FOUND")
 
 
@@ -3486,26 +3509,28 @@ class Client:
         """The result of a query; values: its input, if it takes one. Raises Failure."""
         return self._with_aliases(procedure, lambda name: self._call(name, values, retried))
 
-    def mutate(self, procedure, values, check=None):
-        """The result of a mutation; check: the command that shows its effect. Raises Failure."""
+    def mutate(self, procedure, values, read=lambda result: result):
+        """What `read` makes of the result of a mutation, and may raise as well. Raises Failure."""
         kind = procedure.split(".")[0]
-        resource = ("", check) if check else RESOURCES.get(kind, ("", f"api {kind}.list"))
-        return self._change(resource, lambda: self._with_aliases(
-            procedure, lambda name: self._call(name, body={"json": values})),
-            lambda failure: explain_refusal(self, failure, procedure, values))
+        kind = "member" if procedure.endswith("Member") else kind
+        check = with_ids(RESOURCES.get(kind, ("", f"api {kind}.list"))[1], values)
+        return self._change(check, lambda: read(self._with_aliases(
+            procedure, lambda name: self._call(name, body={"json": values}))),
+            lambda failure: explain_refusal(self, failure, procedure, values, check))
 
-    def _change(self, resource, call, explain=lambda failure: None):
-        """What a call returns; if it fails and may have been made, the error says how to check."""
+    def _change(self, check, call, explain=lambda failure: None):
+        """What a call returns; if it fails and may have been made, the error names the check."""
         if self.before_change and not self.has_changed:
-            self.before_change(f"twosignal {resource[1]}")
+            self.before_change(f"twosignal {check}")
         self.has_changed = True
         try:
             return call()
-        except Failure as failure:
-            if failure.code in UNCERTAIN_CHANGE_CODES:
-                failure.hint = ("The change may have been made all the same: check with "
-                                f"'twosignal {resource[1]}' before you repeat it.")
-            explain(failure)
+        except BaseException as error:      # Ctrl-C, too
+            if not isinstance(error, Failure) or error.code in UNCERTAIN_CHANGE_CODES:
+                error.hint = ("The change may have been made all the same: check with "
+                              f"'twosignal {check}' before you repeat it.")
+            if isinstance(error, Failure):
+                explain(error)
             raise
 
     def batch(self, procedure, inputs):
@@ -3536,7 +3561,8 @@ class Client:
         if values is not None:
             url += f"?input={compact_json({'json': values})}"
         result, = self._authorized(url, body, lambda response: [result_or_failure(
-            lambda: trpc_value(response_json(response), response, name))], retried)
+            lambda: trpc_value(response_json(response), response, name,
+                               get_item(body, "json", values)))], retried)
         if isinstance(result, Failure):
             raise result
         return result
@@ -3548,7 +3574,8 @@ class Client:
             if response.status == 401 and isinstance(answers, dict):
                 answers = [answers] * len(inputs)       # the server refused the batch as a whole
             if response.status < 500 and isinstance(answers, list) and len(answers) == len(inputs):
-                return [result_or_failure(trpc_value, each, response, name) for each in answers]
+                return [result_or_failure(trpc_value, each, response, name, values)
+                        for each, values in zip(answers, inputs)]
             if response.status in (400, 404, 405):
                 self._batch_size = 1                    # batching is off
                 return []
@@ -3590,8 +3617,8 @@ class Client:
             raise foreign_response(response)        # whatever the body
         return response
 
-    def rest(self, method, path, values=(), retried=RETRIED_STATUSES):
-        """The result of the REST API, given a path below /api/v1. Raises Failure."""
+    def rest(self, method, path, values=(), retried=RETRIED_STATUSES, read=lambda result: result):
+        """The result of the REST API for a path below /api/v1; read: see mutate(). Raises Failure."""
         from urllib.parse import quote, urlencode
         if not self.key and path != "/health":
             raise Failure("The REST API requires a project API key", "Set TWOSIGNAL_API_KEY; "
@@ -3602,7 +3629,8 @@ class Client:
             url += f"?{urlencode(values)}" if values else ""
             return rest_value(self._send(url, None, credential, retried))
         resource = RESOURCES.get(path.split("/")[-1])
-        return self._change(resource or ("", f"api GET /api/v1{path}"), lambda: (
+        check = resource[1] if resource else f"api GET /api/v1{path}"
+        return self._change(check, lambda: read(
             rest_value(self._send(url, values, credential, retried), resource)))
 
     def rows(self, procedure, values=None) -> list:
@@ -3907,14 +3935,16 @@ def visible_projects(client, org=None, organizations=()) -> list:
             for row in rows for each in [orgs.get(str(row.get("organizationId")), {})]]
 
 
-def explain_refusal(client, failure, procedure, values):
+def explain_refusal(client, failure, procedure, values, check):
     """Adds to the hint of a refused change what may be missing, as far as the server tells: the
-    role that it takes, and for a new member an account, or a seat of the plan.
+    role that it takes, and for a new member an account, or a seat of the plan; check: a command.
     """
+    if failure.code == "CONFLICT":
+        failure.hint = f"See 'twosignal {check}'."
     adds_member = procedure == "organization.addMember"
     if adds_member and failure.code == "NOT_FOUND":
         failure.hint = failure.hint or "Only people with an account can be added."
-    is_about_seats = adds_member and failure.code in ("FORBIDDEN", "CONFLICT", "BAD_REQUEST")
+    is_about_seats = adds_member and failure.code in ("FORBIDDEN", "BAD_REQUEST")
     if failure.code != "FORBIDDEN" and not is_about_seats:
         return
     client.transport.until = client.transport.deadline()    # for all requests together
@@ -3957,13 +3987,13 @@ def first_steps(client, kind="projects") -> list:
     return lines
 
 
-def named_row(rows, text, kind) -> dict:
+def named_row(rows, text, kind, values=None) -> dict:
     """The row with that ID or name. Raises NOT_FOUND; kind: a key of RESOURCES."""
     wanted = find_id(text, kind, lambda: rows)
     for row in rows:
         if row.get("id") == wanted:
             return row
-    raise not_found(resource=RESOURCES[kind])
+    raise not_found(resource=RESOURCES[kind], values=values)
 
 
 def find_id(text, kind, fetch_rows) -> str:
@@ -4676,8 +4706,10 @@ class Arguments:
     def add_saved(self, chosen, client):
         """Adds what is saved for missing options. Raises a usage error that lists what there is."""
         key = getattr(client, "key", None)
+        # A key belongs to a project, and a project to an organization.
+        implied = {"projects": key, "organizations": vars(self).get("project")}
         missing = [option for option in chosen.options if option.required and not (
-            key and option.completes == "projects") and getattr(self, option.name) is None]
+            implied.get(option.completes)) and getattr(self, option.name) is None]
         labels = [option.label for option in missing if not option.env]
         if labels:
             raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
@@ -6197,17 +6229,21 @@ def confirm(client, args, console, kind, chosen, verb, row=None):
     texts = ["traces"] if kind == "project" else []
     texts += [counted(number, noun) for noun, number in parts.items() if number]
     question = f'{verb.title()} {RESOURCES[kind][0]} "{printable(row.get("name"))}" ({row["id"]})'
+    if kind == "member":
+        texts = [f'role {printable(row["role"])} in "{printable(row["organization"])}"']
     question += f" with its {', '.join(texts)}" if texts else ""
+    question += ": whatever uses it stops working" if kind == "apiKey" else ""
     if console.read_answer(f"{question}? [y/N] ").lower() not in ("y", "yes"):
         raise Failure(f"Nothing was {verb}d", code="CANCELLED")
 
 
-def changed(client, args, procedure, columns, verb="Created", **values) -> Details:
+def changed(client, args, procedure, columns, verb="Created", read=resource_object, **values):
     """The Details of the resource that a mutation creates or changes; values: its input."""
     kind = procedure.split(".")[0]
-    wire = resource_object(client.mutate(procedure, without_none(**values)))
+    wire = client.mutate(procedure, without_none(**values), read)
+    name = wire.get("name") or values.get("name") or values.get("id")
     return Details(shown_record(wire, kind, args), columns,
-                   message=f'{verb} {RESOURCES[kind][0]} "{printable(wire.get("name"))}".')
+                   message=f'{verb} {RESOURCES[kind][0]} "{printable(name)}".')
 
 
 def add_change(name, procedure, help_line, *options, verb="Created"):
@@ -6240,7 +6276,7 @@ def stored_row(client, kind, chosen) -> dict:
     """The wire object of what chosen_resource() returned. Raises NOT_FOUND."""
     rows = visible_projects(client) if kind == "project" else client.rows(
         f"{kind}.list", {"projectId": chosen["projectId"]})
-    return named_row(rows, chosen["id"], kind)
+    return named_row(rows, chosen["id"], kind, chosen)
 
 
 def warn_if_unencrypted(url, secret, console):
@@ -6438,7 +6474,7 @@ def orgs_add_member(client, args, console):
     """Add somebody who has an account to an organization."""
     org = organization_id(client, args.org)
     given = {"organizationId": org, "email": args.email.strip(), "role": args.role}
-    answer = client.mutate("organization.addMember", given, f"orgs list-members --org {org}")
+    answer = client.mutate("organization.addMember", given)
     wire = {**given, **answer} if isinstance(answer, dict) else given
     return Details(to_record(wire, "member"), MEMBER_COLUMNS,
                    message=f"Added {printable(given['email'])} as {args.role}.")
@@ -6447,14 +6483,14 @@ def orgs_add_member(client, args, console):
 @command("orgs remove-member", EMAIL, ORG, YES)
 def orgs_remove_member(client, args, console):
     """Remove a member from an organization."""
-    found = orgs_get(client, args, console)
-    org = found.record.get("id")
-    rows = [dict(each, name=str(each["email"]).strip().casefold()) for each in found.listing.rows]
-    member = named_row(rows, args.email.strip().casefold(), "member")
+    org = orgs_get(client, args, console).record
+    rows = [dict(each, name=str(each["email"] or each["id"]).strip().casefold(),
+                 organization=org.get("name")) for each in org["members"]]
+    given = {"organizationId": org.get("id")}
+    member = named_row(rows, args.email.strip().casefold(), "member", given)
     confirm(client, args, console, "member", member, "remove", member)
     client.mutate("organization.removeMember", without_none(
-        organizationId=org, memberId=member["id"], userId=member.get("user_id")),
-        f"orgs list-members --org {org}")
+        **given, memberId=member["id"], userId=member.get("user_id")))
     return Details({"id": member["id"], "removed": True},
                    message=f"Removed {printable(member['email'])}.")
 
@@ -6974,8 +7010,8 @@ def scores_create(client, args, console):
     """Post a score for a trace; requires a project API key."""
     wire = client.rest("POST", "/scores", without_none(
         traceId=args.trace, spanId=args.span, evaluatorName=args.name, value=args.value,
-        label=args.label, reasoning=args.reasoning))
-    return Details(to_record(resource_object(wire), "score"), (ID,) + SCORE_COLUMNS,
+        label=args.label, reasoning=args.reasoning), read=resource_object)
+    return Details(to_record(wire, "score"), (ID,) + SCORE_COLUMNS,
                    message="Posted a score.")
 
 
@@ -7079,8 +7115,9 @@ def datasets_add_item(client, args, console):
     item = {key: json_argument(text, flag, console) for key, flag, text in options
             if text is not None}
     dataset = chosen_resource(client, args, "dataset")
-    wire = client.mutate("dataset.addItem", {"datasetId": dataset.pop("id"), **dataset, **item})
-    return Details(to_record(resource_object(wire)), ITEM_COLUMNS, message="Added an item.")
+    values = {"datasetId": dataset.pop("id"), **dataset, **item}
+    wire = client.mutate("dataset.addItem", values, resource_object)
+    return Details(to_record(wire), ITEM_COLUMNS, message="Added an item.")
 
 
 add_deletion("datasets delete", DATASET, "dataset", "Delete a dataset and its items.")
@@ -7089,24 +7126,31 @@ add_deletion("datasets delete", DATASET, "dataset", "Delete a dataset and its it
 # --- API keys
 OUTPUT_ENV = Option("--output-env FILE", "set TWOSIGNAL_API_KEY in FILE and print no key", to_path)
 KEY_STATUS = Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active")
-KEY_FIELDS = (ID, Column("Key", "key"), Column("Old key", "rotated_from_status"))
+KEY_FIELDS, REVOKE = (ID, Column("Key", "key")), "twosignal api-keys revoke {id}{project}"
 add_listing("api-keys list", "apiKey", (
     ID, KEY_STATUS, NAME, Column("Last used", "last_used_at", format_age),
     Column("Key", lambda row: printable(row.get("key_prefix")) + "…")), PROJECT)
 
 
+def key_object(answer) -> dict:
+    """The wire object of a new API key. Raises BAD_ANSWER for anything else."""
+    if not isinstance(resource_object(answer).get("key"), str):
+        raise protocol_error("The server's response has no key")
+    return answer
+
+
 def new_key(client, args, console, procedure, verb="Created", **values) -> Details:
     """The Details of a new API key, which --output-env leaves out of them. Raises Failure."""
     path = args.output_env
+    if not path and args.fields not in (None, ["?"]) and "key" not in args.fields:
+        raise usage_error("--fields leaves out the key, which is shown only once", "Add key to it.")
     if path:
         env_content(path)
         with output_file(path) as file:
             file.prove()
             file.cancel()
-    result = changed(client, args, procedure, KEY_FIELDS, verb, **values)
-    key = result.record.get("key")
-    if not isinstance(key, str):
-        raise protocol_error("The server's response has no key", "See 'twosignal api-keys list'.")
+    result = changed(client, args, procedure, KEY_FIELDS, verb, key_object, **values)
+    key = result.record["key"]
     console.keep_secret(key)
     if vars(args).get("verify"):
         verify_key(client, key, {"id": result.record.get("id"), "projectId": values["projectId"]})
@@ -7117,7 +7161,7 @@ def new_key(client, args, console, procedure, verb="Created", **values) -> Detai
     if failure:
         console.print(to_json(result.record) + "\n", is_data=True)
         console.flush()
-        raise Failure(failure.message, "The new key is on stdout. See 'twosignal api-keys list'.")
+        raise Failure(failure.message, "The new key is on stdout.")
     result.record = {name: value for name, value in result.record.items() if value != key}
     result.record["env_file"] = printable(path)
     result.message += f" The key is in {printable(path)}, which only you can read now."
@@ -7131,8 +7175,10 @@ def verify_key(client, key, new):
         rows_of(client.rest("GET", "/traces", {"limit": 1}))
     except BaseException as error:      # Ctrl-C, too
         left = result_or_failure(client.mutate, "apiKey.revoke", new)
-        state = "could not be revoked" if isinstance(left, Failure) else "is revoked again"
-        error.hint = f"The old key was kept; the new one, {printable(new['id'])}, {state}."
+        state = f"The new one, {printable(new['id'])}, is revoked again."
+        if isinstance(left, Failure):
+            state = f"To revoke the new one: {with_ids(REVOKE, new)}"
+        error.hint = f"The old key was kept. {state}"
         raise
 
 
@@ -7157,16 +7203,21 @@ def api_keys_rotate(client, args, console):
             raise Failure("The server refused: API key is revoked", code="BAD_REQUEST")
         procedure, values = "apiKey.create", dict(chosen, id=None, name=old.get("name"))
     result = new_key(client, args, console, procedure, "Rotated", **values)
-    revoked = args.verify and result_or_failure(client.mutate, "apiKey.revoke", chosen)
-    if isinstance(revoked, Failure):
-        result.conclude = lambda: Outcome(failure=revoked)
+    result.record["rotated_from_id"] = chosen["id"]
+    # Called when the new key has been shown; a document asks for its outcome twice.
+    result.conclude = functools.lru_cache()(lambda: old_key_state(client, chosen, args.verify))
+    return result
+
+
+def old_key_state(client, chosen, is_left) -> Outcome:
+    """Revokes an old key if it is left, and says what has become of it; chosen: its IDs."""
+    failure = is_left and result_or_failure(client.mutate, "apiKey.revoke", chosen)
     old = result_or(None, stored_row, client, "apiKey", chosen)
     status = KEY_STATUS.text(to_record(old)) if old else "unknown"
-    result.record.update(rotated_from_id=chosen["id"], rotated_from_status=status)
-    if status != "revoked":
-        console.tell(f"Status of the old key: {status}. To revoke it: "
-                     f"twosignal api-keys revoke {printable(chosen['id'])}")
-    return result
+    if status == "revoked":
+        return Outcome(["The old key is revoked."])
+    return Outcome([f"Status of the old key: {status}. To revoke it: {with_ids(REVOKE, chosen)}"],
+                   failure if isinstance(failure, Failure) else None)
 
 
 add_deletion("api-keys revoke", API_KEY, "apiKey",
@@ -7233,17 +7284,20 @@ def usage(client, args, console):
 def current_usage(client, args) -> dict:
     """The record of this month, with the names of its projects; of only one if that is chosen."""
     organizations = client.rows("organization.list")
-    org = find_id(args.org, "organization", lambda: organizations)
+    org = args.org and find_id(args.org, "organization", lambda: organizations)
+    listed = result_or([], visible_projects, client, org, organizations,
+                       kinds=() if args.project else Failure)
+    chosen = named_row(listed, args.project, "project") if args.project else {}
+    org = org or chosen.get("organizationId")
     wire = resource_object(client.query("usage.getCurrentMonth", {"organizationId": org}))
     found = next((each for each in organizations if each.get("id") == org), {})
     record = usage_record(wire, found.get("plan"))
     record["seats_used"] = to_number(found.get("memberCount"))
-    listed = result_or([], visible_projects, client, org, kinds=() if args.project else Failure)
-    chosen = args.project and named_row(listed, args.project, "project")["id"]
     names = {str(row.get("id")): row.get("name") for row in listed}
     rows = [dict(row, project_name=names.get(str(row.get("project_id"))))
             for row in child_records(record, "projects")]
-    record["projects"] = [row for row in rows if chosen in (None, row.get("project_id"))]
+    record["projects"] = [row for row in rows
+                          if not chosen or row.get("project_id") == chosen["id"]]
     return record
 
 
@@ -7835,8 +7889,8 @@ def run_command(line, console, report) -> int:
     except BaseException as error:
         if console.held:            # what a change returned, and -o FILE has not got
             error.hint = console.show_elsewhere()
-            if not isinstance(error, Failure):
-                console.say(error.hint)
+        if not isinstance(error, Failure) and hasattr(error, "hint"):
+            console.say("", error.hint)
         places = [args.sources[name] for name in args.sources if name in ("org", "project")]
         if places and getattr(error, "code", "") == "NOT_FOUND":
             error.hint += f" Also check {' and '.join(places)}."
