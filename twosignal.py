@@ -3511,11 +3511,10 @@ class Client:
 
     def mutate(self, procedure, values, read=lambda result: result):
         """What `read` makes of the result of a mutation, and may raise as well. Raises Failure."""
-        kind = procedure.split(".")[0]
-        kind = "member" if procedure.endswith("Member") else kind
+        kind = "member" if procedure.endswith("Member") else procedure.split(".")[0]
         check = with_ids(RESOURCES.get(kind, ("", f"api {kind}.list"))[1], values)
         return self._change(check, lambda: read(self._with_aliases(
-            procedure, lambda name: self._call(name, body={"json": values}))),
+            procedure, lambda name: self._call(name, values, is_change=True))),
             lambda failure: explain_refusal(self, failure, procedure, values, check))
 
     def _change(self, check, call, explain=lambda failure: None):
@@ -3556,13 +3555,13 @@ class Client:
         raise Failure(f"This server has no procedure {procedure}",
                       "Its version is older or newer than this client supports.", "UNSUPPORTED")
 
-    def _call(self, name, values=None, retried=RETRIED_STATUSES, body=None):
+    def _call(self, name, values=None, retried=RETRIED_STATUSES, is_change=False):
         url = f"{self.url}/api/trpc/{name}"
-        if values is not None:
+        body = {"json": values} if is_change else None
+        if values is not None and not is_change:
             url += f"?input={compact_json({'json': values})}"
         result, = self._authorized(url, body, lambda response: [result_or_failure(
-            lambda: trpc_value(response_json(response), response, name,
-                               get_item(body, "json", values)))], retried)
+            lambda: trpc_value(response_json(response), response, name, values))], retried)
         if isinstance(result, Failure):
             raise result
         return result

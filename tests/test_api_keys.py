@@ -3,14 +3,15 @@ import errno
 import json
 import os
 import re
+import signal
 import stat
 import unittest
 from unittest import mock
 
 from tools import (DIALECTS, CommandCase, file_bytes, posix, procedure_inputs, requests_of,
-                   trpc_error)
+                   trpc_answer, trpc_error)
 
-SHOWN_KEY = r"ts_\w{12}"
+SHOWN_KEY, REVOKED = r"ts_\w{12}", "The old key is revoked.\n"
 
 
 class KeysCase(CommandCase):
@@ -62,7 +63,7 @@ class Names(KeysCase):
     def test_a_key_is_revoked_and_rotated_by_name(self):
         for _, options in DIALECTS:
             self.use(**options)
-            made = self.assertOk(self.rotate("--json"), err="").json
+            made = self.assertOk(self.rotate("--json"), err=REVOKED).json
             self.assertFalse(self.is_active(self.key))
             self.assertEqual(self.assertOk(self.revoke("Deploy")).json,
                              {"id": made["id"], "revoked": True})
@@ -106,20 +107,18 @@ class Rotation(KeysCase):
             for name, options in DIALECTS:
                 with self.subTest(more=more, dialect=name):
                     self.use(**options)
-                    made = self.assertOk(self.rotate("--json", *more), err="").json
+                    made = self.assertOk(self.rotate("--json", *more), err=REVOKED).json
                     self.assertEqual(self.changes(), procedures)
                     self.assertEqual(made["key"], self.server.secret(made["id"]))
-                    self.assertEqual((made["name"], made["rotated_from_id"],
-                                      made["rotated_from_status"]), ("Deploy", self.key, "revoked"))
+                    self.assertEqual((made["name"], made["rotated_from_id"]), ("Deploy", self.key))
                     self.assertFalse(self.is_active(self.key))
                     self.assertEqual(self.active("Deploy"), [made["id"]])
 
     def test_the_table(self):
-        result = self.assertOk(self.rotate(), err="")
+        result = self.assertOk(self.rotate(), err=REVOKED)
         new, = self.active("Deploy")
         self.assertEqual(result.out, f'Rotated API key "Deploy". Save the key now: it is not shown '
-                         f'again.\nID:       {new}\nKey:      {self.server.secret(new)}\n'
-                         'Old key:  revoked\n')
+                         f'again.\nID:   {new}\nKey:  {self.server.secret(new)}\n')
 
     def test_no_account_that_may_not(self):
         for email, code in (("viewer@example.com", 5), ("member@example.com", 0),
@@ -154,7 +153,8 @@ class Rotation(KeysCase):
         for reply, code in (("n\n", 1), ("y\n", 0)):
             output, found = self.run_terminal(
                 "api-keys", "rotate", "Deploy", columns=200,
-                script=[(f'Rotate API key "Deploy" ({self.key})? [y/N]', reply)])
+                script=[(f'Rotate API key "Deploy" ({self.key}): whatever uses it stops working? '
+                         "[y/N]", reply)])
             self.assertEqual((found, self.is_active(self.key)), (code, code == 1), output)
         self.assertFails(self.cli("api-keys", "rotate", "Deploy"), 2, "--yes")
 
@@ -162,27 +162,74 @@ class Rotation(KeysCase):
         """Some servers let an old key live on for a while."""
         self.make("apiKey.rotate", id="k9", name="Deploy", key="ts_" + "9" * 30)
         result = self.assertOk(self.rotate("--json"))
-        self.assertEqual(result.json["rotated_from_status"], "active")
-        self.assertEqual(result.err, "Status of the old key: active. To revoke it: "
-                         f"twosignal api-keys revoke {self.key}\n")
+        self.assertEqual(result.err, f"Status of the old key: active. To revoke it: "
+                         f"twosignal api-keys revoke {self.key} --project {self.server.project}\n")
 
     def test_a_state_that_cannot_be_queried(self):
         self.server.fault("apiKey.list", status=403, body=trpc_error("FORBIDDEN", 403))
         result = self.assertOk(self.cli("api-keys", "rotate", self.key, "-y", "--json"))
-        self.assertEqual(result.json["rotated_from_status"], "unknown")
         self.assertIn("Status of the old key: unknown.", result.err)
 
     def test_a_lost_response(self):
-        """Row 22: it is told which command shows whether the key was rotated."""
-        for more, procedure in (([], "apiKey.rotate"), (["--verify"], "apiKey.create")):
+        """Row 22: it is told which command shows whether the key was changed, of any project."""
+        self.environment.pop("TWOSIGNAL_PROJECT")
+        for line, procedure in (("rotate Deploy -y", "apiKey.rotate"),
+                                ("rotate Deploy -y --verify", "apiKey.create"),
+                                ("revoke Deploy -y", "apiKey.revoke"),
+                                ("create Deploy", "apiKey.create")):
             self.server.clear()
             self.server.fault(procedure, reset=True, after=True)
-            result = self.rotate(*more)
-            self.assertFails(result, 9, "outcome is unknown", "'twosignal api-keys list'")
+            result = self.cli("api-keys", *line.split(), "--project", "Support Agent")
+            check = f"api-keys list --project {self.server.project}"
+            self.assertFails(result, 9, "outcome is unknown", f"'twosignal {check}'")
+            self.assertOk(self.cli(*check.split()))
             self.assertEqual(self.changes(), [procedure])
             for key in self.active("Deploy"):
-                self.assertOk(self.cli("api-keys", "revoke", key, "-y"))
+                self.cli("api-keys", "revoke", key, "-y", "--project", self.server.project)
             self.server.add_key(name="Deploy")
+
+    def test_an_answer_without_the_key(self):
+        """Row 22: it cannot be used, but a key may exist, and the old one may be gone."""
+        for answer in (None, [], "x", {"success": True}, {"id": "k9", "key": 5}):
+            for command in (self.create, self.rotate, lambda: self.rotate("--verify")):
+                self.server.clear()
+                for procedure in ("apiKey.create", "apiKey.rotate"):
+                    self.server.fault(procedure, status=200, body=trpc_answer(answer))
+                self.assertFails(command(), 8, "The change may have been made all the same: check "
+                                 f"with 'twosignal api-keys list --project {self.server.project}'")
+
+    @posix
+    def test_the_new_key_is_shown_before_anything_else(self):
+        """Row 64: a kill does not lose it, while the old key is revoked or asked for."""
+        for more, path in ([], "apiKey.list"), (["--verify"], "apiKey.revoke"):
+            for form in ("table", "json", "csv"):
+                with self.subTest(path=path, form=form):
+                    self.use()
+                    code, _ = self.signalled(signal.SIGKILL, path, [
+                        "api-keys", "rotate", self.key, "-y", "--format", form, *more],
+                        rb".*\bts_\w{12}.*")
+                    self.assertEqual(code, -signal.SIGKILL)
+
+    @posix
+    def test_an_interrupt(self):
+        """Row 22: the server may be about to change what it was asked for."""
+        for command, procedure in ("create", "apiKey.create"), ("rotate", "apiKey.rotate"):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                name = "CI" if command == "create" else self.key
+                code, err = self.signalled(number, procedure, ["api-keys", command, name, "-y"][
+                    :3 + (command == "rotate")])
+                self.assertEqual(code, -number)
+                self.assertEqual(err, "The change may have been made all the same: check with "
+                                 f"'twosignal api-keys list --project {self.server.project}' "
+                                 "before you repeat it.")
+
+    def test_fields_that_leave_out_the_key(self):
+        """Row 64: it is shown only once, so it is not made at all."""
+        for command in (self.create, self.rotate, lambda *args: self.rotate("--verify", *args)):
+            for fields in ("id", "name,id", "nosuch"):
+                self.assertFails(command("--fields", fields), 2, "--fields leaves out the key")
+        self.assertEqual(self.changes(), [])
+        self.assertRegex(self.assertOk(self.create("--fields", "id,key")).out, SHOWN_KEY)
 
 
 class Verification(KeysCase):
@@ -219,7 +266,7 @@ class Verification(KeysCase):
                     self.server.fault("/api/v1/traces", times=100, **fault)
                     result = self.verify(*more)
                     self.assertEqual((result.code, result.out), (code, ""), result)
-                    self.assertRegex(result.err, "The old key was kept; the new one, "
+                    self.assertRegex(result.err, "The old key was kept. The new one, "
                                      "[-0-9a-f]{36}, is revoked again.")
                     self.assertEqual(self.changes(), ["apiKey.create", "apiKey.revoke"])
                     self.assertEqual(self.active("Deploy"), [self.key])
@@ -233,26 +280,26 @@ class Verification(KeysCase):
         result = self.verify()
         new, = set(self.active("Deploy")) - {self.key}
         self.assertFails(result, 4, "The API key is not accepted", "The old key was kept",
-                         f"the new one, {new}, could not be revoked.")
+                         "To revoke the new one: twosignal api-keys revoke "
+                         f"{new} --project {self.server.project}\n")
 
     def test_an_old_key_that_cannot_be_revoked(self):
         """The new key works, so it is shown, or in its file; the exit code says what is left."""
         path = self.path("env")
         for more in ([], ["--output-env", path]):
-            for fault, code, status in (
-                    (dict(status=403, body=trpc_error("FORBIDDEN", 403)), 5, "active"),
-                    (dict(reset=True, after=True), 9, "revoked")):
+            for fault, code in ((dict(status=403, body=trpc_error("FORBIDDEN", 403)), 5),
+                                (dict(reset=True, after=True), 0), (dict(reset=True), 9)):
                 with self.subTest(more=more, code=code):
                     self.use()
                     self.server.fault("apiKey.revoke", **fault)
-                    result = self.verify("--json", *more)
+                    result = self.cli("api-keys", "rotate", self.key, "-y", "--verify", "--json",
+                                      *more)
                     self.assertEqual(result.code, code, result)
                     record = json.loads(result.out)
-                    self.assertEqual(record["rotated_from_status"], status)
                     shown = file_bytes(path).decode() if more else result.out
                     self.assertIn(self.server.secret(record["id"]), shown)
                     self.assertEqual(f"twosignal api-keys revoke {self.key}" in result.err,
-                                     status == "active")
+                                     code != 0)
 
     def test_an_interrupt_meanwhile(self):
         """The key that nobody has seen is revoked."""
@@ -318,6 +365,11 @@ class EnvFiles(KeysCase):
                 (b"TWOSIGNAL_API_KEY=1\nA=1\n\n\nTWOSIGNAL_API_KEY=2\n",
                  b"TWOSIGNAL_API_KEY=KEY\nA=1\n\n\nTWOSIGNAL_API_KEY=KEY\n"),
                 (b"#" * 200000 + b"\n", b"#" * 200000 + b"\nTWOSIGNAL_API_KEY=KEY\n"),
+                (b"\xef\xbb\xbfTWOSIGNAL_API_KEY=a\r\n", b"\xef\xbb\xbfTWOSIGNAL_API_KEY=KEY\r\n"),
+                (b"\xef\xbb\xbfA=1\n", b"\xef\xbb\xbfA=1\nTWOSIGNAL_API_KEY=KEY\n"),
+                (b"A=\"a\\\"b\" # it's\nB='\"'\nC=it's\n# D=\"x\nE={\"f\": 1}\n",
+                 b"A=\"a\\\"b\" # it's\nB='\"'\nC=it's\n# D=\"x\nE={\"f\": 1}\n"
+                 b"TWOSIGNAL_API_KEY=KEY\n"),
                 (b"A=\xff\xfe\x80\nTWOSIGNAL_API_KEY=\xff\nB=\\1\n",
                  b"A=\xff\xfe\x80\nTWOSIGNAL_API_KEY=KEY\nB=\\1\n")):
             with self.subTest(before=before):
@@ -325,7 +377,8 @@ class EnvFiles(KeysCase):
 
     def test_the_work_is_linear(self):
         """Row 66: a file of blanks takes no longer than another."""
-        for piece in (b" ", b"export ", b"TWOSIGNAL_API_KEY=", b"TWOSIGNAL_API_KEY ", b" #", b"\r"):
+        for piece in (b" ", b"export ", b"TWOSIGNAL_API_KEY=", b"TWOSIGNAL_API_KEY ", b" #", b"\r",
+                      b"A=", b'A="', b"A=x", b"A= \\x", b"\\", b"A='\\x\\'"):
             content = (piece * 100000)[:100000]
             self.assertIn(b"TWOSIGNAL_API_KEY=KEY", self.save(content))
         content = b"TWOSIGNAL_API_KEY=" + b" " * 100000
@@ -399,6 +452,30 @@ class EnvFiles(KeysCase):
         self.assertEqual(self.changes(), [])
         self.assertEqual(file_bytes(target), b"A=1\n")
         self.assertEqual(os.readlink(link), target)
+
+    def test_content_that_is_refused(self):
+        """Row 64: the file would be broken, or not be read as it is meant."""
+        line = "TWOSIGNAL_API_KEY=a\r\n"
+        for content in (line.encode("utf-16"), line.encode("utf-16-le"), line.encode("utf-16-be"),
+                        b"\xff\xfe", b"A=\0\n", b'TWOSIGNAL_API_KEY="line1\nline2"\n',
+                        b"TWOSIGNAL_API_KEY=line1\\\nline2\n", b'TWOSIGNAL_API_KEY="line1\\\r\nx"\r\n',
+                        b'CERT="begin\nTWOSIGNAL_API_KEY=x\nend"\n', b"A='\nTWOSIGNAL_API_KEY=x\n'",
+                        b"export B = `\n`", b'\xef\xbb\xbfA="b\\"\n"', b"A=1\\"):
+            with self.subTest(content=content):
+                with open(self.file, "wb") as file:
+                    file.write(content)
+                self.assertFails(self.create("--output-env", self.file), 1, "Cannot write",
+                                 "it is UTF-16, or a value in it spans lines. Name a new file")
+                self.assertEqual(file_bytes(self.file), content)
+        self.assertEqual(self.changes(), [])
+
+    @posix
+    def test_a_hard_link(self):
+        """Row 64: the other name would keep the old key."""
+        other = self.write("real", "TWOSIGNAL_API_KEY=a\n")
+        os.link(other, self.file)
+        self.assertFails(self.create("--output-env", self.file), 1, "it has other names")
+        self.assertEqual((self.changes(), file_bytes(other)), ([], b"TWOSIGNAL_API_KEY=a\n"))
 
     @posix
     def test_a_file_of_another_user(self):

@@ -142,13 +142,15 @@ class Members(OrganizationCase):
         """Neither an account that is not in the organization, nor one that does not exist."""
         for email in (self.PERSON, "nobody@example.com", "\x1b[31m"):
             result = self.assertFails(self.remove(email, "-y"), 6)
-            self.assertEqual(result.err, "Error: Member not found. Check the ID with 'twosignal "
-                             "orgs list-members'. Also check TWOSIGNAL_ORG.\n")
+            self.assertEqual(result.err, "Error: Member not found. Check the email with 'twosignal "
+                             f"orgs list-members --org {self.server.org}'. Also check "
+                             "TWOSIGNAL_ORG.\n")
         self.assertEqual(self.changes(), [])
 
     def test_confirmation(self):
         row = self.member("viewer@example.com")
-        question = 'Remove member "viewer@example.com" (%s)? [y/N]' % row["id"]
+        question = ('Remove member "viewer@example.com" (%s) with its role VIEWER in '
+                    '"Acme 東京"? [y/N]' % row["id"])
         for reply, code in (("n\n", 1), ("\n", 1), ("y\n", 0)):
             before = self.emails()
             result = self.remove("VIEWER@example.com", stdin=reply, tty=True)
@@ -172,21 +174,20 @@ class Members(OrganizationCase):
         self.assertEqual(result.err, "Error: User not found. Only people with an account can be "
                          "added. Also check TWOSIGNAL_ORG.\n")
         result = self.assertFails(self.add("member@example.com"), 1)
-        self.assertEqual(result.err, "Error: The server refused: User is already a member. Seats "
-                         "of the PRO plan: 4 of 3 are taken.\n")
+        self.assertEqual(result.err, "Error: The server refused: User is already a member. See "
+                         f"'twosignal orgs list-members --org {self.server.org}'.\n")
         other = "99999999-9999-4999-8999-999999999999"
         result = self.assertFails(self.add(self.PERSON, "VIEWER", "--org", other), 6)
         self.assertEqual(result.err, "Error: Organization not found. Check the ID with 'twosignal "
                          "orgs list'.\n")
 
     def test_the_owner_stays(self):
-        """What the server says is told, and nobody else to ask: the role is not what is missing."""
+        """What the server says is told, and nobody is sent to the admin that they are."""
         for role in ("owner", "admin"):
             self.log_in_as(role)
             result = self.assertFails(self.remove("owner@example.com", "-y"), 5)
             self.assertEqual(result.err, "Error: Permission denied. The server says: Cannot remove "
-                             "the owner. Your role is %s.\n"
-                             % role.upper())
+                             f"the owner. Your role is {role.upper()}.\n")
 
     def test_roles_that_may_not(self):
         """Both the own role and those that may are named."""
@@ -203,21 +204,20 @@ class Members(OrganizationCase):
                         self.assertTrue(result.err.endswith(hint % role.upper()), result)
 
     def test_seats_of_the_plan(self):
-        """If all are taken, any refusal of a new member says so, and of which plan."""
+        """If all are taken, a refusal of a new member that may be due to it says so."""
         for dialect, options in DIALECTS:
             self.use(**dict(options, seats=True))
             result = self.assertFails(self.add(), 5)
             self.assertEqual(result.err, (
-                "Error: Permission denied. The server says: Seat limit reached. Your role is "
-                "OWNER. Seats of the PRO plan: 4 of 3 are taken.\n"), dialect)
-            for code, status in (("CONFLICT", 409), ("BAD_REQUEST", 400)):
-                self.server.fault("organization.addMember", status=status,
-                                  body=trpc_error(code, status, "No."))
-                self.assertFails(self.add(), 1, "No. Seats of the PRO plan: 4 of 3 are taken.")
+                "Error: Permission denied. The server says: Seat limit reached. Your role is OWNER. "
+                "Seats of the PRO plan: 4 of 3 are taken.\n"), dialect)
+            self.server.fault("organization.addMember", status=400,
+                              body=trpc_error("BAD_REQUEST", 400, "No."))
+            self.assertFails(self.add(), 1, "No. Seats of the PRO plan: 4 of 3 are taken.")
             for plan in ("TEAM", "ENTERPRISE", "MYSTERY", None, ["PRO"]):
                 self.server.set_plan(self.server.org, plan)
-                self.server.fault("organization.addMember", status=409,
-                                  body=trpc_error("CONFLICT", 409, "No."))
+                self.server.fault("organization.addMember", status=400,
+                                  body=trpc_error("BAD_REQUEST", 400, "No."))
                 self.assertNotIn("Seats", self.assertFails(self.add(), 1, "No.").err)
             self.server.set_plan(self.server.org, "TEAM")
             self.assertOk(self.add())
@@ -245,7 +245,19 @@ class Members(OrganizationCase):
         self.server.fault("organization.removeMember", status=404,
                           body=trpc_error("NOT_FOUND", 404, "Member not found"))
         self.assertFails(self.remove("viewer@example.com", "-y"), 6, "Member not found",
-                         "'twosignal orgs list-members'")
+                         f"'twosignal orgs list-members --org {self.server.org}'")
+
+    def test_members_without_an_email(self):
+        """None is taken for the text of a missing value, and they can be removed by their IDs."""
+        members = [{"id": "m1", "email": None, "role": "VIEWER"}, {"id": None, "role": "VIEWER"},
+                   {"id": "m2", "user": None}]
+        self.server.fault("organization.getById", times=None, status=200, body=trpc_answer(
+            {"id": self.server.org, "name": "Acme", "members": members}))
+        for email in ("None", "none", "null", "-"):
+            self.assertFails(self.remove(email, "-y"), 6, "Member not found")
+        self.assertEqual(self.changes(), [])
+        self.remove("m2", "-y")
+        self.assertEqual(self.changes()[0][1]["memberId"], "m2")
 
 
 class Projects(OrganizationCase):
