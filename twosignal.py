@@ -3617,7 +3617,7 @@ class Client:
         return response
 
     def rest(self, method, path, values=(), retried=RETRIED_STATUSES, read=lambda result: result):
-        """The result of the REST API for a path below /api/v1; read: see mutate(). Raises Failure."""
+        """The result of the REST API, given a path below /api/v1; read: see mutate()."""
         from urllib.parse import quote, urlencode
         if not self.key and path != "/health":
             raise Failure("The REST API requires a project API key", "Set TWOSIGNAL_API_KEY; "
@@ -7151,34 +7151,33 @@ def new_key(client, args, console, procedure, verb="Created", **values) -> Detai
     result = changed(client, args, procedure, KEY_FIELDS, verb, key_object, **values)
     key = result.record["key"]
     console.keep_secret(key)
-    if vars(args).get("verify"):
-        verify_key(client, key, {"id": result.record.get("id"), "projectId": values["projectId"]})
-    if not path:
-        result.message += " Save the key now: it is not shown again."
-        return result
-    failure = result_or_failure(write_env_key, path, key)
-    if failure:
-        console.print(to_json(result.record) + "\n", is_data=True)
-        console.flush()
-        raise Failure(failure.message, "The new key is on stdout.")
-    result.record = {name: value for name, value in result.record.items() if value != key}
-    result.record["env_file"] = printable(path)
-    result.message += f" The key is in {printable(path)}, which only you can read now."
+    try:
+        if vars(args).get("verify"):
+            client.key = key
+            rows_of(client.rest("GET", "/traces", {"limit": 1}))
+        if path:
+            write_env_key(path, key)
+    except BaseException as error:      # Ctrl-C, too
+        error.hint = rescue(client, console, result.record, procedure, values)
+        raise
+    result.message += " Save the key now: it is not shown again."
+    if path:
+        result.record = {name: value for name, value in result.record.items() if value != key}
+        result.record["env_file"] = printable(path)
+        result.message = f"The key is in {printable(path)}, which only you can read now."
     return result
 
 
-def verify_key(client, key, new):
-    """Calls the REST API with a new key; if that fails, revokes it and raises why; new: its IDs."""
-    client.key = key
-    try:
-        rows_of(client.rest("GET", "/traces", {"limit": 1}))
-    except BaseException as error:      # Ctrl-C, too
-        left = result_or_failure(client.mutate, "apiKey.revoke", new)
-        state = f"The new one, {printable(new['id'])}, is revoked again."
-        if isinstance(left, Failure):
-            state = f"To revoke the new one: {with_ids(REVOKE, new)}"
-        error.hint = f"The old key was kept. {state}"
-        raise
+def rescue(client, console, record, procedure, values) -> str:
+    """Prints a new key if the old one is gone, or else revokes it; returns a sentence on it."""
+    if procedure == "apiKey.rotate":
+        console.print(to_json(record) + "\n", is_data=True)
+        console.flush()
+        return "The new key is on stdout."
+    new = {"id": record.get("id"), "projectId": values["projectId"]}
+    if isinstance(result_or_failure(client.mutate, "apiKey.revoke", new), Failure):
+        return f"No other key was changed. To revoke the new one: {with_ids(REVOKE, new)}"
+    return f"No other key was changed; the new one, {printable(new['id'])}, is revoked again."
 
 
 @command("api-keys create", PROJECT, *NEW_NAME, OUTPUT_ENV, exclusive=("--output", "--output-env"))

@@ -266,7 +266,7 @@ class Verification(KeysCase):
                     self.server.fault("/api/v1/traces", times=100, **fault)
                     result = self.verify(*more)
                     self.assertEqual((result.code, result.out), (code, ""), result)
-                    self.assertRegex(result.err, "The old key was kept. The new one, "
+                    self.assertRegex(result.err, "No other key was changed; the new one, "
                                      "[-0-9a-f]{36}, is revoked again.")
                     self.assertEqual(self.changes(), ["apiKey.create", "apiKey.revoke"])
                     self.assertEqual(self.active("Deploy"), [self.key])
@@ -279,7 +279,7 @@ class Verification(KeysCase):
         self.server.fault("apiKey.revoke", status=403, body=trpc_error("FORBIDDEN", 403))
         result = self.verify()
         new, = set(self.active("Deploy")) - {self.key}
-        self.assertFails(result, 4, "The API key is not accepted", "The old key was kept",
+        self.assertFails(result, 4, "The API key is not accepted", "No other key was changed",
                          "To revoke the new one: twosignal api-keys revoke "
                          f"{new} --project {self.server.project}\n")
 
@@ -458,7 +458,8 @@ class EnvFiles(KeysCase):
         line = "TWOSIGNAL_API_KEY=a\r\n"
         for content in (line.encode("utf-16"), line.encode("utf-16-le"), line.encode("utf-16-be"),
                         b"\xff\xfe", b"A=\0\n", b'TWOSIGNAL_API_KEY="line1\nline2"\n',
-                        b"TWOSIGNAL_API_KEY=line1\\\nline2\n", b'TWOSIGNAL_API_KEY="line1\\\r\nx"\r\n',
+                        b"TWOSIGNAL_API_KEY=line1\\\nline2\n",
+                        b'TWOSIGNAL_API_KEY="line1\\\r\nx"\r\n',
                         b'CERT="begin\nTWOSIGNAL_API_KEY=x\nend"\n', b"A='\nTWOSIGNAL_API_KEY=x\n'",
                         b"export B = `\n`", b'\xef\xbb\xbfA="b\\"\n"', b"A=1\\"):
             with self.subTest(content=content):
@@ -502,28 +503,43 @@ class EnvFiles(KeysCase):
                 self.assertFails(self.create("--output-env", self.file), 1, self.file)
         self.assertEqual((self.changes(), file_bytes(self.file)), ([], b"A=1\n"))
 
-    def test_a_file_that_fails_after_the_change(self):
-        """Row 64: the key is on stdout, and the error says so; with --verify, the old one stays."""
+    def failing_after(self, procedure):
+        """os.replace fails once the procedure has been called."""
         real = os.replace
-        for command, procedure in ((("create", "CI"), "apiKey.create"),
-                                   (("rotate", "Deploy", "-y"), "apiKey.rotate"),
-                                   (("rotate", "Deploy", "-y", "--verify"), "apiKey.create")):
-            def failing(*args):
-                if self.server.count(procedure):
-                    raise OSError(errno.EIO, "Input/output error")
-                return real(*args)
+
+        def failing(*args):
+            if self.server.count(procedure):
+                raise OSError(errno.EIO, "Input/output error")
+            return real(*args)
+        return mock.patch("os.replace", failing)
+
+    def test_a_file_that_fails_after_the_change(self):
+        """Row 64: the new key is revoked, and shown nowhere; with --verify, the old one stays."""
+        for command in (self.create, self.rotate):
             for more in ([], ["--json"], ["--fields", "id"]):
                 with self.subTest(command=command, more=more):
                     self.use()
-                    with mock.patch("os.replace", failing):
-                        result = self.cli("api-keys", *command, "--output-env", self.file, *more)
-                    self.assertEqual(result.code, 1, result)
+                    verify = ["--verify"] if command == self.rotate else []
+                    with self.failing_after("apiKey.create"):
+                        result = command("--output-env", self.file, *verify, *more)
+                    self.assertEqual((result.code, result.out), (1, ""), result)
                     self.assertIn("Input/output error", result.err)
-                    self.assertIn("The new key is on stdout.", result.err)
-                    shown = result.json
-                    self.assertEqual(shown["key"], self.server.secret(shown["id"]))
+                    self.assertRegex(result.err, "the new one, [-0-9a-f]{36}, is revoked again")
+                    self.assertNotRegex(result.err, SHOWN_KEY)
                     self.assertFalse(os.path.exists(self.file))
-                    self.assertEqual(self.is_active(self.key), procedure == "apiKey.create")
+                    self.assertEqual((self.active("CI"), self.active("Deploy")), ([], [self.key]))
+
+    def test_a_file_that_fails_after_a_rotation(self):
+        """Row 64: the new key is on stdout, since the old one is gone; and the error says so."""
+        for more in ([], ["--json"], ["--fields", "id"]):
+            self.use()
+            with self.failing_after("apiKey.rotate"):
+                result = self.rotate("--output-env", self.file, *more)
+            self.assertEqual(result.code, 1, result)
+            self.assertIn("Input/output error", result.err)
+            self.assertIn("The new key is on stdout.", result.err)
+            self.assertEqual(result.json["key"], self.server.secret(result.json["id"]))
+            self.assertFalse(os.path.exists(self.file))
 
     def test_a_file_that_becomes_a_link_meanwhile(self):
         target = self.write("target", "A=1\n")
@@ -535,16 +551,15 @@ class EnvFiles(KeysCase):
             return real(request)
         with mock.patch.object(self.server, "take_fault", planted):
             result = self.create("--output-env", self.file)
-        self.assertEqual(result.code, 1, result)
-        self.assertRegex(result.out, SHOWN_KEY)
-        self.assertEqual(file_bytes(target), b"A=1\n")
+        self.assertEqual((result.code, result.out), (1, ""), result)
+        self.assertEqual((file_bytes(target), self.active("CI")), (b"A=1\n", []))
 
     def test_a_key_that_is_no_word(self):
-        """It could add lines to the file, or mean something to a shell: it is shown instead."""
+        """It could add lines to the file, or mean something to a shell."""
         for key in ("ts_a\nPATH=/tmp", "ts_$(id)", "ts a", "", "ts_'", "ts_\u043a", "a\0b"):
             self.make("apiKey.create", id="k9", name="CI", key=key)
             result = self.create("--output-env", self.file)
-            self.assertEqual((result.code, result.json["key"]), (1, key), result)
+            self.assertEqual((result.code, result.out), (1, ""), result)
             self.assertIn("characters that require quotes", result.err)
             self.assertFalse(os.path.exists(self.file))
 

@@ -293,8 +293,8 @@ class DefaultProject(CommandCase):
         self.assertOk(self.cli("usage"))
         self.assertOk(self.cli("evaluators", "list", "--json"))
         self.assertEqual([request.procedures for request in self.server.requests],
-                         [["trace.list"], ["organization.list"], ["usage.getCurrentMonth"],
-                          ["project.list"], ["evaluator.list"]])
+                         [["trace.list"], ["organization.list"], ["project.list"],
+                          ["usage.getCurrentMonth"], ["evaluator.list"]])
         self.assertEqual(self.asked_for(), [self.other])
         self.assertEqual(procedure_inputs(self.server, "usage.getCurrentMonth"),
                          [{"organizationId": self.other_org}])
@@ -588,8 +588,9 @@ class NamesForIds(TracesCase):
                 line = [word.replace("\u00a0", " ") for word in text.split(" ")]
                 line = [self.server.project if word == "PROJECT" else word for word in line]
                 result = self.assertFails(self.cli(*line), 6)
+                scope = f" --project {self.server.project}" if "PROJECT" in text else ""
                 self.assertEqual(result.err, f"Error: {noun} not found. Check the ID with "
-                                 f"'twosignal {command} list'.\n")
+                                 f"'twosignal {command} list{scope}'.\n")
 
     def test_not_found_without_a_message(self):
         """What is missing follows from the procedure then."""
@@ -608,8 +609,11 @@ class NamesForIds(TracesCase):
                               body=trpc_error("NOT_FOUND", 404, message=""))
             with self.subTest(line=text):
                 result = self.assertFails(self.cli(*self.line(text, ids)), 6)
+                scope = f" --project {self.server.project}" if "PROJECT" in text else ""
+                if command == "projects":
+                    scope = f" --org {self.server.org}"
                 self.assertEqual(result.err, f"Error: {noun} not found. Check the ID with "
-                                 f"'twosignal {command} list'.\n")
+                                 f"'twosignal {command} list{scope}'.\n")
 
     def test_trace_that_a_key_cannot_score(self):
         result = self.cli("scores", "create", "nowhere", "--name", "x", "--value", "1",
@@ -1301,6 +1305,15 @@ class ApiCommand(TracesCase):
         self.server.fault("modelRouting.create", reset=True, after=True)
         self.assertFails(self.cli("api", "POST", "modelRouting.create", "-f", "name=x"), 9,
                          "check with 'twosignal api modelRouting.list' before")
+
+    def test_a_revoked_key_is_masked(self):
+        """Some servers return it; a new one has to be shown."""
+        for name, masked in (("apiKey.revoke", True), ("apiKey.create", False)):
+            for more in ((), ("--show-secrets",)):
+                self.server.fault(name, status=200, body=trpc_answer(
+                    {"id": "k9", "name": "CI", "secret": "ts_" + "9" * 30}))
+                result = self.assertOk(self.cli("api", "POST", name, "-f", "id=k9", *more))
+                self.assertEqual("ts_999" in result.out, bool(more) or not masked, name)
 
     def test_formats_and_fields(self):
         given = ("evaluator.list", "--input", json.dumps({"projectId": self.server.project}))

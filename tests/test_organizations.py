@@ -1,5 +1,6 @@
 """Commands about organizations, their members, and projects; who may use them, and what is lost."""
-from tools import DIALECTS, TracesCase, requests_of, trpc_answer, trpc_error
+from tools import (DIALECTS, TracesCase, procedure_inputs, requests_of, trpc_answer,
+                   trpc_error)
 
 OTHERS = ("evaluator", "dataset", "apiKey")
 
@@ -209,8 +210,8 @@ class Members(OrganizationCase):
             self.use(**dict(options, seats=True))
             result = self.assertFails(self.add(), 5)
             self.assertEqual(result.err, (
-                "Error: Permission denied. The server says: Seat limit reached. Your role is OWNER. "
-                "Seats of the PRO plan: 4 of 3 are taken.\n"), dialect)
+                "Error: Permission denied. The server says: Seat limit reached. Your role is "
+                "OWNER. Seats of the PRO plan: 4 of 3 are taken.\n"), dialect)
             self.server.fault("organization.addMember", status=400,
                               body=trpc_error("BAD_REQUEST", 400, "No."))
             self.assertFails(self.add(), 1, "No. Seats of the PRO plan: 4 of 3 are taken.")
@@ -453,3 +454,56 @@ class LostAnswers(OrganizationCase):
                                   result.error["hint"])
                     self.assertEqual(len(requests_of(self.server, procedure)), 1)
                     self.assertOk(self.cli(*command.split()))
+
+    def test_an_answer_that_cannot_be_used(self):
+        """Row 22: the change may have been made: only an answer of another form is odd."""
+        for answer in (None, [], "done", 5, [{}]):
+            for line, procedure, check in (
+                    ("orgs rename x", "organization.update", "orgs list"),
+                    ("orgs create x", "organization.create", "orgs list"),
+                    ("projects create x", "project.create", "projects list --org ORG"),
+                    ("projects update PROJECT -n x", "project.update", "projects list"),
+                    ("datasets create x --project PROJECT", "dataset.create",
+                     "datasets list --project PROJECT"),
+                    ("datasets add-item DATASET --input 1 --project PROJECT", "dataset.addItem",
+                     "datasets list --project PROJECT"),
+                    ("evaluators toggle EVALUATOR --enable --project PROJECT", "evaluator.update",
+                     "evaluators list --project PROJECT")):
+                self.server.fault(procedure, status=200, body=trpc_answer(answer))
+                ids = {"PROJECT": self.server.project, "ORG": self.server.org,
+                       "DATASET": self.server.datasets[0], "EVALUATOR": self.server.evaluators[0]}
+                line, check = ([ids.get(word, word) for word in text.split()]
+                               for text in (line, check))
+                with self.subTest(answer=answer, line=line):
+                    self.assertFails(self.cli(*line), 8, "wrong type. The change may have been "
+                                     f"made all the same: check with 'twosignal {' '.join(check)}'")
+                    self.assertOk(self.cli(*check))
+
+    def test_an_answer_without_the_resource(self):
+        """Some servers say only that it was done: it is named as it was given."""
+        for line, procedure, message in (
+                ("orgs rename x", "organization.update", 'Renamed organization "x".'),
+                ("projects create x", "project.create", 'Created project "x".'),
+                (f"projects update {self.server.project} -d x -n y", "project.update",
+                 'Updated project "y".')):
+            self.server.fault(procedure, status=200, body=trpc_answer({"success": True}))
+            self.assertIn(message, self.assertOk(self.cli(*line.split())).out)
+
+
+class UsageOfAProject(OrganizationCase):
+    def test_the_organization_is_the_project_s(self):
+        """It is looked up, whatever is the default; --org still counts."""
+        other = self.server.add_org("Other Inc")
+        named = self.server.add_project("Elsewhere", other)
+        self.assertOk(self.cli("projects", "use", "Support Agent", env={"TWOSIGNAL_ORG": None}))
+        for project in ("Elsewhere", named):
+            for default in (None, ""):
+                self.server.clear()
+                self.assertOk(self.cli("usage", "--project", project,
+                                       env={"TWOSIGNAL_ORG": default}))
+                self.assertEqual(procedure_inputs(self.server, "usage.getCurrentMonth"),
+                                 [{"organizationId": other}])
+        self.assertFails(self.cli("usage", "--project", "Elsewhere", "--org", self.server.org), 6,
+                         "Project not found")
+        self.assertFails(self.cli("usage", "--project", "Nowhere", env={"TWOSIGNAL_ORG": None}), 6,
+                         "Project not found")

@@ -325,7 +325,7 @@ class CommandTables(CommandCase):
         "datasets delete": r"(?i)deleted",
         "api-keys list": r"(?s)^ID .*Name.*\n─+\n\S+  ",
         "api-keys create": r"(?s)CI Pipeline.*(ts_|2s_live_)\w{8}|(ts_|2s_live_)\w{8}",
-        "api-keys rotate": r"Made.*\nID: .*\nKey: +ts_\w{8}\w+\nOld key:  revoked\n",
+        "api-keys rotate": r"Made.*\nID: .*\nKey: +ts_\w{8}\w+\n",
         "api-keys revoke": r"(?i)revoked",
         "usage": r"(?i)traces",
     }

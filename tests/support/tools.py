@@ -931,7 +931,7 @@ class CommandCase(ServerCase):
             "datasets add-item": ["DATASET", "--input", '{"promptText": "Hi"}'],
             "datasets delete": ["DATASET", "-y"],
             "api-keys create": ["-n", "CI Pipeline"],
-            "api-keys rotate": ["KEY", "-y"],
+            "api-keys rotate": ["KEY", "-y", "-q"],   # it tells what the old key is now
             "api-keys revoke": ["KEY", "-y"],
         }.get(command, [])
         made = {"EVALUATOR": server.add_evaluator, "DATASET": server.add_dataset,
