@@ -322,7 +322,8 @@ class Retries(ServerCase):
                 before = len(self.server.rows("datasets"))
                 self.server.fault("dataset.create", times=1, after=True, **fault)
                 result = self.cli("datasets", "create", "--project", self.server.project, "-n", "X")
-                self.assertFails(result, 9, "unknown", f"'twosignal datasets list --project {self.server.project}'")
+                self.assertFails(result, 9, "unknown", "'twosignal datasets list --project "
+                                 + self.server.project)
                 self.assertEqual(len(self.server.rows("datasets")), before + 1)
 
     def test_timeout_of_a_change(self):
