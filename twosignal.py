@@ -3927,11 +3927,10 @@ def visible_projects(client, org=None, organizations=()) -> list:
     """The wire objects of the projects of one organization (ID or name), or of all (if known)."""
     if org:
         return client.rows("project.list", {"organizationId": organization_id(client, org)})
-    orgs = {str(each.get("id")): each
-            for each in organizations or client.rows("organization.list")}
-    rows = client.visible_rows("project.list", [{"organizationId": each} for each in orgs])
-    return [dict(row, organizationName=each.get("name"), organizationRole=each.get("role"))
-            for row in rows for each in [orgs.get(str(row.get("organizationId")), {})]]
+    organizations = organizations or client.rows("organization.list")
+    names = {str(each.get("id")): each.get("name") for each in organizations}
+    rows = client.visible_rows("project.list", [{"organizationId": each} for each in names])
+    return [dict(row, organizationName=names.get(str(row.get("organizationId")))) for row in rows]
 
 
 def explain_refusal(client, failure, procedure, values, check):
@@ -3948,10 +3947,11 @@ def explain_refusal(client, failure, procedure, values, check):
         return
     client.transport.until = client.transport.deadline()    # for all requests together
     project, org = (get_item(values, key) for key in ("projectId", "organizationId"))
-    rows = result_or([], visible_projects, client) if project else (
-        result_or([], client.rows, "organization.list"))
-    row = next((row for row in rows if row.get("id") == (project or org)), {})
-    role, plan = row.get("organizationRole" if project else "role"), str(row.get("plan"))
+    organizations = result_or([], client.rows, "organization.list")
+    projects = result_or([], visible_projects, client, None, organizations) if project else []
+    org = next((row.get("organizationId") for row in projects if row.get("id") == project), org)
+    row = next((row for row in organizations if row.get("id") == org), {})
+    role, plan = row.get("role"), str(row.get("plan"))
     if failure.code == "FORBIDDEN" and role in ROLES:
         *allowed, last = ROLES[:2] if procedure.startswith("organization.") else ROLES[:3]
         if role in ROLES[:2]:       # there is no other admin

@@ -303,6 +303,11 @@ class Projects(OrganizationCase):
             self.assertEqual(self.cli("whoami", "--json", env={"TWOSIGNAL_PROJECT": None}).json[
                 "default_project_id"], found)
 
+    def test_the_fields_of_a_project(self):
+        for record in self.cli("projects", "list", "--json", env={"TWOSIGNAL_ORG": ""}).json:
+            self.assertEqual(list(record), ["id", "organization_id", "name", "description",
+                                            "created_at", "updated_at", "organization_name"])
+
     def test_update_changes_what_was_given(self):
         self.assertOk(self.cli("projects", "update", "Old Name", "--name", "New"), err="")
         self.assertEqual(self.stored(), ("New", "old"))
