@@ -2739,16 +2739,13 @@ def read_certificate(der):
         for tag, content in der_values(der):
             if tag == 0x06:             # an object identifier, of what comes next
                 kind = content
-            elif tag in (0x17, 0x18):   # the years of a UTCTime have two digits
-                century = b"" if tag == 0x18 else b"20" if content < b"5" else b"19"
-                text = str(century + content, "ascii")
-                times.append(timegm(time.strptime(text, "%Y%m%d%H%M%SZ")))
+            elif tag in (0x17, 0x18):
+                if tag == 0x17:         # a UTCTime, whose year has two digits
+                    content = (b"20" if content < b"5" else b"19") + content
+                times.append(timegm(time.strptime(str(content, "ascii"), "%Y%m%d%H%M%SZ")))
             elif kind in _NAME_PARTS:   # of the issuer; of the subject, after the dates
                 text = str(content, _TEXT_ENCODINGS.get(tag, "latin-1"), "replace")
-                if not times:
-                    issuer.append(f"{_NAME_PARTS[kind]}={text}")
-                elif _NAME_PARTS[kind] == "CN":
-                    names.append(text)
+                (names if times else issuer).append(f"{_NAME_PARTS[kind]}={text}")
             elif kind == _ALTERNATIVE_NAMES and tag == 0x04:
                 names = [str(ip_address(name) if tag == 0x87 else str(name, "latin-1"))
                          for tag, name in der_values(content) if tag in (0x82, 0x87)]
@@ -7585,11 +7582,11 @@ class Checkup:
         if not key:
             yield "none"
             return
-        client = self.new_client(url_and_source(self.args.url, self.clock, key)[0], key)
-        if client.url != self.url:
-            yield f"for {client.url} (TWOSIGNAL_BASE_URL)"
+        url, source = url_and_source(self.args.url, self.clock, key)
+        yield f"for {url} ({source})"
+        client = self.new_client(url, key)
         response = client.transport.request(
-            "GET", f"{client.url}/api/v1/traces?limit=1", {"Authorization": f"Bearer {key}"})
+            "GET", f"{url}/api/v1/traces?limit=1", {"Authorization": f"Bearer {key}"})
         rows_of(rest_value(response))
         limit = re.match("[0-9]+", response.headers.get("RateLimit-Limit") or "")
         yield "accepted" + (f", {limit.group()} requests a second" if limit else "")

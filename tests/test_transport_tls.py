@@ -85,8 +85,8 @@ class ReadCertificates(unittest.TestCase):
         return twosignal.read_certificate(certificate_of(**parts))
 
     def test_common_name_counts_without_alternatives(self):
-        self.assertEqual(self.read(), ("CN=Test", 1767225600, 1798761600, ["leaf.test"]))
-        self.assertEqual(self.read(version=b"")[3], ["leaf.test"])     # version 1
+        self.assertEqual(self.read(), ("CN=Test", 1767225600, 1798761600, ["CN=leaf.test"]))
+        self.assertEqual(self.read(version=b"")[3], ["CN=leaf.test"])     # version 1
 
     def test_alternative_names(self):
         """Hosts and addresses; whether the extension is critical, and whatever stands before it."""
