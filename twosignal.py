@@ -1926,7 +1926,8 @@ def normal_url(text: str, source="--url") -> str:
     """An address as https://host[:port][/path]. Raises a usage error, which names the source."""
     match = re.match(_ADDRESS, text.strip()) if len(text) <= MAX_BATCH_URL else None
     if not match or not 0 < int(match.group(3) or 1) < 65536:
-        shown = re.sub(r"(?s)\A(\w*://)?.*(?=@)|(?<=[?#]).+", r"\1***", text)      # secrets
+        # A password and parameters are secrets; with an @ behind a ?, it may be either.
+        shown = re.sub(r"(?s)\A(\w*://)?([^?#]*[?#].*@.*|.*(?=@))|(?<=[?#]).+", r"\1***", text)
         raise usage_error(f"{source} is not a server's address: {shown}",
                           "It should look like https://twosignal.example.com.")
     scheme, host, port, path = match.groups()
@@ -1950,12 +1951,16 @@ class Access(Struct):
     client_key: str = None          # None: it is in client_cert, too
     headers: dict = {}              # of each request
     ca_cert_option: str = "--ca-cert FILE"      # where to name another one
+    url_setting: str = "--url or TWOSIGNAL_URL"     # where to correct the address
 
 
 def server_access(url, options, key=None, clock=CLOCK) -> Access:
     """The Access to a server, given {option's name: its value}. Raises a usage error."""
     paths = [options.get(name) for name in ("ca_cert", "client_cert", "client_key")]
     access = Access(*[path and absolute_path(path) for path in paths])
+    base_url = url, "TWOSIGNAL_BASE_URL"
+    if result_or(None, url_and_source, options.get("url"), clock, True) == base_url:
+        access.url_setting = "TWOSIGNAL_BASE_URL"
     from_variables = {"client_cert", "client_key"} & set(options.get("sources", ()))
     if access.client_cert and from_variables == {"client_key"}:
         access.client_key = None        # a variable's key is not that of an option's certificate
@@ -2131,6 +2136,7 @@ class Transport:
             response = self._send(request)
         except Exception as error:
             failure = request_error(error, request, self.access)
+            failure.was_sent = request.was_sent
             self._log(request, failure.message)
             raise failure
         took = (self.clock.monotonic() - started) * 1000
@@ -2241,7 +2247,8 @@ def requested_pause(response, clock):
 
 def clock_difference(ahead) -> str:
     """How far this machine's clock is ahead of the server's, in seconds, as text."""
-    difference = counted(round(abs(ahead) / MINUTE), "minute")
+    unit, length = ("day", DAY) if abs(ahead) >= DAY else ("minute", MINUTE)
+    difference = counted(round(abs(ahead) / length), unit)
     side = "ahead of" if ahead > 0 else "behind"
     return f"this machine's clock is {difference} {side} the server's"
 
@@ -2573,11 +2580,18 @@ def proxy_refusal(status, route) -> RequestError:
     """What it means that a proxy itself answers with that status."""
     _, host, proxy, _ = route
     problem = f"refused the connection to {host}"
+    hint = "Check http_proxy or https_proxy, or name the host in no_proxy."
     if status == 407:
         problem = "requires a valid user name and password"
-    return RequestError(f"The proxy {proxy or host} {problem} ({status})",
-                        "Check http_proxy or https_proxy, or name the host in no_proxy.",
+    elif status in (500, 502, 503, 504):
+        problem = f"cannot reach {host}"
+        hint = "Check the server's name and port, and that it is running; or add it to no_proxy."
+    return RequestError(f"The proxy {proxy or host} {problem} ({status})", hint,
                         is_retryable=status in RETRIED_STATUSES)
+
+
+_CLOSED_HINTS = {"http": "The address of a TLS server begins with https://.",
+                 "https": "Also check that the server is running."}
 
 
 def request_error(error, request, access=Access()) -> RequestError:
@@ -2586,19 +2600,22 @@ def request_error(error, request, access=Access()) -> RequestError:
     import socket
     if isinstance(error, RequestError):
         return error
-    host = request.url.split("/")[2]
-    place = f"the proxy {request.proxy}" if request.proxy else host
+    scheme, host = re.split("://|/", request.url)[:2]
+    # With TLS, what goes wrong once a request is sent is the server's fault, behind any proxy.
+    proxy = None if scheme == "https" and request.was_sent else request.proxy
+    place = f"the proxy {proxy}" if proxy else host
     ssl = sys.modules.get("ssl")    # unless it is imported, nothing can raise one of its errors
     if ssl and isinstance(error, (ssl.SSLError, ssl.CertificateError)):
-        return tls_error(error, f"{host} through {place}" if request.proxy else host, access)
-    settings = "http_proxy, https_proxy or no_proxy" if request.proxy else "--url or TWOSIGNAL_URL"
+        return tls_error(error, f"{host} through {place}" if proxy else host, access)
+    settings = "http_proxy, https_proxy or no_proxy" if proxy else access.url_setting
     hint = f"Check your {settings} setting."
-    advice = f"{hint} The address of a TLS server begins with https://."
+    note = "" if proxy else f" If this network requires a proxy, set {scheme}_proxy."
+    advice = f"{hint} {_CLOSED_HINTS[scheme]}"
     for kinds, *details in (        # the first that fits counts
             (ConnectionRefusedError, f"Connection refused by {place}", hint, "CONNECTION_REFUSED"),
             ((socket.timeout, TimeoutError), f"No response from {place} in time",
              "Try again, or allow more time with --timeout SECONDS.", "TIMED_OUT"),
-            (socket.gaierror, f"Cannot resolve the name of {place}", hint),
+            (socket.gaierror, f"Cannot resolve the name of {place}", hint + note),
             (UnicodeError, f"{place} is not the name of a host", hint, "CONNECTION_FAILED", False),
             (http.client.IncompleteRead, f"The response of {place} was cut short", hint),
             (ConnectionResetError, f"No response: {place} closed the connection", advice),
@@ -2655,8 +2672,8 @@ def tls_context(access=Access()):
         problem = path and pem_problem(path, kind, load)
         if problem:
             whose = ", the certificate's own and not encrypted," if "key" in kind else ""
-            raise usage_error(f"Cannot use {path}: {problem}",
-                              f"Pass a {kind} in PEM format{whose} with {option}.")
+            raise usage_error(f"Cannot use {path}: {problem}", "Check the path, or pass a "
+                              f"{kind} in PEM format{whose} with {option}.")
     return context
 
 
@@ -3298,12 +3315,14 @@ def session_origin(session, clock=CLOCK) -> str:
     return url
 
 
-def not_logged_in() -> Failure:
+def not_logged_in(url) -> Failure:
     if has_key():
         return Failure("Not logged in, and an API key is not enough for this command",
                        "Run 'twosignal login' with an account.", "NOT_LOGGED_IN")
     note = " TWOSIGNAL_API_KEY is empty." if "TWOSIGNAL_API_KEY" in os.environ else ""
-    return Failure("Not logged in", "Run 'twosignal login'." + note, "NOT_LOGGED_IN")
+    is_usual = url == result_or((None,), url_and_source)[0]
+    options = "" if is_usual else " with the same global options"
+    return Failure("Not logged in", f"Run 'twosignal login'{options}.{note}", "NOT_LOGGED_IN")
 
 
 class Authenticator:
@@ -3375,7 +3394,7 @@ class Authenticator:
         """The stored session, if it belongs to this server. Raises NOT_LOGGED_IN."""
         session = result_or(None, load_session, self.clock, kinds=NoHome if has_key() else ())
         if session is None:
-            raise not_logged_in()
+            raise not_logged_in(self.url)
         self.keep_secret(session.access_token)
         self.keep_secret(session.refresh_token)
         if self._session and session.account != self._session.account:
@@ -3390,7 +3409,7 @@ class Authenticator:
     def _renewed(self, rejected, lock_timeout) -> Session:
         """The session after its refresh, by this process or another one. Raises Failure."""
         if not self.may_refresh:
-            raise not_logged_in()
+            raise not_logged_in(self.url)
         with Spending(self.transport.deadline(lock_timeout), self.clock) as spending:
             spent = self.stored()
             if not spent.is_due(spent.remaining(self.clock.time(), rejected)):
@@ -4711,7 +4730,7 @@ class Arguments:
             raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
         has_variable = has_key() or "TWOSIGNAL_API_KEY" in os.environ
         if missing and not key and has_variable and not result_or(None, load_session, kinds=NoHome):
-            raise not_logged_in()       # first things first: an API key is not enough, or empty
+            raise not_logged_in(client.url)     # first things first: a key is not enough, or empty
         for option in missing:
             saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
             if saved:
@@ -7430,7 +7449,7 @@ class Checkup:
         return self.client.transport.request("GET", f"{self.url}/api/{path}")
 
     def check_program(self):
-        yield VERSION_LINE.strip()
+        yield f"{VERSION_LINE.strip()}, checked at {iso_timestamp(self.clock.time())}"
         yield f"{sys.implementation.name}, {sys.executable}"
         ssl = result_or(None, __import__, "ssl", kinds=ImportError)
         yield ssl.OPENSSL_VERSION if ssl else "no ssl module"
@@ -7458,6 +7477,10 @@ class Checkup:
         load_config(self.clock)
         load_session(self.clock)
         if not os.path.isdir(path):
+            while not os.path.lexists(path):
+                path = os.path.dirname(path)
+            if not os.access(os.path.join(path, ""), os.W_OK):
+                raise Failure(f"Cannot create it in {path}", HOME_HINT)
             yield "does not exist yet; 'twosignal login' creates it"
             return
         yield f"mode {os.stat(path).st_mode & 0o7777:04o}"
@@ -7481,7 +7504,7 @@ class Checkup:
                 yield f"{place}: no connection"
         if len(failures) == len(self.addresses):
             if failures[0].code == "TIMED_OUT":
-                failures[0].hint = "Check the address, and any firewall in between."
+                failures[0].hint = "Check the address, firewalls, and your proxy settings."
             raise failures[0]
         if failures:
             self.hints.append("Correct the host's DNS entry, or a firewall in between.")
@@ -7512,14 +7535,16 @@ class Checkup:
         end = certificates[0][2] if certificates else ALL
         if not certificates:
             yield "certificate not readable here"
+        left = end - self.clock.time()
         if isinstance(self.health, InsecureConnection):
-            if end < self.clock.time():     # Python 3.6 does not say why
+            if left < 0:                    # Python 3.6 does not say why
                 self.health.hint = _CERTIFICATE_HINTS[10]
             raise self.health
-        if not isinstance(self.health, Failure):
+        if getattr(self.health, "was_sent", True):
             yield "trusted"
-        if end < self.clock.time() + EARLY_RENEWAL:
-            self.hints.append("Renew the certificate on the server.")
+        if left < EARLY_RENEWAL:
+            days = counted(max(0, int(left // DAY)), "day")
+            self.hints.append(f"Renew the certificate on the server: it expires in {days}.")
 
     def check_health(self):
         if isinstance(self.health, Failure):
@@ -7569,7 +7594,7 @@ class Checkup:
         if self.is_key_alone:
             yield "none"
         elif not load_session(self.clock):
-            self.hints.append(f"{not_logged_in().hint} Pass it the same global options.")
+            self.hints.append(not_logged_in(self.url).hint)
             yield "none"
         else:
             session = self.client.auth.session()
