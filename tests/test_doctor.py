@@ -167,7 +167,8 @@ class Healthy(DoctorCase):
         """Nothing is wrong: each layer says what it found, and the exit code is 0."""
         checks = self.assertHealthy(self.doctor()).checks
         for layer, *parts in (
-                ("program", twosignal.__version__, "Python %d.%d" % sys.version_info[:2]),
+                ("program", twosignal.__version__, "Python %d.%d" % sys.version_info[:2],
+                 "checked at 20"),
                 ("settings", self.server.url, "TWOSIGNAL_URL", "TWOSIGNAL_API_KEY"),
                 ("home", self.home, "TWOSIGNAL_HOME"),
                 ("name", "127.0.0.1"), ("connection", "127.0.0.1", "connected"),
@@ -280,12 +281,15 @@ class Network(DoctorCase):
         self.enter(resolved(*addresses))
 
     @fault("wrong host name", "name", "Cannot resolve the name of 2signal.example.test",
-           "Check your --url or TWOSIGNAL_URL setting.")
+           "Check your --url or TWOSIGNAL_URL setting. If this network requires a proxy, set …_proxy.")
     def test_wrong_name(self):
-        """Row 72: its name cannot be resolved."""
-        self.move("https://2signal.example.test")
-        with mock.patch("socket.getaddrinfo", side_effect=socket.gaierror(-2, "not known")):
-            yield self.doctor()
+        """Row 72: its name cannot be resolved, which may be left to a proxy."""
+        for scheme in ("http", "https"):
+            self.move(scheme + "://2signal.example.test")
+            with mock.patch("socket.getaddrinfo", side_effect=socket.gaierror(-2, "not known")):
+                result = self.doctor()
+            self.assertIn(" %s_proxy." % scheme, result.checks["name"]["hint"])
+            yield result
 
     @fault("wrong port", "connection", "Connection refused by HOST",
            "Check your --url or TWOSIGNAL_URL setting.")
@@ -297,7 +301,7 @@ class Network(DoctorCase):
 
     @fault("silent server, or a firewall in between", "connection",
            "No response from HOST in time",
-           "Check the address, and any firewall in between.")
+           "Check the address, firewalls, and your proxy settings.")
     def test_silent_host(self):
         with swallowing() as port:
             for scheme in ("http", "https"):
@@ -341,18 +345,24 @@ class Network(DoctorCase):
             self.move("https://2signal.example.test")
             yield self.doctor(env={"https_proxy": proxy.url, "NO_PROXY": None})
 
+    @fault("server that the proxy cannot reach", "proxy", "The proxy HOST cannot reach HOST (…)",
+           "Check the server's name and port, and that it is running; or add it to no_proxy.")
     def test_proxy_that_cannot_reach_the_server(self):
-        with Proxy() as proxy:
-            self.move("https://127.0.0.1:%d" % self.closed_port())
-            result = self.doctor(env={"https_proxy": proxy.url, "NO_PROXY": None})
-        self.assertIn("(502)", self.assertFirst(result, "proxy")["found"])
+        """A real one, and the statuses of others."""
+        port = self.closed_port()
+        self.move("https://127.0.0.1:%d" % port)
+        for proxy in (Proxy(), *(Scripted(answer("", code)) for code in (500, 503, 504))):
+            with proxy:
+                yield self.doctor(env={"https_proxy": proxy.url, "NO_PROXY": None})
 
     def test_name_of_the_proxy(self):
         """The name is looked up that a connection is made to."""
         self.move("https://2signal.example.test")
         with mock.patch("socket.getaddrinfo", side_effect=socket.gaierror(-2, "not known")):
             result = self.doctor(env={"https_proxy": "http://proxy.test:1", "NO_PROXY": None})
-        self.assertIn("the proxy proxy.test:1", self.assertFirst(result, "name")["found"])
+        check = self.assertFirst(result, "name")
+        self.assertIn("the proxy proxy.test:1", check["found"])
+        self.assertNotIn("If this network requires a proxy", check["hint"])
 
     def test_proxy_that_is_none(self):
         """A setting of no use is a finding, not the end."""
@@ -407,7 +417,7 @@ class Tls(DoctorCase):
         yield self.doctor()
 
     @fault("certificate about to expire", "TLS", "valid from … to …",
-           "Renew the certificate on the server.", "WARN", 0)
+           "Renew the certificate on the server: it expires in 9 days.", "WARN", 0)
     def test_expires_soon(self):
         self.use_tls("ending")
         yield self.doctor()
@@ -472,6 +482,34 @@ class Tls(DoctorCase):
         with resolved(address(port)):
             yield self.doctor(env={"NO_PROXY": "*"})
 
+    @fault("gateway in front of a server that is down", "health",
+           "No response: HOST closed the connection",
+           "Check your --url or TWOSIGNAL_URL setting. Also check that the server is running.")
+    def test_server_behind_tls(self):
+        """The certificate is trusted by then, and a proxy has no part in it."""
+        made = certificates(self.folder)
+        with Scripted(None, tls=made.good) as server, Proxy() as proxy:
+            self.move(server.url)
+            for env in {}, {"https_proxy": proxy.url, "NO_PROXY": None}:
+                result = self.doctor("--ca-cert", made.ca, env=env)
+                self.assertIn("trusted", result.checks["TLS"]["found"].splitlines())
+                yield result
+
+    def test_trust_is_not_known(self):
+        """A handshake that breaks off says nothing about it, nor that a server is down."""
+        made = certificates(self.folder)
+        with Scripted(None, tls=made.good) as server:
+            self.move(server.url)
+            connect = twosignal.open_connection
+            def break_off(route, deadline, context=None):
+                if context and context.check_hostname:
+                    raise ConnectionResetError
+                return connect(route, deadline, context)
+            with mock.patch.object(twosignal, "open_connection", break_off):
+                result = self.doctor("--ca-cert", made.ca)
+        self.assertFirst(result, "health")
+        self.assertNotIn("trusted", result.checks["TLS"]["found"])
+
     def test_silence(self):
         """A server that accepts the connection, and says nothing."""
         with Scripted(silence) as server:
@@ -491,6 +529,7 @@ class Tls(DoctorCase):
                 self.assertEqual(result.checks["home"]["status"], "OK")
                 (layer, _), *_ = self.bad(result).items()
                 self.assertIn((args or list(env))[0], result.checks[layer]["hint"])
+                self.assertEqual("missing.pem" in args, "path" in result.checks[layer]["hint"])
 
     def test_nothing_is_sent(self):
         """Row 72: the certificate is read on a connection on which nothing else is sent."""
@@ -628,6 +667,10 @@ class Servers(DoctorCase):
             self.assertEqual(result.err, "")
             yield result
 
+    def test_clock_off_by_days(self):
+        self.use(self.serve(date=-463 * twosignal.DAY))
+        self.assertIn("is 463 days ahead", self.doctor().checks["clock"]["found"])
+
     def test_no_date(self):
         """What is unknown is not OK."""
         self.use(self.serve(date=None))
@@ -664,10 +707,19 @@ class Accounts(DoctorCase):
         self.assertGreater(session["expires_at"], 1)
 
     @fault("no session and no key", "session", "none",
-           "Run 'twosignal login'. Pass it the same global options.", "WARN", 0)
+           "Run 'twosignal login' with the same global options.", "WARN", 0)
     def test_nothing(self):
+        """Other commands say the same; without --url, the options are not mentioned."""
         os.unlink(os.path.join(self.home, "session.json"))
-        yield self.doctor(env={"TWOSIGNAL_API_KEY": None})
+        env = {"TWOSIGNAL_API_KEY": None}
+        result = self.doctor(env=env)
+        self.assertEqual(result.checks["session"]["hint"], "Run 'twosignal login'.")
+        os.unlink(os.path.join(self.home, "config.json"))
+        env["TWOSIGNAL_URL"] = None
+        yield self.doctor("--url", self.server.url, env=env)
+        for command in ("whoami",), ("orgs", "list"):
+            result = self.run_cli(*command, "--url", self.server.url, env=env)
+            self.assertFails(result, 4, "Run 'twosignal login' with the same global options.")
 
     def test_empty_key(self):
         """As in a CI system that lacks the secret."""
@@ -691,6 +743,11 @@ class Accounts(DoctorCase):
             result = self.assertHealthy(self.doctor())
         self.assertIn("%s (TWOSIGNAL_BASE_URL)" % self.server.url,
                       result.checks["settings"]["found"])
+        self.environment["TWOSIGNAL_BASE_URL"] = other
+        with mock.patch.object(twosignal, "DEFAULT_URL", self.server.url):
+            check = self.assertFirst(self.doctor(), "connection")
+            self.assertEqual(check["hint"], "Check your TWOSIGNAL_BASE_URL setting.")
+            self.assertIn(check["hint"], self.run_cli("traces", "list").err)
 
     def test_key_of_a_server_without_trpc(self):
         """An address for keys only: what a key can do there works."""
@@ -765,6 +822,17 @@ class Accounts(DoctorCase):
         self.assertEqual(other.count("/api/v1/traces"), 1)
         self.assertEqual(self.server.count("/api/v1/traces"), 0)
 
+    @fault("server of the key is down", "key", "Connection refused by HOST",
+           "Check your TWOSIGNAL_BASE_URL setting.")
+    def test_key_of_an_address_that_is_down(self):
+        """The setting that counts is named, and --url where that was given."""
+        self.write("home/config.json", {"api_url": self.server.url})
+        place = "http://127.0.0.1:%d" % self.closed_port()
+        env = {"TWOSIGNAL_BASE_URL": place, "TWOSIGNAL_URL": None}
+        yield self.doctor(env=env)
+        check = self.assertFirst(self.doctor("--url", place, env=env), "connection")
+        self.assertEqual(check["hint"], "Check your --url or TWOSIGNAL_URL setting.")
+
     def test_key_that_is_none(self):
         """A file without a key, or a key that no header can carry: a finding."""
         for env in ({"TWOSIGNAL_API_KEY": None, "TWOSIGNAL_API_KEY_FILE": self.path("missing")},
@@ -798,7 +866,9 @@ class Machine(DoctorCase):
         self.secrets.append("hunter2secret99x")
         for url in ("https://user:hunter2secret99x@2signal.example.test",
                     "https://2signal.example.test/?key=hunter2secret99x",
-                    "https://2signal.example.test#hunter2secret99x"):
+                    "https://2signal.example.test#hunter2secret99x",
+                    "https://2signal.example.test/?key=abc@hunter2secret99x",
+                    "https://user:abc?hunter2secret99x@2signal.example.test"):
             for args, env in ((("--url", url), {}), ((), {"TWOSIGNAL_URL": url})):
                 self.assertFirst(self.doctor(*args, env=env), "settings", code=2)
 
@@ -880,8 +950,23 @@ class Machine(DoctorCase):
 
     def test_no_home(self):
         """A home directory that is not there yet is fine; it is made by login."""
-        result = self.doctor(env={"TWOSIGNAL_HOME": self.path("new")})
-        self.assertEqual(result.checks["home"]["status"], "OK")
+        for place in (self.path("new"), self.path("new", "a", "b")):
+            result = self.doctor(env={"TWOSIGNAL_HOME": place})
+            self.assertEqual(result.checks["home"]["status"], "OK")
+            self.assertFalse(os.path.exists(self.path("new")))
+
+    @fault("home directory that cannot be created", "home", "Cannot create it in …",
+           twosignal.HOME_HINT, code=1)
+    def test_no_place_for_a_home(self):
+        """Below a file, and where this user may not write."""
+        places = [os.path.join(self.write("file", ""), "a", "home")]
+        if os.name != "nt" and os.geteuid() != 0:
+            os.mkdir(self.path("closed"), 0o500)
+            places.append(self.path("closed", "home"))
+        for place in places:
+            yield self.doctor(env={"TWOSIGNAL_HOME": place, "TWOSIGNAL_API_KEY": None})
+            result = self.doctor(env={"TWOSIGNAL_HOME": place})
+            self.assertEqual(self.bad(result), {"home": "WARN"})
 
     @needs_openssl
     def test_python_without_ssl(self):
