@@ -281,7 +281,8 @@ class Network(DoctorCase):
         self.enter(resolved(*addresses))
 
     @fault("wrong host name", "name", "Cannot resolve the name of 2signal.example.test",
-           "Check your --url or TWOSIGNAL_URL setting. If this network requires a proxy, set …_proxy.")
+           "Check your --url or TWOSIGNAL_URL setting. "
+           "If this network requires a proxy, set …_proxy.")
     def test_wrong_name(self):
         """Row 72: its name cannot be resolved, which may be left to a proxy."""
         for scheme in ("http", "https"):
