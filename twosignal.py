@@ -2012,6 +2012,8 @@ def api_key():
     assigned = re.findall(_ENV_KEY, key or "")
     if assigned:                    # it is the content of a file such as --output-env writes
         key = assigned[-1][1].strip(" \t'\"")
+    elif path and re.match(r"(export\s+)?[A-Za-z_]\w*\s*=[^=]", key):
+        key = None                  # a file of other variables
     if not key and path:
         raise usage_error(f"There is no API key in {path}", "Correct TWOSIGNAL_API_KEY_FILE.")
     if key and not re.match(r"[!-~]+\Z", key):
@@ -7164,6 +7166,8 @@ def new_key(client, args, console, procedure, verb="Created", **values) -> Detai
         with output_file(path) as file:
             file.prove()
             file.cancel()
+    elif isinstance(console.file, AtomicFile):      # -o FILE
+        os.chmod(console.file.temporary, 0o600)
     result = changed(client, args, procedure, KEY_FIELDS, verb, key_object, **values)
     key = result.record["key"]
     console.keep_secret(key)
@@ -7282,6 +7286,8 @@ def usage(client, args, console):
                Column("Name", "project_name"))
     projects = Listing("usage", columns, record["projects"])
     result = Details(record, USAGE_FIELDS, [("Projects", projects)], listing=projects)
+    if args.project:
+        result.message = "The totals and limits are the organization's."
     if args.fail_above is not None:
         check = usage_check(record, args.fail_above)
         result.checks = [check]

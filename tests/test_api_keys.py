@@ -316,6 +316,25 @@ class Verification(KeysCase):
             self.assertEqual((self.active("New"), self.active("Deploy")), ([], [self.key]), result)
 
 
+class OutputFiles(KeysCase):
+    """-o FILE"""
+
+    @posix
+    def test_only_the_user_can_read_a_key(self):
+        """Row 16: whatever could read the file before."""
+        path = self.path("key.json")
+        for command in (self.create, self.rotate, lambda *args: self.rotate("--verify", *args)):
+            for before in (None, 0o644):
+                if before:
+                    self.write("key.json", "old")
+                    os.chmod(path, before)
+                self.assertOk(command("--json", "-o", path))
+                self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+                with open(path, encoding="ascii") as file:
+                    self.assertRegex(json.load(file)["key"], SHOWN_KEY)
+                os.unlink(path)
+
+
 class EnvFiles(KeysCase):
     """--output-env FILE"""
 

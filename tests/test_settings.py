@@ -661,7 +661,8 @@ class ApiKeyLocations(KeyCase):
         for content, code, part in (
                 ("TWOSIGNAL_API_KEY=ts_wrong_wrong_wrong", 4, "Check TWOSIGNAL_API_KEY or its"),
                 ("TWOSIGNAL_API_KEY=''", 2, "There is no API key in"),
-                ("A=1\nB=2", 2, "characters that no key has")):
+                ("A=1\nB=2", 2, "There is no API key in"),
+                ("# of CI\nB=2", 2, "characters that no key has")):
             self.assertFails(self.cli("traces", "list", env=self.key_file(content)), code, part)
 
     def test_refused(self):
@@ -670,6 +671,8 @@ class ApiKeyLocations(KeyCase):
         for env, code, message in (
                 (self.key_file(""), 2, "There is no API key in " + self.folder),
                 (self.key_file(" \n"), 2, "There is no API key in " + self.folder),
+                (self.key_file("PASSWORD=hunter2\n"), 2, "There is no API key in " + self.folder),
+                (self.key_file("export A='x'\nB=1"), 2, "There is no API key in " + self.folder),
                 (self.key_file("a\nb"), 2, no_key), (self.key_file(b"\xff\xfe"), 2, no_key),
                 ({"TWOSIGNAL_API_KEY": "a b"}, 2, no_key),
                 ({"TWOSIGNAL_API_KEY": "ключ"}, 2, no_key),
