@@ -587,7 +587,7 @@ MISSING = object()                  # in place of a value, which may be None
 # The users' own data: no key inside is renamed, nothing in it is changed.
 USER_DATA = set("input output metadata config rules expected_output model_parameters".split())
 _NESTED_KINDS = {"spans": "span", "scores": "score", "items": "item", "projects": "usage",
-                 "members": "member", "evaluator": "evaluator", "evaluators": "evaluator"}
+                 "evaluator": "evaluator", "evaluators": "evaluator"}
 _RENAMED_KEYS = {
     "trace": {"totalCost": "cost_usd"}, "span": {"cost": "cost_usd"},
     "score": {"value": "score", "evaluatorName": "evaluator"},
@@ -6470,9 +6470,10 @@ def orgs_get(client, args, console):
     """Show an organization with its members."""
     given = {"organizationId": organization_id(client, args.org)}
     record = to_record(resource_object(client.query("organization.getById", given)))
-    listing = Listing("members", MEMBER_COLUMNS, rows_of(record.get("members")))
-    for member in listing.rows:     # some servers have the email in the user
-        member["email"] = member.get("email") or get_path(member, "user.email")
+    members = [to_record(each, "member") for each in rows_of(record.get("members"))]
+    for member in members:          # some servers have the email in the user
+        member["email"] = member["email"] or get_path(member, "user.email")
+    record["members"], listing = members, Listing("members", MEMBER_COLUMNS, members)
     return Details(record, (ID, NAME, PLAN, ROLE, MEMBER_COUNT, CREATED), [("Members", listing)],
                    listing=listing)
 

@@ -72,6 +72,15 @@ class Organizations(OrganizationCase):
             self.assertFails(result, 2, "No organization given", self.server.org)
         self.assertEqual(self.changes(), [])
 
+    def test_members_in_a_page(self):
+        """Lists of other procedures come in one, too."""
+        self.server.fault("organization.getById", times=None, status=200, body=trpc_answer(
+            {"id": self.server.org, "name": "Acme", "members": {"items": [
+                {"id": "m1", "user": {"email": "a@example.com"}}, {"email": "b@example.com"}]}}))
+        self.assertEqual(self.emails(), ["a@example.com", "b@example.com"])
+        self.assertEqual(len(self.assertOk(self.cli("orgs", "get", "--json")).json["members"]), 2)
+        self.assertFails(self.cli("orgs", "remove-member", "--email", "c@example.com", "-y"), 6)
+
     def test_an_answer_without_members(self):
         """That they are not known is not "No members found"."""
         self.server.fault("organization.getById", times=None, status=200,
