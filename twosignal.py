@@ -7152,7 +7152,7 @@ add_listing("api-keys list", "apiKey", (
 
 def key_object(answer) -> dict:
     """The wire object of a new API key. Raises BAD_ANSWER for anything else."""
-    if not isinstance(resource_object(answer).get("key"), str):
+    if not isinstance(to_record(resource_object(answer)).get("key"), str):
         raise protocol_error("The server's response has no key")
     return answer
 
