@@ -2629,7 +2629,8 @@ def request_error(error, request, access=Access()) -> RequestError:
     raise error
 
 
-_PARTIAL_CHAIN, _STRICT = 0x80000, 0x20     # OpenSSL's flags; old Pythons have no names for them
+# OpenSSL's flags; old Pythons have no names for them.
+_PARTIAL_CHAIN, _STRICT, _IGNORE_UNEXPECTED_EOF = 0x80000, 0x20, 0x80
 _CERTIFICATE_ALERT = "ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)"   # against the client's
 _CERTIFICATE_HINTS = {              # by OpenSSL's X509_V_ERR codes
     9: "Correct this machine's clock.",
@@ -2664,6 +2665,7 @@ def tls_context(access=Access()):
     context = default_context()
     # As curl, on each Python: what is in the file is trusted, be it an intermediate or a leaf.
     context.verify_flags = (context.verify_flags | _PARTIAL_CHAIN) & ~_STRICT
+    context.options |= _IGNORE_UNEXPECTED_EOF       # as Python 3.10 does; read_body() checks it
     if hasattr(context, "minimum_version"):     # from 3.7 on
         context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     for option, path, kind, load in (
