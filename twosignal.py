@@ -3976,8 +3976,10 @@ def explain_refusal(client, failure, procedure, values, check):
         *allowed, last = ROLES[:2] if procedure.startswith("organization.") else ROLES[:3]
         if role in ROLES[:2]:       # there is no other admin
             failure.hint = failure.hint.replace(f" {ASK_ADMIN}", "")
+        # Who may delete a project is not documented.
+        names_roles = role not in (*allowed, last) and procedure != "project.delete"
         failure.hint += f" Your role is {role}" + (
-            "." if role in (*allowed, last) else f"; {', '.join(allowed)} or {last} may do this.")
+            f"; {', '.join(allowed)} or {last} may do this." if names_roles else ".")
     seats = PLANS.get(plan, {}).get("seats")
     taken = to_number(row.get("memberCount")) or 0
     if is_about_seats and role in ROLES[:2] and seats and taken >= seats:
@@ -6463,8 +6465,19 @@ EMAIL = Option("--email EMAIL", "email of the member's account", required=True)
 
 add_listing("orgs list", "organization", ORGANIZATION_COLUMNS)
 add_change("orgs create", "organization.create", "Create an organization.", *NEW_NAME)
-add_change("orgs rename", "organization.update", "Rename an organization.",
-           Option("NEW-NAME", "new name", name="name"), ORG, verb="Renamed")
+
+
+@command("orgs rename", Option("NEW-NAME", "new name", name="name"), ORG)
+def orgs_rename(client, args, console):
+    """Rename an organization."""
+    row = named_row(client.rows("organization.list"), args.org, "organization")
+    result = changed(client, args, "organization.update", (ID, PLAN), organizationId=row["id"],
+                     name=args.name)
+    result.message = (f'Renamed organization "{printable(row.get("name"))}" to '
+                      f'"{printable(args.name)}".')
+    if args.org == row.get("name") and "org" in args.sources:
+        console.tell(f"Note: {args.sources['org']} still has the old name.")
+    return result
 
 
 @command("orgs get", ORG)

@@ -94,6 +94,12 @@ class Names(KeysCase):
         result = self.assertFails(self.revoke("laptop"), 6, "API key not found")
         self.assertIn("'Laptop' is revoked", result.err)
 
+    def test_names_can_be_read_in_a_terminal(self):
+        """They are what the other commands take; prefixes are cut first."""
+        self.server.add_key(name="Production EU", lastUsedAt=self.server.world.now())
+        result = self.assertOk(self.cli("api-keys", "list", tty=True, columns=80))
+        self.assertIn("  Production EU  just now ", result.out)
+
     def test_an_id_of_a_revoked_key_is_for_the_server(self):
         self.assertOk(self.revoke(self.key))
         self.assertOk(self.revoke(self.key))

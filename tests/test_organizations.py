@@ -65,6 +65,18 @@ class Organizations(OrganizationCase):
         self.assertFails(self.cli("orgs", "get", "--org", "Nowhere"), 6, "Organization not found",
                          "'twosignal orgs list'")
 
+    def test_which_one_was_renamed(self):
+        """Its old name is told, also if only its ID was given, as by a saved default."""
+        said = 'Renamed organization "%s" to "%s".'
+        self.environment["TWOSIGNAL_ORG"] = ""
+        self.assertOk(self.cli("projects", "use", "Support Agent"), err="")
+        result = self.assertOk(self.cli("orgs", "rename", "Acme 2"), err="")
+        self.assertEqual(result.lines[0], said % ("Acme 東京", "Acme 2"))
+        self.environment["TWOSIGNAL_ORG"] = "Acme 2"
+        result = self.assertOk(self.cli("orgs", "rename", "Acme 3"))
+        self.assertEqual(result.lines[0], said % ("Acme 2", "Acme 3"))
+        self.assertEqual(result.err, "Note: TWOSIGNAL_ORG still has the old name.\n")
+
     def test_no_organization_given(self):
         for line in ("get", "list-members", "rename x", "add-member --email x --role VIEWER",
                      "remove-member --email x -y"):
@@ -424,8 +436,13 @@ class Projects(OrganizationCase):
                 with self.subTest(dialect=dialect, argv=argv):
                     result = self.assertFails(self.cli(*argv), 5, "Permission denied",
                                               "Contact your organization admin")
-                    self.assertTrue(result.err.endswith(hint), result)
+                    if "delete" in argv and "projects" in argv:     # who may is not documented
+                        self.assertTrue(result.err.endswith("Your role is VIEWER.\n"), result)
+                    else:
+                        self.assertTrue(result.err.endswith(hint), result)
             self.log_in_as("member")
+            self.assertFails(self.cli("projects", "delete", project, "-y"), 5,
+                             "Contact your organization admin. Your role is MEMBER.\n")
             self.assertOk(self.cli("projects", "update", project, "-d", "by a member"))
 
     def test_the_default_project_is_gone(self):
