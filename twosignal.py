@@ -6253,7 +6253,8 @@ def confirm(client, args, console, kind, chosen, verb, row=None):
     if kind == "member":
         texts = [f'role {printable(row["role"])} in "{printable(row["organization"])}"']
     question += f" with its {', '.join(texts)}" if texts else ""
-    question += ": whatever uses it stops working" if kind == "apiKey" else ""
+    if kind == "apiKey":
+        question += f": whatever uses it ({printable(row.get('keyPrefix'))}…) stops working"
     if console.read_answer(f"{question}? [y/N] ").lower() not in ("y", "yes"):
         raise Failure(f"Nothing was {verb}d", code="CANCELLED")
 
@@ -6510,22 +6511,26 @@ def orgs_add_member(client, args, console):
     answer = client.mutate("organization.addMember", given)
     wire = {**given, **answer} if isinstance(answer, dict) else given
     return Details(to_record(wire, "member"), MEMBER_COLUMNS,
-                   message=f"Added {printable(given['email'])} as {args.role}.")
+                   message=f"Added {printable(given['email'])} as {args.role} to organization "
+                           f'"{printable(args.org)}".')
 
 
 @command("orgs remove-member", EMAIL, ORG, YES)
 def orgs_remove_member(client, args, console):
     """Remove a member from an organization."""
     org = orgs_get(client, args, console).record
-    rows = [dict(each, name=str(each["email"] or each["id"]).strip().casefold(),
-                 organization=org.get("name")) for each in org["members"]]
+    rows = [dict(each, id=each.get("id") or each.get("user_id"), organization=org.get("name"))
+            for each in org["members"]]
+    for row in rows:
+        row["name"] = str(row["email"] or row["id"]).strip().casefold()
     given = {"organizationId": org.get("id")}
     member = named_row(rows, args.email.strip().casefold(), "member", given)
     confirm(client, args, console, "member", member, "remove", member)
     client.mutate("organization.removeMember", without_none(
         **given, memberId=member["id"], userId=member.get("user_id")))
     return Details({"id": member["id"], "removed": True},
-                   message=f"Removed {printable(member['email'])}.")
+                   message=f"Removed {printable(member['email'])} from organization "
+                           f'"{printable(org.get("name"))}".')
 
 
 @command("projects list", ORG_FILTER)
@@ -7239,12 +7244,14 @@ def api_keys_rotate(client, args, console):
     result = new_key(client, args, console, procedure, "Rotated", **values)
     result.record["rotated_from_id"] = chosen["id"]
     # Called when the new key has been shown; a document asks for its outcome twice.
-    result.conclude = functools.lru_cache()(lambda: old_key_state(client, chosen, args.verify))
+    result.conclude = functools.lru_cache()(
+        lambda: old_key_state(client, console, chosen, args.verify))
     return result
 
 
-def old_key_state(client, chosen, is_left) -> Outcome:
+def old_key_state(client, console, chosen, is_left) -> Outcome:
     """Revokes an old key if it is left, and says what has become of it; chosen: its IDs."""
+    console.flush()                 # a document is not finished yet; nothing is revoked if it fails
     failure = is_left and result_or_failure(client.mutate, "apiKey.revoke", chosen)
     old = result_or(None, stored_row, client, "apiKey", chosen)
     status = KEY_STATUS.text(to_record(old)) if old else "unknown"
@@ -7277,8 +7284,8 @@ MONTH, SPANS_USED = Column("Month", "month"), Column("Spans", "spans_used", form
 EVALUATOR_RUNS = Column("Evaluator runs", "evals_used", format_count)
 MONTH_COLUMNS = (Column("Traces", "traces_used", format_count), SPANS_USED, EVALUATOR_RUNS)
 USAGE_FIELDS = (                    # the server counts all runs, the plan limits LLM evaluations
-    MONTH, PLAN, Column("Traces", used_of_limit), EVALUATOR_RUNS,
-    limit_column("LLM evaluations of the plan", "evals_limit"), SPANS_USED,
+    Column("Organization", "organization_name"), MONTH, PLAN, Column("Traces", used_of_limit),
+    EVALUATOR_RUNS, limit_column("LLM evaluations of the plan", "evals_limit"), SPANS_USED,
     limit_column("Days of retention", "retention_days"), limit_column("Seats", "seats"),
     Column("Seats used", "seats_used", format_count),
     limit_column("Requests per second", "requests_per_second"))
@@ -7328,7 +7335,8 @@ def current_usage(client, args) -> dict:
     wire = resource_object(client.query("usage.getCurrentMonth", {"organizationId": org}))
     found = next((each for each in organizations if each.get("id") == org), {})
     record = usage_record(wire, found.get("plan"))
-    record["seats_used"] = to_number(found.get("memberCount"))
+    record.update(seats_used=to_number(found.get("memberCount")), organization_id=org,
+                  organization_name=found.get("name"))
     names = {str(row.get("id")): row.get("name") for row in listed}
     rows = [dict(row, project_name=names.get(str(row.get("project_id"))))
             for row in child_records(record, "projects")]

@@ -159,8 +159,8 @@ class Rotation(KeysCase):
         for reply, code in (("n\n", 1), ("y\n", 0)):
             output, found = self.run_terminal(
                 "api-keys", "rotate", "Deploy", columns=200,
-                script=[(f'Rotate API key "Deploy" ({self.key}): whatever uses it stops working? '
-                         "[y/N]", reply)])
+                script=[(f'Rotate API key "Deploy" ({self.key}): whatever uses it '
+                         f'({self.row(self.key)["keyPrefix"]}…) stops working? [y/N]', reply)])
             self.assertEqual((found, self.is_active(self.key)), (code, code == 1), output)
         self.assertFails(self.cli("api-keys", "rotate", "Deploy"), 2, "--yes")
 
@@ -208,7 +208,7 @@ class Rotation(KeysCase):
     def test_the_new_key_is_shown_before_anything_else(self):
         """Row 64: a kill does not lose it, while the old key is revoked or asked for."""
         for more, path in ([], "apiKey.list"), (["--verify"], "apiKey.revoke"):
-            for form in ("table", "json", "csv"):
+            for form in ("table", "json", "csv", "markdown", "html"):
                 with self.subTest(path=path, form=form):
                     self.use()
                     code, _ = self.signalled(signal.SIGKILL, path, [

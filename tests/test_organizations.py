@@ -281,6 +281,17 @@ class Members(OrganizationCase):
         self.remove("m2", "-y")
         self.assertEqual(self.changes()[0][1]["memberId"], "m2")
 
+    def test_ids_that_are_numbers_and_members_without_one(self):
+        """Whoever is listed can be removed; a member may have the ID of the account alone."""
+        members = [{"id": 8, "email": "b@x", "role": "VIEWER"},
+                   {"userId": "u1", "email": "c@x", "role": "VIEWER"}]
+        self.server.fault("organization.getById", times=None, status=200, body=trpc_answer(
+            {"id": self.server.org, "name": "Acme", "members": members}))
+        for given in ("b@x", "8", "c@x", "u1"):
+            self.remove(given, "-y")
+        sent = [(values["memberId"], values.get("userId")) for _, values in self.changes()]
+        self.assertEqual(sent, [(8, None), (8, None), ("u1", "u1"), ("u1", "u1")])
+
 
 class Projects(OrganizationCase):
     def setUp(self):
@@ -513,7 +524,7 @@ class LostAnswers(OrganizationCase):
     def test_an_answer_without_the_resource(self):
         """Some servers say only that it was done: it is named as it was given."""
         for line, procedure, message in (
-                ("orgs rename x", "organization.update", 'Renamed organization "x".'),
+                ("orgs rename x", "organization.update", ' to "x".'),
                 ("projects create x", "project.create", 'Created project "x".'),
                 (f"projects update {self.server.project} -d x -n y", "project.update",
                  'Updated project "y".')):

@@ -432,7 +432,8 @@ class ReadmeFacts(ServerCase):
         named = {command: re.findall(r"`(\w+)`", cell) for command, cell in told.items()}
         self.assertEqual(named["`traces list`"][:-1], list(twosignal.to_record({}, "trace")))
         self.assertEqual(named["`usage`"],
-                         list(twosignal.usage_record({}, "PRO")) + ["seats_used"])
+                         list(twosignal.usage_record({}, "PRO")) + [
+                             "seats_used", "organization_id", "organization_name"])
         check = self.cli("traces", "check", "--max-error-rate", "1%", *self.project, "--json").json
         self.assertEqual(named["`traces check`"][:9], list(check) + list(check["checks"][0]))
         wait = self.cli("traces", "wait", *self.project, "--json").json

@@ -329,7 +329,8 @@ class CommandRecords(CommandCase):
                                   "traces_limit": 50000, "spans_used": 180000,
                                   "evals_used": 900, "evals_limit": 5000,
                                   "retention_days": 30, "seats": 3, "requests_per_second": 1000,
-                                  "seats_used": 4})
+                                  "seats_used": 4, "organization_id": self.server.org,
+                                  "organization_name": "Acme 東京"})
         self.assertEqual(project["project_id"], "c1")
         self.assertEqual(project["traces_used"], 46000)
 
