@@ -3976,8 +3976,7 @@ def explain_refusal(client, failure, procedure, values, check):
         *allowed, last = ROLES[:2] if procedure.startswith("organization.") else ROLES[:3]
         if role in ROLES[:2]:       # there is no other admin
             failure.hint = failure.hint.replace(f" {ASK_ADMIN}", "")
-        # Who may delete a project is not documented.
-        names_roles = role not in (*allowed, last) and procedure != "project.delete"
+        names_roles = role not in (*allowed, last) and procedure != "project.delete"  # undocumented
         failure.hint += f" Your role is {role}" + (
             f"; {', '.join(allowed)} or {last} may do this." if names_roles else ".")
     seats = PLANS.get(plan, {}).get("seats")
@@ -7251,7 +7250,8 @@ def api_keys_rotate(client, args, console):
 
 def old_key_state(client, console, chosen, is_left) -> Outcome:
     """Revokes an old key if it is left, and says what has become of it; chosen: its IDs."""
-    console.flush()                 # a document is not finished yet; nothing is revoked if it fails
+    if not console.file:            # a document is not finished yet: the key is in it, though
+        console.flush()
     failure = is_left and result_or_failure(client.mutate, "apiKey.revoke", chosen)
     old = result_or(None, stored_row, client, "apiKey", chosen)
     status = KEY_STATUS.text(to_record(old)) if old else "unknown"
