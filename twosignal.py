@@ -7415,7 +7415,7 @@ def api(client, args, console):
 # --- doctor
 CHECKED_VARIABLES = r"(?i)(TWOSIGNAL_|SSL_CERT_|(https?|all|no)_proxy\Z)"
 LAYERS = {                          # each with those that it requires; Checkup.check_NAME checks it
-    "program": "", "settings": "", "home": "", "name": "settings", "connection": "name",
+    "program": "", "home": "", "settings": "", "name": "settings", "connection": "name",
     "proxy": "connection", "TLS": "proxy", "health": "TLS", "protocol": "TLS", "clock": "health",
     "session": "home protocol", "key": "health"}
 PROBED = ("trace.getById", "no.such")       # procedures: of newer servers, of none

@@ -18,7 +18,7 @@ from servers import (Forwarding, Proxy, Recording, Scripted, address, answer, ce
                      certificates, needs_openssl, reset, resolved, silence, swallowing)
 from tools import OLD, OWNER, ServerCase, posix, replaced_environment, trpc_error
 
-LAYERS = ("program", "settings", "home", "name", "connection", "proxy", "TLS", "health", "protocol",
+LAYERS = ("program", "home", "settings", "name", "connection", "proxy", "TLS", "health", "protocol",
           "clock", "session", "key")
 TELLS_WHY = sys.version_info >= (3, 7)      # why a certificate is refused
 
@@ -873,7 +873,7 @@ class Machine(DoctorCase):
             for args, env in ((("--url", url), {}), ((), {"TWOSIGNAL_URL": url})):
                 self.assertFirst(self.doctor(*args, env=env), "settings", code=2)
 
-    @fault("damaged config.json", "settings", "~/.twosignal/config.json is damaged", REPAIR, code=1)
+    @fault("damaged config.json", "home", "~/.twosignal/config.json is damaged", REPAIR, code=1)
     def test_damaged_config(self):
         del self.environment["TWOSIGNAL_URL"]
         for content in (b'{"api_url": ', b"[]", b"\xff"):
@@ -919,13 +919,14 @@ class Machine(DoctorCase):
            "Check the permissions of the file and its directory.", code=1)
     def test_unreadable_home(self):
         """Row 72: by its mode, for another user than root."""
-        for mode in (0o000, 0o400):
-            with self.unprivileged():
-                os.chmod(self.home, mode)
-                try:
-                    yield self.doctor()
-                finally:
-                    os.chmod(self.home, 0o700)
+        for url in (self.server.url, None):     # None: the address cannot be read, either
+            for mode in (0o000, 0o400):
+                with self.unprivileged():
+                    os.chmod(self.home, mode)
+                    try:
+                        yield self.doctor(env={"TWOSIGNAL_URL": url})
+                    finally:
+                        os.chmod(self.home, 0o700)
 
     @posix
     @fault("read-only home directory", "home",
