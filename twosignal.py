@@ -3534,10 +3534,9 @@ class Client:
         kind = "member" if procedure.endswith("Member") else procedure.split(".")[0]
         check = with_ids(RESOURCES.get(kind, ("", f"api {kind}.list"))[1], values)
         return self._change(check, lambda: read(self._with_aliases(
-            procedure, lambda name: self._call(name, values, is_change=True))),
-            lambda failure: explain_refusal(self, failure, procedure, values, check))
+            procedure, lambda name: self._call(name, values, is_change=True))), procedure, values)
 
-    def _change(self, check, call, explain=lambda failure: None):
+    def _change(self, check, call, procedure="", values=None):
         """What a call returns; if it fails and may have been made, the error names the check."""
         if self.before_change and not self.has_changed:
             self.before_change(f"twosignal {check}")
@@ -3548,8 +3547,8 @@ class Client:
             if not isinstance(error, Failure) or error.code in UNCERTAIN_CHANGE_CODES:
                 error.hint = ("The change may have been made all the same: check with "
                               f"'twosignal {check}' before you repeat it.")
-            if isinstance(error, Failure):
-                explain(error)
+            if isinstance(error, Failure) and procedure:
+                explain_refusal(self, error, procedure, values, check)
             raise
 
     def batch(self, procedure, inputs):
@@ -7330,18 +7329,18 @@ def current_usage(client, args) -> dict:
     org = args.org and find_id(args.org, "organization", lambda: organizations)
     listed = result_or([], visible_projects, client, org, organizations,
                        kinds=() if args.project else Failure)
-    chosen = named_row(listed, args.project, "project") if args.project else {}
-    org = org or chosen.get("organizationId")
+    if args.project:
+        listed = [named_row(listed, args.project, "project")]
+        org = org or listed[0].get("organizationId")
     wire = resource_object(client.query("usage.getCurrentMonth", {"organizationId": org}))
     found = next((each for each in organizations if each.get("id") == org), {})
     record = usage_record(wire, found.get("plan"))
     record.update(seats_used=to_number(found.get("memberCount")), organization_id=org,
                   organization_name=found.get("name"))
     names = {str(row.get("id")): row.get("name") for row in listed}
-    rows = [dict(row, project_name=names.get(str(row.get("project_id"))))
-            for row in child_records(record, "projects")]
-    record["projects"] = [row for row in rows
-                          if not chosen or row.get("project_id") == chosen["id"]]
+    record["projects"] = [dict(row, project_name=names.get(str(row.get("project_id"))))
+                          for row in child_records(record, "projects")
+                          if not args.project or str(row.get("project_id")) in names]
     return record
 
 

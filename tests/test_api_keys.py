@@ -211,9 +211,8 @@ class Rotation(KeysCase):
             for form in ("table", "json", "csv", "markdown", "html"):
                 with self.subTest(path=path, form=form):
                     self.use()
-                    code, _ = self.signalled(signal.SIGKILL, path, [
-                        "api-keys", "rotate", self.key, "-y", "--format", form, *more],
-                        rb".*\bts_\w{12}.*")
+                    line = ["api-keys", "rotate", self.key, "-y", "--format", form, *more]
+                    code, _ = self.signalled(signal.SIGKILL, path, line, rb".*\bts_\w{12}.*")
                     self.assertEqual(code, -signal.SIGKILL)
 
     @posix
