@@ -7308,8 +7308,6 @@ def usage(client, args, console):
                Column("Name", "project_name"))
     projects = Listing("usage", columns, record["projects"])
     result = Details(record, USAGE_FIELDS, [("Projects", projects)], listing=projects)
-    if args.project:
-        result.message = "The totals and limits are the organization's."
     if args.fail_above is not None:
         check = usage_check(record, args.fail_above)
         result.checks = [check]

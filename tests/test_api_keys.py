@@ -216,6 +216,17 @@ class Rotation(KeysCase):
                     self.assertEqual(code, -signal.SIGKILL)
 
     @posix
+    def test_an_interrupt_before_a_file_is_complete(self):
+        """Row 64: the new key is on stdout."""
+        for form in ("json", "html"):
+            self.use()
+            line = ["api-keys", "rotate", self.key, "-y", "--verify", "--format", form]
+            code, err = self.signalled(signal.SIGINT, "apiKey.revoke", line + [
+                "-o", self.path("out")], rb".*\bts_\w{12}.*")
+            self.assertEqual(code, -signal.SIGINT)
+            self.assertIn("The result is on stdout instead.", err)
+
+    @posix
     def test_an_interrupt(self):
         """Row 22: the server may be about to change what it was asked for."""
         for command, procedure in ("create", "apiKey.create"), ("rotate", "apiKey.rotate"):

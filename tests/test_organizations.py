@@ -546,7 +546,7 @@ class UsageOfAProject(OrganizationCase):
                 self.assertEqual(procedure_inputs(self.server, "usage.getCurrentMonth"),
                                  [{"organizationId": other}])
         result = self.cli("usage", "--project", named, "--org", "Other Inc")
-        self.assertIn("The totals and limits are the organization's.", result.out)
+        self.assertIn("Other Inc", result.out)      # whose totals are shown
         self.assertFails(self.cli("usage", "--project", "Elsewhere", "--org", self.server.org), 6,
                          "Project not found")
         self.assertFails(self.cli("usage", "--project", "Nowhere", env={"TWOSIGNAL_ORG": None}), 6,
