@@ -6249,7 +6249,7 @@ def confirm(client, args, console, kind, chosen, verb, row=None):
     texts += [counted(number, noun) for noun, number in parts.items() if number]
     question = f'{verb.title()} {RESOURCES[kind][0]} "{printable(row.get("name"))}" ({row["id"]})'
     if kind == "member":
-        texts = [f'role {printable(row["role"])} in "{printable(row["organization"])}"']
+        texts = [f'role {printable(row["role"])} in "{row["organization"]}"']
     question += f" with its {', '.join(texts)}" if texts else ""
     if kind == "apiKey":
         question += f": whatever uses it ({printable(row.get('keyPrefix'))}…) stops working"
@@ -6389,9 +6389,8 @@ def saved_defaults(client, organizations, tell) -> dict:
             ("project", "project", lambda: visible_projects(
                 client, setting("TWOSIGNAL_ORG"), organizations))):
         variable = f"TWOSIGNAL_{name.upper()}"
-        given, source = setting(variable) or saved.get(name), variable
-        if given and not setting(variable):
-            source = home_path("config.json")
+        given = setting(variable) or saved.get(name)
+        source = variable if setting(variable) else given and home_path("config.json")
         row = {"id": given}
         if given and organizations:
             row = result_or_failure(lambda: named_row(fetch(), given, kind))
@@ -6399,7 +6398,7 @@ def saved_defaults(client, organizations, tell) -> dict:
             tell(f"Default {kind}: {row.message}. {row.hint}")
         record.update({f"default_{name}_id": get_item(row, "id", given),
                        f"default_{name}_name": get_item(row, "name"),
-                       f"default_{name}_source": given and source})
+                       f"default_{name}_source": source})
     return record
 
 
@@ -6474,8 +6473,6 @@ def orgs_rename(client, args, console):
                      name=args.name)
     result.message = (f'Renamed organization "{printable(row.get("name"))}" to '
                       f'"{printable(args.name)}".')
-    if args.org == row.get("name") and "org" in args.sources:
-        console.tell(f"Note: {args.sources['org']} still has the old name.")
     return result
 
 
@@ -6485,8 +6482,9 @@ def orgs_get(client, args, console):
     given = {"organizationId": organization_id(client, args.org)}
     record = to_record(resource_object(client.query("organization.getById", given)))
     members = [to_record(each, "member") for each in rows_of(record.get("members"))]
-    for member in members:          # some servers have the email in the user
+    for member in members:          # some servers have the email in the user, or no ID but that
         member["email"] = member["email"] or get_path(member, "user.email")
+        member["id"] = member["id"] or member.get("user_id")
     record["members"], listing = members, Listing("members", MEMBER_COLUMNS, members)
     return Details(record, (ID, NAME, PLAN, ROLE, MEMBER_COUNT, CREATED), [("Members", listing)],
                    listing=listing)
@@ -6509,26 +6507,23 @@ def orgs_add_member(client, args, console):
     answer = client.mutate("organization.addMember", given)
     wire = {**given, **answer} if isinstance(answer, dict) else given
     return Details(to_record(wire, "member"), MEMBER_COLUMNS,
-                   message=f"Added {printable(given['email'])} as {args.role} to organization "
-                           f'"{printable(args.org)}".')
+                   message=f'Added {printable(given["email"])} to "{printable(args.org)}" as '
+                           f"{args.role}.")
 
 
 @command("orgs remove-member", EMAIL, ORG, YES)
 def orgs_remove_member(client, args, console):
     """Remove a member from an organization."""
     org = orgs_get(client, args, console).record
-    rows = [dict(each, id=each.get("id") or each.get("user_id"), organization=org.get("name"))
-            for each in org["members"]]
-    for row in rows:
-        row["name"] = str(row["email"] or row["id"]).strip().casefold()
+    rows = [dict(each, name=str(each["email"] or each["id"]).strip().casefold(),
+                 organization=printable(org.get("name"))) for each in org["members"]]
     given = {"organizationId": org.get("id")}
     member = named_row(rows, args.email.strip().casefold(), "member", given)
     confirm(client, args, console, "member", member, "remove", member)
     client.mutate("organization.removeMember", without_none(
         **given, memberId=member["id"], userId=member.get("user_id")))
     return Details({"id": member["id"], "removed": True},
-                   message=f"Removed {printable(member['email'])} from organization "
-                           f'"{printable(org.get("name"))}".')
+                   message=f'Removed {printable(member["email"])} from "{member["organization"]}".')
 
 
 @command("projects list", ORG_FILTER)
