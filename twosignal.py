@@ -4815,29 +4815,35 @@ ORDER_TOLERANCE = HOUR              # a trace may be listed this much later: age
 
 # --- filters and pages
 
-class TraceQuery(Struct):
-    """Which traces of a project are wanted; what the server does not filter, is filtered here."""
-    project: str = None             # its ID
-    since: When = None
-    until: When = None
-    status: str = None              # OK or ERROR
-    search: str = None              # a part of the name
-    tags: list = None               # all must match
-    min_duration: float = None      # milliseconds
-    max_duration: float = None
-    min_cost: float = None          # USD
-    session: str = None             # its ID
-    metadata: list = None           # (path, value as text) pairs; all must match
-    max_scores: list = None         # (evaluator or None for any, score) pairs; all must match
-    label: str = None               # of a score, in any case
+FILTER_OPTIONS = (
+    Option("--since WHEN", "only traces after WHEN: 7d (ago), a date, ISO 8601 (UTC)", parse_when),
+    Option("--until WHEN", "only traces before WHEN (same formats; dates inclusive)", parse_when),
+    Option("--status STATUS", "only traces with status OK or ERROR", choices=("OK", "ERROR")),
+    Option("--error", "short for --status ERROR"),
+    Option("--search TEXT", "only traces whose name contains TEXT"),
+    Option("--tag TAG...", "only traces with each of these tags"),
+    Option("--min-duration TIME", "only traces that took TIME or longer, e.g. 5s", parse_duration),
+    Option("--max-duration TIME", "only traces that took TIME or less, e.g. 500ms", parse_duration),
+    Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd),
+    Option("--session ID", "only traces of this session"),
+    Option("--metadata KEY=VALUE...", "only traces with this metadata (dot paths)", parse_metadata),
+    Option("--max-score [NAME=]SCORE...", "only traces scored SCORE or less, by NAME", parse_score),
+    Option("--label LABEL", "only traces with a score that has this label, e.g. fail"))
 
-    def __init__(self, *values, **named):
-        super().__init__(*values, **named)
+
+class TraceQuery:
+    """The traces of a project that match; what the server does not filter, is filtered here."""
+
+    def __init__(self, project=None, **filters):
+        """project: its ID; filters: values by the names of FILTER_OPTIONS; all must match."""
+        vars(self).update(dict.fromkeys(each.name for each in FILTER_OPTIONS), **filters)
+        self.project = project
+        self.status = "ERROR" if self.error else self.status
         if self.since and self.until and self.since.is_relative == self.until.is_relative:
             self.input(0)           # any time shows it
             self._check_times()
         # No server knows these filters; some servers ignore others.
-        self.needs_scores = (self.max_scores, self.label) != (None, None)
+        self.needs_scores = (self.max_score, self.label) != (None, None)
         self.is_local = self.needs_scores or (self.min_duration, self.max_duration, self.min_cost,
                                               self.session, self.metadata) != (None,) * 5
 
@@ -4845,7 +4851,7 @@ class TraceQuery(Struct):
         """The input of trace.list for all server versions, and the times that matches() uses."""
         self.earliest = self.since and self.since.start(now)
         self.latest = self.until and min(self.until.start(now) + self.until.length, END_OF_TIME - 1)
-        return without_none(projectId=self.project or None, status=self.status, tags=self.tags,
+        return without_none(projectId=self.project or None, status=self.status, tags=self.tag,
                             search=self.search, name=self.search,
                             startDate=self.since and wire_timestamp(self.earliest),
                             endDate=self.until and wire_timestamp(self.latest))
@@ -4871,8 +4877,8 @@ class TraceQuery(Struct):
         return ((self.status is None or self.status == str(trace["status"]).upper())
                 and (not self.search
                      or self.search.casefold() in str(trace["name"] or "").casefold())
-                and (not self.tags or isinstance(trace.get("tags"), list)
-                     and all(tag in trace["tags"] for tag in self.tags))
+                and (not self.tag or isinstance(trace.get("tags"), list)
+                     and all(tag in trace["tags"] for tag in self.tag))
                 and (not self.is_local or self._matches_values(trace))
                 # Servers filter by one of these times, and which one depends on the version.
                 and (not (self.since or self.until) or any(
@@ -4897,7 +4903,7 @@ class TraceQuery(Struct):
         return (not label or label in map(label_of, scores)) and all(
             any(evaluator in (None, score.get("evaluator"))
                 and is_within(score.get("score"), None, maximum) for score in scores)
-            for evaluator, maximum in self.max_scores or ())
+            for evaluator, maximum in self.max_score or ())
 
     def is_behind(self, traces) -> bool:
         """Whether a page of wire traces lies before --since, so that no later page can match."""
@@ -6586,20 +6592,6 @@ SPAN_COLUMNS = (
     Column("Timeline", "timeline", min_width=BAR_COLUMNS, optional=True))
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
-FILTER_OPTIONS = (
-    Option("--since WHEN", "only traces after WHEN: 7d (ago), a date, ISO 8601 (UTC)", parse_when),
-    Option("--until WHEN", "only traces before WHEN (same formats; dates inclusive)", parse_when),
-    Option("--status STATUS", "only traces with status OK or ERROR", choices=("OK", "ERROR")),
-    Option("--error", "short for --status ERROR"),
-    Option("--search TEXT", "only traces whose name contains TEXT"),
-    Option("--tag TAG...", "only traces with each of these tags"),
-    Option("--min-duration TIME", "only traces that took TIME or longer, e.g. 5s", parse_duration),
-    Option("--max-duration TIME", "only traces that took TIME or less, e.g. 500ms", parse_duration),
-    Option("--min-cost USD", "only traces that cost at least USD, e.g. 0.05", parse_usd),
-    Option("--session ID", "only traces of this session"),
-    Option("--metadata KEY=VALUE...", "only traces with this metadata (dot paths)", parse_metadata),
-    Option("--max-score [NAME=]SCORE...", "only traces scored SCORE or less, by NAME", parse_score),
-    Option("--label LABEL", "only traces with a score that has this label, e.g. fail"))
 SPANS = Option("--spans", "include the spans of each trace, in json and jsonl", selects=False)
 BASELINE_OPTIONS = (
     Option("--baseline FILE", "compare with FILE, which 'traces stats --json' wrote", to_path),
@@ -6620,10 +6612,8 @@ def trace_query(client, args) -> TraceQuery:
         raise usage_error("--min-duration is above --max-duration: no trace can match")
     if len(dict(args.metadata or ())) < len(set(args.metadata or ())):
         raise usage_error("--metadata names two values of one key: no trace can match")
-    status = "ERROR" if args.error else args.status
-    return TraceQuery(chosen_project(client, args), args.since, args.until, status, args.search,
-                      args.tag, args.min_duration, args.max_duration, args.min_cost, args.session,
-                      args.metadata, args.max_score, args.label)
+    return TraceQuery(chosen_project(client, args), **{
+        each.name: getattr(args, each.name) for each in FILTER_OPTIONS})
 
 
 def output_format(args) -> str:
@@ -6856,7 +6846,7 @@ def chosen_baseline(args, scan, by=(), sample_size=0):
         return args.baseline and read_baseline(args.baseline, list(by), scan.console)
     if len(args.tag or ()) > 1 or args.tag == [args.baseline_tag]:
         raise usage_error("--baseline-tag replaces --tag: give at most one, of another name")
-    query = TraceQuery(**dict(vars(scan.query), tags=[args.baseline_tag]))
+    query = TraceQuery(**dict(vars(scan.query), tag=[args.baseline_tag]))
     return TraceGroups(TraceScan(**dict(vars(scan), query=query)), by, sample_size).read().rows()
 
 
