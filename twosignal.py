@@ -6336,7 +6336,8 @@ ACCOUNT_FIELDS = (
     Column("Server", "api_url"), Column("Server set by", "api_url_source"),
     Column("Session", lambda row: row["expires_at"] and (
         f"until {printable(row['expires_at'])}, refreshed automatically") or "-"),
-    Column("API key", "api_key"), Column("Account's server", "account_url"),
+    Column("API key", "api_key", lambda start: start and f"{start}, for its own project" or "-"),
+    Column("Account's server", "account_url"),
     Column("Default organization", "default_org_name"),
     Column("Organization ID", "default_org_id", never_cut=True),
     Column("Organization set by", "default_org_source"),
