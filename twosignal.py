@@ -2592,10 +2592,6 @@ def proxy_refusal(status, route) -> RequestError:
                         is_retryable=status in RETRIED_STATUSES)
 
 
-_CLOSED_HINTS = {"http": "The address of a TLS server begins with https://.",
-                 "https": "Also check that the server is running."}
-
-
 def request_error(error, request, access=Access()) -> RequestError:
     """What an exception of the standard library means. Any other is raised as it is."""
     import http.client
@@ -2629,6 +2625,8 @@ def request_error(error, request, access=Access()) -> RequestError:
     raise error
 
 
+_CLOSED_HINTS = {"http": "The address of a TLS server begins with https://.",
+                 "https": "Also check that the server is running."}
 # OpenSSL's flags; old Pythons have no names for them.
 _PARTIAL_CHAIN, _STRICT, _IGNORE_UNEXPECTED_EOF = 0x80000, 0x20, 0x80
 _CERTIFICATE_ALERT = "ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)"   # against the client's
@@ -3324,8 +3322,7 @@ def not_logged_in(url) -> Failure:
         return Failure("Not logged in, and an API key is not enough for this command",
                        "Run 'twosignal login' with an account.", "NOT_LOGGED_IN")
     note = " TWOSIGNAL_API_KEY is empty." if "TWOSIGNAL_API_KEY" in os.environ else ""
-    is_usual = url == result_or((None,), url_and_source)[0]
-    options = "" if is_usual else " with the same global options"
+    options = "" if url in result_or((), url_and_source) else " with the same global options"
     return Failure("Not logged in", f"Run 'twosignal login'{options}.{note}", "NOT_LOGGED_IN")
 
 
@@ -7490,7 +7487,7 @@ class Checkup:
         load_config(self.clock)
         load_session(self.clock)
         if not os.path.isdir(path):
-            while not os.path.lexists(path):
+            while not os.path.lexists(path) and path != os.path.dirname(path):  # a drive
                 path = os.path.dirname(path)
             if not os.access(os.path.join(path, ""), os.W_OK):
                 raise Failure(f"Cannot create it in {path}", HOME_HINT)
