@@ -7263,11 +7263,12 @@ def limit_column(heading, key) -> Column:
 
 
 MONTH, SPANS_USED = Column("Month", "month"), Column("Spans", "spans_used", format_count)
-EVALUATOR_RUNS = Column("Evaluator runs", "evals_used", format_count)
-MONTH_COLUMNS = (Column("Traces", "traces_used", format_count), SPANS_USED, EVALUATOR_RUNS)
+MONTH_COLUMNS = (Column("Traces", "traces_used", format_count), SPANS_USED,
+                 Column("Evals", "evals_used", format_count))
 USAGE_FIELDS = (                    # the server counts all runs, the plan limits LLM evaluations
     Column("Organization", "organization_name"), MONTH, PLAN, Column("Traces", used_of_limit),
-    EVALUATOR_RUNS, limit_column("LLM evaluations of the plan", "evals_limit"), SPANS_USED,
+    Column("Evaluator runs", "evals_used", format_count),
+    limit_column("LLM evaluations of the plan", "evals_limit"), SPANS_USED,
     limit_column("Days of retention", "retention_days"), limit_column("Seats", "seats"),
     Column("Seats used", "seats_used", format_count),
     limit_column("Requests per second", "requests_per_second"))

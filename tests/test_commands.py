@@ -982,6 +982,15 @@ class UsageOfProjects(TracesCase):
         rows = self.assertOk(self.usage(*args, "--json"), err="").json["projects"]
         return [(row["project_id"], row["project_name"], row["traces_used"]) for row in rows]
 
+    def test_whose_it_is_and_names_that_can_be_read(self):
+        """A default may have chosen the organization; 80 columns have room for a name."""
+        result = self.assertOk(self.usage(tty=True, columns=80), err="")
+        self.assertRegex(result.lines[0], r"^Organization: +Acme 東京$")
+        self.assertEqual(result.lines[-1].split("  ")[-1], "Support Agent")
+        record = self.assertOk(self.usage("--json")).json
+        self.assertEqual((record["organization_id"], record["organization_name"]),
+                         (self.server.org, "Acme 東京"))
+
     def test_names_and_choice_in_both_dialects(self):
         for dialect, options in DIALECTS:
             self.use(**options)
