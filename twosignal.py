@@ -3723,23 +3723,10 @@ class Client:
             raise self.cannot_read(wanted)
         yield from self.batch("trace.getById", [trace_input(each, project) for each in trace_ids])
 
-    def add_scores(self, traces, project, required=True, strict=True) -> bool:
-        """Stores in wire traces the scores that did not come with them; says if all are known.
-        With an API key they are None, or a Failure if required: no gate passes for lack of scores.
-        strict: fail also if there are fewer than are counted.
-        """
-        lacking = [trace for trace in traces if lacks(trace, "scores")]
-        if required or not self.key:
-            self.fetch_parts(lacking, project, "scores", strict)
-        for trace in traces:
-            if not isinstance(trace.get("scores"), list):
-                trace["scores"] = []
-        for trace in lacking if self.key else ():
-            trace["scores"] = None
-        return not (lacking and self.key)
-
     def fetch_parts(self, traces, project, wanted, strict=False):
-        """Stores in wire traces what trace.getById has: the scores, and the spans if wanted."""
+        """Stores in wire traces what trace.getById has: the scores, and the spans if wanted.
+        strict: fail also if there are fewer scores than are counted.
+        """
         trace_ids = [trace.get("id") for trace in traces]
         for trace, result in zip(traces, self.whole_traces(trace_ids, project, wanted)):
             if isinstance(result, TooLarge):
@@ -4941,7 +4928,7 @@ class TraceScan(Struct):
     console: Console
     limit: int = None               # how many to return at most
     scores: str = None              # SCORES_REQUIRED, SCORES_IF_KNOWN, or None if not wanted
-    strict_scores: bool = True      # see Client.add_scores
+    strict_scores: bool = True      # see Client.fetch_parts
     needed: float = 0               # it fails if the server cannot return so many, up to the limit
     exact: bool = False             # reads on until it knows whether others match, and then fails
     sort: str = None                # a key of SORT_KEYS; all that match are read first
@@ -5030,16 +5017,21 @@ class TraceScan(Struct):
         return [record for _, record in pairs]
 
     def _add_scores(self, pairs, scores):
-        if scores and not self.client.add_scores(
-                [trace for trace, _ in pairs], self.query.project, scores == SCORES_REQUIRED,
-                self.strict_scores):
+        lacking = [pair for pair in pairs if scores and lacks(pair[0], "scores")]
+        unknown = lacking if self.client.key and scores == SCORES_IF_KNOWN else []
+        if unknown:
             reason = self.client.cannot_read("scores").message
             self.console.tell_once(f"Scores are null. {reason}.", "scores")
+        else:                       # with an API key, it raises: no gate passes for lack of scores
+            self.client.fetch_parts([trace for trace, _ in lacking], self.query.project, "scores",
+                                    self.strict_scores)
         for trace, record in pairs if scores or not self.client.is_file else ():
             if scores:
-                record["scores"] = trace["scores"] and [
-                    self.client.record(score, "score") for score in trace["scores"]]
+                rows = trace["scores"] if isinstance(trace.get("scores"), list) else []
+                record["scores"] = [self.client.record(score, "score") for score in rows]
             child_records(record, "scores")         # raises if they are no list
+        for _, record in unknown:
+            record["scores"] = None
 
     def _add_spans(self, pairs):
         ok = {id(record) for _, record in pairs if str(record["status"]).upper() == "OK"}

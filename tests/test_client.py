@@ -29,6 +29,13 @@ def missing_procedure(name):
     return trpc_error("NOT_FOUND", 404, 'No procedure found on path "%s"' % name)
 
 
+def with_scores(client, traces, scores=twosignal.SCORES_REQUIRED):
+    """The records of wire traces, as a TraceScan returns them."""
+    console = twosignal.Console((None, None, None))
+    scan = twosignal.TraceScan(client, twosignal.TraceQuery("c"), console, scores=scores)
+    return scan.records([(trace, twosignal.to_record(trace, "trace")) for trace in traces])
+
+
 class ProcedureCalls(ClientCase):
     def test_a_query(self):
         client = self.client(lambda name, given: canned(result([1])))
@@ -534,7 +541,7 @@ class InHalves(ClientCase):
             self.assertEqual((one, three, len(self.asked)), (1, 3, 2))
             self.assertEqual(failure.exit_code, 1 if kind[1] == 413 else 8)
         kind = ("PAYLOAD_TOO_LARGE", 413)
-        failure = self.assertRaisesCode(kind[0], client.add_scores, [{"id": 2}, {"id": 1}], "c")
+        failure = self.assertRaisesCode(kind[0], with_scores, client, [{"id": 2}, {"id": 1}])
         self.assertEqual(failure.message, "Cannot read trace 2: request too large")
 
     def test_a_batch_around_what_is_too_large_alone(self):
@@ -589,8 +596,8 @@ class InHalves(ClientCase):
             body = "[%s]" % ",".join(bodies) if isinstance(names, list) else bodies[0]
             return canned(body.replace('"DEEP"', self.DEEP).encode("ascii"))
         client = self.client(details)
-        failure = self.assertRaisesCode("BAD_ANSWER", client.add_scores,
-                                        [{"id": number} for number in range(9)], "c")
+        failure = self.assertRaisesCode("BAD_ANSWER", with_scores, client,
+                                        [{"id": number} for number in range(9)])
         self.assertEqual(failure.message, "Cannot read trace 3: the server's response is nested "
                                           "too deeply")
 
@@ -606,8 +613,8 @@ class ScoresOfTraces(ClientCase):
                   {"id": 3, "scores": [{"value": 9}]}, {"id": 4}, {"id": 5, "scoreCount": 1},
                   {"id": 6, "scores": [{"value": 9}], "_count": {"scores": 1}},
                   {"id": 7, "scores": [], "_count": {"scores": 1}}]
-        client.add_scores(traces, "c")
-        self.assertEqual([[score["value"] for score in trace["scores"]] for trace in traces],
+        self.assertEqual([[score["score"] for score in trace["scores"]]
+                          for trace in with_scores(client, traces)],
                          [[1], [], [9], [4], [5], [9], [7]])
         self.assertEqual(len(self.asked), 1)
 
@@ -618,27 +625,24 @@ class ScoresOfTraces(ClientCase):
 
         client = self.client(lambda names, given: canned(result({
             "scores": [{"value": 9}, {"value": 0}]})))
-        traces = [trace()]
-        client.add_scores(traces, "c")
-        self.assertEqual([score["value"] for score in traces[0]["scores"]], [9, 0])
+        found, = with_scores(client, [trace()])
+        self.assertEqual([score["score"] for score in found["scores"]], [9, 0])
         client.key = "ts_key"
-        self.assertRaisesCode("NOT_LOGGED_IN", client.add_scores, [trace()], "c")
-        traces = [trace()]
-        self.assertFalse(client.add_scores(traces, "c", required=False))
-        self.assertIsNone(traces[0]["scores"])
+        self.assertRaisesCode("NOT_LOGGED_IN", with_scores, client, [trace()])
+        found, = with_scores(client, [trace()], twosignal.SCORES_IF_KNOWN)
+        self.assertIsNone(found["scores"])
 
     def test_no_gate_passes_because_they_are_missing(self):
         for reply in (result({}), result({"scores": None}), result({"scores": []}),
                       trpc_error("FORBIDDEN", 403), trpc_error("INTERNAL_SERVER_ERROR", 500)):
             client = self.client(lambda names, given: canned(reply))
             with self.assertRaises(twosignal.Failure):
-                client.add_scores([{"id": 1, "_count": {"scores": 2}}], "c")
+                with_scores(client, [{"id": 1, "_count": {"scores": 2}}])
 
     def test_a_trace_that_was_deleted_meanwhile(self):
         client = self.client(lambda names, given: canned(trpc_error("NOT_FOUND", 404), 404))
-        trace = {"id": 1, "_count": {"scores": 2}}
-        client.add_scores([trace], "c")
-        self.assertEqual(trace["scores"], [])
+        found, = with_scores(client, [{"id": 1, "_count": {"scores": 2}}])
+        self.assertEqual(found["scores"], [])
 
 
 GATEWAY_ERRORS = ({"a": 1}, {"message": "Unauthorized"}, {"error": "Unauthorized"}, None, "no", 5,

@@ -1128,10 +1128,10 @@ class OutputDevices(ProcessCase):
     def test_interrupted(self):
         """Row 40: Ctrl-C, SIGTERM and SIGHUP while a file is written leave no file, nor a part."""
         def signalled(number):
-            def add_scores(*args, **kwargs):
+            def fetch_parts(*args, **kwargs):
                 os.kill(os.getpid(), number)
                 raise AssertionError("the signal was not delivered")
-            return add_scores
+            return fetch_parts
         codes = {signal.SIGINT: 130, signal.SIGTERM: 143}
         if hasattr(signal, "SIGHUP"):
             codes[signal.SIGHUP] = 129
@@ -1139,7 +1139,7 @@ class OutputDevices(ProcessCase):
             before = signal.signal(number, signal.default_int_handler)
             try:
                 self.server.fault("trace.list", status=200, body=json_page("more"))
-                with mock.patch("twosignal.Client.add_scores", signalled(number)):
+                with mock.patch("twosignal.Client.fetch_parts", signalled(number)):
                     result = self.cli("traces", "list", "--all", "--format", "jsonl", "-o",
                                       self.path("out"))
             finally:

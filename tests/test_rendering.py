@@ -886,8 +886,9 @@ class ChosenFields(TracesCase):
         for place, each in enumerate(scores):
             self.server.add_trace(name=str(place), created=minutes_ago(place), scores=[])
         answers = iter(scores)
-        with mock.patch.object(twosignal.Client, "add_scores", lambda client, traces, *rest: [
-                trace.update(scores=next(answers)) for trace in traces] or True):
+        with mock.patch("twosignal.lacks", return_value=True), mock.patch.object(
+                twosignal.Client, "fetch_parts", lambda client, traces, *rest: [
+                    trace.update(scores=next(answers)) for trace in traces]):
             result = self.assertOk(self.list(
                 "--fields", "scores.tone,scores.tone.label,scores.is v2.1,scores.is v2.1.score,"
                 "scores.0.score,scores.none", "--format", "csv"))
@@ -1030,8 +1031,9 @@ class ChosenFields(TracesCase):
 
     def test_keys_of_scores_that_a_server_omits(self):
         self.add(1, scores=[{"evaluatorName": "tone", "value": 0.5}])
-        with mock.patch.object(twosignal.Client, "add_scores", lambda client, traces, *rest: [
-                trace.update(scores=[{"value": 1}]) for trace in traces]):
+        with mock.patch("twosignal.lacks", return_value=True), mock.patch.object(
+                twosignal.Client, "fetch_parts", lambda client, traces, *rest: [
+                    trace.update(scores=[{"value": 1}]) for trace in traces]):
             result = self.assertOk(self.list("--fields", "id,scores.0.span_id", "--json"))
         self.assertIsNone(result.json[0]["scores.0.span_id"])
 
