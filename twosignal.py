@@ -625,9 +625,12 @@ def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secre
     """
     masked = value
     if isinstance(value, dict):
-        masked = {key: mask_config(below, keep_secret, is_config or key == "config", is_secret
-                                   or is_config and _is_secret_entry(parent, key, value), key)
-                  for key, below in value.items()}
+        masked = {}
+        for key, below in value.items():
+            name = str(value.get("name")) if key == "value" else key    # of {"name": …, "value": …}
+            is_users_own = parent == "properties" and isinstance(below, dict)   # in a JSON schema
+            hides = is_secret or is_config and not is_users_own and is_secret_name(name)
+            masked[key] = mask_config(below, keep_secret, is_config or key == "config", hides, key)
     elif isinstance(value, list):
         masked = [mask_config(below, keep_secret, is_config, is_secret, parent) for below in value]
     elif value is None or isinstance(value, bool):
@@ -637,13 +640,6 @@ def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secre
     elif is_config and isinstance(value, str):
         masked = mask_urls(value, keep_secret)
     return "***" if is_secret else masked
-
-
-def _is_secret_entry(parent, key, entries) -> bool:
-    if parent == "properties" and isinstance(entries[key], dict):
-        return False                # a JSON schema's, where keys are the users' own names
-    # {"name": "Authorization", "value": "Bearer …"}
-    return is_secret_name(str(entries.get("name")) if key == "value" else key)
 
 
 def mask_urls(text, keep_secret) -> str:
@@ -959,23 +955,16 @@ class UserData(Result):
             yield screen.block(screen.data, "\n".join([name] + shown))
 
 
-class RawValue(Details):
-    """A value of any type, printed as JSON even if a table was asked for."""
+class Text(Details):
+    """Text that is printed as it is, and with --json as a string; or a value of any type."""
     record: object
+    is_json: bool = False       # printed as JSON even if a table was asked for
 
     def render(self, screen):
-        return map(screen.preformatted, self.json_lines(screen))
+        return map(screen.preformatted, self.json_lines(screen) if self.is_json else [self.record])
 
     def records(self):
         return [row if isinstance(row, dict) else {"value": row} for row in super().records()]
-
-
-class Text(RawValue):
-    """Text that is printed as it is, and with --json as a string."""
-    record: str
-
-    def render(self, screen):
-        yield screen.preformatted(self.record)
 
 
 def _column_widths(columns, rows, room) -> list:
@@ -1214,10 +1203,6 @@ def _csv_line(texts) -> str:
     return stream.getvalue()[:-2] + "\n"
 
 
-def _tsv_line(texts) -> str:
-    return "\t".join([text.translate(_TSV_ESCAPES) for text in texts]) + "\n"
-
-
 ROW_FORMATS, PAGE_FORMATS = ("jsonl", "csv", "tsv"), ("table", "markdown", "html")
 FORMATS = {                         # iterators over whole lines
     "table": lambda result, screen: result.render(screen),
@@ -1225,7 +1210,8 @@ FORMATS = {                         # iterators over whole lines
     "jsonl": lambda result, screen: (to_json(row, levels=0, ascii_only=screen.ascii_only) + "\n"
                                      for row in result.records()),
     "csv": lambda result, screen: _value_lines(result, screen, _csv_line),
-    "tsv": lambda result, screen: _value_lines(result, screen, _tsv_line),
+    "tsv": lambda result, screen: _value_lines(result, screen, lambda texts: (
+        "\t".join([text.translate(_TSV_ESCAPES) for text in texts]) + "\n")),
     "markdown": lambda result, screen: MarkdownDocument(screen).page(result),
     "html": lambda result, screen: HtmlDocument(screen).page(result)}
 
@@ -4039,8 +4025,7 @@ class Console:
         self.clock = clock
         self._secrets = set()
         self.keep_secret = self._secrets.add    # from now on, *** is shown in its place
-        is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
-                     or os.environ.get("TEAMCITY_VERSION"))
+        is_ci_log = any(map(os.environ.get, ("GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION")))
         self.for_log = disarmed if is_ci_log else str       # of what stdout and stderr show
         self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
@@ -7382,7 +7367,7 @@ def api(client, args, console):
         raise
     is_key = name in ("apiKey.list", "apiKey.revoke")       # the others return a new one
     hides_secrets = (is_key or "evaluator" in name.lower()) and not args.show_secrets
-    return RawValue(mask_config(answer, is_config=is_key) if hides_secrets else answer)
+    return Text(mask_config(answer, is_config=is_key) if hides_secrets else answer, is_json=True)
 
 
 # --- doctor
@@ -7813,12 +7798,11 @@ def executable_content() -> bytes:
     is_usable = re.match(r"\S{1,125}\Z", sys.executable or "")
     interpreter = sys.executable if is_usable else "/usr/bin/env python3"
     source = source.encode("utf-8")
-    files = {"__main__.py": EXECUTABLE_MAIN, "twosignal.py": source,
-             "twosignal.pyc": bytecode(source)}
     buffer = io.BytesIO(os.fsencode(f"#!{interpreter}\n"))
     with zipfile.ZipFile(buffer, "a") as archive:       # not compressed: it is read at each start
-        for name, data in files.items():
-            archive.writestr(zipfile.ZipInfo(name), data)
+        archive.writestr(zipfile.ZipInfo("__main__.py"), EXECUTABLE_MAIN)
+        archive.writestr(zipfile.ZipInfo("twosignal.py"), source)
+        archive.writestr(zipfile.ZipInfo("twosignal.pyc"), bytecode(source))
     return buffer.getvalue()
 
 

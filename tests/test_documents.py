@@ -134,7 +134,7 @@ def every_kind(name):
     lines = Text(title + "\n" + title + "\n")
     yield Details(record, columns[:3], [(title, listing), (title, lines), ("", data)],
                   message=title, colour=twosignal.RED)
-    yield twosignal.RawValue({name: [name, None]})
+    yield twosignal.Text({name: [name, None]}, is_json=True)
     yield Text(title + "\n" + title + "\n")
 
 
