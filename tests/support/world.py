@@ -35,6 +35,7 @@ class Store:
     """Tables of rows. A row is a dict with an `id`, stored as its superjson envelope."""
 
     def __init__(self, path):
+        self.path = path
         self.database = sqlite3.connect(path, check_same_thread=False)
         try:
             self.create_tables()
@@ -44,7 +45,10 @@ class Store:
 
     def close(self):
         if sys.implementation.name == "pypy":
-            gc.collect()        # it frees cursors late, and crashes if their connection is gone
+            # It frees cursors late, and crashes if their connection is gone.
+            if self.path == ":memory:":
+                return          # the connection is freed after its cursors
+            gc.collect()
         self.database.close()
 
     def create_tables(self):
