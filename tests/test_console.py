@@ -418,8 +418,8 @@ class Confirmations(CommandCase):
                "api_keys": self.server.add_key, "projects": self.server.add_project}[table]
         row = add(name=name)
         before = self.state_of(table)
-        also = {"datasets": " with its 0 items", "projects": " with its traces, 0 evaluators, "
-                "0 datasets, 0 API keys"}.get(table, "")
+        also = {"projects": " with its traces", "api_keys": ": whatever uses it (%s…) stops working"
+                % self.server.rows("api_keys")[-1]["keyPrefix"]}.get(table, "")
         question = f'{words} "{name}" ({row}){also}? [y/N]'
         output, code = self.run_terminal(*command.split() + [row], script=[(question, reply)],
                                          columns=200)
