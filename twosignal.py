@@ -5301,11 +5301,7 @@ def plain_value(number, digits=15):
     return None if value is None else value + 0     # None: too large to be meant
 
 
-def percentile(percent):
-    """A function that summarizes Measurements as a percentile of the nearest rank."""
-    return lambda measurements: measurements.percentile(percent)
-
-
+P50, P95, P99 = [functools.partial(Measurements.percentile, percent=each) for each in (50, 95, 99)]
 METRICS = (                         # of traces stats and check; a new one is one more entry
     Metric("error rate", format_percent, "errors", Measurements.mean, "error_rate", "Errors", False,
            "pp", worst_text="ERROR", option="--max-error-rate SHARE", parse=parse_share,
@@ -5319,10 +5315,10 @@ METRICS = (                         # of traces stats and check; a new one is on
     Metric("fail rate", format_percent, "failures", Measurements.mean, "fail_rate", "Fails",
            regression="pp", needs_scores=True, worst_text="fail", parse=parse_share,
            option="--max-fail-rate [NAME=]SHARE...", help="maximum share of traces labelled fail"),
-    Metric("p50 duration", format_duration, "durations", percentile(50), "p50_ms", "P50", False),
-    Metric("p95 duration", format_duration, "durations", percentile(95), "p95_ms", "P95", False,
+    Metric("p50 duration", format_duration, "durations", P50, "p50_ms", "P50", False),
+    Metric("p95 duration", format_duration, "durations", P95, "p95_ms", "P95", False,
            "%", option="--max-p95 TIME", parse=parse_duration, help="maximum p95 duration (8s)"),
-    Metric("p99 duration", format_duration, "durations", percentile(99), "p99_ms", "P99", False),
+    Metric("p99 duration", format_duration, "durations", P99, "p99_ms", "P99", False),
     Metric("average duration", format_duration, "durations", Measurements.mean,
            "average_duration_ms", "Average"),
     Metric("highest cost", format_cost, "costs", Measurements.highest, "highest_cost_usd",
@@ -5628,15 +5624,12 @@ class Gate(Struct):
     """Thresholds that the traces of a scan are compared with."""
     scan: TraceScan
     checks: list                    # (Metric, limit) pairs
-    min_count: int                  # fewer traces are not enough data
-    min_coverage: float = 0         # nor is a check that could be measured in a smaller share
-    evaluators: list = None         # the names of those whose scores count; None for all
-    place: list = ()                # the options that lead to the traces, besides --project
-    baseline: dict = None           # the row of traces stats that it is compared with
-    max_regression: float = None    # the share that it may be worse by
+    baseline: dict                  # the row of traces stats that it is compared with, or None
+    args: Arguments                 # of traces check
 
     def run(self) -> Details:
         """Reads the traces, and compares them with the thresholds. Raises Failure."""
+        self.evaluators, self.min_count = self.args.evaluator, self.args.min_count or 1
         sources = None if self.baseline else {metric.source for metric, _ in self.checks}
         self.stats = TraceStats(self.evaluators, sources=sources)
         for trace in self.scan:
@@ -5648,8 +5641,9 @@ class Gate(Struct):
         if self.baseline:
             self.results.append(self._count_check(BASELINE_COUNT, self.baseline))
             for metric, name, earlier, _ in comparisons(self.baseline, self.row, self.evaluators):
+                # A new evaluator is no regression.
                 is_new = earlier is None and name and not self.evaluators
-                share = None if is_new else self.max_regression  # a new evaluator is no regression
+                share = None if is_new else self.args.max_regression
                 limit = metric.worst_allowed(earlier, share)
                 self.results.append(self._check(metric, name, limit, True, earlier, share))
         self.judged = [each for each in self.results if each.has_verdict]
@@ -5673,9 +5667,9 @@ class Gate(Struct):
         for side, row in sides:
             measured = row.get(metric.coverage_key(evaluator), 0)
             text = f"{side}measured in {measured:,} of {counted(row['count'], 'trace')}"
-            if passed and measured < self.min_coverage * row["count"] - 1e-9:
+            if passed and measured < (self.args.min_coverage or 0) * row["count"] - 1e-9:
                 passed = None
-                text += f", below --min-coverage {format_percent(self.min_coverage)}"
+                text += f", below --min-coverage {format_percent(self.args.min_coverage)}"
             coverage += [text] if measured < row["count"] else []
         return CheckResult(
             metric, limit, value, passed, self.row.get(metric.coverage_key(evaluator), 0),
@@ -5694,7 +5688,9 @@ class Gate(Struct):
         messages = {trace_id: first_error_message(to_record(answer, "trace"))
                     for trace_id, answer in zip(trace_ids, result_or([], list, answers))}
         project = self.scan.query.project or self.stats.project
-        options = (["--project", printable(project)] if project else []) + list(self.place)
+        flag, place = ("--from", self.args.source) if self.args.source else ("--url", self.args.url)
+        options = ["--project", printable(project)] if project else []
+        options += [] if place in (None, "-") else [flag, place]
         for each in worst:
             name = each["trace_id"]
             each["error_message"] = messages.get(name, each["error_message"])
@@ -6869,10 +6865,7 @@ def traces_check(client, args, console):
     if args.baseline and (args.evaluator or baseline.get("scores_measured")
                           or baseline.get("failures_measured")):
         scan.scores = scan.scores or compared
-    flag, value = ("--from", args.source) if args.source else ("--url", args.url)
-    place = [] if value in (None, "-") else [flag, value]
-    return Gate(scan, checks, args.min_count or 1, args.min_coverage or 0, args.evaluator,
-                place, baseline, args.max_regression).run()
+    return Gate(scan, checks, baseline, args).run()
 
 
 def chosen_checks(args) -> list:
