@@ -1891,16 +1891,13 @@ def save_config(values: dict, clock=CLOCK):
 
 
 def url_and_source(option=None, clock=CLOCK, key=None) -> tuple:
-    """The server's address, and the option, variable or file that sets it. Raises Failure.
-    key: if an API key is used, whose address it is then.
-    """
+    """The server's address, or that of an API key, and what sets it. Raises Failure."""
     if option is not None:
         return normal_url(option), "--url"
     # The SDKs read TWOSIGNAL_BASE_URL beside the key, which goes to the address it belongs to.
-    url, base_url = setting("TWOSIGNAL_URL"), key and setting("TWOSIGNAL_BASE_URL")
-    if url or base_url:
-        name = "TWOSIGNAL_URL" if url else "TWOSIGNAL_BASE_URL"
-        return normal_url(url or base_url, name), name
+    names = ("TWOSIGNAL_URL", "TWOSIGNAL_BASE_URL") if key else ("TWOSIGNAL_URL",)
+    for name in filter(setting, names):
+        return normal_url(setting(name), name), name
     saved = result_or({}, load_config, clock, kinds=NoHome).get("api_url")
     if not saved:
         return DEFAULT_URL, "default"
@@ -3115,11 +3112,9 @@ def not_found(message="", resource=None, values=None) -> Failure:
 
 def input_problems(message) -> list:
     """The lines of a zod message, which is a JSON list itself; [] for any other message."""
-    problems = untrusted_json(message)
-    lines = []
-    for problem in problems[:MAX_PROBLEMS] if isinstance(problems, list) else ():
-        if not isinstance(problem, dict):
-            continue
+    found, lines = untrusted_json(message), []
+    problems = found[:MAX_PROBLEMS] if isinstance(found, list) else ()
+    for problem in [each for each in problems if isinstance(each, dict)]:
         text = printable(problem.get("message") or "is not valid")
         choices = problem.get("options") or problem.get("values")       # zod 3, zod 4
         choices = choices[:MAX_PROBLEMS] if isinstance(choices, list) else ()
@@ -3351,8 +3346,7 @@ class Authenticator:
         """Deletes the session, unless another login than that of `ended` made it; whether so."""
         from contextlib import ExitStack
         with ExitStack() as lock:       # a refresh elsewhere ends first, unless it takes too long
-            spending = Spending(self.transport.deadline(), self.clock)
-            result_or_failure(lock.enter_context, spending)
+            result_or_failure(lock.enter_context, Spending(self.transport.deadline(), self.clock))
             stored = ended and result_or(None, load_session)
             ids = [token_claim(each.access_token, "session_id") for each in (stored, ended) if each]
             if stored and (stored.account != ended.account or ids[0] != ids[1]):
@@ -6303,17 +6297,14 @@ def connect(url, args, console, key=None) -> Client:
 ROLE, MEMBER_COUNT = Column("Role", "role"), Column("Members", "member_count")
 ORGANIZATION_COLUMNS = (ID, PLAN, ROLE, MEMBER_COUNT, NAME)
 ACCOUNT_FIELDS = (
-    Column("Email", "email"), Column("User ID", "user_id", never_cut=True),
-    Column("Server", "api_url"), Column("Server set by", "api_url_source"),
-    Column("Session", lambda row: row["expires_at"] and (
+    Column("Email", "email"), Column("User ID", "user_id"), Column("Server", "api_url"),
+    Column("Server set by", "api_url_source"), Column("Session", lambda row: row["expires_at"] and (
         f"until {printable(row['expires_at'])}, refreshed automatically") or "-"),
     Column("API key", "api_key", lambda start: start and f"{start}, for its own project" or "-"),
     Column("Account's server", "account_url"),
-    Column("Default organization", "default_org_name"),
-    Column("Organization ID", "default_org_id", never_cut=True),
+    Column("Default organization", "default_org_name"), Column("Organization ID", "default_org_id"),
     Column("Organization set by", "default_org_source"),
-    Column("Default project", "default_project_name"),
-    Column("Project ID", "default_project_id", never_cut=True),
+    Column("Default project", "default_project_name"), Column("Project ID", "default_project_id"),
     Column("Project set by", "default_project_source"))
 
 
@@ -7001,21 +6992,19 @@ def scores_create(client, args, console):
     wire = client.rest("POST", "/scores", without_none(
         traceId=args.trace, spanId=args.span, evaluatorName=args.name, value=args.value,
         label=args.label, reasoning=args.reasoning), read=resource_object)
-    return Details(to_record(wire, "score"), (ID,) + SCORE_COLUMNS,
-                   message="Posted a score.")
+    return Details(to_record(wire, "score"), (ID,) + SCORE_COLUMNS, message="Posted a score.")
 
 
 # --- evaluators
 ENABLED = Column("Enabled", "enabled")
 EVALUATOR_FIELDS = (ID, TYPE, ENABLED, Column("Config", "config"))
 add_listing("evaluators list", "evaluator", (ID, TYPE, ENABLED, NAME), PROJECT, SHOW_SECRETS)
-EVALUATOR_TYPES = {                 # and the key that the config of each must have
-    "CONTAINS": "value", "REGEX_MATCH": "pattern", "JSON_SCHEMA": "schema", "EXACT_MATCH": "",
-    "STARTS_WITH": "value", "ENDS_WITH": "value", "LENGTH": "", "LEVENSHTEIN": "", "SIMILARITY": "",
-    "LATENCY": "", "COST": "max_cost_usd", "RESPONSE_TIME_SLA": "tiers", "TOOL_CALL_VALIDATION": "",
-    "WORKFLOW_ADHERENCE": "expected_steps", "SENTIMENT": "target", "TOXICITY": "", "CUSTOM": "",
-    "LLM_JUDGE": "criteria", "GROUNDEDNESS": "", "FACTUAL_ACCURACY": "", "PROMPT_INJECTION": "",
-    "BIAS_DETECTION": "", "COMPLIANCE_CHECK": "", "PII_DETECTION": "", "WEBHOOK": "url"}
+EVALUATOR_TYPES = dict(each.partition(":")[::2] for each in (   # with a key that its config needs
+    "CONTAINS:value REGEX_MATCH:pattern JSON_SCHEMA:schema EXACT_MATCH STARTS_WITH:value "
+    "ENDS_WITH:value LENGTH LEVENSHTEIN SIMILARITY LATENCY COST:max_cost_usd "
+    "RESPONSE_TIME_SLA:tiers TOOL_CALL_VALIDATION WORKFLOW_ADHERENCE:expected_steps "
+    "SENTIMENT:target TOXICITY CUSTOM LLM_JUDGE:criteria GROUNDEDNESS FACTUAL_ACCURACY "
+    "PROMPT_INJECTION BIAS_DETECTION COMPLIANCE_CHECK PII_DETECTION WEBHOOK:url").split())
 SCHEMA_KEYWORDS = set(              # that JSON_SCHEMA evaluators check, and mere annotations
     "type required properties items minLength maxLength minimum maximum enum title description "
     "$schema $id $comment default examples deprecated readOnly writeOnly".split())
