@@ -1895,9 +1895,10 @@ def url_and_source(option=None, clock=CLOCK, key=None) -> tuple:
     if option is not None:
         return normal_url(option), "--url"
     # The SDKs read TWOSIGNAL_BASE_URL beside the key, which goes to the address it belongs to.
-    names = ("TWOSIGNAL_URL", "TWOSIGNAL_BASE_URL") if key else ("TWOSIGNAL_URL",)
-    for name in filter(setting, names):
-        return normal_url(setting(name), name), name
+    url, base_url = setting("TWOSIGNAL_URL"), key and setting("TWOSIGNAL_BASE_URL")
+    if url or base_url:
+        name = "TWOSIGNAL_URL" if url else "TWOSIGNAL_BASE_URL"
+        return normal_url(url or base_url, name), name
     saved = result_or({}, load_config, clock, kinds=NoHome).get("api_url")
     if not saved:
         return DEFAULT_URL, "default"
@@ -2821,11 +2822,10 @@ KNOWN_CALLS = [{"name": name, "kind": kind, "inputs": inputs} for kind, calls in
         dataset.getById id projectId; apiKey.list projectId; usage.getCurrentMonth organizationId;
         usage.getHistory organizationId months?; modelRouting.list projectId""",
     "mutation": """organization.create name; organization.update organizationId name;
-        organization.addMember organizationId role email? userId?;
-        organization.removeMember organizationId memberId; project.delete projectId;
-        project.create organizationId name description?;
-        project.update projectId name? description?; evaluator.create projectId name type config?;
-        evaluator.update id name? type? config? enabled?; evaluator.delete id;
+        organization.addMember organizationId role email? userId?; organization.removeMember
+        organizationId memberId; project.delete projectId; project.create organizationId name
+        description?; project.update projectId name? description?; evaluator.create projectId name
+        type config?; evaluator.update id name? type? config? enabled?; evaluator.delete id;
         dataset.create projectId name description?; dataset.update id name? description?;
         dataset.addItem datasetId input expectedOutput? metadata?; dataset.removeItem itemId;
         dataset.delete id; apiKey.create projectId name; apiKey.revoke id; apiKey.rotate id;
@@ -2833,10 +2833,9 @@ KNOWN_CALLS = [{"name": name, "kind": kind, "inputs": inputs} for kind, calls in
         modelRouting.update id name? defaultModel? rules? enabled?""",
     "GET": """/api/v1/health; /api/v1/traces limit? cursor? name? status? tags? startDate? endDate?;
         /api/v1/prompt-templates name? version?""",
-    "POST": """/api/v1/traces batch; /api/v1/otel/traces resourceSpans;
-        /api/v1/scores traceId spanId? evaluatorName value label? reasoning?;
-        /api/v1/prompt-templates name content variables? description? commitMessage?;
-        /api/v1/route-model input configName?"""
+    "POST": """/api/v1/traces batch; /api/v1/otel/traces resourceSpans; /api/v1/scores traceId
+        spanId? evaluatorName value label? reasoning?; /api/v1/prompt-templates name content
+        variables? description? commitMessage?; /api/v1/route-model input configName?"""
 }.items() for name, *inputs in map(str.split, calls.split(";"))]
 # No part of a path is empty, . or .., or has what a server might decode or cut off.
 _CALL = (r"(?a)(?:/?api/trpc/)?(\w+(?:\.\w+)*)\Z|"
@@ -6152,7 +6151,8 @@ ORG = Option("--org ID", "organization, by ID or name; 'projects use' saves one"
              env="TWOSIGNAL_ORG", required=True, completes="organizations")
 ORG_FILTER = Option("--org ID", "only projects of this organization, by ID or name", plain_id,
                     env="TWOSIGNAL_ORG", completes="organizations")
-JUNIT = Option("--junit FILE", "also write a JUnit report to FILE", to_path, selects=False)
+Unlisted = functools.partial(Option, selects=False)     # reports do not name it
+JUNIT = Unlisted("--junit FILE", "also write a JUnit report to FILE", to_path)
 SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs instead of ***")
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
 NEW_NAME = (Option("[NAME]", "name, unless --name gives it"),
@@ -6555,7 +6555,7 @@ SPAN_COLUMNS = (
     Column("Timeline", "timeline", min_width=BAR_COLUMNS, optional=True))
 SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
                  Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
-SPANS = Option("--spans", "include the spans of each trace, in json and jsonl", selects=False)
+SPANS = Unlisted("--spans", "include the spans of each trace, in json and jsonl")
 BASELINE_OPTIONS = (
     Option("--baseline FILE", "compare with FILE, which 'traces stats --json' wrote", to_path),
     Option("--baseline-tag TAG", "compare with traces that have TAG in place of --tag"))
@@ -6564,8 +6564,7 @@ METRIC_COLUMNS = [Column(metric.heading, metric.key, metric.text, optional=metri
                   for metric in sorted(METRICS, key=lambda metric: metric.optional)]
 SORT_METRICS = {name: metric for metric in (TRACE_COUNT, *METRICS)
                 for name in (re.sub("_(ms|usd)$", "", metric.key), metric.key)}
-THRESHOLD_OPTIONS = tuple(
-    Option(each.option, each.help, each.parse, selects=False) for each in THRESHOLDS)
+THRESHOLD_OPTIONS = [Unlisted(each.option, each.help, each.parse) for each in THRESHOLDS]
 
 
 def trace_query(client, args) -> TraceQuery:
@@ -6603,10 +6602,10 @@ def wanted_parts(args) -> dict:
     "traces list", PROJECT, FROM,
     Option("-n, -L, --limit N", f"maximum number of traces (default: {DEFAULT_LIMIT})", POSITIVE),
     Option("--all", "fetch all pages"),
-    Option("--fail-if-truncated", "exit 10 if more traces match than are shown", selects=False),
-    Option("--sort KEY", f"sort by {', '.join(SORT_KEYS)}: newest, greatest or lowest score first",
-           choices=SORT_KEYS, selects=False),
-    Option("-r, --reverse", "reverse the order; without --sort: oldest first", selects=False),
+    Unlisted("--fail-if-truncated", "exit 10 if more traces match than are shown"),
+    Unlisted("--sort KEY", f"sort by {', '.join(SORT_KEYS)}: newest, greatest or lowest score "
+             "first", choices=SORT_KEYS),
+    Unlisted("-r, --reverse", "reverse the order; without --sort: oldest first"),
     SPANS, *FILTER_OPTIONS, takes_key=True, exclusive=("--all", "--limit"),
     examples=("twosignal traces list --project ID --status ERROR",
               "twosignal traces list --project ID --all --fields id,scores.accuracy -o scores.csv"))
@@ -6627,12 +6626,10 @@ def traces_list(client, args, console):
 
 
 @command("traces get", Option("ID", "ID of the trace", plain_id), PROJECT, FROM,
-         Option("--errors", "show only the failed spans, and the path to each", selects=False),
-         Option("--io", "also show the input and output of each span", selects=False),
-         Option("--span ID", "show this span alone and whole, by ID or name", plain_id,
-                selects=False),
-         Option("--max-lines N", "maximum lines of each value, with --io or --span", POSITIVE,
-                selects=False),
+         Unlisted("--errors", "show only the failed spans, and the path to each"),
+         Unlisted("--io", "also show the input and output of each span"),
+         Unlisted("--span ID", "show this span alone and whole, by ID or name", plain_id),
+         Unlisted("--max-lines N", "maximum lines of each value, with --io or --span", POSITIVE),
          finds_project=True, exclusive=("--errors", "--span"))
 def traces_get(client, args, console):
     """Show a trace with its spans as a tree, and its scores."""
@@ -6734,8 +6731,7 @@ def span_details(spans, args) -> Details:
 @command(
     "traces stats", PROJECT, FROM,
     Option("--by KEY...", f"group by one or two of {', '.join(GROUP_KEYS)}", choices=GROUP_KEYS),
-    Option("--sort METRIC", "worst groups first, e.g. p95 or error_rate", choices=SORT_METRICS,
-           selects=False),
+    Unlisted("--sort METRIC", "worst groups first, e.g. p95 or error_rate", choices=SORT_METRICS),
     Option("--sample N", f"sample the spans of N traces (default: {DEFAULT_SAMPLE})", POSITIVE),
     *BASELINE_OPTIONS, *FILTER_OPTIONS, takes_key=True, exclusive=("--baseline", "--baseline-tag"),
     examples=("twosignal traces stats --project ID --since 24h --by name --sort error_rate",
@@ -6830,9 +6826,9 @@ def read_baseline(path, by, console) -> list:
 
 @command(
     "traces check", PROJECT, FROM, *THRESHOLD_OPTIONS, *BASELINE_OPTIONS,
-    Option("--max-regression SHARE", "how much worse than the baseline, e.g. 10%: a share of p95 "
-           "and average cost, points of rates and scores", parse_share, selects=False),
-    Option("--min-count N", "exit 11 if fewer traces (default: 1)", POSITIVE, selects=False),
+    Unlisted("--max-regression SHARE", "how much worse than the baseline, e.g. 10%: a share of p95 "
+             "and average cost, points of rates and scores", parse_share),
+    Unlisted("--min-count N", "exit 11 if fewer traces (default: 1)", POSITIVE),
     Option("--min-coverage SHARE", "exit 11 if a check covers fewer traces, e.g. 90%", parse_share),
     Option("-n, -L, --limit N", "check only the N most recent traces (default: all)", POSITIVE),
     JUNIT, EVALUATOR_FILTER, *FILTER_OPTIONS, takes_key=True, is_gate=True,
@@ -7073,11 +7069,10 @@ add_change("datasets create", "dataset.create", "Create a dataset.", PROJECT, *N
 def datasets_get(client, args, console):
     """Show a dataset with its items."""
     wire = client.query("dataset.getById", chosen_resource(client, args, "dataset"))
-    dataset = to_record(resource_object(wire))
-    dataset["items"] = child_records(dataset, "items")
-    items = Listing("items", ITEM_COLUMNS, dataset["items"])
-    return Details(dataset, (ID, NAME, DESCRIPTION, CREATED, ITEMS), [("Items", items)],
-                   listing=items)
+    record = to_record(resource_object(wire))
+    record["items"] = child_records(record, "items")
+    rows = Listing("items", ITEM_COLUMNS, record["items"])
+    return Details(record, (ID, NAME, DESCRIPTION, CREATED, ITEMS), [("Items", rows)], listing=rows)
 
 
 @command("datasets add-item", PROJECT, DATASET,
@@ -7235,8 +7230,8 @@ USAGE_FIELDS = (                    # the server counts all runs, the plan limit
 
 
 @command("usage", ORG,
-         Option("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are "
-                "used, e.g. 90; evaluator runs are not checked", parse_percent, selects=False),
+         Unlisted("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are "
+                  "used, e.g. 90; evaluator runs are not checked", parse_percent),
          Option("--months N", f"show N months, at most {MAX_MONTHS}", MONTHS),
          Option("--project ID", "list one project, this month", plain_id, completes="projects"),
          JUNIT, is_gate=True, exclusive=("--fail-above", "--months", "--project"),
