@@ -20,6 +20,7 @@ LIST = ["traces", "list", "--project", PROJECT]
 
 
 class Time(unittest.TestCase):
+    @tools.costly
     @unittest.skipIf(os.name == "nt" or tools.PYPY, "needs ITIMER_PROF and CPython's parser")
     def test_patterns_and_loops(self):
         """Row 66: each pattern of the module, and what loops over foreign text, is linear."""
@@ -82,6 +83,7 @@ class Memory(CannedCase):
         result = self.assertOk(self.measured(bodied(json.dumps(page(*rows))), *LIST + ["--all"]))
         self.assertEqual(len(result.lines), 102)
 
+    @tools.costly
     def test_equal_ids_of_spans(self):
         """Row 65: each span is in the tree once, whoever its parents are."""
         spans = [dict(SPAN, id="s", parentSpanId="s")] * 8000
@@ -98,6 +100,7 @@ class Memory(CannedCase):
                 self.assertOneLine(result, 8)
                 self.assertIn("made of more than 600,000 values", result.err)
 
+    @tools.costly
     def test_wide_characters(self):
         """Row 65: a text of which one character is wide takes up to four bytes for each."""
         wides = (('"🤖"', 8), ('"\\u2026"', 16), ('"…"', 16), ('"\\ud83e\\udd16"', 8))
@@ -110,6 +113,7 @@ class Memory(CannedCase):
                     with self.subTest(wide=wide, count=count, level=level):
                         self.assertEqual(result.code, code, result.err)
 
+    @tools.costly
     def test_pages_that_are_too_large_are_not_kept(self):
         """Row 65: each smaller page is requested after the larger one has been freed."""
         body = bodied('{"traces": [%s]}' % ("{}," * (10 * MEGABYTE) + "{}"))
@@ -125,6 +129,7 @@ class Memory(CannedCase):
             result = self.assertOk(self.measured(body, *LIST + level))
             self.assertNotIn("\x7f", result.out)
 
+    @tools.costly
     def test_as_many_values_as_are_allowed(self):
         """Row 65: also if each is a row."""
         ones = ",".join('{"a":%d}' % n for n in range(140000))
@@ -132,6 +137,7 @@ class Memory(CannedCase):
             for level in tools.full([[]], [[], ["--json"], ["--format", "csv"]]):
                 self.assertOk(self.measured(bodied("[%s]" % text), "orgs", "list", *level))
 
+    @tools.costly
     def test_scores_of_very_many_traces(self):
         """Row 65: a page without a limit; what requests the scores is made for 100 at once."""
         body = bodied('{"traces": [%s]}' % ('{"a":{}},' * 99000 + "{}"))
@@ -209,16 +215,19 @@ class Pages(CannedCase):
         self.assertIn("enough", result.err)
         return peaks[count // 4], peaks[count]
 
+    @tools.costly
     def test_nothing_is_shown(self):
         """Row 65: pages without end on which nothing matches."""
         early, late = self.peaks(LIST + ["--all", "--search", "nothing"], 100)
         self.assertLess(late - early, 4 * MEGABYTE)
 
+    @tools.costly
     def test_wait(self):
         """Row 65: the same for what waits for traces that never match."""
         early, late = self.peaks(["traces", "wait", "--project", PROJECT, "--tag", "x"], 100)
         self.assertLess(late - early, 4 * MEGABYTE)
 
+    @tools.costly
     def test_burst(self):
         """Row 65: a tail shows the newest of very many new traces, and says that it does."""
         for count, size, shown in ((60, 10, 50 * 100), (20, 10 ** 4, 16 * 100)):

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import unittest
+import zlib
 from urllib.parse import parse_qs, unquote, urlsplit
 
 SUPPORT = os.path.dirname(os.path.abspath(__file__))
@@ -38,6 +39,7 @@ if not os.path.exists(PROGRAM) or os.path.getmtime(PROGRAM) < os.path.getmtime(S
     PROGRAM = SCRIPT
 FULL = os.environ.get("TWOSIGNAL_TEST_FULL", "") in ("1", "python")
 ONCE = os.environ.get("TWOSIGNAL_TEST_FULL") == "1"
+PART = os.environ.get("TWOSIGNAL_TEST_FULL") == "part"
 PYPY = sys.implementation.name == "pypy"
 DEADLINE = 60  # seconds; generous, since it only ends a test that would otherwise hang
 KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "PATHEXT", "COMSPEC", "TEMP", "TMP",
@@ -110,6 +112,16 @@ def full_or_one(cases, place=0):
 def full_once(short, long):
     """As full(), for what is the same in all versions of Python: `.ci/run` does it on one."""
     return long if ONCE else short
+
+
+def costly(test):
+    """Decorates a test that takes a second or more and depends little on the version of Python.
+
+    `.ci/run` does it on the oldest and the newest, and on every third of those between: on others
+    for another test.
+    """
+    place = zlib.crc32(test.__name__.encode("ascii")) + sys.version_info[1]
+    return unittest.skipIf(PART and place % 3, "every third Python does it")(test)
 
 
 class Result:
