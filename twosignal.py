@@ -1309,9 +1309,8 @@ _OPEN_FILE = r"(?a)/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
 # The line of an API key in a file such as .env, up to a comment behind its value.
 _ENV_KEY = (r"(?m)^((?:\ufeff|\xef\xbb\xbf)?[ \t]*(?:export[ \t]+)?TWOSIGNAL_API_KEY[ \t]*=)"
             r"([^\r\n]*?)(?=[ \t]#|\r?$)")
-# UTF-16, or a value that goes on in the next line: in open quotes, or behind a backslash.
-_ENV_UNFIT = (r"""(?m)\0|\A(?:\xff\xfe|\xfe\xff)|^[^#='"\r\n]*=[ \t]*(?:"(?:[^"\\\r\n]|\\.)*\\?"""
-              r"""|'[^'\r\n]*|`[^`\r\n]*|[^"'` \t\r\n][^\r\n]*\\)\r?$""")
+# UTF-16, or a key that goes on in the next line.
+_ENV_UNFIT = r"""(?m)\0|^.{0,12}TWOSIGNAL_API_KEY[ \t]*=[ \t]*("[^"\r\n]*|'[^'\r\n]*|.*\\)\r?$"""
 
 
 def open_regular(path, flags=os.O_RDONLY) -> int:
@@ -1633,7 +1632,7 @@ def env_content(path) -> str:
             raise Failure(f"Cannot write {path}: {problem}", hint)
     content = file_content(path, -1).decode("latin-1")
     if re.search(_ENV_UNFIT, content):
-        raise Failure(f"Cannot write {path}: it is UTF-16, or a value in it spans lines", hint)
+        raise Failure(f"Cannot write {path}: it is UTF-16, or the key in it spans lines", hint)
     return content
 
 

@@ -492,16 +492,15 @@ class EnvFiles(KeysCase):
         """Row 64: the file would be broken, or not be read as it is meant."""
         line = "TWOSIGNAL_API_KEY=a\r\n"
         for content in (line.encode("utf-16"), line.encode("utf-16-le"), line.encode("utf-16-be"),
-                        b"\xff\xfe", b"A=\0\n", b'TWOSIGNAL_API_KEY="line1\nline2"\n',
+                        b"A=\0\n", b'TWOSIGNAL_API_KEY="line1\nline2"\n',
                         b"TWOSIGNAL_API_KEY=line1\\\nline2\n",
                         b'TWOSIGNAL_API_KEY="line1\\\r\nx"\r\n',
-                        b'CERT="begin\nTWOSIGNAL_API_KEY=x\nend"\n', b"A='\nTWOSIGNAL_API_KEY=x\n'",
-                        b"export B = `\n`", b'\xef\xbb\xbfA="b\\"\n"', b"A=1\\"):
+                        b"export TWOSIGNAL_API_KEY = 'a\nb'"):
             with self.subTest(content=content):
                 with open(self.file, "wb") as file:
                     file.write(content)
                 self.assertFails(self.create("--output-env", self.file), 1, "Cannot write",
-                                 "it is UTF-16, or a value in it spans lines. Name a new file")
+                                 "it is UTF-16, or the key in it spans lines. Name a new file")
                 self.assertEqual(file_bytes(self.file), content)
         self.assertEqual(self.changes(), [])
 
