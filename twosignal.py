@@ -4772,6 +4772,7 @@ def words_like(typed, words) -> list:
 
 SCORES_REQUIRED = "required"        # of the traces in a scan: without them it fails
 SCORES_IF_KNOWN = "if known"        # null if an API key cannot read them
+AMOUNTS = (("durations", "duration_ms"), ("costs", "cost_usd"), ("tokens", "total_tokens"))
 ORDER_TOLERANCE = HOUR              # a trace may be listed this much later: agents' clocks differ
 
 
@@ -5128,30 +5129,26 @@ class TraceStats:
         severity = float if names_worst else None
         # The lowest score is the worst, except for one outside 0 to 1.
         score_severity = severity and (lambda score: -score if is_score(score) else ALL)
+        severities = {"scores": score_severity, "tokens": None}
         self.count = 0
         self.project = None                     # the ID of the traces' project
-        self.errors = Measurements(severity)    # 1 for the status ERROR, 0 for OK
         self.other_statuses = Counter()         # how many traces have which; "-": none
         self.messages = Counter()               # how many failed with which error message
-        self.durations = Measurements(severity)         # milliseconds
-        self.costs = Measurements(severity)     # USD
-        self.tokens = Measurements()
-        self.scores = defaultdict(lambda: Measurements(score_severity))
-        self.failures = defaultdict(lambda: Measurements(severity))     # 1: labelled fail
-        self._chosen = evaluators               # the two above: by evaluator; None: all of them
         self.failed_scores = 0                  # how many are labelled fail
-        self._sources = sources or {metric.source for metric in METRICS}
-        self._amounts = [(key, getattr(self, source)) for key, source in (
-            ("duration_ms", "durations"), ("cost_usd", "costs"), ("total_tokens", "tokens"))
-            if source in self._sources]
+        self.evaluators = set()                 # whose scores were found, measured or not
+        self._chosen = evaluators
+        self.measured = {                       # by source and evaluator (None: all that count)
+            source: defaultdict(functools.partial(Measurements, severities.get(source, severity)))
+            for source in sources or {metric.source for metric in METRICS}}
 
     def add(self, trace):
         self.count += 1
         self.project = trace.get("project_id")
-        if "errors" in self._sources:
-            self.errors.add(trace, self.error(trace["status"]))
-        for key, measurements in self._amounts:
-            measurements.add(trace, to_amount(trace.get(key)))
+        if "errors" in self.measured:
+            self.measured["errors"][None].add(trace, self.error(trace["status"]))
+        for source, key in AMOUNTS:
+            if source in self.measured:
+                self.measured[source][None].add(trace, to_amount(trace.get(key)))
         if trace.get("error_message"):          # a span's
             self.add_message(trace["error_message"])
         if trace.get("scores"):
@@ -5165,7 +5162,7 @@ class TraceStats:
         keys = dict(keys)
         group = " / ".join("-" if value is None else value for value in keys.values())
         row = {"group": group or "all", **keys, "count": self.count}
-        names = sorted(self.scores.keys() - {None}) if evaluators is None else evaluators
+        names = sorted(self.evaluators) if evaluators is None else evaluators
         for metric, name in [(metric, name) for name in [None, *names] for metric in METRICS
                              if name is None or metric.needs_scores]:
             measured = self.measurements(metric, name)
@@ -5177,8 +5174,7 @@ class TraceStats:
 
     def measurements(self, metric, evaluator=None) -> Measurements:
         """Those of a Metric; evaluator: whose scores, None for all that count."""
-        found = getattr(self, metric.source)
-        return found.get(evaluator, Measurements()) if metric.needs_scores else found
+        return self.measured.get(metric.source, {}).get(evaluator, Measurements())
 
     def error(self, status):
         """1 for ERROR, 0 for OK; None for any other, which is counted."""
@@ -5198,16 +5194,18 @@ class TraceStats:
         by_evaluator = {}
         for score in scores:
             by_evaluator.setdefault(str(score.get("evaluator") or "-"), []).append(score)
+        self.evaluators.update(by_evaluator)
         by_evaluator[None] = scores if self._chosen is None else [
             score for name in set(self._chosen) for score in by_evaluator.get(name, ())]
         self.failed_scores += list(map(label_of, by_evaluator[None])).count("fail")
         for evaluator, group in by_evaluator.items():
-            measured = self.scores[evaluator]       # remarks name it, whatever is measured
-            if "scores" in self._sources:
-                measured.add(trace, *[to_number(each.get("score")) for each in group])
-            if "failures" in self._sources:
+            if "scores" in self.measured:
+                self.measured["scores"][evaluator].add(
+                    trace, *[to_number(each.get("score")) for each in group])
+            if "failures" in self.measured:
                 labels = list(filter(None, map(label_of, group)))
-                self.failures[evaluator].add(trace, int("fail" in labels) if labels else None)
+                self.measured["failures"][evaluator].add(
+                    trace, int("fail" in labels) if labels else None)
 
 
 def label_of(score) -> str:
@@ -5452,8 +5450,8 @@ class TraceGroups(Struct):
         sample = nsmallest(self.sample_size or 1, self._candidates(), lambda _: random.random())
         self.failure = result_or_failure(self._read_spans, [
             each for _, each in sorted(sample[:self.sample_size])])
-        measured = [stats.scores for stats in self.groups.values()]
-        self.evaluators = sorted(set().union(*measured) - {None})
+        self.evaluators = sorted(set().union(*[
+            stats.evaluators for stats in self.groups.values()]))
         if self.failure and self.by_model:
             raise self.failure
         return self
@@ -5514,7 +5512,7 @@ class TraceGroups(Struct):
         remarks = self.statuses.status_remarks()
         count = sum(stats.count for stats in self.groups.values())
         for source in ("durations", "costs"):
-            known = sum(getattr(stats, source).traces for stats in self.groups.values())
+            known = sum(stats.measured[source][None].traces for stats in self.groups.values())
             if known < count:
                 remarks.append(f"{source.capitalize()} are known for {known:,} of {count:,}.")
         candidates = counted(self.candidates, "trace" if self.by_model else "failed trace")
@@ -5720,9 +5718,8 @@ class Gate(Struct):
             remarks.append(f"Found {counted(stats.failed_scores, 'score')} labelled fail, but no "
                            "check looks at labels. Use --max-fail-rate.")
         lacking = any(each.value is None and each.metric.needs_scores for each in self.results)
-        evaluators = stats.scores.keys() - {None}
-        if evaluators and (lacking or set(self.evaluators or ()) - evaluators):
-            names = ", ".join(sorted(map(printable, evaluators)))
+        if stats.evaluators and (lacking or set(self.evaluators or ()) - stats.evaluators):
+            names = ", ".join(sorted(map(printable, stats.evaluators)))
             remarks.append(f"There are scores from: {names}.")
         if self.baseline:
             remarks += small_remarks([(self.baseline, self.row)])

@@ -489,7 +489,7 @@ class Scores(GateCase):
                 stats = twosignal.TraceStats()
                 stats.add(twosignal.to_record({"id": "x", "scores": records}, "trace"))
                 counted = [value for _, _, value, _ in scores if value not in (replaced, None)]
-                self.assertEqual(sorted(stats.scores[None].values), sorted(counted))
+                self.assertEqual(sorted(stats.measured["scores"][None].values), sorted(counted))
                 self.assertEqual(min(counted, default=None), lowest)
 
     def test_an_older_score_of_an_evaluator_does_not_count(self):
