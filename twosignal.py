@@ -4849,15 +4849,14 @@ class TraceQuery:
                     for key in ("created_at", "start_time"))))
 
     def _matches_values(self, trace) -> bool:
+        data = trace.get("metadata")
+        found = [(get_path(data, path, MISSING), text) for path, text in self.metadata or ()]
         return (is_within(to_amount(trace["duration_ms"]), self.min_duration, self.max_duration)
                 and is_within(trace["cost_usd"], self.min_cost, None)
                 and self.session in (None, trace.get("session_id"))
-                and (not self.metadata or self._matches_metadata(trace.get("metadata"))))
-
-    def _matches_metadata(self, metadata) -> bool:
-        values = [(get_path(metadata, path, MISSING), text) for path, text in self.metadata]
-        return isinstance(metadata, dict) and all(
-            value is not MISSING and text in (value, json.dumps(value)) for value, text in values)
+                and (not found or isinstance(data, dict)) and all(
+                    value is not MISSING and text in (value, json.dumps(value))
+                    for value, text in found))
 
     def matches_scores(self, trace) -> bool:
         """Whether a record's newest scores have the label, and one that is low enough."""
@@ -6797,25 +6796,22 @@ def comparison_result(pairs, by) -> Details:
 
 def chosen_baseline(args, scan, by=(), sample_size=0):
     """The rows of traces stats that BASELINE_OPTIONS choose, or None. Raises Failure."""
-    if not args.baseline_tag:
-        return args.baseline and read_baseline(args.baseline, list(by), scan.console)
-    if len(args.tag or ()) > 1 or args.tag == [args.baseline_tag]:
-        raise usage_error("--baseline-tag replaces --tag: give at most one, of another name")
-    query = TraceQuery(**dict(vars(scan.query), tag=[args.baseline_tag]))
-    return TraceGroups(TraceScan(**dict(vars(scan), query=query)), by, sample_size).read().rows()
-
-
-def read_baseline(path, by, console) -> list:
-    """The rows in a file that traces stats wrote, or on stdin. Raises a usage error."""
-    text = file_argument(path, "--baseline", console)
+    if args.baseline_tag:
+        if len(args.tag or ()) > 1 or args.tag == [args.baseline_tag]:
+            raise usage_error("--baseline-tag replaces --tag: give at most one, of another name")
+        query = TraceQuery(**dict(vars(scan.query), tag=[args.baseline_tag]))
+        return TraceGroups(TraceScan(**dict(vars(scan), query=query)), by, sample_size).read().rows()
+    if not args.baseline:
+        return None
+    text = file_argument(args.baseline, "--baseline", scan.console)
     try:
         rows = json.loads(text)
-        fault = baseline_fault(rows, by)
+        fault = baseline_fault(rows, list(by))
     except (ValueError, RecursionError):
         fault = "it is not JSON"
     if fault:
         option = "".join(f" --by {key}" for key in by)
-        raise usage_error(f"Cannot use the baseline {path}: {fault}",
+        raise usage_error(f"Cannot use the baseline {args.baseline}: {fault}",
                           f"Write one with: twosignal traces stats{option} --json -o FILE.")
     return rows
 
