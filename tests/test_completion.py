@@ -8,7 +8,7 @@ import unittest
 from unittest import mock
 
 import twosignal
-from tools import (FULL, PROGRAM, Case, CommandCase, pty_run, requests_of, run_command,
+from tools import (ONCE, PROGRAM, Case, CommandCase, costly, pty_run, requests_of, run_command,
                    write_script)
 
 SHELLS = ("bash", "zsh", "fish")
@@ -441,6 +441,7 @@ class Bash(ShellCase):
         self.assertEqual(quoted, [name for name in HOSTILE_NAMES if not set(name) & expanded])
         self.assertNotIn("planted", os.listdir(self.folder))
 
+    @costly
     def test_in_a_terminal(self):
         """What the program gets, whatever the shell has inserted."""
         self.set_names(HOSTILE_NAMES)
@@ -468,7 +469,7 @@ class Bash(ShellCase):
              "<traces><check><--junit=my report.xml>"),
             ([("twosignal traces check --junit \"my\t", "report.xml\" ")],
              "<traces><check><--junit><my report.xml>")]
-        for keys, expected in cases if FULL else cases[:2] + cases[4:6] + cases[9:10] + cases[-2:]:
+        for keys, expected in cases if ONCE else cases[:2] + cases[4:6] + cases[9:10] + cases[-2:]:
             with self.subTest(keys=keys):
                 self.assertEqual(self.typed("bash", ["--norc", "--noprofile", "-i"],
                                             "source " + shlex.quote(self.script("bash")), keys),
@@ -513,15 +514,16 @@ class Zsh(ShellCase):
              "<traces><check><--junit><report.xml>"),
             ([("twosignal traces check --junit=my\t", "report.xml")],
              "<traces><check><--junit=my report.xml>")]
-        for keys, expected in cases if FULL else cases[:2] + cases[5:6] + cases[8:]:
+        for keys, expected in cases if ONCE else cases[:2] + cases[5:6] + cases[8:]:
             with self.subTest(keys=keys):
                 self.assertEqual(self.typed("zsh", ["-f", "-i"], set_up, keys), "got" + expected)
 
+    @costly
     def test_in_a_terminal(self):
         self.typed_lines("autoload -Uz compinit; compinit -u -D; source "
                          + shlex.quote(self.script("zsh")))
 
-    @unittest.skipUnless(FULL, "with TWOSIGNAL_TEST_FULL=1")
+    @unittest.skipUnless(ONCE, "with TWOSIGNAL_TEST_FULL=1")
     def test_from_its_folder_of_functions(self):
         folder = self.path("functions")
         os.mkdir(folder)

@@ -24,7 +24,7 @@ if not __package__:     # started as a script, not by `python3 -m unittest`
 
 from servers import Proxy, certificates, needs_openssl  # noqa: E402
 from tools import (ROOT, SCRIPT, SUPPORT, TESTS, Case, ServerCase, WrongClock,  # noqa: E402
-                   executable, merged, minutes_ago, pty_run, run_command, write_script)
+                   costly, executable, merged, minutes_ago, pty_run, run_command, write_script)
 
 import sandbox  # noqa: E402
 import test_doctor  # noqa: E402
@@ -630,6 +630,7 @@ class Answers(ServerCase):
 
 
 class Promises(unittest.TestCase):
+    @costly
     def test_each_promise_of_the_table_has_a_test(self):
         numbers = [int(row) for row, *_ in rows(OWN, PROMISE_HEADING)]
         self.assertEqual(numbers, sorted(promised_tests()))
@@ -818,6 +819,7 @@ class RecipeRuns(ServerCase):
         return self.bash(script, GITHUB_SHA=COMMIT, CI_COMMIT_SHA=COMMIT,
                          TWOSIGNAL_HOME=self.path("session"), **env)
 
+    @costly
     def test_github_with_a_key(self):
         key = self.server.secret(self.server.add_key(self.project))
         env = dict(WITHOUT_ACCOUNT, TWOSIGNAL_API_KEY=key)
@@ -827,6 +829,7 @@ class RecipeRuns(ServerCase):
         self.add_trace(1, cost=0.06)
         self.assertEqual(self.run_recipe("agent health\n", **env).code, 10)
 
+    @costly
     def test_github_with_scores(self):
         self.add_trace(0.1, tags=["another commit"])
         result = self.run_recipe("secrets.TWOSIGNAL_PASSWORD")
@@ -837,6 +840,7 @@ class RecipeRuns(ServerCase):
         self.add_trace(0.1)
         self.assertEqual(self.run_recipe("secrets.TWOSIGNAL_PASSWORD").code, 10)
 
+    @costly
     def test_gitlab(self):
         result = self.run_recipe("junit: report.xml")
         self.assertEqual(result.code, 0, result)
@@ -849,6 +853,7 @@ class RecipeRuns(ServerCase):
         return dict(WITHOUT_ACCOUNT, PR="7", TWOSIGNAL_API_KEY=self.server.secret(
             self.server.add_key(self.project)))
 
+    @costly
     def test_pages_and_reports(self):
         """Jenkins, Azure Pipelines, and an artifact: a page in any case, and the exit code."""
         slow, failed = {"duration_ms": 9000}, {"status": "ERROR"}
@@ -867,6 +872,7 @@ class RecipeRuns(ServerCase):
                 for trace in made:
                     self.server.store.remove("traces", trace)
 
+    @costly
     def test_azure_publishes_a_page_if_there_is_one(self):
         env = dict(self.key_environment(), SYSTEM_JOBATTEMPT="2")
         command = "##vso[artifact.upload artifactname=agent-health-2]%s/gate.html" % (
@@ -876,6 +882,7 @@ class RecipeRuns(ServerCase):
         result = self.run_recipe("task: ", **env)
         self.assertEqual((result.code, result.out), (3, ""), result)
 
+    @costly
     def test_script_that_comments(self):
         write_script(self.path("bin", "gh"), ["echo", "gh"])
         self.write("gate.md", "of an earlier run")
@@ -890,6 +897,7 @@ class RecipeRuns(ServerCase):
         result = self.bash(script, **env)
         self.assertEqual((result.code, result.out), (3, ""), result)
 
+    @costly
     def test_github_with_a_comment(self):
         """One run makes the comment, the page and the annotations; the comment says what failed."""
         write_script(self.path("bin", "gh"), ["echo", "gh"])
@@ -914,6 +922,7 @@ class RecipeRuns(ServerCase):
             for _ in range(2):
                 self.add_trace(0.9, status="ERROR")
 
+    @costly
     def test_gitlab_with_a_comment(self):
         write_script(self.path("bin", "curl"), ["printf", "%s\n"])
         env = dict(self.key_environment(), GITLAB_TOKEN="glpat", CI_MERGE_REQUEST_IID="3",
@@ -932,6 +941,7 @@ class RecipeRuns(ServerCase):
         result = self.run_recipe("after_script", **env)
         self.assertEqual((result.code, result.out), (3, ""), result)
 
+    @costly
     def test_cron(self):
         key = self.write("twosignal.key", self.server.secret(self.server.add_key(self.project)))
         os.chmod(key, 0o600)
@@ -946,6 +956,7 @@ class RecipeRuns(ServerCase):
         self.assertIn("FAILED", result.out, result)
         self.assertEqual(result.err, "")
 
+    @costly
     def test_cron_without_traces(self):
         """No mail for an interval without traces, but one for an error."""
         key = self.server.secret(self.server.add_key(self.server.add_project(name="Quiet")))
@@ -959,6 +970,7 @@ class RecipeRuns(ServerCase):
         self.assertEqual(result.out, "")
         self.assertIn("Error: ", result.err)
 
+    @costly
     def test_script(self):
         self.log_in()
         script = block_with("errors.jsonl")
@@ -968,6 +980,7 @@ class RecipeRuns(ServerCase):
         result = self.bash(script)
         self.assertEqual((result.code, result.out), (1, "Found 1 error traces\n"), result)
 
+    @costly
     def test_a_failure_of_the_client_fails_the_script(self):
         result = self.bash(block_with("errors.jsonl"))
         self.assertEqual((result.code, result.out), (4, ""), result)
@@ -976,6 +989,7 @@ class RecipeRuns(ServerCase):
 
 @unittest.skipUnless(BASH, "no bash here")
 class QuickStart(ServerCase):
+    @costly
     def test_every_line(self):
         """The block runs as it is, but for an ID, and the email and password from variables."""
         email, password = self.server.OWNER
@@ -1035,6 +1049,7 @@ class FreshServer(ServerCase):
         return org["id"], [row["role"] for row in self.server.rows("members")
                            if row["organizationId"] == org["id"]]
 
+    @costly
     def test_each_step(self):
         email, password = self.server.OWNER
         output = self.type("doctor --url", ("Email: ", email + "\n"),

@@ -4,7 +4,7 @@ import re
 import sys
 import unittest
 
-from tools import ROOT, SCRIPT, ServerCase, run_command
+from tools import ROOT, SCRIPT, ServerCase, costly, run_command
 
 SECTIONS = ("Constants", "Errors", "Text", "Records", "Rendering", "Files", "Settings",
             "Transport", "Protocol", "Session", "Client", "Console", "Arguments", "Traces",
@@ -290,6 +290,7 @@ class ModuleCase(unittest.TestCase):
             cls.source = file.read()
 
 
+@costly
 class Sections(ModuleCase):
     def test_banners(self):
         self.assertEqual(banner_problems(self.source), [])
@@ -364,6 +365,7 @@ class Sizes(ModuleCase):
         self.assertEqual(too_long(text, (ast.ClassDef,), 3), ["C: 4 lines"])
 
 
+@costly
 class Style(ModuleCase):
     def test_only_the_edges_print_and_exit(self):
         self.assertEqual(exits_and_prints(self.source), [])
