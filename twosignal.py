@@ -402,18 +402,13 @@ def to_amount(value):
     return None if number is None or number < 0 else abs(number)    # -0.0 is 0
 
 
-def digits_of(format_value, limit) -> int:
-    """How many extra digits show a limit as it was given, such as 1 for 8.04s."""
+def distinct_texts(format_value, value, limit) -> tuple:
+    """Texts of two numbers, with the digits that show the limit as given, and tell them apart."""
     texts = [format_value(limit, extra_digits) for extra_digits in range(7)]
     texts = [re.sub(r"\.?0*(?=\D*\Z)", "", text) if "." in text else text for text in texts]
-    return texts.index(texts[-1])
-
-
-def distinct_texts(format_value, value, limit) -> tuple:
-    """Texts of two different numbers, in one unit and with enough digits to tell them apart."""
-    for extra_digits in range(digits_of(format_value, limit), 15):  # a double has no more
+    for extra_digits in range(texts.index(texts[-1]), 15):      # a double has no more
         texts = format_value(value, extra_digits), format_value(limit, extra_digits)
-        if texts[0] != texts[1]:
+        if texts[0] != texts[1] or value == limit:
             break
     return texts
 
@@ -5354,7 +5349,7 @@ class CheckResult(Struct):
             self.option = f"max-regression of {self.title}"
             limit_text = metric.change_text(-self.regression if sign == "≥" else self.regression)
         elif self.limit is not None:
-            limit_text = format_value(self.limit, digits_of(format_value, self.limit))
+            _, limit_text = distinct_texts(format_value, self.limit, self.limit)
         self.name = f"{self.option} {sign} {limit_text}"    # the same, whatever is measured
         if self.passed is False and self.regression is None:
             self.measured_text, limit_text = distinct_texts(format_value, self.value, self.limit)
