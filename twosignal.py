@@ -887,7 +887,6 @@ class Listing(Result):
     noun: str                   # what they are, for "No traces found."
     columns: tuple
     rows: object
-    conclude: object = Result.conclude
     below: object = None        # a function of a row: a Result that HTML shows below it
     order: str = "sortable"     # in HTML; "fixed" if the values of a column differ in their unit
 
@@ -1274,7 +1273,7 @@ def only_fields(result, fields, tell, is_strict=False) -> Result:
                for path in fields]
     if isinstance(result, Listing) or isinstance(result.record, list):
         return Listing(getattr(result, "noun", "records"), columns, selection.records(),
-                       selection.conclude, streams=result.streams)
+                       conclude=selection.conclude, streams=result.streams)
     return Details(next(selection.records()), columns, conclude=selection.conclude, shows_all=True)
 
 
@@ -1290,7 +1289,7 @@ def field_names(result) -> Listing:
     # A gate's verdict stays what it is; a listing's conclusion is about pages that were not read.
     has_pages = isinstance(result, Listing) and not isinstance(result.rows, list)
     return Listing("fields", [Column("Field", "field")], [{"field": name} for name in names],
-                   Outcome if has_pages else result.conclude)
+                   conclude=Outcome if has_pages else result.conclude)
 
 ############################################################
 # Files
@@ -4757,8 +4756,7 @@ def words_like(typed, words) -> list:
     """Those of the words that a typed one is another name of, or else the one that it resembles."""
     from difflib import get_close_matches
     meant = [word for word in words if typed in [word] + OTHER_NAMES.get(word, "").split()]
-    return meant or get_close_matches(typed, [word for word in words if word not in NEVER_GUESSED],
-                                      1, 0.7)
+    return meant or get_close_matches(typed, set(words) - NEVER_GUESSED, 1, 0.7)
 
 
 ############################################################
@@ -6611,7 +6609,7 @@ def traces_list(client, args, console):
                      console=console, limit=limit, sort=sort, reverse=args.reverse,
                      needed=ALL if args.all or sort else 0, exact=args.fail_if_truncated)
     columns = TRACE_COLUMNS[:-2] + SORT_COLUMNS.get(sort, ()) + TRACE_COLUMNS[-2:]
-    return Listing("traces", columns, scan, scan.outcome, extra_fields=TRACE_KEYS,
+    return Listing("traces", columns, scan, conclude=scan.outcome, extra_fields=TRACE_KEYS,
                    extra_columns=TRACE_FIELDS)
 
 
@@ -7687,11 +7685,8 @@ def completion(client, args, console):
 def complete(client, args, console):
     """Print "words" and what can stand in place of the last word, or "files"."""
     *before, current = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]
-    prefix = ""
-    if current.startswith("--") and "=" in current:
-        flag, _, current = current.partition("=")
-        before.append(flag)
-        prefix = flag + "="
+    prefix, current = re.match("(?s)(--[^=]*=)?(.*)", current).groups("")
+    before += [prefix[:-1]] if prefix else []
     found = []                      # behind a = if there is no such option, or it takes no value
     mark = "\0"                     # if it is read as an option's value, that is what comes next
     line = CommandLine(before + [mark])
