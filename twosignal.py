@@ -804,7 +804,11 @@ class Column(Struct):
     format_value: object = staticmethod(printable)      # makes text of the key's value
     min_width: int = 0          # terminal columns, so that later pages fit too
     optional: bool = False      # dropped if the terminal has no room for it
-    never_cut: bool = False     # as an ID is: half of one is of no use
+    never_cut: bool = False     # an ID never is: half of one is of no use
+
+    def __init__(self, *values, **named):
+        super().__init__(*values, **named)
+        self.never_cut |= not callable(self.source) and f"_{self.source}".endswith(("_id", ".id"))
 
     def text(self, record: dict, is_saved=False) -> str:
         """One line; is_saved: for a page that is read later, when "2 min ago" would be wrong."""
@@ -1269,8 +1273,7 @@ def only_fields(result, fields, tell, is_strict=False) -> Result:
     selection = FieldSelection(result, fields, tell, is_strict)
     known = {column.source: Column(**dict(vars(column), optional=False))
              for column in (*result.extra_columns, *result.columns)}
-    columns = [known.get(path) or Column(path, path, never_cut=re.split("[._]", path)[-1] == "id")
-               for path in fields]
+    columns = [known.get(path) or Column(path, path) for path in fields]
     if isinstance(result, Listing) or isinstance(result.record, list):
         return Listing(getattr(result, "noun", "records"), columns, selection.records(),
                        conclude=selection.conclude, streams=result.streams)
@@ -6127,7 +6130,7 @@ class TraceTail:
 # Commands
 ############################################################
 
-ID, NAME = Column("ID", "id", never_cut=True), Column("Name", "name")
+ID, NAME = Column("ID", "id"), Column("Name", "name")
 CREATED = Column("Created", "created_at", format_age, min_width=12)
 DESCRIPTION, TYPE = Column("Description", "description"), Column("Type", "type")
 PLAN = Column("Plan", "plan")
@@ -6532,8 +6535,8 @@ TRACE_KEYS = tuple((                # that a trace may have although the first o
 ).split())
 TOKENS = Column("Tokens", "total_tokens", format_count)
 TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, Column("Created", "created_at", format_moment),
-                TOKENS, Column("Session", "session_id", never_cut=True),
-                Column("Tags", "tags", format_list), Column("Metadata", "metadata"))
+                TOKENS, Column("Session", "session_id"), Column("Tags", "tags", format_list),
+                Column("Metadata", "metadata"))
 SORT_COLUMNS = {                    # of what --sort compares, if no other column shows it
     "tokens": (TOKENS,),
     "score": (Column("Score", lambda trace: printable(SORT_KEYS["score"](trace))),)}
@@ -7228,8 +7231,7 @@ def usage(client, args, console):
     if args.months:
         return usage_history(client, organization_id(client, args.org), args.months)
     record = current_usage(client, args)
-    columns = (Column("Project", "project_id", never_cut=True), *MONTH_COLUMNS,
-               Column("Name", "project_name"))
+    columns = (Column("Project", "project_id"), *MONTH_COLUMNS, Column("Name", "project_name"))
     projects = Listing("usage", columns, record["projects"])
     result = Details(record, USAGE_FIELDS, [("Projects", projects)], listing=projects)
     if args.fail_above is not None:

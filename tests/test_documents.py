@@ -123,7 +123,7 @@ def bar_of(start, length):
 
 def every_kind(name):
     """A result of each kind, in which everything that comes from elsewhere is this text."""
-    columns = (Column("ID", "id", never_cut=True), Column("Name", "name"),
+    columns = (Column("ID", "id"), Column("Name", "name"),
                Column("Status", "status"), Column(twosignal.printable(name), "name"),
                Column("Bar", lambda record: bar_of(0.25, 0.5)))
     record = {"id": name, "name": name, "status": name}

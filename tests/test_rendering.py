@@ -70,7 +70,7 @@ class TableLayout(unittest.TestCase):
         self.assertIn("Name", wide.splitlines()[0])
         self.assertIn("support-agent", wide)
 
-    COLUMNS = (Column("ID", "id", never_cut=True), Column("One", "one"), Column("Two", "two"))
+    COLUMNS = (Column("ID", "id"), Column("One", "one"), Column("Two", "two"))
 
     def test_the_last_column_is_cut_first_and_an_id_never(self):
         row = {"id": "i" * 30, "one": "1" * 20, "two": "2" * 20}
