@@ -1812,13 +1812,12 @@ def trusted_directory(path) -> str:
     """The path of a directory, which may be missing. Raises Failure if others may write to it."""
     import stat
     status = result_or(None, os.stat, path, kinds=MISSING_FILE)
-    if not status:
-        return path
-    if not stat.S_ISDIR(status.st_mode):
+    is_posix = status and os.name != "nt"
+    if status and not stat.S_ISDIR(status.st_mode):
         problem = "it is not a directory"
-    elif os.name != "nt" and status.st_uid not in (0, os.geteuid(), sudo_user()):
+    elif is_posix and status.st_uid not in (0, os.geteuid(), sudo_user()):
         problem = "it belongs to another user"
-    elif os.name != "nt" and status.st_mode & stat.S_IWOTH:
+    elif is_posix and status.st_mode & stat.S_IWOTH:
         problem = "everybody may write to it"
     else:
         return path
@@ -1842,7 +1841,6 @@ def absolute_path(text, hint=HOME_HINT) -> str:
 
 
 def home_path(name: str) -> str:
-    """The path of a file in the home directory. Raises NoHome."""
     return os.path.join(home_directory(), name)
 
 
@@ -6528,11 +6526,10 @@ OPTIONAL_NAME = Column("Name", "name", optional=True)
 TRACE_COLUMNS = (ID, STATUS, DURATION, COST, CREATED, OPTIONAL_NAME)
 TAIL_COLUMNS = (ID, STATUS, DURATION, Column("Cost", "cost_usd", format_cost, min_width=9),
                 Column("Created", "created_at", format_time_of_day, min_width=10), OPTIONAL_NAME)
-TRACE_KEYS = tuple((                # that a trace may have although the first ones lack them
+TRACE_KEYS = (                      # that a trace may have although the first ones lack them
     "project_id start_time end_time total_tokens tags tags.0 metadata session_id span_count "
-    "score_count scores scores.0.id scores.0.trace_id scores.0.span_id scores.0.project_id "
-    "scores.0.created_at scores.0.evaluator scores.0.score scores.0.label scores.0.reasoning"
-).split())
+    "score_count scores").split() + [f"scores.0.{key}" for key in (
+        "id", "trace_id", "span_id", "project_id", "created_at", *_LEADING_KEYS["score"])]
 TOKENS = Column("Tokens", "total_tokens", format_count)
 TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, Column("Created", "created_at", format_moment),
                 TOKENS, Column("Session", "session_id"), Column("Tags", "tags", format_list),
@@ -6709,7 +6706,6 @@ def io_parts(spans, args) -> list:
 
 
 def span_details(spans, args) -> Details:
-    """All of the span that --span names. Raises NOT_FOUND."""
     span = named_row(spans, args.span, "span")
     names = {key: key.replace("_", " ").capitalize() for key in span if span[key] is not None}
     data = [key for key in names if key in USER_DATA or key == "error_message"]
@@ -6995,7 +6991,6 @@ SCHEMA_KEYWORDS = set(              # that JSON_SCHEMA evaluators check, and mer
 
 
 def config_warnings(type_name, config):
-    """Yields a sentence for each likely mistake in an evaluator's config."""
     key = EVALUATOR_TYPES.get(type_name)
     if key and get_item(config, key) is None:
         yield f"Warning: a {type_name} evaluator needs '{key}' in its --config."
@@ -7072,8 +7067,6 @@ def datasets_add_item(client, args, console):
     """Add a test case to a dataset."""
     options = (("input", "--input", args.input), ("expectedOutput", "--expected", args.expected),
                ("metadata", "--metadata", args.metadata))
-    if [text for _, _, text in options].count("-") > 1:
-        raise usage_error("Only one option can read stdin")
     item = {key: json_argument(text, flag, console) for key, flag, text in options
             if text is not None}
     dataset = chosen_resource(client, args, "dataset")
@@ -7269,7 +7262,6 @@ def current_usage(client, args) -> dict:
 
 
 def usage_history(client, org, months) -> Listing:
-    """The Listing of the last months, the oldest first, with bars."""
     wires = client.rows("usage.getHistory", {"organizationId": org, "months": months})
     rows = sorted([{"month": None, **to_record(wire, "usage")} for wire in wires],
                   key=lambda row: str(row["month"]))[-months:]
