@@ -3978,12 +3978,10 @@ def find_id(text, kind, fetch_rows) -> str:
     if re.fullmatch(_UUID, text):
         return text
     rows = [row for row in fetch_rows() if type(row.get("id")) in (str, int)]
-    for row in rows:                # some servers number them
-        if str(row["id"]) == text:
-            return row["id"]
     wanted = to_nfc(text)
     named = [(to_nfc(row["name"]), row) for row in rows if type(row.get("name")) is str]
-    ids = [row["id"] for name, row in named if name == wanted and not row.get("revokedAt")]
+    ids = [row["id"] for row in rows if str(row["id"]) == text][:1] or [    # some are numbers
+        row["id"] for name, row in named if name == wanted and not row.get("revokedAt")]
     if len(ids) > 1:
         raise usage_error(f"There are {len(ids)} {noun}s named '{text}'",
                           f"Use one of the IDs: {', '.join(map(printable, ids))}.")
@@ -5124,7 +5122,6 @@ class TraceStats:
         score_severity = severity and (lambda score: -score if is_score(score) else ALL)
         severities = {"scores": score_severity, "tokens": None}
         self.count = 0
-        self.project = None                     # the ID of the traces' project
         self.other_statuses = Counter()         # how many traces have which; "-": none
         self.messages = Counter()               # how many failed with which error message
         self.failed_scores = 0                  # how many are labelled fail
@@ -5136,7 +5133,6 @@ class TraceStats:
 
     def add(self, trace):
         self.count += 1
-        self.project = trace.get("project_id")
         if "errors" in self.measured:
             self.measured["errors"][None].add(trace, self.error(trace["status"]))
         for source, key in AMOUNTS:
@@ -5191,14 +5187,13 @@ class TraceStats:
         by_evaluator[None] = scores if self._chosen is None else [
             score for name in set(self._chosen) for score in by_evaluator.get(name, ())]
         self.failed_scores += list(map(label_of, by_evaluator[None])).count("fail")
+        scored, failed = map(self.measured.get, ("scores", "failures"))
         for evaluator, group in by_evaluator.items():
-            if "scores" in self.measured:
-                self.measured["scores"][evaluator].add(
-                    trace, *[to_number(each.get("score")) for each in group])
-            if "failures" in self.measured:
+            if scored is not None:
+                scored[evaluator].add(trace, *[to_number(each.get("score")) for each in group])
+            if failed is not None:
                 labels = list(filter(None, map(label_of, group)))
-                self.measured["failures"][evaluator].add(
-                    trace, int("fail" in labels) if labels else None)
+                failed[evaluator].add(trace, int("fail" in labels) if labels else None)
 
 
 def label_of(score) -> str:
@@ -5443,8 +5438,7 @@ class TraceGroups(Struct):
         sample = nsmallest(self.sample_size or 1, self._candidates(), lambda _: random.random())
         self.failure = result_or_failure(self._read_spans, [
             each for _, each in sorted(sample[:self.sample_size])])
-        self.evaluators = sorted(set().union(*[
-            stats.evaluators for stats in self.groups.values()]))
+        self.evaluators = sorted(set().union(*[each.evaluators for each in self.groups.values()]))
         if self.failure and self.by_model:
             raise self.failure
         return self
@@ -5609,6 +5603,7 @@ class Gate(Struct):
     checks: list                    # (Metric, limit) pairs
     baseline: dict                  # the row of traces stats that it is compared with, or None
     args: Arguments                 # of traces check
+    project = None                  # the ID of the traces' project
 
     def run(self) -> Details:
         """Reads the traces, and compares them with the thresholds. Raises Failure."""
@@ -5617,6 +5612,7 @@ class Gate(Struct):
         self.stats = TraceStats(self.evaluators, sources=sources)
         for trace in self.scan:
             self.stats.add(trace)
+            self.project = self.scan.query.project or trace.get("project_id")
         self.row = self.stats.row()
         self.results = [self._check(metric, *limit) if metric.needs_scores
                         else self._check(metric, None, limit) for metric, limit in self.checks]
@@ -5670,9 +5666,8 @@ class Gate(Struct):
         answers = self.scan.client.whole_traces(trace_ids, self.scan.query.project)
         messages = {trace_id: first_error_message(to_record(answer, "trace"))
                     for trace_id, answer in zip(trace_ids, result_or([], list, answers))}
-        project = self.scan.query.project or self.stats.project
         flag, place = ("--from", self.args.source) if self.args.source else ("--url", self.args.url)
-        options = ["--project", printable(project)] if project else []
+        options = ["--project", printable(self.project)] if self.project else []
         options += [] if place in (None, "-") else [flag, place]
         for each in worst:
             name = each["trace_id"]
