@@ -1990,7 +1990,7 @@ def api_key():
     assigned = re.findall(_ENV_KEY, key or "")
     if assigned:                    # it is the content of a file such as --output-env writes
         key = assigned[-1][1].strip(" \t'\"")
-    elif path and re.match(r"(export\s+)?[A-Za-z_]\w*\s*=[^=]", key):
+    elif path and re.match(r"(export\s+)?[^\s=]+\s*=[^=]", key):
         key = None                  # a file of other variables
     if not key and path:
         raise usage_error(f"There is no API key in {path}", "Correct TWOSIGNAL_API_KEY_FILE.")
@@ -3974,7 +3974,7 @@ def named_row(rows, text, kind, values=None) -> dict:
 
 def find_id(text, kind, fetch_rows) -> str:
     """The ID of the row with that ID or name; else the text, which may be an ID. Raises Failure."""
-    text, noun = plain_id(text), RESOURCES[kind][0]
+    text, noun = plain_id(str(text)), RESOURCES[kind][0]
     if re.fullmatch(_UUID, text):
         return text
     rows = [row for row in fetch_rows() if type(row.get("id")) in (str, int)]
@@ -6358,23 +6358,21 @@ def saved_defaults(client, organizations, tell) -> dict:
 @command("whoami", takes_key=True)
 def whoami(client, args, console):
     """Show your account, roles, API key and default project."""
-    from contextlib import closing
     key_check = client.key and result_or_failure(
         lambda: rows_of(client.rest("GET", "/traces", {"limit": 1})))
-    # A key may belong to another server than the account.
-    home = connect(url_and_source(args.url, console.clock)[0], args, console)
-    with closing(home.transport):
-        rows = result_or_failure(home.rows, "organization.list")
-        organizations = None if isinstance(rows, Failure) else list(map(to_record, rows))
-        session = result_or(None, home.auth.stored if organizations is None else home.auth.session)
-        if not session and not client.key:
-            raise rows
-        defaults = saved_defaults(home, organizations, console.tell)
+    rows = result_or_failure(client.rows, "organization.list")
+    organizations = None if isinstance(rows, Failure) else list(map(to_record, rows))
+    # A key may belong to another server than the account, which is not asked then.
+    session = result_or(None, load_session if client.key else client.auth.stored)
+    if not session and not client.key:
+        raise rows
+    server = session and result_or(None, session_origin, session, console.clock)
+    defaults = saved_defaults(client, organizations, console.tell)
     record = dict(
         account_record(session, client.url),
         api_key=client.key and (client.key[:6] if len(client.key) > 12 else "") + "…",
         api_url_source=url_and_source(args.url, console.clock, client.key)[1],
-        account_url=home.url if session and home.url != client.url else None,
+        account_url=None if server == client.url else server,
         **defaults, organizations=organizations)
     if getattr(rows, "code", "") == "UNAUTHORIZED":
         record["expires_at"] = None             # the server has ended the session
@@ -7076,7 +7074,7 @@ add_deletion("datasets delete", DATASET, "dataset", "Delete a dataset and its it
 # --- API keys
 OUTPUT_ENV = Option("--output-env FILE", "set TWOSIGNAL_API_KEY in FILE and print no key", to_path)
 KEY_STATUS = Column("Status", lambda row: "revoked" if row.get("revoked_at") else "active")
-KEY_FIELDS, REVOKE = (ID, Column("Key", "key")), "twosignal api-keys revoke {id}{project}"
+KEY_FIELDS, REVOKE = (ID, Column("Key", "key")), "'twosignal api-keys revoke {id}{project}'."
 add_listing("api-keys list", "apiKey", (
     ID, KEY_STATUS, NAME, Column("Last used", "last_used_at", format_age),
     Column("Key", lambda row: printable(row.get("key_prefix")) + "…")), PROJECT)
@@ -7146,10 +7144,10 @@ def api_keys_create(client, args, console):
 def api_keys_rotate(client, args, console):
     """Replace an API key; the new one is shown only once."""
     chosen = chosen_resource(client, args, "apiKey")
-    confirm(client, args, console, "apiKey", chosen, "rotate")
+    old = None if args.yes and not args.verify else stored_row(client, "apiKey", chosen)
+    confirm(client, args, console, "apiKey", chosen, "rotate", old)
     procedure, values = "apiKey.rotate", chosen
     if args.verify:
-        old = stored_row(client, "apiKey", chosen)
         if old.get("revokedAt"):
             raise Failure("The server refused: API key is revoked", code="BAD_REQUEST")
         procedure, values = "apiKey.create", dict(chosen, id=None, name=old.get("name"))
@@ -7340,7 +7338,7 @@ class Checkup:
         self.args, self.console, self.clock = args, console, console.clock
         session = result_or_failure(load_session, self.clock)
         self.is_key_alone = has_key() and (not session or isinstance(session, NoHome))
-        self.clients, self.hints, self.exit_code = [], [], 0
+        self.client, self.hints, self.exit_code = None, [], 0
 
     def records(self):
         """Yields the record of each layer, but for those that cannot be checked."""
@@ -7366,14 +7364,6 @@ class Checkup:
             yield {"layer": layer, "status": status,
                    "found": "\n".join(map(self.console.masked, facts)),
                    "hint": self.console.masked(" ".join(self.hints))}
-
-    def new_client(self, url, key=None) -> Client:
-        """A Client that does not wait for long, and whose remarks are findings here."""
-        client = connect(url, self.args, self.console, key)
-        client.transport.timeout = self.args.timeout or DOCTOR_TIMEOUT
-        client.transport.tell = lambda text: None
-        self.clients.append(client)
-        return client
 
     def explained(self, function, *arguments, share=1):
         """What a function of Transport returns by a deadline. Raises Failure."""
@@ -7401,8 +7391,10 @@ class Checkup:
         # Without a session, the address that a key goes to is the one that matters.
         self.url, source = url_and_source(self.args.url, self.clock, self.is_key_alone)
         yield f"address: {self.url} ({source})"
-        self.client = self.new_client(self.url)
-        access = self.client.transport.access
+        self.client = connect(self.url, self.args, self.console)
+        transport, access = self.client.transport, self.client.transport.access
+        transport.timeout = self.args.timeout or DOCTOR_TIMEOUT
+        transport.tell = lambda text: None      # remarks are findings here
         paths = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
         paths["--ca-cert" if self.args.ca_cert else "config.json"] = access.ca_cert
         authorities = [f"{path} ({source})" for source, path in paths.items() if path]
@@ -7549,8 +7541,11 @@ class Checkup:
             return
         url, source = url_and_source(self.args.url, self.clock, key)
         yield f"for {url} ({source})"
-        client = self.new_client(url, key)
-        response = client.transport.request(
+        if url != self.url:         # what opens a gateway here is not for another server
+            self.hints.append(f"It is not checked here; run 'twosignal doctor --url {url}'.")
+            return
+        self.console.keep_secret(key)
+        response = self.client.transport.request(
             "GET", f"{url}/api/v1/traces?limit=1", {"Authorization": f"Bearer {key}"})
         rows_of(rest_value(response))
         limit = re.match("[0-9]+", response.headers.get("RateLimit-Limit") or "")
@@ -7565,8 +7560,8 @@ def doctor(client, args, console):
     import textwrap
     checkup, rows = Checkup(args, console), []
     records = list(checkup.records())
-    for each in checkup.clients:
-        each.transport.close()
+    if checkup.client:
+        checkup.client.transport.close()
     skipped = [layer for layer in LAYERS if layer not in [each["layer"] for each in records]]
     others = {"layer": "not checked", "status": "", "found": ", ".join(skipped), "hint": ""}
     room = max(MIN_CUT, (console.screen(args.color).columns or 80) - 22)     # beside the layer

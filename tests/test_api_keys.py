@@ -168,8 +168,8 @@ class Rotation(KeysCase):
         """Some servers let an old key live on for a while."""
         self.make("apiKey.rotate", id="k9", name="Deploy", key="ts_" + "9" * 30)
         result = self.assertOk(self.rotate("--json"))
-        self.assertEqual(result.err, f"Status of the old key: active. To revoke it: "
-                         f"twosignal api-keys revoke {self.key} --project {self.server.project}\n")
+        self.assertEqual(result.err, f"Status of the old key: active. To revoke it: 'twosignal "
+                         f"api-keys revoke {self.key} --project {self.server.project}'.\n")
 
     def test_a_state_that_cannot_be_queried(self):
         self.server.fault("apiKey.list", status=403, body=trpc_error("FORBIDDEN", 403))
@@ -296,8 +296,8 @@ class Verification(KeysCase):
         result = self.verify()
         new, = set(self.active("Deploy")) - {self.key}
         self.assertFails(result, 4, "The API key is not accepted", "No other key was changed",
-                         "To revoke the new one: twosignal api-keys revoke "
-                         f"{new} --project {self.server.project}\n")
+                         "To revoke the new one: 'twosignal api-keys revoke "
+                         f"{new} --project {self.server.project}'.\n")
 
     def test_an_old_key_that_cannot_be_revoked(self):
         """The new key works, so it is shown, or in its file; the exit code says what is left."""

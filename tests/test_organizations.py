@@ -325,14 +325,27 @@ class Projects(OrganizationCase):
             record = self.assertOk(self.cli("projects", "get", given, "--json")).json
             self.assertEqual(record["id"], found)
             self.cli("projects", "update", given, "-n", "x")
+            self.cli("projects", "update", given, "-d", "y")
             self.cli("projects", "delete", given, "-y")
+            name, = [row["name"] for row in rows if row["id"] == found]
             self.assertEqual(self.changes(), [
                 ("project.update", {"projectId": found, "name": "x"}),
+                ("project.update", {"projectId": found, "name": name, "description": "y"}),
                 ("project.delete", {"projectId": found, "id": found})])
             self.assertFails(self.cli("projects", "get", "None"), 6, "Project not found")
             self.assertOk(self.cli("projects", "use", given))
             self.assertEqual(self.cli("whoami", "--json", env={"TWOSIGNAL_PROJECT": None}).json[
                 "default_project_id"], found)
+
+    def test_organizations_with_numbers(self):
+        self.server.fault("organization.list", times=9, status=200,
+                          body=trpc_answer([{"id": 5, "name": "Five", "plan": "PRO"}]))
+        self.server.fault("project.list", times=9, status=200, body=trpc_answer([]))
+        self.server.fault("usage.getCurrentMonth", times=9, status=200, body=trpc_answer({
+            "month": "2026-03", "traceCount": 1, "spanCount": 1, "evalRunCount": 1}))
+        for given in ("5", "Five"):
+            record = self.assertOk(self.cli("usage", "--org", given, "--json")).json
+            self.assertEqual((record["organization_id"], record["plan"]), (5, "PRO"))
 
     def test_the_fields_of_a_project(self):
         for record in self.cli("projects", "list", "--json", env={"TWOSIGNAL_ORG": ""}).json:

@@ -672,6 +672,7 @@ class ApiKeyLocations(KeyCase):
                 (self.key_file(""), 2, "There is no API key in " + self.folder),
                 (self.key_file(" \n"), 2, "There is no API key in " + self.folder),
                 (self.key_file("PASSWORD=hunter2\n"), 2, "There is no API key in " + self.folder),
+                (self.key_file("MY-PASS.WORD=hunter2"), 2, "There is no API key in " + self.folder),
                 (self.key_file("export A='x'\nB=1"), 2, "There is no API key in " + self.folder),
                 (self.key_file("a\nb"), 2, no_key), (self.key_file(b"\xff\xfe"), 2, no_key),
                 ({"TWOSIGNAL_API_KEY": "a b"}, 2, no_key),
