@@ -1072,8 +1072,7 @@ STYLE = """
 :root { color-scheme: light dark; --red: #c6222b; --green: #1a7f37; --bar: #0969da; --soft: #8882 }
 @media (prefers-color-scheme: dark) { :root { --red: #ff7b72; --green: #3fb950; --bar: #58a6ff } }
 body { margin: 1rem; font: 15px/1.5 sans-serif; overflow-wrap: break-word }
-h1, h2 { font-size: 1.2em }
-pre { padding: .5rem; background: var(--soft); white-space: pre-wrap }
+h1, h2 { font-size: 1.2em } pre { padding: .5rem; background: var(--soft); white-space: pre-wrap }
 .red { color: var(--red); font-weight: bold } .green { color: var(--green) } .yellow { color: #b80 }
 div { overflow-x: auto } table { border-collapse: collapse } tbody { border-top: 1px solid #8886 }
 td { white-space: pre-wrap } .sortable td:first-child { min-width: 7rem }
@@ -1084,8 +1083,7 @@ th button { all: unset; cursor: pointer } th :focus-visible { outline: 2px solid
 svg { width: 12rem; height: .75rem; background: var(--soft); fill: var(--bar) }
 tr:has(.red) svg { fill: var(--red) }
 details { display: inline-block; max-width: calc(100vw - 3rem); margin-right: 1rem }
-details[open] { display: block; white-space: normal }
-details pre { unicode-bidi: plaintext }
+details[open] { display: block; white-space: normal } details pre { unicode-bidi: plaintext }
 @page { size: landscape }
 @media print {
   body { font-size: 10px; print-color-adjust: exact }
@@ -7606,9 +7604,8 @@ sys.exit(twosignal.main())
 """
 # Each script asks `twosignal __complete`, which prints "words" and a candidate a line, or "files".
 COMPLETION_SCRIPTS = {"bash": r"""_twosignal() {
-  local rest="${COMP_LINE:0:COMP_POINT}" piece typed kind="" line i
+  local rest="${COMP_LINE:0:COMP_POINT}" words=() piece typed kind="" line i
   local breaks="${COMP_WORDBREAKS//[^=:@]/}"$'\n'
-  local -a words=()
   COMPREPLY=()
   for ((i = 0; i <= COMP_CWORD; i++)); do       # joins what bash has split at = and :
     piece="${rest#"${rest%%[![:space:]]*}"}"
