@@ -2840,7 +2840,6 @@ def response_json(response):
         if not abs(float(literal)) < float("inf"):
             raise ValueError("a number is not finite")
         return kind(literal)
-
     try:
         found = json.loads(bounded_text(response.body), parse_float=finite, parse_constant=finite,
                            parse_int=functools.partial(finite, kind=int))
@@ -3306,7 +3305,6 @@ class Authenticator:
     #    happens: before it is used, and before a signal takes effect.
     # 3. The session has ended only if the server refuses the token and the file, which the TUI
     #    writes without the lock, has no newer one. Any other failure leaves everything as it was.
-
     def __init__(self, url, transport, keep_secret, may_refresh=True):
         self.url = url
         self.transport = transport
@@ -6156,14 +6154,12 @@ def chosen_project(client, args) -> str:
 
 
 def shown_record(wire, kind, args) -> dict:
-    """The record of a wire object, with what --show-secrets asks for; kind: a key of RESOURCES."""
     return to_record(wire, "" if vars(args).get("show_secrets") else kind)
 
 
 def add_listing(name, kind, columns, *options):
     """Adds a command that lists a project's resources of a kind, or all: a key of RESOURCES."""
     nouns, has_project = RESOURCES[kind][0] + "s", PROJECT in options
-
     @command(name, *options, help=f"List the {nouns} of a project." if has_project
              else f"List your {nouns}.")
     def list_resources(client, args, console):
@@ -6174,8 +6170,6 @@ def add_listing(name, kind, columns, *options):
 
 def add_deletion(name, operand, kind, help_line, verb="delete", parent=PROJECT):
     """Adds a command that deletes or revokes one of a kind; without --yes, it asks first."""
-    done = verb + "d"
-
     @command(name, operand, parent, YES, help=help_line)
     def delete(client, args, console):
         chosen = chosen_resource(client, args, kind)
@@ -6184,8 +6178,8 @@ def add_deletion(name, operand, kind, help_line, verb="delete", parent=PROJECT):
         saved = result_or({}, config_for, client.url, console.clock).get("project")
         if kind == "project" and saved == str(chosen["id"]):
             console.tell("Note: this was the default project; 'twosignal projects use' saves one.")
-        return Details({"id": chosen["id"], done: True},
-                       message=f"{done.title()} {RESOURCES[kind][0]} {printable(chosen['id'])}.")
+        return Details({"id": chosen["id"], f"{verb}d": True},
+                       message=f"{verb.title()}d {RESOURCES[kind][0]} {printable(chosen['id'])}.")
 
 
 def confirm(client, args, console, kind, chosen, verb, row=None):
@@ -7058,8 +7052,7 @@ def datasets_add_item(client, args, console):
     """Add a test case to a dataset."""
     options = (("input", "--input", args.input), ("expectedOutput", "--expected", args.expected),
                ("metadata", "--metadata", args.metadata))
-    item = {key: json_argument(text, flag, console) for key, flag, text in options
-            if text is not None}
+    item = {key: json_argument(text, flag, console) for key, flag, text in options if text}
     dataset = chosen_resource(client, args, "dataset")
     values = {"datasetId": dataset.pop("id"), **dataset, **item}
     wire = client.mutate("dataset.addItem", values, resource_object)
