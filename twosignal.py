@@ -622,9 +622,10 @@ def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secre
     if isinstance(value, dict):
         masked = {}
         for key, below in value.items():
-            name = str(value.get("name")) if key == "value" else key    # of {"name": …, "value": …}
+            name = value.get("name") if key == "value" else key     # of {"name": …, "value": …}
             is_users_own = parent == "properties" and isinstance(below, dict)   # in a JSON schema
-            hides = is_secret or is_config and not is_users_own and is_secret_name(name)
+            may_hide = is_config and not is_users_own and isinstance(name, str)
+            hides = is_secret or may_hide and is_secret_name(name)
             masked[key] = mask_config(below, keep_secret, is_config or key == "config", hides, key)
     elif isinstance(value, list):
         masked = [mask_config(below, keep_secret, is_config, is_secret, parent) for below in value]
@@ -3898,7 +3899,9 @@ def organization_id(client, text) -> str:
 def visible_projects(client, org=None, organizations=()) -> list:
     """The wire objects of the projects of one organization (ID or name), or of all (if known)."""
     if org:
-        return client.rows("project.list", {"organizationId": organization_id(client, org)})
+        org = find_id(org, "organization", lambda: (
+            organizations or client.rows("organization.list")))
+        return client.rows("project.list", {"organizationId": org})
     organizations = organizations or client.rows("organization.list")
     names = {str(each.get("id")): each.get("name") for each in organizations}
     rows = client.visible_rows("project.list", [{"organizationId": each} for each in names])

@@ -5,6 +5,7 @@ FUNCTIONS. It prints what it is about to do: what needs more than a few seconds 
 ends it, so that the last line tells which one it was.
 """
 import ast
+import functools
 import itertools
 import json
 import os
@@ -140,6 +141,8 @@ FUNCTIONS = {
     "mask_secrets": lambda text: t.mask_secrets(text, {text[:1000], "x" * 1000}),
     "secret": lambda text: t.mask_secrets("x" * SIZE, {text}),
     "mask_config": lambda text: t.mask_config({"url": text}),
+    "nested config": lambda text: t.mask_config(functools.reduce(
+        lambda below, _: {"name": below, "value": 1}, range(100), [text] * 10)),
     "parse_timestamp": t.parse_timestamp, "utc_timestamp": t.utc_timestamp,
     "untrusted_json": t.untrusted_json, "base64": lambda text: t.untrusted_json("base64-" + text),
     "parse_http_date": lambda text: t.parse_http_date(text[:65536]),
