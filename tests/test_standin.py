@@ -1005,6 +1005,7 @@ class StartingAndStopping(unittest.TestCase):
 # The sandbox
 ##################################################################################################
 
+@tools.costly
 class Sandbox(unittest.TestCase):
     def start(self, *args):
         """A serving sandbox as a process, and the URL it printed."""

@@ -11,9 +11,9 @@ import sys
 from unittest import mock
 
 import twosignal
-from tools import (DEADLINE, DIALECTS, SCRIPT, TracesCase, fails_from, file_bytes, heed_interrupts,
-                   kept_signals, listing, measured_command, minutes_ago, posix, procedure_inputs,
-                   requests_of, run_command, takes_at_most)
+from tools import (DEADLINE, DIALECTS, SCRIPT, TracesCase, costly, fails_from, file_bytes,
+                   heed_interrupts, kept_signals, listing, measured_command, minutes_ago, posix,
+                   procedure_inputs, requests_of, run_command, takes_at_most)
 
 # Nothing of an account, a project or a server may be needed.
 NOWHERE = {"TWOSIGNAL_HOME": "/dev/null/none", "HOME": None, "USERPROFILE": None,
@@ -96,6 +96,7 @@ class SameAsTheServer(OfflineCase):
     STATS = ("", "--by name --sort error_rate", "--by status --by session", "--by model",
              "--by evaluator", "--by day", "--by tag --since 30m", "--baseline-tag even")
 
+    @costly
     def test_in_both_dialects_and_all_forms(self):
         for dialect, options in DIALECTS:
             self.use(**options)
@@ -380,6 +381,7 @@ class Memory(OfflineCase):
         return float(used)
 
     @posix
+    @costly
     def test_is_flat(self):
         """Row 69: reading a file of traces takes memory for some of them, however long it is."""
         traces = [dict(TRACE, id=str(n), metadata={"x": "y" * 2000}) for n in range(20000)]
@@ -560,6 +562,7 @@ class Resume(OfflineCase):
         self.assertEqual(len(self.rows(self.path("bundle"))), len(expected))
         self.assertNotIn(".twosignal-", "".join(listing(self.path("bundle"))))
 
+    @costly
     def test_after_a_failure_anywhere(self):
         """Row 70: an export that broke off is continued: no trace twice, and none is missing."""
         for number in (1, 2, 3):

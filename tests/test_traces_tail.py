@@ -14,8 +14,8 @@ from unittest import mock
 
 import standin
 import twosignal
-from tools import (DEADLINE, DIALECTS, PYPY, PROGRAM, PassingClock, Steps, TracesCase, full, merged,
-                   minutes_ago, nothing, posix, takes_at_most, trpc_answer)
+from tools import (DEADLINE, DIALECTS, PYPY, PROGRAM, PassingClock, Steps, TracesCase, costly, full,
+                   merged, minutes_ago, nothing, posix, takes_at_most, trpc_answer)
 
 
 def interrupted(procedure):
@@ -208,6 +208,7 @@ class Tailing(TracesCase):
         self.assertEqual(names[-1], "late")
         self.assertEqual(len(names), 153)
 
+    @costly
     def test_rereading_costs_few_requests(self):
         """Per poll, with a trace visible a minute late now and then; none is lost or repeated."""
         for per_minute, polls, most in ((1, 100, 1.1), (100, 200, 4.5), (1000, full(60, 300), 8)):
@@ -217,6 +218,7 @@ class Tailing(TracesCase):
                 self.assertLess(sum(requests[-30:]) / 30, most)
                 self.assertEqual(lost, [])
 
+    @costly
     def test_a_project_that_falls_silent(self):
         """After a burst, rereading gets rare; what becomes visible then is still found."""
         requests, lost = self.simulated(3000, 400, busy=40)
@@ -469,6 +471,7 @@ class Tailing(TracesCase):
             self.assertEqual(file.read(), "before")
 
     @unittest.skipIf(PYPY, "PyPy has no tracemalloc")
+    @costly
     def test_memory_stays_flat(self):
         """Also if the server returns no times."""
         for has_times in (True, False):

@@ -115,10 +115,10 @@ def full_once(short, long):
 
 
 def costly(test):
-    """Decorates a test that takes a second or more and depends little on the version of Python.
+    """Decorates a test, or class, that takes long and depends little on the version of Python.
 
-    `.ci/run` does it on the oldest and the newest, and on every third of those between: on others
-    for another test.
+    `.ci/run` does it on the oldest and the newest, and on every third of those between (and PyPy):
+    on others for another test. Without `.ci/run`, each Python does it.
     """
     place = zlib.crc32(test.__name__.encode("ascii")) + sys.version_info[1]
     return unittest.skipIf(PART and place % 3, "every third Python does it")(test)
