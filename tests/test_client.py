@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import standin
 import twosignal
-from tools import (EXAMPLE_URL, FULL, PROCEDURES, SCRIPT, TOKENS, ClientCase, CommandCase, KeyCase,
+from tools import (EXAMPLE_URL, ONCE, PROCEDURES, SCRIPT, TOKENS, ClientCase, CommandCase, KeyCase,
                    ScriptedTransport, ServerCase, TracesCase, canned, first_look, full,
                    measured_command, minutes_ago,
                    procedure_inputs, requests_of, run_command, size_of, takes_at_most, trpc_answer,
@@ -1122,7 +1122,7 @@ class BareListScans(ClientCase):
         self.assertEqual((self.ids, scan.scanned, self.limits()), (["5"], 99, [1, 100]))
 
 
-@unittest.skipUnless(FULL and hasattr(os, "wait4"), "needs TWOSIGNAL_TEST_FULL=1 and wait4")
+@unittest.skipUnless(ONCE and hasattr(os, "wait4"), "needs TWOSIGNAL_TEST_FULL=1 and wait4")
 class MemoryOfLongLists(TracesCase):
     COUNT, MOST = 20000, 60     # traces, MB
 

@@ -357,7 +357,7 @@ class NotTheProtocol(CannedCase):
         dice = self.seeded()
         cases = [(line, procedure, path, wrong) for procedure, line in COMMANDS
                  for path in paths_in(WORLD[procedure]) for wrong in WRONG]
-        for line, procedure, path, wrong in dice.sample(cases, tools.full(180, len(cases))):
+        for line, procedure, path, wrong in dice.sample(cases, tools.full_once(180, len(cases))):
             body = envelope(replaced(WORLD[procedure], path, wrong))
             for args in (line.split(), line.split() + ["--json"]):
                 with self.subTest(seed=self.seed, args=args, path=path, wrong=repr(wrong)[:40]):
@@ -866,7 +866,7 @@ class Secrets(tools.Case):
         self.store("http://127.0.0.1:9")
         session = json.loads(tools.file_bytes(self.path("home/session.json")).decode())
         self.write("home/session.json", dict(session, access_token=token, refresh_token=refresh))
-        for offset in tools.full(range(0, 1100, 93), range(1100)):
+        for offset in tools.full_once(range(0, 1100, 93), range(1100)):
             for level in tools.full([[], ["--json"]], LEVELS):
                 text = "x " * (offset // 2) + "x" * (offset % 2) + " ".join((token, refresh) * 9)
                 body = json.dumps({"error": {"json": {"message": text, "data": {

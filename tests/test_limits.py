@@ -104,11 +104,11 @@ class Memory(CannedCase):
     def test_wide_characters(self):
         """Row 65: a text of which one character is wide takes up to four bytes for each."""
         wides = (('"🤖"', 8), ('"\\u2026"', 16), ('"…"', 16), ('"\\ud83e\\udd16"', 8))
-        for wide, size in tools.full(wides[:2], wides):
+        for wide, size in tools.full_once(wides[:2], wides):
             for count, code in ((size * MEGABYTE - 1000, 0), (size * MEGABYTE, 8)):
                 text = wide[:-1] + "x" * count + '"'
                 body = json.dumps(envelope([])).replace("[]", '[{"id": %s}]' % text)
-                for level in tools.full([["--json"]], [["--json"], ["--format", "csv"], []]):
+                for level in tools.full_once([["--json"]], [["--json"], ["--format", "csv"], []]):
                     result = self.measured(body.encode("utf-8"), "orgs", "list", *level)
                     with self.subTest(wide=wide, count=count, level=level):
                         self.assertEqual(result.code, code, result.err)
@@ -133,8 +133,8 @@ class Memory(CannedCase):
     def test_as_many_values_as_are_allowed(self):
         """Row 65: also if each is a row."""
         ones = ",".join('{"a":%d}' % n for n in range(140000))
-        for text in tools.full(["{}," * 149000 + "{}"], ["{}," * 149000 + "{}", ones]):
-            for level in tools.full([[]], [[], ["--json"], ["--format", "csv"]]):
+        for text in tools.full_once(["{}," * 149000 + "{}"], ["{}," * 149000 + "{}", ones]):
+            for level in tools.full_once([[]], [[], ["--json"], ["--format", "csv"]]):
                 self.assertOk(self.measured(bodied("[%s]" % text), "orgs", "list", *level))
 
     @tools.costly
