@@ -3694,9 +3694,7 @@ class Client:
         yield from self.batch("trace.getById", [trace_input(each, project) for each in trace_ids])
 
     def fetch_parts(self, traces, project, wanted, strict=False):
-        """Stores in wire traces what trace.getById has: the scores, and the spans if wanted.
-        strict: fail also if there are fewer scores than are counted.
-        """
+        """Adds to wire traces their scores, and spans if wanted; strict: no fewer than counted."""
         trace_ids = [trace.get("id") for trace in traces]
         for trace, result in zip(traces, self.whole_traces(trace_ids, project, wanted)):
             if isinstance(result, TooLarge):
@@ -5678,11 +5676,11 @@ class Gate(Struct):
     def _details(self) -> Details:
         """The verdict, a table of the checks, and the worst traces of those that failed."""
         verdicts = [each.passed for each in self.judged]
-        verdict, code = "Passed", 0
-        if None in verdicts:
-            verdict, code = "Not enough data", EXIT_CODES["NOTHING_TO_CHECK"]
+        verdict, code, colour = "Passed", 0, GREEN
         if False in verdicts:       # goes before a check without data
-            verdict, code = "Failed", EXIT_CODES["CHECK_FAILED"]
+            verdict, code, colour = "Failed", EXIT_CODES["CHECK_FAILED"], RED
+        elif None in verdicts:
+            verdict, code, colour = "Not enough data", EXIT_CODES["NOTHING_TO_CHECK"], ""
         record = {"passed": code == 0, "traces": self.stats.count,
                   "checks": [each.record() for each in self.results]}
         columns = COMPARED_COLUMNS if self.baseline else CHECK_COLUMNS
@@ -5692,7 +5690,7 @@ class Gate(Struct):
             parts.append((f"Worst traces: {printable(each.title)} {each.threshold_text}",
                           Text("\n".join(each.worst_lines() + [""]))))
         message = f"{verdict} ({counted(self.stats.count, 'trace')} checked)."
-        return Details(record, (), parts, message, colour={0: GREEN, 10: RED}.get(code, ""),
+        return Details(record, (), parts, message, colour=colour,
                        checks=self.judged, listing=Listing("checks", columns, record["checks"]),
                        conclude=lambda: Outcome(self.remarks(), exit_code=code))
 
@@ -6612,8 +6610,7 @@ def traces_get(client, args, console):
     if args.max_lines and not (args.io or args.span):
         raise usage_error("--max-lines requires --io or --span")
     trace = to_record(resource_object(found_trace(client, args)), "trace")
-    for key in ("spans", "scores"):
-        trace[key] = child_records(trace, key)
+    trace.update({key: child_records(trace, key) for key in ("spans", "scores")})
     if args.span:
         return span_details(trace["spans"], args)
     tree, records = span_tree(trace["spans"]), [trace] + trace["spans"]
@@ -6780,7 +6777,8 @@ def chosen_baseline(args, scan, by=(), sample_size=0):
         if len(args.tag or ()) > 1 or args.tag == [args.baseline_tag]:
             raise usage_error("--baseline-tag replaces --tag: give at most one, of another name")
         query = TraceQuery(**dict(vars(scan.query), tag=[args.baseline_tag]))
-        return TraceGroups(TraceScan(**dict(vars(scan), query=query)), by, sample_size).read().rows()
+        scan = TraceScan(**dict(vars(scan), query=query))
+        return TraceGroups(scan, by, sample_size).read().rows()
     if not args.baseline:
         return None
     text = file_argument(args.baseline, "--baseline", scan.console)
@@ -6814,16 +6812,15 @@ def traces_check(client, args, console):
     checks = chosen_checks(args)
     scan = TraceScan(client, trace_query(client, args), console, args.limit, needed=ALL,
                      sort="created" if args.source and args.limit else None)
-    compared = SCORES_IF_KNOWN if args.max_regression is None else SCORES_REQUIRED
-    if any(threshold.needs_scores for threshold, _ in checks):
-        scan.scores = SCORES_REQUIRED
-    elif args.baseline_tag:
-        scan.scores = compared
+    has_score = any(threshold.needs_scores for threshold, _ in checks)
+    is_strict = has_score or args.max_regression is not None
+    scores = SCORES_REQUIRED if is_strict else SCORES_IF_KNOWN
+    scan.scores = scores if has_score or args.baseline_tag else None
     rows = chosen_baseline(args, scan)
     baseline = {"count": 0} if rows == [] else rows and rows[0]
     if args.baseline and (args.evaluator or baseline.get("scores_measured")
                           or baseline.get("failures_measured")):
-        scan.scores = scan.scores or compared
+        scan.scores = scores
     return Gate(scan, checks, baseline, args).run()
 
 
