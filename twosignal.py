@@ -4068,10 +4068,9 @@ class Console:
     def require_reader(self):
         """Raises BrokenPipeError if the reader of stdout has gone away, without writing to it."""
         import select
-        output = self.stdout if self.file is None else self.file.file
         try:
-            poll = select.poll()
-            poll.register(output, 0)    # errors are always reported
+            poll = select.poll()        # which always reports errors
+            poll.register(self.stdout if self.file is None else self.file.file, 0)
         except (AttributeError, TypeError, OSError, ValueError):
             return                      # Windows has no poll; no file is behind the stream
         if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
@@ -4217,7 +4216,6 @@ class Console:
             return Screen(None, colour=color == "always", is_saved=True)
         width = re.match(r"[1-9][0-9]{0,3}\Z", os.environ.get("COLUMNS", ""))
         columns = int(width.group()) if width else terminal_columns(self.stdout)
-        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
         shows_colour = is_terminal(self.stdout) and os.environ.get("TERM") != "dumb"
         if is_terminal(self.stdout) and os.name == "nt":    # 3: the default modes, 4: escapes
             from ctypes import windll
@@ -4227,7 +4225,7 @@ class Console:
             shows_colour = True
         if color in ("always", "never") or os.environ.get("NO_COLOR"):
             shows_colour = color == "always"
-        return Screen(columns, encoding, shows_colour)
+        return Screen(columns, getattr(self.stdout, "encoding", None) or "utf-8", shows_colour)
 
 
 def write_to(stream, text):
