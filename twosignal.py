@@ -3999,6 +3999,7 @@ class Console:
     """The terminal or the pipes: the only place where this program reads and prints."""
     quiet = json_errors = debug = False
     file = None                     # an OutputTarget that output goes to in place of stdout
+    stdin_option = ""               # that has read stdin
     held = None                     # what a change returns: written at once, shown in any case
 
     def __init__(self, streams=None, clock=CLOCK):
@@ -4202,6 +4203,9 @@ class Console:
         """All of stdin for an option; without one, its next line. Raises a usage error."""
         if self.stdin is None:
             return ""
+        if option and self.stdin_option:
+            raise usage_error("Only one option can read stdin")
+        self.stdin_option = option
         if option and is_terminal(self.stdin):
             self.tell(f"Reading {option} from the terminal; end it with Ctrl-D.")
         stream = self.stdin.buffer

@@ -759,6 +759,15 @@ class EvaluatorsAndDatasets(CommandCase):
             self.assertEqual(record["description"], "Smoke test")
 
 
+class Stdin(CommandCase):
+    def test_only_one_option_reads_it(self):
+        for words in (["datasets", "add-item", "D", "--input", "-", "--expected", "-"],
+                      ["api", "POST", "a.b", "-f", "a=@-", "-f", "b=@-"]):
+            result = self.cli(*words, stdin='{"a": 1}')
+            self.assertFails(result, 2, "Only one option can read stdin")
+        self.assertEqual([each for each in self.server.requests if each.method == "POST"], [])
+
+
 class Identity(TracesCase):
     """whoami: what is known here, and what the server tells."""
 
