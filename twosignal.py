@@ -3309,7 +3309,7 @@ class Authenticator:
     def __init__(self, url, transport, keep_secret, may_refresh=True):
         self.url = url
         self.transport = transport
-        self.keep_secret = keep_secret      # called with each password and token: nothing shows it
+        self.keep_secret = keep_secret      # called with passwords and tokens: nothing shows them
         self.may_refresh = may_refresh      # if not, a session that needs a refresh counts as none
         self.clock = transport.clock
         self.warn = lambda text: None       # prints a warning, with --quiet too
@@ -3366,8 +3366,7 @@ class Authenticator:
         session = result_or(None, load_session, self.clock, kinds=NoHome if has_key() else ())
         if session is None:
             raise not_logged_in(self.url)
-        self.keep_secret(session.access_token)
-        self.keep_secret(session.refresh_token)
+        self.keep_secret(session.access_token, session.refresh_token)
         if self._session and session.account != self._session.account:
             raise Failure("Another account has logged in meanwhile", "Run the command again.",
                           "NOT_LOGGED_IN")
@@ -3443,8 +3442,7 @@ class Authenticator:
         if isinstance(session, ValueError):
             raise protocol_error(f"The server's session has no valid {session}")
         session.obtained_at = self.clock.time()
-        self.keep_secret(session.access_token)
-        self.keep_secret(session.refresh_token)
+        self.keep_secret(session.access_token, session.refresh_token)
         return session
 
     def _post(self, action, body=None, retried=None, headers=(), spending=None) -> dict:
@@ -3480,7 +3478,7 @@ class Client:
     record = staticmethod(to_record)        # of a wire object and its kind
     is_file = False
 
-    def __init__(self, url, transport, key=None, keep_secret=lambda secret: None, may_refresh=True):
+    def __init__(self, url, transport, key=None, keep_secret=lambda *_: None, may_refresh=True):
         self.url = url              # the server's normal address
         self.transport = transport
         self.key = key              # a project's, used instead of the session where REST suffices
@@ -4007,7 +4005,7 @@ class Console:
         self.stdin, self.stdout, self.stderr = streams or (sys.stdin, sys.stdout, sys.stderr)
         self.clock = clock
         self._secrets = set()
-        self.keep_secret = self._secrets.add    # from now on, *** is shown in its place
+        self.keep_secret = lambda *texts: self._secrets.update(texts)   # shown as *** from now on
         is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
                      or os.environ.get("TEAMCITY_VERSION"))
         self.for_log = disarmed if is_ci_log else str       # of what stdout and stderr show
@@ -6258,8 +6256,7 @@ def connect(url, args, console, key=None) -> Client:
     """A Client for a server, as the global options have it. Raises a usage error."""
     access = server_access(url, vars(args), key, console.clock)
     for value in [key or "", *access.headers.values()]:
-        for secret in header_secrets(value):
-            console.keep_secret(secret)
+        console.keep_secret(*header_secrets(value))
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         mask_urls("://" + os.environ[name], console.keep_secret)
     transport = Transport(args.timeout or DEFAULT_TIMEOUT, access, console.tell,
