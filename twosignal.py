@@ -2798,8 +2798,7 @@ STATUS_CODES = {                    # tRPC's names for HTTP statuses
 # A missing procedure is a NOT_FOUND like a missing resource: tRPC 10 and 11 tell it only here.
 _MISSING_PROCEDURE = r'No (procedure found|"(query|mutation)"-procedure) on path\b'
 _NUMERIC_TYPES = (["bigint"], ["number"], [["custom", "Decimal.js"]])       # superjson's names
-# By the first part of a procedure's name, or the last of a path: its noun, and what lists its IDs,
-# as with_ids() takes it.
+# By the first part of a procedure, or the last of a path: its noun, and what lists its IDs.
 RESOURCES = {
     "organization": ("organization", "orgs list"), "project": ("project", "projects list{org}"),
     "trace": ("trace", "traces list{project}"), "usage": ("organization", "orgs list"),
@@ -3352,8 +3351,7 @@ class Authenticator:
         remaining = session.remaining(self.clock.time(), rejected)
         left = self.transport.until - self.clock.monotonic()     # of a wait
         if session.is_due(remaining) and left >= min(remaining, SPENDING_TIMEOUT):
-            # A session that still works waits a second at most for the lock, and is used if the
-            # refresh fails: the next command tries again.
+            # One that still works waits a second for the lock, and is used if the refresh fails.
             if remaining > 1:
                 session = result_or(session, self._renewed, rejected, 1)
             else:
@@ -6122,8 +6120,8 @@ class TraceTail:
 
 ID, NAME = Column("ID", "id"), Column("Name", "name")
 CREATED = Column("Created", "created_at", format_age, min_width=12)
-DESCRIPTION, TYPE = Column("Description", "description"), Column("Type", "type")
-PLAN = Column("Plan", "plan")
+DESCRIPTION = Column("Description", "description")
+TYPE, PLAN, ENABLED = [Column(key.title(), key) for key in ("type", "plan", "enabled")]
 
 PROJECT = Option("--project ID", "project, by ID or name; 'projects use' saves one", plain_id,
                  env="TWOSIGNAL_PROJECT", required=True, completes="projects")
@@ -6526,8 +6524,7 @@ SPAN_COLUMNS = (
     Column("Span", "tree"), TYPE, STATUS, Column("Start", "start", format_offset), DURATION,
     Column("Cost", "cost_usd", format_cost, optional=True), Column("Model", "model", optional=True),
     Column("Timeline", "timeline", min_width=BAR_COLUMNS, optional=True))
-SCORE_COLUMNS = (Column("Score", "score"), Column("Label", "label"),
-                 Column("Evaluator", "evaluator"), Column("Reasoning", "reasoning"))
+SCORE_COLUMNS = [Column(key.title(), key) for key in ("score", "label", "evaluator", "reasoning")]
 SPANS = Unlisted("--spans", "include the spans of each trace, in json and jsonl")
 BASELINE_OPTIONS = (
     Option("--baseline FILE", "compare with FILE, which 'traces stats --json' wrote", to_path),
@@ -6956,11 +6953,10 @@ def scores_create(client, args, console):
     wire = client.rest("POST", "/scores", without_none(
         traceId=args.trace, spanId=args.span, evaluatorName=args.name, value=args.value,
         label=args.label, reasoning=args.reasoning), read=resource_object)
-    return Details(to_record(wire, "score"), (ID,) + SCORE_COLUMNS, message="Posted a score.")
+    return Details(to_record(wire, "score"), (ID, *SCORE_COLUMNS), message="Posted a score.")
 
 
 # --- evaluators
-ENABLED = Column("Enabled", "enabled")
 EVALUATOR_FIELDS = (ID, TYPE, ENABLED, Column("Config", "config"))
 add_listing("evaluators list", "evaluator", (ID, TYPE, ENABLED, NAME), PROJECT, SHOW_SECRETS)
 EVALUATOR_TYPES = dict(each.partition(":")[::2] for each in (   # with a key that its config needs
