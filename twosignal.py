@@ -4987,7 +4987,7 @@ class TraceScan(Struct):
         if unknown:
             reason = self.client.cannot_read("scores").message
             self.console.tell_once(f"Scores are null. {reason}.", "scores")
-        else:                       # with an API key, it raises: no gate passes for lack of scores
+        elif lacking:               # with an API key, it raises: no gate passes for lack of scores
             self.client.fetch_parts([trace for trace, _ in lacking], self.query.project, "scores",
                                     self.strict_scores)
         for trace, record in pairs if scores or not self.client.is_file else ():
