@@ -68,11 +68,12 @@ WORLD = {
     "usage.getCurrentMonth": USAGE,
 }
 TOGGLE = "evaluators toggle a0 --project c0"        # looks the evaluator up in the list
+RENAME = "orgs rename x --org b0"
 REMOVAL = "orgs remove-member --email sam@example.com --org b0 -y"     # looks the email up
 COMMANDS = [                        # (procedure whose response is the hostile one, command line)
     ("organization.list", "orgs list"), ("organization.list", "whoami"),
     ("organization.create", "orgs create x"), ("organization.list", "usage --org b0"),
-    ("organization.update", "orgs rename x --org b0"),
+    ("organization.update", RENAME),
     ("organization.getById", "orgs get --org b0"),
     ("organization.getById", "orgs list-members --org b0"),
     ("organization.addMember", "orgs add-member --email x@y.z --role viewer --org b0"),
@@ -992,7 +993,7 @@ class Characters(CannedCase):
             for level in ([], ["--json"], ["--debug"], ["--no-color"]):
                 with self.subTest(line=line, level=level, taint=repr(taint)[:40]):
                     result = self.run_canned(server_of(world), *(line.split() + level))
-                    code = 6 if line in (TOGGLE, REMOVAL) and has_other_ids else 0
+                    code = 6 if line in (TOGGLE, REMOVAL, RENAME) and has_other_ids else 0
                     self.assertEqual(result.code, code, result)
                     self.assertSafe(result.out, result.err)
                     if level == ["--json"] and result.code == 0:
