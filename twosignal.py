@@ -6327,10 +6327,9 @@ def login(client, args, console):
 def saved_defaults(client, organizations, tell) -> dict:
     """The defaults for --org and --project as whoami tells them; looked up if that is possible."""
     saved, record = result_or({}, config_for, client.url, client.transport.clock), {}
-    for name, kind, fetch in (
-            ("org", "organization", lambda: organizations),
-            ("project", "project", lambda: visible_projects(
-                client, setting("TWOSIGNAL_ORG"), organizations))):
+    projects = functools.partial(visible_projects, client, setting("TWOSIGNAL_ORG"), organizations)
+    for name, kind, fetch in (("org", "organization", lambda: organizations),
+                              ("project", "project", projects)):
         variable = f"TWOSIGNAL_{name.upper()}"
         given = setting(variable) or saved.get(name)
         source = variable if setting(variable) else given and home_path("config.json")
@@ -6517,6 +6516,7 @@ TOKENS = Column("Tokens", "total_tokens", format_count)
 TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, Column("Created", "created_at", format_moment),
                 TOKENS, Column("Session", "session_id"), Column("Tags", "tags", format_list),
                 Column("Metadata", "metadata"))
+Traces = functools.partial(Listing, "traces", extra_fields=TRACE_KEYS, extra_columns=TRACE_FIELDS)
 SORT_COLUMNS = {                    # of what --sort compares, if no other column shows it
     "tokens": (TOKENS,),
     "score": (Column("Score", lambda trace: printable(SORT_KEYS["score"](trace))),)}
@@ -6591,8 +6591,7 @@ def traces_list(client, args, console):
                      console=console, limit=limit, sort=sort, reverse=args.reverse,
                      needed=ALL if args.all or sort else 0, exact=args.fail_if_truncated)
     columns = TRACE_COLUMNS[:-2] + SORT_COLUMNS.get(sort, ()) + TRACE_COLUMNS[-2:]
-    return Listing("traces", columns, scan, conclude=scan.outcome, extra_fields=TRACE_KEYS,
-                   extra_columns=TRACE_FIELDS)
+    return Traces(columns, scan, conclude=scan.outcome)
 
 
 @command("traces get", Option("ID", "ID of the trace", plain_id), PROJECT, FROM,
@@ -6912,8 +6911,7 @@ def traces_wait(client, args, console):
     SPANS, *FILTER_OPTIONS, takes_key=True, is_endless=True)
 def traces_tail(client, args, console):
     """Print new traces as they arrive, until Ctrl-C."""
-    return Listing("traces", TAIL_COLUMNS, new_traces(client, args, console), streams=True,
-                   extra_fields=TRACE_KEYS, extra_columns=TRACE_FIELDS)
+    return Traces(TAIL_COLUMNS, new_traces(client, args, console), streams=True)
 
 
 def new_traces(client, args, console):
