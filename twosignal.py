@@ -1028,6 +1028,7 @@ class MarkdownDocument(Screen):
         yield self.start() + next(texts, "")    # nothing if there is an error first
         yield from texts
         outcome = result.conclude()
+        result.conclude = lambda: outcome       # for whoever prints this
         yield self.preformatted("\n".join(map(printable, filter(None, outcome.remarks))))
         if outcome.failure:
             yield self.block(self.message, printable(outcome.failure.message) + ".", RED)
@@ -1935,9 +1936,6 @@ def server_access(url, options, key=None, clock=CLOCK) -> Access:
     """The Access to a server, given {option's name: its value}. Raises a usage error."""
     paths = [options.get(name) for name in ("ca_cert", "client_cert", "client_key")]
     access = Access(*[path and absolute_path(path) for path in paths])
-    base_url = url, "TWOSIGNAL_BASE_URL"
-    if result_or(None, url_and_source, options.get("url"), clock, True) == base_url:
-        access.url_setting = "TWOSIGNAL_BASE_URL"
     from_variables = {"client_cert", "client_key"} & set(options.get("sources", ()))
     if access.client_cert and from_variables == {"client_key"}:
         access.client_key = None        # a variable's key is not that of an option's certificate
@@ -6193,10 +6191,11 @@ def confirm(client, args, console, kind, chosen, verb, row=None):
         parts[RESOURCES[each][0]] = sum(not part.get("revokedAt") for part in rows)
     texts = ["traces"] if kind == "project" else []
     texts += [counted(number, noun) for noun, number in parts.items() if number]
-    question = f'{verb.title()} {RESOURCES[kind][0]} "{printable(row.get("name"))}" ({row["id"]})'
-    if kind == "member":
-        texts = [f'role {printable(row["role"])} in "{row["organization"]}"']
+    noun = printable(row["role"]) if kind == "member" else RESOURCES[kind][0]
+    question = f'{verb.title()} {noun} "{printable(row.get("name"))}" ({row["id"]})'
     question += f" with its {', '.join(texts)}" if texts else ""
+    if kind == "member":
+        question += f' from "{row["organization"]}"'
     if kind == "apiKey":
         question += f": whatever uses it ({printable(row.get('keyPrefix'))}…) stops working"
     if console.read_answer(f"{question}? [y/N] ").lower() not in ("y", "yes"):
@@ -6250,9 +6249,12 @@ def warn_if_unencrypted(url, secret, console):
         console.tell(f"Warning: {url} is unencrypted: others on the network can read the {secret}.")
 
 
-def connect(url, args, console, key=None) -> Client:
-    """A Client for a server, as the global options have it. Raises a usage error."""
+def connect(place, args, console, key=None) -> Client:
+    """A Client for what url_and_source() returned. Raises a usage error."""
+    url, source = place
     access = server_access(url, vars(args), key, console.clock)
+    if source == "TWOSIGNAL_BASE_URL":
+        access.url_setting = source
     for value in [key or "", *access.headers.values()]:
         console.keep_secret(*header_secrets(value))
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
@@ -7137,9 +7139,8 @@ def api_keys_rotate(client, args, console):
         procedure, values = "apiKey.create", dict(chosen, id=None, name=old.get("name"))
     result = new_key(client, args, console, procedure, "Rotated", **values)
     result.record["rotated_from_id"] = chosen["id"]
-    # Called when the new key has been shown; a document asks for its outcome twice.
-    result.conclude = functools.lru_cache()(
-        lambda: old_key_state(client, console, chosen, args.verify))
+    # Called when the new key has been shown.
+    result.conclude = functools.partial(old_key_state, client, console, chosen, args.verify)
     return result
 
 
@@ -7338,8 +7339,10 @@ class Checkup:
             except Failure as failure:
                 facts.append(failure.message)
                 self.hints.append(failure.hint)
-                # A key alone needs no home directory, and a process that holds the lock will end.
-                if layer != "home" or not (self.is_key_alone or failure.code == "LOCKED"):
+                # A key needs no home directory and no session for this server, and a process that
+                # holds the lock will end.
+                is_minor = layer == "home" and (self.is_key_alone or failure.code == "LOCKED")
+                if not is_minor and not (failure.code == "NOT_LOGGED_IN" and has_key()):
                     status = "FAIL"
                     self.exit_code = self.exit_code or failure.exit_code
                     broken.add(layer)
@@ -7375,7 +7378,7 @@ class Checkup:
         # Without a session, the address that a key goes to is the one that matters.
         self.url, source = url_and_source(self.args.url, self.clock, self.is_key_alone)
         yield f"address: {self.url} ({source})"
-        self.client = connect(self.url, self.args, self.console)
+        self.client = connect((self.url, source), self.args, self.console)
         transport, access = self.client.transport, self.client.transport.access
         transport.timeout = self.args.timeout or DOCTOR_TIMEOUT
         transport.tell = lambda text: None      # remarks are findings here
@@ -7845,7 +7848,7 @@ def make_client(chosen, args, console) -> Client:
     if chosen.ends_session and not url:     # where the session comes from, whatever is configured
         stored = result_or(None, load_session, console.clock)
         url = stored and result_or(None, session_origin, stored, console.clock) or DEFAULT_URL
-    return connect(url_and_source(url, console.clock, key)[0], args, console, key)
+    return connect(url_and_source(url, console.clock, key), args, console, key)
 
 
 def call_command(chosen, client, args, console, report) -> int:

@@ -781,9 +781,12 @@ class Accounts(DoctorCase):
 
     @fault("session of another address", "session", "Not logged in to http://HOST",
            "Run 'twosignal login --url http://HOST'; the stored session belongs to http://HOST.",
-           code=4)
+           "WARN", 0)
     def test_another_address(self):
+        """With a key, that is enough; without one, it is a failure."""
         other = self.serve()
+        self.assertFirst(self.doctor(env={"TWOSIGNAL_URL": other.url, "TWOSIGNAL_API_KEY": None}),
+                         "session", code=4)
         self.environment.update(TWOSIGNAL_URL=other.url, TWOSIGNAL_API_KEY=other.key)
         self.secrets.append(other.key)
         yield self.doctor()

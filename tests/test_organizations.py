@@ -170,8 +170,7 @@ class Members(OrganizationCase):
 
     def test_confirmation(self):
         row = self.member("viewer@example.com")
-        question = ('Remove member "viewer@example.com" (%s) with its role VIEWER in '
-                    '"Acme 東京"? [y/N]' % row["id"])
+        question = 'Remove VIEWER "viewer@example.com" (%s) from "Acme 東京"? [y/N]' % row["id"]
         for reply, code in (("n\n", 1), ("\n", 1), ("y\n", 0)):
             before = self.emails()
             result = self.remove("VIEWER@example.com", stdin=reply, tty=True)
