@@ -1896,8 +1896,7 @@ def url_and_source(option=None, clock=CLOCK, key=None) -> tuple:
     saved = result_or({}, load_config, clock, kinds=NoHome).get("api_url")
     if not saved:
         return DEFAULT_URL, "default"
-    path = home_path("config.json")
-    return normal_url(saved, path), path
+    return normal_url(saved, home_path("config.json")), home_path("config.json")
 
 
 def normal_url(text: str, source="--url") -> str:
@@ -6520,8 +6519,7 @@ TRACE_FIELDS = (ID, NAME, STATUS, DURATION, COST, Column("Created", "created_at"
                 Column("Metadata", "metadata"))
 Traces = functools.partial(Listing, "traces", extra_fields=TRACE_KEYS, extra_columns=TRACE_FIELDS)
 SORT_COLUMNS = {                    # of what --sort compares, if no other column shows it
-    "tokens": (TOKENS,),
-    "score": (Column("Score", lambda trace: printable(SORT_KEYS["score"](trace))),)}
+    "tokens": TOKENS, "score": Column("Score", lambda row: printable(SORT_KEYS["score"](row)))}
 SPAN_COLUMNS = (
     Column("Span", "tree"), TYPE, STATUS, Column("Start", "start", format_offset), DURATION,
     Column("Cost", "cost_usd", format_cost, optional=True), Column("Model", "model", optional=True),
@@ -6592,8 +6590,8 @@ def traces_list(client, args, console):
     scan = TraceScan(client, **wanted_parts(args), query=trace_query(client, args),
                      console=console, limit=limit, sort=sort, reverse=args.reverse,
                      needed=ALL if args.all or sort else 0, exact=args.fail_if_truncated)
-    columns = TRACE_COLUMNS[:-2] + SORT_COLUMNS.get(sort, ()) + TRACE_COLUMNS[-2:]
-    return Traces(columns, scan, conclude=scan.outcome)
+    columns = filter(None, [*TRACE_COLUMNS[:-2], SORT_COLUMNS.get(sort), *TRACE_COLUMNS[-2:]])
+    return Traces(list(columns), scan, conclude=scan.outcome)
 
 
 @command("traces get", Option("ID", "ID of the trace", plain_id), PROJECT, FROM,
