@@ -6400,8 +6400,6 @@ def logout(client, args, console):
 MEMBER_COLUMNS = (ID, ROLE, CREATED, Column("Email", "email"))
 PROJECT_COLUMNS = (ID, CREATED, Column("Organization", "organization_name"), NAME)
 EMAIL = Option("--email EMAIL", "email of the member's account", required=True)
-
-
 add_listing("orgs list", "organization", ORGANIZATION_COLUMNS)
 add_change("orgs create", "organization.create", "Create an organization.", *NEW_NAME)
 
@@ -6808,8 +6806,7 @@ def traces_check(client, args, console):
     scan = TraceScan(client, trace_query(client, args), console, args.limit, needed=ALL,
                      sort="created" if args.source and args.limit else None)
     has_score = any(threshold.needs_scores for threshold, _ in checks)
-    is_strict = has_score or args.max_regression is not None
-    scores = SCORES_REQUIRED if is_strict else SCORES_IF_KNOWN
+    scores = SCORES_REQUIRED if has_score or args.max_regression is not None else SCORES_IF_KNOWN
     scan.scores = scores if has_score or args.baseline_tag else None
     rows = chosen_baseline(args, scan)
     baseline = {"count": 0} if rows == [] else rows and rows[0]
