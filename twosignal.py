@@ -706,7 +706,8 @@ def usage_record(wire: dict, plan) -> dict:
     known = {"month": used.get("month"), "plan": plan, "traces_used": traces, "traces_limit": None,
              "spans_used": spans, "evals_used": evals, "evals_limit": None,
              "projects": used.get("projects", []), **PLANS.get(plan, dict.fromkeys(PLAN_LIMITS))}
-    return {**known, **used, **known}       # in this order, and the plan decides
+    limits = {key: used[key] for key in PLAN_LIMITS if plan not in PLANS and key in used}
+    return {**known, **used, **known, **limits}     # in this order
 
 
 def get_path(value, path: str, default=None):
@@ -3088,7 +3089,8 @@ def with_ids(template, values) -> str:
 def not_found(message="", resource=None, values=None) -> Failure:
     """The error for a missing resource: the one that the server's message names, or this one."""
     said = message.lower().rstrip(".")      # a request may name several: a trace and its project
-    named = [each for each in RESOURCES.values() if said.startswith(each[0].lower() + " ")]
+    named = [each for each in RESOURCES.values()
+             if re.match(f"(?i){each[0]} .*(not found|does not exist)", said)]
     noun, check = named[0] if named else resource or ("resource", "")
     if named or not message:
         message = f"{noun[0].upper()}{noun[1:]} not found"
@@ -7217,8 +7219,10 @@ def current_usage(client, args) -> dict:
     """The record of this month, with the names of its projects; of only one if that is chosen."""
     organizations = client.rows("organization.list")
     org = args.org and find_id(args.org, "organization", lambda: organizations)
-    listed = result_or([], visible_projects, client, org, organizations,
-                       kinds=() if args.project else Failure)
+    listed = []                     # a gate does without names
+    if args.fail_above is None:
+        listed = result_or([], visible_projects, client, org, organizations,
+                           kinds=() if args.project else Failure)
     if args.project:
         listed = [named_row(listed, args.project, "project")]
         org = org or listed[0].get("organizationId")

@@ -180,6 +180,14 @@ class Members(OrganizationCase):
         self.assertFails(self.remove("member@example.com", stdin="y\n"), 2, "--yes")
         self.assertIn("member@example.com", self.emails())
 
+    def test_a_reason_that_begins_with_a_noun(self):
+        """It is not made into "User not found"."""
+        for message in ("User has not verified this email", "Member left meanwhile"):
+            self.server.fault("organization.addMember", status=404, body=trpc_error(
+                "NOT_FOUND", 404, message))
+            self.assertFails(self.cli("orgs", "add-member", "--email", "a@b.example", "--role",
+                                      "viewer"), 6, message)
+
     def test_a_role_that_does_not_exist(self):
         """It is refused here; any other is the server's decision."""
         for role in ("bogus", "MEMBERS", "-", "0"):

@@ -205,6 +205,13 @@ class UsageRecords(unittest.TestCase):
             self.assertEqual([found[name] for name in ("traces_limit", "evals_limit",
                               "retention_days", "seats", "requests_per_second")], limits)
 
+    def test_limits_that_a_server_tells_of_a_plan_of_its_own(self):
+        wire = dict(self.WIRE, seats=12, retentionDays=45, tracesLimit=99)
+        for plan, limits in (("CUSTOM", (12, 45, 99)), ("PRO", (3, 30, 50000))):
+            found = twosignal.usage_record(wire, plan)
+            self.assertEqual((found["seats"], found["retention_days"], found["traces_limit"]),
+                             limits)
+
     def test_a_plan_of_the_wrong_type_is_an_unknown_plan(self):
         for plan in ([], {}, ["PRO"], 5, True):
             self.assertIsNone(twosignal.usage_record(self.WIRE, plan)["traces_limit"])
