@@ -7347,9 +7347,10 @@ class Checkup:
                     broken.add(layer)
             if self.hints and status == "OK":
                 status = "WARN"
-            yield {"layer": layer, "status": status,
-                   "found": "\n".join(map(self.console.masked, facts)),
-                   "hint": self.console.masked(" ".join(self.hints))}
+            texts = [self.console.masked(mask_urls(text, self.console.keep_secret))
+                     for text in facts + [" ".join(self.hints)]]
+            yield {"layer": layer, "status": status, "found": "\n".join(texts[:-1]),
+                   "hint": texts[-1]}
 
     def explained(self, function, *arguments, share=1):
         """What a function of Transport returns by a deadline. Raises Failure."""
@@ -7393,7 +7394,8 @@ class Checkup:
         path = home_directory()
         yield path + (" (TWOSIGNAL_HOME)" if setting("TWOSIGNAL_HOME") else "")
         load_config(self.clock)
-        load_session(self.clock)
+        session = load_session(self.clock)
+        yield f"session of {session.user_email}" if session else "no session"
         if not os.path.isdir(path):
             while not os.path.lexists(path) and path != os.path.dirname(path):  # a drive
                 path = os.path.dirname(path)
@@ -7402,6 +7404,9 @@ class Checkup:
             yield "does not exist yet; 'twosignal login' creates it"
             return
         yield f"mode {os.stat(path).st_mode & 0o7777:04o}"
+        modes = [os.stat(each).st_mode for each in (path, session_file()) if os.path.exists(each)]
+        if os.name != "nt" and len(modes) > 1 and modes[0] & 0o011 and modes[1] & 0o044:
+            self.hints.append(f"Others can read your session: chmod 600 {session_file()}")
         with Spending(self.clock.monotonic() + 1, self.clock) as spending:
             spending.reserve()
 

@@ -809,6 +809,13 @@ class Accounts(DoctorCase):
                           headers={"RateLimit-Limit": "100"})
         yield self.doctor()
 
+    def test_secrets_that_a_server_repeats(self):
+        self.server.fault("organization.list", times=None, status=500, body=trpc_error(
+            "INTERNAL_SERVER_ERROR", 500, "no db at postgres://u:s3cretpw@h"))
+        result = self.doctor()
+        self.assertIn("postgres://u:***@h", result.checks["session"]["found"])
+        self.assertNotIn("s3cretpw", result.out + result.err)
+
     def test_rate_limit(self):
         found = self.doctor().checks["key"]["found"]
         self.assertIn("1000 requests a second", found)
@@ -878,6 +885,18 @@ class Machine(DoctorCase):
         for content in (b'{"api_url": ', b"[]", b"\xff"):
             self.write("home/config.json", content)
             yield self.doctor()
+
+    @posix
+    @fault("session that others can read", "home", "mode 0755",
+           "Others can read your session: chmod 600 ~/.twosignal/session.json", "WARN", 0)
+    def test_readable_session(self):
+        os.chmod(self.path("home"), 0o755)
+        os.chmod(self.path("home/session.json"), 0o644)
+        yield self.doctor()
+
+    def test_readable_session_in_a_private_directory(self):
+        os.chmod(self.path("home/session.json"), 0o644)
+        self.assertHealthy(self.doctor())
 
     @fault("damaged session.json", "home", "~/.twosignal/session.json is damaged", REPAIR, code=1)
     def test_damaged_session(self):
