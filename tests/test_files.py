@@ -1139,7 +1139,8 @@ class OutputDevices(ProcessCase):
             before = signal.signal(number, signal.default_int_handler)
             try:
                 self.server.fault("trace.list", status=200, body=json_page("more"))
-                with mock.patch("twosignal.Client.fetch_parts", signalled(number)):
+                with mock.patch("twosignal.Client.fetch_parts", signalled(number)), \
+                        mock.patch("twosignal.lacks", return_value=True):
                     result = self.cli("traces", "list", "--all", "--format", "jsonl", "-o",
                                       self.path("out"))
             finally:

@@ -662,7 +662,7 @@ class Refreshes(SessionCase):
             clock = WrongClock(0)
             transport = twosignal.Transport(clock=clock)
             self.addCleanup(transport.close)
-            auth = twosignal.Authenticator(self.server.url, transport, lambda secret: None)
+            auth = twosignal.Authenticator(self.server.url, transport, lambda *secrets: None)
             for age, refreshes in ((0, 1), (3000, 1), (3500, 2), (6900, 2), (7000, 3)):
                 clock.ahead = age
                 auth.session()
