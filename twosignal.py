@@ -3089,8 +3089,8 @@ def with_ids(template, values) -> str:
 def not_found(message="", resource=None, values=None) -> Failure:
     """The error for a missing resource: the one that the server's message names, or this one."""
     said = message.lower().rstrip(".")      # a request may name several: a trace and its project
-    named = [each for each in RESOURCES.values()
-             if re.match(f"(?i){each[0]} .*(not found|does not exist)", said)]
+    named = [each for each in RESOURCES.values() if said.startswith(each[0].lower() + " ")
+             and (each[0] not in ("user", "member") or "not found" in said)]
     noun, check = named[0] if named else resource or ("resource", "")
     if named or not message:
         message = f"{noun[0].upper()}{noun[1:]} not found"
