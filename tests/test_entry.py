@@ -272,11 +272,12 @@ class DeathBySignal(ProcessCase):
                 self.server.clear()
                 fault = self.server.fault("trace.list", times=None, delay=True)
                 self.addCleanup(fault.release.set)
-                # The project is looked up by its name first, which --debug shows.
+                # The project is looked up by its name first, which --debug shows. (Just before the
+                # second line, a module is imported, and Python may lose a signal meanwhile.)
                 output, code = pty_run(
                     [bash, "-c", script, "bash", sys.executable, PROGRAM, "traces", "list",
                      "--project", "Support Agent", "--debug"],
-                    [("debug: ", "\x03")], self.environment)
+                    [("debug: curl ", "\x03")], self.environment)
                 self.assertEqual(code, -signal.SIGINT, output)
                 self.assertNotIn("after", output)
                 self.assertNotIn("Traceback", output)
