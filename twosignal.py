@@ -3885,16 +3885,16 @@ def plain_id(text: str) -> str:
     return given.lower() if re.fullmatch(_UUID, given) else text
 
 
-def organization_id(client, text) -> str:
-    return find_id(text, "organization", lambda: client.rows("organization.list"))
+def organization_id(client, text, organizations=()) -> str:
+    return find_id(text, "organization", lambda: (
+        organizations or client.rows("organization.list")))
 
 
 def visible_projects(client, org=None, organizations=()) -> list:
     """The wire objects of the projects of one organization (ID or name), or of all (if known)."""
     if org:
-        org = find_id(org, "organization", lambda: (
-            organizations or client.rows("organization.list")))
-        return client.rows("project.list", {"organizationId": org})
+        values = {"organizationId": organization_id(client, org, organizations)}
+        return client.rows("project.list", values)
     organizations = organizations or client.rows("organization.list")
     names = {str(each.get("id")): each.get("name") for each in organizations}
     rows = client.visible_rows("project.list", [{"organizationId": each} for each in names])
@@ -7127,7 +7127,7 @@ def api_keys_create(client, args, console):
 def api_keys_rotate(client, args, console):
     """Replace an API key; the new one is shown only once."""
     chosen = chosen_resource(client, args, "apiKey")
-    old = None if args.yes and not args.verify else stored_row(client, "apiKey", chosen)
+    old = stored_row(client, "apiKey", chosen) if args.verify else None
     confirm(client, args, console, "apiKey", chosen, "rotate", old)
     procedure, values = "apiKey.rotate", chosen
     if args.verify:

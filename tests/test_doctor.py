@@ -84,23 +84,6 @@ class DoctorCase(ServerCase):
         self.environment["TWOSIGNAL_URL"] = url
         self.write("home/session.json", dict(self.state("session.json"), api_url=url))
 
-    @contextlib.contextmanager
-    def unprivileged(self):
-        """Permissions matter within the block, even if the tests run as root."""
-        if os.geteuid() != 0:
-            yield
-            return
-        for place in [self.folder, self.home] + [
-                os.path.join(self.home, name) for name in os.listdir(self.home)]:
-            os.chown(place, 65534, 65534)
-        os.seteuid(65534)
-        try:
-            if not os.path.isdir(self.home):
-                self.skipTest("another user cannot get to the temporary directory")
-            yield
-        finally:
-            os.seteuid(0)
-
     def closed_port(self):
         unused = self.enter(socket.socket())
         unused.bind(("127.0.0.1", 0))       # bound, but not listening

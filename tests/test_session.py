@@ -1131,23 +1131,6 @@ class UnwritableHomes(SessionCase):
             finally:
                 os.chmod(self.home, 0o700)
 
-    @contextlib.contextmanager
-    def unprivileged(self):
-        """Permissions matter within the block, even if the tests run as root."""
-        if os.geteuid() != 0:
-            yield
-            return
-        for place in (self.folder, self.home, self.file, os.path.join(self.home, "session.lock"),
-                      os.path.join(self.home, "config.json")):
-            os.chown(place, 65534, 65534)
-        os.seteuid(65534)
-        try:
-            if not os.path.isdir(self.home):
-                self.skipTest("another user cannot get to the temporary directory")
-            yield
-        finally:
-            os.seteuid(0)
-
     def test_valid_session_needs_no_writing(self):
         """Row 12: neither a fresh one nor one whose early refresh cannot be saved."""
         for seconds in (3000, 30):

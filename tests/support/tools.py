@@ -553,6 +553,23 @@ class ServerCase(Case):
             os.chmod(path, 0o600)
         return session
 
+    @contextlib.contextmanager
+    def unprivileged(self):
+        """Permissions matter within the block, even if the tests run as root."""
+        if os.geteuid() != 0:
+            yield
+            return
+        for place in [self.folder, self.home] + [
+                os.path.join(self.home, name) for name in os.listdir(self.home)]:
+            os.chown(place, 65534, 65534)
+        os.seteuid(65534)
+        try:
+            if not os.path.isdir(self.home):
+                self.skipTest("another user cannot get to the temporary directory")
+            yield
+        finally:
+            os.seteuid(0)
+
     def move_to_closed_port(self):
         """Make the session belong to an address that refuses connections; return it."""
         unused = self.enter(socket.socket())
