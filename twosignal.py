@@ -710,6 +710,32 @@ def usage_record(wire: dict, plan) -> dict:
     return {**known, **used, **known, **limits}     # in this order
 
 
+def exact_number(literal):
+    """The number of a JSON literal. Raises ValueError if the server, with doubles, changes it."""
+    from decimal import Decimal
+    value = to_number(literal)          # None: NaN, 1e400
+    if value is None or Decimal(literal) != Decimal(repr(float(value))):
+        raise ValueError(f"the number {truncate(literal, 60)} cannot be kept exactly; "
+                         "put it in quotes to send it as text")
+    return value
+
+
+def object_of(pairs) -> dict:
+    """The object of (key, value) pairs in a JSON text. Raises ValueError if a key occurs twice."""
+    found = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key '{truncate(key, 60)}' occurs twice in one object")
+        found[key] = value
+    return found
+
+
+def exact_json(text):
+    """The value of a JSON text. Raises ValueError if a key is doubled, or a number would change."""
+    return json.loads(text, parse_int=exact_number, parse_float=exact_number,
+                      parse_constant=exact_number, object_pairs_hook=object_of)
+
+
 def get_path(value, path: str, default=None):
     """What is at a path such as scores.0.score; if nothing is, the same as for get_item().
     Of keys with dots, the longest that leads anywhere counts; scores.NAME is NAME's newest score.
@@ -1396,11 +1422,13 @@ def unwritable_file(path, error, hint="") -> Failure:
 class RecordFile:
     """The objects in JSON lines or a JSON array, gzipped or not; a usage error names the line."""
 
-    def __init__(self, path, stream=None, hint=""):
-        """stream: of bytes, if it is not the file at the path; hint: for errors."""
+    def __init__(self, path, stream=None, hint="", is_strict=False):
+        """stream: of bytes, if it is not the file at the path; hint: for errors; is_strict: refuses
+        doubled keys, and numbers that a server would change."""
         import codecs
         self.line = 1               # number of the one in which the last object begins
         self._path, self._stream, self._hint = path, stream, hint
+        self._is_strict = is_strict
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self._is_complete = False   # all has been read
 
@@ -1437,13 +1465,19 @@ class RecordFile:
             except (ValueError, StopIteration):
                 following = None
             if following and (following < len(text) or self._is_complete):
-                yield value
+                yield self._checked(text[position:end]) if self._is_strict else value
                 self.line += text.count("\n", position, following)
                 position = following
             elif self._is_complete:
                 raise ValueError("neither an object nor the end")
             else:
                 text, position = self._more(text[position:]), 0
+
+    def _checked(self, text):
+        value = result_or_failure(exact_json, text, kinds=ValueError)
+        if isinstance(value, ValueError):
+            raise self.unusable(f"is refused: {value}")
+        return value
 
     def _more(self, text) -> str:
         """A text with as much again behind it, or a piece; without blanks at its beginning."""
@@ -3810,7 +3844,7 @@ class TraceFile(Client):
         self.path, self.project, self.needs_metadata = path, project, needs_metadata
         self.name = "stdin" if path == "-" else path
         self._is_spent = False      # and cannot be read again
-        self._stdin = console.stdin.buffer if console.stdin else io.BytesIO()
+        self._stdin = console.stdin_bytes
 
     def verify(self):
         """Reads what can be read again: nothing is told of a file that is broken further down."""
@@ -4194,16 +4228,19 @@ class Console:
         except OSError:
             return False
 
+    @property
+    def stdin_bytes(self):
+        """The binary stream of stdin, empty if it is closed."""
+        return self.stdin.buffer if self.stdin else io.BytesIO()
+
     def read_stdin(self, option="") -> str:
         """All of stdin for an option; without one, its next line. Raises a usage error."""
-        if self.stdin is None:
-            return ""
         if option and self.stdin_option:
             raise usage_error("Only one option can read stdin")
         self.stdin_option = option
         if option and is_terminal(self.stdin):
             self.tell(f"Reading {option} from the terminal; end it with Ctrl-D.")
-        stream = self.stdin.buffer
+        stream = self.stdin_bytes
         try:
             return (stream.read() if option else stream.readline()).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -4339,6 +4376,7 @@ class Command(Struct):
     is_offline: bool = False    # asks no server, and gets None for the client
     ends_session: bool = False  # goes to the address of the stored session
     is_endless: bool = False    # Ctrl-C is its normal end
+    format: str = "table"       # in which it prints by default
     is_gate: bool = False       # its checks are reported, and why they could not be made
     finds_project: bool = False     # by itself, if none is given and none is saved
 
@@ -4480,26 +4518,6 @@ def parse_metadata(text) -> tuple:
     return key.strip(), value
 
 
-def exact_number(literal):
-    """The number of a JSON literal. Raises ValueError if the server, with doubles, changes it."""
-    from decimal import Decimal
-    value = to_number(literal)          # None: NaN, 1e400
-    if value is None or Decimal(literal) != Decimal(repr(float(value))):
-        raise ValueError(f"the number {truncate(literal, 60)} cannot be kept exactly; "
-                         "put it in quotes to send it as text")
-    return value
-
-
-def object_of(pairs) -> dict:
-    """The object of (key, value) pairs in a JSON text. Raises ValueError if a key occurs twice."""
-    found = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key '{truncate(key, 60)}' occurs twice in one object")
-        found[key] = value
-    return found
-
-
 def file_argument(path, flag, console) -> str:
     """The text of a file, or of stdin for -. Raises a usage error."""
     if path == "-":
@@ -4518,8 +4536,7 @@ def json_argument(text, flag, console):
     if text == "-" or text.startswith("@"):
         text = file_argument(text if text == "-" else text[1:], flag, console)
     try:
-        return json.loads(text, parse_int=exact_number, parse_float=exact_number,
-                          parse_constant=exact_number, object_pairs_hook=object_of)
+        return exact_json(text)
     except (ValueError, RecursionError) as error:
         raise usage_error(f"Invalid {flag}: {os_reason(error)}",
                           """It takes JSON, e.g. '{"prompt": "Hi"}'.""")
@@ -4636,6 +4653,7 @@ class Arguments:
     def __init__(self, chosen, line):
         """chosen: the Command; line: its CommandLine. Raises a usage error."""
         self.line = line
+        self.default_format = chosen.format
         self.sources = {}           # of those that a variable or config.json gave: what sets it
         self._see_help = see_help(chosen.name)
         flags = flags_of(chosen.all_options)
@@ -6549,10 +6567,10 @@ def trace_query(client, args) -> TraceQuery:
 
 
 def output_format(args) -> str:
-    """The format of --format, of the file's ending after -o, or a table."""
+    """The format of --format, of the file's ending after -o, or the command's own."""
     ending = os.path.splitext(args.output or "")[1][1:].lower()
     name = {"ndjson": "jsonl", "md": "markdown", "htm": "html"}.get(ending, ending)
-    return args.format or (name if name in FORMATS else "table")
+    return args.format or (name if name in FORMATS else args.default_format)
 
 
 def wanted_parts(args) -> dict:
