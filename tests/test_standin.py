@@ -621,6 +621,14 @@ class Procedures(StandInCase):
         self.assertEqual(self.mutate("dataset.delete", id=made["id"]).status, 200)
         self.assertEqual(self.query("dataset.getById", id=made["id"]).status, 404)
 
+    def test_items_that_are_rejected(self):
+        self.server.rejects = lambda input: "Too odd" if input == 3 else None
+        replies = [self.mutate("dataset.addItem", datasetId=self.server.datasets[0], input=number)
+                   for number in (2, 3)]
+        self.assertEqual([reply.status for reply in replies], [200, 400])
+        self.assertEqual(self.problems(replies[1]), [
+            {"code": "custom", "message": "Too odd", "path": ["input"]}])
+
     def test_keys(self):
         made = self.mutate("apiKey.create", projectId=self.server.project, name="K").value
         self.assertTrue(made["key"].startswith(made["keyPrefix"]))
@@ -788,6 +796,150 @@ class RestApi(StandInCase):
         for batch, status in ((None, 400), ([1], 400), ([unnamed], 400), (events * 501, 413)):
             self.assertEqual(self.post("/api/v1/traces", {"batch": batch}, self.bearer).status,
                              status)
+
+    def send(self, *bodies):
+        """Posts each body as an event, whose type is that of a trace if the body has tags."""
+        events = [{"id": f"event {number}", "body": body, "timestamp": "2026-03-14T10:30:00Z",
+                   "type": "trace-create" if "tags" in body else "span-create"}
+                  for number, body in enumerate(bodies)]
+        return self.post("/api/v1/traces", {"batch": events}, self.bearer)
+
+    def trace(self, id):
+        return self.query("trace.getById", traceId=id).value
+
+    def test_both_spellings_of_events(self):
+        snake = {"id": "s1", "trace_id": "t1", "parent_span_id": "s0", "name": "call",
+                 "type": "LLM", "start_time": "2026-03-14T10:30:00Z", "error_message": "late",
+                 "end_time": "2026-03-14T10:30:01.5Z", "model_parameters": {"top_p": 1},
+                 "usage": {"prompt_tokens": 3, "completion_tokens": 4}, "cost": 0.25,
+                 "metadata": {"snake_case": {"inner_key": 1}}, "input": None}
+        camel = {"id": "s2", "traceId": "t1", "parentSpanId": "s0", "name": "call", "type": "LLM",
+                 "startTime": "2026-03-14T10:30:00Z", "endTime": "2026-03-14T10:30:01.500Z",
+                 "modelParameters": {"top_p": 1}, "errorMessage": "late", "cost": 0.25,
+                 "usage": {"promptTokens": 3, "completionTokens": 4, "totalTokens": 7},
+                 "metadata": {"snake_case": {"inner_key": 1}}, "unknown": 1}
+        self.assertEqual(self.send({"id": "t1", "name": "n", "tags": [], "session_id": "a"},
+                                   snake, camel, dict(snake, **camel)).status, 201)
+        found = self.trace("t1")
+        self.assertEqual(found["sessionId"], "a")
+        first, second = [dict(span, id=0, createdAt=0) for span in found["spans"]]
+        self.assertEqual(first, second)
+        self.assertEqual((first["promptTokens"], first["totalTokens"], first["durationMs"]),
+                         (3, 7, 1500))
+        self.assertEqual(first["metadata"], {"snake_case": {"inner_key": 1}})
+
+    def test_totals_from_spans(self):
+        """What a trace does not tell of itself comes from its spans, in whatever order they come.
+        """
+        span = {"trace_id": "t1", "name": "n", "type": "TOOL", "cost": 0.1,
+                "start_time": "2026-03-14T10:30:01Z", "end_time": "2026-03-14T10:30:02Z"}
+        self.send(dict(span, id="s1"), {"id": "t1", "name": "n", "tags": ["a"]})
+        self.send(dict(span, id="s2", cost=0.2, usage={"total_tokens": 5}, status="ERROR",
+                       end_time="2026-03-14T10:30:04Z"))
+        found = self.trace("t1")
+        self.assertEqual((found["endTime"], found["durationMs"], found["totalCost"],
+                          found["totalTokens"], found["status"]),
+                         ("2026-03-14T10:30:04.000Z", 4000, 0.3, 5, "ERROR"))
+        self.send({"id": "t2", "name": "n", "tags": [], "end_time": "2026-03-14T10:30:09Z"},
+                  dict(span, id="s3", trace_id="t2"), {"id": "t3", "name": "n", "tags": []})
+        self.assertEqual([self.trace(id)["durationMs"] for id in ("t2", "t3")], [9000, None])
+
+    def test_what_is_sent_again_replaces_what_is_there(self):
+        span = {"id": "s1", "trace_id": "t1", "name": "n", "type": "TOOL"}
+        for name in ("old", "new"):
+            self.send({"id": "t1", "name": name, "tags": []}, dict(span, name=name))
+        found = self.trace("t1")
+        self.assertEqual([found["name"]] + [each["name"] for each in found["spans"]],
+                         ["new", "new"])
+        other = self.server.add_trace(self.server.hidden, name="other")
+        self.assertEqual(self.send({"id": other, "name": "new", "tags": []}).status, 201)
+        self.assertEqual(self.server.store.get("traces", other)["name"], "other")
+
+    def test_events_that_are_invalid(self):
+        good = {"trace_id": "t1", "name": "n", "type": "TOOL"}
+        self.assertEqual(self.send(good).status, 201)
+        for wrong in ({"type": "tool"}, {"name": None}, {"start_time": "today"}, {"cost": "0.1"},
+                      {"end_time": None}, {"metadata": None}, {"metadata": []}, {"usage": 5},
+                      {"status": "ok"}, {"trace_id": 5}, {"model_parameters": "x"}):
+            self.assertEqual(self.send(dict(good, **wrong)).status, 400, wrong)
+        for missing in good:
+            reply = self.send({key: good[key] for key in good if key != missing})
+            self.assertEqual(reply.status, 400)
+            self.assertEqual(reply.json["error"]["code"], "VALIDATION_ERROR")
+
+    def test_otlp(self):
+        def span(id, parent="", **fields):
+            return dict({"traceId": "0af7651916cd43dd8448eb211c80319c", "spanId": id,
+                         "parentSpanId": parent, "name": "span " + id, "kind": 2,
+                         "startTimeUnixNano": "1773484200000000000",
+                         "endTimeUnixNano": "1773484201250000000", "status": {}}, **fields)
+
+        def send(*spans):
+            return self.post("/api/v1/otel/traces", {"resourceSpans": [
+                {"resource": {"attributes": [
+                    {"key": "service.name", "value": {"stringValue": "shop"}}]},
+                 "scopeSpans": [{"scope": {"name": "x"}, "spans": spans}]}]}, self.bearer)
+        attributes = [{"key": "gen_ai.request.model", "value": {"stringValue": "gpt-4o"}},
+                      {"key": "gen_ai.usage.input_tokens", "value": {"intValue": "7"}},
+                      {"key": "ai.completion_tokens", "value": {"intValue": 5}},
+                      {"key": "list", "value": {"arrayValue": {"values": [{"boolValue": True}]}}}]
+        child = span("b" * 16, "a" * 16, kind="SPAN_KIND_CLIENT", attributes=attributes,
+                     status={"code": 2, "message": "late"})
+        reply = send(child)
+        self.assertEqual((reply.status, reply.json), (200, {"accepted": 1}))
+        for _ in range(2):
+            found = self.trace("0af7651916cd43dd8448eb211c80319c")
+            self.assertEqual((found["tags"], found["metadata"], found["totalTokens"],
+                              found["status"], found["startTime"], found["durationMs"]),
+                             (["shop"], {"service.name": "shop"}, 12, "ERROR",
+                              "2026-03-14T10:30:00.000Z", 1250))
+            call = found["spans"][0]
+            self.assertEqual((call["id"], call["parentSpanId"], call["type"], call["model"],
+                              call["errorMessage"], call["metadata"]["list"]),
+                             ("b" * 16, "a" * 16, "LLM", "gpt-4o", "late", [True]))
+            send(span("a" * 16))
+        self.assertEqual([found["name"]] + [each["type"] for each in found["spans"]],
+                         ["span " + "a" * 16, "LLM", "AGENT"])
+        for body in ({}, b"\x0a\x05", {"resourceSpans": [5]}, {"resourceSpans": [{
+                "scopeSpans": [{"spans": [{"traceId": "1"}]}]}]}):
+            self.assertEqual(self.post("/api/v1/otel/traces", body, self.bearer).status, 400)
+
+    def test_delayed_ingestion(self):
+        self.server.ingest_delay = 1
+        self.send({"id": "t1", "name": "n", "tags": []})
+        listings = [self.get("/api/v1/traces", self.bearer).json["traces"], self.list(
+            ).value["traces"], self.get("/api/v1/traces", self.bearer).json["traces"]]
+        self.assertEqual([len(listing) for listing in listings], [5, 6, 6])
+
+    def test_sizes(self):
+        self.server.body_limit = 1000
+        body = {"id": "t1", "name": "n", "tags": [], "metadata": {"text": ""}}
+        self.assertEqual(self.send(body).status, 201)
+        reply = self.send(dict(body, metadata={"text": "x" * 1000}))
+        self.assertEqual((reply.status, reply.json["error"]["code"]), (413, "PAYLOAD_TOO_LARGE"))
+        self.assertEqual(self.post("/api/v1/otel/traces", {"resourceSpans": ["x" * 1000]},
+                                   self.bearer).status, 413)
+        self.assertEqual(self.post("/api/v1/route-model", {"input": "x" * 512000},
+                                   self.bearer).status, 413)
+        self.server.batch_limit = 2
+        self.assertEqual([self.send(*[{"id": "t1", "name": "n", "tags": []}] * count).status
+                          for count in (2, 3)], [201, 413])
+
+    def test_limited_requests(self):
+        self.server.rate_limit = (2, 1)
+        def mutate():
+            return self.mutate("dataset.create", projectId=self.server.project, name="n")
+        replies = [mutate(), self.list(), self.get("/api/v1/health"),
+                   self.get("/api/v1/traces", self.bearer), mutate(), mutate(), mutate(),
+                   self.get("/api/v1/traces", self.bearer)]
+        self.assertEqual([reply.status for reply in replies],
+                         [200, 200, 200, 200, 429, 200, 200, 429])
+        self.assertEqual([reply.headers["Retry-After"] for reply in replies[3:5]], [None, "1"])
+        self.assertRefused(replies[4], "TOO_MANY_REQUESTS", 429)
+        self.assertEqual(replies[-1].json["error"]["code"], "RATE_LIMITED")
+        self.server.rate_limit, self.server.limit_headers = (0, float("inf")), ()
+        self.assertEqual([(reply.status, reply.headers["Retry-After"])
+                          for reply in (mutate(), mutate())], [(429, None)] * 2)
 
     def test_scores(self):
         good = {"traceId": self.server.traces[0], "evaluatorName": "new", "value": 0.5}

@@ -19,9 +19,9 @@ CODES = {  # name: (HTTP status, JSON-RPC number)
 class Refusal(Exception):
     """The request is answered with an error. `code` is a key of CODES unless `status` is given."""
 
-    def __init__(self, code, message, status=None):
+    def __init__(self, code, message, status=None, headers=None):
         super().__init__(message)
-        self.code, self.message = code, message
+        self.code, self.message, self.headers = code, message, headers
         self.status = status or CODES[code][0]
 
 
@@ -29,12 +29,13 @@ class Request:
     """A request as it was received.
 
     `path` excludes the query string, which `query` holds as a dict. `body` is the parsed JSON, the
-    bytes if they are not JSON, or None. `procedures` names the tRPC procedures that were called.
+    bytes if they are not JSON, or None; `size` is its number of bytes. `procedures` names the tRPC
+    procedures that were called.
     """
 
     def __init__(self, method, target, headers, data):
         self.method, self.target, self.headers = method, target, headers
-        self.cookie = headers.get("Cookie")
+        self.cookie, self.size = headers.get("Cookie"), len(data)
         self.path, _, query = target.partition("?")
         self.query = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
         self.procedures = []

@@ -3,6 +3,7 @@ import math
 
 from messages import Refusal
 from superjson import this_month
+from zod import Problems
 
 EDITORS = ("OWNER", "ADMIN", "MEMBER")
 ADMINS = ("OWNER", "ADMIN")
@@ -228,9 +229,18 @@ def get_dataset(world, account, values):
            "datasetId:id projectId?:id input:any expectedOutput?:any metadata?:any")
 def add_item(world, account, values):
     row = world.see("datasets", "Dataset", account, values, *EDITORS, key="datasetId")
+    if world.options.rejects:
+        refuse_input(world, world.options.rejects(values["input"]))
     return world.create("items", row["id"], {
         "expectedOutput": values.get("expectedOutput"), "metadata": values.get("metadata"),
         "datasetId": row["id"], "input": values["input"]}, updated=False)
+
+
+def refuse_input(world, problem):
+    problems = Problems(world.options.zod)
+    if problem:
+        problems.add("input", (problem, problem), {"code": "custom"}, {"code": "custom"})
+    problems.raise_if_any()
 
 
 @procedure("dataset.removeItem", "mutation", "itemId:id projectId?:id")

@@ -1,14 +1,14 @@
 """The REST API of the stand-in server: accounts, and what a project's API key gives access to."""
-import re
 import time
 
+from ingestion import invalid, is_time, read_events, read_otlp
 from messages import Refusal, Response, rest_error
-from superjson import UNDEFINED, parse_time, stamp, to_plain
+from superjson import to_plain
 from zod import PAGE_LIMIT, STATUSES
 
 HTML_404 = b"<!DOCTYPE html><html><body>404: This page could not be found.</body></html>"
-BATCH_LIMIT = 1000          # events per request
-LIMITED = ("/api/v1/traces", "/api/v1/scores", "/api/v1/route-model")     # in requests per second
+BODY_LIMITS = {"/api/v1/scores": 10 ** 6, "/api/v1/route-model": 512 * 1000}    # in bytes
+LIMITED = ("/api/v1/traces", "/api/v1/otel/traces", "/api/v1/scores", "/api/v1/route-model")
 
 
 class Rest:
@@ -33,6 +33,7 @@ class Rest:
         if not route:
             return Response(404, HTML_404, content_type="text/html")
         try:
+            self.check_size(request)
             response = route(request)
         except Refusal as refusal:
             response = Response(refusal.status, rest_error(refusal))
@@ -40,6 +41,12 @@ class Rest:
             with self.server.transaction():
                 response.headers.update(self.rate_limit(request))
         return response
+
+    def check_size(self, request):
+        is_ingestion = request.path in ("/api/v1/traces", "/api/v1/otel/traces")
+        limit = self.server.body_limit if is_ingestion else BODY_LIMITS.get(request.path)
+        if limit and request.size > limit:
+            raise Refusal("PAYLOAD_TOO_LARGE", f"Body exceeds {limit} bytes")
 
     def rate_limit(self, request):
         """The headers that tell how many requests a key may make; {} without a valid key."""
@@ -123,48 +130,26 @@ class Rest:
         if "tags" in filters:
             filters["tags"] = filters["tags"].split(",")
         for name in ("startDate", "endDate"):
-            if name in filters:
-                check_date(filters[name], name)
+            if not is_time(filters.get(name, "2026-03-14")):
+                raise invalid(f"{name} must be a date")
         return dict(filters, limit=int(limit))
 
     def ingest(self, request):
         with self.server.transaction():
             project = self.project_of_key(request)
             events = request.body.get("batch") if isinstance(request.body, dict) else None
-            if not isinstance(events, list):
-                raise invalid("batch must be a list of events")
-            if not all(is_event(event) for event in events):
-                raise invalid("Invalid event")
-            if len(events) > BATCH_LIMIT:
-                raise Refusal("PAYLOAD_TOO_LARGE", f"At most {BATCH_LIMIT} events in a batch")
-            for event in events:
-                self.ingest_event(project, event)
-        return self.response(201, {"accepted": len(events)})
-
-    def ingest_event(self, project, event):
-        """Adds the span or the trace of an event; a trace that exists is replaced."""
-        body = {in_camel_case(key): value for key, value in event["body"].items()}
-        body["id"] = str(body.get("id") or event["id"])
-        started = body.get("startTime") or event.get("timestamp") or self.server.world.now()
-        body["startTime"] = stamp(str(started))
-        if event["type"] == "span-create":
-            return self.server.add_span(str(body.get("traceId")), project, body)
-        self.server.store.remove("traces", body["id"])
-        body["endTime"] = stamp(str(body["endTime"])) if body.get("endTime") else UNDEFINED
-        return self.server.add_trace(
-            project, name=body.pop("name", None), status=body.pop("status", None) or "OK",
-            duration_ms=body.pop("durationMs", None), cost=body.pop("totalCost", None),
-            tags=body.pop("tags", None) or [], created=body["startTime"], **body)
+            rows = read_events(events, self.server.world.now())
+            if len(rows) > self.server.batch_limit:
+                raise Refusal("PAYLOAD_TOO_LARGE",
+                              f"At most {self.server.batch_limit} events in a batch")
+            self.server.worker.accept(project, rows)
+        return self.response(201, {"accepted": len(rows)})
 
     def ingest_otel(self, request):
-        """Counts the spans of OTLP/JSON; they are queued, and no worker is there to store them."""
         with self.server.transaction():
-            self.project_of_key(request)
-            try:
-                spans = [span for resource in request.body["resourceSpans"]
-                         for scope in resource["scopeSpans"] for span in scope["spans"]]
-            except (TypeError, KeyError):
-                raise invalid("resourceSpans must be a list")
+            project, rows = self.project_of_key(request), read_otlp(request.body)
+            self.server.worker.accept(project, rows)
+            spans = [row for table, row in rows if table == "spans"]
             return self.response(200, {"accepted": len(spans)})
 
     def add_score(self, request):
@@ -226,10 +211,6 @@ def enveloped(data, status=200):
     return Response(status, {"data": data, "error": None})
 
 
-def invalid(message):
-    return Refusal("VALIDATION_ERROR", message, 400)
-
-
 def texts_of(request, message, *names):
     """The values of these fields; refuses the request with `message` unless all have text."""
     body = request.body if isinstance(request.body, dict) else {}
@@ -244,28 +225,11 @@ def bearer_token(request):
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def check_date(text, name):
-    try:
-        parse_time(text)
-    except ValueError:
-        raise invalid(f"{name} must be a date")
-
-
 def rest_trace(trace):
     """A trace in plain JSON, with `spanCount` and `scoreCount` in place of `_count`."""
     counts = trace.pop("_count")
     trace.update(spanCount=counts["spans"], scoreCount=counts["scores"])
     return to_plain(trace)
-
-
-def is_event(event):
-    return (isinstance(event, dict) and event.get("type") in ("trace-create", "span-create")
-            and isinstance(event.get("id"), str) and isinstance(event.get("body"), dict)
-            and isinstance(event["body"].get("name"), str))
-
-
-def in_camel_case(name):
-    return re.sub("_([a-z])", lambda match: match.group(1).upper(), name)
 
 
 def prompt_in_list(prompt):

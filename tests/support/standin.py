@@ -11,6 +11,7 @@ with accounts and with API keys; and the errors of tRPC and zod. The parts:
     listener, messages, faults      HTTP: connections, requests and responses, ordered faults
     trpc, procedures, zod           the tRPC API, its procedures, and the validation of their input
     rest                            the REST API
+    ingestion                       the traces in REST requests, and the worker that stores them
     sessions, world                 tokens and cookies; the data and who may access it
     factory, sample                 test data on request; the sample data of every server
     superjson                       the encoding of values
@@ -23,10 +24,11 @@ import traceback
 import sample
 from factory import Factory
 from faults import Fault
+from ingestion import Worker
 from listener import HttpServer
 from messages import TRPC_PREFIX, Refusal, Response, rest_error
 from procedures import PROCEDURES
-from rest import Rest
+from rest import LIMITED, Rest
 from sessions import PROJECT_REF, Sessions, session_cookies
 from superjson import UNDEFINED, Big, Date, Decimal, Map, Set, parse_time, stamp, this_month
 from trpc import Trpc
@@ -41,7 +43,9 @@ OPTIONS = dict(             # the default of each option of StandIn, which descr
     names="new", errors=11, zod=3, batching=True, bare_errors=False, require_project=False,
     page_key="traces", bare_list=False, list_scores=False, counts="number", costs="number",
     known_filters=("status", "name", "search", "tags", "startDate", "endDate"),
-    nested_users=False, seats=False, rest_envelope=False, strict=True, refresh_delay=0.0,
+    nested_users=False, seats=False, rest_envelope=False, rejects=None,
+    rate_limit=None, limit_headers=(("Retry-After", "1"),), ingest_delay=0, batch_limit=1000,
+    body_limit=5 * 10 ** 6, strict=True, refresh_delay=0.0,
     project_ref=True, padding=0, library_margin=None, base64_cookies=False)
 DIALECTS = {                # the options of a current server, and of an older one
     "new": dict(names="new", errors=11, zod=4, list_scores=True),
@@ -76,6 +80,17 @@ class StandIn(HttpServer, Factory):
         nested_users: the email of a member is in its `user`
         seats: members beyond the seats of the plan are refused
         known_filters: the filters of traces that the server does not ignore
+
+        rejects: a function of the input of a dataset item; a text that it returns is a problem
+            for which the item is refused
+
+    Limits
+        rate_limit: a pair of numbers: after so many tRPC mutations and requests of traces, scores
+            and models that were served, so many are refused with status 429
+        limit_headers: the headers of these refusals, as pairs
+        ingest_delay: how many listings lack what was ingested; math.inf: there is no worker
+        batch_limit: events in a batch
+        body_limit: bytes in the body of a batch or of OTLP
 
     REST and sessions
         rest_envelope: the responses to API keys are wrapped in {"data": …, "error": null}
@@ -116,7 +131,8 @@ class StandIn(HttpServer, Factory):
         self.store = Store(self.data)
         try:
             self.world, self.sessions = World(self.store, self), Sessions(self.store, self)
-            self.trpc, self.rest = Trpc(self), Rest(self)
+            self.trpc, self.rest, self.worker = Trpc(self), Rest(self), Worker(self)
+            self.limited = 0        # requests that the rate limit counted
             self.fill()
             self.listen(self.port, self.tls)
         except (OSError, sqlite3.Error):
@@ -193,13 +209,27 @@ class StandIn(HttpServer, Factory):
 
     def respond(self, api, request):
         try:
+            self.check_rate(request)
             return api.respond(request)
         except Refusal as refusal:
             return self.refuse(request, refusal)
+
+    def check_rate(self, request):
+        is_call = request.path.startswith(TRPC_PREFIX)
+        is_counted = request.method == "POST" if is_call else request.path in LIMITED
+        if not self.rate_limit or not is_counted:
+            return
+        served, refused = self.rate_limit
+        with self.lock:
+            place = self.limited % (served + refused)
+            self.limited += 1
+        if place >= served:
+            raise Refusal("TOO_MANY_REQUESTS" if is_call else "RATE_LIMITED",
+                          "Rate limit exceeded", 429, dict(self.limit_headers))
 
     def refuse(self, request, refusal):
         if request.path.startswith(TRPC_PREFIX):
             body = self.trpc.error(refusal, ",".join(request.procedures))
         else:
             body = rest_error(refusal)
-        return Response(refusal.status, body)
+        return Response(refusal.status, body, refusal.headers)

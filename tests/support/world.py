@@ -225,6 +225,7 @@ class World:
 
     def page(self, project, filters):
         """A page of a project's traces, and the cursor of the next page or None."""
+        self.options.worker.before_listing()
         cursor, limit = filters.get("cursor") or None, filters.get("limit", DEFAULT_PAGE)
         if cursor and self.store.parent("traces", cursor) != project:
             raise Refusal("BAD_REQUEST", "Invalid cursor")
