@@ -94,6 +94,7 @@ MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and p
 BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
 FEW_PROJECTS, MAX_MONTHS = 10, 24   # that a trace is looked for in; that a server returns
 FILE_CHUNK, MAX_FILE_RECORD = 1 << 16, 1 << 26  # characters: read at once; of one trace in a file
+MAX_CELL = 1 << 22                  # characters of a cell in CSV, which Python's reader quadruples
 PART_TRACES, PART_CHARACTERS = 1000, 1 << 24    # of one file of a bundle, at most
 ALL = float("inf")                  # traces
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
@@ -820,9 +821,11 @@ RED, GREEN, YELLOW = "red", "green", "yellow"       # of verdicts and statuses
 _ANSI = {RED: 31, GREEN: 32, YELLOW: 33}
 _WORD_COLOURS = {"ERROR": RED, "FAILED": RED, "TOO FEW": RED, "NOTHING TO CHECK": RED, "OK": GREEN,
                  "FAIL": RED, "WARN": YELLOW}
-# Spreadsheets take text that begins like this for a formula; full-width characters too.
-_FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+# Spreadsheets take text that begins like this for a formula, full-width characters too, unless a '
+# is before it, which cell_value() takes off again.
+_FORMULA = "'*[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]"
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"})
+_TSV_CHARACTERS = {escape: chr(character) for character, escape in _TSV_ESCAPES.items()}
 
 
 class Column(Struct):
@@ -1214,9 +1217,22 @@ def _value_text(value) -> str:
         return ""
     if isinstance(value, (list, dict)):
         return to_json(value, levels=0)
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+    if isinstance(value, str) and re.match(_FORMULA, value):
         value = value if re.match(_DECIMAL, value) else "'" + value     # -0.02 is no formula
     return printable(value, "(?![\t\r\n])" + _UNSAFE)
+
+
+def tsv_cell(text) -> str:
+    return re.sub(r"\\[tnr\\]", lambda match: _TSV_CHARACTERS[match.group()], text)
+
+
+def cell_value(text):
+    """The value of a cell of csv: JSON that begins with {, [ or ", else text; None if it is empty.
+    Raises ValueError for JSON that a server would change."""
+    if text[:1] in ("{", "[", '"') and not isinstance(
+            result_or_failure(json.loads, text, kinds=(ValueError, RecursionError)), Exception):
+        return exact_json(text)
+    return (text[1:] if re.match("'" + _FORMULA, text) else text) or None
 
 
 def _csv_line(texts) -> str:
@@ -1420,34 +1436,119 @@ def unwritable_file(path, error, hint="") -> Failure:
 
 
 class RecordFile:
-    """The objects in JSON lines or a JSON array, gzipped or not; a usage error names the line."""
+    """The objects in JSON lines or a JSON array, or the rows of CSV or TSV, gzipped or not; a usage
+    error names the line."""
 
-    def __init__(self, path, stream=None, hint="", is_strict=False):
+    def __init__(self, path, stream=None, hint="", is_strict=False, columns=None):
         """stream: of bytes, if it is not the file at the path; hint: for errors; is_strict: refuses
-        doubled keys, and numbers that a server would change."""
-        import codecs
+        doubled keys, and numbers that a server would change; columns: of CSV, which is only read if
+        this is given, and must have them all."""
         self.line = 1               # number of the one in which the last object begins
-        self._path, self._stream, self._hint = path, stream, hint
-        self._is_strict = is_strict
-        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
-        self._is_complete = False   # all has been read
+        self.headings = None        # of CSV
+        self._path, self._source, self._hint = path, stream, hint
+        self._is_strict, self._columns = is_strict, columns
+        self._copy = None           # of what can be read only once
+
+    def __enter__(self):
+        """In this block, even stdin or a pipe can be read again. Raises a usage error."""
+        if self._source or not os.path.isfile(self._path):
+            import shutil
+            import tempfile
+            try:
+                with self._open() as stream:
+                    self._copy = tempfile.TemporaryFile()
+                    shutil.copyfileobj(stream, self._copy)
+            except OSError as error:
+                raise self._unreadable(error)
+        return self
+
+    def __exit__(self, *_):
+        if self._copy:
+            self._copy.close()
+
+    def _open(self):
+        if not self._copy:
+            return self._source or open(self._path, "rb")
+        self._copy.seek(0)
+        return open(os.dup(self._copy.fileno()), "rb")
 
     def __iter__(self):
+        import codecs
         import zlib
+        self.line, self._is_complete = 1, False     # all has been read
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         try:
-            with io.BufferedReader(self._stream or open(self._path, "rb")) as self._stream:
+            with io.BufferedReader(self._open()) as self._stream:
                 if self._stream.peek(2)[:2] == b"\x1f\x8b":
                     import gzip
                     self._stream = gzip.GzipFile(fileobj=self._stream)
-                yield from self._objects()
+                yield from self._rows() if self._is_table() else self._objects()
         except (ValueError, RecursionError) as error:
             raise self.unusable("is not UTF-8" if isinstance(error, UnicodeDecodeError)
                                 else "is not JSON, or cut off")
         except (OSError, EOFError, zlib.error) as error:
-            raise usage_error(f"Cannot read {self._path}: {os_reason(error)}", self._hint)
+            raise self._unreadable(error)
+
+    def _unreadable(self, error) -> Failure:
+        return usage_error(f"Cannot read {self._path}: {os_reason(error)}", self._hint)
 
     def unusable(self, why) -> Failure:
         return usage_error(f"{self._path}, line {self.line} {why}", self._hint)
+
+    def _is_table(self) -> bool:
+        """Whether this is CSV or TSV, by the ending of its name, or else by how it begins."""
+        if self._columns is None:
+            return False
+        ending = re.search(r"(?i)\.(csv|tsv|jsonl?|ndjson)(\.gz)?\Z", self._path)
+        if ending:
+            return ending.group(1).lower() in ("csv", "tsv")
+        return self._stream.peek(FILE_CHUNK).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in b"{["
+
+    def _rows(self):
+        """Yields the rows of CSV or TSV, each a dict of texts."""
+        import csv
+        from itertools import chain
+        csv.field_size_limit(MAX_CELL)
+        lines = self._lines()
+        first = next(lines, "")
+        is_tsv = "\t" in first or re.search(r"(?i)\.tsv(\.gz)?\Z", self._path)
+        modes = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"strict": True}
+        reader = csv.reader(chain([first], lines), **modes)
+        self.headings = None
+        while True:
+            start = reader.line_num + 1
+            cells = result_or_failure(next, reader, None, kinds=csv.Error)
+            self.line = start
+            if isinstance(cells, csv.Error):
+                raise self.unusable("is not CSV, or a quote in it is not closed")
+            if cells is None:
+                return
+            if not any(cells):      # spreadsheets append such rows
+                continue
+            if self.headings is None:
+                self.headings = self._checked_headings([cell.strip() for cell in cells])
+            elif len(cells) != len(self.headings):
+                raise self.unusable(f"has {len(cells)} cells instead of {len(self.headings)}")
+            else:
+                yield dict(zip(self.headings, map(tsv_cell, cells) if is_tsv else cells))
+
+    def _lines(self):
+        read = functools.partial(self._stream.readline, MAX_FILE_RECORD)
+        for self.line, content in enumerate(iter(read, b""), 1):
+            text = self._decode(content)
+            if "\0" in text or len(content) == MAX_FILE_RECORD:
+                raise self.unusable("contains a NUL character, or is too long")
+            yield from io.StringIO(text, newline="")    # some programs end lines with CR alone
+        self._decode(b"", True)
+
+    def _checked_headings(self, headings) -> list:
+        for number, heading in enumerate(headings):
+            if heading in headings[:number]:
+                raise self.unusable(f"has the column '{heading}' twice")
+        for column in self._columns:
+            if column not in headings:
+                raise self.unusable(f"has no column '{column}'; its columns: {', '.join(headings)}")
+        return headings
 
     def _objects(self):
         decode = json.JSONDecoder(parse_constant=int).scan_once     # refuses NaN
@@ -4233,14 +4334,18 @@ class Console:
         """The binary stream of stdin, empty if it is closed."""
         return self.stdin.buffer if self.stdin else io.BytesIO()
 
-    def read_stdin(self, option="") -> str:
-        """All of stdin for an option; without one, its next line. Raises a usage error."""
-        if option and self.stdin_option:
+    def open_stdin(self, option):
+        """The binary stream of stdin, for one option or operand. Raises a usage error."""
+        if self.stdin_option:
             raise usage_error("Only one option can read stdin")
         self.stdin_option = option
-        if option and is_terminal(self.stdin):
+        if is_terminal(self.stdin):
             self.tell(f"Reading {option} from the terminal; end it with Ctrl-D.")
-        stream = self.stdin_bytes
+        return self.stdin_bytes
+
+    def read_stdin(self, option="") -> str:
+        """All of stdin for an option; without one, its next line. Raises a usage error."""
+        stream = self.open_stdin(option) if option else self.stdin_bytes
         try:
             return (stream.read() if option else stream.readline()).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
