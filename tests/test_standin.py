@@ -1149,6 +1149,31 @@ class StartingAndStopping(unittest.TestCase):
             stalled.close()
             self.assertEqual(server.failures, [])
 
+    def test_stop_while_a_connection_becomes_tls(self):
+        wrapped, closed = threading.Event(), threading.Event()
+
+        class Context:
+            """One that is still busy with a connection when the server stops."""
+
+            @staticmethod
+            def wrap_socket(connection, **options):
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                result = context.wrap_socket(connection, **options)
+                wrapped.set()
+                closed.wait(tools.DEADLINE)
+                return result
+
+        server = StandIn(empty=True).start()
+        server.context = Context
+        close = server.listener.server_close
+        server.listener.server_close = lambda: (close(), closed.set())
+        with socket.create_connection(server.listener.server_address, 60):
+            self.assertTrue(wrapped.wait(tools.DEADLINE))
+            stopping = threading.Thread(target=server.stop, daemon=True)
+            stopping.start()
+            stopping.join(tools.DEADLINE)
+            self.assertFalse(stopping.is_alive())
+
     def test_unknown_options(self):
         self.assertRaises(TypeError, StandIn, nonsense=1)
 

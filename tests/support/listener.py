@@ -147,12 +147,12 @@ class HttpServer:
         self.acceptor.join()
         self.listener.server_close()
         with self.lock:
-            threads = list(self.threads.items())
-        for _, connection in threads:
-            with contextlib.suppress(OSError):
+            threads = list(self.threads)
+            for connection in self.threads.values():
                 # Not the method of a TLS socket: its state belongs to the thread that serves it.
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
-        for thread, _ in threads:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        for thread in threads:
             thread.join()
 
     def settle(self):
@@ -178,9 +178,9 @@ class HttpServer:
     def converse(self, connection, address):
         try:
             if self.context:
-                connection = self.context.wrap_socket(connection, server_side=True,
-                                                      do_handshake_on_connect=False)
-                with self.lock:
+                with self.lock:     # meanwhile shut_down() could not end it: neither has the socket
+                    connection = self.context.wrap_socket(connection, server_side=True,
+                                                          do_handshake_on_connect=False)
                     self.threads[threading.current_thread()] = connection
                 connection.do_handshake()
             Handler(connection, address, self.listener)

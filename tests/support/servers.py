@@ -162,10 +162,10 @@ class Listener:
         self._acceptor.join(PATIENCE)
         self._listener.close()
         with self._lock:
-            left = list(self._open.items())
-        for thread, connection in left:
-            shut(connection)
-        for thread, _ in left:
+            left = list(self._open)
+            for connection in self._open.values():
+                shut(connection)
+        for thread in left:
             thread.join(PATIENCE)
 
     def _accept(self):
@@ -194,9 +194,9 @@ class Listener:
     def _wrap(self, connection):
         if not self._context:
             return connection
-        wrapped = self._context.wrap_socket(connection, server_side=True,
-                                            do_handshake_on_connect=False)
-        with self._lock:
+        with self._lock:                # meanwhile stop() could not end it: neither has the socket
+            wrapped = self._context.wrap_socket(connection, server_side=True,
+                                                do_handshake_on_connect=False)
             self._open[threading.current_thread()] = wrapped
         try:
             wrapped.do_handshake()
