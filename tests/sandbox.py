@@ -7,13 +7,15 @@ usage: python3 tests/sandbox.py [OPTION...]                          serve until
   --port PORT         port to serve on (default: a free one; with --data, that of the last start)
   --data FILE         keep the data and the sessions in FILE for the next start
   --dialect DIALECT   new (default), or old, which emulates an older server
-  --role ROLE         run the command as owner (default), admin, member or viewer of Acme 東京
+  --role ROLE         run the command as owner (default), admin, member or viewer of Acme 東京,
+                      or with the API key of its project (key)
   --slow SECONDS      delay every response by SECONDS
   --live SECONDS      add a trace every SECONDS; evaluators score it two traces later
   -h, --help          show this help
 
 examples: python3 tests/sandbox.py traces list
           python3 tests/sandbox.py --live 1 traces tail
+          python3 tests/sandbox.py --role key prompts list
 """
 import contextlib
 import datetime
@@ -37,7 +39,7 @@ from standin import (DIALECTS, UNDEFINED, StandIn, Store, parse_time, stamp,  # 
                      this_month)
 
 ACCOUNTS = {"owner": StandIn.OWNER, "admin": StandIn.ADMIN, "member": StandIn.MEMBER,
-            "viewer": StandIn.VIEWER}
+            "viewer": StandIn.VIEWER, "key": StandIn.OWNER}
 EMAIL, PASSWORD = ACCOUNTS["owner"]
 AGENTS = (  # name of the trace, its spans as (type, name, depth), tags
     ("support-agent", (("AGENT", "support-agent", 0), ("GUARDRAIL", "check input", 1),
@@ -86,6 +88,9 @@ def add_sample_data(server, now=None):
     add_keys(server, rng)
     server.add_prompt("greeting", "Hello {{name}}", ["name"], id=random_id(rng))
     server.add_prompt("greeting", "Hello {{name}}, how can I help?", ["name"], message="Ask first")
+    server.add_route("cheap first", rules=[
+        {"name": "short", "model": "gpt-4o-mini", "priority": 1,
+         "condition": {"type": "complexity", "threshold": 0.3}}], id=random_id(rng))
     add_usage(server, labs, shop, helper)
 
 
@@ -302,7 +307,7 @@ def serve(options):
 def describe(server, data):
     """Instructions for using the server from another terminal."""
     home = shlex.quote(os.path.abspath(data) + ".home") if data else '"$(mktemp -d)"'
-    key = next(row["key"] for row in server.rows("api_keys") if not row["revokedAt"])
+    key = active_key(server)
     script = f"{shlex.quote(sys.executable)} {shlex.quote(SCRIPT)}"
     return f"""\
 Serving {server.url} until Ctrl-C. In another terminal:
@@ -328,6 +333,10 @@ viewer@example.com with the password viewer-pass can read but not change anythin
 stranger@example.com is no member yet."""
 
 
+def active_key(server):
+    return next(row["key"] for row in server.rows("api_keys") if not row["revokedAt"])
+
+
 def newest_trace(server):
     with server.lock:
         return next(server.store.find("traces", server.project, newest=True))["id"]
@@ -340,8 +349,10 @@ def run(options, command):
         with tempfile.TemporaryDirectory(prefix="twosignal-sandbox-") as home:
             account = ACCOUNTS[options.role]
             log_in(server, home, account[0])
-            code = wait_for(subprocess.Popen([sys.executable, SCRIPT] + command,
-                                             env=make_environment(server, home, account)))
+            environment = make_environment(server, home, account)
+            if options.role == "key":
+                environment["TWOSIGNAL_API_KEY"] = active_key(server)
+            code = wait_for(subprocess.Popen([sys.executable, SCRIPT] + command, env=environment))
     finally:
         server.stop()
     return code if code >= 0 else 128 - code

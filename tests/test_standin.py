@@ -1246,6 +1246,7 @@ class Sandbox(unittest.TestCase):
         self.assertEqual(names.count(("Deploy", False)), 2)
         self.assertTrue({("Production", False), ("Production", True)} <= set(names))
         self.assertEqual([len(row["versions"]) for row in server.rows("prompts")], [2])
+        self.assertEqual(len(server.rows("routes")), 1)
         kinds = {span["type"] for span in server.rows("spans")}
         self.assertEqual(kinds, {"AGENT", "TOOL", "LLM", "CHAIN", "RETRIEVAL", "CUSTOM",
                                  "DELEGATION", "VOICE", "HUMAN_HANDOFF", "GUARDRAIL"})
@@ -1312,6 +1313,16 @@ class Sandbox(unittest.TestCase):
                 self.assertEqual(sandbox.run(options, command), 0)
                 with open(path, encoding="utf-8") as file:
                     self.assertEqual({row["role"] for row in json.load(file)}, {role.upper()})
+
+    def test_key(self):
+        """The command runs with the key of the project, which cannot read scores."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "traces.json")
+            options, command = sandbox.read_arguments(
+                ["--role", "key", "traces", "list", "--json", "-o", path])
+            self.assertEqual(sandbox.run(options, command), 0)
+            with open(path, encoding="utf-8") as file:
+                self.assertIn(None, [trace["scores"] for trace in json.load(file)])
 
     def test_live(self):
         """New traces keep arriving, and every enabled evaluator scores them."""

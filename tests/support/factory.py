@@ -149,6 +149,14 @@ class Factory:
                 "createdAt": self.world.now()})
             return self.world.change("prompts", row, {})["id"]
 
+    def add_route(self, name="Routing", default_model="gpt-4o", rules=(), enabled=True,
+                  project=None, id=None, **fields):
+        """A model routing configuration."""
+        project = project or self.project
+        fields.update(projectId=project, name=name, defaultModel=default_model,
+                      rules=list(rules), enabled=enabled)
+        return self.insert("routes", project, fields, id)
+
     def add_key(self, project=None, name="Key", id=None, **fields):
         """An API key; `secret` returns the key itself."""
         if id:
