@@ -2936,6 +2936,7 @@ RESOURCES = {
     "organization": ("organization", "orgs list"), "project": ("project", "projects list{org}"),
     "trace": ("trace", "traces list{project}"), "usage": ("organization", "orgs list"),
     "evaluator": ("evaluator", "evaluators list{project}"), "span": ("span", "traces get ID --io"),
+    "item": ("dataset item", "datasets get {id}{project}"),     # which messages name like a dataset
     "dataset": ("dataset", "datasets list{project}"), "traces": ("trace", "traces list"),
     "apiKey": ("API key", "api-keys list{project}"), "scores": ("trace", "traces list"),
     "route-model": ("routing config", "api modelRouting.list"),
@@ -3121,7 +3122,7 @@ def trpc_value(envelope, response, procedure, values=None):
     missing = code == "NOT_FOUND" and re.match(_MISSING_PROCEDURE, str(message))
     if missing:
         raise MissingProcedure(10 if missing.group(2) else 11)
-    kind = procedure.split(".")[0]
+    kind = "item" if procedure == "dataset.removeItem" else procedure.split(".")[0]
     raise server_failure(code, response, message, RESOURCES.get(kind), status, values)
 
 
@@ -3213,11 +3214,12 @@ def _documented_error(code, status, message, resource, values) -> Failure:
 def with_ids(template, values) -> str:
     """A command with what the input of a procedure has for its {id}, {project} and {org}."""
     import shlex
-    places = {}
-    for name, flag, key in (("id", "", "id"), ("project", " --project ", "projectId"),
-                            ("org", " --org ", "organizationId")):
+    places = {"id": "ID", "project": "", "org": ""}
+    for key, flag in (("datasetId", ""), ("id", ""), ("projectId", " --project "),
+                      ("organizationId", " --org ")):
         text = get_item(values, key)
-        places[name] = flag + shlex.quote(printable(text)) if text else ""
+        if text:
+            places[flag.strip(" -") or "id"] = flag + shlex.quote(printable(text))
     return template.format(**places)
 
 
@@ -3628,7 +3630,8 @@ class Client:
 
     def mutate(self, procedure, values, read=lambda result: result):
         """What `read` makes of the result of a mutation, and may raise as well. Raises Failure."""
-        kind = "member" if procedure.endswith("Member") else procedure.split(".")[0]
+        part = re.search("(Member|Item)$", procedure)       # addMember changes a member
+        kind = part.group().lower() if part else procedure.split(".")[0]
         check = with_ids(RESOURCES.get(kind, ("", f"api {kind}.list"))[1], values)
         return self._change(check, lambda: read(self._with_aliases(
             procedure, lambda name: self._call(name, values, is_change=True))), procedure, values)
@@ -4652,10 +4655,10 @@ OTHER_NAMES = {                     # what people type in place of a command's w
     "get": "show view describe", "list": "ls", "use": "set select switch",
     "toggle": "update edit set enable disable", "create": "add new", "add-item": "add new additem",
     "update": "rename edit set", "rename": "update edit set", "list-members": "members",
-    "add-member": "add invite", "remove-member": "remove rm kick",
+    "add-member": "add invite", "remove-member": "remove rm kick", "remove-item": "remove rm",
     "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow"}
-NEVER_GUESSED = {"create", "add-item", "add-member", "delete", "remove-member", "revoke", "rotate",
-                 "logout", "install", "yes"}
+NEVER_GUESSED = {"create", "add-item", "add-trace", "add-member", "delete", "remove-item",
+                 "remove-member", "revoke", "rotate", "logout", "install", "yes"}
 
 HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
@@ -6258,6 +6261,7 @@ SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs inste
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
 NEW_NAME = (Option("[NAME]", "name, unless --name gives it"),
             Option("-n, --name NAME", "name, as an option", required=True))
+RENAME = Option("-n, --name NAME", "new name")
 DESCRIBE = Option("-d, --description TEXT", "description", may_be_empty=True)
 YES = Option("-y, --yes", "do not ask for confirmation")
 PROJECT_OPERAND = Option("PROJECT", "project, by ID or name", plain_id, completes="projects")
@@ -6316,10 +6320,11 @@ def confirm(client, args, console, kind, chosen, verb, row=None):
     texts = ["traces"] if kind == "project" else []
     texts += [counted(number, noun) for noun, number in parts.items() if number]
     noun = printable(row["role"]) if kind == "member" else RESOURCES[kind][0]
-    question = f'{verb.title()} {noun} "{printable(row.get("name"))}" ({row["id"]})'
+    name = f'"{printable(row["name"])}" ({row["id"]})' if row.get("name") else row["id"]
+    question = f"{verb.title()} {noun} {name}"
     question += f" with its {', '.join(texts)}" if texts else ""
-    if kind == "member":
-        question += f' from "{row["organization"]}"'
+    if verb == "remove" and "parent" in row:
+        question += f' from "{row["parent"]}"'
     if kind == "apiKey":
         question += f": whatever uses it ({printable(row.get('keyPrefix'))}…) stops working"
     if console.read_answer(f"{question}? [y/N] ").lower() not in ("y", "yes"):
@@ -6342,22 +6347,23 @@ def add_change(name, procedure, help_line, *options, verb="Created"):
         values = {"name": args.name, "description": vars(args).get("description")}
         if set(values.values()) == {None}:
             raise usage_error("Nothing to change", "Pass --name or --description.")
-        if PROJECT_OPERAND in options and not args.name:    # the server requires the name
-            row = named_row(visible_projects(client, args.org), args.project, "project")
-            args.project, values["name"] = row["id"], row.get("name")
         if ORG in options:
             values["organizationId"] = organization_id(client, args.org)
+        elif verb == "Updated":         # the server requires the name
+            kind = procedure.split(".")[0]
+            values.update(chosen_resource(client, args, kind))
+            values["name"] = args.name or stored_row(client, kind, values).get("name")
         elif "project" in vars(args):
             values["projectId"] = chosen_project(client, args)
         return changed(client, args, procedure, (ID, PLAN, DESCRIPTION), verb, **values)
 
 
-def chosen_resource(client, args, kind) -> dict:
+def chosen_resource(client, args, kind, key="id") -> dict:
     """The ID of what the operand names, and its project's, as procedures take them."""
     project = chosen_project(client, args)
     if kind == "project":
         return {"projectId": project, "id": project}
-    return {"projectId": project, "id": find_id(args.id, kind, lambda: (
+    return {"projectId": project, key: find_id(args.id, kind, lambda: (
         client.visible_rows(f"{kind}.list", [{"projectId": project}])))}
 
 
@@ -6580,14 +6586,14 @@ def orgs_remove_member(client, args, console):
     """Remove a member from an organization."""
     org = orgs_get(client, args, console).record
     rows = [dict(each, name=str(each["email"] or each["id"]).strip().casefold(),
-                 organization=printable(org.get("name"))) for each in org["members"]]
+                 parent=printable(org.get("name"))) for each in org["members"]]
     given = {"organizationId": org.get("id")}
     member = named_row(rows, args.email.strip().casefold(), "member", given)
     confirm(client, args, console, "member", member, "remove", member)
     client.mutate("organization.removeMember", without_none(
         **given, memberId=member["id"], userId=member.get("user_id")))
     return Details({"id": member["id"], "removed": True},
-                   message=f'Removed {printable(member["email"])} from "{member["organization"]}".')
+                   message=f'Removed {printable(member["email"])} from "{member["parent"]}".')
 
 
 @command("projects list", ORG_FILTER)
@@ -6619,8 +6625,7 @@ def projects_use(client, args, console):
 add_change("projects create", "project.create", "Create a project in an organization.",
            *NEW_NAME, ORG, DESCRIBE)
 add_change("projects update", "project.update", "Change the name or description of a project.",
-           PROJECT_OPERAND, Option("-n, --name NAME", "new name"), DESCRIBE, ORG_FILTER,
-           verb="Updated")
+           PROJECT_OPERAND, RENAME, DESCRIBE, ORG_FILTER, verb="Updated")
 add_deletion("projects delete", PROJECT_OPERAND, "project",
              "Delete a project and everything in it.", parent=ORG_FILTER)
 
@@ -7146,6 +7151,36 @@ ITEMS = Column("Items", lambda row: format_count(
 ITEM_COLUMNS = (ID, Column("Input", "input"), Column("Expected", "expected_output"))
 add_listing("datasets list", "dataset", (ID, ITEMS, CREATED, NAME), PROJECT)
 add_change("datasets create", "dataset.create", "Create a dataset.", PROJECT, *NEW_NAME, DESCRIBE)
+add_change("datasets update", "dataset.update", "Change the name or description of a dataset.",
+           DATASET, PROJECT, RENAME, DESCRIBE, verb="Updated")
+ITEM = Option("ITEM", "ID of the item", plain_id)
+TO_DATASET = Option("--dataset ID", "dataset, by ID or name", plain_id, name="id", required=True)
+ITEM_OPTIONS = (
+    Option("--input JSON", "input for the agent" + JSON_VALUE),
+    Option("--expected JSON", "expected output" + JSON_VALUE, name="expectedOutput"),
+    Option("--metadata JSON", "metadata of the item" + JSON_VALUE))
+
+
+def given_values(args, console) -> dict:
+    """The values that options give an item, by its wire keys. Raises a usage error."""
+    return {each.name: json_argument(vars(args)[each.name], each.label, console)
+            for each in ITEM_OPTIONS if vars(args).get(each.name)}
+
+
+def stored_item(client, args) -> tuple:
+    """The wire object of an item, as confirm() takes it, and the input that names its dataset."""
+    if not args.id:
+        return {"id": args.item}, {"projectId": chosen_project(client, args)}
+    place = chosen_resource(client, args, "dataset", "datasetId")
+    dataset = resource_object(client.query("dataset.getById", dict(place, id=place["datasetId"])))
+    item = named_row(child_records(dataset, "items"), args.item, "item", place)
+    return dict(item, name=truncate(printable(item.get("input")), 60),
+                parent=printable(dataset.get("name"))), place
+
+
+def added_item(client, values, verb="Added") -> Details:
+    wire = client.mutate("dataset.addItem", values, resource_object)
+    return Details(to_record(wire), ITEM_COLUMNS, message=f"{verb} an item.")
 
 
 @command("datasets get", DATASET, PROJECT)
@@ -7158,20 +7193,81 @@ def datasets_get(client, args, console):
     return Details(record, (ID, NAME, DESCRIPTION, CREATED, ITEMS), [("Items", rows)], listing=rows)
 
 
+def importable(value):
+    """The value, or the JSON of a text that would be another one when its cell is read again."""
+    found = result_or(None, cell_value, _value_text(value), kinds=ValueError)
+    return to_json(value, levels=0) if isinstance(value, str) and found != value else value
+
+
+@command("datasets export", DATASET, PROJECT, format="jsonl")
+def datasets_export(client, args, console):
+    """Print the test cases of a dataset, as JSON lines."""
+    record = datasets_get(client, args, console).record
+    items, columns = record["items"], [*ITEM_COLUMNS[1:], Column("Metadata", "metadata")]
+    if len(items) < (to_number(record.get("item_count")) or 0):
+        raise protocol_error("The server does not return all items", REPORT_TO_OPERATOR)
+    if not args.fields:
+        items = [{each.source: item.get(each.source) for each in columns} for item in items]
+    if output_format(args) in ("csv", "tsv"):
+        items = [{key: importable(value) for key, value in item.items()} for item in items]
+    return Listing("items", columns, items)
+
+
 @command("datasets add-item", PROJECT, DATASET,
-         Option("--input JSON", "input for the agent" + JSON_VALUE, required=True),
-         Option("--expected JSON", "expected output" + JSON_VALUE),
-         Option("--metadata JSON", "metadata of the item" + JSON_VALUE),
+         Option("--input JSON", ITEM_OPTIONS[0].help, required=True), *ITEM_OPTIONS[1:],
          examples=("twosignal datasets add-item ID --project ID --input '{\"prompt\": \"Hi\"}'",))
 def datasets_add_item(client, args, console):
     """Add a test case to a dataset."""
-    options = (("input", "--input", args.input), ("expectedOutput", "--expected", args.expected),
-               ("metadata", "--metadata", args.metadata))
-    item = {key: json_argument(text, flag, console) for key, flag, text in options if text}
-    dataset = chosen_resource(client, args, "dataset")
-    values = {"datasetId": dataset.pop("id"), **dataset, **item}
-    wire = client.mutate("dataset.addItem", values, resource_object)
-    return Details(to_record(wire), ITEM_COLUMNS, message="Added an item.")
+    item = given_values(args, console)
+    return added_item(client, {**chosen_resource(client, args, "dataset", "datasetId"), **item})
+
+
+@command("datasets add-trace", Option("TRACE", "ID of the trace", plain_id), TO_DATASET, PROJECT,
+         Option("--expected-from-output", "expect the output of the root span"), ITEM_OPTIONS[-1])
+def datasets_add_trace(client, args, console):
+    """Add a test case made from the root span of a trace."""
+    item = {**given_values(args, console), **chosen_resource(client, args, "dataset", "datasetId")}
+    wire = client.query("trace.getById", trace_input(args.trace, item["projectId"]))
+    spans = child_records(to_record(resource_object(wire), "trace"), "spans")
+    root = span_tree(spans)[0][1] if spans else {}
+    keys = {"input": "input", "output": "expectedOutput"}
+    for key in keys if args.expected_from_output else ["input"]:
+        if root.get(key) is None:
+            raise Failure(f"The trace has no root span with an {key}", "See 'twosignal "
+                          f"{with_ids('traces get {id}{project} --io', wire)}'.")
+        item[keys[key]] = root[key]
+    return added_item(client, item)
+
+
+@command("datasets update-item", ITEM, TO_DATASET, PROJECT, *ITEM_OPTIONS)
+def datasets_update_item(client, args, console):
+    """Change a test case, which gets a new ID."""
+    given = given_values(args, console)
+    old, place = stored_item(client, args)
+    if all(to_json(old.get(key)) == to_json(given[key]) for key in given):
+        raise usage_error("Nothing to change", "Pass a new --input, --expected or --metadata.")
+    item = {each.name: given.get(each.name, old.get(each.name)) for each in ITEM_OPTIONS}
+    result = added_item(client, {"input": None, **without_none(**item), **place}, "Updated")
+    new_id = printable(result.record.get("id"))
+    try:
+        client.mutate("dataset.removeItem", {"itemId": old["id"], **place})
+    except BaseException as error:      # Ctrl-C, too
+        command_line = with_ids("datasets remove-item {id}{project}", dict(place, id=old["id"]))
+        error.hint = f"Added item {new_id}. Remove the old one with 'twosignal {command_line}'."
+        raise
+    console.tell(f"Note: the item has a new ID: {new_id}.")
+    return result
+
+
+@command("datasets remove-item", ITEM, PROJECT, YES,
+         Option("--dataset ID", "its dataset; shows its input first", plain_id, name="id"))
+def datasets_remove_item(client, args, console):
+    """Remove a test case from a dataset."""
+    item, place = stored_item(client, args)
+    confirm(client, args, console, "item", place, "remove", item)
+    client.mutate("dataset.removeItem", {"itemId": item["id"], **place})
+    return Details({"id": item["id"], "removed": True},
+                   message=f"Removed dataset item {printable(item['id'])}.")
 
 
 add_deletion("datasets delete", DATASET, "dataset", "Delete a dataset and its items.")
@@ -7936,7 +8032,7 @@ def run_command(line, console, report) -> int:
     chosen = line.command
     if not chosen:
         raise Failure("No command given", see_help(*line.words), "USAGE", [
-            f"{each.name:19} {each.summary}" for each in visible_commands(*line.words)])
+            f"{each.name:18}  {each.summary}" for each in visible_commands(*line.words)])
     args = Arguments(chosen, line)
     client = None if chosen.is_offline else make_client(chosen, args, console)
     try:

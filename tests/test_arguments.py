@@ -175,7 +175,8 @@ class RefusedArguments(ParserCase):
                 ("dataset describe", "datasets get"), ("projects ls", "projects list"),
                 ("keys ls", "api-keys list"), ("org ls", "orgs list"),
                 ("eval ls", "evaluators list"),
-                ("datasets rm", "datasets delete"), ("evaluators remove", "evaluators delete"),
+                ("datasets rm", "datasets remove-item' or 'twosignal datasets delete"),
+                ("datasets edit", "datasets update"), ("evaluators remove", "evaluators delete"),
                 ("projects rename", "projects update"), ("projects edit", "projects update"),
                 ("orgs update", "orgs rename"), ("org members", "orgs list-members"),
                 ("orgs invite", "orgs add-member"), ("orgs kick", "orgs remove-member"),
@@ -211,7 +212,8 @@ class RefusedArguments(ParserCase):
         """Commands that create, delete or revoke something, or end the session."""
         verbs = {name.split()[-1] for name in twosignal.COMMANDS}
         harmless = set("login whoami list list-members use get stats check export wait tail toggle "
-                       "rename update usage api doctor help version completion __complete".split())
+                       "rename update update-item usage api doctor help version completion "
+                       "__complete".split())
         self.assertEqual(verbs - harmless, set(twosignal.NEVER_GUESSED) - {"yes"})
 
     def test_every_usage_error_has_a_hint(self):

@@ -336,8 +336,9 @@ class Projects(OrganizationCase):
             self.cli("projects", "delete", given, "-y")
             name, = [row["name"] for row in rows if row["id"] == found]
             self.assertEqual(self.changes(), [
-                ("project.update", {"projectId": found, "name": "x"}),
-                ("project.update", {"projectId": found, "name": name, "description": "y"}),
+                ("project.update", {"projectId": found, "id": found, "name": "x"}),
+                ("project.update", {"projectId": found, "id": found, "name": name,
+                                    "description": "y"}),
                 ("project.delete", {"projectId": found, "id": found})])
             self.assertFails(self.cli("projects", "get", "None"), 6, "Project not found")
             self.assertOk(self.cli("projects", "use", given))
@@ -370,11 +371,10 @@ class Projects(OrganizationCase):
         self.assertEqual(self.stored(), ("Both", "both"))
         self.assertEqual(self.stored(self.server.project)[0], "Support Agent")
         # The server requires a name, and a description is sent only if it was given.
+        ids = {"projectId": self.named, "id": self.named}
         self.assertEqual([values for _, values in self.changes()], [
-            {"projectId": self.named, "name": "New"},
-            {"projectId": self.named, "name": "New", "description": "new"},
-            {"projectId": self.named, "name": "New", "description": ""},
-            {"projectId": self.named, "name": "Both", "description": "both"}])
+            dict(ids, name="New"), dict(ids, name="New", description="new"),
+            dict(ids, name="New", description=""), dict(ids, name="Both", description="both")])
 
     def test_update_without_a_change(self):
         result = self.cli("projects", "update", "Old Name")
@@ -527,7 +527,7 @@ class LostAnswers(OrganizationCase):
                     ("datasets create x --project PROJECT", "dataset.create",
                      "datasets list --project PROJECT"),
                     ("datasets add-item DATASET --input 1 --project PROJECT", "dataset.addItem",
-                     "datasets list --project PROJECT"),
+                     "datasets get DATASET --project PROJECT"),
                     ("evaluators toggle EVALUATOR --enable --project PROJECT", "evaluator.update",
                      "evaluators list --project PROJECT")):
                 self.server.fault(procedure, status=200, body=trpc_answer(answer))

@@ -65,6 +65,8 @@ PROCEDURES = {
     "evaluators toggle": "evaluator.update", "evaluators delete": "evaluator.delete",
     "datasets list": "dataset.list", "datasets create": "dataset.create",
     "datasets get": "dataset.getById", "datasets add-item": "dataset.addItem",
+    "datasets update": "dataset.update", "datasets add-trace": "dataset.addItem",
+    "datasets update-item": "dataset.addItem", "datasets remove-item": "dataset.removeItem",
     "datasets delete": "dataset.delete", "api-keys list": "apiKey.list",
     "api-keys create": "apiKey.create", "api-keys rotate": "apiKey.rotate",
     "api-keys revoke": "apiKey.revoke",
@@ -958,6 +960,11 @@ class CommandCase(ServerCase):
             "datasets create": ["-n", "Test Cases"],
             "datasets get": ["DATASET"],
             "datasets add-item": ["DATASET", "--input", '{"promptText": "Hi"}'],
+            "datasets update": ["DATASET", "-n", "New Name", "-d", "Words"],
+            "datasets add-trace": ["TRACE", "--dataset", "DATASET"],
+            "datasets update-item": ["ITEM", "--dataset", server.datasets[0], "--expected", "1",
+                                     "-q"],             # it tells the new ID
+            "datasets remove-item": ["ITEM", "-y"],
             "datasets delete": ["DATASET", "-y"],
             "api-keys create": ["-n", "CI Pipeline"],
             "api-keys rotate": ["KEY", "-y", "-q"],   # it tells what the old key is now
@@ -965,6 +972,8 @@ class CommandCase(ServerCase):
         }.get(command, [])
         made = {"EVALUATOR": server.add_evaluator, "DATASET": server.add_dataset,
                 "KEY": server.add_key, "PROJECT": server.add_project,
+                "ITEM": lambda name: server.add_item(server.datasets[0], {"promptText": name}),
+                "TRACE": lambda name: server.add_trace(spans=[{"input": {"promptText": name}}]),
                 "PERSON": self.add_person,
                 "MEMBER-EMAIL": lambda name: self.add_person(name, {server.org: "MEMBER"})}
         return command.split() + [made[word](name="Made") if word in made else word
