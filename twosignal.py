@@ -458,7 +458,7 @@ def format_count(value, extra_digits=0) -> str:
 
 
 def format_percent(share, extra_digits=0) -> str:
-    return plain_number(share * 100, f".{4 + extra_digits}g") + "%"
+    return "-" if share is None else plain_number(share * 100, f".{4 + extra_digits}g") + "%"
 
 
 def is_score(value) -> bool:
@@ -467,6 +467,8 @@ def is_score(value) -> bool:
 
 
 def format_score(value, extra_digits=0) -> str:
+    if value is None:
+        return "-"
     if not is_score(value):
         return f"{plain_number(value)} (outside 0 to 1)"
     return plain_number(value, f".{4 + extra_digits}g")
@@ -1117,11 +1119,8 @@ tr:has(.red) svg { fill: var(--red) }
 details { display: inline-block; max-width: calc(100vw - 3rem); margin-right: 1rem }
 details[open] { display: block; white-space: normal } details pre { unicode-bidi: plaintext }
 @page { size: landscape }
-@media print {
-  body { font-size: 10px; print-color-adjust: exact }
-  div { overflow: visible } tbody { break-inside: avoid }
-  details::details-content { content-visibility: visible }
-}
+@media print { body { font-size: 10px; print-color-adjust: exact } div { overflow: visible }
+  tbody { break-inside: avoid } details::details-content { content-visibility: visible } }
 """
 # A click sorts rows up, then down, then as they were; what is unknown stays at the end.
 SCRIPT = """
@@ -2025,10 +2024,8 @@ def url_and_source(option=None, clock=CLOCK, key=None) -> tuple:
     if option is not None:
         return normal_url(option), "--url"
     # The SDKs read TWOSIGNAL_BASE_URL beside the key, which goes to the address it belongs to.
-    url, base_url = setting("TWOSIGNAL_URL"), key and setting("TWOSIGNAL_BASE_URL")
-    if url or base_url:
-        name = "TWOSIGNAL_URL" if url else "TWOSIGNAL_BASE_URL"
-        return normal_url(url or base_url, name), name
+    for name in filter(setting, ["TWOSIGNAL_URL"] + ["TWOSIGNAL_BASE_URL"] * bool(key)):
+        return normal_url(setting(name), name), name
     saved = result_or({}, load_config, clock, kinds=NoHome).get("api_url")
     if not saved:
         return DEFAULT_URL, "default"
@@ -2110,8 +2107,7 @@ def header_secrets(value) -> list:
 
 def has_key() -> bool:
     """Whether a key is given, be it of use or not."""
-    return bool(os.environ.get("TWOSIGNAL_API_KEY", "").strip()
-                or os.environ.get("TWOSIGNAL_API_KEY_FILE", "").strip())
+    return any(os.environ.get(f"TWOSIGNAL_API_KEY{end}", "").strip() for end in ("", "_FILE"))
 
 
 def api_key():
@@ -2461,13 +2457,12 @@ class DeadlineSocket(Struct, io.BufferedIOBase):
         self.has_ended = False
         self.ahead = bytearray()        # what was received and not read yet
 
-    def encrypt(self, context):
-        """Continues with TLS; context: an ssl.SSLContext."""
+    def encrypt(self, tls):
+        """Continues with TLS; tls: an ssl.SSLContext."""
         host = origin("://".join(self.route[:2]))[1].partition("%")[0]
         self.sock.settimeout(seconds_left(self.deadline))
         # By itself, wrap_socket skips the handshake if the connection has ended: TLS would be off.
-        self.sock = context.wrap_socket(self.sock, do_handshake_on_connect=False,
-                                        server_hostname=host)
+        self.sock = tls.wrap_socket(self.sock, do_handshake_on_connect=False, server_hostname=host)
         try:
             self.sock.do_handshake()
         except OSError as error:
@@ -2475,7 +2470,7 @@ class DeadlineSocket(Struct, io.BufferedIOBase):
             if self.sock.cipher() and openssl_reason(error) == "SSLV3_ALERT_HANDSHAKE_FAILURE":
                 error.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
             raise
-        if sys.version_info < (3, 7) and context.check_hostname:
+        if sys.version_info < (3, 7) and tls.check_hostname:
             check_names(self.sock.getpeercert(), host)
 
     def sendall(self, data):
@@ -2569,7 +2564,8 @@ def open_connection(route, deadline, context=None) -> DeadlineSocket:
     """A new connection to the server, through its proxy if it has one; context: for TLS."""
     import http.client
     scheme, host, proxy, proxy_headers = route
-    connection = DeadlineSocket(open_socket(*endpoint(route), deadline), route)
+    sock = open_socket(find_addresses(*endpoint(route), deadline), deadline)
+    connection = DeadlineSocket(sock, route)
     try:
         connection.begin(deadline)
         if scheme == "https" and proxy:
@@ -2588,11 +2584,7 @@ def open_connection(route, deadline, context=None) -> DeadlineSocket:
     return connection
 
 
-def open_socket(host, port, deadline):
-    return first_connected(find_addresses(host, port, deadline), deadline)
-
-
-def first_connected(addresses, deadline):
+def open_socket(addresses, deadline):
     """A connected socket. A slow address does not hold up the next one (RFC 8305)."""
     import selectors
     import socket
@@ -2894,11 +2886,10 @@ def der_values(data):
             length = int.from_bytes(data[2:start], "big")
         if start + length > len(data):
             raise ValueError("cut off")
-        if tag & 0x20:                  # it consists of what comes next
-            length = 0
-        else:
+        if not tag & 0x20:              # otherwise, it consists of what comes next
             yield tag, bytes(data[start:start + length])
-        data = data[start + length:]
+            start += length
+        data = data[start:]
 
 
 def peer_certificates(route, deadline) -> tuple:
@@ -2909,12 +2900,9 @@ def peer_certificates(route, deadline) -> tuple:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    sock = open_connection(route, deadline, context).sock
-    try:
+    with open_connection(route, deadline, context).sock as sock:
         chain = getattr(sock, "get_unverified_chain", list)() or [sock.getpeercert(True)]
         return sock.version(), chain
-    finally:
-        sock.close()
 
 
 ############################################################
@@ -4141,8 +4129,7 @@ class Console:
         self.clock = clock
         self._secrets = set()
         self.keep_secret = lambda *texts: self._secrets.update(texts)   # shown as *** from now on
-        is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
-                     or os.environ.get("TEAMCITY_VERSION"))
+        is_ci_log = any(map(os.environ.get, ("GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION")))
         self.for_log = disarmed if is_ci_log else str       # of what stdout and stderr show
         self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
@@ -5166,7 +5153,7 @@ class Measurements:
         """severity: a function of a value, the greater the worse; None if no trace is named."""
         from array import array
         from collections import Counter
-        self._buckets = Counter()   # how many are in each; BUCKET_RATIO ** key is its upper end
+        self._buckets = Counter()   # {upper end of a bucket: how many summarized values are in it}
         self.values = array("d")    # those that are not summarized yet
         self.traces = 0             # how many have a value
         self.severity = severity
@@ -5198,8 +5185,8 @@ class Measurements:
         total = self.total()
         self._sums = [total, math.fsum([*self._sums, *self.values, -total])]
         self._extremes = [self.lowest(), self.highest()]
-        self._buckets.update(math.ceil(math.log(value, BUCKET_RATIO)) if value > 0 else -ALL
-                             for value in self.values)
+        self._buckets.update(BUCKET_RATIO ** math.ceil(math.log(value, BUCKET_RATIO))
+                             if value > 0 else 0 for value in self.values)
         del self.values[:]
 
     def count(self) -> int:
@@ -5220,15 +5207,13 @@ class Measurements:
 
     def percentile(self, percent) -> float:
         """That of the nearest rank; of more than EXACT_VALUES, at most BUCKET_RATIO times it."""
-        if self._buckets and self.values:
-            self._summarize()
         rank = -(-self.count() * percent // 100)        # rounded up
-        if not self._buckets:
-            return sorted(self.values)[rank - 1]
-        for key in sorted(self._buckets):
-            rank -= self._buckets[key]
+        counts = self._buckets.copy()
+        counts.update(self.values)
+        for value in sorted(counts):
+            rank -= counts[value]
             if rank <= 0:
-                return min(BUCKET_RATIO ** key, self._extremes[1])
+                return min(value, self.highest())
 
 
 class TraceStats:
@@ -5370,9 +5355,6 @@ class Metric(Struct):
         """The key of the number of traces that it was measured in."""
         return f"{self.source}_measured" + (f".{evaluator}" if evaluator else "")
 
-    def text(self, value) -> str:
-        return "-" if value is None else self.format_value(value)
-
     def worst_allowed(self, baseline, share):
         """The limit that lets the value of a baseline get worse by a share; None without both."""
         if None in (baseline, share):
@@ -5457,7 +5439,7 @@ class CheckResult(Struct):
         self.option = f"{flag} {evaluator}" if evaluator else flag
         format_value = metric.format_value
         sign, limit_text = "≥" if metric.is_minimum else "≤", None
-        self.measured_text = metric.text(self.value)
+        self.measured_text = format_value(self.value)
         self.change = metric.change(self.baseline, self.value)
         if self.regression is not None:
             self.option = f"max-regression of {self.title}"
@@ -5479,7 +5461,7 @@ class CheckResult(Struct):
         """What tables and reports show: text for each of COMPARED_COLUMNS."""
         no_verdict = "NOTHING TO CHECK" if self.value is None else "TOO FEW"
         return {"check": printable(self.title), "measured": self.measured_text,
-                "baseline": self.metric.text(self.baseline),
+                "baseline": self.metric.format_value(self.baseline),
                 "change": self.metric.change_text(self.change),
                 "threshold": self.threshold_text, "traces": format_count(self.traces),
                 "verdict": {True: "OK", False: "FAILED", None: no_verdict}[self.passed]
@@ -5489,7 +5471,7 @@ class CheckResult(Struct):
         """Two lines for each: "9.0s  checkout-agent: Connection reset by peer", and its command."""
         lines = []
         for each in self.worst:
-            value = self.metric.text(each["value"])
+            value = self.metric.format_value(each["value"])
             if self.regression is None:
                 value, _ = distinct_texts(self.metric.format_value, each["value"], self.limit)
             texts = filter(None, [each["name"], each["error_message"]])
@@ -5502,7 +5484,7 @@ class CheckResult(Struct):
         verdict = self.row()["verdict"].lower()
         text = f"{verdict}: measured {self.measured_text}, threshold {self.threshold_text}"
         if self.regression is not None and self.baseline is not None:
-            text += f" from {self.metric.text(self.baseline)}"
+            text += f" from {self.metric.format_value(self.baseline)}"
         return f"{text} ({self.coverage})" if self.coverage and self.traces else text
 
 
@@ -5753,7 +5735,7 @@ class Gate(Struct):
         count = row["count"]        # too few are no verdict
         return CheckResult(metric, self.min_count, count, count >= self.min_count or None, count)
 
-    def _check(self, metric, evaluator, limit, is_compared=False, *compared) -> CheckResult:
+    def _check(self, metric, evaluator, limit, *compared) -> CheckResult:
         """What was measured; no verdict without a limit, or if measured in too few traces."""
         value = self.row.get(metric.key_of(evaluator))
         worst = [each for each in self.stats.measurements(metric, evaluator).worst
@@ -5761,7 +5743,7 @@ class Gate(Struct):
         if worst and metric.source == "scores" and not is_score(worst[0]["value"]):
             value = worst[0]["value"]           # fails, whatever the other scores are
         passed = None if None in (value, limit) else metric.holds(value, limit)
-        sides = [("", self.row)] + ([("baseline: ", self.baseline)] if is_compared else [])
+        sides = [("", self.row)] + [("baseline: ", self.baseline)] * bool(compared)
         coverage = []
         for side, row in sides:
             measured = row.get(metric.coverage_key(evaluator), 0)
@@ -5772,8 +5754,7 @@ class Gate(Struct):
             coverage += [text] if measured < row["count"] else []
         return CheckResult(
             metric, limit, value, passed, self.row.get(metric.coverage_key(evaluator), 0),
-            evaluator, worst if passed is False else [], "; ".join(coverage), is_compared,
-            *compared)
+            evaluator, worst if passed is False else [], "; ".join(coverage), *compared)
 
     def _explain(self):
         """Adds to the worst traces their commands, and their error messages if they can be read."""
@@ -6011,9 +5992,8 @@ class WaitProgress(Struct):
         """How many traces were scanned; after a timeout, what is missing and what to check."""
         remarks = [self.scan.scan_remark()]
         if self.found < self.wanted:
-            missing = ", ".join(f"{name} ({counted(count, 'trace')})"
-                                for name, count in self.missing.items())
-            remarks += [f"Still waiting for scores from: {missing}." if missing else "",
+            names = [f"{name} ({counted(count, 'trace')})" for name, count in self.missing.items()]
+            remarks += [f"Still waiting for scores from: {', '.join(names)}." if names else "",
                         "Check --project, --since and --tag, or allow more time with --timeout."]
         return " ".join(filter(None, remarks))
 
@@ -6658,7 +6638,7 @@ BASELINE_OPTIONS = (
     Option("--baseline FILE", "compare with FILE, which 'traces stats --json' wrote", to_path),
     Option("--baseline-tag TAG", "compare with traces that have TAG in place of --tag"))
 COUNT_COLUMN = Column("Count", "count", format_count)
-METRIC_COLUMNS = [Column(metric.heading, metric.key, metric.text, optional=metric.optional)
+METRIC_COLUMNS = [Column(metric.heading, metric.key, metric.format_value, optional=metric.optional)
                   for metric in sorted(METRICS, key=lambda metric: metric.optional)]
 SORT_METRICS = {name: metric for metric in (TRACE_COUNT, *METRICS)
                 for name in (re.sub("_(ms|usd)$", "", metric.key), metric.key)}
@@ -6860,7 +6840,7 @@ def stats_result(groups, rows, metric) -> Details:
     """Rows of traces stats, and error messages; with bars of a metric if grouped by time."""
     keys = [Column(key.title(), key, never_cut=key in ("session", *TIME_KEYS)) for key in groups.by]
     values = METRIC_COLUMNS + [
-        Column(f"{metric.heading} of {printable(name)}", metric.key_of(name), metric.text,
+        Column(f"{metric.heading} of {printable(name)}", metric.key_of(name), metric.format_value,
                optional=True)
         for name in groups.evaluators for metric in METRICS if metric.needs_scores]
     columns = [COUNT_COLUMN] + sorted(values, key=lambda column: column.source != metric.key)
@@ -7524,7 +7504,7 @@ def api(client, args, console):
 
 
 # --- doctor
-CHECKED_VARIABLES = r"(?i)(TWOSIGNAL_|SSL_CERT_|(https?|all|no)_proxy\Z)"
+VARIABLES = r"(?i)(TWOSIGNAL_|SSL_CERT_|(https?|all|no)_proxy\Z)"       # that doctor names
 LAYERS = {                          # each with those that it requires; Checkup.check_NAME checks it
     "program": "", "home": "", "settings": "", "name": "settings", "connection": "name",
     "proxy": "connection", "TLS": "proxy", "health": "TLS", "protocol": "TLS", "clock": "health",
@@ -7566,10 +7546,9 @@ class Checkup:
                     broken.add(layer)
             if self.hints and status == "OK":
                 status = "WARN"
-            texts = [self.console.masked(mask_urls(text, self.console.keep_secret))
-                     for text in facts + [" ".join(self.hints)]]
-            yield {"layer": layer, "status": status, "found": "\n".join(texts[:-1]),
-                   "hint": texts[-1]}
+            *found, hint = [self.console.masked(mask_urls(text, self.console.keep_secret))
+                            for text in facts + [" ".join(self.hints)]]
+            yield {"layer": layer, "status": status, "found": "\n".join(found), "hint": hint}
 
     def explained(self, function, *arguments, share=1):
         """What a function of Transport returns by a deadline. Raises Failure."""
@@ -7591,8 +7570,7 @@ class Checkup:
         yield ssl.OPENSSL_VERSION if ssl else "no ssl module"
 
     def check_settings(self):
-        names = [name for name in os.environ
-                 if re.match(CHECKED_VARIABLES, name) and os.environ[name]]
+        names = [name for name in os.environ if re.match(VARIABLES, name) and os.environ[name]]
         yield f"variables: {', '.join(sorted(names)) or 'none'}"
         # Without a session, the address that a key goes to is the one that matters.
         self.url, source = url_and_source(self.args.url, self.clock, self.is_key_alone)
@@ -7639,7 +7617,7 @@ class Checkup:
         for each in self.addresses:
             place = f"{each[4][0]} port {each[4][1]}"
             try:
-                self.explained(first_connected, [each], share=len(self.addresses)).close()
+                self.explained(open_socket, [each], share=len(self.addresses)).close()
                 yield f"{place}: connected"
             except Failure as failure:
                 failures.append(failure)

@@ -602,7 +602,7 @@ class TransportFailures(TransportCase):
         """Row 24: refused, not found, unreachable."""
         def code(error):
             with mock.patch.object(twosignal, "open_socket", side_effect=error):
-                return self.failure(self.get, "http://example.invalid").code
+                return self.failure(self.get, "http://127.0.0.1:9").code
         self.assertEqual(code(ConnectionRefusedError(111, "refused")), "CONNECTION_REFUSED")
         for error in (socket.gaierror(-2, "Name or service not known"),
                       OSError(113, "No route to host"), OSError(101, "Network is unreachable"),
@@ -615,7 +615,7 @@ class TransportFailures(TransportCase):
     def test_bugs_are_not_hidden(self):
         with mock.patch.object(twosignal, "open_socket", side_effect=TypeError("a bug")):
             with self.assertRaises(TypeError):
-                self.get("http://example.invalid")
+                self.get("http://127.0.0.1:9")
 
     def test_a_refused_connection_names_the_setting(self):
         """Row 24: the documented words."""
