@@ -2024,8 +2024,10 @@ def url_and_source(option=None, clock=CLOCK, key=None) -> tuple:
     if option is not None:
         return normal_url(option), "--url"
     # The SDKs read TWOSIGNAL_BASE_URL beside the key, which goes to the address it belongs to.
-    for name in filter(setting, ["TWOSIGNAL_URL"] + ["TWOSIGNAL_BASE_URL"] * bool(key)):
-        return normal_url(setting(name), name), name
+    url, base_url = setting("TWOSIGNAL_URL"), key and setting("TWOSIGNAL_BASE_URL")
+    if url or base_url:
+        name = "TWOSIGNAL_URL" if url else "TWOSIGNAL_BASE_URL"
+        return normal_url(url or base_url, name), name
     saved = result_or({}, load_config, clock, kinds=NoHome).get("api_url")
     if not saved:
         return DEFAULT_URL, "default"
@@ -4129,7 +4131,8 @@ class Console:
         self.clock = clock
         self._secrets = set()
         self.keep_secret = lambda *texts: self._secrets.update(texts)   # shown as *** from now on
-        is_ci_log = any(map(os.environ.get, ("GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION")))
+        is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
+                     or os.environ.get("TEAMCITY_VERSION"))
         self.for_log = disarmed if is_ci_log else str       # of what stdout and stderr show
         self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
