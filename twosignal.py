@@ -2929,7 +2929,10 @@ RESOURCES = {
     "item": ("dataset item", "datasets get {id}{project}"),     # which messages name like a dataset
     "dataset": ("dataset", "datasets list{project}"), "traces": ("trace", "traces list"),
     "apiKey": ("API key", "api-keys list{project}"), "scores": ("trace", "traces list"),
-    "route-model": ("routing config", "api modelRouting.list"),
+    "modelRouting": ("routing config", "routing list{project}"),
+    "route-model": ("routing config", "routing list"),
+    "version": ("prompt template version", "prompts list"),
+    "prompt-templates": ("prompt template", "prompts list"),
     "member": ("member", "orgs list-members{org}"), "user": ("user", "")}
 KNOWN_CALLS = [{"name": name, "kind": kind, "inputs": inputs} for kind, calls in {  # ?: optional
     "query": """organization.list; organization.getById organizationId; project.list organizationId;
@@ -3221,7 +3224,8 @@ def not_found(message="", resource=None, values=None) -> Failure:
     noun, check = named[0] if named else resource or ("resource", "")
     if named or not message:
         message = f"{noun[0].upper()}{noun[1:]} not found"
-    what = "email" if noun == "member" else "ID"
+    what = {"member": "email", "routing config": "name", "prompt template": "name",
+            "prompt template version": "name and version"}.get(noun, "ID")
     hint = check and f"Check the {what} with 'twosignal {with_ids(check, values)}'."
     return Failure(message, hint, "NOT_FOUND")
 
@@ -3624,7 +3628,7 @@ class Client:
         kind = part.group().lower() if part else procedure.split(".")[0]
         check = with_ids(RESOURCES.get(kind, ("", f"api {kind}.list"))[1], values)
         return self._change(check, lambda: read(self._with_aliases(
-            procedure, lambda name: self._call(name, values, is_change=True))), procedure, values)
+            procedure, lambda name: self._call(name, values, retried=None))), procedure, values)
 
     def _change(self, check, call, procedure="", values=None):
         """What a call returns; if it fails and may have been made, the error names the check."""
@@ -3664,10 +3668,10 @@ class Client:
         raise Failure(f"This server has no procedure {procedure}",
                       "Its version is older or newer than this client supports.", "UNSUPPORTED")
 
-    def _call(self, name, values=None, retried=RETRIED_STATUSES, is_change=False):
+    def _call(self, name, values=None, retried=RETRIED_STATUSES):
         url = f"{self.url}/api/trpc/{name}"
-        body = {"json": values} if is_change else None
-        if values is not None and not is_change:
+        body = {"json": values} if retried is None else None
+        if values is not None and body is None:
             url += f"?input={compact_json({'json': values})}"
         result, = self._authorized(url, body, lambda response: [result_or_failure(
             lambda: trpc_value(response_json(response), response, name, values))], retried)
@@ -3715,31 +3719,34 @@ class Client:
         return results
 
     def _send(self, url, body, credential, retried) -> Response:
-        """The response to a query, or to a change if there is a body. Raises Failure."""
+        """The response to a GET, or to a POST of a body; retried: statuses, None for a change."""
         self.requests += 1
         headers = dict(credential, Accept="application/json")
         if body is not None:
-            return self.transport.request("POST", url, headers, body)
+            return self.transport.request("POST", url, headers, body, retried is None, retried)
         response = self.transport.request("GET", url, headers, retried=retried)
         if response.status in TOO_LARGE_STATUSES and response.status not in retried:
             raise foreign_response(response)        # whatever the body
         return response
 
-    def rest(self, method, path, values=(), retried=RETRIED_STATUSES, read=lambda result: result):
-        """The result of the REST API, given a path below /api/v1; read: see mutate()."""
+    def rest(self, method, path, values=(), retried=None, read=lambda result: result, check=""):
+        """The result of the REST API, given a path below /api/v1; read: see mutate().
+        A POST is a change unless statuses are to be retried; check: the command that shows it.
+        """
         from urllib.parse import quote, urlencode
         if not self.key and path != "/health":
             raise Failure("The REST API requires a project API key", "Set TWOSIGNAL_API_KEY; "
                           "'twosignal api-keys create' makes a key.", "NOT_LOGGED_IN")
         url = f"{self.url}/api/v1{quote(path)}"
         credential = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        resource = RESOURCES.get(path.split("/")[-1])
         if method == "GET":
             url += f"?{urlencode(values)}" if values else ""
-            return rest_value(self._send(url, None, credential, retried))
-        resource = RESOURCES.get(path.split("/")[-1])
-        check = resource[1] if resource else f"api GET /api/v1{path}"
-        return self._change(check, lambda: read(
-            rest_value(self._send(url, values, credential, retried), resource)))
+            values, retried = None, retried or RETRIED_STATUSES
+        def call():
+            return read(rest_value(self._send(url, values, credential, retried), resource))
+        check = check or (resource[1] if resource else f"api GET /api/v1{path}")
+        return call() if retried else self._change(check, call)
 
     def rows(self, procedure, values=None) -> list:
         return rows_of(self.query(procedure, values))
@@ -4154,7 +4161,7 @@ class Console:
 
     def _write(self, text, flushes=False):
         if self.file is not None:
-            self.file.write(text.encode("utf-8"))
+            self.file.write(text.encode("utf-8", "backslashreplace"))      # of half a character
         elif self.stdout is not None:
             try:
                 write_to(self.stdout, text)
@@ -4616,23 +4623,25 @@ def parse_metadata(text) -> tuple:
     return key.strip(), value
 
 
-def file_argument(path, flag, console) -> str:
-    """The text of a file, or of stdin for -. Raises a usage error."""
-    if path == "-":
+def text_argument(text, flag, console) -> str:
+    """The text of @FILE, of stdin for -, or else the text itself. Raises a usage error."""
+    if text in ("-", "@-"):
         return console.read_stdin(flag)
+    if not text.startswith("@"):
+        return text
+    path = to_path(text[1:])
     try:
-        with open(to_path(path), encoding="utf-8-sig") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             return file.read()
     except (OSError, ValueError) as error:      # ValueError: not UTF-8, or a NUL in the path
-        raise usage_error(f"Cannot read the file of {flag}: {to_path(path)}: {os_reason(error)}")
+        raise usage_error(f"Cannot read the file of {flag}: {path}: {os_reason(error)}")
 
 
 def json_argument(text, flag, console):
     """The value of a literal, @FILE or - for stdin; None if omitted. Raises a usage error."""
     if text is None:
         return None
-    if text == "-" or text.startswith("@"):
-        text = file_argument(text if text == "-" else text[1:], flag, console)
+    text = text_argument(text, flag, console)
     try:
         return exact_json(text)
     except (ValueError, RecursionError) as error:
@@ -4642,13 +4651,14 @@ def json_argument(text, flag, console):
 
 OTHER_NAMES = {                     # what people type in place of a command's word
     "orgs": "org organization organizations", "api-keys": "key keys", "evaluators": "eval evals",
+    "routing": "route", "prompts": "prompt prompt-templates", "push": "create add update edit",
     "get": "show view describe", "list": "ls", "use": "set select switch",
     "toggle": "update edit set enable disable", "create": "add new", "add-item": "add new additem",
     "update": "rename edit set", "rename": "update edit set", "list-members": "members",
     "add-member": "add invite", "remove-member": "remove rm kick", "remove-item": "remove rm",
     "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow"}
 NEVER_GUESSED = {"create", "add-item", "add-trace", "add-member", "delete", "remove-item",
-                 "remove-member", "revoke", "rotate", "logout", "install", "yes"}
+                 "remove-member", "revoke", "rotate", "logout", "install", "yes", "push"}
 
 HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
@@ -4695,7 +4705,9 @@ class CommandLine:
         return COMMANDS.get(" ".join(self.words))
 
     def has(self, option) -> bool:
-        return any(flag in option.flags for flag, _ in self.options)
+        """Whether it is given; `prompts get --version 2`, which takes a value, is no --version."""
+        return any(flag in option.flags and (option.takes_value or value is option.constant)
+                   for flag, value in self.options)
 
     def texts(self, option) -> list:
         """What was given for an option: all of it if it is repeatable, otherwise the last."""
@@ -4709,7 +4721,7 @@ class CommandLine:
         if self.command:
             return flags_of(self.command.all_options)
         own_options = [option for each in COMMANDS.values() for option in each.options]
-        return flags_of([VERSION, *GLOBAL_OPTIONS, *own_options])
+        return flags_of([*own_options, VERSION, *GLOBAL_OPTIONS])
 
     def unknown_option(self, flag) -> Failure:
         alike = words_like(flag[2:], [each[2:] for each in self.known_flags() if each[2:]])
@@ -6660,8 +6672,8 @@ def trace_query(client, args) -> TraceQuery:
 
 
 def output_format(args) -> str:
-    """The format of --format, of the file's ending after -o, or the command's own."""
-    ending = os.path.splitext(args.output or "")[1][1:].lower()
+    """The format of --format, of the file's ending after -o without --raw, or the command's."""
+    ending = "" if vars(args).get("raw") else os.path.splitext(args.output or "")[1][1:].lower()
     name = {"ndjson": "jsonl", "md": "markdown", "htm": "html"}.get(ending, ending)
     return args.format or (name if name in FORMATS else args.default_format)
 
@@ -6887,7 +6899,7 @@ def chosen_baseline(args, scan, by=(), sample_size=0):
         return TraceGroups(scan, by, sample_size).read().rows()
     if not args.baseline:
         return None
-    text = file_argument(args.baseline, "--baseline", scan.console)
+    text = text_argument(f"@{args.baseline}", "--baseline", scan.console)
     try:
         rows = json.loads(text)
         fault = baseline_fault(rows, list(by))
@@ -7360,6 +7372,108 @@ add_deletion("api-keys revoke", API_KEY, "apiKey",
              "Revoke an API key: whatever uses it stops working.", "revoke")
 
 
+# --- routing and prompts
+ROUTING_CONFIG = Option("ID", "routing config, by ID or name", plain_id)
+ROUTING_OPTIONS = (Option("--rules JSON", "list of all rules" + JSON_VALUE),
+                   Option("--enable", "enable it"), Option("--disable", "disable it"))
+ROUTING_FIELDS = (ID, ENABLED, Column("Default model", "default_model"), NAME)
+PROMPT = Option("NAME", "name of the prompt template")
+add_listing("routing list", "modelRouting", ROUTING_FIELDS, PROJECT)
+
+
+@command("routing get", ROUTING_CONFIG, PROJECT)
+def routing_get(client, args, console):
+    """Show a routing config with its rules."""
+    given = {"projectId": chosen_project(client, args)}
+    rows = client.rows("modelRouting.list", given)
+    record = to_record(named_row(rows, args.id, "modelRouting", given))
+    return Details(record, ROUTING_FIELDS, [("", UserData([("Rules", record.get("rules"))]))])
+
+
+@command("routing update", ROUTING_CONFIG, PROJECT, Option("-n, --name NAME", "new name"),
+         Option("--default-model MODEL", "new default model"), *ROUTING_OPTIONS,
+         exclusive=("--enable", "--disable"), help="Change a routing config.",
+         examples=("twosignal routing update NAME --rules @rules.json",))
+@command("routing create", PROJECT, *NEW_NAME,
+         Option("--default-model MODEL", "model if no rule matches", required=True),
+         *ROUTING_OPTIONS, exclusive=("--enable", "--disable"), help="Create a routing config.")
+def routing_change(client, args, console):
+    rules = json_argument(args.rules, "--rules", console)
+    if args.rules is not None and not isinstance(rules, list):
+        raise usage_error("Invalid --rules: must be a list of rules")
+    for number, rule in enumerate(rules or (), 1):
+        if not isinstance(rule, dict):
+            raise usage_error(f"Invalid --rules: rule {number} is not an object")
+    given = without_none(name=args.name, defaultModel=args.default_model, rules=rules,
+                         enabled=args.enable if args.enable or args.disable else None)
+    if "id" not in vars(args):
+        given = {"projectId": chosen_project(client, args), "rules": [], "enabled": True, **given}
+        return changed(client, args, "modelRouting.create", ROUTING_FIELDS, **given)
+    if not given:
+        raise usage_error("Nothing to change", "Pass an option, such as --rules or --disable.")
+    given.update(chosen_resource(client, args, "modelRouting"))
+    return changed(client, args, "modelRouting.update", ROUTING_FIELDS, "Updated", **given)
+
+
+add_deletion("routing delete", ROUTING_CONFIG, "modelRouting", "Delete a routing config.")
+
+
+@command("routing test", Option("--input TEXT", "input to route, as it is", required=True),
+         Option("--config NAME", "name of a routing config"), takes_key=True)
+def routing_test(client, args, console):
+    """Show the model that an input is routed to; requires a project API key."""
+    given = without_none(input=args.input, configName=args.config)
+    wire = client.rest("POST", "/route-model", given, RETRIED_STATUSES)
+    return Details(to_record(resource_object(wire)), (
+        Column("Model", "model"), Column("Config", "config_name"),
+        Column("Complexity", "complexity")))
+
+
+@command("prompts list", takes_key=True)
+def prompts_list(client, args, console):
+    """List the prompt templates of a project; requires its API key."""
+    rows = list(map(to_record, rows_of(client.rest("GET", "/prompt-templates"))))
+    return Listing("prompt templates", (ID, Column("Version", "latest_version"), Column(
+        "Updated", "updated_at", format_age), NAME), rows)
+
+
+@command("prompts get", PROMPT, Option("--version N", "version (default: the latest)", POSITIVE),
+         Option("--raw", "print only the content, as it was pushed"), takes_key=True)
+def prompts_get(client, args, console):
+    """Show a prompt template with its content; requires a project API key."""
+    given = without_none(name=args.name, version=args.version)
+    record = to_record(resource_object(client.rest("GET", "/prompt-templates", given)))
+    content = get_path(record, "version.content")
+    if not isinstance(content, str):
+        raise wrong_type("the content")
+    if args.raw:
+        if is_terminal(console.file.file if console.file else console.stdout):
+            content = "\n".join(map(printable, re.split("\r?\n", content)))
+        return Text(content)
+    fields = (NAME, Column("Version", "version"), Column("Variables", "variables", format_list),
+              Column("Message", "commit_message"), CREATED)
+    return Details(record, (), [("", Details({**record, **record["version"]}, fields)),
+                                ("", UserData([("Content", content)]))])
+
+
+@command("prompts push", PROMPT, DESCRIBE, Option("-m, --message TEXT", "what has changed"),
+         Option("--content TEXT", "content: text, @FILE, or - for stdin", required=True),
+         Option("--variable NAME...", "variable (default: each {{NAME}} in the content)"),
+         takes_key=True, examples=("twosignal prompts push NAME --content @prompt.md",))
+def prompts_push(client, args, console):
+    """Create a prompt template, or its next version; requires a project API key."""
+    content = text_argument(args.content, "--content", console)
+    if not content.strip():
+        raise usage_error("Invalid --content: must not be empty")
+    found = re.findall(r"\{\{\s*(\w[\w.-]*)\s*\}\}", content)
+    record = to_record(client.rest("POST", "/prompt-templates", without_none(
+        name=args.name, content=content, variables=args.variable or list(dict.fromkeys(found)),
+        description=args.description, commitMessage=args.message), read=resource_object,
+        check=with_ids("prompts get {id}", {"id": args.name})))
+    number = printable(get_path(record, "version.version"))
+    return Details(record, message=f'Pushed version {number} of "{printable(args.name)}".')
+
+
 # --- usage
 def used_of_limit(record) -> str:
     """46,000 of 50,000  ███░ 92.0%"""
@@ -7491,7 +7605,7 @@ def api(client, args, console):
         if args.input and not is_change:
             raise usage_error("A GET takes no --input", "Use POST, or --field NAME=VALUE.")
     text = "{}" if is_change and args.input is None else args.input
-    values = {key: file_argument(value[1:], "--field", console) if value.startswith("@") else value
+    values = {key: value if value == "-" else text_argument(value, "--field", console)
               for key, value in args.field or ()} or json_argument(text, "--input", console)
     mask_config(values, console.keep_secret, bool(args.field))      # an error may repeat it
     try:
