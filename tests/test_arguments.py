@@ -161,8 +161,8 @@ class RefusedArguments(ParserCase):
             with self.subTest(argv=argv):
                 self.assertEqual(self.refused(*argv), (
                     "Error: There is no command '%s'. Choose one of: login, whoami, logout, orgs, "
-                    "projects, traces, scores, evaluators, datasets, api-keys, usage, api, doctor, "
-                    "help, version, completion, install.\n") % shown)
+                    "projects, traces, scores, evaluators, datasets, api-keys, routing, prompts, "
+                    "usage, api, doctor, help, version, completion, install.\n") % shown)
         for argv in (["traces", "xyzzy"], ["trace", "xyzzy"], ["trace"]):
             with self.subTest(argv=argv):
                 self.assertIn("Choose one of: traces list, traces get, traces stats, "
@@ -187,6 +187,9 @@ class RefusedArguments(ParserCase):
                 ("key create", "api-keys create"), ("projects add", "projects create"),
                 ("scores add", "scores create"), ("projects select", "projects use"),
                 ("orgs add", "orgs create' or 'twosignal orgs add-member"),
+                ("route ls", "routing list"), ("prompt show", "prompts get"),
+                ("prompts create", "prompts push"), ("prompt-templates update", "prompts push"),
+                ("routing rename", "routing update"), ("routing rm", "routing delete"),
                 ("datasets add", "datasets create' or 'twosignal datasets add-item")):
             with self.subTest(typed=typed):
                 self.assertIn("Did you mean 'twosignal %s'?\n" % meant,
@@ -212,7 +215,7 @@ class RefusedArguments(ParserCase):
         """Commands that create, delete or revoke something, or end the session."""
         verbs = {name.split()[-1] for name in twosignal.COMMANDS}
         harmless = set("login whoami list list-members use get stats check export wait tail toggle "
-                       "rename update update-item usage api doctor help version completion "
+                       "rename update update-item usage api doctor help version completion test "
                        "__complete".split())
         self.assertEqual(verbs - harmless, set(twosignal.NEVER_GUESSED) - {"yes"})
 

@@ -1322,7 +1322,7 @@ class ApiCommand(TracesCase):
         self.assertEqual(self.server.count("organization.create"), 1)
         self.server.fault("modelRouting.create", reset=True, after=True)
         self.assertFails(self.cli("api", "POST", "modelRouting.create", "-f", "name=x"), 9,
-                         "check with 'twosignal api modelRouting.list' before")
+                         "check with 'twosignal routing list' before")
 
     def test_a_revoked_key_is_masked(self):
         """Some servers return it; a new one has to be shown."""
@@ -1564,7 +1564,7 @@ class RestCommand(KeyCase):
                          "Check the name", "'twosignal api --list'")
         given = ("-f", "input=Hi", "-f", "configName=no")
         self.assertFails(self.api("POST", "/api/v1/route-model", *given), 6,
-                         "Routing config not found", "'twosignal api modelRouting.list'")
+                         "Routing config not found. Check the name with 'twosignal routing list'")
         self.assertFails(self.api(path, env={"TWOSIGNAL_API_KEY": "ts_wrong"}), 4,
                          "The API key is not accepted")
         for status, code, body in ((403, 5, "FORBIDDEN"), (405, 1, "X"), (409, 1, "CONFLICT"),
@@ -1577,10 +1577,10 @@ class RestCommand(KeyCase):
                 self.server.faults.clear()
 
     def test_a_lost_answer(self):
-        for path, check in (("prompt-templates", "api GET /api/v1/prompt-templates"),
+        for path, check in (("prompt-templates", "prompts list"),
                             ("traces", "traces list"), ("scores", "traces list"),
                             ("otel/traces", "traces list"), ("new", "api GET /api/v1/new"),
-                            ("route-model", "api modelRouting.list")):
+                            ("route-model", "routing list")):
             self.server.fault("/api/v1/" + path, reset=True, after=True)
             with self.subTest(path=path):
                 self.assertFails(self.api("POST", "/api/v1/" + path), 9, "outcome is unknown",

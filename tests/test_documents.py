@@ -17,7 +17,7 @@ import unittest
 if not __package__:     # started as a script, not by `python3 -m unittest`
     sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 
-from tools import DIALECTS, PYPY, CommandCase, TracesCase, written  # noqa: E402
+from tools import DIALECTS, NEED_KEYS, PYPY, CommandCase, TracesCase, written  # noqa: E402
 
 import twosignal  # noqa: E402
 from twosignal import Bar, Column, Details, Listing, Screen, Text, UserData  # noqa: E402
@@ -378,7 +378,7 @@ class Commands(CommandCase):
                 continue
             for form in FORMATS:
                 env = {}
-                if command.name == "scores create":
+                if command.name in NEED_KEYS:
                     env["TWOSIGNAL_API_KEY"] = self.server.secret(self.server.add_key())
                 with self.subTest(command=command.name, form=form):
                     result = self.cli(*self.lines_of(command.name) + ["--format", form], env=env,

@@ -24,7 +24,8 @@ if not __package__:     # started as a script, not by `python3 -m unittest`
 
 from servers import Proxy, certificates, needs_openssl  # noqa: E402
 from tools import (ROOT, SCRIPT, SUPPORT, TESTS, Case, ServerCase, WrongClock,  # noqa: E402
-                   costly, executable, merged, minutes_ago, pty_run, run_command, write_script)
+                   costly, executable, file_bytes, merged, minutes_ago, pty_run, run_command,
+                   write_script)
 
 import sandbox  # noqa: E402
 import test_doctor  # noqa: E402
@@ -1066,8 +1067,9 @@ class FreshServer(ServerCase):
         self.replace_keys()
         self.write("greeting.txt", "Hello")
         output = self.type("api --list")
-        for words in ("organization.list", '"content": "Hello"', '"model": "gpt-4o-mini"'):
+        for words in ("organization.list", '"content": "Hello"', "Model:       gpt-4o-mini"):
             self.assertIn(words, output)
+        self.assertEqual(file_bytes(self.path("copy.txt")), b"Hello")
 
     def manage_members(self, org):
         self.server.add_project("Old Agent", org)

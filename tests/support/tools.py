@@ -70,11 +70,16 @@ PROCEDURES = {
     "datasets delete": "dataset.delete", "api-keys list": "apiKey.list",
     "api-keys create": "apiKey.create", "api-keys rotate": "apiKey.rotate",
     "api-keys revoke": "apiKey.revoke",
+    "routing list": "modelRouting.list", "routing get": "modelRouting.list",
+    "routing create": "modelRouting.create", "routing update": "modelRouting.update",
+    "routing delete": "modelRouting.delete",
     "usage": "usage.getCurrentMonth",
 }
 LISTS = {"orgs list": "organizations", "orgs list-members": "members",
          "projects list": "projects", "traces list": "traces",
-         "evaluators list": "evaluators", "datasets list": "datasets", "api-keys list": "API keys"}
+         "evaluators list": "evaluators", "datasets list": "datasets", "api-keys list": "API keys",
+         "routing list": "routing configs"}
+NEED_KEYS = ("scores create", "routing test", "prompts list", "prompts get", "prompts push")
 SESSION = {"access_token": "access.token.one", "refresh_token": "refresh-one",
            "expires_at": 1893456000, "user_id": "user-1", "user_email": "owner@example.com",
            "project_ref": "abcdefghijklmnop"}
@@ -969,12 +974,21 @@ class CommandCase(ServerCase):
             "api-keys create": ["-n", "CI Pipeline"],
             "api-keys rotate": ["KEY", "-y", "-q"],   # it tells what the old key is now
             "api-keys revoke": ["KEY", "-y"],
+            "routing get": ["ROUTE"],
+            "routing create": ["Cheap", "--default-model", "gpt-4o",
+                               "--rules", '[{"camelKey": 1}]'],
+            "routing update": ["ROUTE", "--disable"],
+            "routing delete": ["ROUTE", "-y"],
+            "routing test": ["--input", "Hi"],
+            "prompts get": ["PROMPT"],
+            "prompts push": ["greeting", "--content", "Hello {{name}}"],
         }.get(command, [])
         made = {"EVALUATOR": server.add_evaluator, "DATASET": server.add_dataset,
                 "KEY": server.add_key, "PROJECT": server.add_project,
                 "ITEM": lambda name: server.add_item(server.datasets[0], {"promptText": name}),
                 "TRACE": lambda name: server.add_trace(spans=[{"input": {"promptText": name}}]),
-                "PERSON": self.add_person,
+                "PERSON": self.add_person, "ROUTE": server.add_route,
+                "PROMPT": lambda name: server.add_prompt(name, "Hi") and name,
                 "MEMBER-EMAIL": lambda name: self.add_person(name, {server.org: "MEMBER"})}
         return command.split() + [made[word](name="Made") if word in made else word
                                   for word in more]
