@@ -7421,7 +7421,7 @@ add_deletion("routing delete", ROUTING_CONFIG, "modelRouting", "Delete a routing
 @command("routing test", Option("--input TEXT", "input to route, as it is", required=True),
          Option("--config NAME", "name of a routing config"), takes_key=True)
 def routing_test(client, args, console):
-    """Show the model that an input is routed to; requires a project API key."""
+    """Show the model for an input; requires a project API key."""
     given = without_none(input=args.input, configName=args.config)
     wire = client.rest("POST", "/route-model", given, RETRIED_STATUSES)
     return Details(to_record(resource_object(wire)), (
@@ -7431,7 +7431,7 @@ def routing_test(client, args, console):
 
 @command("prompts list", takes_key=True)
 def prompts_list(client, args, console):
-    """List the prompt templates of a project; requires its API key."""
+    """List a project's prompt templates; requires its API key."""
     rows = list(map(to_record, rows_of(client.rest("GET", "/prompt-templates"))))
     return Listing("prompt templates", (ID, Column("Version", "latest_version"), Column(
         "Updated", "updated_at", format_age), NAME), rows)
@@ -7440,7 +7440,7 @@ def prompts_list(client, args, console):
 @command("prompts get", PROMPT, Option("--version N", "version (default: the latest)", POSITIVE),
          Option("--raw", "print only the content, as it was pushed"), takes_key=True)
 def prompts_get(client, args, console):
-    """Show a prompt template with its content; requires a project API key."""
+    """Show a prompt template; requires a project API key."""
     given = without_none(name=args.name, version=args.version)
     record = to_record(resource_object(client.rest("GET", "/prompt-templates", given)))
     content = get_path(record, "version.content")
@@ -7461,7 +7461,7 @@ def prompts_get(client, args, console):
          Option("--variable NAME...", "variable (default: each {{NAME}} in the content)"),
          takes_key=True, examples=("twosignal prompts push NAME --content @prompt.md",))
 def prompts_push(client, args, console):
-    """Create a prompt template, or its next version; requires a project API key."""
+    """Create a prompt or its next version; requires an API key."""
     content = text_argument(args.content, "--content", console)
     if not content.strip():
         raise usage_error("Invalid --content: must not be empty")
