@@ -130,14 +130,6 @@ class Factory:
                   "input": input}
         return self.insert("items", dataset, fields, id, created, updated=False)
 
-    def add_route(self, name="Routing", model="gpt-4o", rules=(), project=None, enabled=True,
-                  id=None):
-        """A routing config."""
-        project = project or self.project
-        return self.insert("routes", project, {
-            "projectId": project, "name": name, "defaultModel": model, "rules": list(rules),
-            "enabled": enabled}, id)
-
     def add_prompt(self, name, content, variables=None, project=None, description=None,
                    message=None, id=None):
         """A prompt template; if there is one of that name, its next version."""
