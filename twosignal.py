@@ -654,6 +654,47 @@ def mask_urls(text, keep_secret) -> str:
     return re.sub(r"([?&#][^=&#?\s]*=)([^&#\s]+)", mask, text)
 
 
+def unmask(value, masked, stored, path="config"):
+    """A config with what is stored in place of *** wherever it is as mask_config() shows that.
+    masked: what that shows; path: of the value. Raises ValueError, a path, for any other ***.
+    """
+    if "***" not in json.dumps(value):
+        return value
+    if is_same(value, masked):
+        return stored
+    if isinstance(value, dict):
+        known = dict(masked) if isinstance(masked, dict) else {}
+        if value.get("name") != known.get("name"):
+            known.pop("value", None)            # of {"name": …, "value": …}, see mask_config()
+        return {key: unmask(below, known.get(key, MISSING), get_item(stored, key), f"{path}.{key}")
+                for key, below in value.items()}
+    if isinstance(value, list):
+        return [unmask(below, *_pair(value, place, masked, stored), f"{path}.{place}")
+                for place, below in enumerate(value)]
+    secrets = [value]
+    mask_urls(value, secrets.append)
+    if "***" in secrets:
+        raise ValueError(path)
+    return value
+
+
+def _pair(items, place, masked, stored) -> tuple:
+    """(what is shown, what is stored) of the item that one of a list is, or replaces."""
+    shown = masked if isinstance(masked, list) else []
+    same = [each for each in range(len(shown)) if is_same(items[place], shown[each])]
+    if len(shown) == len(items):
+        is_moved = not same and any(is_same(each, shown[place]) for each in items)
+        same = [place] if place in same or not same and not is_moved else same
+    # Of several that look alike, the secret of one is not that of another.
+    return (shown[same[0]], stored[same[0]]) if len(same) == 1 else (MISSING, None)
+
+
+def is_same(value, other) -> bool:
+    """Whether two JSON values are equal: 1 is 1.0, but not true; keys may be in any order."""
+    texts = (re.sub(r"\.0\b", "", json.dumps(each, sort_keys=True)) for each in (value, other))
+    return value == other and len(set(texts)) == 1
+
+
 def to_record(wire, kind=""):
     """The record that users see of a wire object: keys in snake_case and the documented order.
     Nothing is dropped, and a value of an unexpected type stays as it is, `wire` itself too.
@@ -4653,11 +4694,11 @@ OTHER_NAMES = {                     # what people type in place of a command's w
     "orgs": "org organization organizations", "api-keys": "key keys", "evaluators": "eval evals",
     "routing": "route", "prompts": "prompt prompt-templates", "push": "create add update edit",
     "get": "show view describe", "list": "ls", "use": "set select switch",
-    "toggle": "update edit set enable disable", "create": "add new", "add-item": "add new additem",
+    "toggle": "enable disable", "create": "add new", "add-item": "add new additem",
     "update": "rename edit set", "rename": "update edit set", "list-members": "members",
     "add-member": "add invite", "remove-member": "remove rm kick", "remove-item": "remove rm",
     "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow"}
-NEVER_GUESSED = {"create", "add-item", "add-trace", "add-member", "delete", "remove-item",
+NEVER_GUESSED = {"create", "add-item", "add-trace", "add-member", "apply", "delete", "remove-item",
                  "remove-member", "revoke", "rotate", "logout", "install", "yes", "push"}
 
 HELP = Option("-h, --help", "show help and exit")
@@ -6322,8 +6363,12 @@ def confirm(client, args, console, kind, chosen, verb, row=None):
         question += f' from "{row["parent"]}"'
     if kind == "apiKey":
         question += f": whatever uses it ({printable(row.get('keyPrefix'))}…) stops working"
+    agree(console, question, f"{verb}d")
+
+
+def agree(console, question, done):
     if console.read_answer(f"{question}? [y/N] ").lower() not in ("y", "yes"):
-        raise Failure(f"Nothing was {verb}d", code="CANCELLED")
+        raise Failure(f"Nothing was {done}", code="CANCELLED")
 
 
 def changed(client, args, procedure, columns, verb="Created", read=resource_object, **values):
@@ -7078,7 +7123,12 @@ def scores_create(client, args, console):
 
 # --- evaluators
 EVALUATOR_FIELDS = (ID, TYPE, ENABLED, Column("Config", "config"))
+CONFIG = Option("--config JSON", "configuration of the evaluator" + JSON_VALUE)
+ENABLE, DISABLE = [Option(f"--{verb}", f"{verb} it") for verb in ("enable", "disable")]
 add_listing("evaluators list", "evaluator", (ID, TYPE, ENABLED, NAME), PROJECT, SHOW_SECRETS)
+EVALUATOR_KEYS = {"name": str, "type": str, "config": dict, "enabled": bool}    # in a file
+EVALUATOR_FILE = ("It takes a list of objects with name and type (text), config (an object) and "
+                  "enabled (true or false), as 'evaluators export' writes it.")
 EVALUATOR_TYPES = dict(each.partition(":")[::2] for each in (   # with a key that its config needs
     "CONTAINS:value REGEX_MATCH:pattern JSON_SCHEMA:schema EXACT_MATCH STARTS_WITH:value "
     "ENDS_WITH:value LENGTH LEVENSHTEIN SIMILARITY LATENCY COST:max_cost_usd "
@@ -7111,22 +7161,65 @@ def config_warnings(type_name, config):
 @command("evaluators create", PROJECT, *NEW_NAME,
          Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
                 str, required=True, choices=EVALUATOR_TYPES),
-         Option("--config JSON", "configuration of the evaluator" + JSON_VALUE), SHOW_SECRETS,
+         CONFIG, SHOW_SECRETS,
          examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA '
                    "--config '{\"schema\": {\"type\": \"object\"}}'",))
 def evaluators_create(client, args, console):
     """Create an evaluator."""
-    config = json_argument(args.config, "--config", console)
+    config = json_argument(args.config or "{}", "--config", console)
+    return configured(client, args, console, config, "evaluator.create", name=args.name,
+                      projectId=chosen_project(client, args), type=args.type)
+
+
+def configured(client, args, console, config, procedure, verb="Created", **values) -> Details:
+    """The Details of the evaluator that a mutation creates or changes; config: None to keep it."""
     mask_config(config, console.keep_secret)        # an error may repeat it
-    result = changed(client, args, "evaluator.create", EVALUATOR_FIELDS, name=args.name,
-                    projectId=chosen_project(client, args), type=args.type,
-                    config={} if config is None else config)
-    result.conclude = lambda: Outcome(config_warnings(args.type, config))
+    result = changed(client, args, procedure, EVALUATOR_FIELDS, verb, config=config, **values)
+    if config is not None:
+        kind = values.get("type", result.record.get("type"))
+        result.conclude = lambda: Outcome(config_warnings(kind, config))
     return result
 
 
-@command("evaluators toggle", EVALUATOR, PROJECT, Option("--enable", "enable it"),
-         Option("--disable", "disable it"), SHOW_SECRETS, exclusive=("--enable", "--disable"))
+def with_secrets(config, stored, place, name):
+    """The config with what is stored in place of each ***. Raises a usage error for any other."""
+    try:
+        return unmask(config, mask_config(stored), stored)
+    except ValueError as error:
+        raise usage_error(f'{place}: {error} of "{name}" is ***', "It only stands for what is "
+                          "stored there. 'evaluators export --show-secrets' writes secrets.")
+
+
+@command("evaluators get", EVALUATOR, PROJECT, SHOW_SECRETS)
+def evaluators_get(client, args, console):
+    """Show an evaluator with its config."""
+    values = {"projectId": chosen_project(client, args)}
+    row = named_row(client.rows("evaluator.list", values), args.id, "evaluator", values)
+    record = shown_record(row, "evaluator", args)
+    return Details(record, (ID, NAME, TYPE, ENABLED, CREATED), [
+        ("", UserData([("Config", record.get("config"))]))])
+
+
+@command("evaluators update", EVALUATOR, PROJECT, RENAME, CONFIG, ENABLE, DISABLE, SHOW_SECRETS,
+         exclusive=("--enable", "--disable"),
+         examples=("twosignal evaluators update ID --config '{\"max_ms\": 2000}'",))
+def evaluators_update(client, args, console):
+    """Change an evaluator.
+    In --config, *** keeps the secret that is stored in that place."""
+    config = json_argument(args.config, "--config", console)
+    enabled = args.enable if args.enable or args.disable else None
+    if (args.name, config, enabled) == (None, None, None):
+        raise usage_error("Nothing to change", "Pass --name, --config, --enable or --disable.")
+    chosen = chosen_resource(client, args, "evaluator")
+    if "***" in json.dumps(config):
+        stored = stored_row(client, "evaluator", chosen).get("config")
+        config = with_secrets(config, stored, "--config", args.id)
+    return configured(client, args, console, config, "evaluator.update", "Updated",
+                      name=args.name, enabled=enabled, **chosen)
+
+
+@command("evaluators toggle", EVALUATOR, PROJECT, ENABLE, DISABLE, SHOW_SECRETS,
+         exclusive=("--enable", "--disable"))
 def evaluators_toggle(client, args, console):
     """Enable or disable an evaluator; without a flag, toggle it."""
     chosen = chosen_resource(client, args, "evaluator")
@@ -7138,6 +7231,138 @@ def evaluators_toggle(client, args, console):
 
 
 add_deletion("evaluators delete", EVALUATOR, "evaluator", "Delete an evaluator.")
+
+
+@command("evaluators export", PROJECT, SHOW_SECRETS, format="json",
+         examples=("twosignal evaluators export -o evaluators.json",))
+def evaluators_export(client, args, console):
+    """Print all evaluators of a project for 'evaluators apply'."""
+    rows = client.rows("evaluator.list", {"projectId": chosen_project(client, args)})
+    records = [shown_record(row, "evaluator", args) for row in rows]
+    records.sort(key=lambda record: to_nfc(str(record.get("name"))))
+    for record, following in zip(records, records[1:]):
+        if record.get("name") == following.get("name"):
+            console.tell(f"'evaluators apply' refuses two of one name: '{record.get('name')}'.")
+    if not args.fields:             # which may choose others
+        records = [{key: record.get(key) for key in EVALUATOR_KEYS} for record in records]
+    return Listing("evaluators", (NAME, TYPE, ENABLED, EVALUATOR_FIELDS[-1]), records)
+
+
+def evaluators_in(file, tell) -> dict:
+    """{name: (line, values)} of the evaluators in a RecordFile. Raises a usage error."""
+    found, ignored = {}, set()
+    for record in file:
+        values = {key: record[key] for key in EVALUATOR_KEYS if get_item(record, key) is not None}
+        wrong = [key for key in values if type(values[key]) is not EVALUATOR_KEYS[key]]
+        name = to_nfc(str(values.get("name", "")))
+        if wrong or not name.strip():
+            raise file.unusable(f"has no valid {(wrong or ['name'])[0]}")
+        if name in found:
+            raise file.unusable(f"has the name of line {found[name][0]}, '{name}'")
+        if "type" in values:        # one that a newer server knows is sent as it is
+            values["type"] = result_or(values["type"], parse_choice, EVALUATOR_TYPES,
+                                       values["type"], kinds=ValueError)
+        found[name] = file.line, values
+        ignored |= record.keys() - EVALUATOR_KEYS.keys()
+    if not found:
+        raise file.unusable("has no evaluator")
+    if ignored:
+        tell(f"Ignored: {', '.join(sorted(ignored))}.")
+    return found
+
+
+def evaluator_plan(path, found, stored, prunes) -> list:
+    """What makes the stored evaluators those found: rows to show, each with what is sent.
+    prunes: it deletes others. Raises a usage error.
+    """
+    named, steps = {}, []
+    for row in stored:
+        named.setdefault(to_nfc(str(row.get("name"))), []).append(row)
+    for name, (line, values) in found.items():
+        old, *others = named.pop(name, [{}])
+        place = f"{path}, line {line}"
+        if others:
+            ids = format_list([str(row.get("id")) for row in (old, *others)])
+            raise usage_error(f"{place}: the server has several evaluators named '{name}'",
+                              f"Delete all but one: {ids}.")
+        if not old and "type" not in values:
+            raise usage_error(f"{place}: a new evaluator needs a type", EVALUATOR_FILE)
+        if "config" in values:
+            values["config"] = with_secrets(values["config"], old.get("config"), place, name)
+        changes = {key: value for key, value in values.items()
+                   if key != "name" and not is_same(value, old.get(key, MISSING))}
+        if changes:
+            steps.append(("update" if old else "create", old or values, changes))
+    steps.sort(key=lambda step: step[0])
+    steps += [("delete", row, {}) for row in sum(named.values(), []) if prunes]
+    return [({"action": action, "name": row.get("name"), "id": row.get("id"),
+              "changes": list(changes)}, changes) for action, row, changes in steps]
+
+
+def apply_step(client, project, row, values):
+    """Makes a change of a plan, and adds the ID of a new evaluator to its row."""
+    if row["action"] == "create":
+        wire = client.mutate("evaluator.create", dict(
+            {"config": {}}, name=row["name"], projectId=project, **values), resource_object)
+        row["id"] = wire.get("id")
+        if values.get("enabled") is False and wire.get("enabled") is not False:
+            row["action"] = "disable"           # for an error: servers create it enabled
+            client.mutate("evaluator.update", {
+                "id": row["id"], "projectId": project, "enabled": False})
+            row["action"] = "create"
+    else:
+        client.mutate(f"evaluator.{row['action']}", dict(values, id=row["id"], projectId=project))
+
+
+@command("evaluators apply", PROJECT,
+         Option("-f, --file FILE", "evaluators, as 'evaluators export' writes them; - for stdin",
+                to_path, required=True),
+         Option("--dry-run", "print what would be done, and change nothing"),
+         Option("--prune", "delete the evaluators that are not in FILE"), YES,
+         examples=("twosignal evaluators apply -f evaluators.json --dry-run",))
+def evaluators_apply(client, args, console):
+    """Create and update evaluators to match a file."""
+    stream = console.stdin_bytes if args.file == "-" else None
+    path = "stdin" if stream else args.file
+    found = evaluators_in(RecordFile(path, stream, EVALUATOR_FILE, is_strict=True), console.tell)
+    project = chosen_project(client, args)
+    stored = client.rows("evaluator.list", {"projectId": project})
+    plan = evaluator_plan(path, found, stored, args.prune)
+    rows = [row for row, _ in plan]
+    table = Listing("changes", (Column("Action", "action"), NAME,
+                                Column("Changes", "changes", format_list)), rows)
+    actions = [row["action"] for row in rows]
+    counts = [f"{actions.count(action)} {action}d" for action in ("create", "update", "delete")]
+    counts.append(f"{len(found) - len(rows) + actions.count('delete')} unchanged.")
+    if args.dry_run:
+        return Details(rows, parts=[("", table)], message=f"Dry run: {', '.join(counts)}")
+    if plan:
+        confirm_plan(args, console, table)
+    for place, (row, values) in enumerate(plan):
+        mask_config(values.get("config"), console.keep_secret)      # an error may repeat it
+        try:
+            apply_step(client, project, row, values)
+        except BaseException as error:      # Ctrl-C, too
+            rest = format_list([f"{each['action']} '{each['name']}'" for each in rows[place:]])
+            error.hint = (f"{getattr(error, 'hint', '')} {place} of {len(rows)} changes were made. "
+                          f"Left: {rest}. Run it again to make them.").strip()
+            raise
+    return Details(rows, message=", ".join(counts))
+
+
+def confirm_plan(args, console, table):
+    """Shows a plan before it is carried out, and asks if it deletes anything."""
+    names = [f'"{printable(row["name"])}"' for row in table.rows if row["action"] == "delete"]
+    if names and not args.yes:
+        console.require_terminal("--yes")
+    if output_format(args) == "table" and console.file is None:
+        console.print("".join(table.render(console.screen(args.color))))
+        console.flush()
+    else:                           # where it would be in the way of the result
+        for line in "".join(table.render(Screen(None))).splitlines():
+            console.tell(line)
+    if names and not args.yes:
+        agree(console, f"Delete {counted(len(names), 'evaluator')}: {', '.join(names)}", "changed")
 
 
 # --- datasets

@@ -182,7 +182,7 @@ class RefusedArguments(ParserCase):
                 ("orgs invite", "orgs add-member"), ("orgs kick", "orgs remove-member"),
                 ("organizations rm", "orgs remove-member"), ("organization show", "orgs get"),
                 ("evaluators revoke", "evaluators delete"), ("api-keys delete", "api-keys revoke"),
-                ("keys rm", "api-keys revoke"), ("evaluators update", "evaluators toggle"),
+                ("keys rm", "api-keys revoke"), ("evaluators edit", "evaluators update"),
                 ("evaluators enable", "evaluators toggle"), ("orgs new", "orgs create"),
                 ("key create", "api-keys create"), ("projects add", "projects create"),
                 ("scores add", "scores create"), ("projects select", "projects use"),
@@ -209,7 +209,7 @@ class RefusedArguments(ParserCase):
             self.assertNotIn("Did you mean", self.refused(group, "move"))
         for word in ("logot", "log-out", "signout", "instal", "uninstall"):
             self.assertNotIn("Did you mean", self.refused(word))
-        self.assertIn("Choose one of: evaluators list, ", self.refused("evaluators", "get", "x"))
+        self.assertIn("Choose one of: evaluators list, ", self.refused("evaluators", "find", "x"))
 
     def test_words_that_never_suggest_are_complete(self):
         """Commands that create, delete or revoke something, or end the session."""

@@ -1,9 +1,12 @@
-"""Evaluators: the secrets in their configs, and what is said of a config that cannot work."""
+"""Evaluators: secrets in their configs, configs that cannot work, changes, and files of them."""
+import gzip
 import json
+import signal
 import unittest
 
 import twosignal
-from tools import CommandCase, procedure_inputs, trpc_answer, trpc_error
+from tools import (DIALECTS, NEW, OLD, CommandCase, posix, procedure_inputs, trpc_answer,
+                   trpc_error)
 
 SECRET_KEYS = """
     api_key apiKey APIKEY ApiKey api-key x-api-key X-API-KEY X-Api-Key token auth_token accessToken
@@ -76,7 +79,10 @@ class SecretsInConfigs(CommandCase):
                       ("create", {"projectId": self.server.project, "name": "y", "type": "TOXICITY",
                                   "config": CONFIG}, ("--mutation",)))}
         commands = dict(listed, list=("evaluators", "list"), create=create, toggle=(
-            "evaluators", "toggle", self.evaluator, "--enable"))
+            "evaluators", "toggle", self.evaluator, "--enable"), get=(
+            "evaluators", "get", self.evaluator), update=(
+            "evaluators", "update", self.evaluator, "--name", "Judge"))
+        commands["export list"] = ("evaluators", "export")
         return {what: self.assertOk(self.cli(*argv + more)) for what, argv in commands.items()}
 
     def test_no_format_shows_them(self):
@@ -94,14 +100,18 @@ class SecretsInConfigs(CommandCase):
         """Row 53: only the secrets are masked."""
         for what, result in self.run_all("--json").items():
             with self.subTest(what=what):
-                record = result.json[-1] if "list" in what else result.json
+                record = result.json
+                if "list" in what:
+                    record = [each for each in result.json if each["name"] == "Judge"][-1]
                 self.assertEqual(record["config"], SHOWN)
 
     def test_on_request(self):
         """Row 53: --show-secrets shows them."""
         for what, result in self.run_all("--json", "--show-secrets").items():
             with self.subTest(what=what):
-                record = result.json[-1] if "list" in what else result.json
+                record = result.json
+                if "list" in what:
+                    record = [each for each in result.json if each["name"] == "Judge"][-1]
                 self.assertEqual(record["config"], CONFIG)
 
     def test_what_is_sent_is_complete(self):
@@ -217,3 +227,397 @@ class ConfigsThatCannotWork(CommandCase):
     def test_types_are_completed(self):
         result = self.run_cli("__complete", "--", "evaluators", "create", "--type", "LL")
         self.assertEqual(self.assertOk(result, err="").out, "words\nLLM_JUDGE\n")
+
+
+class EvaluatorCase(CommandCase):
+    """A project with one evaluator, Judge."""
+
+    def setUp(self):
+        super().setUp()
+        self.use(self.server)
+
+    def use(self, server, **fields):
+        """Goes on with a project that is new on a server; fields: of Judge."""
+        self.server = server
+        self.log_in()
+        self.project = server.add_project(name="New")
+        self.environment["TWOSIGNAL_PROJECT"] = self.project
+        self.judge = self.add("Judge", **dict({"type": "LLM_JUDGE", "config": CONFIG}, **fields))
+        server.clear()
+
+    def add(self, name, **fields):
+        return self.server.add_evaluator(name=name, project=self.project, **fields)
+
+    def all_stored(self):
+        return [row for row in self.server.rows("evaluators") if row["projectId"] == self.project]
+
+    def stored(self, name="Judge"):
+        return [row for row in self.all_stored() if row["name"] == name][-1]
+
+    def changes(self):
+        """What was sent, by procedure, in its order."""
+        return [name for request in self.server.requests for name in request.procedures
+                if request.method == "POST"]
+
+    def update(self, *args, **kwargs):
+        return self.cli("evaluators", "update", "Judge", *args, **kwargs)
+
+    def change(self, **config):
+        """Updates the config that `evaluators get` shows of Judge, with these values in it."""
+        return self.update("--config", json.dumps(dict(SHOWN, **config)))
+
+
+class GetAndUpdate(EvaluatorCase):
+    def test_get(self):
+        for given in ("Judge", self.judge):
+            result = self.assertOk(self.cli("evaluators", "get", given), err="")
+            self.assertIn("Type:     LLM_JUDGE\n", result.out)
+            self.assertIn('\n      "max_tokens": 64,\n', result.out)
+            record = self.assertOk(self.cli("evaluators", "get", given, "--json")).json
+            self.assertEqual((record["id"], record["enabled"], record["config"]),
+                             (self.judge, True, SHOWN))
+        for missing in ("Nobody", "11111111-1111-4111-8111-111111111111"):
+            self.assertFails(self.cli("evaluators", "get", missing), 6, "Evaluator not found",
+                             "evaluators list")
+
+    def test_only_what_is_given_is_sent(self):
+        for options, sent in ((["--name", "Judge"], {"name": "Judge"}),
+                              (["-n", "Judge", "--disable"], {"name": "Judge", "enabled": False}),
+                              (["--enable"], {"enabled": True}),
+                              (["--config", "{}"], {"config": {}})):
+            self.server.clear()
+            result = self.assertOk(self.update(*options))
+            self.assertIn('Updated evaluator "Judge".', result.out)
+            given, = procedure_inputs(self.server, "evaluator.update")
+            self.assertEqual(given, dict(sent, id=self.judge, projectId=self.project))
+            self.assertEqual(len(procedure_inputs(self.server, "evaluator.list")), 1)
+
+    def test_nothing_to_change(self):
+        for options in ((), ("--config", "null")):
+            self.assertFails(self.update(*options), 2, "--name, --config, --enable or --disable")
+        self.assertFails(self.update("--enable", "--disable"), 2)
+        self.assertEqual(self.changes(), [])
+
+    def test_a_config_that_cannot_work(self):
+        self.assertEqual(self.assertOk(self.update("--config", '{"x": 1}')).err,
+                         "Warning: a LLM_JUDGE evaluator needs 'criteria' in its --config.\n")
+        self.assertOk(self.update("--disable"), err="")
+
+    def test_secrets_that_are_masked_stay(self):
+        """Row 75: *** is what is stored in that place: in objects, lists, and inside URLs."""
+        self.assertOk(self.change(max_tokens=65))
+        self.assertEqual(self.stored()["config"], dict(CONFIG, max_tokens=65))
+        headers = dict(SHOWN["headers"], Accept="any", Authorization="new")
+        self.assertOk(self.change(headers=headers))
+        self.assertEqual(self.stored()["config"], dict(CONFIG, headers=headers))
+
+    def test_other_masks_are_refused(self):
+        """Row 75: *** that stands for nothing is a usage error that names its place."""
+        pairs = SHOWN["pairs"]
+        for key, value, path in (
+                ("apiKey2", "***", "apiKey2"), ("criteria", "***", "criteria"),
+                ("headers", {"X-Auth": "***"}, "headers.X-Auth"),
+                ("steps", {"0": SHOWN["steps"][0]}, "steps.0.deep.0.client-secret"),
+                ("credentials", {"user": "***"}, "credentials.user"),
+                ("pairs", [{"name": "X-Token", "value": "***"}, pairs[1]], "pairs.0.value"),
+                ("hooks", ["https://***@other.example/"], "hooks.0"),
+                ("hooks", ["https://x.example/?token=***", "x"], "hooks.0"),
+                ("url", SHOWN["url"].replace("channel=7", "channel=8"), "url")):
+            with self.subTest(key=key, value=value):
+                result = self.change(**{key: value})
+                self.assertFails(result, 2, f'--config: config.{path} of "Judge" is ***')
+        self.assertEqual(self.changes(), [])
+
+    def test_text_with_asterisks(self):
+        for text in ("Rate *** words", "****", "a ***", "https://x.example/***?q=a***"):
+            self.assertOk(self.change(criteria=text))
+            self.assertEqual(self.stored()["config"], dict(CONFIG, criteria=text))
+
+
+class MasksInLists(unittest.TestCase):
+    """Row 75: a secret never becomes that of another item of a list."""
+
+    A, B = ({"url": name, "headers": {"Authorization": name + "-secret"}} for name in "ab")
+    STORED = [A, B]
+
+    def restored(self, shown, stored=None):
+        stored = self.STORED if stored is None else stored
+        return twosignal.unmask(shown, twosignal.mask_config(stored), stored)
+
+    def test_moved_removed_and_added(self):
+        a, b = twosignal.mask_config(self.STORED)
+        for shown, expected in (([a, b], [self.A, self.B]), ([b, a], [self.B, self.A]),
+                                ([b], [self.B]), ([{"new": 1}, a, b], [{"new": 1}, self.A, self.B]),
+                                ([b, dict(a)], [self.B, self.A])):
+            self.assertEqual(self.restored(shown), expected)
+
+    def test_changed(self):
+        a, b = twosignal.mask_config(self.STORED)
+        self.assertEqual(self.restored([dict(a, retries=3), b]), [dict(self.A, retries=3), self.B])
+        for shown in ([dict(b, retries=3), a], [dict(b, retries=3)], [dict(a, x=1), b, b]):
+            with self.assertRaises(ValueError) as caught:
+                self.restored(shown)
+            self.assertEqual(str(caught.exception), "config.0.headers.Authorization")
+
+    def test_items_that_look_alike(self):
+        stored = ["https://one@x.example/", "https://two@x.example/", "z"]
+        shown = twosignal.mask_config(stored)
+        self.assertEqual(self.restored(shown[:2] + ["y"], stored), stored[:2] + ["y"])
+        with self.assertRaises(ValueError):
+            self.restored(shown[1:], stored)
+
+    def test_values_that_are_the_same(self):
+        same = twosignal.is_same
+        self.assertTrue(same({"a": 1, "b": [1.0, None]}, {"b": [1, None], "a": 1.0}))
+        for value, other in ((1, True), (0, False), ([1, True], [True, 1]), ("1.0", "1"),
+                             ({"a": None}, {}), ("v1.0", "v1"), (None, 0), ([], {})):
+            self.assertFalse(same(value, other), (value, other))
+
+    def test_every_kind_of_secret(self):
+        """Row 75: whatever mask_config() hides comes back whole, or is refused elsewhere."""
+        configs = [{key: "s3cret"} for key in SECRET_KEYS] + [{key: 5} for key in SECRET_KEYS]
+        configs += [CONFIG, {"a": [[{"token": "x"}]]}, {"url": "http://u:p@h/?sig=a#token=b"}]
+        for config in configs:
+            shown = twosignal.mask_config(config)
+            with self.subTest(config=config):
+                self.assertEqual(twosignal.unmask(shown, shown, config), config)
+                for stored in (None, {}, {"x": "y"}, [], "***x"):
+                    with self.assertRaises(ValueError):
+                        twosignal.unmask(shown, twosignal.mask_config(stored), stored)
+
+
+class Files(EvaluatorCase):
+    """evaluators export and apply."""
+
+    def export(self, *options):
+        return self.assertOk(self.cli("evaluators", "export", *options), err="").json
+
+    def apply(self, content, *options, **kwargs):
+        path = self.write("evaluators.json", content)
+        return self.cli("evaluators", "apply", "-f", path, *options, **kwargs)
+
+    def rows(self, content, *options):
+        return self.assertOk(self.apply(content, "--json", *options)).json
+
+    def fields(self):
+        """What all evaluators are, but for IDs and times."""
+        return sorted(([row[key] for key in ("name", "type", "config", "enabled")]
+                       for row in self.all_stored()), key=str)
+
+    def test_export(self):
+        self.add("A", type="COST", config={"max_cost_usd": 1}, enabled=False)
+        rows = self.export()
+        self.assertEqual(rows, [
+            {"name": "A", "type": "COST", "config": {"max_cost_usd": 1}, "enabled": False},
+            {"name": "Judge", "type": "LLM_JUDGE", "config": SHOWN, "enabled": True}])
+        self.assertEqual(self.export("--show-secrets")[1]["config"], CONFIG)
+        path = self.path("evals.json")
+        self.assertOk(self.cli("evaluators", "export", "-o", path), err="")
+        with open(path) as file:
+            self.assertEqual(json.load(file), rows)
+        self.assertEqual([list(row) for row in self.export("--fields", "id,name")],
+                         [["id", "name"]] * 2)
+        out = self.cli("evaluators", "export", "--format", "jsonl").lines
+        self.assertEqual([json.loads(line) for line in out], rows)
+
+    def test_what_is_exported_changes_nothing(self):
+        """Row 75: a file with masked secrets, applied where it is from, makes no change."""
+        self.add("A", config={"value": "***"}, enabled=False)
+        for more in ((), ("--format", "jsonl"), ("--show-secrets",), ("--fields",
+                     "id,created_at,enabled,config,type,name")):
+            text = self.assertOk(self.cli("evaluators", "export", *more)).out
+            for content in (text, "\ufeff" + text.replace("\n", "\r\n")):
+                result = self.assertOk(self.apply(content, "--prune"))
+                self.assertEqual(result.out, "0 created, 0 updated, 0 deleted, 2 unchanged.\n")
+        self.assertEqual(self.changes(), [])
+        self.assertEqual(result.err, "Ignored: created_at, id.\n")
+
+    def test_to_another_server(self):
+        for first, second in ((OLD, NEW), (NEW, OLD)):
+            self.use(self.serve(**first))
+            self.add("Off", type="COST", config={"max_cost_usd": 0.5}, enabled=False)
+            rows, masked, fields = self.export("--show-secrets"), self.export(), self.fields()
+            self.use(self.serve(**second), type="COST", config={})
+            self.assertFails(self.apply(masked), 2, 'config.apiKey of "Judge" is ***',
+                             "--show-secrets")
+            self.assertEqual(self.changes(), [])
+            self.assertOk(self.apply(rows))
+            self.assertEqual(self.fields(), fields)
+            self.assertEqual(self.export(), masked)
+
+    def test_only_differences_are_sent(self):
+        content = [{"name": "New", "type": "cost", "config": {"max_cost_usd": 1}, "enabled": False},
+                   {"name": "Judge", "config": dict(SHOWN, max_tokens=65), "type": "llm_judge"},
+                   {"name": "Later", "type": "TOXICITY"}]
+        rows = self.rows(content)
+        self.assertEqual(self.changes(), ["evaluator.create", "evaluator.update",
+                                          "evaluator.create", "evaluator.update"])
+        self.assertEqual(rows, [
+            {"action": "create", "name": "New", "id": self.stored("New")["id"],
+             "changes": ["type", "config", "enabled"]},
+            {"action": "create", "name": "Later", "id": self.stored("Later")["id"],
+             "changes": ["type"]},
+            {"action": "update", "name": "Judge", "id": self.judge, "changes": ["config"]}])
+        self.assertEqual(procedure_inputs(self.server, "evaluator.update"), [
+            {"id": rows[0]["id"], "projectId": self.project, "enabled": False},
+            {"id": self.judge, "projectId": self.project,
+             "config": dict(CONFIG, max_tokens=65)}])
+        self.assertEqual((self.stored("New")["type"], self.stored("New")["enabled"]),
+                         ("COST", False))
+        self.assertEqual((self.stored("Later")["type"], self.stored("Later")["config"]),
+                         ("TOXICITY", {}))
+        self.assertEqual(self.rows(content), [])
+
+    def test_a_type_that_a_newer_server_knows(self):
+        self.assertFails(self.apply([{"name": "x", "type": "Next_Type"}]), 1, "Invalid enum value",
+                         out="create")
+        self.assertEqual(procedure_inputs(self.server, "evaluator.create")[0]["type"], "Next_Type")
+
+    def test_what_a_file_leaves_out_stays(self):
+        for content in ([{"name": "Judge"}], [{"name": "Judge", "config": None, "enabled": None}],
+                        '{"name": "Judge", "type": "Llm_Judge", "enabled": true}\n'):
+            self.assertEqual(self.rows(content), [])
+        self.assertEqual(self.rows([{"name": "Judge", "enabled": False}])[0]["changes"],
+                         ["enabled"])
+        self.assertEqual(self.stored()["config"], CONFIG)
+
+    def test_sources(self):
+        content = json.dumps([{"name": "Judge", "enabled": False}]).encode()
+        path = self.write("evals.json.gz", gzip.compress(content))
+        result = self.assertOk(self.cli("evaluators", "apply", "-f", path, "--dry-run"))
+        self.assertIn("update  Judge  enabled\n", result.out)
+        result = self.assertOk(self.cli("evaluators", "apply", "-f", "-", stdin=content))
+        self.assertEqual(result.out.splitlines()[-1],
+                         "0 created, 1 updated, 0 deleted, 0 unchanged.")
+
+    def test_plan(self):
+        """It is shown before the first change; with --dry-run, nothing is changed."""
+        content = [{"name": "New", "type": "COST"}]
+        plan = "Action  Name   Changes\n%s\ncreate  New    type\ndelete  Judge  -\n" % ("─" * 22)
+        result = self.assertOk(self.apply(content, "--prune", "--dry-run"), err="")
+        counts = "1 created, 0 updated, 1 deleted, 0 unchanged.\n"
+        self.assertEqual(result.out, "Dry run: " + counts + plan)
+        rows = self.rows(content, "--prune", "--dry-run")
+        self.assertEqual(rows, [{"action": "create", "name": "New", "id": None,
+                                 "changes": ["type"]},
+                                {"action": "delete", "name": "Judge", "id": self.judge,
+                                 "changes": []}])
+        self.assertEqual(self.changes(), [])
+        self.server.fault("evaluator.create", status=400)
+        self.assertEqual(self.apply(content, "--prune", "-y").out, plan)
+        result = self.assertOk(self.apply(content, "--prune", "-y", "--json"))
+        self.assertEqual([row["action"] for row in result.json], ["create", "delete"])
+        self.assertEqual(result.err, plan)
+        self.assertOk(self.apply([{"name": "New", "enabled": False}], "-q", "--json"), err="")
+
+    def test_deletions_are_confirmed(self):
+        self.add("Old")
+        content = [{"name": "New", "type": "COST"}]
+        self.assertFails(self.apply(content, "--prune"), 2, "--yes")
+        self.assertEqual(self.changes(), [])
+        result = self.apply(content, "--prune", stdin="n\n", tty=True)
+        self.assertEqual((result.code, result.err), (
+            1, 'Delete 2 evaluators: "Judge", "Old"? [y/N] Error: Nothing was changed.\n'))
+        self.assertIn("\ndelete  Old    -\n", result.out)
+        self.assertEqual(self.changes(), [])
+        self.assertOk(self.apply(content, "--prune", stdin="y\n", tty=True))
+        self.assertEqual(self.changes(), ["evaluator.create"] + ["evaluator.delete"] * 2)
+        self.assertOk(self.apply(content, "--prune"), err="")       # there is nothing to ask
+
+    def test_files_that_cannot_be_used(self):
+        for content, *parts in (
+                ("", "line 1", "no evaluator"), ("[]", "no evaluator"), ("[\n5]", "line 2", "name"),
+                ('{"a": 1}', "line 1", "name"), ('[[{"name": "x"}]]', "line 1"),
+                ('[{"name": "New", "type": "COST"}', "not JSON, or cut off"),
+                ('[{"name": " "}]', "name"), ('[{"name": 5}]', "name"),
+                ('[{"name": "x",\n "type": "COST"},\n{"name": "y", "type": 5}]', "line 3", "type"),
+                ('[{"name": "x", "type": "COST", "config": []}]', "config"),
+                ('[{"name": "x", "type": "COST", "enabled": "yes"}]', "enabled"),
+                ('[{"name": "x", "type": "COST", "enabled": 1}]', "enabled"),
+                ('[{"name": "x", "type": "COST", "config": {"a": 1, "a": 2}}]', "line 1", "'a'"),
+                ('[{"name": "x", "type": "COST", "config": {"a": 9007199254740993}}]', "exactly"),
+                ('[{"name": "é", "type": "COST"},\n{"name": "e\u0301", "type": "COST"}]', "line 2",
+                 "line 1"),
+                ('[{"name": "Judge"},\n{"name": "New"}]', "line 2", "needs a type"),
+                ('[{"name": "New", "type": "COST"},\n{"name": "N", "type": "COST", "config": '
+                 '{"headers": {"Authorization": "***"}}}]',
+                 'line 2: config.headers.Authorization of "N" is ***')):
+            with self.subTest(content=content):
+                result = self.apply(content, "--prune", "-y")
+                self.assertFails(result, 2, "evaluators.json", *parts)
+        self.assertFails(self.cli("evaluators", "apply", "-f", self.path("none")), 2, "Cannot read")
+        self.assertEqual(self.changes(), [])
+
+    def test_two_of_a_name_on_the_server(self):
+        other = self.add("Judge")
+        result = self.cli("evaluators", "export")
+        self.assertIn("'evaluators apply' refuses two of one name: 'Judge'", result.err)
+        self.assertFails(self.apply(result.out), 2, "line")
+        result = self.apply([{"name": "New", "type": "COST"}, {"name": "Judge"}])
+        self.assertFails(result, 2, "line 1", self.judge, other)
+        self.assertEqual(self.changes(), [])
+        self.assertOk(self.apply([{"name": "New", "type": "COST"}, {"name": "judge",
+                                                                  "type": "COST"}]))
+
+    CONTENT = [{"name": "B", "type": "COST", "enabled": False}, {"name": "A", "type": "COST"},
+               {"name": "Judge", "enabled": False}]
+
+    def test_a_failure_in_the_middle(self):
+        for procedure, fault, code, done, left in (
+                ("evaluator.create", {"status": 500}, 8, 0, "create 'B', create 'A', update"),
+                ("evaluator.update", {"reset": True, "after": True}, 9, 0,
+                 "disable 'B', create 'A', update"),
+                ("evaluator.delete", {"status": 403}, 5, 3, "delete 'Old'.")):
+            self.use(self.server)
+            self.add("Old")
+            self.server.fault(procedure, **fault)
+            with self.subTest(procedure=procedure):
+                result = self.apply(self.CONTENT, "--prune", "-y", "--json")
+                self.assertEqual((result.code, result.out), (code, ""))
+                self.assertIn(f"{done} of 4 changes were made. Left: {left}", result.error["hint"])
+                self.assertOk(self.apply(self.CONTENT, "--prune", "-y"))
+                self.assertEqual(sorted((row["name"], row["enabled"])
+                                        for row in self.all_stored()),
+                                 [("A", True), ("B", False), ("Judge", False)])
+
+    def test_an_answer_that_repeats_a_secret(self):
+        """Row 53: neither the secret of the file nor the stored one is shown."""
+        config = dict(CONFIG, url="https://me:canary-new@x/")
+        content = [{"name": "Judge", "config": dict(SHOWN, url=config["url"])}]
+        body = trpc_error("BAD_REQUEST", 400, "Invalid: canary-new " + json.dumps(config))
+        for more in ((), ("--json",), ("--debug",)):
+            self.server.fault("evaluator.update", status=400, body=body)
+            result = self.apply(content, *more)
+            self.assertEqual(result.code, 1)
+            self.assertIn("0 of 1 changes were made", result.err)
+            self.assertNotIn("canary-", result.out + result.err)
+
+    def test_roles_in_both_dialects(self):
+        for dialect, options in DIALECTS:
+            self.use(self.serve(**options))
+            for role in ("VIEWER", "MEMBER"):
+                with self.subTest(dialect=dialect, role=role):
+                    email = role.lower() + "@example.com"
+                    self.server.add_account(email, roles={self.server.org: role})
+                    self.log_in(email)
+                    code = 0 if role == "MEMBER" else 5
+                    self.assertEqual([each["config"] for each in self.export()], [SHOWN])
+                    self.assertOk(self.cli("evaluators", "get", "Judge"))
+                    result = self.apply([{"name": "Judge", "config": dict(SHOWN, top=1)}])
+                    self.assertEqual(result.code, code, result)
+                    self.assertEqual(self.update("--disable").code, code)
+                    if code:
+                        self.assertIn("Permission denied", result.err)
+                        self.assertEqual(self.stored()["config"], CONFIG)
+
+    @posix
+    def test_ctrl_c(self):
+        path = self.write("evals.json", self.CONTENT)
+        code, err = self.signalled(signal.SIGINT, "evaluator.update", [
+            "evaluators", "apply", "-f", path, "-q"], out=b".*")
+        self.assertEqual(code, -signal.SIGINT)
+        self.assertIn("Left: disable 'B', create 'A', update 'Judge'. Run it again", err)
+
+
+if __name__ == "__main__":
+    unittest.main()
