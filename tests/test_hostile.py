@@ -63,6 +63,7 @@ WORLD = {
     "evaluator.delete": {"success": True},
     "dataset.list": [DATASET], "dataset.create": DATASET, "dataset.addItem": ITEM,
     "dataset.getById": dict(DATASET, items=[ITEM]), "dataset.delete": {"success": True},
+    "dataset.update": DATASET, "dataset.removeItem": {"success": True},
     "apiKey.list": [KEY], "apiKey.create": dict(KEY, key="ts_whole_key"),
     "apiKey.rotate": dict(KEY, key="ts_whole_key"), "apiKey.revoke": KEY,
     "usage.getCurrentMonth": USAGE,
@@ -90,6 +91,8 @@ COMMANDS = [                        # (procedure whose response is the hostile o
     ("dataset.create", "datasets create --project c0 -n x"),
     ("dataset.getById", "datasets get g0 --project c0"),
     ("dataset.addItem", "datasets add-item g0 --project c0 --input 1"),
+    ("dataset.update", "datasets update g0 --project c0 -n x"),
+    ("dataset.removeItem", "datasets remove-item i0 --project c0 -y"),
     ("dataset.delete", "datasets delete g0 --project c0 -y"),
     ("apiKey.list", "api-keys list --project c0"),
     ("apiKey.create", "api-keys create --project c0 -n x"),
@@ -110,8 +113,9 @@ def with_full_ids(value):
 
 WORLD = with_full_ids(WORLD)
 TRACE = WORLD["trace.list"]["traces"][0]
-SILENT = ("evaluator.delete", "dataset.delete", "apiKey.revoke", "project.delete",
-          "organization.addMember", "organization.removeMember")    # their result is not needed
+SILENT = (                          # their result is not needed
+    "evaluator.delete", "dataset.delete", "dataset.removeItem", "apiKey.revoke", "project.delete",
+    "organization.addMember", "organization.removeMember")
 DEEP = "[" * 1000 + "]" * 1000
 NOT_JSON = [b"", b" ", b"{", b"null null", b"\xff\xfe{}", b'"\xc3("', b"<html><body>Log in",
             gzip.compress(b'{"result": {"data": {"json": []}}}'), b"NaN",
