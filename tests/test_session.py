@@ -14,11 +14,12 @@ from unittest import mock
 from urllib.parse import quote
 
 import twosignal
+from forks import Forks
 from injection import Injection
 from servers import Proxy, Scripted, answer, silence
 from sessions import encode64, session_cookies, session_in_cookie
 from standin import PROJECT_REF, StandIn
-from tools import (DEADLINE, PROGRAM, SESSION, SUPPORT, EventfulClock, PassingClock, Result,
+from tools import (DEADLINE, PROGRAM, SESSION, EventfulClock, PassingClock, Result,
                    ServerCase, StateCase, WrongClock, as_bytes, as_text, file_bytes, full,
                    full_once, heed_interrupts, kept_signals, posix, replaced_environment,
                    run_command)
@@ -220,7 +221,6 @@ class WriteProofs(StateCase):
 
 
 OWNER, PASSWORD = StandIn.OWNER
-INJECTION = os.path.join(SUPPORT, "injection.py")
 KEYS = ("access_token", "refresh_token", "expires_at", "user_id", "user_email", "project_ref")
 LISTING, QUERY = ("orgs", "list", "--json"), "organization.list"
 
@@ -345,18 +345,28 @@ class ConcurrentProcesses(SessionCase):
 
     def test_one_refresh_for_all(self):
         """Row 1: for all processes that start with an expired session: a token works only once."""
+        command, count = LISTING + ("--timeout", "300"), full(12, 50)
+
+        def started():
+            processes = [self.start(*command) for _ in range(count)]
+            return [self.finish(process) for process in processes]
+        self.assertOneRefresh(started, count)
+        if not hasattr(os, "fork"):
+            return
         # It is the system that locks; what a version of Python changes is seen in fewer rounds.
-        for _ in range(full_once(full(1, 2), 20)):
-            self.server.clear()
-            session = self.log_in_expired()
-            processes = [self.start(*LISTING, "--timeout", "300")
-                         for _ in range(full(12, 50))]
-            for process in processes:
-                result = self.assertOk(self.finish(process), "")
-                self.assertEqual(result.json[0]["id"], self.server.org)
-            self.assertRefreshes(1)
-            self.assertEqual(self.server.count(QUERY), len(processes))
-            self.assertRefreshed(session)
+        with Forks("twosignal", self.environment) as forks:
+            for _ in range(full_once(1, 19)):
+                self.assertOneRefresh(lambda: forks.run(*[command] * count), count)
+
+    def assertOneRefresh(self, run, count):
+        """Of so many processes, which run at once with an expired session, and all succeed."""
+        self.server.clear()
+        session = self.log_in_expired()
+        for result in run():
+            self.assertEqual(self.assertOk(result, "").json[0]["id"], self.server.org)
+        self.assertRefreshes(1)
+        self.assertEqual(self.server.count(QUERY), count)
+        self.assertRefreshed(session)
 
     @posix
     def test_killed_during_a_refresh(self):
@@ -1445,15 +1455,15 @@ class Injections(SessionCase):
     def test_kills(self):
         """Row 59: lost is what was killed between the response and the first byte on the disk."""
         record = self.path("record")
-        command = [sys.executable, INJECTION, "{}", record] + list(LISTING)
+        forks = self.enter(Forks("injection", self.environment))
         self.prepare()
-        run_command([each.format(0) for each in command], self.environment)
+        forks.run([0, record, *LISTING])
         calls = file_bytes(record).decode().split()
         self.assertGreater(len(calls), 40)
         for number in range(1, len(calls) + 1, full(5, 1)):
             with self.subTest(number=number, call=calls[number - 1]):
                 self.prepare()
-                result = run_command([each.format(number) for each in command], self.environment)
+                result, = forks.run([number, record, *LISTING])
                 self.assertEqual(result.code, -signal.SIGKILL, result)
                 self.server.settle()
                 newest = [row["id"] for row in self.server.rows("tokens")

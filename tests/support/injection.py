@@ -1,17 +1,15 @@
 """Calls of a command that fail, or that its process does not survive, after the session's lock.
 
 In-process: `with Injection(number, error): run_cli(...)`. As a process that is killed:
-`python3 tests/support/injection.py NUMBER RECORD COMMAND…`, which notes each call in RECORD.
+`Forks("injection", environment).run([NUMBER, RECORD, COMMAND…])`, which notes each call in RECORD.
 """
 import builtins
 import contextlib
 import os
 import signal
-import sys
 import threading
 from unittest import mock
 
-SUPPORT = os.path.dirname(os.path.abspath(__file__))
 CALLS = ("open", "close", "read", "write", "lseek", "ftruncate", "fsync", "replace",
          "unlink", "stat", "lstat", "fstat", "chmod", "scandir", "listdir", "mkdir")
 
@@ -65,14 +63,10 @@ class Injection(contextlib.ExitStack):
         return call
 
 
-def main(number, record, *arguments):
-    sys.path[:0] = [os.path.dirname(os.path.dirname(SUPPORT))]
+def main(arguments):
     import twosignal
+    number, record = arguments[:2]
     notes = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     write = os.write
     with Injection(int(number), note=lambda name: write(notes, name.encode() + b"\n")):
-        return twosignal.main(list(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+        return twosignal.main(arguments[2:])
