@@ -6297,6 +6297,10 @@ SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs inste
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
 NEW_NAME = (Option("[NAME]", "name, unless --name gives it"),
             Option("-n, --name NAME", "name, as an option", required=True))
+# The first one decides that an omitted flag is None, not False.
+STATE = (Option("--disable", "disable it", name="enabled", constant=False),
+         Option("--enable", "enable it", name="enabled"))
+ONE_STATE = STATE[0].flags + STATE[1].flags
 RENAME = Option("-n, --name NAME", "new name")
 DESCRIBE = Option("-d, --description TEXT", "description", may_be_empty=True)
 YES = Option("-y, --yes", "do not ask for confirmation")
@@ -6327,6 +6331,16 @@ def add_listing(name, kind, columns, *options):
         values = {"projectId": chosen_project(client, args)} if has_project else None
         rows = [shown_record(row, kind, args) for row in client.rows(f"{kind}.list", values)]
         return Listing(nouns, columns, rows)
+
+
+def add_showing(name, operand, kind, help_line, columns, data, *options):
+    """Adds a command that shows one of a project's resources; data: its field of users' data."""
+    @command(name, operand, PROJECT, *options, help=help_line)
+    def show(client, args, console):
+        given = {"projectId": chosen_project(client, args)}
+        row = named_row(client.rows(f"{kind}.list", given), args.id, kind, given)
+        record = shown_record(row, kind, args)
+        return Details(record, columns, [("", UserData([(data.title(), record.get(data))]))])
 
 
 def add_deletion(name, operand, kind, help_line, verb="delete", parent=PROJECT):
@@ -7124,7 +7138,6 @@ def scores_create(client, args, console):
 # --- evaluators
 EVALUATOR_FIELDS = (ID, TYPE, ENABLED, Column("Config", "config"))
 CONFIG = Option("--config JSON", "configuration of the evaluator" + JSON_VALUE)
-ENABLE, DISABLE = [Option(f"--{verb}", f"{verb} it") for verb in ("enable", "disable")]
 add_listing("evaluators list", "evaluator", (ID, TYPE, ENABLED, NAME), PROJECT, SHOW_SECRETS)
 EVALUATOR_KEYS = {"name": str, "type": str, "config": dict, "enabled": bool}    # in a file
 EVALUATOR_FILE = ("It takes a list of objects with name and type (text), config (an object) and "
@@ -7190,41 +7203,33 @@ def with_secrets(config, stored, place, name):
                           "stored there. 'evaluators export --show-secrets' writes secrets.")
 
 
-@command("evaluators get", EVALUATOR, PROJECT, SHOW_SECRETS)
-def evaluators_get(client, args, console):
-    """Show an evaluator with its config."""
-    values = {"projectId": chosen_project(client, args)}
-    row = named_row(client.rows("evaluator.list", values), args.id, "evaluator", values)
-    record = shown_record(row, "evaluator", args)
-    return Details(record, (ID, NAME, TYPE, ENABLED, CREATED), [
-        ("", UserData([("Config", record.get("config"))]))])
+add_showing("evaluators get", EVALUATOR, "evaluator", "Show an evaluator with its config.",
+            (ID, TYPE, ENABLED, CREATED, NAME), "config", SHOW_SECRETS)
 
 
-@command("evaluators update", EVALUATOR, PROJECT, RENAME, CONFIG, ENABLE, DISABLE, SHOW_SECRETS,
-         exclusive=("--enable", "--disable"),
+@command("evaluators update", EVALUATOR, PROJECT, RENAME, CONFIG, *STATE, SHOW_SECRETS,
+         exclusive=ONE_STATE,
          examples=("twosignal evaluators update ID --config '{\"max_ms\": 2000}'",))
 def evaluators_update(client, args, console):
     """Change an evaluator.
     In --config, *** keeps the secret that is stored in that place."""
     config = json_argument(args.config, "--config", console)
-    enabled = args.enable if args.enable or args.disable else None
-    if (args.name, config, enabled) == (None, None, None):
+    if (args.name, config, args.enabled) == (None, None, None):
         raise usage_error("Nothing to change", "Pass --name, --config, --enable or --disable.")
     chosen = chosen_resource(client, args, "evaluator")
     if "***" in json.dumps(config):
         stored = stored_row(client, "evaluator", chosen).get("config")
         config = with_secrets(config, stored, "--config", args.id)
     return configured(client, args, console, config, "evaluator.update", "Updated",
-                      name=args.name, enabled=enabled, **chosen)
+                      name=args.name, enabled=args.enabled, **chosen)
 
 
-@command("evaluators toggle", EVALUATOR, PROJECT, ENABLE, DISABLE, SHOW_SECRETS,
-         exclusive=("--enable", "--disable"))
+@command("evaluators toggle", EVALUATOR, PROJECT, *STATE, SHOW_SECRETS, exclusive=ONE_STATE)
 def evaluators_toggle(client, args, console):
     """Enable or disable an evaluator; without a flag, toggle it."""
     chosen = chosen_resource(client, args, "evaluator")
-    enabled = args.enable
-    if not args.enable and not args.disable:
+    enabled = args.enabled
+    if enabled is None:
         enabled = not stored_row(client, "evaluator", chosen).get("enabled")
     return changed(client, args, "evaluator.update", EVALUATOR_FIELDS,
                   "Enabled" if enabled else "Disabled", enabled=enabled, **chosen)
@@ -7599,29 +7604,21 @@ add_deletion("api-keys revoke", API_KEY, "apiKey",
 
 # --- routing and prompts
 ROUTING_CONFIG = Option("ID", "routing config, by ID or name", plain_id)
-ROUTING_OPTIONS = (Option("--rules JSON", "list of all rules" + JSON_VALUE),
-                   Option("--enable", "enable it"), Option("--disable", "disable it"))
+ROUTING_OPTIONS = (Option("--rules JSON", "list of all rules" + JSON_VALUE), *STATE)
 ROUTING_FIELDS = (ID, ENABLED, Column("Default model", "default_model"), NAME)
 PROMPT = Option("NAME", "name of the prompt template")
 add_listing("routing list", "modelRouting", ROUTING_FIELDS, PROJECT)
+add_showing("routing get", ROUTING_CONFIG, "modelRouting", "Show a routing config with its rules.",
+            ROUTING_FIELDS, "rules")
 
 
-@command("routing get", ROUTING_CONFIG, PROJECT)
-def routing_get(client, args, console):
-    """Show a routing config with its rules."""
-    given = {"projectId": chosen_project(client, args)}
-    rows = client.rows("modelRouting.list", given)
-    record = to_record(named_row(rows, args.id, "modelRouting", given))
-    return Details(record, ROUTING_FIELDS, [("", UserData([("Rules", record.get("rules"))]))])
-
-
-@command("routing update", ROUTING_CONFIG, PROJECT, Option("-n, --name NAME", "new name"),
+@command("routing update", ROUTING_CONFIG, PROJECT, RENAME,
          Option("--default-model MODEL", "new default model"), *ROUTING_OPTIONS,
-         exclusive=("--enable", "--disable"), help="Change a routing config.",
+         exclusive=ONE_STATE, help="Change a routing config.",
          examples=("twosignal routing update NAME --rules @rules.json",))
 @command("routing create", PROJECT, *NEW_NAME,
          Option("--default-model MODEL", "model if no rule matches", required=True),
-         *ROUTING_OPTIONS, exclusive=("--enable", "--disable"), help="Create a routing config.")
+         *ROUTING_OPTIONS, exclusive=ONE_STATE, help="Create a routing config.")
 def routing_change(client, args, console):
     rules = json_argument(args.rules, "--rules", console)
     if args.rules is not None and not isinstance(rules, list):
@@ -7630,7 +7627,7 @@ def routing_change(client, args, console):
         if not isinstance(rule, dict):
             raise usage_error(f"Invalid --rules: rule {number} is not an object")
     given = without_none(name=args.name, defaultModel=args.default_model, rules=rules,
-                         enabled=args.enable if args.enable or args.disable else None)
+                         enabled=args.enabled)
     if "id" not in vars(args):
         given = {"projectId": chosen_project(client, args), "rules": [], "enabled": True, **given}
         return changed(client, args, "modelRouting.create", ROUTING_FIELDS, **given)

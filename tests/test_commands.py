@@ -413,6 +413,8 @@ BY_NAME = (                 # command lines with names in capitals, and requests
     ("evaluators list --project PROJECT", 2), ("datasets list --project PROJECT", 2),
     ("api-keys list --project PROJECT", 2), ("projects list --org ORG", 1),
     ("projects create New --org ORG", 1), ("usage --org ORG", 1),
+    ("evaluators get EVALUATOR --project PROJECT", 3),
+    ("evaluators update EVALUATOR --project PROJECT --disable", 3),
     ("evaluators toggle EVALUATOR --project PROJECT --disable", 3),
     ("evaluators delete EVALUATOR --project PROJECT -y", 3),
     ("datasets get DATASET --project PROJECT", 3),
