@@ -6394,9 +6394,9 @@ def changed(client, args, procedure, columns, verb="Created", read=resource_obje
                    message=f'{verb} {RESOURCES[kind][0]} "{printable(name)}".')
 
 
-def add_change(name, procedure, help_line, *options, verb="Created"):
+def add_change(name, procedure, help_line, *options, verb="Created", examples=()):
     """Adds a command that creates or changes what has a name, and maybe a description."""
-    @command(name, *options, help=help_line)
+    @command(name, *options, help=help_line, examples=examples)
     def change(client, args, console):
         values = {"name": args.name, "description": vars(args).get("description")}
         if set(values.values()) == {None}:
@@ -6679,7 +6679,8 @@ def projects_use(client, args, console):
 add_change("projects create", "project.create", "Create a project in an organization.",
            *NEW_NAME, ORG, DESCRIBE)
 add_change("projects update", "project.update", "Change the name or description of a project.",
-           PROJECT_OPERAND, RENAME, DESCRIBE, ORG_FILTER, verb="Updated")
+           PROJECT_OPERAND, RENAME, DESCRIBE, ORG_FILTER, verb="Updated",
+           examples=('twosignal projects update PROJECT -n "Support Agent"',))
 add_deletion("projects delete", PROJECT_OPERAND, "project",
              "Delete a project and everything in it.", parent=ORG_FILTER)
 
@@ -7377,7 +7378,8 @@ ITEM_COLUMNS = (ID, Column("Input", "input"), Column("Expected", "expected_outpu
 add_listing("datasets list", "dataset", (ID, ITEMS, CREATED, NAME), PROJECT)
 add_change("datasets create", "dataset.create", "Create a dataset.", PROJECT, *NEW_NAME, DESCRIBE)
 add_change("datasets update", "dataset.update", "Change the name or description of a dataset.",
-           DATASET, PROJECT, RENAME, DESCRIBE, verb="Updated")
+           DATASET, PROJECT, RENAME, DESCRIBE, verb="Updated",
+           examples=('twosignal datasets update ID --project ID -n "Test Cases"',))
 ITEM = Option("ITEM", "ID of the item", plain_id)
 TO_DATASET = Option("--dataset ID", "dataset, by ID or name", plain_id, name="id", required=True)
 ITEM_OPTIONS = (
@@ -7464,7 +7466,8 @@ def datasets_add_trace(client, args, console):
     return added_item(client, item)
 
 
-@command("datasets update-item", ITEM, TO_DATASET, PROJECT, *ITEM_OPTIONS)
+@command("datasets update-item", ITEM, TO_DATASET, PROJECT, *ITEM_OPTIONS, examples=(
+    "twosignal datasets update-item ITEM --dataset ID --project ID --expected '\"Hi\"'",))
 def datasets_update_item(client, args, console):
     """Change a test case, which gets a new ID."""
     given = given_values(args, console)
@@ -7491,8 +7494,7 @@ def datasets_remove_item(client, args, console):
     item, place = stored_item(client, args)
     confirm(client, args, console, "item", place, "remove", item)
     client.mutate("dataset.removeItem", {"itemId": item["id"], **place})
-    return Details({"id": item["id"], "removed": True},
-                   message=f"Removed dataset item {printable(item['id'])}.")
+    return Details({"id": item["id"], "removed": True}, message="Removed an item.")
 
 
 add_deletion("datasets delete", DATASET, "dataset", "Delete a dataset and its items.")

@@ -325,7 +325,7 @@ class CommandTables(CommandCase):
         "datasets update": r'(?s)^Updated dataset "New Name"\.\n.*Words',
         "datasets add-trace": r'(?s)^Added an item\.\n.*Input: +{"promptText": "Made"}\n',
         "datasets update-item": r"(?s)^Updated an item\.\n.*Made.*\nExpected: +1\n",
-        "datasets remove-item": r"^Removed dataset item \S+\.\n$",
+        "datasets remove-item": r"^Removed an item\.\n$",
         "datasets delete": r"(?i)deleted",
         "api-keys list": r"(?s)^ID .*Name.*\n─+\n\S+  ",
         "api-keys create": r"(?s)CI Pipeline.*(ts_|2s_live_)\w{8}|(ts_|2s_live_)\w{8}",
