@@ -239,8 +239,7 @@ _TOO_LARGE = 10 ** MAX_DIGITS
 _DECIMAL = r"(?a)[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?\Z"
 _SUBSTITUTES = {**str.maketrans("─█░▁▂▃▄▅▆▇", "-#....::::"),
                 **str.maketrans({"…": "...", "≥": ">=", "≤": "<=", "→": "->"})}
-# What takes two columns as a whole: a flag, or a half of one; a keycap, © or ™ with variation
-# selector 16; an emoji with that, with a skin tone, or joined with others.
+# What takes two columns as a whole: a flag or half of one, a keycap or ™ with U+FE0F, joined emoji.
 _EMOJI = "[\u2194-\u21aa\u231a-\u27bf\u2934\u2935\u2b05-\u2b55\U0001f004-\U0001faff]"
 _EMOJI_SEQUENCE = ("[\U0001f1e6-\U0001f1ff]{1,2}|[#*0-9©®‼⁉™ℹ]\ufe0f|"
                    f"{_EMOJI}(?:[\ufe0f\U0001f3fb-\U0001f3ff]|\u200d{_EMOJI})+")
@@ -1177,10 +1176,9 @@ for (const th of document.querySelectorAll(".sortable th:not(:empty)")) {
     const next = { ascending: ["descending", -1], descending: ["none", 0] };
     const [order, sign] = next[th.ariaSort] || ["ascending", 1];
     for (const each of th.parentNode.cells) each.ariaSort = each === th ? order : "none";
-    for (const body of [...bodies].sort((one, other) => {
-      const a = value(one), b = value(other);
-      return sign && ((a === "-") - (b === "-") || sign * (a - b || compare(a, b)));
-    })) table.append(body);
+    const rows = bodies.map(body => [value(body), body]);
+    rows.sort(([a], [b]) => sign && ((a === "-") - (b === "-") || sign * (a - b || compare(a, b))));
+    for (const [, body] of rows) table.append(body);
   };
 }
 """
@@ -7878,8 +7876,7 @@ class Checkup:
             except Failure as failure:
                 facts.append(failure.message)
                 self.hints.append(failure.hint)
-                # A key needs no home directory and no session for this server, and a process that
-                # holds the lock will end.
+                # A key needs neither a home nor a session here; who holds the lock will end.
                 is_minor = layer == "home" and (self.is_key_alone or failure.code == "LOCKED")
                 if not is_minor and not (failure.code == "NOT_LOGGED_IN" and has_key()):
                     status = "FAIL"
@@ -7993,10 +7990,9 @@ class Checkup:
         for issuer, start, end, names in certificates:
             dates = f"{iso_timestamp(start)[:10]} to {iso_timestamp(end)[:10]}"
             yield f"valid from {dates}, issued by {issuer}, for {', '.join(names)}"
-        end = certificates[0][2] if certificates else ALL
         if not certificates:
             yield "certificate not readable here"
-        left = end - self.clock.time()
+        left = (certificates[0][2] if certificates else ALL) - self.clock.time()
         if isinstance(self.health, InsecureConnection):
             if left < 0:                    # Python 3.6 does not say why
                 self.health.hint = _CERTIFICATE_HINTS[10]
@@ -8052,10 +8048,8 @@ class Checkup:
             yield "within a minute of the server's"
 
     def check_session(self):
-        if self.is_key_alone:
-            yield "none"
-        elif not load_session(self.clock):
-            self.hints.append(not_logged_in(self.url).hint)
+        if self.is_key_alone or not load_session(self.clock):
+            self.hints += [] if self.is_key_alone else [not_logged_in(self.url).hint]
             yield "none"
         else:
             session = self.client.auth.session()
@@ -8095,8 +8089,7 @@ def doctor(client, args, console):
     others = {"layer": "not checked", "status": "", "found": ", ".join(skipped), "hint": ""}
     room = max(MIN_CUT, (console.screen(args.color).columns or 80) - 22)     # beside the layer
     for record in records + [others] * bool(skipped):
-        lines = record["found"].split("\n") + ["→ " + record["hint"]] * bool(record["hint"])
-        for line in lines:
+        for line in record["found"].split("\n") + ["→ " + record["hint"]] * bool(record["hint"]):
             for piece in textwrap.wrap(line, room, break_on_hyphens=False):
                 rows.append(dict(record, found=piece))
                 record = {"layer": "", "status": ""}
