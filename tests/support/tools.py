@@ -963,7 +963,7 @@ class CommandCase(ServerCase):
             "evaluators get": ["EVALUATOR"],
             "evaluators update": ["EVALUATOR", "--name", "New Name"],
             "evaluators toggle": ["EVALUATOR", "--disable"],
-            "evaluators apply": ["-f", self.write("made.json", [{"name": "Applied", "type": "COST"}])],
+            "evaluators apply": ["-f", self.write("made.json", '[{"name": "x", "type": "COST"}]')],
             "evaluators delete": ["EVALUATOR", "-y"],
             "datasets create": ["-n", "Test Cases"],
             "datasets get": ["DATASET"],
