@@ -419,6 +419,8 @@ BY_NAME = (                 # command lines with names in capitals, and requests
     ("evaluators delete EVALUATOR --project PROJECT -y", 3),
     ("datasets get DATASET --project PROJECT", 3),
     ("datasets add-item DATASET --project PROJECT --input 1", 3),
+    ("datasets export DATASET --project PROJECT", 3),
+    ("datasets add-trace TRACE --dataset DATASET --project PROJECT", 3),
     ("datasets delete DATASET --project PROJECT -y", 3))
 
 

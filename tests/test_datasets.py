@@ -3,6 +3,7 @@ import json
 import os
 import unittest
 import uuid
+from unittest import mock
 
 import twosignal
 from tools import DIALECTS, CommandCase, costly, procedure_inputs, trpc_answer
@@ -226,6 +227,19 @@ class ItemUpdates(DatasetCase):
                 self.assertFails(result, code, f"Added item {new}.", f"'twosignal {command}'")
                 self.assertOk(self.cli(*command.split(), "-y"))
                 self.assertEqual([values[0] for values in self.items()], [1])
+
+    def test_interrupted_before_the_old_one_is_removed(self):
+        real = twosignal.Client.mutate
+
+        def mutate(client, procedure, *rest):
+            if procedure == "dataset.removeItem":
+                raise KeyboardInterrupt
+            return real(client, procedure, *rest)
+        with mock.patch.object(twosignal.Client, "mutate", mutate):
+            result = self.update("--input", "1")
+        self.assertEqual((result.code, result.out), (130, ""))
+        self.assertIn(f"Added item {self.server.rows('items')[-1]['id']}. Remove the old one with "
+                      f"'twosignal datasets remove-item {self.item} --project ", result.err)
 
     def test_a_lost_answer(self):
         """Row 22: nothing is removed as long as it is not certain that the new one was added."""
