@@ -967,6 +967,7 @@ class CommandCase(ServerCase):
             "evaluators delete": ["EVALUATOR", "-y"],
             "datasets create": ["-n", "Test Cases"],
             "datasets get": ["DATASET"],
+            "datasets export": ["DATASET"],
             "datasets add-item": ["DATASET", "--input", '{"promptText": "Hi"}'],
             "datasets update": ["DATASET", "-n", "New Name", "-d", "Words"],
             "datasets add-trace": ["TRACE", "--dataset", "DATASET"],
