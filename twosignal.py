@@ -5797,9 +5797,8 @@ class Gate(Struct):
         if worst and metric.source == "scores" and not is_score(worst[0]["value"]):
             value = worst[0]["value"]           # fails, whatever the other scores are
         passed = None if None in (value, limit) else metric.holds(value, limit)
-        sides = [("", self.row)] + [("baseline: ", self.baseline)] * bool(compared)
         coverage = []
-        for side, row in sides:
+        for side, row in [("", self.row)] + [("baseline: ", self.baseline)] * bool(compared):
             measured = row.get(metric.coverage_key(evaluator), 0)
             text = f"{side}measured in {measured:,} of {counted(row['count'], 'trace')}"
             if passed and measured < (self.args.min_coverage or 0) * row["count"] - 1e-9:
@@ -6540,13 +6539,12 @@ def whoami(client, args, console):
     if not session and not client.key:
         raise rows
     server = session and result_or(None, session_origin, session, console.clock)
-    defaults = saved_defaults(client, organizations, console.tell)
     record = dict(
         account_record(session, client.url),
         api_key=client.key and (client.key[:6] if len(client.key) > 12 else "") + "…",
         api_url_source=url_and_source(args.url, console.clock, client.key)[1],
         account_url=None if server == client.url else server,
-        **defaults, organizations=organizations)
+        **saved_defaults(client, organizations, console.tell), organizations=organizations)
     if getattr(rows, "code", "") == "UNAUTHORIZED":
         record["expires_at"] = None             # the server has ended the session
     failures = [each for each in (key_check, rows) if isinstance(each, Failure)
@@ -6957,9 +6955,8 @@ def chosen_baseline(args, scan, by=(), sample_size=0):
         return TraceGroups(scan, by, sample_size).read().rows()
     if not args.baseline:
         return None
-    text = text_argument(f"@{args.baseline}", "--baseline", scan.console)
     try:
-        rows = json.loads(text)
+        rows = json.loads(text_argument(f"@{args.baseline}", "--baseline", scan.console))
         fault = baseline_fault(rows, list(by))
     except (ValueError, RecursionError):
         fault = "it is not JSON"
@@ -8032,8 +8029,7 @@ class Checkup:
             if isinstance(each, TransientFailure):      # UNAUTHORIZED is an answer of tRPC, too
                 raise each
         trpc = unknown.args[0] if isinstance(unknown, MissingProcedure) else "of unknown version"
-        names = "older" if isinstance(known, MissingProcedure) else "current"
-        yield f"tRPC {trpc}, {names} names"
+        yield f"tRPC {trpc}, {'older' if isinstance(known, MissingProcedure) else 'current'} names"
         yield f"batching {'on' if has_batches else 'off'}"
 
     def check_clock(self):
@@ -8156,11 +8152,8 @@ complete -o default -F _twosignal twosignal
 _twosignal() {
   local -a found
   found=("${(@f)$(twosignal __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-  if [ "$found[1]" = files ]; then
-    compset -P '--*='
-    _files
-  else
-    compadd -- "${(@)found[2,-1]}"
+  if [ "$found[1]" = files ]; then compset -P '--*='; _files
+  else compadd -- "${(@)found[2,-1]}"
   fi
 }
 if [ "$funcstack[1]" = "_twosignal" ]; then _twosignal; else compdef _twosignal twosignal; fi
