@@ -61,6 +61,7 @@ REFRESH_EARLY = 120                 # seconds before its expiry; the server's li
 MAX_TRIES = 3                       # of one request
 RETRY_PAUSE = 0.1                   # seconds; doubled with each try, give or take a half
 CONNECT_DELAY = 0.25                # seconds until the next address of a host is tried as well
+CONCURRENT_REQUESTS = 4             # changes under way at once, of an import
 RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
 RETRIED_CHANGE_STATUSES = (429,)    # a rate-limited change was certainly not made
 RETRIED_PAGE_STATUSES = (408, 429, 500, 502, 503)   # of what can be asked for in halves: not 504
@@ -1483,19 +1484,20 @@ class RecordFile:
         this is given, and must have them all."""
         self.line = 1               # number of the one in which the last object begins
         self.headings = None        # of CSV
-        self._path, self._source, self._hint = path, stream, hint
+        self.path, self._source, self._hint = path, stream, hint
         self._is_strict, self._columns = is_strict, columns
         self._copy = None           # of what can be read only once
 
     def __enter__(self):
         """In this block, even stdin or a pipe can be read again. Raises a usage error."""
-        if self._source or not os.path.isfile(self._path):
-            import shutil
+        if self._source or not os.path.isfile(self.path):
             import tempfile
             try:
                 with self._open() as stream:
                     self._copy = tempfile.TemporaryFile()
-                    shutil.copyfileobj(stream, self._copy)
+                    # With read(), a terminal would need a second Ctrl-D.
+                    for content in iter(lambda: stream.read1(FILE_CHUNK), b""):
+                        self._copy.write(content)
             except OSError as error:
                 raise self._unreadable(error)
         return self
@@ -1506,7 +1508,7 @@ class RecordFile:
 
     def _open(self):
         if not self._copy:
-            return self._source or open(self._path, "rb")
+            return self._source or open(self.path, "rb")
         self._copy.seek(0)
         return open(os.dup(self._copy.fileno()), "rb")
 
@@ -1528,16 +1530,16 @@ class RecordFile:
             raise self._unreadable(error)
 
     def _unreadable(self, error) -> Failure:
-        return usage_error(f"Cannot read {self._path}: {os_reason(error)}", self._hint)
+        return usage_error(f"Cannot read {self.path}: {os_reason(error)}", self._hint)
 
     def unusable(self, why) -> Failure:
-        return usage_error(f"{self._path}, line {self.line} {why}", self._hint)
+        return usage_error(f"{self.path}, line {self.line} {why}", self._hint)
 
     def _is_table(self) -> bool:
         """Whether this is CSV or TSV, by the ending of its name, or else by how it begins."""
         if self._columns is None:
             return False
-        ending = re.search(r"(?i)\.(csv|tsv|jsonl?|ndjson)(\.gz)?\Z", self._path)
+        ending = re.search(r"(?i)\.(csv|tsv|jsonl?|ndjson)(\.gz)?\Z", self.path)
         if ending:
             return ending.group(1).lower() in ("csv", "tsv")
         return self._stream.peek(FILE_CHUNK).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in b"{["
@@ -1549,7 +1551,7 @@ class RecordFile:
         csv.field_size_limit(MAX_CELL)
         lines = self._lines()
         first = next(lines, "")
-        is_tsv = "\t" in first or re.search(r"(?i)\.tsv(\.gz)?\Z", self._path)
+        is_tsv = "\t" in first or re.search(r"(?i)\.tsv(\.gz)?\Z", self.path)
         modes = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"strict": True}
         reader = csv.reader(chain([first], lines), **modes)
         self.headings = None
@@ -2210,6 +2212,15 @@ class Transport:
         self._started = clock.monotonic()   # or None: start_time has been compared with that clock
         self._tls = None                # the ssl.SSLContext, once it is needed
         self._kept = None               # an idle DeadlineSocket, for the next query
+
+    def twin(self, clock, say):
+        """One with the same settings for another thread; say: called in place of tell and log."""
+        from copy import copy
+        twin = copy(self)
+        twin.clock, twin._kept = clock, None
+        twin.tell = functools.partial(say, self.tell, True)
+        twin.log = self.log and functools.partial(say, self.log, False)
+        return twin
 
     def deadline(self, seconds=None) -> float:
         """The time.monotonic() so many seconds from now, by default the timeout, or `until`."""
@@ -3475,8 +3486,10 @@ class Authenticator:
     # 3. The session has ended only if the server refuses the token and the file, which the TUI
     #    writes without the lock, has no newer one. Any other failure leaves everything as it was.
     def __init__(self, url, transport, keep_secret, may_refresh=True):
+        from _thread import RLock           # that of threading, which takes time to import
         self.url = url
         self.transport = transport
+        self.lock = RLock()                 # several clients may share this
         self.keep_secret = keep_secret      # called with passwords and tokens: nothing shows them
         self.may_refresh = may_refresh      # if not, a session that needs a refresh counts as none
         self.clock = transport.clock
@@ -3516,17 +3529,18 @@ class Authenticator:
 
     def session(self, rejected=None) -> Session:
         """A valid session, refreshed if it ends soon or its token was rejected. Raises Failure."""
-        session = self._session or self.stored()
-        remaining = session.remaining(self.clock.time(), rejected)
-        left = self.transport.until - self.clock.monotonic()     # of a wait
-        if session.is_due(remaining) and left >= min(remaining, SPENDING_TIMEOUT):
-            # One that still works waits a second for the lock, and is used if the refresh fails.
-            if remaining > 1:
-                session = result_or(session, self._renewed, rejected, 1)
-            else:
-                session = self._renewed(rejected, None)
-        self._session = session
-        return session
+        with self.lock:
+            session = self._session or self.stored()
+            remaining = session.remaining(self.clock.time(), rejected)
+            left = self.transport.until - self.clock.monotonic()    # of a wait
+            if session.is_due(remaining) and left >= min(remaining, SPENDING_TIMEOUT):
+                # One that still works waits a second for the lock; it is used if that fails.
+                if remaining > 1:
+                    session = result_or(session, self._renewed, rejected, 1)
+                else:
+                    session = self._renewed(rejected, None)
+            self._session = session
+            return session
 
     def stored(self) -> Session:
         """The stored session, if it belongs to this server. Raises NOT_LOGGED_IN."""
@@ -3576,7 +3590,7 @@ class Authenticator:
         if not fresh or fresh.access_token == sent.access_token or (
                 fresh.user_id != sent.user_id or fresh.expires_at < sent.expires_at):
             return
-        with deferred_signals():
+        with self.lock, deferred_signals():
             fresh = self._session = self._saved(None, fresh, sent)
         request.headers["Cookie"] = session_cookie(fresh)       # of the next try, too
 
@@ -3878,6 +3892,96 @@ class Client:
             if not isinstance(trace.get(wanted), list) or strict and lacks(trace, "scores"):
                 raise protocol_error(f"The server does not return the {wanted} of trace "
                                      f"{printable(trace.get('id'))}", REPORT_TO_OPERATOR)
+
+
+class ConcurrentChanges:
+    """Makes many changes by one procedure, a few at a time. It is also the clock of those under
+    way: if the server asks one of them to wait, all do."""
+
+    def __init__(self, client, procedure, note):
+        """note: called with the key and the result (or Failure) of a change; says if it goes on."""
+        from copy import copy
+        self.client, self.procedure, self.note = client, procedure, note
+        clock = client.transport.clock
+        self.time, self.monotonic, self._nap = clock.time, clock.monotonic, clock.sleep
+        self._resumes_at = self._succeeded_at = clock.monotonic()
+        self._is_stopped = False
+        self._running, self._said = {}, []      # keys by Future; (function, line)
+        self._idle = [copy(client) for _ in range(CONCURRENT_REQUESTS)]
+        for each in self._idle:
+            each.transport = client.transport.twin(self, self._say_later)
+
+    def run(self, inputs):
+        """inputs: pairs of a key and an input. A signal waits a moment for what is under way."""
+        from concurrent.futures import ThreadPoolExecutor
+        pool, auth = ThreadPoolExecutor(CONCURRENT_REQUESTS), self.client.auth
+        try:
+            for key, values in inputs:
+                self._running[pool.submit(result_or_failure, self._change, values)] = key
+                # The first one alone: what is wrong with all of them is told once.
+                self._collect(CONCURRENT_REQUESTS - 1 if self.client.has_changed else 0)
+                self.client.has_changed = True
+                if self._is_stopped:
+                    break
+            self._collect(0)
+        except BaseException:
+            self._is_stopped = True
+            with deferred_signals():
+                self._collect(0, self.monotonic() + TAKEOVER_TIMEOUT)
+                with auth.lock:     # a refresh ends first, and none begins
+                    auth.may_refresh = False
+            raise
+        finally:
+            pool.shutdown(False)
+            for each in self._idle:
+                each.transport.close()
+
+    def _collect(self, most, until=float("inf")):
+        """Notes results, until so many changes are under way, or a time.monotonic()."""
+        from concurrent.futures import FIRST_COMPLETED, wait
+        while len(self._running) > most and self.monotonic() < until:
+            # In steps: on Windows, a signal waits for the end of one.
+            for future in wait(self._running, 1, FIRST_COMPLETED).done:
+                if not self.note(self._running.pop(future), future.result()):
+                    self._is_stopped = True
+            said = [self._said.pop(0) for _ in self._said[:]]
+            for say, line in said:
+                say(line)
+
+    def _change(self, values):
+        """The result of a change, tried again as long as others succeed. Raises Failure."""
+        client = self._idle.pop()
+        client.has_changed = self.client.has_changed
+        try:
+            while True:
+                self.sleep(0)
+                result = result_or_failure(client.mutate, self.procedure, values)
+                if not isinstance(result, Failure):
+                    self._succeeded_at = self.monotonic()
+                    return result
+                pause = result.retry_after or 1
+                idle = self.monotonic() - self._succeeded_at
+                if result.code != "TOO_MANY_REQUESTS" or (
+                        pause > DEFAULT_WAIT or idle > client.transport.timeout):
+                    raise result
+                self.sleep(pause)
+        finally:
+            self._idle.append(client)
+
+    def _say_later(self, say, is_once, line):
+        """The main thread alone prints; is_once: what all have to say is printed once."""
+        if not is_once or (say, line) not in self._said:
+            self._said.append((say, line))
+
+    def sleep(self, seconds):
+        """Waits so many seconds, and lets all others wait. Raises Failure once all is to end."""
+        self._resumes_at = max(self._resumes_at, self.monotonic() + seconds)
+        left = self._resumes_at - self.monotonic()
+        while left > 0:
+            if self._is_stopped:
+                raise Failure("Stopped", code="TOO_MANY_REQUESTS")
+            self._nap(min(left, 1))
+            left -= 1
 
 
 def trace_input(trace_id, project) -> dict:
@@ -4697,7 +4801,7 @@ OTHER_NAMES = {                     # what people type in place of a command's w
     "add-member": "add invite", "remove-member": "remove rm kick", "remove-item": "remove rm",
     "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow"}
 NEVER_GUESSED = {"create", "add-item", "add-trace", "add-member", "apply", "delete", "remove-item",
-                 "remove-member", "revoke", "rotate", "logout", "install", "yes", "push"}
+                 "remove-member", "revoke", "rotate", "logout", "install", "yes", "push", "import"}
 
 HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
@@ -7405,6 +7509,15 @@ def added_item(client, values, verb="Added") -> Details:
     return Details(to_record(wire), ITEM_COLUMNS, message=f"{verb} an item.")
 
 
+def all_items(client, chosen) -> list:
+    """The records of the items in a dataset. Raises Failure unless all are there."""
+    record = to_record(resource_object(client.query("dataset.getById", chosen)))
+    items = child_records(record, "items")
+    if len(items) < (to_number(record.get("item_count")) or 0):
+        raise protocol_error("The server does not return all items", REPORT_TO_OPERATOR)
+    return items
+
+
 @command("datasets get", DATASET, PROJECT)
 def datasets_get(client, args, console):
     """Show a dataset with its items."""
@@ -7424,10 +7537,8 @@ def importable(value):
 @command("datasets export", DATASET, PROJECT, format="jsonl")
 def datasets_export(client, args, console):
     """Print the test cases of a dataset, as JSON lines."""
-    record = datasets_get(client, args, console).record
-    items, columns = record["items"], [*ITEM_COLUMNS[1:], Column("Metadata", "metadata")]
-    if len(items) < (to_number(record.get("item_count")) or 0):
-        raise protocol_error("The server does not return all items", REPORT_TO_OPERATOR)
+    items = all_items(client, chosen_resource(client, args, "dataset"))
+    columns = [*ITEM_COLUMNS[1:], Column("Metadata", "metadata")]
     if not args.fields:
         items = [{each.source: item.get(each.source) for each in columns} for item in items]
     if output_format(args) in ("csv", "tsv"):
@@ -7490,6 +7601,154 @@ def datasets_remove_item(client, args, console):
     confirm(client, args, console, "item", place, "remove", item)
     client.mutate("dataset.removeItem", {"itemId": item["id"], **place})
     return Details({"id": item["id"], "removed": True}, message="Removed an item.")
+
+
+# The keys of an item in a file, and those of an export that mean nothing here.
+ITEM_KEYS = {"input": "input", "expectedOutput": "expectedOutput", "metadata": "metadata",
+             "expected_output": "expectedOutput", "expected": "expectedOutput"}
+MADE_BY_SERVER = {"id", "datasetId", "dataset_id", "createdAt", "created_at", "updatedAt",
+                  "updated_at"}
+
+
+def item_hash(item) -> int:
+    """The same for items of equal content, whatever the order of keys, and for 1 and 1.0."""
+    content = {ITEM_KEYS[key]: item[key] for key in ITEM_KEYS if item.get(key) is not None}
+    return hash(json.dumps(json.loads(json.dumps(content), parse_int=float), sort_keys=True))
+
+
+class ItemImport:
+    """Adds the items in a file to a dataset, and keeps account of them."""
+    known = None                    # hashes of items that are skipped
+
+    def __init__(self, file, keys, keeps_going, console):
+        """file: a RecordFile; keys: {key or column in it: key of an item}."""
+        self.file, self.keys, self.keeps_going, self.console = file, keys, keeps_going, console
+        self.total = self.added = self.skipped = 0
+        self.open, self.ignored = set(), {}     # lines of what may be missing; keys
+        self.rejected, self.failures = [], []   # items that are told and left out; what ends it
+        self.since = console.clock.monotonic()
+
+    def items(self):
+        """Yields (line, item) of each that is not known. Raises a usage error."""
+        for record in self.file:
+            if type(record) is not dict:
+                raise self.file.unusable("is not an object")
+            item = without_none(**self._item(record))
+            if "input" not in item:
+                raise self.file.unusable("has no input")
+            if self.known is not None:
+                found = item_hash(item)
+                if found in self.known:
+                    self.skipped += 1
+                    continue
+                self.known.add(found)
+            yield self.file.line, item
+
+    def _item(self, record) -> dict:
+        item = {}
+        for name, value in record.items():
+            key = self.keys.get(name)
+            if key in item:
+                raise self.file.unusable(f"has '{key}' in two spellings")
+            if key and self.file.headings:
+                value = result_or_failure(cell_value, value, kinds=ValueError)
+                if isinstance(value, ValueError):
+                    raise self.file.unusable(f"is refused: {value}")
+            if key:
+                item[key] = value
+            elif name not in MADE_BY_SERVER and len(self.ignored) < MAX_PROBLEMS:
+                self.ignored[name] = None
+        return item
+
+    def run(self, client, chosen):
+        """chosen: see chosen_resource(). Raises Failure, which says what is certain."""
+        def inputs():
+            for line, item in self.items():
+                self.open.add(line)
+                yield line, dict(item, datasetId=chosen["id"], projectId=chosen["projectId"])
+        try:
+            ConcurrentChanges(client, "dataset.addItem", self.note).run(inputs())
+            if self.failures:       # of several under way, one of unknown outcome counts most
+                raise min(self.failures, key=lambda each: each.code not in UNCERTAIN_CHANGE_CODES)
+        except BaseException as error:      # Ctrl-C, too
+            is_certain = isinstance(error, Failure) and error.code not in UNCERTAIN_CHANGE_CODES
+            if self.added or not is_certain:
+                error.hint = f"{error.hint if is_certain else ''} {self.summary()}".strip()
+            raise
+
+    def summary(self) -> str:
+        missing = ""
+        if self.open:
+            missing = f"; the item in line {min(self.open)} is the first that may be missing"
+        return (f"Added {self.added:,} of {counted(self.total, 'item')}{missing}. To add the rest, "
+                "and nothing twice, repeat the command with --skip-existing.")
+
+    def note(self, line, result) -> bool:
+        """Takes down what became of the item in a line; returns whether to go on."""
+        if not isinstance(result, Failure):
+            self.open.discard(line)
+            self.added += 1
+            progress = f"Added {self.added:,} of {counted(self.total, 'item')}"
+            self.console.progress(progress, self.since)
+            return True
+        is_rejected = result.exit_code == 1 and result.code != "FAILED"
+        if is_rejected or result.code in UNCERTAIN_CHANGE_CODES:
+            result.message = f"{self.file.path}, line {line}: {result.message}"
+        if not is_rejected or not self.keeps_going:
+            self.failures.append(result)
+            return False
+        self.open.discard(line)
+        self.console.say(result.message, *("  " + problem for problem in result.problems))
+        message = "; ".join([result.message, *result.problems])
+        self.rejected.append({"line": line, "message": message})
+        return True
+
+    def result(self, dataset_id, is_dry_run) -> Details:
+        record = {"dataset_id": dataset_id, "would_add" if is_dry_run else "added": self.added,
+                  "skipped": self.skipped, "failed": self.rejected}
+        skipped = f", skipped {self.skipped:,} that exist" if self.skipped else ""
+        verb = "Would add" if is_dry_run else "Added"
+        result = Details(record, message=f"{verb} {counted(self.added, 'item')}{skipped}.")
+        if self.rejected:
+            rejected = Failure(f"The server rejected {len(self.rejected):,} of "
+                               f"{counted(self.total, 'item')}")
+            result.conclude = lambda: Outcome(failure=rejected)
+        return result
+
+
+@command("datasets import", DATASET,
+         Option("FILE", "JSON, JSON lines, CSV or TSV, which may be gzipped; - for stdin", to_path),
+         PROJECT, Option("--input-column NAME", "column or key of the inputs (default: input)"),
+         Option("--expected-column NAME", "of the expected outputs (default: expected_output)"),
+         Option("--metadata-column NAME", "of the metadata (default: metadata)"),
+         Option("--skip-existing", "skip items that are in the dataset already"),
+         Option("--keep-going", "skip items that the server rejects; exit 1 at the end"),
+         Option("--dry-run", "check the file, and change nothing"),
+         examples=("twosignal datasets import ID cases.csv --project ID --input-column question",))
+def datasets_import(client, args, console):
+    """Add the test cases in a file to a dataset."""
+    columns = {"input": args.input_column, "expectedOutput": args.expected_column,
+               "metadata": args.metadata_column}
+    required = [column for column in columns.values() if column]
+    keys = {name: key for name, key in ITEM_KEYS.items() if not columns[key]}
+    keys.update({column: key for key, column in columns.items() if column})
+    path, stream = args.file, None
+    if path == "-":
+        path, stream = "stdin", console.open_stdin("test cases")
+    hint = see_help("datasets", "import")
+    with RecordFile(path, stream, hint, True, required or ["input"]) as file:
+        work = ItemImport(file, keys, args.keep_going, console)
+        work.total = sum(1 for _ in work.items())
+        if work.ignored:
+            console.tell(f"Ignored: {', '.join(work.ignored)}")
+        chosen = chosen_resource(client, args, "dataset")
+        if args.skip_existing:
+            work.known = set(map(item_hash, all_items(client, chosen)))
+        if args.dry_run:
+            work.added = sum(1 for _ in work.items())
+        else:
+            work.run(client, chosen)
+    return work.result(chosen["id"], args.dry_run)
 
 
 add_deletion("datasets delete", DATASET, "dataset", "Delete a dataset and its items.")

@@ -1,11 +1,17 @@
 """`datasets import`: files of test cases, of which CSV and TSV come from spreadsheets."""
 import gzip
 import io
+import json
+import re
+import signal
+import threading
 import unittest
 from unittest import mock
 
+import standin
 import twosignal
-from tools import Case
+from tools import (DEADLINE, DIALECTS, SCRIPT, Case, CommandCase, EventfulClock, PassingClock,
+                   ShortClock, costly, measured_command, posix, requests_of, run_command)
 
 TABLE = "input,expected_output\nHi,Hello\n\"a, \"\"b\"\"\nc\",\n"
 ROWS = [{"input": "Hi", "expected_output": "Hello"},
@@ -28,7 +34,8 @@ class Tables(Case):
     def test_rows(self):
         with_crlf = TABLE.replace("\n", "\r\n").replace("\"\r\nc", "\"\nc")
         for content in (TABLE, "\ufeff" + TABLE, with_crlf, "\n" + TABLE,
-                        TABLE + ",\n,\n\n", TABLE.rstrip("\n"), TABLE.replace("t,e", "t, e"), gzip.compress(TABLE.encode())):
+                        TABLE + ",\n,\n\n", TABLE.rstrip("\n"), TABLE.replace("t,e", "t, e"),
+                        gzip.compress(TABLE.encode())):
             for path in ("stdin", "x.csv", "x.CSV.gz"):
                 with self.subTest(content=content, path=path):
                     self.assertEqual(list(table(content, path)), ROWS)
@@ -107,3 +114,317 @@ class Cells(unittest.TestCase):
         for text in "=1 '=1 ''=1 +x -5 '-5 @x ' '' 'x \uff1d1".split() + ["\tx"]:
             with self.subTest(text=text):
                 self.assertEqual(twosignal.cell_value(twosignal._value_text(text)), text)
+
+
+def json_lines(*records):
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def numbered(count):
+    return json_lines(*({"input": f"q{n}", "expectedOutput": {"n": n}}
+                        for n in range(1, count + 1)))
+
+
+class ImportCase(CommandCase):
+    """With an empty dataset."""
+
+    def setUp(self):
+        super().setUp()
+        self.dataset = self.server.add_dataset(name="Cases")
+
+    def load(self, content, *args, name="cases.jsonl", **kwargs):
+        source = name if name == "-" else self.write(name, content)
+        stdin = content if name == "-" else None
+        return self.cli("datasets", "import", self.dataset, source, *args, stdin=stdin, **kwargs)
+
+    def stored(self):
+        """The content of each item on the server."""
+        return [{key: row[key] for key in ("input", "expectedOutput", "metadata")
+                 if row[key] is not None} for row in self.server.rows("items")
+                if row["datasetId"] == self.dataset]
+
+    def inputs(self):
+        return sorted(item["input"] for item in self.stored())
+
+    def assertImported(self, content, *items, args=(), **kwargs):
+        self.dataset = self.server.add_dataset(name="Other")
+        result = self.assertOk(self.load(content, "--json", *args, **kwargs))
+        self.assertCountEqual(self.stored(), items)
+        self.assertEqual(result.json, {"dataset_id": self.dataset, "added": len(items),
+                                       "skipped": 0, "failed": []})
+        return result
+
+    def assertRefused(self, content, *parts, args=(), **kwargs):
+        """The file cannot be used, and nothing was sent."""
+        self.server.clear()
+        self.assertFails(self.load(content, *args, **kwargs), 2, *parts)
+        self.assertEqual(self.server.requests, [])
+
+
+class Files(ImportCase):
+    def test_every_form(self):
+        items = [{"input": "Hi", "expectedOutput": "Hello"},
+                 {"input": {"q": [1, None]}, "expectedOutput": 0, "metadata": {"tags": ["a"]}},
+                 {"input": ""}]
+        for dialect, options in DIALECTS:
+            self.server = self.serve(**options)
+            self.log_in("member@example.com")
+            self.environment.update(TWOSIGNAL_PROJECT=self.server.project)
+            for name, content in (("a.jsonl", json_lines(*items)), ("a.json", json.dumps(items)),
+                                  ("-", "\ufeff" + json.dumps(items, indent=1)),
+                                  ("-", json_lines(*items))):
+                with self.subTest(dialect=dialect, name=name):
+                    self.assertImported(content, *items, name=name)
+
+    def test_tables(self):
+        table = ("input,expected_output,metadata\n42,\"[1, 2]\",\"{\"\"a\"\": 1}\"\n"
+                 "\"\"\"42\"\"\",,\n")
+        items = ({"input": "42", "expectedOutput": [1, 2], "metadata": {"a": 1}}, {"input": "42"})
+        for name, content in (("a.csv", table), ("-", table.replace("expected_output", "expected")),
+                              ("a.txt", table.replace("expected_output", "expectedOutput"))):
+            self.assertImported(content, *items, name=name)
+        self.assertImported("input\texpected\na\\nb\t[not JSON]\n", name="a.tsv",
+                            *[{"input": "a\nb", "expectedOutput": "[not JSON]"}])
+
+    def test_columns(self):
+        table = "question,input,answer,note\nq,i,a,n\n"
+        item = {"input": "q", "expectedOutput": "a", "metadata": "n"}
+        args = ("--input-column", "question", "--expected-column", "answer",
+                "--metadata-column", "note")
+        result = self.assertImported(table, item, args=args, name="a.csv")
+        self.assertEqual(result.err.strip(), "Ignored: input")
+        record = dict(zip(("question", "answer", "note"), "qan"))
+        self.assertImported(json_lines(record), item, args=args)
+        for flag in args[::2]:
+            self.assertRefused(table, "line 1 has no column 'nope'",
+                               "question, input, answer, note",
+                               args=(flag, "nope"), name="a.csv")
+        self.assertRefused("question\nq\n", "line 1 has no column 'input'", name="a.csv")
+
+    def test_keys(self):
+        """Both spellings, those of an export without a word, and what is ignored once."""
+        rows = [{"id": 1, "datasetId": 2, "dataset_id": 2, "createdAt": 3, "created_at": 3,
+                 "updatedAt": 4, "updated_at": 4, "input": 1, key: 2, "tags": 5, "\x1b": 6}
+                for key in ("expectedOutput", "expected_output", "expected")]
+        result = self.assertImported(json_lines(*rows), *3 * [{"input": 1, "expectedOutput": 2}])
+        self.assertEqual(result.err.strip(), "Ignored: tags, \\x1b")
+
+    def test_items_that_cannot_be_used(self):
+        good = numbered(3)
+        for bad, *parts in (
+                ('[1]', "line 4 is not an object"), ('{"expected": 1}', "line 4 has no input"),
+                ('{"input": null}', "line 4 has no input"), ('{"input": 1', "line 4 is not JSON"),
+                ('{"input": 1, "expected": 1, "expectedOutput": 1}', "line 4", "two spellings"),
+                ('{"input": {"a": 1, "a": 2}}', "line 4 is refused", "'a' occurs twice"),
+                ('{"input": 12345678901234567890}', "line 4 is refused", "12345678901234567890")):
+            with self.subTest(bad=bad):
+                self.assertRefused(good + bad + "\n", "cases.jsonl", *parts)
+        for bad, *parts in ((",x", "line 3 has no input"), ("\"[1e400]\",", "line 3 is refused")):
+            self.assertRefused("input,expected\na,\n" + bad + "\n", *parts, name="a.csv")
+        self.assertFails(self.cli("datasets", "import", self.dataset, self.path("none")), 2,
+                         "No such file")
+
+    def test_nothing_to_add(self):
+        for content in ("", "[]"):
+            self.assertImported(content)
+
+    def test_stdin_is_read_once(self):
+        self.assertFails(self.load("x", name="-", env={"TWOSIGNAL_PROJECT": None}), 2)
+        output, code = self.run_terminal(
+            "datasets", "import", self.dataset, "-",
+            script=[("Reading test cases from the terminal", "{\"input\": 1}\n\x04")])
+        self.assertEqual(code, 0, output)
+        self.assertEqual(self.inputs(), [1])
+
+
+class Existing(ImportCase):
+    def test_equal_items_are_skipped(self):
+        """Also within the file; the order of keys, nulls, and the form of a number do not matter.
+        """
+        self.server.add_item(self.dataset, {"a": 1, "b": [2.0]}, None, {"x": 1})
+        rows = [{"metadata": {"x": 1.0}, "input": {"b": [2], "a": 1}, "expected": None},
+                {"input": {"a": 1, "b": [2]}}, {"input": {"a": True, "b": [2]}}, {"input": "1"},
+                {"input": 1}, {"input": "1"}]
+        result = self.assertOk(self.load(json_lines(*rows), "--skip-existing", "--json"))
+        self.assertEqual((result.json["added"], result.json["skipped"]), (4, 2))
+        self.assertEqual(len(self.stored()), 5)
+
+    def test_a_dry_run_changes_nothing(self):
+        self.server.add_item(self.dataset, "q1", {"n": 1})
+        result = self.assertOk(self.load(numbered(3), "--dry-run", "--skip-existing", "--json"))
+        self.assertEqual(result.json, {"dataset_id": self.dataset, "would_add": 2, "skipped": 1,
+                                       "failed": []})
+        self.assertOk(self.load(numbered(3), "--dry-run"))
+        self.assertRefused("x", "line 1", args=["--dry-run"])
+        self.assertEqual(requests_of(self.server, "addItem"), [])
+
+
+class Requests(ImportCase):
+    def test_four_at_once_and_not_more(self):
+        """Row 79: an import has four requests under way, after a first one by itself."""
+        barrier, lock, now, seen = threading.Barrier(4), threading.Lock(), [0], []
+        answer = self.server.answer
+
+        def answered(request):
+            if "addItem" not in request.path:
+                return answer(request)
+            with lock:
+                now[0] += 1
+                seen.append(now[0])
+                first = len(seen) == 1
+            if not first:
+                barrier.wait(DEADLINE)
+            with lock:
+                now[0] -= 1
+            return answer(request)
+
+        self.server.answer = answered
+        self.assertOk(self.load(numbered(13)))
+        self.assertEqual(max(seen), 4)
+        self.assertEqual(len(self.stored()), 13)
+
+    def test_what_is_wrong_with_all_is_told_once(self):
+        for email, code, part in (("viewer@example.com", 5, "Your role is VIEWER"),
+                                  ("stranger@example.com", 6, "not found")):
+            self.log_in(email)
+            self.server.clear()
+            self.assertFails(self.load(numbered(20)), code, part)
+            self.assertEqual(len(requests_of(self.server, "addItem")), 1)
+
+    def test_rejected_items_end_it(self):
+        self.server.rejects = lambda value: "too rude" if value == "q5" else None
+        result = self.assertFails(self.load(numbered(40)), 1, "cases.jsonl, line 5: ", "too rude",
+                                  "the item in line 5 is the first that may be missing",
+                                  "--skip-existing")
+        self.assertIn(f"Added {len(self.stored())} of 40 items", result.err)
+        self.assertLess(len(requests_of(self.server, "addItem")), 20)
+
+    def test_rejected_items_are_left_out(self):
+        self.server.rejects = lambda value: "too rude" if value in ("q1", "q5") else None
+        result = self.load(numbered(40), "--keep-going", "--json")
+        self.assertEqual(result.code, 1)
+        self.assertEqual(len(self.stored()), 38)
+        self.assertEqual(result.json["added"], 38)
+        self.assertEqual(sorted(each["line"] for each in result.json["failed"]), [1, 5])
+        for part in ("line 1: ", "line 5: ", "too rude", "rejected 2 of 40 items"):
+            self.assertIn(part, result.err)
+        self.server.fault("addItem", status=403)
+        self.assertFails(self.load(numbered(40), "--keep-going"), 5)
+
+    def test_a_connection_that_breaks(self):
+        """Row 80: what is certain is told, and --skip-existing adds nothing twice."""
+        for fault in (dict(reset=True), dict(reset=True, after=True), dict(status=502)):
+            with self.subTest(fault=fault):
+                self.dataset = self.server.add_dataset(name="Broken")
+                take, left = self.server.take_fault, [7]
+
+                def taken(request, fault=fault, left=left):
+                    left[0] -= "addItem" in request.path
+                    return standin.Fault("", None, **fault) if left[0] == 0 else take(request)
+                self.server.take_fault = taken
+                result = self.load(numbered(40))
+                self.server.take_fault = take
+                self.assertFails(result, 9 if "reset" in fault else 8, "cases.jsonl, line ",
+                                 " of 40 items; the item in line ", "--skip-existing")
+                first = int(re.search(r"the item in line (\d+)", result.err).group(1))
+                self.assertLessEqual({f"q{n}" for n in range(1, first)}, set(self.inputs()))
+                self.assertOk(self.load(numbered(40), "--skip-existing"))
+                self.assertEqual(len(self.stored()), 40)
+                self.assertEqual(len(set(self.inputs())), 40)
+
+    def test_a_refresh_in_the_middle(self):
+        """Row 1: four requests share one refresh."""
+        take, left = self.server.take_fault, [6]
+
+        def taken(request):
+            left[0] -= "addItem" in request.path
+            if left[0] == 0:
+                self.server.expire("owner@example.com")
+            return take(request)
+        self.server.take_fault = taken
+        self.assertOk(self.load(numbered(40)))
+        self.assertEqual(len(requests_of(self.server, "auth/refresh")), 1)
+        self.assertEqual(len(set(self.inputs())), 40)
+        self.assertEqual(len(self.stored()), 40)
+
+    def test_debug_prints_whole_lines(self):
+        result = self.assertOk(self.load(numbered(20), "--debug"))
+        for line in result.err.splitlines():
+            self.assertRegex(line, r"\Adebug: (POST|curl) .*(ms|})'?\Z")
+        self.assertEqual(len(result.err.splitlines()), 40)
+
+
+class RateLimits(ImportCase):
+    def test_are_waited_for(self):
+        self.server.rate_limit = (10, 20)
+        self.assertOk(self.load(numbered(100), clock=PassingClock()))
+        self.assertEqual(len(set(self.inputs())), 100)
+        self.assertEqual(len(self.stored()), 100)
+
+    def test_long_pauses_are_obeyed(self):
+        self.server.rate_limit, self.server.limit_headers = (5, 1), [("Retry-After", "61")]
+        clock = PassingClock()
+        self.assertOk(self.load(numbered(12), clock=clock), err=None)
+        self.assertGreaterEqual(sum(clock.naps), 122)
+        self.assertEqual(len(self.stored()), 12)
+
+    def test_all_wait_for_what_one_has_to_wait_for(self):
+        client = twosignal.Client(self.server.url, twosignal.Transport(clock=ShortClock()))
+        changes = twosignal.ConcurrentChanges(client, "dataset.addItem", None)
+        changes.sleep(50)
+        self.assertAlmostEqual(sum(client.transport.clock.naps), 50, 0)
+        changes.sleep(0)            # by this clock, no time has passed
+        self.assertAlmostEqual(sum(client.transport.clock.naps), 100, 0)
+
+    def test_are_given_up_if_nothing_succeeds(self):
+        for headers in ([("Retry-After", "1")], [("Retry-After", "86400")], []):
+            self.server.limited = 0
+            self.server.rate_limit, self.server.limit_headers = (7, 10 ** 9), headers
+            self.dataset = self.server.add_dataset(name="Limited")
+            self.assertFails(self.load(numbered(40), clock=PassingClock()), 7, "Rate limited",
+                             "Added 7 of 40 items", "the item in line ", "--skip-existing")
+            self.assertEqual(len(self.stored()), 7)
+
+
+class Signals(ImportCase):
+    def test_a_signal_in_a_pause(self):
+        """Row 81: Ctrl-C waits for what is under way, and tells what may be missing."""
+        pending = [KeyboardInterrupt]
+
+        def interrupt():
+            if pending:
+                raise pending.pop()
+        self.server.rate_limit = (7, 10 ** 9)
+        result = self.load(numbered(40), clock=EventfulClock(interrupt))
+        self.assertEqual(result.code, 130)
+        self.assertRegex(result.err, r"\A\nAdded 7 of 40 items; the item in line \d is the first")
+        self.assertEqual(len(self.stored()), 7)
+
+    @posix
+    @costly
+    def test_a_signal_while_a_response_is_awaited(self):
+        path = self.write("cases.jsonl", numbered(40))
+        args = ["datasets", "import", self.dataset, path]
+        code, err = self.signalled(signal.SIGINT, "addItem", args)
+        self.assertEqual(code, -signal.SIGINT)
+        self.assertIn("Added 0 of 40 items; the item in line 1 is the first", err)
+
+
+class Memory(ImportCase):
+    @posix
+    @costly
+    def test_is_flat(self):
+        """Row 69: a long file takes no more memory than a short one."""
+        item = {"input": "x" * 2000}
+        peaks = []
+        for count, name in ((300, "a.jsonl"), (30000, "b.jsonl"), (30000, "c.csv")):
+            text = json_lines(item) * count
+            if name.endswith(".csv"):
+                text = "input\n" + ("x" * 2000 + "\n") * count
+            result = run_command(measured_command(
+                SCRIPT, "datasets", "import", self.dataset, self.write(name, text), "--dry-run"),
+                self.environment)
+            status, used = result.err.split()[-2:]
+            self.assertEqual(status, "0", result.err)
+            peaks.append(float(used))
+        self.assertLess(max(peaks), peaks[0] + 8, peaks)
