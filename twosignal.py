@@ -1483,23 +1483,14 @@ class RecordFile:
         doubled keys, and numbers that a server would change; columns: of CSV, which is only read if
         this is given, and must have them all."""
         self.line = 1               # number of the one in which the last object begins
-        self.headings = None        # of CSV
         self.path, self._source, self._hint = path, stream, hint
         self._is_strict, self._columns = is_strict, columns
-        self._copy = None           # of what can be read only once
+        self._ending = re.search(r"(?i)\.([ct]sv)(\.gz)?\Z", path)
+        self._keeps, self._copy = False, None
 
     def __enter__(self):
-        """In this block, even stdin or a pipe can be read again. Raises a usage error."""
-        if self._source or not os.path.isfile(self.path):
-            import tempfile
-            try:
-                with self._open() as stream:
-                    self._copy = tempfile.TemporaryFile()
-                    # With read(), a terminal would need a second Ctrl-D.
-                    for content in iter(lambda: stream.read1(FILE_CHUNK), b""):
-                        self._copy.write(content)
-            except OSError as error:
-                raise self._unreadable(error)
+        """In this block, even stdin or a pipe can be read again, from a temporary file."""
+        self._keeps = self._source or not os.path.isfile(self.path)
         return self
 
     def __exit__(self, *_):
@@ -1507,8 +1498,15 @@ class RecordFile:
             self._copy.close()
 
     def _open(self):
-        if not self._copy:
-            return self._source or open(self.path, "rb")
+        if self._copy is None:
+            stream = self._source or open(self.path, "rb")
+            if not self._keeps:
+                return stream
+            import tempfile
+            self._copy = tempfile.TemporaryFile()
+            # With read(), a terminal would need a second Ctrl-D.
+            for content in iter(lambda: stream.read1(FILE_CHUNK), b""):
+                self._copy.write(content)
         self._copy.seek(0)
         return open(os.dup(self._copy.fileno()), "rb")
 
@@ -1522,55 +1520,44 @@ class RecordFile:
                 if self._stream.peek(2)[:2] == b"\x1f\x8b":
                     import gzip
                     self._stream = gzip.GzipFile(fileobj=self._stream)
-                yield from self._rows() if self._is_table() else self._objects()
+                start = self._stream.peek(FILE_CHUNK).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+                is_table = self._columns is not None and (self._ending or start not in b"{[")
+                yield from self._rows() if is_table else self._objects()
         except (ValueError, RecursionError) as error:
             raise self.unusable("is not UTF-8" if isinstance(error, UnicodeDecodeError)
                                 else "is not JSON, or cut off")
         except (OSError, EOFError, zlib.error) as error:
-            raise self._unreadable(error)
-
-    def _unreadable(self, error) -> Failure:
-        return usage_error(f"Cannot read {self.path}: {os_reason(error)}", self._hint)
+            raise usage_error(f"Cannot read {self.path}: {os_reason(error)}", self._hint)
 
     def unusable(self, why) -> Failure:
         return usage_error(f"{self.path}, line {self.line} {why}", self._hint)
 
-    def _is_table(self) -> bool:
-        """Whether this is CSV or TSV, by the ending of its name, or else by how it begins."""
-        if self._columns is None:
-            return False
-        ending = re.search(r"(?i)\.(csv|tsv|jsonl?|ndjson)(\.gz)?\Z", self.path)
-        if ending:
-            return ending.group(1).lower() in ("csv", "tsv")
-        return self._stream.peek(FILE_CHUNK).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in b"{["
-
     def _rows(self):
-        """Yields the rows of CSV or TSV, each a dict of texts."""
+        """Yields the rows of CSV or TSV, each a dict of what cell_value() reads."""
         import csv
         from itertools import chain
         csv.field_size_limit(MAX_CELL)
-        lines = self._lines()
+        lines, headings = self._lines(), None
         first = next(lines, "")
-        is_tsv = "\t" in first or re.search(r"(?i)\.tsv(\.gz)?\Z", self.path)
+        is_tsv = "\t" in first or self._ending and self._ending.group(1).lower() == "tsv"
         modes = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"strict": True}
-        reader = csv.reader(chain([first], lines), **modes)
-        self.headings = None
-        while True:
+        reader, cells = csv.reader(chain([first], lines), **modes), ()
+        while cells is not None:
             start = reader.line_num + 1
             cells = result_or_failure(next, reader, None, kinds=csv.Error)
             self.line = start
             if isinstance(cells, csv.Error):
                 raise self.unusable("is not CSV, or a quote in it is not closed")
-            if cells is None:
-                return
-            if not any(cells):      # spreadsheets append such rows
+            if not cells or not any(cells):     # spreadsheets append empty rows
                 continue
-            if self.headings is None:
-                self.headings = self._checked_headings([cell.strip() for cell in cells])
-            elif len(cells) != len(self.headings):
-                raise self.unusable(f"has {len(cells)} cells instead of {len(self.headings)}")
-            else:
-                yield dict(zip(self.headings, map(tsv_cell, cells) if is_tsv else cells))
+            if headings is None:
+                headings = [cell.strip() for cell in cells]
+                self._check_headings(headings)
+                continue
+            if len(cells) != len(headings):
+                raise self.unusable(f"has {len(cells)} cells instead of {len(headings)}")
+            cells = map(tsv_cell, cells) if is_tsv else cells
+            yield {name: self._checked(cell_value, cell) for name, cell in zip(headings, cells)}
 
     def _lines(self):
         read = functools.partial(self._stream.readline, MAX_FILE_RECORD)
@@ -1581,14 +1568,13 @@ class RecordFile:
             yield from io.StringIO(text, newline="")    # some programs end lines with CR alone
         self._decode(b"", True)
 
-    def _checked_headings(self, headings) -> list:
-        for number, heading in enumerate(headings):
-            if heading in headings[:number]:
-                raise self.unusable(f"has the column '{heading}' twice")
-        for column in self._columns:
-            if column not in headings:
-                raise self.unusable(f"has no column '{column}'; its columns: {', '.join(headings)}")
-        return headings
+    def _check_headings(self, headings):
+        from collections import Counter
+        counts = Counter(headings)
+        for name in [*self._columns, *headings]:
+            if counts[name] != 1:
+                raise self.unusable(f"has {counts[name] or 'no'} columns '{name}', but: "
+                                    f"{', '.join(headings)}")
 
     def _objects(self):
         decode = json.JSONDecoder(parse_constant=int).scan_once     # refuses NaN
@@ -1606,7 +1592,7 @@ class RecordFile:
             except (ValueError, StopIteration):
                 following = None
             if following and (following < len(text) or self._is_complete):
-                yield self._checked(text[position:end]) if self._is_strict else value
+                yield self._checked(exact_json, text[position:end]) if self._is_strict else value
                 self.line += text.count("\n", position, following)
                 position = following
             elif self._is_complete:
@@ -1614,8 +1600,8 @@ class RecordFile:
             else:
                 text, position = self._more(text[position:]), 0
 
-    def _checked(self, text):
-        value = result_or_failure(exact_json, text, kinds=ValueError)
+    def _checked(self, read, text):
+        value = result_or_failure(read, text, kinds=ValueError)
         if isinstance(value, ValueError):
             raise self.unusable(f"is refused: {value}")
         return value
@@ -2212,15 +2198,6 @@ class Transport:
         self._started = clock.monotonic()   # or None: start_time has been compared with that clock
         self._tls = None                # the ssl.SSLContext, once it is needed
         self._kept = None               # an idle DeadlineSocket, for the next query
-
-    def twin(self, clock, say):
-        """One with the same settings for another thread; say: called in place of tell and log."""
-        from copy import copy
-        twin = copy(self)
-        twin.clock, twin._kept = clock, None
-        twin.tell = functools.partial(say, self.tell, True)
-        twin.log = self.log and functools.partial(say, self.log, False)
-        return twin
 
     def deadline(self, seconds=None) -> float:
         """The time.monotonic() so many seconds from now, by default the timeout, or `until`."""
@@ -3906,10 +3883,13 @@ class ConcurrentChanges:
         self.time, self.monotonic, self._nap = clock.time, clock.monotonic, clock.sleep
         self._resumes_at = self._succeeded_at = clock.monotonic()
         self._is_stopped = False
-        self._running, self._said = {}, []      # keys by Future; (function, line)
+        self.open = set()               # keys of changes that may not have been made
+        self._running, self._told = {}, set()   # keys by Future; remarks
+        client.transport.close()        # each has a connection of its own
         self._idle = [copy(client) for _ in range(CONCURRENT_REQUESTS)]
         for each in self._idle:
-            each.transport = client.transport.twin(self, self._say_later)
+            transport = each.transport = copy(client.transport)
+            transport.clock, transport.tell = self, self._tell_once
 
     def run(self, inputs):
         """inputs: pairs of a key and an input. A signal waits a moment for what is under way."""
@@ -3917,6 +3897,7 @@ class ConcurrentChanges:
         pool, auth = ThreadPoolExecutor(CONCURRENT_REQUESTS), self.client.auth
         try:
             for key, values in inputs:
+                self.open.add(key)
                 self._running[pool.submit(result_or_failure, self._change, values)] = key
                 # The first one alone: what is wrong with all of them is told once.
                 self._collect(CONCURRENT_REQUESTS - 1 if self.client.has_changed else 0)
@@ -3942,11 +3923,11 @@ class ConcurrentChanges:
         while len(self._running) > most and self.monotonic() < until:
             # In steps: on Windows, a signal waits for the end of one.
             for future in wait(self._running, 1, FIRST_COMPLETED).done:
-                if not self.note(self._running.pop(future), future.result()):
+                key = self._running.pop(future)
+                if self.note(key, future.result()):
+                    self.open.remove(key)
+                else:
                     self._is_stopped = True
-            said = [self._said.pop(0) for _ in self._said[:]]
-            for say, line in said:
-                say(line)
 
     def _change(self, values):
         """The result of a change, tried again as long as others succeed. Raises Failure."""
@@ -3968,10 +3949,10 @@ class ConcurrentChanges:
         finally:
             self._idle.append(client)
 
-    def _say_later(self, say, is_once, line):
-        """The main thread alone prints; is_once: what all have to say is printed once."""
-        if not is_once or (say, line) not in self._said:
-            self._said.append((say, line))
+    def _tell_once(self, text):
+        if text not in self._told:
+            self._told.add(text)
+            self.client.transport.tell(text)
 
     def sleep(self, seconds):
         """Waits so many seconds, and lets all others wait. Raises Failure once all is to end."""
@@ -4276,10 +4257,12 @@ class Console:
     held = None                     # what a change returns: written at once, shown in any case
 
     def __init__(self, streams=None, clock=CLOCK):
+        from _thread import RLock       # that of threading, which takes time to import
         # Each may be None, as in a process that was started with closed streams.
         self.stdin, self.stdout, self.stderr = streams or (sys.stdin, sys.stdout, sys.stderr)
         self.clock = clock
         self._secrets = set()
+        self._lock = RLock()        # of several threads, one prints
         self.keep_secret = lambda *texts: self._secrets.update(texts)   # shown as *** from now on
         is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
                      or os.environ.get("TEAMCITY_VERSION"))
@@ -4374,8 +4357,9 @@ class Console:
 
     def say(self, *lines, ci_command=""):
         """Prints lines on stderr, masked, behind a command to the CI system."""
-        self.clear_progress()
-        self._write_stderr("".join(self.masked(line) + "\n" for line in lines), ci_command)
+        with self._lock:
+            self.clear_progress()
+            self._write_stderr("".join(self.masked(line) + "\n" for line in lines), ci_command)
 
     def _write_stderr(self, text, ci_command=""):
         if self.stderr is None:
@@ -4413,8 +4397,9 @@ class Console:
         if not self.quiet and self._can_erase() and self.clock.monotonic() - since >= 1:
             room = terminal_columns(self.stderr) - 1
             text = truncate(self.masked(text), room)
-            self._progress = min(max(self._progress, display_width(text)), room)
-            self._write_stderr("\r" + text + " " * (self._progress - display_width(text)))
+            with self._lock:
+                self._progress = min(max(self._progress, display_width(text)), room)
+                self._write_stderr("\r" + text + " " * (self._progress - display_width(text)))
 
     def _can_erase(self) -> bool:
         """Whether progress can be erased before a row appears: `tail | grep` prints at any time."""
@@ -7513,7 +7498,7 @@ def all_items(client, chosen) -> list:
     """The records of the items in a dataset. Raises Failure unless all are there."""
     record = to_record(resource_object(client.query("dataset.getById", chosen)))
     items = child_records(record, "items")
-    if len(items) < (to_number(record.get("item_count")) or 0):
+    if "items" not in record or len(items) < (to_number(record.get("item_count")) or 0):
         raise protocol_error("The server does not return all items", REPORT_TO_OPERATOR)
     return items
 
@@ -7606,8 +7591,7 @@ def datasets_remove_item(client, args, console):
 # The keys of an item in a file, and those of an export that mean nothing here.
 ITEM_KEYS = {"input": "input", "expectedOutput": "expectedOutput", "metadata": "metadata",
              "expected_output": "expectedOutput", "expected": "expectedOutput"}
-MADE_BY_SERVER = {"id", "datasetId", "dataset_id", "createdAt", "created_at", "updatedAt",
-                  "updated_at"}
+MADE_BY_SERVER = "id datasetId dataset_id createdAt created_at updatedAt updated_at".split()
 
 
 def item_hash(item) -> int:
@@ -7619,136 +7603,121 @@ def item_hash(item) -> int:
 class ItemImport:
     """Adds the items in a file to a dataset, and keeps account of them."""
     known = None                    # hashes of items that are skipped
+    total = added = skipped = 0
 
     def __init__(self, file, keys, keeps_going, console):
         """file: a RecordFile; keys: {key or column in it: key of an item}."""
         self.file, self.keys, self.keeps_going, self.console = file, keys, keeps_going, console
-        self.total = self.added = self.skipped = 0
-        self.open, self.ignored = set(), {}     # lines of what may be missing; keys
-        self.rejected, self.failures = [], []   # items that are told and left out; what ends it
+        self.ignored, self.rejected, self.failures = {}, [], []     # keys; items; what ends it
         self.since = console.clock.monotonic()
 
     def items(self):
-        """Yields (line, item) of each that is not known. Raises a usage error."""
-        for record in self.file:
+        """Yields ((line, number), item) of each that is not known. Raises a usage error."""
+        for number, record in enumerate(self.file, 1):      # all may be in one line
             if type(record) is not dict:
                 raise self.file.unusable("is not an object")
-            item = without_none(**self._item(record))
-            if "input" not in item:
+            item = {}
+            for name, value in record.items():
+                key = self.keys.get(name)
+                if key in item:
+                    raise self.file.unusable(f"has '{key}' in two spellings")
+                if key:
+                    item[key] = value
+                elif name not in MADE_BY_SERVER and len(self.ignored) < MAX_PROBLEMS:
+                    self.ignored[name] = None
+            if item.get("input") is None:
                 raise self.file.unusable("has no input")
-            if self.known is not None:
-                found = item_hash(item)
-                if found in self.known:
-                    self.skipped += 1
-                    continue
-                self.known.add(found)
-            yield self.file.line, item
+            if self.known is None or self._is_new(item_hash(item)):
+                yield (self.file.line, number), without_none(**item)
 
-    def _item(self, record) -> dict:
-        item = {}
-        for name, value in record.items():
-            key = self.keys.get(name)
-            if key in item:
-                raise self.file.unusable(f"has '{key}' in two spellings")
-            if key and self.file.headings:
-                value = result_or_failure(cell_value, value, kinds=ValueError)
-                if isinstance(value, ValueError):
-                    raise self.file.unusable(f"is refused: {value}")
-            if key:
-                item[key] = value
-            elif name not in MADE_BY_SERVER and len(self.ignored) < MAX_PROBLEMS:
-                self.ignored[name] = None
-        return item
+    def _is_new(self, found) -> bool:
+        self.skipped += found in self.known
+        is_new = found not in self.known
+        self.known.add(found)
+        return is_new
 
-    def run(self, client, chosen):
-        """chosen: see chosen_resource(). Raises Failure, which says what is certain."""
-        def inputs():
-            for line, item in self.items():
-                self.open.add(line)
-                yield line, dict(item, datasetId=chosen["id"], projectId=chosen["projectId"])
+    def run(self, client, target):
+        """target: the IDs of the dataset and its project. Raises Failure, with what is certain."""
+        changes = ConcurrentChanges(client, "dataset.addItem", self.note)
         try:
-            ConcurrentChanges(client, "dataset.addItem", self.note).run(inputs())
+            changes.run((place, {**target, **item}) for place, item in self.items())
             if self.failures:       # of several under way, one of unknown outcome counts most
                 raise min(self.failures, key=lambda each: each.code not in UNCERTAIN_CHANGE_CODES)
         except BaseException as error:      # Ctrl-C, too
             is_certain = isinstance(error, Failure) and error.code not in UNCERTAIN_CHANGE_CODES
             if self.added or not is_certain:
-                error.hint = f"{error.hint if is_certain else ''} {self.summary()}".strip()
+                hint = f"{error.hint} " if is_certain and error.hint else ""
+                for line, number in sorted(changes.open)[:1]:
+                    hint += f"Line {line} (item {number}) is the first that may be missing. "
+                error.hint = (f"{hint}{self.progress()}. To add the rest, and nothing twice, "
+                              "repeat the command with --skip-existing.")
             raise
 
-    def summary(self) -> str:
-        missing = ""
-        if self.open:
-            missing = f"; the item in line {min(self.open)} is the first that may be missing"
-        return (f"Added {self.added:,} of {counted(self.total, 'item')}{missing}. To add the rest, "
-                "and nothing twice, repeat the command with --skip-existing.")
+    def progress(self) -> str:
+        return f"Added {self.added:,} of {counted(self.total, 'item')}"
 
-    def note(self, line, result) -> bool:
-        """Takes down what became of the item in a line; returns whether to go on."""
+    def note(self, place, result) -> bool:
+        """Takes down what became of the item in a place; returns whether to go on."""
         if not isinstance(result, Failure):
-            self.open.discard(line)
             self.added += 1
-            progress = f"Added {self.added:,} of {counted(self.total, 'item')}"
-            self.console.progress(progress, self.since)
+            self.console.progress(self.progress(), self.since)
             return True
         is_rejected = result.exit_code == 1 and result.code != "FAILED"
         if is_rejected or result.code in UNCERTAIN_CHANGE_CODES:
-            result.message = f"{self.file.path}, line {line}: {result.message}"
+            result.message = "{}, line {} (item {}): {}".format(
+                self.file.path, *place, result.message)
         if not is_rejected or not self.keeps_going:
             self.failures.append(result)
             return False
-        self.open.discard(line)
         self.console.say(result.message, *("  " + problem for problem in result.problems))
         message = "; ".join([result.message, *result.problems])
-        self.rejected.append({"line": line, "message": message})
+        self.rejected.append({"line": place[0], "message": message})
         return True
 
     def result(self, dataset_id, is_dry_run) -> Details:
-        record = {"dataset_id": dataset_id, "would_add" if is_dry_run else "added": self.added,
-                  "skipped": self.skipped, "failed": self.rejected}
-        skipped = f", skipped {self.skipped:,} that exist" if self.skipped else ""
-        verb = "Would add" if is_dry_run else "Added"
-        result = Details(record, message=f"{verb} {counted(self.added, 'item')}{skipped}.")
+        key, verb = ("would_add", "Would add") if is_dry_run else ("added", "Added")
+        record = {"dataset_id": dataset_id, key: self.added, "skipped": self.skipped,
+                  "failed": self.rejected}
+        result = Details(record, (Column("Skipped", "skipped"),),
+                         message=f"{verb} {counted(self.added, 'item')}.")
         if self.rejected:
-            rejected = Failure(f"The server rejected {len(self.rejected):,} of "
-                               f"{counted(self.total, 'item')}")
-            result.conclude = lambda: Outcome(failure=rejected)
+            failure = Failure(f"The server rejected {counted(len(self.rejected), 'item')}")
+            result.conclude = lambda: Outcome(failure=failure)
         return result
 
 
 @command("datasets import", DATASET,
          Option("FILE", "JSON, JSON lines, CSV or TSV, which may be gzipped; - for stdin", to_path),
-         PROJECT, Option("--input-column NAME", "column or key of the inputs (default: input)"),
-         Option("--expected-column NAME", "of the expected outputs (default: expected_output)"),
-         Option("--metadata-column NAME", "of the metadata (default: metadata)"),
+         PROJECT, Option("--input-column NAME", "column or key (default: input)", name="input"),
+         Option("--expected-column NAME", "(default: expected_output)", name="expectedOutput"),
+         Option("--metadata-column NAME", "(default: metadata)", name="metadata"),
          Option("--skip-existing", "skip items that are in the dataset already"),
          Option("--keep-going", "skip items that the server rejects; exit 1 at the end"),
          Option("--dry-run", "check the file, and change nothing"),
          examples=("twosignal datasets import ID cases.csv --project ID --input-column question",))
 def datasets_import(client, args, console):
     """Add the test cases in a file to a dataset."""
-    columns = {"input": args.input_column, "expectedOutput": args.expected_column,
-               "metadata": args.metadata_column}
-    required = [column for column in columns.values() if column]
-    keys = {name: key for name, key in ITEM_KEYS.items() if not columns[key]}
-    keys.update({column: key for key, column in columns.items() if column})
+    columns = {vars(args)[key]: key for key in ("input", "expectedOutput", "metadata")
+               if vars(args)[key]}
+    usual = {name: key for name, key in ITEM_KEYS.items() if key not in columns.values()}
     path, stream = args.file, None
     if path == "-":
         path, stream = "stdin", console.open_stdin("test cases")
     hint = see_help("datasets", "import")
-    with RecordFile(path, stream, hint, True, required or ["input"]) as file:
-        work = ItemImport(file, keys, args.keep_going, console)
+    with RecordFile(path, stream, hint, True, list(columns) or ["input"]) as file:
+        work = ItemImport(file, {**usual, **columns}, args.keep_going, console)
         work.total = sum(1 for _ in work.items())
         if work.ignored:
             console.tell(f"Ignored: {', '.join(work.ignored)}")
-        chosen = chosen_resource(client, args, "dataset")
+        target = chosen_resource(client, args, "dataset", "datasetId")
         if args.skip_existing:
+            chosen = {"id": target["datasetId"], "projectId": target["projectId"]}
             work.known = set(map(item_hash, all_items(client, chosen)))
         if args.dry_run:
             work.added = sum(1 for _ in work.items())
         else:
-            work.run(client, chosen)
-    return work.result(chosen["id"], args.dry_run)
+            work.run(client, target)
+    return work.result(target["datasetId"], args.dry_run)
 
 
 add_deletion("datasets delete", DATASET, "dataset", "Delete a dataset and its items.")

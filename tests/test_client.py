@@ -1166,7 +1166,7 @@ NEEDS_ACCOUNT = (           # a line for each command that an API key is not eno
     "evaluators delete X --project X -y", "datasets list --project X",
     "datasets create --project X -n X", "datasets get X --project X",
     "datasets add-item X --project X --input 1", "datasets delete X --project X -y",
-    "datasets update X --project X -n X", "datasets export X --project X",
+    "datasets import X FILE --project X", "datasets update X --project X -n X", "datasets export X --project X",
     "datasets add-trace X --dataset X --project X", "datasets remove-item X --project X -y",
     "datasets update-item X --dataset X --project X --input 1",
     "api-keys list --project X", "api-keys create --project X -n X",

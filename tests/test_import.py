@@ -15,7 +15,7 @@ from tools import (DEADLINE, DIALECTS, SCRIPT, Case, CommandCase, EventfulClock,
 
 TABLE = "input,expected_output\nHi,Hello\n\"a, \"\"b\"\"\nc\",\n"
 ROWS = [{"input": "Hi", "expected_output": "Hello"},
-        {"input": "a, \"b\"\nc", "expected_output": ""}]
+        {"input": "a, \"b\"\nc", "expected_output": None}]
 
 
 def table(content, path="stdin", columns=()):
@@ -54,18 +54,17 @@ class Tables(Case):
         for path, text in (("stdin", "\ufeff \n {\"a\": 1}\n"), ("x", "[{\"a\": 1}]"),
                            ("cases.txt", "\n{\"a\": 1}"), ("x.jsonl", "{\"a\": 1}")):
             self.assertEqual(list(table(text, path)), [{"a": 1}])
-        self.refused("input,b\nx,y\n", "line 1", path="x.jsonl")
         self.refused("input,b\nx,y\n", "line 1", columns=None)
-        self.refused("{\"a\": 1}\n", "no column 'input'", "{\"a\": 1}", path="x.csv",
+        self.refused("{\"a\": 1}\n", "no columns 'input'", "{\"a\": 1}", path="x.csv",
                      columns=["input"])
 
     def test_what_is_no_table(self):
         for content, *parts in (
                 ("input,b\nx,y\nx\n", "line 3", "1 cells instead of 2"),
                 ("input,b\n\"x\n\ny\",1\nx,y,z\n", "line 5", "3 cells instead of 2"),
-                ("input,b,input\nx,y,z\n", "line 1", "the column 'input' twice"),
-                ("question,answer\nx,y\n", "line 1", "no column 'input'", "question, answer"),
-                ("input;b\nx;y\n", "line 1", "no column 'input'", "input;b"),
+                ("input,b,input\nx,y,z\n", "line 1", "2 columns 'input'"),
+                ("question,answer\nx,y\n", "line 1", "no columns 'input'", "question, answer"),
+                ("input;b\nx;y\n", "line 1", "no columns 'input'", "input;b"),
                 ("input,b\nx,y\nx,\"y\nx,y\n", "line 3", "quote"),
                 ("input,b\nx,y\n\"x\"y,z\n", "line 3", "quote"),
                 ("input,b\nx,\0\n", "line 2", "NUL"),
@@ -88,8 +87,8 @@ class Tables(Case):
                 first = list(file)
                 self.assertEqual(list(file), first)
         with self.assertRaises(twosignal.Failure) as caught, \
-                twosignal.RecordFile(self.path("none")):
-            pass
+                twosignal.RecordFile(self.path("none")) as file:
+            list(file)
         self.assertEqual(caught.exception.exit_code, 2)
 
 
@@ -196,10 +195,10 @@ class Files(ImportCase):
         record = dict(zip(("question", "answer", "note"), "qan"))
         self.assertImported(json_lines(record), item, args=args)
         for flag in args[::2]:
-            self.assertRefused(table, "line 1 has no column 'nope'",
+            self.assertRefused(table, "line 1 has no columns 'nope'",
                                "question, input, answer, note",
                                args=(flag, "nope"), name="a.csv")
-        self.assertRefused("question\nq\n", "line 1 has no column 'input'", name="a.csv")
+        self.assertRefused("question\nq\n", "line 1 has no columns 'input'", name="a.csv")
 
     def test_keys(self):
         """Both spellings, those of an export without a word, and what is ignored once."""
@@ -293,11 +292,16 @@ class Requests(ImportCase):
 
     def test_rejected_items_end_it(self):
         self.server.rejects = lambda value: "too rude" if value == "q5" else None
-        result = self.assertFails(self.load(numbered(40)), 1, "cases.jsonl, line 5: ", "too rude",
-                                  "the item in line 5 is the first that may be missing",
+        result = self.assertFails(self.load(numbered(40)), 1, "cases.jsonl, line 5 (item 5): ",
+                                  "too rude", "Line 5 (item 5) is the first",
                                   "--skip-existing")
         self.assertIn(f"Added {len(self.stored())} of 40 items", result.err)
         self.assertLess(len(requests_of(self.server, "addItem")), 20)
+
+    def test_items_in_one_line(self):
+        self.server.rejects = lambda value: "too rude" if value == "q3" else None
+        content = json.dumps([json.loads(line) for line in numbered(9).splitlines()])
+        self.assertFails(self.load(content), 1, "line 1 (item 3): ", "Line 1 (item 3) is")
 
     def test_rejected_items_are_left_out(self):
         self.server.rejects = lambda value: "too rude" if value in ("q1", "q5") else None
@@ -306,7 +310,7 @@ class Requests(ImportCase):
         self.assertEqual(len(self.stored()), 38)
         self.assertEqual(result.json["added"], 38)
         self.assertEqual(sorted(each["line"] for each in result.json["failed"]), [1, 5])
-        for part in ("line 1: ", "line 5: ", "too rude", "rejected 2 of 40 items"):
+        for part in ("line 1 (item 1): ", "line 5 (item 5): ", "too rude", "rejected 2 items"):
             self.assertIn(part, result.err)
         self.server.fault("addItem", status=403)
         self.assertFails(self.load(numbered(40), "--keep-going"), 5)
@@ -325,8 +329,8 @@ class Requests(ImportCase):
                 result = self.load(numbered(40))
                 self.server.take_fault = take
                 self.assertFails(result, 9 if "reset" in fault else 8, "cases.jsonl, line ",
-                                 " of 40 items; the item in line ", "--skip-existing")
-                first = int(re.search(r"the item in line (\d+)", result.err).group(1))
+                                 " of 40 items", "Line ", "--skip-existing")
+                first = int(re.search(r"Line (\d+)", result.err).group(1))
                 self.assertLessEqual({f"q{n}" for n in range(1, first)}, set(self.inputs()))
                 self.assertOk(self.load(numbered(40), "--skip-existing"))
                 self.assertEqual(len(self.stored()), 40)
@@ -382,7 +386,7 @@ class RateLimits(ImportCase):
             self.server.rate_limit, self.server.limit_headers = (7, 10 ** 9), headers
             self.dataset = self.server.add_dataset(name="Limited")
             self.assertFails(self.load(numbered(40), clock=PassingClock()), 7, "Rate limited",
-                             "Added 7 of 40 items", "the item in line ", "--skip-existing")
+                             "Added 7 of 40 items", "Line ", "--skip-existing")
             self.assertEqual(len(self.stored()), 7)
 
 
@@ -397,7 +401,8 @@ class Signals(ImportCase):
         self.server.rate_limit = (7, 10 ** 9)
         result = self.load(numbered(40), clock=EventfulClock(interrupt))
         self.assertEqual(result.code, 130)
-        self.assertRegex(result.err, r"\A\nAdded 7 of 40 items; the item in line \d is the first")
+        self.assertRegex(result.err, r"\A\nLine (\d) \(item \1\) is the first that may .*"
+                         r"Added 7 of 40 items\. ")
         self.assertEqual(len(self.stored()), 7)
 
     @posix
@@ -407,7 +412,7 @@ class Signals(ImportCase):
         args = ["datasets", "import", self.dataset, path]
         code, err = self.signalled(signal.SIGINT, "addItem", args)
         self.assertEqual(code, -signal.SIGINT)
-        self.assertIn("Added 0 of 40 items; the item in line 1 is the first", err)
+        self.assertIn("Line 1 (item 1) is the first that may be missing. Added 0 of 40 ", err)
 
 
 class Memory(ImportCase):
