@@ -1483,7 +1483,8 @@ class RecordFile:
         doubled keys, and numbers that a server would change; columns: of CSV, which is only read if
         this is given, and must have them all."""
         self.line = 1               # number of the one in which the last object begins
-        self.path, self._source, self._hint = path, stream, hint
+        self.path = "stdin" if path == "-" else path
+        self._source, self._hint = stream, hint
         self._is_strict, self._columns = is_strict, columns
         self._ending = re.search(r"(?i)\.([ct]sv)(\.gz)?\Z", path)
         self._keeps, self._copy = False, None
@@ -1535,13 +1536,10 @@ class RecordFile:
     def _rows(self):
         """Yields the rows of CSV or TSV, each a dict of what cell_value() reads."""
         import csv
-        from itertools import chain
         csv.field_size_limit(MAX_CELL)
-        lines, headings = self._lines(), None
-        first = next(lines, "")
-        is_tsv = "\t" in first or self._ending and self._ending.group(1).lower() == "tsv"
+        is_tsv = self._ending and self._ending.group(1).lower() == "tsv"
         modes = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"strict": True}
-        reader, cells = csv.reader(chain([first], lines), **modes), ()
+        reader, headings, cells = csv.reader(self._lines(), **modes), None, ()
         while cells is not None:
             start = reader.line_num + 1
             cells = result_or_failure(next, reader, None, kinds=csv.Error)
@@ -3885,11 +3883,10 @@ class ConcurrentChanges:
         self._is_stopped = False
         self.open = set()               # keys of changes that may not have been made
         self._running, self._told = {}, set()   # keys by Future; remarks
-        client.transport.close()        # each has a connection of its own
-        self._idle = [copy(client) for _ in range(CONCURRENT_REQUESTS)]
-        for each in self._idle:
-            transport = each.transport = copy(client.transport)
-            transport.clock, transport.tell = self, self._tell_once
+        client.transport.close()        # the connection of the copies is not that one
+        self._first = copy(client)
+        transport = self._first.transport = copy(client.transport)
+        transport.clock, transport.tell = self, self._tell_once
 
     def run(self, inputs):
         """inputs: pairs of a key and an input. A signal waits a moment for what is under way."""
@@ -3914,8 +3911,6 @@ class ConcurrentChanges:
             raise
         finally:
             pool.shutdown(False)
-            for each in self._idle:
-                each.transport.close()
 
     def _collect(self, most, until=float("inf")):
         """Notes results, until so many changes are under way, or a time.monotonic()."""
@@ -3931,23 +3926,24 @@ class ConcurrentChanges:
 
     def _change(self, values):
         """The result of a change, tried again as long as others succeed. Raises Failure."""
-        client = self._idle.pop()
-        client.has_changed = self.client.has_changed
-        try:
-            while True:
-                self.sleep(0)
-                result = result_or_failure(client.mutate, self.procedure, values)
-                if not isinstance(result, Failure):
-                    self._succeeded_at = self.monotonic()
-                    return result
-                pause = result.retry_after or 1
-                idle = self.monotonic() - self._succeeded_at
-                if result.code != "TOO_MANY_REQUESTS" or (
-                        pause > DEFAULT_WAIT or idle > client.transport.timeout):
-                    raise result
-                self.sleep(pause)
-        finally:
-            self._idle.append(client)
+        from copy import copy
+        client = self._first
+        if client.has_changed:      # others may be under way
+            client = copy(client)
+            client.transport = copy(client.transport)
+        while True:
+            self.sleep(0)
+            result = result_or_failure(client.mutate, self.procedure, values)
+            client.transport.close()
+            if not isinstance(result, Failure):
+                self._succeeded_at = self.monotonic()
+                return result
+            pause = result.retry_after or 1
+            idle = self.monotonic() - self._succeeded_at
+            if result.code != "TOO_MANY_REQUESTS" or (
+                    pause > DEFAULT_WAIT or idle > client.transport.timeout):
+                raise result
+            self.sleep(pause)
 
     def _tell_once(self, text):
         if text not in self._told:
@@ -7603,7 +7599,7 @@ def item_hash(item) -> int:
 class ItemImport:
     """Adds the items in a file to a dataset, and keeps account of them."""
     known = None                    # hashes of items that are skipped
-    total = added = skipped = 0
+    total = added = 0
 
     def __init__(self, file, keys, keeps_going, console):
         """file: a RecordFile; keys: {key or column in it: key of an item}."""
@@ -7627,14 +7623,12 @@ class ItemImport:
                     self.ignored[name] = None
             if item.get("input") is None:
                 raise self.file.unusable("has no input")
-            if self.known is None or self._is_new(item_hash(item)):
-                yield (self.file.line, number), without_none(**item)
-
-    def _is_new(self, found) -> bool:
-        self.skipped += found in self.known
-        is_new = found not in self.known
-        self.known.add(found)
-        return is_new
+            if self.known is not None:
+                found = item_hash(item)
+                if found in self.known:
+                    continue
+                self.known.add(found)
+            yield (self.file.line, number), without_none(**item)
 
     def run(self, client, target):
         """target: the IDs of the dataset and its project. Raises Failure, with what is certain."""
@@ -7653,8 +7647,8 @@ class ItemImport:
                               "repeat the command with --skip-existing.")
             raise
 
-    def progress(self) -> str:
-        return f"Added {self.added:,} of {counted(self.total, 'item')}"
+    def progress(self, verb="Added") -> str:
+        return f"{verb} {self.added:,} of {counted(self.total, 'item')}"
 
     def note(self, place, result) -> bool:
         """Takes down what became of the item in a place; returns whether to go on."""
@@ -7676,10 +7670,9 @@ class ItemImport:
 
     def result(self, dataset_id, is_dry_run) -> Details:
         key, verb = ("would_add", "Would add") if is_dry_run else ("added", "Added")
-        record = {"dataset_id": dataset_id, key: self.added, "skipped": self.skipped,
-                  "failed": self.rejected}
-        result = Details(record, (Column("Skipped", "skipped"),),
-                         message=f"{verb} {counted(self.added, 'item')}.")
+        record = {"dataset_id": dataset_id, key: self.added, "skipped": self.total - self.added
+                  - len(self.rejected), "failed": self.rejected}
+        result = Details(record, message=self.progress(verb) + ".")
         if self.rejected:
             failure = Failure(f"The server rejected {counted(len(self.rejected), 'item')}")
             result.conclude = lambda: Outcome(failure=failure)
@@ -7700,11 +7693,9 @@ def datasets_import(client, args, console):
     columns = {vars(args)[key]: key for key in ("input", "expectedOutput", "metadata")
                if vars(args)[key]}
     usual = {name: key for name, key in ITEM_KEYS.items() if key not in columns.values()}
-    path, stream = args.file, None
-    if path == "-":
-        path, stream = "stdin", console.open_stdin("test cases")
-    hint = see_help("datasets", "import")
-    with RecordFile(path, stream, hint, True, list(columns) or ["input"]) as file:
+    stream = console.open_stdin("test cases") if args.file == "-" else None
+    with RecordFile(args.file, stream, see_help("datasets", "import"), True,
+                    list(columns) or ["input"]) as file:
         work = ItemImport(file, {**usual, **columns}, args.keep_going, console)
         work.total = sum(1 for _ in work.items())
         if work.ignored:
