@@ -7881,7 +7881,7 @@ def prompts_get(client, args, console):
     """Show a prompt template; requires a project API key."""
     given = without_none(name=args.name, version=args.version)
     record = to_record(resource_object(client.rest("GET", "/prompt-templates", given)))
-    content = get_path(record, "version.content")
+    content = get_item(record.get("version"), "content")
     if not isinstance(content, str):
         raise wrong_type("the content")
     if args.raw:

@@ -1172,6 +1172,8 @@ NEEDS_ACCOUNT = (           # a line for each command that an API key is not eno
     "datasets update-item X --dataset X --project X --input 1",
     "api-keys list --project X", "api-keys create --project X -n X",
     "api-keys rotate X --project X -y", "api-keys revoke X --project X -y",
+    "routing list --project X", "routing get X --project X", "routing delete X --project X -y",
+    "routing create X --default-model X --project X", "routing update X --project X -n X",
     "usage --org X", "api organization.list")
 SESSIONLESS = {"login", "logout"}
 
@@ -1184,7 +1186,9 @@ class ApiKeys(KeyCase):
         env = dict(self.key(), TWOSIGNAL_PROJECT=None)
         with mock.patch("twosignal.new_traces", first_look):
             for line in ("traces list", "traces check --max-p95 9h", "traces wait", "whoami",
-                         "traces tail", "scores create %s --name x --value 1" % trace):
+                         "traces tail", "scores create %s --name x --value 1" % trace,
+                         "routing test --input x", "prompts push x --content y", "prompts list",
+                         "prompts get x"):
                 with self.subTest(line=line):
                     self.assertOk(self.cli(*line.split(), env=env))
         self.assertEqual(self.server.count("/api/trpc/"), 0)

@@ -116,7 +116,7 @@ class Versions(PromptsCase):
 
     def test_odd_answers(self):
         for body in ([], "x", {}, {"id": "p", "version": 3}, {"id": "p", "version": {}},
-                     {"id": "p", "version": [VERSION]},
+                     {"id": "p", "version": [VERSION]}, {"version": 3, "version.content": "x"},
                      {"id": "p", "version": dict(VERSION, content=7)}):
             for more in ((), ("--raw",), ("--json",)):
                 self.server.fault(PATH, status=200, body={"data": body, "error": None})

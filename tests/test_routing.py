@@ -60,7 +60,8 @@ class RoutingConfigs(RoutingCase):
         self.server.add_route("cheap", "gpt-4o", RULES)
         listed = self.assertOk(self.routing("list"), err="")
         self.assertEqual(listed.lines[0].split(), ["ID", "Enabled", "Default", "model", "Name"])
-        self.assertEqual(listed.lines[2].split()[1:], ["true", "gpt-4o", "cheap"])
+        self.assertEqual([line.split(None, 3)[1:] for line in listed.lines[2:]], [
+            ["true", "gpt-4o", "Cheap first"], ["true", "gpt-4o", "cheap"]])
         shown = self.assertOk(self.routing("get", "cheap"), err="").out
         self.assertIn("Default model:  gpt-4o\nName:           cheap\n", shown)
         self.assertIn('  Rules:\n    [\n      {\n        "name": "short",\n', shown)
