@@ -1163,7 +1163,9 @@ NEEDS_ACCOUNT = (           # a line for each command that an API key is not eno
     "projects create X --org X",
     "traces get X --project X", "traces export X --project X", "evaluators list --project X",
     "evaluators create --project X -n X --type COST", "evaluators toggle X --project X --enable",
-    "evaluators delete X --project X -y", "datasets list --project X",
+    "evaluators delete X --project X -y", "evaluators get X --project X",
+    "evaluators update X --project X -n X", "evaluators export --project X",
+    "datasets list --project X",
     "datasets create --project X -n X", "datasets get X --project X",
     "datasets add-item X --project X --input 1", "datasets delete X --project X -y",
     "datasets import X - --project X", "datasets update X --project X -n X",
@@ -1176,6 +1178,7 @@ NEEDS_ACCOUNT = (           # a line for each command that an API key is not eno
     "routing create X --default-model X --project X", "routing update X --project X -n X",
     "usage --org X", "api organization.list")
 SESSIONLESS = {"login", "logout"}
+READS_A_FILE_FIRST = {"evaluators apply", "datasets import"}
 
 
 class ApiKeys(KeyCase):
@@ -1232,7 +1235,7 @@ class ApiKeys(KeyCase):
         names = {" ".join(line.split()[:size]) for line in NEEDS_ACCOUNT for size in (1, 2)}
         for name, command in twosignal.COMMANDS.items():
             self.assertTrue(name in names or command.takes_key or command.is_offline
-                            or name in SESSIONLESS, name)
+                            or name in SESSIONLESS | READS_A_FILE_FIRST, name)
         env = self.key()
         for line in NEEDS_ACCOUNT:
             with self.subTest(line=line):

@@ -72,10 +72,11 @@ def make_spans(position, status, ended, when):
 
 
 def add_resources(server):
-    """Adds evaluators, a dataset and an API key."""
+    """Adds evaluators, a dataset, an API key and a routing config."""
     server.add_evaluator(name="Has JSON", config={"schema": {"type": "object"}})
     server.add_evaluator(name="Fast enough", type="LATENCY", config={"max_ms": 2000}, enabled=False)
     dataset = server.add_dataset(name="Test Cases")
     server.add_item(dataset, {"prompt": "Hi"}, {"camelKey": 1})
     server.add_item(dataset, {"prompt": "こんにちは"})
     server.add_key(name="CI Pipeline")
+    server.add_route("Cheap first")

@@ -942,7 +942,6 @@ class CommandCase(ServerCase):
     def setUp(self):
         super().setUp()
         self.log_in()
-        self.server.add_route("Cheap first")
         self.environment.update(TWOSIGNAL_PROJECT=self.server.project,
                                 TWOSIGNAL_ORG=self.server.org)
 
