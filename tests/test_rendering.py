@@ -299,10 +299,6 @@ def display_width(text):
 
 
 class CommandTables(CommandCase):
-    def setUp(self):
-        super().setUp()
-        self.server.add_route()
-
     shown = {
         "orgs list": r"(?s)^ID .*Name.*\n─+\n\S+  .*  Acme 東京\n",
         "orgs create": r"New Org",
@@ -335,7 +331,7 @@ class CommandTables(CommandCase):
         "api-keys create": r"(?s)CI Pipeline.*(ts_|2s_live_)\w{8}|(ts_|2s_live_)\w{8}",
         "api-keys rotate": r"Made.*\nID: .*\nKey: +ts_\w{8}\w+\n",
         "api-keys revoke": r"(?i)revoked",
-        "routing list": r"(?s)^ID .*Name.*\n─+\n\S+  .*  Routing\n",
+        "routing list": r"(?s)^ID .*Name.*\n─+\n\S+  .*  Cheap first\n",
         "routing get": r"(?s)^ID: .*\nDefault model: +gpt-4o\nName: +Made\n.*Rules:\n",
         "routing create": r'(?s)^Created routing config "Cheap"\.\n.*Default model: +gpt-4o\n',
         "routing update": r'(?s)^Updated routing config "Made"\.\n.*Enabled: +false\n',
