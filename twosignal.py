@@ -6379,9 +6379,7 @@ SHOW_SECRETS = Option("--show-secrets", "show secrets in evaluator configs inste
 JSON_VALUE = ": a literal, @FILE, or - for stdin"
 NEW_NAME = (Option("[NAME]", "name, unless --name gives it"),
             Option("-n, --name NAME", "name, as an option", required=True))
-# The first one decides that an omitted flag is None, not False.
-STATE = (Option("--disable", "disable it", name="enabled", constant=False),
-         Option("--enable", "enable it", name="enabled"))
+STATE = tuple(Option(f"--{verb}", f"{verb} it") for verb in ("enable", "disable"))
 ONE_STATE = STATE[0].flags + STATE[1].flags
 RENAME = Option("-n, --name NAME", "new name")
 DESCRIBE = Option("-d, --description TEXT", "description", may_be_empty=True)
@@ -6398,6 +6396,10 @@ def chosen_project(client, args) -> str:
         return args.project
     return find_id(args.project, "project", lambda: visible_projects(
         client, vars(args).get("org") or setting("TWOSIGNAL_ORG")))
+
+
+def given_state(args):
+    return args.enable if args.enable or args.disable else None
 
 
 def shown_record(wire, kind, args) -> dict:
@@ -7295,21 +7297,22 @@ def evaluators_update(client, args, console):
     """Change an evaluator.
     In --config, *** keeps the secret that is stored in that place."""
     config = json_argument(args.config, "--config", console)
-    if (args.name, config, args.enabled) == (None, None, None):
+    enabled = given_state(args)
+    if (args.name, config, enabled) == (None, None, None):
         raise usage_error("Nothing to change", "Pass --name, --config, --enable or --disable.")
     chosen = chosen_resource(client, args, "evaluator")
     if "***" in json.dumps(config):
         stored = stored_row(client, "evaluator", chosen).get("config")
         config = with_secrets(config, stored, "--config", args.id)
     return configured(client, args, console, config, "evaluator.update", "Updated",
-                      name=args.name, enabled=args.enabled, **chosen)
+                      name=args.name, enabled=enabled, **chosen)
 
 
 @command("evaluators toggle", EVALUATOR, PROJECT, *STATE, SHOW_SECRETS, exclusive=ONE_STATE)
 def evaluators_toggle(client, args, console):
     """Enable or disable an evaluator; without a flag, toggle it."""
     chosen = chosen_resource(client, args, "evaluator")
-    enabled = args.enabled
+    enabled = given_state(args)
     if enabled is None:
         enabled = not stored_row(client, "evaluator", chosen).get("enabled")
     return changed(client, args, "evaluator.update", EVALUATOR_FIELDS,
@@ -7843,7 +7846,7 @@ def routing_change(client, args, console):
         if not isinstance(rule, dict):
             raise usage_error(f"Invalid --rules: rule {number} is not an object")
     given = without_none(name=args.name, defaultModel=args.default_model, rules=rules,
-                         enabled=args.enabled)
+                         enabled=given_state(args))
     if "id" not in vars(args):
         given = {"projectId": chosen_project(client, args), "rules": [], "enabled": True, **given}
         return changed(client, args, "modelRouting.create", ROUTING_FIELDS, **given)

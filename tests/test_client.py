@@ -1164,8 +1164,8 @@ NEEDS_ACCOUNT = (           # a line for each command that an API key is not eno
     "traces get X --project X", "traces export X --project X", "evaluators list --project X",
     "evaluators create --project X -n X --type COST", "evaluators toggle X --project X --enable",
     "evaluators delete X --project X -y", "evaluators get X --project X",
-    "evaluators update X --project X -n X", "evaluators export --project X",
-    "datasets list --project X",
+    "evaluators update X --project X --enable", "evaluators export --project X",
+    "evaluators apply --project X -f FILE", "datasets list --project X",
     "datasets create --project X -n X", "datasets get X --project X",
     "datasets add-item X --project X --input 1", "datasets delete X --project X -y",
     "datasets import X - --project X", "datasets update X --project X -n X",
@@ -1237,9 +1237,11 @@ class ApiKeys(KeyCase):
             self.assertTrue(name in names or command.takes_key or command.is_offline
                             or name in SESSIONLESS | READS_A_FILE_FIRST, name)
         env = self.key()
+        path = self.write("FILE", '[{"name": "x", "type": "COST"}]')
         for line in NEEDS_ACCOUNT:
             with self.subTest(line=line):
-                self.assertFails(self.cli(*line.split(), env=env), 4, "login", "account")
+                argv = line.replace("FILE", path).split()
+                self.assertFails(self.cli(*argv, env=env), 4, "login", "account")
         for line in ("traces get ID", "usage", "projects list", "datasets list"):
             self.assertFails(self.cli(*line.split(), env=env), 4, "account")
         self.assertEqual(self.server.requests, [])
