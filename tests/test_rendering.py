@@ -317,6 +317,8 @@ class CommandTables(CommandCase):
         "evaluators list": r"(?s)^ID .*Type.*Name\n─+\n\S+  .*  Has JSON\n",
         "evaluators create": r"(?s)Has JSON.*JSON_SCHEMA",
         "evaluators toggle": r"(?i)disabled|enabled +(no|false)",
+        "evaluators get": r"(?s)Name: +Made\n.*  Config:\n    {",
+        "evaluators update": r'^Updated evaluator "New Name"\.\nID: ',
         "evaluators delete": r"(?i)deleted",
         "datasets list": r"(?s)^ID .*Name.*\n─+\n\S+  ",
         "datasets create": r"Test Cases",

@@ -63,6 +63,7 @@ PROCEDURES = {
     "traces list": "trace.list", "traces get": "trace.getById",
     "evaluators list": "evaluator.list", "evaluators create": "evaluator.create",
     "evaluators toggle": "evaluator.update", "evaluators delete": "evaluator.delete",
+    "evaluators get": "evaluator.list", "evaluators update": "evaluator.update",
     "datasets list": "dataset.list", "datasets create": "dataset.create",
     "datasets get": "dataset.getById", "datasets add-item": "dataset.addItem",
     "datasets update": "dataset.update", "datasets add-trace": "dataset.addItem",
