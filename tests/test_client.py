@@ -1178,7 +1178,6 @@ NEEDS_ACCOUNT = (           # a line for each command that an API key is not eno
     "routing create X --default-model X --project X", "routing update X --project X -n X",
     "usage --org X", "api organization.list")
 SESSIONLESS = {"login", "logout"}
-READS_A_FILE_FIRST = {"evaluators apply", "datasets import"}
 
 
 class ApiKeys(KeyCase):
@@ -1235,7 +1234,7 @@ class ApiKeys(KeyCase):
         names = {" ".join(line.split()[:size]) for line in NEEDS_ACCOUNT for size in (1, 2)}
         for name, command in twosignal.COMMANDS.items():
             self.assertTrue(name in names or command.takes_key or command.is_offline
-                            or name in SESSIONLESS | READS_A_FILE_FIRST, name)
+                            or name in SESSIONLESS, name)
         env = self.key()
         path = self.write("FILE", '[{"name": "x", "type": "COST"}]')
         for line in NEEDS_ACCOUNT:
