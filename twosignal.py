@@ -1389,7 +1389,7 @@ _OPEN_FILE = r"(?a)/dev/(stdout|stderr)\Z|/(?:dev|proc/self)/fd/(\d{1,4})\Z"
 _ENV_KEY = (r"(?m)^((?:\ufeff|\xef\xbb\xbf)?[ \t]*(?:export[ \t]+)?TWOSIGNAL_API_KEY[ \t]*=)"
             r"([^\r\n]*?)(?=[ \t]#|\r?$)")
 # UTF-16, or a key that goes on in the next line.
-_ENV_UNFIT = r"""(?m)\0|^.{0,12}TWOSIGNAL_API_KEY[ \t]*=[ \t]*("[^"\r\n]*|'[^'\r\n]*|.*\\)\r?$"""
+_ENV_UNFIT = r"""(?m)\0|^.{0,12}TWOSIGNAL_API_KEY[ \t]*=([ \t]*("[^"\r\n]*|'[^'\r\n]*)|.*\\)\r?$"""
 
 
 def open_regular(path, flags=os.O_RDONLY) -> int:
