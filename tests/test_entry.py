@@ -15,8 +15,8 @@ from unittest import mock
 import twosignal
 from servers import Scripted, certificates, hang_up
 from tools import (DEADLINE, ERROR_LINE, PROGRAM, ROOT, SCRIPT, Case, ProcessCase, ServerCase,
-                   ShortClock, as_text, executable, file_bytes, full, heed_interrupts, listing,
-                   pty_run, replaced_environment, requests_of, run_command, write_script)
+                   ShortClock, as_text, executable, file_bytes, full, full_once, heed_interrupts,
+                   listing, pty_run, replaced_environment, requests_of, run_command, write_script)
 
 
 class WaysToStart(ServerCase):
@@ -168,7 +168,8 @@ class Interrupts(ProcessCase):
         places = self.struck(signal.SIGINT, None, args)[1].places
         self.assertGreater(len(places), 300)
         strikes = [(number, place) for number in self.CODES for place in places]
-        for number, place in dice.sample(strikes, full(30, 600)):
+        # A sample, another in each run and on each Python.
+        for number, place in dice.sample(strikes, full_once(full(30, 200), 400)):
             with self.subTest(seed=seed, number=number, place=place):
                 self.strike_and_look(number, place, args)
 

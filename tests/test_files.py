@@ -30,6 +30,7 @@ class AtomicWrites(StateCase):
                  for letter, size in (("a", 10), ("b", 9000), ("c", 300))]
         twosignal.write_text(self.file, texts[0])
         partial, reads, done, seen = [], [0], threading.Event(), threading.Event()
+        turns = threading.Semaphore(0)          # five reads for each write, whenever they happen
 
         def read():
             while not done.is_set():
@@ -38,6 +39,7 @@ class AtomicWrites(StateCase):
                 if found not in texts:
                     partial.append(found)
                 seen.set()
+                turns.acquire()
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
@@ -47,8 +49,11 @@ class AtomicWrites(StateCase):
             with mock.patch("os.fsync", lambda handle: None):
                 for turn in range(full_once(300, 20000)):
                     twosignal.write_text(self.file, texts[turn % 3])
+                    for _ in range(5):
+                        turns.release()
         finally:
             done.set()
+            turns.release()
             reader.join(DEADLINE)
         self.assertEqual(partial, [])
         self.assertGreater(reads[0], 1)

@@ -170,7 +170,7 @@ class CookieValue(unittest.TestCase):
         with self.subTest(seed=seed):
             for _ in range(full(40, 2000)):
                 letters = "".join(map(chr, range(0x21, 0x7f)))
-                access = "".join(dice.choice(letters) for _ in range(dice.randrange(1, 12000)))
+                access = "".join(dice.choices(letters, k=dice.randrange(1, 12000)))
                 email = "".join(chr(dice.choice([10, 13, 0, 32, 59, 0x7f, 0xe9, 0x6771, 0xd800]))
                                 for _ in range(dice.randrange(20)))
                 session = self.session(access_token=access, user_email=email)

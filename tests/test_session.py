@@ -1439,8 +1439,11 @@ class Injections(SessionCase):
         self.assertGreater(len(calls), 40)
         for number in range(1, len(calls) + 1):
             # Every Python raises them as the same classes, and the calls are those of this module.
-            errors = full_once([self.ERRORS[number % len(self.ERRORS)]], self.ERRORS)
-            for error, lasting in itertools.product(errors, (False, True)):
+            turned = [self.ERRORS[(number + place) % len(self.ERRORS)]
+                      for place in range(len(self.ERRORS))]
+            for error, lasting in itertools.chain(
+                    itertools.product(turned[:full_once(1, None)], [False]),
+                    itertools.product(turned[:full_once(1, 4)], [True])):
                 with self.subTest(number=number, call=calls[number - 1], lasting=lasting,
                                   error=errno.errorcode[error]):
                     result, _ = self.run_injected(*LISTING, number=number, error=error,
