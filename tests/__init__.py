@@ -5,10 +5,13 @@ where each thread is.
 """
 import faulthandler
 import os
+import signal
 import sys
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
+# A shell has what it starts in the background ignore Ctrl-C, and so would each command of a test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 LIMIT = int(os.environ.get("TWOSIGNAL_TEST_LIMIT", 0))
 
 
