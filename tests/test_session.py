@@ -229,6 +229,8 @@ class SessionCase(ServerCase):
     def setUp(self):
         super().setUp()
         self.file = os.path.join(self.home, "session.json")
+        # What a process sees is the same without it, and thousands of times it takes long.
+        self.enter(mock.patch("os.fsync", lambda handle: None))
 
     def content(self):
         with open(self.file, "rb") as file:
