@@ -5346,11 +5346,13 @@ class Measurements:
 
     def percentile(self, percent) -> float:
         """That of the nearest rank; of more than EXACT_VALUES, at most BUCKET_RATIO times it."""
+        if self._buckets and self.values:
+            self._summarize()
         rank = -(-self.count() * percent // 100)        # rounded up
-        counts = self._buckets.copy()
-        counts.update(self.values)
-        for value in sorted(counts):
-            rank -= counts[value]
+        if not self._buckets:
+            return sorted(self.values)[rank - 1]
+        for value in sorted(self._buckets):
+            rank -= self._buckets[value]
             if rank <= 0:
                 return min(value, self.highest())
 
