@@ -484,14 +484,6 @@ def format_list(value) -> str:
     return ", ".join(map(printable, value if isinstance(value, list) else ())) or "-"
 
 
-def bar(used, limit, columns=20) -> str:
-    """█████░░░ 92.0%, or nothing if there is no limit."""
-    if not limit or used is None:
-        return ""
-    filled = min(columns, max(0, int(used / limit * columns)))
-    return f"{'█' * filled:░<{columns}} {used / limit * 100:.1f}%"
-
-
 class Bar(str):
     """Its text, and what HTML draws in its place: shares of the width of a cell."""
     start = length = 0
@@ -764,18 +756,15 @@ def exact_number(literal):
     return value
 
 
-def object_of(pairs) -> dict:
-    """The object of (key, value) pairs in a JSON text. Raises ValueError if a key occurs twice."""
-    found = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key '{truncate(key, 60)}' occurs twice in one object")
-        found[key] = value
-    return found
-
-
 def exact_json(text):
     """The value of a JSON text. Raises ValueError if a key is doubled, or a number would change."""
+    def object_of(pairs):
+        found = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"the key '{truncate(key, 60)}' occurs twice in one object")
+            found[key] = value
+        return found
     return json.loads(text, parse_int=exact_number, parse_float=exact_number,
                       parse_constant=exact_number, object_pairs_hook=object_of)
 
@@ -2294,9 +2283,19 @@ class Transport:
                       "times such as --since 5m.")
 
     def _log(self, request, outcome):
-        if self.log:
-            self.log(f"debug: {request.method} {mask_secret_fields(request.url)}: {outcome}")
-            self.log(f"debug: {curl_command(request)}")
+        """Prints what became of a request, and a line for a shell that repeats it; no secrets."""
+        if not self.log:
+            return
+        import shlex
+        url = mask_secret_fields(request.url)
+        words = ["curl", "-X", request.method, url]
+        for name, value in request.headers.items():
+            shown = value if name in ("Accept", "Content-Type", "User-Agent") else "***"
+            words += ["-H", f"{name}: {shown}"]
+        if request.body:
+            words += ["-d", mask_secret_fields(request.body.decode("ascii"))]
+        self.log(f"debug: {request.method} {url}: {outcome}")
+        self.log(f"debug: {' '.join(map(shlex.quote, words))}")
 
     def _send(self, request) -> Response:
         """Sends a request, and sets its proxy and was_sent. Raises what the library raises."""
@@ -2414,18 +2413,6 @@ def mask_secret_fields(text) -> str:
     text = re.sub(_JSON_KEY + _JSON_STRING, lambda match: (
         match.group(1) + '"***"' if is_secret_name(match.group(2)) else match.group()), text)
     return re.sub(r"(%22|\b)(ts_|2s_live_)\w{8,}", r"\1\2***", text)
-
-
-def curl_command(request) -> str:
-    """The request as a line for a shell, without its secrets."""
-    import shlex
-    words = ["curl", "-X", request.method, mask_secret_fields(request.url)]
-    for name, value in request.headers.items():
-        shown = value if name in ("Accept", "Content-Type", "User-Agent") else "***"
-        words += ["-H", f"{name}: {shown}"]
-    if request.body:
-        words += ["-d", mask_secret_fields(request.body.decode("ascii"))]
-    return " ".join(shlex.quote(word) for word in words)
 
 
 def find_route(url) -> tuple:
@@ -7919,11 +7906,15 @@ def prompts_push(client, args, console):
 
 # --- usage
 def used_of_limit(record) -> str:
-    """46,000 of 50,000  ███░ 92.0%"""
+    """46,000 of 50,000  ███░ 92.0%; without a bar if one of them is not known."""
     used, limit = record["traces_used"], record["traces_limit"]
-    if limit is not None:
-        return f"{format_count(used)} of {format_count(limit)}  {bar(used, limit)}"
-    return format_count(used) + (" (unlimited)" if record["plan"] in PLANS else "")
+    if limit is None:
+        return format_count(used) + (" (unlimited)" if record["plan"] in PLANS else "")
+    text = f"{format_count(used)} of {format_count(limit)}"
+    if used is None or not limit:
+        return text
+    filled = min(20, max(0, int(used / limit * 20)))
+    return f"{text}  {'█' * filled:░<20} {used / limit * 100:.1f}%"
 
 
 def limit_column(heading, key) -> Column:

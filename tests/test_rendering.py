@@ -272,17 +272,24 @@ class SpanTrees(unittest.TestCase):
 
 
 class UsageBars(unittest.TestCase):
+    def shown(self, used, limit, plan="PRO"):
+        return twosignal.used_of_limit(
+            {"traces_used": used, "traces_limit": limit, "plan": plan})
+
     def test_bars(self):
-        self.assertEqual(twosignal.bar(46000, 50000), "█" * 18 + "░░ 92.0%")
-        self.assertEqual(twosignal.bar(0, 10), "░" * 20 + " 0.0%")
-        self.assertEqual(twosignal.bar(25, 10), "█" * 20 + " 250.0%")
-        for used, limit in ((None, 10), (5, None), (5, 0)):
-            self.assertEqual(twosignal.bar(used, limit), "")
+        self.assertEqual(self.shown(46000, 50000),
+                         "46,000 of 50,000  " + "█" * 18 + "░░ 92.0%")
+        self.assertEqual(self.shown(0, 10), "0 of 10  " + "░" * 20 + " 0.0%")
+        self.assertEqual(self.shown(25, 10), "25 of 10  " + "█" * 20 + " 250.0%")
+        self.assertEqual(self.shown(None, 10), "- of 10")
+        self.assertEqual(self.shown(5, 0), "5 of 0")
+        self.assertEqual(self.shown(5, None), "5 (unlimited)")
+        self.assertEqual(self.shown(5, None, "NEW"), "5")
 
     def test_a_bar_is_full_only_at_the_limit(self):
         for used in range(101):
-            shown = twosignal.bar(used, 100)
-            self.assertEqual(len(shown.split()[0]), 20)
+            shown = self.shown(used, 100)
+            self.assertEqual(len(re.search("[█░]+", shown).group()), 20)
             self.assertEqual("░" not in shown, used >= 100)
             self.assertEqual("█" in shown, used >= 5)
 
