@@ -1534,7 +1534,7 @@ class RecordFile:
             cells = result_or_failure(next, reader, None, kinds=csv.Error)
             self.line = start
             if isinstance(cells, csv.Error):
-                raise self.unusable("is not CSV, or a quote in it is not closed")
+                raise self.unusable("is not CSV: a quote is not closed, or a cell is too long")
             if not cells or not any(cells):     # spreadsheets append empty rows
                 continue
             if headings is None:
@@ -1560,8 +1560,8 @@ class RecordFile:
         counts = Counter(headings)
         for name in [*self._columns, *headings]:
             if counts[name] != 1:
-                raise self.unusable(f"has {counts[name] or 'no'} columns '{name}', but: "
-                                    f"{', '.join(headings)}")
+                number = "more than one" if counts[name] else "no"
+                raise self.unusable(f"has {number} column '{name}', but: {', '.join(headings)}")
 
     def _objects(self):
         decode = json.JSONDecoder(parse_constant=int).scan_once     # refuses NaN
@@ -4767,7 +4767,8 @@ OTHER_NAMES = {                     # what people type in place of a command's w
     "toggle": "enable disable", "create": "add new", "add-item": "add new additem",
     "update": "rename edit set", "rename": "update edit set", "list-members": "members",
     "add-member": "add invite", "remove-member": "remove rm kick", "remove-item": "remove rm",
-    "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow"}
+    "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow",
+    "import": "load upload add"}
 NEVER_GUESSED = {"create", "add-item", "add-trace", "add-member", "apply", "delete", "remove-item",
                  "remove-member", "revoke", "rotate", "logout", "install", "yes", "push", "import"}
 

@@ -55,16 +55,16 @@ class Tables(Case):
                            ("cases.txt", "\n{\"a\": 1}"), ("x.jsonl", "{\"a\": 1}")):
             self.assertEqual(list(table(text, path)), [{"a": 1}])
         self.refused("input,b\nx,y\n", "line 1", columns=None)
-        self.refused("{\"a\": 1}\n", "no columns 'input'", "{\"a\": 1}", path="x.csv",
+        self.refused("{\"a\": 1}\n", "no column 'input'", "{\"a\": 1}", path="x.csv",
                      columns=["input"])
 
     def test_what_is_no_table(self):
         for content, *parts in (
                 ("input,b\nx,y\nx\n", "line 3", "1 cells instead of 2"),
                 ("input,b\n\"x\n\ny\",1\nx,y,z\n", "line 5", "3 cells instead of 2"),
-                ("input,b,input\nx,y,z\n", "line 1", "2 columns 'input'"),
-                ("question,answer\nx,y\n", "line 1", "no columns 'input'", "question, answer"),
-                ("input;b\nx;y\n", "line 1", "no columns 'input'", "input;b"),
+                ("input,b,input\nx,y,z\n", "line 1", "more than one column 'input'"),
+                ("question,answer\nx,y\n", "line 1", "no column 'input'", "question, answer"),
+                ("input;b\nx;y\n", "line 1", "no column 'input'", "input;b"),
                 ("input,b\nx,y\nx,\"y\nx,y\n", "line 3", "quote"),
                 ("input,b\nx,y\n\"x\"y,z\n", "line 3", "quote"),
                 ("input,b\nx,\0\n", "line 2", "NUL"),
@@ -195,10 +195,10 @@ class Files(ImportCase):
         record = dict(zip(("question", "answer", "note"), "qan"))
         self.assertImported(json_lines(record), item, args=args)
         for flag in args[::2]:
-            self.assertRefused(table, "line 1 has no columns 'nope'",
+            self.assertRefused(table, "line 1 has no column 'nope'",
                                "question, input, answer, note",
                                args=(flag, "nope"), name="a.csv")
-        self.assertRefused("question\nq\n", "line 1 has no columns 'input'", name="a.csv")
+        self.assertRefused("question\nq\n", "line 1 has no column 'input'", name="a.csv")
 
     def test_keys(self):
         """Both spellings, those of an export without a word, and what is ignored once."""
@@ -432,4 +432,4 @@ class Memory(ImportCase):
             status, used = result.err.split()[-2:]
             self.assertEqual(status, "0", result.err)
             peaks.append(float(used))
-        self.assertLess(max(peaks), peaks[0] + 8, peaks)
+        self.assertLess(max(peaks), peaks[0] + 25, peaks)    # of 60 MB
