@@ -4768,7 +4768,7 @@ OTHER_NAMES = {                     # what people type in place of a command's w
     "update": "rename edit set", "rename": "update edit set", "list-members": "members",
     "add-member": "add invite", "remove-member": "remove rm kick", "remove-item": "remove rm",
     "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow",
-    "import": "load upload add"}
+    "import": "load upload"}
 NEVER_GUESSED = {"create", "add-item", "add-trace", "add-member", "apply", "delete", "remove-item",
                  "remove-member", "revoke", "rotate", "logout", "install", "yes", "push", "import"}
 
