@@ -682,9 +682,12 @@ def _pair(items, place, masked, stored) -> tuple:
 
 
 def is_same(value, other) -> bool:
-    """Whether two JSON values are equal: 1 is 1.0, but not true; keys may be in any order."""
-    texts = (re.sub(r"\.0\b", "", json.dumps(each, sort_keys=True)) for each in (value, other))
-    return value == other and len(set(texts)) == 1
+    return value == other and canonical_json(value) == canonical_json(other)    # 1 is not true
+
+
+def canonical_json(value) -> str:
+    """The same text for all JSON of a value: 1 and 1.0, and keys in any order."""
+    return json.dumps(json.loads(json.dumps(value), parse_int=float), sort_keys=True)
 
 
 def to_record(wire, kind=""):
@@ -7401,12 +7404,12 @@ def apply_step(client, project, row, values):
          examples=("twosignal evaluators apply -f evaluators.json --dry-run",))
 def evaluators_apply(client, args, console):
     """Create and update evaluators to match a file."""
-    stream = console.stdin_bytes if args.file == "-" else None
-    path = "stdin" if stream else args.file
-    found = evaluators_in(RecordFile(path, stream, EVALUATOR_FILE, is_strict=True), console.tell)
+    stream = console.open_stdin("evaluators") if args.file == "-" else None
+    file = RecordFile(args.file, stream, EVALUATOR_FILE, is_strict=True)
+    found = evaluators_in(file, console.tell)
     project = chosen_project(client, args)
     stored = client.rows("evaluator.list", {"projectId": project})
-    plan = evaluator_plan(path, found, stored, args.prune)
+    plan = evaluator_plan(args.file, found, stored, args.prune)
     rows = [row for row, _ in plan]
     table = Listing("changes", (Column("Action", "action"), NAME,
                                 Column("Changes", "changes", format_list)), rows)
@@ -7552,7 +7555,7 @@ def datasets_update_item(client, args, console):
     """Change a test case, which gets a new ID."""
     given = given_values(args, console)
     old, place = stored_item(client, args)
-    if all(to_json(old.get(key)) == to_json(given[key]) for key in given):
+    if all(is_same(old.get(key), given[key]) for key in given):
         raise usage_error("Nothing to change", "Pass a new --input, --expected or --metadata.")
     item = {each.name: given.get(each.name, old.get(each.name)) for each in ITEM_OPTIONS}
     result = added_item(client, {"input": None, **without_none(**item), **place}, "Updated")
@@ -7586,7 +7589,7 @@ MADE_BY_SERVER = "id datasetId dataset_id createdAt created_at updatedAt updated
 def item_hash(item) -> int:
     """The same for items of equal content, whatever the order of keys, and for 1 and 1.0."""
     content = {ITEM_KEYS[key]: item[key] for key in ITEM_KEYS if item.get(key) is not None}
-    return hash(json.dumps(json.loads(json.dumps(content), parse_int=float), sort_keys=True))
+    return hash(canonical_json(content))
 
 
 class ItemImport:
