@@ -97,6 +97,7 @@ FEW_PROJECTS, MAX_MONTHS = 10, 24   # that a trace is looked for in; that a serv
 FILE_CHUNK, MAX_FILE_RECORD = 1 << 16, 1 << 26  # characters: read at once; of one trace in a file
 MAX_CELL = 1 << 22                  # characters of a cell in CSV, which Python's reader quadruples
 PART_TRACES, PART_CHARACTERS = 1000, 1 << 24    # of one file of a bundle, at most
+SENT_EVENTS, SENT_BYTES = 1000, 5000000     # of one request that sends traces, at most
 ALL = float("inf")                  # traces
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
@@ -2204,7 +2205,7 @@ class Transport:
         headers = {**self.access.headers, "User-Agent": USER_AGENT, **dict(headers)}
         if body is not None:
             headers["Content-Type"] = "application/json"
-            body = json.dumps(body).encode("ascii")
+            body = body if isinstance(body, bytes) else json.dumps(body).encode("ascii")
         for attempt in range(1, MAX_TRIES + 1):
             request = Request(method, url, headers, body, deadline, spending)
             try:
@@ -2296,7 +2297,7 @@ class Transport:
             shown = value if name in ("Accept", "Content-Type", "User-Agent") else "***"
             words += ["-H", f"{name}: {shown}"]
         if request.body:
-            words += ["-d", mask_secret_fields(request.body.decode("ascii"))]
+            words += ["-d", mask_secret_fields(request.body.decode("utf-8"))]
         self.log(f"debug: {request.method} {url}: {outcome}")
         self.log(f"debug: {' '.join(map(shlex.quote, words))}")
 
@@ -4029,19 +4030,24 @@ def verified_part(directory, part) -> str:
 def trace_records(path, stream=None):
     """Yields the traces in a file, see RecordFile. Raises a usage error, which names the line."""
     file = RecordFile(path, stream, FILE_HINT)
-    for trace in file:
-        if type(trace) is not dict or not trace.keys() >= _TRACE_KEYS:
-            if type(trace) is not dict or "id" not in trace or _TRACE_VALUES.isdisjoint(trace):
-                raise file.unusable("is not a trace")
-            trace = to_record(trace, "trace")       # of --fields, or a server
-        try:
-            child_records(trace, "scores")
-            spans = child_records(trace, "spans")
-        except Failure:
-            raise file.unusable("has scores or spans that are not lists of objects")
-        if spans:                   # which tell it
-            trace.pop("error_message", None)
-        yield trace
+    for value in file:
+        yield trace_record(file, value)
+
+
+def trace_record(file, trace) -> dict:
+    """The trace that a value in a RecordFile is. Raises a usage error, which names the line."""
+    if type(trace) is not dict or not trace.keys() >= _TRACE_KEYS:
+        if type(trace) is not dict or "id" not in trace or _TRACE_VALUES.isdisjoint(trace):
+            raise file.unusable("is not a trace")
+        trace = to_record(trace, "trace")       # of --fields, or a server
+    try:
+        child_records(trace, "scores")
+        spans = child_records(trace, "spans")
+    except Failure:
+        raise file.unusable("has scores or spans that are not lists of objects")
+    if spans:                       # which tell it
+        trace.pop("error_message", None)
+    return trace
 
 
 class TraceFile(Client):
@@ -4054,6 +4060,7 @@ class TraceFile(Client):
         super().__init__(None, Transport(tell=console.tell, clock=console.clock), "-")
         self.path, self.project, self.needs_metadata = path, project, needs_metadata
         self.name = "stdin" if path == "-" else path
+        self.redacted = ()          # the fields of a bundle that are
         self._is_spent = False      # and cannot be read again
         self._stdin = console.stdin_bytes
 
@@ -4091,7 +4098,7 @@ class TraceFile(Client):
     def _records(self):
         """Yields all traces of the project. Raises a usage error."""
         wanted, found = self.project and self.project.lower(), set()
-        for path, stream in self._files():
+        for path, stream in self.files():
             for trace in trace_records(path, stream):
                 project = wanted and str(trace.get("project_id")).lower()
                 found.add(project)
@@ -4101,7 +4108,7 @@ class TraceFile(Client):
             raise usage_error(f"{self.name} has no traces of project '{self.project}'",
                               "Omit --project, or pass the ID of their project.")
 
-    def _files(self) -> list:
+    def files(self) -> list:
         """(path, stream or None) of each file; those of a bundle have been verified."""
         if not os.path.isdir(self.path):
             if self._is_spent:
@@ -4115,6 +4122,7 @@ class TraceFile(Client):
         if self.needs_metadata and "metadata" in str(manifest.get("redacted")):
             raise usage_error(f"{self.path} was exported with --redact metadata",
                               "Omit --metadata, which needs the values.")
+        self.redacted = manifest.get("redacted")
         return [(verified_part(self.path, part), None) for part in manifest["files"]]
 
 
@@ -6267,6 +6275,249 @@ class TraceExport(Struct):
             file.write(content)
 
 
+# --- sending
+
+SEND_HINT = "It sends what 'traces export' writes, batches of events, or OTLP as JSON, no protobuf."
+_TOKEN_KEYS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens")
+# Of records: what a server computes itself, and what is elsewhere in an event.
+_UNSENT_KEYS = set("project_id created_at updated_at duration_ms cost_usd scores score_count spans "
+                   "span_count _count".split()).union(_TOKEN_KEYS)
+_ID_KEYS = set("id trace_id traceId spanId parent_span_id parentSpanId parent_trace_id "
+               "parentTraceId".split())
+_compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def json_bytes(value) -> bytes:
+    return _compact(value).encode("utf-8", "backslashreplace")      # a lone surrogate is \ud800
+
+
+def id_key(text) -> int:
+    """What is equal for all spellings of an ID: OTLP's have no dashes."""
+    return hash(str(text).replace("-", "").lower())
+
+
+@functools.lru_cache(MAX_CACHED_RULES)
+def camel_case(name) -> str:
+    first, *words = name.split("_")
+    return "".join([first, *map(str.capitalize, words)])
+
+
+def both_spellings(values) -> dict:
+    """Those that are not None, by names in snake_case, as documented, and in camelCase, as the
+    product's SDKs send them: a server ignores what it does not know."""
+    found = {}
+    for name, value in values.items():
+        if value is not None:
+            found[name] = found[camel_case(name)] = value
+    return found
+
+
+def creation_event(kind, record, started, **values) -> dict:
+    """The event of a kind for a record; values: further ones of its body."""
+    body = {key: value for key, value in record.items() if key not in _UNSENT_KEYS}
+    body.update(values, name=record.get("name") or "unnamed",
+                start_time=record.get("start_time") or started)
+    if str(body.get("status")).upper() not in ("OK", "ERROR"):
+        body["status"] = None       # it had not ended; no other status can be sent
+    return without_none(id=record.get("id"), type=kind, body=both_spellings(body),
+                        timestamp=body["start_time"])
+
+
+def exported_events(file, value):
+    trace = trace_record(file, value)
+    if lacks(trace, "spans"):
+        raise file.unusable("is a trace without its spans: use 'traces export'")
+    started, trace_id = trace.get("start_time") or trace["created_at"], trace["id"]
+    yield creation_event("trace-create", trace, started)
+    for _, span in span_tree(child_records(trace, "spans")):
+        tokens = both_spellings({key: span.get(key) for key in _TOKEN_KEYS})
+        yield creation_event("span-create", span, started, trace_id=trace_id, usage=tokens or None,
+                             type=span.get("type") or "CUSTOM", cost=span.get("cost_usd"))
+
+
+def batched_events(file, value):
+    for event in child_records(value, "batch") if "batch" in value else [value]:
+        body, is_known = event.get("body"), event.get("type") in ("trace-create", "span-create")
+        if not is_known or type(body) is not dict or not body.get("name"):
+            raise file.unusable("has an event without the right type, a body or a name")
+        yield event
+
+
+def otlp_spans(file, value):
+    for resource in child_records(value, "resourceSpans"):
+        if not resource.get("scopeSpans"):      # others are no longer OTLP
+            raise file.unusable("has resourceSpans without scopeSpans")
+        for scope in child_records(resource, "scopeSpans"):
+            for span in child_records(scope, "spans"):
+                yield dict(resource, scopeSpans=[dict(scope, spans=[span])])
+
+
+_READERS = {"resourceSpans": otlp_spans, "batch": batched_events, "body": batched_events,
+            "id": exported_events}              # by a key of a value in a file; the first counts
+
+
+class TraceSender(Struct):
+    """Sends what is in files to the project of the client's API key, in batches."""
+    client: Client
+    console: Console
+    files: list                     # RecordFiles
+    namespace: object               # the UUID that new IDs are made of; None: the old ones stay
+    # The state so far:
+    kind = None                     # a key of _READERS
+    total = spans = scores = 0
+    earliest = ALL                  # start of a trace, in Unix seconds
+    accepted = batches = waited = 0     # events, requests, seconds without success
+    place = None                    # of the first event that may not have been accepted
+    max_bytes = SENT_BYTES          # of a request; less once the server refuses that as too large
+
+    def run(self, is_dry_run):
+        """Checks all events before the first is sent. Raises Failure."""
+        from tempfile import TemporaryFile
+        try:
+            with TemporaryFile() as self._spool:    # what is read once, is converted once
+                self._read()
+                if self.scores:
+                    self.console.tell(f"{counted(self.scores, 'score')} cannot be sent: the "
+                                      "project's evaluators score the traces anew.")
+                if is_dry_run:
+                    self.batches = sum(1 for _ in self._planned())
+                else:
+                    self._send_all()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise unwritable_file("a temporary file", error, "Free some space, or set TMPDIR.")
+
+    def _read(self):
+        """Counts the events in the files. Raises a usage error for one that cannot be sent."""
+        self.traces, self._ids = set(), set()   # id_key()s: of traces; of those that get new IDs
+        for number, file in enumerate(self.files):
+            for value in file:
+                self._choose_kind(file, value)
+                try:
+                    for event in _READERS[self.kind](file, value):
+                        self._count(file, event)
+                        content = json_bytes(event)
+                        if len(content) > SENT_BYTES - 100:
+                            raise file.unusable(f"has an event above {SENT_BYTES // 10 ** 6} MB")
+                        self._spool.write(b"%d %d %s\n" % (number, file.line, content))
+                except (TransientFailure, ValueError, RecursionError):
+                    raise file.unusable("has no list of objects where one must be, an infinite "
+                                        "number, or is nested too deeply")
+                self.scores += len(value.get("scores") or ())
+        self._spool.seek(0)
+
+    def _choose_kind(self, file, value):
+        keys = value if type(value) is dict else ()
+        kind = next((key for key in _READERS if key in keys), None)
+        if kind is None:
+            raise file.unusable("is neither a trace, an event nor OTLP/JSON")
+        if self.kind not in (None, kind):
+            raise file.unusable("is of another kind than those before: use two files")
+        self.kind = kind
+
+    def _send_all(self):
+        """Sends what was read. Raises Failure, whose hint says what was accepted."""
+        started, events = self.console.clock.monotonic(), counted(self.total, "event")
+        try:
+            for batch in self._planned():
+                self._send(batch)
+                self.console.progress(f"Sent {self.accepted:,} of {events}", started)
+        except BaseException as error:
+            if self.accepted or getattr(error, "code", "") in UNCERTAIN_CHANGE_CODES:
+                again = "makes other copies" if self.namespace else "repeats the same IDs"
+                error.hint = (f"{self.accepted:,} of {events} were accepted; the first one that may"
+                              f" be missing is in {self.place}. Sending all again {again}.")
+            raise
+
+    def _count(self, file, event):
+        is_trace = event.get("type") == "trace-create"
+        body = event.get("body") or event["scopeSpans"][0]["spans"][0]
+        own_id = body.get("spanId") or body.get("id") or event.get("id")
+        trace_id = own_id if is_trace else body.get("traceId") or body.get("trace_id")
+        if not (own_id and trace_id):
+            raise file.unusable("has a trace or span without an ID")
+        if self.namespace:
+            self._ids.update(map(id_key, (own_id, trace_id, event.get("id"))))
+        self.traces.add(id_key(self._new_id(trace_id)))
+        self.total += 1
+        self.spans += not is_trace
+        if is_trace or self.kind != "id":
+            started = body.get("startTime") or body.get("start_time") or event.get("timestamp")
+            nanoseconds = to_number(body.get("startTimeUnixNano")) or 0
+            self.earliest = min(self.earliest, parse_timestamp(started) or nanoseconds / 10 ** 9)
+
+    def _renewed(self, value):
+        """An event, or what it contains, with new IDs for those in the files."""
+        if isinstance(value, list):
+            return list(map(self._renewed, value))
+        found = dict(value, **{key: self._new_id(value[key]) for key in _ID_KEYS & {*value}})
+        for key in {"body", "scopeSpans", "spans", "links"} & {*value}:
+            found[key] = self._renewed(value[key])
+        return found
+
+    def _new_id(self, text) -> str:
+        """The ID in place of another; one that is not in the files stays."""
+        if not self.namespace or text in (None, "") or id_key(text) not in self._ids:
+            return text
+        from uuid import uuid5
+        found = uuid5(self.namespace, ascii(text).replace("-", "").lower())
+        return found.hex[:len(text)] if self.kind == "resourceSpans" else str(found)
+
+    def _planned(self):
+        """Yields lists of (place, JSON of an event), each as long as one request may be."""
+        batch, size = [], 0
+        for row in self._spool:
+            number, line, content = row[:-1].split(b" ", 2)
+            if self.namespace:
+                content = json_bytes(self._renewed(json.loads(content.decode("utf-8"))))
+            if batch and (len(batch) == SENT_EVENTS or size + len(content) > self.max_bytes - 100):
+                yield batch
+                batch, size = [], 0
+            batch.append((f"{self.files[int(number)].path}, line {int(line)}", content))
+            size += len(content) + 1
+        if batch:
+            yield batch
+
+    def _send(self, batch):
+        """Sends some events; in halves if they are refused, down to the one that is at fault."""
+        self.place, content = batch[0][0], b",".join(content for _, content in batch)
+        path, frame = "/traces", b'{"batch":[%s]}'
+        if self.kind == "resourceSpans":
+            path, frame = "/otel/traces", b'{"resourceSpans":[%s]}'
+        answer = result_or_failure(self.client.rest, "POST", path, frame % content)
+        if not isinstance(answer, Failure):
+            self.accepted += to_number(get_item(answer, "accepted")) or 0
+            self.batches += 1
+            self.waited = 0
+            return
+        pause = answer.retry_after or 1
+        if answer.code == "TOO_MANY_REQUESTS" and pause <= DEFAULT_WAIT > self.waited:
+            self.console.clock.sleep(pause)
+            self.waited += pause
+            return self._send(batch)
+        if answer.exit_code != 1:   # what was sent is not at fault
+            raise answer
+        if len(batch) == 1:
+            answer.message = f"{self.place}: {answer.message}"
+            raise answer
+        if isinstance(answer, TooLarge):
+            self.max_bytes = len(content) // 2
+        self._send(batch[:len(batch) // 2])
+        self._send(batch[len(batch) // 2:])
+
+
+class SentTraces(WaitProgress):
+    """How many of the traces with the id_key()s in `left` are listed."""
+
+    def poll(self):
+        for pairs in TraceScan(self.client, self.query, self.console).pages():
+            self.left.difference_update(id_key(record["id"]) for _, record in pairs)
+            self.found = self.wanted - len(self.left)
+            if not self.left:
+                return
+
+
 # --- tailing
 
 class TraceTail:
@@ -7126,6 +7377,51 @@ def traces_export(client, args, console):
     record = dict({"path": export.directory}, **export.manifest)
     message = f"Exported {counted(record['traces'], 'trace')} to {printable(export.directory)}."
     return Details(record, message=message, conclude=lambda: Outcome([scan.scan_remark()]))
+
+
+@command("traces send",
+         Option("FILE", "traces, events or OTLP as JSON, a bundle, or - (stdin)", to_path),
+         Option("--new-ids", "give all traces and spans new IDs"),
+         Option("--wait", "wait until the traces are listed (for --timeout, default: 5m)"),
+         Option("--dry-run", "check the file, but send nothing"), takes_key=True,
+         exclusive=("--wait", "--dry-run"), examples=("twosignal traces send march --wait",))
+def traces_send(client, args, console):
+    """Send traces from a file; requires a project API key.
+
+    Exit code 11: all were accepted, but --wait timed out.
+    """
+    from uuid import uuid4
+    source, outcome = TraceFile(args.file, None, console), Outcome()
+    files = [RecordFile(path, stream, SEND_HINT) for path, stream in source.files()]
+    if source.redacted:
+        console.tell(f"Redacted: {', '.join(source.redacted)} are sent as [redacted].")
+    sender = TraceSender(client, console, files, uuid4() if args.new_ids else None)
+    sender.run(args.dry_run)
+    total, traces = sender.total, len(sender.traces)
+    record = {"traces": traces, "spans": sender.spans, "events": total, "batches": sender.batches,
+              "accepted": None if args.dry_run else sender.accepted}
+    if not args.dry_run and sender.accepted < total:
+        outcome.failure = Failure(f"The server accepted {sender.accepted:,} of "
+                                  f"{counted(total, 'event')}")
+    elif args.wait and traces:
+        outcome = wait_for_sent(sender, args.timeout or DEFAULT_WAIT, record)
+    return Details(record, message=f"{'Would send' if args.dry_run else 'Sent'} "
+                   f"{counted(traces, 'trace')} with {counted(sender.spans, 'span')} in "
+                   f"{counted(sender.batches, 'request')}.", conclude=lambda: outcome)
+
+
+def wait_for_sent(sender, timeout, record) -> Outcome:
+    """Waits until what was sent is listed; adds to the record how many traces are."""
+    query = TraceQuery(since=sender.earliest and When(sender.earliest - 1))
+    progress = SentTraces(client=sender.client, console=sender.console, query=query, scored=False,
+                          left=set(sender.traces), wanted=len(sender.traces))
+    failure = result_or_failure(progress.wait, timeout)
+    record["listed"] = progress.found
+    if failure or not progress.left:
+        return Outcome(failure=failure)
+    return Outcome([f"Timed out after {timeout:g}s: {progress.status()}. Accepted means queued: "
+                    "have whoever runs the server check its workers."],
+                   exit_code=EXIT_CODES["NOTHING_TO_CHECK"])
 
 
 @command("traces wait", PROJECT,
