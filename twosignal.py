@@ -6362,6 +6362,7 @@ class TraceSender(Struct):
     console: Console
     files: list                     # RecordFiles
     namespace: object               # the UUID that new IDs are made of; None: the old ones stay
+    is_dry_run: bool
     # The state so far:
     kind = None                     # a key of _READERS
     total = spans = scores = 0
@@ -6370,32 +6371,38 @@ class TraceSender(Struct):
     place = None                    # of the first event that may not have been accepted
     max_bytes = SENT_BYTES          # of a request; less once the server refuses that as too large
 
-    def run(self, is_dry_run):
-        """Checks all events before the first is sent. Raises Failure."""
+    def run(self):
+        """Sends all events, once they are checked. Raises Failure, which says what was accepted."""
         from tempfile import TemporaryFile
+        started = self.console.clock.monotonic()
         try:
             with TemporaryFile() as self._spool:    # what is read once, is converted once
                 self._read()
-                if self.scores:
-                    self.console.tell(f"{counted(self.scores, 'score')} cannot be sent: the "
-                                      "project's evaluators score the traces anew.")
-                if is_dry_run:
-                    self.batches = sum(1 for _ in self._planned())
-                else:
-                    self._send_all()
-        except BrokenPipeError:
+                events = counted(self.total, "event")
+                for batch in self._batches():
+                    self._send(batch)
+                    self.console.progress(f"Sent {self.accepted:,} of {events}", started)
+        except BaseException as error:
+            if self.accepted or getattr(error, "code", "") in UNCERTAIN_CHANGE_CODES:
+                again = "makes other copies" if self.namespace else "repeats the same IDs"
+                error.hint = (f"{self.accepted:,} of {events} were accepted; the first that may be "
+                              f"missing is in {self.place}. Sending all again {again}.")
+            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+                raise unwritable_file("a temporary file", error, "Free some space, or set TMPDIR.")
             raise
-        except OSError as error:
-            raise unwritable_file("a temporary file", error, "Free some space, or set TMPDIR.")
 
     def _read(self):
         """Counts the events in the files. Raises a usage error for one that cannot be sent."""
         self.traces, self._ids = set(), set()   # id_key()s: of traces; of those that get new IDs
         for number, file in enumerate(self.files):
             for value in file:
-                self._choose_kind(file, value)
+                keys = value if type(value) is dict else ()
+                kind = next((key for key in _READERS if key in keys), "id")
+                if self.kind not in (None, kind):
+                    raise file.unusable("is of another kind than those before: use two files")
+                self.kind = kind
                 try:
-                    for event in _READERS[self.kind](file, value):
+                    for event in _READERS[kind](file, value):
                         self._count(file, event)
                         content = json_bytes(event)
                         if len(content) > SENT_BYTES - 100:
@@ -6405,30 +6412,10 @@ class TraceSender(Struct):
                     raise file.unusable("has no list of objects where one must be, an infinite "
                                         "number, or is nested too deeply")
                 self.scores += len(value.get("scores") or ())
+        if self.scores:
+            self.console.tell(f"{counted(self.scores, 'score')} cannot be sent: the project's "
+                              "evaluators score the traces anew.")
         self._spool.seek(0)
-
-    def _choose_kind(self, file, value):
-        keys = value if type(value) is dict else ()
-        kind = next((key for key in _READERS if key in keys), None)
-        if kind is None:
-            raise file.unusable("is neither a trace, an event nor OTLP/JSON")
-        if self.kind not in (None, kind):
-            raise file.unusable("is of another kind than those before: use two files")
-        self.kind = kind
-
-    def _send_all(self):
-        """Sends what was read. Raises Failure, whose hint says what was accepted."""
-        started, events = self.console.clock.monotonic(), counted(self.total, "event")
-        try:
-            for batch in self._planned():
-                self._send(batch)
-                self.console.progress(f"Sent {self.accepted:,} of {events}", started)
-        except BaseException as error:
-            if self.accepted or getattr(error, "code", "") in UNCERTAIN_CHANGE_CODES:
-                again = "makes other copies" if self.namespace else "repeats the same IDs"
-                error.hint = (f"{self.accepted:,} of {events} were accepted; the first one that may"
-                              f" be missing is in {self.place}. Sending all again {again}.")
-            raise
 
     def _count(self, file, event):
         is_trace = event.get("type") == "trace-create"
@@ -6464,7 +6451,7 @@ class TraceSender(Struct):
         found = uuid5(self.namespace, ascii(text).replace("-", "").lower())
         return found.hex[:len(text)] if self.kind == "resourceSpans" else str(found)
 
-    def _planned(self):
+    def _batches(self):
         """Yields lists of (place, JSON of an event), each as long as one request may be."""
         batch, size = [], 0
         for row in self._spool:
@@ -6482,6 +6469,9 @@ class TraceSender(Struct):
     def _send(self, batch):
         """Sends some events; in halves if they are refused, down to the one that is at fault."""
         self.place, content = batch[0][0], b",".join(content for _, content in batch)
+        if self.is_dry_run:
+            self.batches += 1
+            return
         path, frame = "/traces", b'{"batch":[%s]}'
         if self.kind == "resourceSpans":
             path, frame = "/otel/traces", b'{"resourceSpans":[%s]}'
@@ -7395,8 +7385,9 @@ def traces_send(client, args, console):
     files = [RecordFile(path, stream, SEND_HINT) for path, stream in source.files()]
     if source.redacted:
         console.tell(f"Redacted: {', '.join(source.redacted)} are sent as [redacted].")
-    sender = TraceSender(client, console, files, uuid4() if args.new_ids else None)
-    sender.run(args.dry_run)
+    namespace = uuid4() if args.new_ids else None
+    sender = TraceSender(client, console, files, namespace, args.dry_run)
+    sender.run()
     total, traces = sender.total, len(sender.traces)
     record = {"traces": traces, "spans": sender.spans, "events": total, "batches": sender.batches,
               "accepted": None if args.dry_run else sender.accepted}

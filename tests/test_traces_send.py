@@ -214,8 +214,8 @@ class Batches(SendCase):
         """Row 77: a file is checked to its end before the first event is sent."""
         body = EVENT["body"]
         for fault, expected in (
-                ("{", "not JSON"), ("[]", "is neither"), ("5", "is neither"),
-                ('"id"', "is neither"), ("{}", "is neither"),
+                ("{", "not JSON"), ("[]", "line 2"), ("5", "line 2"),
+                ('"id"', "line 2"), ("{}", "line 2"),
                 (dict(EVENT, type="other"), "type"), (dict(EVENT, body=None), "body"),
                 (dict(EVENT, body=[]), "body"), (dict(EVENT, body={"id": "a"}), "name"),
                 (dict(EVENT, type=["a"]), "type"), (dict(EVENT, body=dict(body, name="")), "name"),
@@ -425,7 +425,7 @@ class Trouble(SendCase):
             heed_interrupts()
             result = self.send(path, clock=EventfulClock(strike))
         self.assertEqual(result.code, 130)
-        self.assertIn("2,000 of 3,500 events were accepted; the first one that may be missing is "
+        self.assertIn("2,000 of 3,500 events were accepted; the first that may be missing is "
                       f"in {path}, line 2001.", result.err)
 
     def test_rate_limits(self):
