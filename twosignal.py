@@ -1546,7 +1546,8 @@ class RecordFile:
                 self._check_headings(headings)
                 continue
             if len(cells) != len(headings):
-                raise self.unusable(f"has {len(cells)} cells instead of {len(headings)}")
+                raise self.unusable(f"has {counted(len(cells), 'cell')} for "
+                                    f"{counted(len(headings), 'column')}")
             cells = map(tsv_cell, cells) if is_tsv else cells
             yield {name: self._checked(cell_value, cell) for name, cell in zip(headings, cells)}
 
@@ -1565,7 +1566,7 @@ class RecordFile:
         for name in [*self._columns, *headings]:
             if counts[name] != 1:
                 number = "more than one" if counts[name] else "no"
-                raise self.unusable(f"has {number} column '{name}', but: {', '.join(headings)}")
+                raise self.unusable(f"has {number} column '{name}'; it has: {', '.join(headings)}")
 
     def _objects(self):
         decode = json.JSONDecoder(parse_constant=int).scan_once     # refuses NaN

@@ -272,8 +272,7 @@ class Exports(DatasetCase):
         for name in ("csv", "tsv"):
             path = self.path("cases." + name)
             self.export("-o", path)
-            rows = [[twosignal.cell_value(text) for text in row.values()]
-                    for row in twosignal.RecordFile(path, columns=())]
+            rows = [list(row.values()) for row in twosignal.RecordFile(path, columns=())]
             for value, row in zip(VALUES, rows):
                 self.assertEqual(row, [value] * 3)
             self.assertEqual(len(rows), len(VALUES))

@@ -60,8 +60,8 @@ class Tables(Case):
 
     def test_what_is_no_table(self):
         for content, *parts in (
-                ("input,b\nx,y\nx\n", "line 3", "1 cells instead of 2"),
-                ("input,b\n\"x\n\ny\",1\nx,y,z\n", "line 5", "3 cells instead of 2"),
+                ("input,b\nx,y\nx\n", "line 3", "1 cell for 2 columns"),
+                ("input,b\n\"x\n\ny\",1\nx,y,z\n", "line 5", "3 cells for 2 columns"),
                 ("input,b,input\nx,y,z\n", "line 1", "more than one column 'input'"),
                 ("question,answer\nx,y\n", "line 1", "no column 'input'", "question, answer"),
                 ("input;b\nx;y\n", "line 1", "no column 'input'", "input;b"),
@@ -247,6 +247,21 @@ class Existing(ImportCase):
         result = self.assertOk(self.load(json_lines(*rows), "--skip-existing", "--json"))
         self.assertEqual((result.json["added"], result.json["skipped"]), (4, 2))
         self.assertEqual(len(self.stored()), 5)
+
+    def test_what_was_exported_is_imported_again(self):
+        values = ["Hi", "", "42", "=1", "'=1", "'tis", "a\r\n\tb\\n", "{x}",
+                  '{"a": 1, "a": 2}', '"x"', "\x1b\u2028", {"b": [1, None], "a": "=2"}, [], "\u6771\u4eac\U0001f600"]
+        for value in values:
+            self.server.add_item(self.dataset, value, value, {"x": value})
+        before, source = self.stored(), self.dataset
+        for name in ("a.jsonl", "a.json", "a.csv", "a.tsv"):
+            path = self.path(name)
+            self.assertOk(self.cli("datasets", "export", source, "-o", path))
+            result = self.cli("datasets", "import", source, path, "--skip-existing", "--json")
+            self.assertEqual((result.json["added"], result.json["skipped"]), (0, len(values)))
+            self.dataset = self.server.add_dataset(name="Copy")
+            self.assertOk(self.cli("datasets", "import", self.dataset, path))
+            self.assertCountEqual(self.stored(), before)
 
     def test_a_dry_run_changes_nothing(self):
         self.server.add_item(self.dataset, "q1", {"n": 1})

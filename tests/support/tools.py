@@ -969,6 +969,7 @@ class CommandCase(ServerCase):
             "datasets create": ["-n", "Test Cases"],
             "datasets get": ["DATASET"],
             "datasets export": ["DATASET"],
+            "datasets import": ["DATASET", self.write("items.jsonl", '{"input": {"aB": 1}}')],
             "datasets add-item": ["DATASET", "--input", '{"promptText": "Hi"}'],
             "datasets update": ["DATASET", "-n", "New Name", "-d", "Words"],
             "datasets add-trace": ["TRACE", "--dataset", "DATASET"],
