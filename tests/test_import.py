@@ -249,8 +249,8 @@ class Existing(ImportCase):
         self.assertEqual(len(self.stored()), 5)
 
     def test_what_was_exported_is_imported_again(self):
-        values = ["Hi", "", "42", "=1", "'=1", "'tis", "a\r\n\tb\\n", "{x}",
-                  '{"a": 1, "a": 2}', '"x"', "\x1b\u2028", {"b": [1, None], "a": "=2"}, [], "\u6771\u4eac\U0001f600"]
+        values = ["Hi", "", "42", "=1", "'=1", "'tis", "a\r\n\tb\\n", "{x}", '"x"', "\x1b\u2028",
+                  '{"a": 1, "a": 2}', {"b": [1, None], "a": "=2"}, [], "\u6771\u4eac\U0001f600"]
         for value in values:
             self.server.add_item(self.dataset, value, value, {"x": value})
         before, source = self.stored(), self.dataset
