@@ -4780,9 +4780,10 @@ OTHER_NAMES = {                     # what people type in place of a command's w
     "update": "rename edit set", "rename": "update edit set", "list-members": "members",
     "add-member": "add invite", "remove-member": "remove rm kick", "remove-item": "remove rm",
     "delete": "remove rm revoke", "revoke": "delete remove rm", "tail": "watch follow",
-    "import": "load upload"}
+    "import": "load upload", "send": "push upload import ingest"}
 NEVER_GUESSED = {"create", "add-item", "add-trace", "add-member", "apply", "delete", "remove-item",
-                 "remove-member", "revoke", "rotate", "logout", "install", "yes", "push", "import"}
+                 "remove-member", "revoke", "rotate", "logout", "install", "yes", "push", "import",
+                 "send"}
 
 HELP = Option("-h, --help", "show help and exit")
 VERSION = Option("-V, --version", "show the version and exit")
@@ -6278,7 +6279,7 @@ class TraceExport(Struct):
 
 # --- sending
 
-SEND_HINT = "It sends what 'traces export' writes, batches of events, or OTLP as JSON, no protobuf."
+SEND_HINT = "Send what 'traces export' writes, batches of events, or OTLP as JSON, not protobuf."
 _TOKEN_KEYS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens")
 # Of records: what a server computes itself, and what is elsewhere in an event.
 _UNSENT_KEYS = set("project_id created_at updated_at duration_ms cost_usd scores score_count spans "
@@ -6384,10 +6385,13 @@ class TraceSender(Struct):
                     self._send(batch)
                     self.console.progress(f"Sent {self.accepted:,} of {events}", started)
         except BaseException as error:
-            if self.accepted or getattr(error, "code", "") in UNCERTAIN_CHANGE_CODES:
+            is_uncertain = getattr(error, "code", "") in UNCERTAIN_CHANGE_CODES
+            if self.accepted or is_uncertain:
+                hint = "" if is_uncertain else getattr(error, "hint", "")
                 again = "makes other copies" if self.namespace else "repeats the same IDs"
-                error.hint = (f"{self.accepted:,} of {events} were accepted; the first that may be "
-                              f"missing is in {self.place}. Sending all again {again}.")
+                error.hint = (
+                    f"{hint} The server accepted {self.accepted:,} of {events}; the first that may "
+                    f"be missing is in {self.place}. Sending all again {again}.").strip()
             if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
                 raise unwritable_file("a temporary file", error, "Free some space, or set TMPDIR.")
             raise

@@ -166,7 +166,7 @@ class RefusedArguments(ParserCase):
         for argv in (["traces", "xyzzy"], ["trace", "xyzzy"], ["trace"]):
             with self.subTest(argv=argv):
                 self.assertIn("Choose one of: traces list, traces get, traces stats, "
-                              "traces check, traces export, traces wait, traces "
+                              "traces check, traces export, traces send, traces wait, traces "
                               "tail.\n", self.refused(*argv))
 
     def test_verbs_of_other_programs(self):

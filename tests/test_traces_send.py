@@ -239,7 +239,7 @@ class Batches(SendCase):
         content = b"\n\x9c\x01\n\x1a\n\x18\n\x0cservice.name\x12\x08\n\x06shop\xff\x00\x80"
         for each in (content, gzip.compress(content)):
             self.assertRefused(self.send(self.write("a.pb", each)), "a.pb, line ",
-                               "OTLP as JSON, no protobuf")
+                               "OTLP as JSON, not protobuf")
 
     def test_limits_of_a_request(self):
         self.assertOk(self.send_lines(*events(2500)))
@@ -397,7 +397,7 @@ class Trouble(SendCase):
                 self.assertOk(self.send(path, "--dry-run"))
                 self.fail_at(2, **fault)
                 result = self.send(path)
-                self.assertFails(result, code, "2,000 of 3,500 events were accepted",
+                self.assertFails(result, code, "The server accepted 2,000 of 3,500 events; ",
                                  "a.jsonl, line 2001", "repeats the same IDs")
                 self.assertOk(self.send(path))
                 self.assertEqual(len(self.target.rows("traces")), 3500)
@@ -425,7 +425,7 @@ class Trouble(SendCase):
             heed_interrupts()
             result = self.send(path, clock=EventfulClock(strike))
         self.assertEqual(result.code, 130)
-        self.assertIn("2,000 of 3,500 events were accepted; the first that may be missing is "
+        self.assertIn("The server accepted 2,000 of 3,500 events; the first that may be missing is "
                       f"in {path}, line 2001.", result.err)
 
     def test_rate_limits(self):
