@@ -153,7 +153,7 @@ FUNCTIONS = {
     "token": t.token_project, "disarmed": t.disarmed,
     "wide": lambda text: t.result_or(None, t.bounded_text, (90 * text).encode("utf-8", "replace")),
     "mask_urls": lambda text: t.mask_urls("://" + text, len),
-    "env": lambda text: re.search(t._ENV_UNFIT, "TWOSIGNAL_API_KEY=" + text),
+    "env": lambda text: re.search(t._ENV_UNFIT, "TWOSIGNAL_API_KEY=" + 9 * text),
     "message": lambda text: t.Console((None,) * 3).shortened(text),
     "get_path": lambda text: t.get_path({"a": text}, ".".join(["a"] * t.MAX_PATH_PARTS)),
     "csv": lambda text: list(t.FORMATS["csv"](t.Listing("rows", (), ROWS), t.Screen())),
