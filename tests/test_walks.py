@@ -304,7 +304,7 @@ class Moving(WalkCase):
             self.walk(lines)
 
     def test_evaluators(self):
-        """Two walks bring all evaluators to another server; a second time, nothing is changed."""
+        """Row 82: all evaluators come out equal; a second time, nothing is changed."""
         self.fill()
         self.move("evaluators export --show-secrets -o evaluators.json",
                   "evaluators apply -f evaluators.json")
@@ -320,7 +320,7 @@ class Moving(WalkCase):
             self.assertNotIn("abcdef", file.read())
 
     def test_datasets(self):
-        """All types of JSON arrive as they were; what is imported again is skipped."""
+        """Row 82: all types of JSON come out equal; what is imported again is skipped."""
         dataset = self.fill()
         for ending in ("jsonl", "json"):
             with self.subTest(ending):
@@ -350,7 +350,7 @@ class Moving(WalkCase):
         return content(row for row in server.rows("items") if row["datasetId"] == dataset)
 
     def test_traces(self):
-        """An export is sent to a second server, which then shows the same traces."""
+        """Row 76: a second server shows the same traces, spans and data."""
         spans = [
             {"id": "e1", "type": "AGENT", "input": {"user_query": ["hi"]}, "output": "done"},
             {"id": "e2", "parentSpanId": "e1", "type": "LLM", "model": "gpt-4o", "cost": 0.25,

@@ -16,6 +16,7 @@ on the goals.
 import argparse
 import collections
 import json
+import math
 import os
 import platform
 import shutil
@@ -44,6 +45,9 @@ FILE_GOAL = 2               # `traces check --from` a file, in relation to LOADS
 EXPORT_GOAL = 1.3           # `traces export`, in relation to EXPORT_LOOP
 EXPORT_MEMORY_GOAL = 80     # MB
 STATS_GOAL = 1.3            # the statistics of many traces, in relation to COUNT_LOOP
+IMPORT_GOAL = 1.5           # `datasets import`, in relation to IMPORT_LOOP
+IMPORTED = 2000             # items
+SEND_GOAL = 1.3             # `traces send`, in relation to SEND_LOOP
 USAGE_ERROR = 2             # exit code of an unknown command
 
 # The script that pip writes for an entry point.
@@ -121,6 +125,54 @@ EXPORT_LOOP = LOOP.replace("import json", "import gzip, json").replace(
             out.write(json.dumps(answer["result"]["data"]["json"]) + "\\n")
 """) + "out.close()\n"
 
+# What someone without a client would write: four threads that add the items of a file.
+IMPORT_LOOP = """\
+import concurrent.futures, json, sys, urllib.request
+base, dataset, cookie, path = sys.argv[1:]
+def add(line):
+    item = json.loads(line)
+    values = {"datasetId": dataset, "input": item["input"],
+              "expectedOutput": item["expected_output"], "metadata": item["metadata"]}
+    request = urllib.request.Request(
+        base + "/api/trpc/dataset.addItem", json.dumps({"json": values}).encode("utf-8"),
+        {"Cookie": cookie, "Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        json.loads(response.read().decode("utf-8"))
+with concurrent.futures.ThreadPoolExecutor(4) as pool, open(path, encoding="utf-8") as file:
+    for _ in pool.map(add, file):
+        pass
+"""
+
+# The same for the traces of a file: a thousand events in a request.
+SEND_LOOP = """\
+import json, sys, urllib.request
+base, key, path = sys.argv[1:]
+batch = []
+def send():
+    body = json.dumps({"batch": batch}).encode("utf-8")
+    request = urllib.request.Request(base + "/api/v1/traces", body, {
+        "Authorization": "Bearer " + key, "Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        json.loads(response.read().decode("utf-8"))
+    del batch[:]
+def add(kind, body, timestamp):
+    batch.append({"id": body["id"], "type": kind, "body": body, "timestamp": timestamp})
+    if len(batch) == 1000:
+        send()
+for line in open(path, encoding="utf-8"):
+    trace = json.loads(line)
+    add("trace-create", {key: trace[key] for key in TRACE if trace[key] is not None},
+        trace["start_time"])
+    for span in trace["spans"]:
+        add("span-create", {key: span[key] for key in SPAN if span[key] is not None},
+            trace["start_time"])
+if batch:
+    send()
+""".replace("TRACE", repr(
+    ("id", "name", "start_time", "end_time", "metadata", "tags", "session_id", "status"))).replace(
+        "SPAN", repr(("id", "trace_id", "parent_span_id", "name", "type", "start_time", "end_time",
+                      "input", "output", "model", "status", "error_message", "metadata")))
+
 # Compares the times of two commands; `goal` is a relation and a bound, or None. There is none for
 # the copied module, whose time is that of Python's compiler: the executable exists to avoid it.
 Comparison = collections.namedtuple("Comparison", "title command other goal")
@@ -158,6 +210,8 @@ COMMON = ("pass", "import re", "minimal", "traces published")    # commands with
 COMMANDS = {"version": "--version", "traces": "traces list --json"}
 LARGE = ("all traces as JSON lines", "traces list --sort duration", "traces stats")
 FILES = ("traces check --from", "traces export")
+IMPORT = f"datasets import, {IMPORTED:,} items"
+SEND = "traces send, a file"
 TREE = f"traces get, {TREE_SPANS:,} spans as a tree"
 PAGE = f"traces get, {TREE_SPANS:,} spans as HTML"
 CROWD = f"{PROCESSES} processes at once with an expired session"
@@ -488,6 +542,68 @@ def large_files(bench, size, folder, only):
                            environment, folder, EXPORT_GOAL, False, EXPORT_MEMORY_GOAL)
 
 
+class Queueing(StandIn):
+    """A server that checks the events that it is sent and queues them, as real ones do.
+
+    No worker takes them from the queue: the time that it needs is not that of the requests.
+    """
+
+    def answer(self, request):
+        del self.requests[:], self.worker.queue[:]
+        return super().answer(request)
+
+
+def imports(bench, folder):
+    """The figures of adding items to a dataset, with four requests at a time."""
+    items = os.path.join(folder, "items.jsonl")
+    with open(items, "w", encoding="utf-8") as file:
+        for number in range(IMPORTED):
+            file.write(json.dumps({
+                "input": {"question": f"Where is order {number}?", "language": "en"},
+                "expected_output": "In the post.", "metadata": {"number": number}}) + "\n")
+    with StandIn(empty=True, names="both") as server:
+        dataset = server.add_dataset(name="Orders")
+        environment = environment_of(make_home(folder, "import", server))
+        cookie = session_cookie(bench.client, server, environment, folder)
+        commands = (bench.client + ["datasets", "import", "-q", dataset, items, "--project",
+                                    server.project],
+                    [bench.python, write(folder, "import.py", IMPORT_LOOP), server.url, dataset,
+                     cookie, items])
+        yield compared(f"{IMPORT} / 4 threads with urllib", commands, environment, folder,
+                       IMPORT_GOAL, prints_the_same=False)
+
+
+def sends(bench, size, folder):
+    """The figures of sending a file of that many traces, with a span each."""
+    path = os.path.join(folder, f"send-{size}.jsonl")
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(size):
+            file.write(json.dumps(exported_trace(number)) + "\n")
+    with Queueing(ingest_delay=math.inf) as server:
+        environment = dict(environment_of(os.path.join(folder, "send")),
+                           TWOSIGNAL_URL=server.url, TWOSIGNAL_API_KEY=server.key)
+        commands = (bench.client + ["traces", "send", "-q", path],
+                    [bench.python, write(folder, "send.py", SEND_LOOP), server.url, server.key,
+                     path])
+        yield compared(f"{size:,} traces: {SEND} / loop with urllib", commands, environment,
+                       folder, SEND_GOAL, prints_the_same=False)
+
+
+def exported_trace(number):
+    """A trace as `traces list --spans --format jsonl` writes it."""
+    trace, begun = f"d0000000-0000-4000-8000-{number:012}", f"2026-03-14T10:30:{number % 60:02}Z"
+    common = {"status": "OK", "duration_ms": 0, "created_at": begun, "start_time": begun,
+              "end_time": begun, "project_id": "c0000000-0000-4000-8000-000000000001"}
+    span = dict(common, id=f"e0000000-0000-4000-8000-{number:012}", name="call", type="LLM",
+                trace_id=trace, parent_span_id=None, model="gpt-4o", model_parameters=None,
+                input={"question": f"Where is order {number}?"}, output="In the post.",
+                prompt_tokens=12, completion_tokens=30, total_tokens=42, cost_usd=0.0012,
+                error_message=None, metadata={"customer_tier": "pro"})
+    return dict(common, id=trace, name=f"trace {number}", cost_usd=0.0012, total_tokens=42,
+                tags=["production"], metadata={"release": "2.4.1"}, session_id=None, scores=[],
+                span_count=1, score_count=0, spans=[span])
+
+
 def compared(title, commands, environment, folder, goal, prints_the_same,
              memory_goal=MEMORY_GOAL):
     """The figures of a command and of a script, which may have to print the same."""
@@ -591,6 +707,12 @@ def run(options, folder):
         if hasattr(os, "wait4") and any(options.only in title for title in FILES):
             for line in large_files(bench, size, folder, options.only):
                 print(line, flush=True)
+    if hasattr(os, "wait4") and options.only in IMPORT:
+        for line in imports(bench, folder):
+            print(line, flush=True)
+    if hasattr(os, "wait4") and options.only in SEND:
+        for line in sends(bench, options.traces, folder):
+            print(line, flush=True)
     if hasattr(os, "wait4"):
         for line in large_tree(bench, folder, options.only):
             print(line, flush=True)
@@ -619,7 +741,8 @@ def read_options(argv):
     parser.add_argument("--runs", type=int, default=15, metavar="N",
                         help="rounds of each command (default: 15)")
     parser.add_argument("--traces", type=int, default=10000, metavar="N",
-                        help="size of the large listing (default: 10000; the goal is for 100000)")
+                        help="size of the large listing and of the file that is sent (default: "
+                        "10000; the goals are for 100000 and 50000)")
     parser.add_argument("--only", default="", metavar="TEXT",
                         help="only the figures whose title contains TEXT")
     return parser.parse_args(argv)
