@@ -1190,7 +1190,7 @@ class ApiKeys(KeyCase):
             for line in ("traces list", "traces check --max-p95 9h", "traces wait", "whoami",
                          "traces tail", "scores create %s --name x --value 1" % trace,
                          "routing test --input x", "prompts push x --content y", "prompts list",
-                         "prompts get x"):
+                         "prompts get x", "traces send " + self.write("events.json", [])):
                 with self.subTest(line=line):
                     self.assertOk(self.cli(*line.split(), env=env))
         self.assertEqual(self.server.count("/api/trpc/"), 0)

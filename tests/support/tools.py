@@ -80,7 +80,8 @@ LISTS = {"orgs list": "organizations", "orgs list-members": "members",
          "projects list": "projects", "traces list": "traces",
          "evaluators list": "evaluators", "datasets list": "datasets", "api-keys list": "API keys",
          "routing list": "routing configs"}
-NEED_KEYS = ("scores create", "routing test", "prompts list", "prompts get", "prompts push")
+NEED_KEYS = ("scores create", "traces send", "routing test", "prompts list", "prompts get",
+             "prompts push")
 SESSION = {"access_token": "access.token.one", "refresh_token": "refresh-one",
            "expires_at": 1893456000, "user_id": "user-1", "user_email": "owner@example.com",
            "project_ref": "abcdefghijklmnop"}
@@ -959,6 +960,8 @@ class CommandCase(ServerCase):
             "projects update": ["PROJECT", "--name", "New Name", "-d", "Words"],
             "projects delete": ["PROJECT", "-y"],
             "traces get": [server.traces[0]],
+            "traces send": [self.write("events.jsonl", json.dumps({
+                "id": "1", "type": "trace-create", "body": {"id": "1", "name": "sent"}}))],
             "evaluators create": ["-n", "Has JSON", "--type", "JSON_SCHEMA",
                                   "--config", '{"schema": {"type": "object"}}'],
             "evaluators get": ["EVALUATOR"],
