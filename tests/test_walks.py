@@ -7,7 +7,8 @@ import unittest
 
 import twosignal
 from procedures import RENAMED
-from tools import DIALECTS, OLD, ServerCase
+from standin import StandIn
+from tools import DIALECTS, NEW, OLD, ServerCase
 from trpc import KINDS
 
 # What the screens of the published TUI call.
@@ -271,12 +272,14 @@ def content(rows):
 
 
 class Moving(WalkCase):
-    """What one server has is brought to another by nothing but files."""
+    """What one server has is brought to another, an older one, by nothing but files."""
+
+    options, options_of_second = NEW, OLD
 
     def setUp(self):
         super().setUp()
         self.first = self.server
-        self.second = self.serve(**dict(OLD, empty=True))
+        self.second = self.enter(StandIn(empty=True, **self.options_of_second))
 
     def at(self, server, email="member@example.com"):
         """Logs in there, in a new home."""
@@ -375,6 +378,12 @@ class Moving(WalkCase):
         trace = self.assertOk(self.cli("traces", "get", id, "--json")).json
         spans = [{key: span.get(key) for key in SPAN_KEYS} for span in trace.pop("spans")]
         return dict({key: trace[key] for key in TRACE_KEYS}, spans=spans)
+
+
+class MovingBack(Moving):
+    """The same from the older server to the current one."""
+
+    options, options_of_second = OLD, NEW
 
 
 if __name__ == "__main__":
