@@ -4063,7 +4063,7 @@ class TraceFile(Client):
         self.name = "stdin" if path == "-" else path
         self.redacted = ()          # the fields of a bundle that are
         self._is_spent = False      # and cannot be read again
-        self._stdin = console.stdin_bytes
+        self._stdin = console.open_stdin()
 
     def verify(self):
         """Reads what can be read again: nothing is told of a file that is broken further down."""
@@ -4259,8 +4259,7 @@ class Console:
         self._secrets = set()
         self._lock = RLock()        # of several threads, one prints
         self.keep_secret = lambda *texts: self._secrets.update(texts)   # shown as *** from now on
-        is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
-                     or os.environ.get("TEAMCITY_VERSION"))
+        is_ci_log = any(map(os.environ.get, ("GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION")))
         self.for_log = disarmed if is_ci_log else str       # of what stdout and stderr show
         self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
@@ -4452,23 +4451,18 @@ class Console:
         except OSError:
             return False
 
-    @property
-    def stdin_bytes(self):
-        """The binary stream of stdin, empty if it is closed."""
-        return self.stdin.buffer if self.stdin else io.BytesIO()
-
-    def open_stdin(self, option):
-        """The binary stream of stdin, for one option or operand. Raises a usage error."""
-        if self.stdin_option:
+    def open_stdin(self, option=""):
+        """The binary stream of stdin: all of it is for one option. Raises a usage error."""
+        if option and self.stdin_option:
             raise usage_error("Only one option can read stdin")
-        self.stdin_option = option
-        if is_terminal(self.stdin):
+        self.stdin_option = self.stdin_option or option
+        if option and is_terminal(self.stdin):
             self.tell(f"Reading {option} from the terminal; end it with Ctrl-D.")
-        return self.stdin_bytes
+        return self.stdin.buffer if self.stdin else io.BytesIO()
 
     def read_stdin(self, option="") -> str:
         """All of stdin for an option; without one, its next line. Raises a usage error."""
-        stream = self.open_stdin(option) if option else self.stdin_bytes
+        stream = self.open_stdin(option)
         try:
             return (stream.read() if option else stream.readline()).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -4768,8 +4762,7 @@ def json_argument(text, flag, console):
     try:
         return exact_json(text)
     except (ValueError, RecursionError) as error:
-        raise usage_error(f"Invalid {flag}: {os_reason(error)}",
-                          """It takes JSON, e.g. '{"prompt": "Hi"}'.""")
+        raise usage_error(f"Invalid {flag}: {os_reason(error)}", """It takes JSON: '{"a": 1}'.""")
 
 
 OTHER_NAMES = {                     # what people type in place of a command's word
@@ -4934,9 +4927,6 @@ class Arguments:
         labels = [option.label for option in missing if not option.env]
         if labels:
             raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
-        has_variable = has_key() or "TWOSIGNAL_API_KEY" in os.environ
-        if missing and not key and has_variable and not result_or(None, load_session, kinds=NoHome):
-            raise not_logged_in(client.url)     # first things first: a key is not enough, or empty
         for option in missing:
             saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
             if saved:
@@ -6673,9 +6663,6 @@ def add_deletion(name, operand, kind, help_line, verb="delete", parent=PROJECT):
         chosen = chosen_resource(client, args, kind)
         confirm(client, args, console, kind, chosen, verb)
         client.mutate(f"{kind}.{verb}", chosen)
-        saved = result_or({}, config_for, client.url, console.clock).get("project")
-        if kind == "project" and saved == str(chosen["id"]):
-            console.tell("Note: this was the default project; 'twosignal projects use' saves one.")
         return Details({"id": chosen["id"], f"{verb}d": True},
                        message=f"{verb.title()}d {RESOURCES[kind][0]} {printable(chosen['id'])}.")
 
@@ -6917,8 +6904,7 @@ def orgs_rename(client, args, console):
     row = named_row(client.rows("organization.list"), args.org, "organization")
     result = changed(client, args, "organization.update", (ID, PLAN), organizationId=row["id"],
                      name=args.name)
-    result.message = (f'Renamed organization "{printable(row.get("name"))}" to '
-                      f'"{printable(args.name)}".')
+    result.message = f'Renamed "{printable(row.get("name"))}" to "{printable(args.name)}".'
     return result
 
 
@@ -6931,9 +6917,8 @@ def orgs_get(client, args, console):
     for member in members:          # some servers have the email in the user, or no ID but that
         member["email"] = member["email"] or get_path(member, "user.email")
         member["id"] = member["id"] or member.get("user_id")
-    record["members"], listing = members, Listing("members", MEMBER_COLUMNS, members)
-    return Details(record, (ID, NAME, PLAN, ROLE, MEMBER_COUNT, CREATED), [("Members", listing)],
-                   listing=listing)
+    record["members"], table = members, Listing("members", MEMBER_COLUMNS, members)
+    return Details(record, (*ORGANIZATION_COLUMNS, CREATED), [("Members", table)], listing=table)
 
 
 @command("orgs list-members", ORG)
@@ -8125,11 +8110,9 @@ add_showing("routing get", ROUTING_CONFIG, "modelRouting", "Show a routing confi
          *ROUTING_OPTIONS, exclusive=ONE_STATE, help="Create a routing config.")
 def routing_change(client, args, console):
     rules = json_argument(args.rules, "--rules", console)
-    if args.rules is not None and not isinstance(rules, list):
-        raise usage_error("Invalid --rules: must be a list of rules")
-    for number, rule in enumerate(rules or (), 1):
-        if not isinstance(rule, dict):
-            raise usage_error(f"Invalid --rules: rule {number} is not an object")
+    is_list = isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules)
+    if args.rules is not None and not is_list:
+        raise usage_error("Invalid --rules: must be a list of objects")
     given = without_none(name=args.name, defaultModel=args.default_model, rules=rules,
                          enabled=given_state(args))
     if "id" not in vars(args):
@@ -8635,27 +8618,14 @@ sys.exit(twosignal.main())
 """
 # Each script asks `twosignal __complete`, which prints "words" and a candidate a line, or "files".
 COMPLETION_SCRIPTS = {"bash": r"""_twosignal() {
-  local rest="${COMP_LINE:0:COMP_POINT}" words=() piece typed kind="" line i
-  local breaks="${COMP_WORDBREAKS//[^=:@]/}"$'\n'
+  local kind="" line
   COMPREPLY=()
-  for ((i = 0; i <= COMP_CWORD; i++)); do       # joins what bash has split at = and :
-    piece="${rest#"${rest%%[![:space:]]*}"}"
-    if [ "$piece" != "$rest" ] || [ "$i" = 0 ]; then words+=(""); fi
-    rest="${piece#"${COMP_WORDS[i]}"}"
-    if [ "$i" -lt "$COMP_CWORD" ]; then piece="${COMP_WORDS[i]}"; fi
-    words[${#words[@]}-1]+="$piece"
-  done
-  typed="$piece"
-  if [[ $piece != [\"\']* ]]; then typed="${piece##*["$breaks"]}"; fi    # bash replaces only this
-  local before="${words[${#words[@]}-1]%"$typed"}"
   while IFS= read -r line; do
     if [ -z "$kind" ]; then kind="$line"; continue; fi
-    if [[ $line != "$before"* ]]; then continue; fi
-    line="${line#"$before"}"
-    if [[ $typed != [\"\']* ]]; then printf -v line %q "$line"
+    if [[ ${COMP_WORDS[COMP_CWORD]} != [\"\']* ]]; then printf -v line %q "$line"
     elif [[ $line == *[\"\'\\\$\`!]* ]]; then continue; fi      # it would be expanded
     COMPREPLY+=("$line")
-  done < <(twosignal __complete -- "${words[@]:1}" 2>/dev/null)
+  done < <(twosignal __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
   if [ "$kind" != files ]; then compopt +o default 2>/dev/null; fi
 }
 complete -o default -F _twosignal twosignal
@@ -8693,8 +8663,11 @@ def completion(client, args, console):
 @command("__complete", Option("[WORD...]", may_be_empty=True), is_offline=True)
 def complete(client, args, console):
     """Print "words" and what can stand in place of the last word, or "files"."""
-    *before, current = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]
-    prefix, current = re.match("(?s)(--[^=]*=)?(.*)", current).groups("")
+    words = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]
+    # bash has split words at = : and @, and replaces only what is behind these.
+    *before, last = re.sub(r"\0([=:@]+)(\0|\Z)", r"\1", "\0".join(words)).split("\0")
+    kept = len(last) - len(words[-1].lstrip("=:@"))
+    prefix, current = re.match("(?s)(--[^=]*=)?(.*)", last).groups("")
     before += [prefix[:-1]] if prefix else []
     found = []                      # behind a = if there is no such option, or it takes no value
     mark = "\0"                     # if it is read as an option's value, that is what comes next
@@ -8714,7 +8687,7 @@ def complete(client, args, console):
         if line.command is None and not is_flag:
             found = words_after(line.words)
     return Text("\n".join(["words"] + [
-        prefix + each for each in found
+        (prefix + each)[kept:] for each in found
         if each.startswith(current) and each.isprintable() and each.strip()]) + "\n")
 
 
@@ -8761,8 +8734,7 @@ def executable_content() -> bytes:
     source = result_or("", lambda: __loader__.get_source(__spec__.name if __spec__ else __name__),
                        kinds=(AttributeError, ImportError, OSError))
     if not source:
-        raise usage_error("Cannot install from a pipe",
-                          "Save twosignal.py, and run: python3 twosignal.py install")
+        raise usage_error("Cannot install from a pipe", "Run: python3 twosignal.py install")
     # Linux kernels before 5.1 cut the line at 127 characters; none quotes a blank.
     is_usable = re.match(r"\S{1,125}\Z", sys.executable or "")
     interpreter = sys.executable if is_usable else "/usr/bin/env python3"
@@ -8900,10 +8872,8 @@ def call_command(chosen, client, args, console, report) -> int:
             result = result.listing
         # What a change returned, such as a new key, has to be seen in any case.
         has_changed = client is not None and client.has_changed
-        if args.fields == ["?"] and has_changed:
-            console.tell("Ignored --fields '?': the result of a change is shown.")
-        elif args.fields == ["?"]:
-            result = field_names(result)
+        if args.fields == ["?"]:
+            result = result if has_changed else field_names(result)
         elif args.fields:
             is_strict = not (has_changed or result.streams)
             result = only_fields(result, args.fields, console.tell, is_strict)

@@ -420,10 +420,11 @@ class Bash(ShellCase):
             [list(twosignal.FORMATS), ["json", "jsonl"], ["traces"], ["tail"], ["login", "logout"]])
 
     def test_the_cursor_inside_a_line(self):
+        """The words behind it do not matter."""
         found = self.in_shell("bash", [
             "source " + shlex.quote(self.script("bash")),
-            "COMP_LINE='twosignal traces lixx --json'; COMP_POINT=18",
-            "COMP_WORDS=(twosignal traces lixx --json); COMP_CWORD=2; _twosignal",
+            "COMP_LINE='twosignal traces li --json'; COMP_POINT=19",
+            "COMP_WORDS=(twosignal traces li --json); COMP_CWORD=2; _twosignal",
             "printf '%s\\n' \"${COMPREPLY[@]}\""])
         self.assertEqual(found, "list\n")
 

@@ -455,5 +455,5 @@ class InstallSources(InstallCase):
                 result = run_command([sys.executable] + args + ["install", self.bin],
                                      self.environment, stdin=source)
                 self.assertFails(result, 2, "Cannot install from a pipe",
-                                 "Save twosignal.py, and run: python3 twosignal.py install")
+                                 "Run: python3 twosignal.py install")
                 self.assertFalse(os.path.exists(self.bin))

@@ -310,7 +310,7 @@ class CommandTables(CommandCase):
         "orgs list": r"(?s)^ID .*Name.*\n─+\n\S+  .*  Acme 東京\n",
         "orgs create": r"New Org",
         "orgs get": r"(?s)Acme 東京.*\nMembers\nID .*Role .*Created .*Email\n─+\n\S+ +OWNER ",
-        "orgs rename": r'^Renamed organization "Acme 東京" to "Acme 東京"\.\n',
+        "orgs rename": r'^Renamed "Acme 東京" to "Acme 東京"\.\n',
         "orgs list-members": r"(?s)^ID .*Role .*Created .*Email\n─+\n\S+ +OWNER ",
         "orgs add-member": r'^Added made-\d+@example\.com to "\S+" as MEMBER\.\n',
         "orgs remove-member": r'^Removed made-\d+@example\.com from "Acme 東京"\.\n',

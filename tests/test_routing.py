@@ -108,10 +108,9 @@ class RoutingConfigs(RoutingCase):
     def test_rules_that_are_no_list_of_objects(self):
         """One clear line, and nothing is sent."""
         for rules, problem in (
-                ("{}", "a list of rules"), ('"x"', "a list of rules"), ("null", "a list of rules"),
-                ("0", "a list of rules"), ('{"rules": []}', "a list of rules"),
-                ("[1]", "rule 1 is not an object"), ("[{}, []]", "rule 2 is not an object"),
-                ("[{}, {}, null]", "rule 3 is not an object"), ("[", "Invalid --rules"),
+                *((text, "must be a list of objects") for text in (
+                    "{}", '"x"', "null", "0", '{"rules": []}', "[1]", "[{}, []]", "[{}, null]")),
+                ("[", "Invalid --rules"),
                 ('[{"a": 1, "a": 2}]', "occurs twice"), ("[{\"a\": 1e999}]", "exactly"),
                 ("@/nowhere", "Cannot read the file of --rules")):
             for command in (("create", "x", "--default-model", "m"), ("update", "x")):
