@@ -4259,7 +4259,8 @@ class Console:
         self._secrets = set()
         self._lock = RLock()        # of several threads, one prints
         self.keep_secret = lambda *texts: self._secrets.update(texts)   # shown as *** from now on
-        is_ci_log = any(map(os.environ.get, ("GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION")))
+        is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
+                     or os.environ.get("TEAMCITY_VERSION"))
         self.for_log = disarmed if is_ci_log else str       # of what stdout and stderr show
         self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
