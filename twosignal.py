@@ -647,39 +647,36 @@ def mask_urls(text, keep_secret) -> str:
     return re.sub(r"([?&#][^=&#?\s]*=)([^&#\s]+)", mask, text)
 
 
-def unmask(value, masked, stored, path="config"):
-    """A config with what is stored in place of *** wherever it is as mask_config() shows that.
-    masked: what that shows; path: of the value. Raises ValueError, a path, for any other ***.
+def unmask(value, masked, stored, path):
+    """A config with what is stored in place of each ***, if mask_config() shows that there.
+    masked: what it shows; path: of the value, for errors. Raises a usage error for any other ***.
     """
-    if "***" not in json.dumps(value):
-        return value
     if is_same(value, masked):
         return stored
     if isinstance(value, dict):
-        known = dict(masked) if isinstance(masked, dict) else {}
-        if value.get("name") != known.get("name"):
-            known.pop("value", None)            # of {"name": …, "value": …}, see mask_config()
-        return {key: unmask(below, known.get(key, MISSING), get_item(stored, key), f"{path}.{key}")
-                for key, below in value.items()}
+        is_known = isinstance(masked, dict) and masked.get("name") == value.get("name")
+        return {key: unmask(below, masked.get(key, MISSING) if is_known else MISSING,
+                            get_item(stored, key), f"{path}.{key}") for key, below in value.items()}
     if isinstance(value, list):
-        return [unmask(below, *_pair(value, place, masked, stored), f"{path}.{place}")
-                for place, below in enumerate(value)]
+        pairs = enumerate(zip(value, paired_items(value, masked, stored)))
+        return [unmask(item, *pair, f"{path}.{place}") for place, (item, pair) in pairs]
     secrets = [value]
-    mask_urls(value, secrets.append)
+    if isinstance(value, str):
+        mask_urls(value, secrets.append)
     if "***" in secrets:
-        raise ValueError(path)
+        raise usage_error(f"{path} is ***, but no such secret is stored there", "Write the secret; "
+                          "'twosignal evaluators export --show-secrets' shows those stored.")
     return value
 
 
-def _pair(items, place, masked, stored) -> tuple:
-    """(what is shown, what is stored) of the item that one of a list is, or replaces."""
-    shown = masked if isinstance(masked, list) else []
-    same = [each for each in range(len(shown)) if is_same(items[place], shown[each])]
-    if len(shown) == len(items):
-        is_moved = not same and any(is_same(each, shown[place]) for each in items)
-        same = [place] if place in same or not same and not is_moved else same
-    # Of several that look alike, the secret of one is not that of another.
-    return (shown[same[0]], stored[same[0]]) if len(same) == 1 else (MISSING, None)
+def paired_items(items, masked, stored) -> list:
+    """(what is shown, what is stored) for each item: in its place if no other item has changed,
+    otherwise of the only one that looks the same."""
+    pairs = list(zip(masked, stored)) if isinstance(masked, list) else []
+    if len(pairs) == len(items) and sum(map(is_same, items, masked)) >= len(items) - 1:
+        return pairs
+    found = [[pair for pair in pairs if is_same(item, pair[0])] for item in items]
+    return [same[0] if len(same) == 1 else (MISSING, None) for same in found]
 
 
 def is_same(value, other) -> bool:
@@ -7514,9 +7511,7 @@ def config_warnings(type_name, config):
     ignored = set()
     schemas = [get_item(config, "schema")] if type_name == "JSON_SCHEMA" else []
     for schema in schemas:                      # inner ones are added while it runs
-        if isinstance(schema, list):            # of items
-            schemas += schema
-        elif isinstance(schema, dict):
+        if isinstance(schema, dict):
             ignored |= schema.keys() - SCHEMA_KEYWORDS
             properties = schema.get("properties")       # its keys are names, not keywords
             schemas += properties.values() if isinstance(properties, dict) else ()
@@ -7525,58 +7520,41 @@ def config_warnings(type_name, config):
         yield f"Warning: the server ignores in the schema: {', '.join(sorted(ignored))}."
 
 
-@command("evaluators create", PROJECT, *NEW_NAME,
-         Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
-                str, required=True, choices=EVALUATOR_TYPES),
-         CONFIG, SHOW_SECRETS,
-         examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA '
-                   "--config '{\"schema\": {\"type\": \"object\"}}'",))
-def evaluators_create(client, args, console):
-    """Create an evaluator."""
-    config = json_argument(args.config or "{}", "--config", console)
-    return configured(client, args, console, config, "evaluator.create", name=args.name,
-                      projectId=chosen_project(client, args), type=args.type)
-
-
-def configured(client, args, console, config, procedure, verb="Created", **values) -> Details:
-    """The Details of the evaluator that a mutation creates or changes; config: None to keep it."""
-    mask_config(config, console.keep_secret)        # an error may repeat it
-    result = changed(client, args, procedure, EVALUATOR_FIELDS, verb, config=config, **values)
-    if config is not None:
-        kind = values.get("type", result.record.get("type"))
-        result.conclude = lambda: Outcome(config_warnings(kind, config))
-    return result
-
-
-def with_secrets(config, stored, place, name):
-    """The config with what is stored in place of each ***. Raises a usage error for any other."""
-    try:
-        return unmask(config, mask_config(stored), stored)
-    except ValueError as error:
-        raise usage_error(f'{place}: {error} of "{name}" is ***', "It only stands for what is "
-                          "stored there. 'evaluators export --show-secrets' writes secrets.")
-
-
 add_showing("evaluators get", EVALUATOR, "evaluator", "Show an evaluator with its config.",
             (ID, TYPE, ENABLED, CREATED, NAME), "config", SHOW_SECRETS)
 
 
 @command("evaluators update", EVALUATOR, PROJECT, RENAME, CONFIG, *STATE, SHOW_SECRETS,
-         exclusive=ONE_STATE,
+         exclusive=ONE_STATE, help="Change an evaluator.\n"
+         "In --config, *** keeps the secret that is stored in that place.",
          examples=("twosignal evaluators update ID --config '{\"max_ms\": 2000}'",))
-def evaluators_update(client, args, console):
-    """Change an evaluator.
-    In --config, *** keeps the secret that is stored in that place."""
+@command("evaluators create", PROJECT, *NEW_NAME,
+         Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
+                str, required=True, choices=EVALUATOR_TYPES),
+         CONFIG, SHOW_SECRETS, help="Create an evaluator.",
+         examples=('twosignal evaluators create --project ID -n "Has JSON" --type JSON_SCHEMA '
+                   "--config '{\"schema\": {\"type\": \"object\"}}'",))
+def evaluators_change(client, args, console):
     config = json_argument(args.config, "--config", console)
-    enabled = given_state(args)
-    if (args.name, config, enabled) == (None, None, None):
-        raise usage_error("Nothing to change", "Pass --name, --config, --enable or --disable.")
-    chosen = chosen_resource(client, args, "evaluator")
-    if "***" in json.dumps(config):
-        stored = stored_row(client, "evaluator", chosen).get("config")
-        config = with_secrets(config, stored, "--config", args.id)
-    return configured(client, args, console, config, "evaluator.update", "Updated",
-                      name=args.name, enabled=enabled, **chosen)
+    given = without_none(name=args.name, config=config)
+    action, verb = ("create", "Created") if "type" in vars(args) else ("update", "Updated")
+    if action == "create":
+        given.setdefault("config", {})
+        given.update(type=args.type, projectId=chosen_project(client, args))
+    else:
+        given.update(without_none(enabled=given_state(args)))
+        if not given:
+            raise usage_error("Nothing to change", "Pass --name, --config, --enable or --disable.")
+        given.update(chosen_resource(client, args, "evaluator"))
+        if "***" in json.dumps(config):
+            stored = stored_row(client, "evaluator", given).get("config")
+            given["config"] = unmask(config, mask_config(stored), stored, "config")
+    mask_config(given.get("config"), console.keep_secret)       # an error may repeat it
+    result = changed(client, args, f"evaluator.{action}", EVALUATOR_FIELDS, verb, **given)
+    if "config" in given:
+        warnings = config_warnings(result.record.get("type"), given["config"])
+        result.conclude = lambda: Outcome(warnings)
+    return result
 
 
 @command("evaluators toggle", EVALUATOR, PROJECT, *STATE, SHOW_SECRETS, exclusive=ONE_STATE)
@@ -7600,78 +7578,72 @@ def evaluators_export(client, args, console):
     rows = client.rows("evaluator.list", {"projectId": chosen_project(client, args)})
     records = [shown_record(row, "evaluator", args) for row in rows]
     records.sort(key=lambda record: to_nfc(str(record.get("name"))))
-    for record, following in zip(records, records[1:]):
-        if record.get("name") == following.get("name"):
-            console.tell(f"'evaluators apply' refuses two of one name: '{record.get('name')}'.")
     if not args.fields:             # which may choose others
         records = [{key: record.get(key) for key in EVALUATOR_KEYS} for record in records]
     return Listing("evaluators", (NAME, TYPE, ENABLED, EVALUATOR_FIELDS[-1]), records)
 
 
-def evaluators_in(file, tell) -> dict:
-    """{name: (line, values)} of the evaluators in a RecordFile. Raises a usage error."""
+def evaluators_in(file, console) -> dict:
+    """{name: (place, values)} of the evaluators in a RecordFile. Raises a usage error."""
     found, ignored = {}, set()
     for record in file:
         values = {key: record[key] for key in EVALUATOR_KEYS if get_item(record, key) is not None}
         wrong = [key for key in values if type(values[key]) is not EVALUATOR_KEYS[key]]
-        name = to_nfc(str(values.get("name", "")))
-        if wrong or not name.strip():
+        if wrong or not values.get("name", "").strip():
             raise file.unusable(f"has no valid {(wrong or ['name'])[0]}")
+        name = to_nfc(values["name"])
         if name in found:
-            raise file.unusable(f"has the name of line {found[name][0]}, '{name}'")
-        if "type" in values:        # one that a newer server knows is sent as it is
-            values["type"] = result_or(values["type"], parse_choice, EVALUATOR_TYPES,
-                                       values["type"], kinds=ValueError)
-        found[name] = file.line, values
+            raise file.unusable(f"has a second evaluator named '{name}'")
+        found[name] = f"{file.path}, line {file.line}", values
         ignored |= record.keys() - EVALUATOR_KEYS.keys()
     if not found:
         raise file.unusable("has no evaluator")
     if ignored:
-        tell(f"Ignored: {', '.join(sorted(ignored))}.")
+        console.tell(f"Ignored: {', '.join(sorted(ignored))}.")
     return found
 
 
-def evaluator_plan(path, found, stored, prunes) -> list:
-    """What makes the stored evaluators those found: rows to show, each with what is sent.
-    prunes: it deletes others. Raises a usage error.
+def evaluator_plan(found, stored, prunes) -> list:
+    """The changes that make the stored evaluators those found, as (row to show, values to send).
+    prunes: others are deleted. Raises a usage error.
     """
-    named, steps = {}, []
+    def add(action, row, values):
+        plan.append(({"action": action, "name": row.get("name"), "id": row.get("id"),
+                      "changes": list(values)}, values))
+    plan, named = [], {}
     for row in stored:
         named.setdefault(to_nfc(str(row.get("name"))), []).append(row)
-    for name, (line, values) in found.items():
+    for name, (place, values) in found.items():
         old, *others = named.pop(name, [{}])
-        place = f"{path}, line {line}"
         if others:
-            ids = format_list([str(row.get("id")) for row in (old, *others)])
             raise usage_error(f"{place}: the server has several evaluators named '{name}'",
-                              f"Delete all but one: {ids}.")
+                              "Rename or delete them: 'twosignal evaluators list' shows their IDs.")
         if not old and "type" not in values:
-            raise usage_error(f"{place}: a new evaluator needs a type", EVALUATOR_FILE)
+            raise usage_error(f"{place}: a new evaluator needs a type")
+        config = old.get("config")
         if "config" in values:
-            values["config"] = with_secrets(values["config"], old.get("config"), place, name)
-        changes = {key: value for key, value in values.items()
-                   if key != "name" and not is_same(value, old.get(key, MISSING))}
+            values["config"] = unmask(values["config"], mask_config(config), config,
+                                      f"{place}: config")
+        changes = {key: values[key] for key in ("type", "config", "enabled")
+                   if key in values and not is_same(values[key], old.get(key, MISSING))}
         if changes:
-            steps.append(("update" if old else "create", old or values, changes))
-    steps.sort(key=lambda step: step[0])
-    steps += [("delete", row, {}) for row in sum(named.values(), []) if prunes]
-    return [({"action": action, "name": row.get("name"), "id": row.get("id"),
-              "changes": list(changes)}, changes) for action, row, changes in steps]
+            add("update" if old else "create", old or values, changes)
+    plan.sort(key=lambda change: change[0]["action"])
+    for row in sum(named.values(), []) if prunes else ():
+        add("delete", row, {})
+    return plan
 
 
-def apply_step(client, project, row, values):
-    """Makes a change of a plan, and adds the ID of a new evaluator to its row."""
+def apply_change(client, project, row, values):
+    """Makes one change of a plan, and adds the ID of a new evaluator to its row."""
+    procedure = f"evaluator.{row['action']}"
     if row["action"] == "create":
-        wire = client.mutate("evaluator.create", dict(
-            {"config": {}}, name=row["name"], projectId=project, **values), resource_object)
-        row["id"] = wire.get("id")
-        if values.get("enabled") is False and wire.get("enabled") is not False:
-            row["action"] = "disable"           # for an error: servers create it enabled
-            client.mutate("evaluator.update", {
-                "id": row["id"], "projectId": project, "enabled": False})
-            row["action"] = "create"
-    else:
-        client.mutate(f"evaluator.{row['action']}", dict(values, id=row["id"], projectId=project))
+        given = {"config": {}, **values, "name": row["name"], "projectId": project}
+        row["id"] = client.mutate(procedure, given, resource_object).get("id")
+        if values.get("enabled") is not False:      # servers create it enabled
+            return
+        procedure, values = "evaluator.update", {"enabled": False}
+    client.mutate(procedure, dict(values, id=row["id"], projectId=project))
 
 
 @command("evaluators apply", PROJECT,
@@ -7683,46 +7655,33 @@ def apply_step(client, project, row, values):
 def evaluators_apply(client, args, console):
     """Create and update evaluators to match a file."""
     stream = console.open_stdin("evaluators") if args.file == "-" else None
-    file = RecordFile(args.file, stream, EVALUATOR_FILE, is_strict=True)
-    found = evaluators_in(file, console.tell)
+    found = evaluators_in(RecordFile(args.file, stream, EVALUATOR_FILE, is_strict=True), console)
     project = chosen_project(client, args)
     stored = client.rows("evaluator.list", {"projectId": project})
-    plan = evaluator_plan(args.file, found, stored, args.prune)
+    plan = evaluator_plan(found, stored, args.prune)
     rows = [row for row, _ in plan]
     table = Listing("changes", (Column("Action", "action"), NAME,
                                 Column("Changes", "changes", format_list)), rows)
-    actions = [row["action"] for row in rows]
-    counts = [f"{actions.count(action)} {action}d" for action in ("create", "update", "delete")]
-    counts.append(f"{len(found) - len(rows) + actions.count('delete')} unchanged.")
+    deleted = [f'"{printable(row["name"])}"' for row in rows if row["action"] == "delete"]
+    changes = counted(len(rows), "change")
+    unchanged = f"{len(found) - len(rows) + len(deleted)} unchanged."
     if args.dry_run:
-        return Details(rows, parts=[("", table)], message=f"Dry run: {', '.join(counts)}")
-    if plan:
-        confirm_plan(args, console, table)
+        return Details(rows, parts=[("", table)], message=f"Dry run: {changes}, {unchanged}")
+    for line in "".join(table.render(Screen(None))).splitlines() if rows else ():
+        console.tell(line)
+    if deleted and not args.yes:
+        console.require_terminal("--yes")
+        agree(console, f"Delete {counted(len(deleted), 'evaluator')}: {', '.join(deleted)}",
+              "changed")
     for place, (row, values) in enumerate(plan):
         mask_config(values.get("config"), console.keep_secret)      # an error may repeat it
         try:
-            apply_step(client, project, row, values)
+            apply_change(client, project, row, values)
         except BaseException as error:      # Ctrl-C, too
-            rest = format_list([f"{each['action']} '{each['name']}'" for each in rows[place:]])
-            error.hint = (f"{getattr(error, 'hint', '')} {place} of {len(rows)} changes were made. "
-                          f"Left: {rest}. Run it again to make them.").strip()
+            error.hint = (f"{getattr(error, 'hint', '')} {place} of {len(plan)} changes were made; "
+                          f"'{row['name']}' is next. Run it again to make the rest.").strip()
             raise
-    return Details(rows, message=", ".join(counts))
-
-
-def confirm_plan(args, console, table):
-    """Shows a plan before it is carried out, and asks if it deletes anything."""
-    names = [f'"{printable(row["name"])}"' for row in table.rows if row["action"] == "delete"]
-    if names and not args.yes:
-        console.require_terminal("--yes")
-    if output_format(args) == "table" and console.file is None:
-        console.print("".join(table.render(console.screen(args.color))))
-        console.flush()
-    else:                           # where it would be in the way of the result
-        for line in "".join(table.render(Screen(None))).splitlines():
-            console.tell(line)
-    if names and not args.yes:
-        agree(console, f"Delete {counted(len(names), 'evaluator')}: {', '.join(names)}", "changed")
+    return Details(rows, message=f"{changes} made, {unchanged}")
 
 
 # --- datasets
