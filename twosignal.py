@@ -647,36 +647,36 @@ def mask_urls(text, keep_secret) -> str:
     return re.sub(r"([?&#][^=&#?\s]*=)([^&#\s]+)", mask, text)
 
 
-def unmask(value, masked, stored, path):
+def unmask(value, masked, stored, path, is_secret=False):
     """A config with what is stored in place of each ***, if mask_config() shows that there.
-    masked: what it shows; path: of the value, for errors. Raises a usage error for any other ***.
+    masked: what it shows; path: of the value, for errors; is_secret: whether it is masked as a
+    whole. Raises a usage error for any other ***.
     """
     if is_same(value, masked):
         return stored
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not is_secret:
         is_known = isinstance(masked, dict) and masked.get("name") == value.get("name")
-        return {key: unmask(below, masked.get(key, MISSING) if is_known else MISSING,
-                            get_item(stored, key), f"{path}.{key}") for key, below in value.items()}
-    if isinstance(value, list):
-        pairs = enumerate(zip(value, paired_items(value, masked, stored)))
-        return [unmask(item, *pair, f"{path}.{place}") for place, (item, pair) in pairs]
-    secrets = [value]
-    if isinstance(value, str):
-        mask_urls(value, secrets.append)
-    if "***" in secrets:
-        raise usage_error(f"{path} is ***, but no such secret is stored there", "Write the secret; "
-                          "'twosignal evaluators export --show-secrets' shows those stored.")
+        known, hidden = masked if is_known else {}, mask_config(value)
+        return {key: unmask(below, known.get(key, MISSING), get_item(stored, key), f"{path}.{key}",
+                            hidden[key] == "***") for key, below in value.items()}
+    if isinstance(value, list) and not is_secret:
+        shown = masked if isinstance(masked, list) else []
+        return [unmask(item, *_like_item(value, place, shown, stored), f"{path}.{place}")
+                for place, item in enumerate(value)]
+    secrets = []
+    mask_config(value, secrets.append, True, is_secret)
+    if value == "***" or "***" in "".join(secrets):
+        raise usage_error(f"{path} has *** in place of a secret that is not stored there",
+                          "Write it: 'twosignal evaluators export --show-secrets' shows secrets.")
     return value
 
 
-def paired_items(items, masked, stored) -> list:
-    """(what is shown, what is stored) for each item: in its place if no other item has changed,
-    otherwise of the only one that looks the same."""
-    pairs = list(zip(masked, stored)) if isinstance(masked, list) else []
-    if len(pairs) == len(items) and sum(map(is_same, items, masked)) >= len(items) - 1:
-        return pairs
-    found = [[pair for pair in pairs if is_same(item, pair[0])] for item in items]
-    return [same[0] if len(same) == 1 else (MISSING, None) for same in found]
+def _like_item(items, place, shown, stored) -> tuple:
+    """(what is shown, what is stored) of the one item that looks the same as one of a list."""
+    same = [each for each, known in enumerate(shown) if is_same(items[place], known)]
+    if place in same and len(shown) == len(items):
+        same = [place]
+    return (shown[same[0]], stored[same[0]]) if len(same) == 1 else (MISSING, None)
 
 
 def is_same(value, other) -> bool:

@@ -318,14 +318,14 @@ class GetAndUpdate(EvaluatorCase):
                 ("apiKey2", "***", "apiKey2"), ("criteria", "***", "criteria"),
                 ("headers", {"X-Auth": "***"}, "headers.X-Auth"),
                 ("steps", {"0": SHOWN["steps"][0]}, "steps.0.deep.0.client-secret"),
-                ("credentials", {"user": "***"}, "credentials.user"),
+                ("credentials", {"user": "***"}, "credentials"),
                 ("pairs", [{"name": "X-Token", "value": "***"}, pairs[1]], "pairs.0.value"),
                 ("hooks", ["https://***@other.example/"], "hooks.0"),
                 ("hooks", ["https://x.example/?token=***", "x"], "hooks.0"),
                 ("url", SHOWN["url"].replace("channel=7", "channel=8"), "url")):
             with self.subTest(key=key, value=value):
                 result = self.change(**{key: value})
-                self.assertFails(result, 2, f"config.{path} is ***, but no such")
+                self.assertFails(result, 2, f"config.{path} has ***")
         self.assertEqual(self.changes(), [])
 
     def test_text_with_asterisks(self):
@@ -351,20 +351,32 @@ class MasksInLists(unittest.TestCase):
                                 ([b, dict(a)], [self.B, self.A])):
             self.assertEqual(self.restored(shown), expected)
 
+    def assertRefused(self, shown, path, stored=None):
+        with self.assertRaises(twosignal.Failure) as caught:
+            self.restored(shown, stored)
+        self.assertIn(f"config{path} has ***", caught.exception.message)
+
     def test_changed(self):
+        """Which of the others a changed item is, nothing tells for certain."""
         a, b = twosignal.mask_config(self.STORED)
-        self.assertEqual(self.restored([dict(a, retries=3), b]), [dict(self.A, retries=3), self.B])
-        for shown in ([dict(b, retries=3), a], [dict(b, retries=3)], [dict(a, x=1), b, b]):
-            with self.assertRaises(twosignal.Failure) as caught:
-                self.restored(shown)
-            self.assertIn("config.0.headers.Authorization is ***", caught.exception.message)
+        for shown in ([dict(b, retries=3), dict(a, retries=3)], [dict(a, retries=3), b],
+                      [dict(b, retries=3)], [dict(a, x=1), b, b], [dict(a, url="c"), b]):
+            self.assertRefused(shown, ".0.headers.Authorization")
+        self.assertEqual(self.restored([{"url": "c"}, b]), [{"url": "c"}, self.B])
+
+    def test_masks_within_a_secret(self):
+        """Row 75: a text that contains *** never takes a secret's place."""
+        for key, value in (("Authorization", "Bearer ***"), ("api_key", "***\n"),
+                           ("secret", ["x", "a***"]), ("token", {"a": "b***"}),
+                           ("url", "https://x.example/?token=a***")):
+            for stored in ({key: "s1"}, {}, {key: value, "other": 1}):
+                self.assertRefused({"more": 1, key: value}, "." + key, stored)
 
     def test_items_that_look_alike(self):
         stored = ["https://one@x.example/", "https://two@x.example/", "z"]
         shown = twosignal.mask_config(stored)
         self.assertEqual(self.restored(shown[:2] + ["y"], stored), stored[:2] + ["y"])
-        with self.assertRaises(twosignal.Failure):
-            self.restored(shown[1:], stored)
+        self.assertRefused(shown[1:], ".0", stored)
 
     def test_values_that_are_the_same(self):
         same = twosignal.is_same
@@ -438,7 +450,7 @@ class Files(EvaluatorCase):
             self.add("Off", type="COST", config={"max_cost_usd": 0.5}, enabled=False)
             rows, masked, fields = self.export("--show-secrets"), self.export(), self.fields()
             self.use(self.serve(**second), type="COST", config={})
-            self.assertFails(self.apply(masked), 2, 'line 1: config.apiKey is ***',
+            self.assertFails(self.apply(masked), 2, 'line 1: config.apiKey has ***',
                              "--show-secrets")
             self.assertEqual(self.changes(), [])
             self.assertOk(self.apply(rows))
@@ -538,7 +550,7 @@ class Files(EvaluatorCase):
                 ('[{"name": "Judge"},\n{"name": "New"}]', "line 2", "needs a type"),
                 ('[{"name": "New", "type": "COST"},\n{"name": "N", "type": "COST", "config": '
                  '{"headers": {"Authorization": "***"}}}]',
-                 'line 2: config.headers.Authorization is ***')):
+                 'line 2: config.headers.Authorization has ***')):
             with self.subTest(content=content):
                 result = self.apply(content, "--prune", "-y")
                 self.assertFails(result, 2, "evaluators.json", *parts)
