@@ -4259,13 +4259,15 @@ class Console:
         is_ci_log = (os.environ.get("GITHUB_ACTIONS") or os.environ.get("TF_BUILD")
                      or os.environ.get("TEAMCITY_VERSION"))
         self.for_log = disarmed if is_ci_log else str       # of what stdout and stderr show
+        self._is_redirected = os.path.isfile(file_number(self.stdout))      # as by > FILE
         self._progress = 0          # columns that it takes in the terminal's last line
         self._repeated = {}         # topic: the last remark about it
 
     def print(self, text, is_data=False):
         """Prints output, data as it is. Raises Failure, or BrokenPipeError if nobody reads."""
         self.clear_progress()
-        if not is_data and (self.file is None or re.match(_OPEN_FILE, self.file.path)):
+        is_saved = not re.match(_OPEN_FILE, self.file.path) if self.file else self._is_redirected
+        if not is_data and not is_saved:
             text = self.for_log(text)
         if self.held is None:
             self._write(text)
@@ -4396,7 +4398,7 @@ class Console:
     def _can_erase(self) -> bool:
         """Whether progress can be erased before a row appears: `tail | grep` prints at any time."""
         return is_terminal(self.stderr) and (is_terminal(self.stdout) or isinstance(
-            self.file, AtomicFile) or os.path.isfile(file_number(self.stdout)))
+            self.file, AtomicFile) or self._is_redirected)
 
     def status(self, text, since):
         """Progress of what may take minutes: if none can be shown, each change is a remark."""

@@ -155,6 +155,12 @@ class Contents(PromptsCase):
         self.assertFalse(shown.startswith("::"), shown)
         self.assertOk(self.prompts("get", "greeting", "--raw", "-o", path, env=env))
         self.assertEqual(file_bytes(path), b"::error::x\n")
+        if os.name != "nt":
+            with open(path, "wb") as file:
+                subprocess.check_call(
+                    [sys.executable, PROGRAM, "prompts", "get", "greeting", "--raw"], stdout=file,
+                    env=merged(self.environment, dict(self.key(), **env)))
+            self.assertEqual(file_bytes(path), b"::error::x\n")
 
     def test_a_terminal(self):
         """Row 35: control characters in a prompt have no effect there, and line breaks do."""
