@@ -684,8 +684,11 @@ def is_same(value, other) -> bool:
 
 
 def canonical_json(value) -> str:
-    """The same text for all JSON of a value: 1 and 1.0, and keys in any order."""
-    return json.dumps(json.loads(json.dumps(value), parse_int=float), sort_keys=True)
+    """The same text for all JSON of a value: 1 and 1.0, 0 and -0, and keys in any order."""
+    def number(text):
+        return float(text) + 0.0            # servers store -0 as 0
+    plain = json.loads(json.dumps(value), parse_int=number, parse_float=number)
+    return json.dumps(plain, sort_keys=True)
 
 
 def to_record(wire, kind=""):
@@ -7538,7 +7541,9 @@ add_showing("evaluators get", EVALUATOR, "evaluator", "Show an evaluator with it
                    "--config '{\"schema\": {\"type\": \"object\"}}'",))
 def evaluators_change(client, args, console):
     config = json_argument(args.config, "--config", console)
-    given = without_none(name=args.name, config=config)
+    if args.config is not None and not isinstance(config, dict):
+        raise usage_error("Invalid --config: must be an object")
+    given, stored = without_none(name=args.name, config=config), None
     action, verb = ("create", "Created") if "type" in vars(args) else ("update", "Updated")
     if action == "create":
         given.setdefault("config", {})
@@ -7550,7 +7555,8 @@ def evaluators_change(client, args, console):
         given.update(chosen_resource(client, args, "evaluator"))
         if "***" in json.dumps(config):
             stored = stored_row(client, "evaluator", given).get("config")
-            given["config"] = unmask(config, mask_config(stored), stored, "config")
+    if config:
+        given["config"] = unmask(config, mask_config(stored), stored, "config")
     mask_config(given.get("config"), console.keep_secret)       # an error may repeat it
     result = changed(client, args, f"evaluator.{action}", EVALUATOR_FIELDS, verb, **given)
     if "config" in given:
@@ -7596,7 +7602,7 @@ def evaluators_in(file, console) -> dict:
         name = to_nfc(values["name"])
         if name in found:
             raise file.unusable(f"has a second evaluator named '{name}'")
-        found[name] = f"{file.path}, line {file.line}", values
+        found[name] = f"{file.path}, line {file.line}, '{name}'", values
         ignored |= record.keys() - EVALUATOR_KEYS.keys()
     if not found:
         raise file.unusable("has no evaluator")
@@ -7606,19 +7612,19 @@ def evaluators_in(file, console) -> dict:
 
 
 def evaluator_plan(found, stored, prunes) -> list:
-    """The changes that make the stored evaluators those found, as (row to show, values to send).
-    prunes: others are deleted. Raises a usage error.
+    """The changes that make the stored evaluators those found: (row to show, values to send, place
+    in the file). prunes: others are deleted. Raises a usage error.
     """
-    def add(action, row, values):
+    def add(action, row, values, place):
         plan.append(({"action": action, "name": row.get("name"), "id": row.get("id"),
-                      "changes": list(values)}, values))
+                      "changes": list(values)}, values, place))
     plan, named = [], {}
     for row in stored:
         named.setdefault(to_nfc(str(row.get("name"))), []).append(row)
     for name, (place, values) in found.items():
         old, *others = named.pop(name, [{}])
         if others:
-            raise usage_error(f"{place}: the server has several evaluators named '{name}'",
+            raise usage_error(f"{place}: the server has several evaluators of that name",
                               "Rename or delete them: 'twosignal evaluators list' shows their IDs.")
         if not old and "type" not in values:
             raise usage_error(f"{place}: a new evaluator needs a type")
@@ -7629,10 +7635,10 @@ def evaluator_plan(found, stored, prunes) -> list:
         changes = {key: values[key] for key in ("type", "config", "enabled")
                    if key in values and not is_same(values[key], old.get(key, MISSING))}
         if changes:
-            add("update" if old else "create", old or values, changes)
+            add("update" if old else "create", old or values, changes, place)
     plan.sort(key=lambda change: change[0]["action"])
     for row in sum(named.values(), []) if prunes else ():
-        add("delete", row, {})
+        add("delete", row, {}, f"the deletion of '{row.get('name')}'")
     return plan
 
 
@@ -7661,7 +7667,7 @@ def evaluators_apply(client, args, console):
     project = chosen_project(client, args)
     stored = client.rows("evaluator.list", {"projectId": project})
     plan = evaluator_plan(found, stored, args.prune)
-    rows = [row for row, _ in plan]
+    rows = [row for row, *_ in plan]
     table = Listing("changes", (Column("Action", "action"), NAME,
                                 Column("Changes", "changes", format_list)), rows)
     deleted = [f'"{printable(row["name"])}"' for row in rows if row["action"] == "delete"]
@@ -7675,13 +7681,13 @@ def evaluators_apply(client, args, console):
         console.require_terminal("--yes")
         agree(console, f"Delete {counted(len(deleted), 'evaluator')}: {', '.join(deleted)}",
               "changed")
-    for place, (row, values) in enumerate(plan):
+    for count, (row, values, place) in enumerate(plan):
         mask_config(values.get("config"), console.keep_secret)      # an error may repeat it
         try:
             apply_change(client, project, row, values)
         except BaseException as error:      # Ctrl-C, too
-            error.hint = (f"{getattr(error, 'hint', '')} {place} of {len(plan)} changes were made; "
-                          f"'{row['name']}' is next. Run it again to make the rest.").strip()
+            error.hint = (f"{getattr(error, 'hint', '')} It stopped at {place}, after {count} of "
+                          f"{changes}. Running it again makes only the rest.").strip()
             raise
     return Details(rows, message=f"{changes} made, {unchanged}")
 

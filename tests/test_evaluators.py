@@ -293,8 +293,11 @@ class GetAndUpdate(EvaluatorCase):
             self.assertEqual(len(procedure_inputs(self.server, "evaluator.list")), 1)
 
     def test_nothing_to_change(self):
-        for options in ((), ("--config", "null")):
-            self.assertFails(self.update(*options), 2, "--name, --config, --enable or --disable")
+        self.assertFails(self.update(), 2, "--name, --config, --enable or --disable")
+        for config in ("null", "[]", "5", '"x"'):
+            for command in (["update", "Judge"], ["create", "-n", "x", "--type", "COST"]):
+                result = self.cli("evaluators", *command + ["--config", config])
+                self.assertFails(result, 2, "Invalid --config: must be an object")
         self.assertFails(self.update("--enable", "--disable"), 2)
         self.assertEqual(self.changes(), [])
 
@@ -326,6 +329,14 @@ class GetAndUpdate(EvaluatorCase):
             with self.subTest(key=key, value=value):
                 result = self.change(**{key: value})
                 self.assertFails(result, 2, f"config.{path} has ***")
+        self.assertEqual(self.changes(), [])
+
+    def test_a_new_evaluator_has_no_masks(self):
+        """Row 75: create refuses *** as a secret, as apply does."""
+        for config in (SHOWN, {"apiKey": "***"}, {"headers": {"Authorization": "Bearer ***"}}):
+            result = self.cli("evaluators", "create", "-n", "x", "--type", "COST", "--config",
+                              json.dumps(config))
+            self.assertFails(result, 2, "has *** in place of a secret")
         self.assertEqual(self.changes(), [])
 
     def test_text_with_asterisks(self):
@@ -381,6 +392,7 @@ class MasksInLists(unittest.TestCase):
     def test_values_that_are_the_same(self):
         same = twosignal.is_same
         self.assertTrue(same({"a": 1, "b": [1.0, None]}, {"b": [1, None], "a": 1.0}))
+        self.assertEqual(*map(twosignal.canonical_json, ([-0.0, 0, 1e400], [0, -0.0, 1e400])))
         for value, other in ((1, True), (0, False), ([1, True], [True, 1]), ("1.0", "1"),
                              ({"a": None}, {}), ("v1.0", "v1"), (None, 0), ([], {})):
             self.assertFalse(same(value, other), (value, other))
@@ -450,7 +462,7 @@ class Files(EvaluatorCase):
             self.add("Off", type="COST", config={"max_cost_usd": 0.5}, enabled=False)
             rows, masked, fields = self.export("--show-secrets"), self.export(), self.fields()
             self.use(self.serve(**second), type="COST", config={})
-            self.assertFails(self.apply(masked), 2, 'line 1: config.apiKey has ***',
+            self.assertFails(self.apply(masked), 2, "line 1, 'Judge': config.apiKey has ***",
                              "--show-secrets")
             self.assertEqual(self.changes(), [])
             self.assertOk(self.apply(rows))
@@ -550,7 +562,7 @@ class Files(EvaluatorCase):
                 ('[{"name": "Judge"},\n{"name": "New"}]', "line 2", "needs a type"),
                 ('[{"name": "New", "type": "COST"},\n{"name": "N", "type": "COST", "config": '
                  '{"headers": {"Authorization": "***"}}}]',
-                 'line 2: config.headers.Authorization has ***')):
+                 "line 2, 'N': config.headers.Authorization has ***")):
             with self.subTest(content=content):
                 result = self.apply(content, "--prune", "-y")
                 self.assertFails(result, 2, "evaluators.json", *parts)
@@ -561,7 +573,7 @@ class Files(EvaluatorCase):
         self.add("Judge")
         self.assertFails(self.apply(self.cli("evaluators", "export").out), 2, "line")
         result = self.apply([{"name": "New", "type": "COST"}, {"name": "Judge"}])
-        self.assertFails(result, 2, "line 1: the server has several evaluators named 'Judge'")
+        self.assertFails(result, 2, "line 1, 'Judge': the server has several evaluators")
         self.assertEqual(self.changes(), [])
         self.assertOk(self.apply([{"name": "New", "type": "COST"}, {"name": "judge",
                                                                   "type": "COST"}]))
@@ -570,18 +582,17 @@ class Files(EvaluatorCase):
                {"name": "Judge", "enabled": False}]
 
     def test_a_failure_in_the_middle(self):
-        for procedure, fault, code, done, following in (
-                ("evaluator.create", {"status": 500}, 8, 0, "B"),
-                ("evaluator.update", {"reset": True, "after": True}, 9, 0, "B"),
-                ("evaluator.delete", {"status": 403}, 5, 3, "Old")):
+        for procedure, fault, code, place in (
+                ("evaluator.create", {"status": 500}, 8, "evaluators.json, line 1, 'B', after 0"),
+                ("evaluator.update", {"reset": True, "after": True}, 9, "line 1, 'B', after 0"),
+                ("evaluator.delete", {"status": 403}, 5, "the deletion of 'Old', after 3")):
             self.use(self.server)
             self.add("Old")
             self.server.fault(procedure, **fault)
             with self.subTest(procedure=procedure):
                 result = self.apply(self.CONTENT, "--prune", "-y", "--json")
                 self.assertEqual((result.code, result.out), (code, ""))
-                self.assertIn(f"{done} of 4 changes were made; '{following}' is next.",
-                              result.error["hint"])
+                self.assertIn(f"{place} of 4 changes. Running it again", result.error["hint"])
                 self.assertOk(self.apply(self.CONTENT, "--prune", "-y"))
                 self.assertEqual(sorted((row["name"], row["enabled"])
                                         for row in self.all_stored()),
@@ -596,7 +607,7 @@ class Files(EvaluatorCase):
             self.server.fault("evaluator.update", status=400, body=body)
             result = self.apply(content, *more)
             self.assertEqual(result.code, 1)
-            self.assertIn("0 of 1 changes were made", result.err)
+            self.assertIn("after 0 of 1 change.", result.err)
             self.assertNotIn("canary-", result.out + result.err)
 
     def test_roles_in_both_dialects(self):
@@ -623,7 +634,7 @@ class Files(EvaluatorCase):
         code, err = self.signalled(signal.SIGINT, "evaluator.update", [
             "evaluators", "apply", "-f", path, "-q"], out=b".*")
         self.assertEqual(code, -signal.SIGINT)
-        self.assertIn("0 of 3 changes were made; 'B' is next. Run it again", err)
+        self.assertIn("line 1, 'B', after 0 of 3 changes. Running it again", err)
 
 
 if __name__ == "__main__":
