@@ -635,16 +635,18 @@ def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secre
 
 
 def mask_urls(text, keep_secret) -> str:
-    """The text with *** for passwords, tokens in their place, and secret parameters of URLs."""
+    """The text with *** for passwords and secret parameters of a URL, connection or header."""
     def mask(match):
         from urllib.parse import unquote
-        head, secret = match.groups()       # ://user: or :// or ?name=
+        head, secret = match.groups()       # ://user: or :// or ?name= or ;name= or "name: "
         if not re.search(r"(?i)([:/]|\b(key|sig|code)=)\Z", head) and not is_secret_name(head):
             return match.group()
         keep_secret(unquote(secret))
         return head + "***"
-    text = re.sub(r"(://(?:[^/?#\s:@]*:)?)([^/?#\s]+)(?=@)", mask, text)
-    return re.sub(r"([?&#][^=&#?\s]*=)([^&#\s]+)", mask, text)
+    for pattern in (r"(://(?:[^/?#\s:@]*:)?)([^/?#\s]+)(?=@)", r"([?&#][^=&#?\s]*=)([^&#\s]+)",
+                    r"(;\s*[^=;\s]*=)([^;\s]+)", r"\A([\w-]+: +)(\S+(?: \S+)?)\Z"):
+        text = re.sub(pattern, mask, text)
+    return text
 
 
 def unmask(value, masked, stored, path, is_secret=False):

@@ -30,7 +30,9 @@ CONFIG = {
     "credentials": {"user": "canary-5", "id": 71234567}, "cookie": None, "token": True,
     "pairs": [{"name": "Authorization", "value": "canary-9"}, {"name": "Accept", "value": "any"}],
     "schema": {"properties": {"token": {"type": "string"}}},
-    "hooks": ["https://canary-10@hooks.example/", "https://f.example/?code=canary-11"],
+    "hooks": ["https://canary-10@hooks.example/", "https://f.example/?code=canary-11",
+              "Authorization: Bearer canary-12", "Accept: any", "Tokens: no password in a text"],
+    "dsn": "Server=x; Password=canary-13;Database=y",
     "url": "https://me:canary-6@hooks.example/x?channel=7&access_token=canary-7&sig=canary-8#end"}
 SHOWN = {
     "apiKey": "***", "max_tokens": 64, "tokenizer": "word", "criteria": "No password: ever",
@@ -39,7 +41,9 @@ SHOWN = {
     "credentials": "***", "cookie": None, "token": True,
     "pairs": [{"name": "Authorization", "value": "***"}, {"name": "Accept", "value": "any"}],
     "schema": {"properties": {"token": {"type": "string"}}},
-    "hooks": ["https://***@hooks.example/", "https://f.example/?code=***"],
+    "hooks": ["https://***@hooks.example/", "https://f.example/?code=***",
+              "Authorization: ***", "Accept: any", "Tokens: no password in a text"],
+    "dsn": "Server=x; Password=***;Database=y",
     "url": "https://me:***@hooks.example/x?channel=7&access_token=***&sig=***#end"}
 
 
@@ -56,7 +60,7 @@ class NamesOfSecrets(unittest.TestCase):
 
     def test_masking_ends(self):
         """A pattern that backtracks would not be done with these today."""
-        for text in ("://a:", "?", "?a=", "://", ":", "a@", "?token=x", "token", "aA", "_", "max_"):
+        for text in ("://a:", "?", "?a=", ";", "; ", ";a=", "a: ", ": ", "://", ":", "a@", "?token=x", "token", "aA", "_", "max_"):
             for start in ("", "://u:", "?"):
                 long = start + text * 20000
                 masked = twosignal.mask_config({"url": long, long: 5})
