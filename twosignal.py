@@ -58,7 +58,7 @@ TAKEOVER_TIMEOUT = 5.0              # seconds to wait for the lock, while signal
 SPENDING_TIMEOUT = 30.0             # seconds for the response to a token that works once
 REFRESH_EARLY = 120                 # seconds before its expiry; the server's library: 90
 
-MAX_TRIES = 3                       # of one request
+MAX_TRIES, MAX_BULK_TRIES = 3, 1000     # of one request; the timeout ends those of bulk data
 RETRY_PAUSE = 0.1                   # seconds; doubled with each try, give or take a half
 CONNECT_DELAY = 0.25                # seconds until the next address of a host is tried as well
 CONCURRENT_REQUESTS = 4             # changes under way at once, of an import
@@ -97,7 +97,7 @@ FEW_PROJECTS, MAX_MONTHS = 10, 24   # that a trace is looked for in; that a serv
 FILE_CHUNK, MAX_FILE_RECORD = 1 << 16, 1 << 26  # characters: read at once; of one trace in a file
 MAX_CELL = 1 << 22                  # characters of a cell in CSV, which Python's reader quadruples
 PART_TRACES, PART_CHARACTERS = 1000, 1 << 24    # of one file of a bundle, at most
-SENT_EVENTS, SENT_BYTES = 1000, 5000000     # of one request that sends traces, at most
+SENT_EVENTS, SENT_BYTES = 1000, 4999900     # of a request that sends traces: 5 MB with its frame
 ALL = float("inf")                  # traces
 MINUTE, HOUR, DAY, WEEK = 60, 3600, 86400, 604800       # in seconds
 FIRST_SECOND, END_OF_TIME = -62135596800, 253402300800  # the years 1 to 9999, in Unix seconds
@@ -2181,7 +2181,7 @@ class Transport:
 
     def __init__(self, timeout=DEFAULT_TIMEOUT, access=Access(), tell=None, log=None, clock=CLOCK):
         self.timeout = timeout          # seconds for a request, its retries included
-        self.access = access
+        self.access, self.tries = access, MAX_TRIES
         self.tell = tell or (lambda text: None)     # prints a remark
         self.log = log                  # prints a line of --debug; or None
         self.clock = clock
@@ -2209,7 +2209,7 @@ class Transport:
         if body is not None:
             headers["Content-Type"] = "application/json"
             body = body if isinstance(body, bytes) else json.dumps(body).encode("ascii")
-        for attempt in range(1, MAX_TRIES + 1):
+        for attempt in range(1, self.tries + 1):
             request = Request(method, url, headers, body, deadline, spending)
             try:
                 response = self._follow_redirects(request)
@@ -2232,7 +2232,7 @@ class Transport:
         """Waits before the next try; False if there is none, or no time left for it."""
         import random
         pause = pause or random.uniform(0.5, 1.5) * RETRY_PAUSE * 2 ** attempt
-        if attempt == MAX_TRIES or self.clock.monotonic() + pause >= request.deadline:
+        if attempt == self.tries or self.clock.monotonic() + pause >= request.deadline:
             return False
         if request.spending:
             request.spending.end()
@@ -4063,7 +4063,6 @@ class TraceFile(Client):
         super().__init__(None, Transport(tell=console.tell, clock=console.clock), "-")
         self.path, self.project, self.needs_metadata = path, project, needs_metadata
         self.name = "stdin" if path == "-" else path
-        self.redacted = ()          # the fields of a bundle that are
         self._is_spent = False      # and cannot be read again
         self._stdin = console.open_stdin()
 
@@ -4125,7 +4124,6 @@ class TraceFile(Client):
         if self.needs_metadata and "metadata" in str(manifest.get("redacted")):
             raise usage_error(f"{self.path} was exported with --redact metadata",
                               "Omit --metadata, which needs the values.")
-        self.redacted = manifest.get("redacted")
         return [(verified_part(self.path, part), None) for part in manifest["files"]]
 
 
@@ -6281,11 +6279,7 @@ _UNSENT_KEYS = set("project_id created_at updated_at duration_ms cost_usd scores
                    "span_count _count".split()).union(_TOKEN_KEYS)
 _ID_KEYS = set("id trace_id traceId spanId parent_span_id parentSpanId parent_trace_id "
                "parentTraceId".split())
-_compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
-
-def json_bytes(value) -> bytes:
-    return _compact(value).encode("utf-8", "backslashreplace")      # a lone surrogate is \ud800
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def id_key(text) -> int:
@@ -6294,42 +6288,40 @@ def id_key(text) -> int:
 
 
 @functools.lru_cache(MAX_CACHED_RULES)
-def camel_case(name) -> str:
-    first, *words = name.split("_")
-    return "".join([first, *map(str.capitalize, words)])
+def event_names(key) -> tuple:
+    """What a record's key is in an event: as documented, and in camelCase, as SDKs send it. A
+    server ignores what it does not know."""
+    first, *words = key.split("_")
+    return key, "".join([first, *map(str.capitalize, words)])
 
 
-def both_spellings(values) -> dict:
-    """Those that are not None, by names in snake_case, as documented, and in camelCase, as the
-    product's SDKs send them: a server ignores what it does not know."""
-    found = {}
-    for name, value in values.items():
-        if value is not None:
-            found[name] = found[camel_case(name)] = value
-    return found
+def event_values(record, keys) -> dict:
+    return {name: record[key] for key in keys if record.get(key) is not None
+            for name in event_names(key)}
 
 
 def creation_event(kind, record, started, **values) -> dict:
     """The event of a kind for a record; values: further ones of its body."""
-    body = {key: value for key, value in record.items() if key not in _UNSENT_KEYS}
-    body.update(values, name=record.get("name") or "unnamed",
-                start_time=record.get("start_time") or started)
-    if str(body.get("status")).upper() not in ("OK", "ERROR"):
-        body["status"] = None       # it had not ended; no other status can be sent
-    return without_none(id=record.get("id"), type=kind, body=both_spellings(body),
-                        timestamp=body["start_time"])
+    record = {**record, **values, "name": record.get("name") or "unnamed",
+              "start_time": record.get("start_time") or started}
+    if record.get("status") not in ("OK", "ERROR"):
+        record["status"] = None     # it had not ended; no other status can be sent
+    return without_none(id=record.get("id"), type=kind, timestamp=record["start_time"],
+                        body=event_values(record, record.keys() - _UNSENT_KEYS))
 
 
 def exported_events(file, value):
     trace = trace_record(file, value)
     if lacks(trace, "spans"):
         raise file.unusable("is a trace without its spans: use 'traces export'")
-    started, trace_id = trace.get("start_time") or trace["created_at"], trace["id"]
-    yield creation_event("trace-create", trace, started)
-    for _, span in span_tree(child_records(trace, "spans")):
-        tokens = both_spellings({key: span.get(key) for key in _TOKEN_KEYS})
-        yield creation_event("span-create", span, started, trace_id=trace_id, usage=tokens or None,
-                             type=span.get("type") or "CUSTOM", cost=span.get("cost_usd"))
+    started = trace.get("start_time") or trace["created_at"]
+    event = creation_event("trace-create", trace, started)
+    yield event, event["body"]
+    for span in trace.get("spans") or ():
+        event = creation_event(
+            "span-create", span, started, trace_id=trace["id"], type=span.get("type") or "CUSTOM",
+            cost=span.get("cost_usd"), usage=event_values(span, _TOKEN_KEYS) or None)
+        yield event, event["body"]
 
 
 def batched_events(file, value):
@@ -6337,7 +6329,7 @@ def batched_events(file, value):
         body, is_known = event.get("body"), event.get("type") in ("trace-create", "span-create")
         if not is_known or type(body) is not dict or not body.get("name"):
             raise file.unusable("has an event without the right type, a body or a name")
-        yield event
+        yield event, body
 
 
 def otlp_spans(file, value):
@@ -6346,11 +6338,15 @@ def otlp_spans(file, value):
             raise file.unusable("has resourceSpans without scopeSpans")
         for scope in child_records(resource, "scopeSpans"):
             for span in child_records(scope, "spans"):
-                yield dict(resource, scopeSpans=[dict(scope, spans=[span])])
+                yield dict(resource, scopeSpans=[dict(scope, spans=[span])]), span
 
 
-_READERS = {"resourceSpans": otlp_spans, "batch": batched_events, "body": batched_events,
-            "id": exported_events}              # by a key of a value in a file; the first counts
+# How to send each kind of value in a file, by a key of it, the first of which counts: what yields
+# (event, object in it with its IDs); the path and the body of a request.
+_AS_EVENTS = "/traces", b'{"batch":[%s]}'
+_KINDS = {"resourceSpans": (otlp_spans, "/otel/traces", b'{"resourceSpans":[%s]}'),
+          "batch": (batched_events, *_AS_EVENTS), "body": (batched_events, *_AS_EVENTS),
+          "id": (exported_events, *_AS_EVENTS)}
 
 
 class TraceSender(Struct):
@@ -6359,142 +6355,123 @@ class TraceSender(Struct):
     console: Console
     files: list                     # RecordFiles
     namespace: object               # the UUID that new IDs are made of; None: the old ones stay
-    is_dry_run: bool
     # The state so far:
-    kind = None                     # a key of _READERS
-    total = spans = scores = 0
-    earliest = ALL                  # start of a trace, in Unix seconds
-    accepted = batches = waited = 0     # events, requests, seconds without success
-    place = None                    # of the first event that may not have been accepted
+    total = accepted = 0            # events
+    earliest = "A"                  # start of an event, as it is in a file
+    path = place = None             # of the REST API; of the first event that may be missing
     max_bytes = SENT_BYTES          # of a request; less once the server refuses that as too large
 
-    def run(self):
+    def run(self, is_dry_run):
         """Sends all events, once they are checked. Raises Failure, which says what was accepted."""
         from tempfile import TemporaryFile
         started = self.console.clock.monotonic()
+        self.client.transport.tries = MAX_BULK_TRIES
         try:
             with TemporaryFile() as self._spool:    # what is read once, is converted once
                 self._read()
-                events = counted(self.total, "event")
-                for batch in self._batches():
-                    self._send(batch)
-                    self.console.progress(f"Sent {self.accepted:,} of {events}", started)
+                for rows in () if is_dry_run else self._batches():
+                    self._send(rows)
+                    self.console.progress(self.progress(), started)
         except BaseException as error:
-            is_uncertain = getattr(error, "code", "") in UNCERTAIN_CHANGE_CODES
-            if self.accepted or is_uncertain:
-                hint = "" if is_uncertain else getattr(error, "hint", "")
+            is_certain = isinstance(error, Failure) and error.code not in UNCERTAIN_CHANGE_CODES
+            if self.place and (self.accepted or not is_certain):
+                hint = f"{error.hint} " if is_certain and error.hint else ""
                 again = "makes other copies" if self.namespace else "repeats the same IDs"
-                error.hint = (
-                    f"{hint} The server accepted {self.accepted:,} of {events}; the first that may "
-                    f"be missing is in {self.place}. Sending all again {again}.").strip()
+                error.hint = (f"{hint}{self.progress()}; the first that may be missing is in "
+                              f"{self.place}. Sending all again {again}.")
             if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
                 raise unwritable_file("a temporary file", error, "Free some space, or set TMPDIR.")
             raise
 
+    def progress(self) -> str:
+        return f"The server accepted {self.accepted:,} of {counted(self.total, 'event')}"
+
     def _read(self):
-        """Counts the events in the files. Raises a usage error for one that cannot be sent."""
-        self.traces, self._ids = set(), set()   # id_key()s: of traces; of those that get new IDs
+        """Converts the events in the files. Raises a usage error for one that cannot be sent."""
+        self.traces = set()         # id_key()s
         for number, file in enumerate(self.files):
             for value in file:
-                keys = value if type(value) is dict else ()
-                kind = next((key for key in _READERS if key in keys), "id")
-                if self.kind not in (None, kind):
+                is_object = type(value) is dict
+                kind = next((key for key in _KINDS if is_object and key in value), "id")
+                read, path, self._frame = _KINDS[kind]
+                if path != (self.path or path):
                     raise file.unusable("is of another kind than those before: use two files")
-                self.kind = kind
+                self.path = path
                 try:
-                    for event in _READERS[kind](file, value):
-                        self._count(file, event)
-                        content = json_bytes(event)
-                        if len(content) > SENT_BYTES - 100:
-                            raise file.unusable(f"has an event above {SENT_BYTES // 10 ** 6} MB")
+                    for event, body in read(file, value):
+                        content = self._converted(file, event, body)
                         self._spool.write(b"%d %d %s\n" % (number, file.line, content))
                 except (TransientFailure, ValueError, RecursionError):
                     raise file.unusable("has no list of objects where one must be, an infinite "
                                         "number, or is nested too deeply")
-                self.scores += len(value.get("scores") or ())
-        if self.scores:
-            self.console.tell(f"{counted(self.scores, 'score')} cannot be sent: the project's "
-                              "evaluators score the traces anew.")
+                if value.get("scores"):
+                    self.console.tell_once("Scores are not sent: the project's evaluators score "
+                                           "the traces anew.", "scores")
         self._spool.seek(0)
 
-    def _count(self, file, event):
+    def _converted(self, file, event, body) -> bytes:
         is_trace = event.get("type") == "trace-create"
-        body = event.get("body") or event["scopeSpans"][0]["spans"][0]
         own_id = body.get("spanId") or body.get("id") or event.get("id")
         trace_id = own_id if is_trace else body.get("traceId") or body.get("trace_id")
         if not (own_id and trace_id):
             raise file.unusable("has a trace or span without an ID")
         if self.namespace:
-            self._ids.update(map(id_key, (own_id, trace_id, event.get("id"))))
-        self.traces.add(id_key(self._new_id(trace_id)))
+            event, trace_id = self._renewed(event), self._new_id(trace_id)
+        self.traces.add(id_key(trace_id))
         self.total += 1
-        self.spans += not is_trace
-        if is_trace or self.kind != "id":
-            started = body.get("startTime") or body.get("start_time") or event.get("timestamp")
-            nanoseconds = to_number(body.get("startTimeUnixNano")) or 0
-            self.earliest = min(self.earliest, parse_timestamp(started) or nanoseconds / 10 ** 9)
+        started = (body.get("startTime") or body.get("start_time")
+                   or body.get("startTimeUnixNano") or event.get("timestamp"))
+        self.earliest = min(self.earliest, str(started))    # to parse each would take time
+        return _encode(event).encode("utf-8", "backslashreplace")       # a lone surrogate is \ud800
 
     def _renewed(self, value):
-        """An event, or what it contains, with new IDs for those in the files."""
+        """An event, or what it contains, with new IDs."""
         if isinstance(value, list):
             return list(map(self._renewed, value))
-        found = dict(value, **{key: self._new_id(value[key]) for key in _ID_KEYS & {*value}})
-        for key in {"body", "scopeSpans", "spans", "links"} & {*value}:
-            found[key] = self._renewed(value[key])
+        found = dict(value)
+        for key in _ID_KEYS & found.keys():
+            found[key] = self._new_id(found[key])
+        for key in {"body", "scopeSpans", "spans", "links"} & found.keys():
+            found[key] = self._renewed(found[key])
         return found
 
-    def _new_id(self, text) -> str:
-        """The ID in place of another; one that is not in the files stays."""
-        if not self.namespace or text in (None, "") or id_key(text) not in self._ids:
-            return text
+    def _new_id(self, text):
         from uuid import uuid5
+        if text in (None, ""):      # of a parent
+            return text
         found = uuid5(self.namespace, ascii(text).replace("-", "").lower())
-        return found.hex[:len(text)] if self.kind == "resourceSpans" else str(found)
+        return str(found) if self.path == "/traces" else found.hex[:len(text)]
 
     def _batches(self):
-        """Yields lists of (place, JSON of an event), each as long as one request may be."""
-        batch, size = [], 0
+        """Yields lists of rows, each as long as one request may be."""
+        rows, size = [], 0
         for row in self._spool:
-            number, line, content = row[:-1].split(b" ", 2)
-            if self.namespace:
-                content = json_bytes(self._renewed(json.loads(content.decode("utf-8"))))
-            if batch and (len(batch) == SENT_EVENTS or size + len(content) > self.max_bytes - 100):
-                yield batch
-                batch, size = [], 0
-            batch.append((f"{self.files[int(number)].path}, line {int(line)}", content))
-            size += len(content) + 1
-        if batch:
-            yield batch
+            size += len(row)
+            if rows and (len(rows) == SENT_EVENTS or size > self.max_bytes):
+                yield rows
+                rows, size = [], len(row)
+            rows.append(row)
+        if rows:
+            yield rows
 
-    def _send(self, batch):
+    def _send(self, rows):
         """Sends some events; in halves if they are refused, down to the one that is at fault."""
-        self.place, content = batch[0][0], b",".join(content for _, content in batch)
-        if self.is_dry_run:
-            self.batches += 1
-            return
-        path, frame = "/traces", b'{"batch":[%s]}'
-        if self.kind == "resourceSpans":
-            path, frame = "/otel/traces", b'{"resourceSpans":[%s]}'
-        answer = result_or_failure(self.client.rest, "POST", path, frame % content)
+        number, line, _ = rows[0].split(b" ", 2)
+        self.place = f"{self.files[int(number)].path}, line {int(line)}"
+        body = self._frame % b",".join(row.split(b" ", 2)[2] for row in rows)
+        answer = result_or_failure(self.client.rest, "POST", self.path, body)
         if not isinstance(answer, Failure):
             self.accepted += to_number(get_item(answer, "accepted")) or 0
-            self.batches += 1
-            self.waited = 0
             return
-        pause = answer.retry_after or 1
-        if answer.code == "TOO_MANY_REQUESTS" and pause <= DEFAULT_WAIT > self.waited:
-            self.console.clock.sleep(pause)
-            self.waited += pause
-            return self._send(batch)
         if answer.exit_code != 1:   # what was sent is not at fault
             raise answer
-        if len(batch) == 1:
+        if len(rows) == 1:
             answer.message = f"{self.place}: {answer.message}"
             raise answer
         if isinstance(answer, TooLarge):
-            self.max_bytes = len(content) // 2
-        self._send(batch[:len(batch) // 2])
-        self._send(batch[len(batch) // 2:])
+            self.max_bytes = len(body) // 2
+        self._send(rows[:len(rows) // 2])
+        self._send(rows[len(rows) // 2:])
 
 
 class SentTraces(WaitProgress):
@@ -7376,30 +7353,30 @@ def traces_send(client, args, console):
     Exit code 11: all were accepted, but --wait timed out.
     """
     from uuid import uuid4
-    source, outcome = TraceFile(args.file, None, console), Outcome()
+    source = TraceFile(args.file, None, console)
     files = [RecordFile(path, stream, SEND_HINT) for path, stream in source.files()]
-    if source.redacted:
-        console.tell(f"Redacted: {', '.join(source.redacted)} are sent as [redacted].")
-    namespace = uuid4() if args.new_ids else None
-    sender = TraceSender(client, console, files, namespace, args.dry_run)
-    sender.run()
-    total, traces = sender.total, len(sender.traces)
-    record = {"traces": traces, "spans": sender.spans, "events": total, "batches": sender.batches,
+    sender = TraceSender(client, console, files, uuid4() if args.new_ids else None)
+    sender.run(args.dry_run)
+    record = {"traces": len(sender.traces), "events": sender.total,
               "accepted": None if args.dry_run else sender.accepted}
-    if not args.dry_run and sender.accepted < total:
-        outcome.failure = Failure(f"The server accepted {sender.accepted:,} of "
-                                  f"{counted(total, 'event')}")
-    elif args.wait and traces:
+    message = (f"{'Would send' if args.dry_run else 'Sent'} {counted(record['traces'], 'trace')} "
+               f"({counted(sender.total, 'event')}).")
+    if not args.dry_run and sender.accepted < sender.total:
+        outcome = Outcome(failure=Failure(sender.progress()))
+    elif args.wait:
         outcome = wait_for_sent(sender, args.timeout or DEFAULT_WAIT, record)
-    return Details(record, message=f"{'Would send' if args.dry_run else 'Sent'} "
-                   f"{counted(traces, 'trace')} with {counted(sender.spans, 'span')} in "
-                   f"{counted(sender.batches, 'request')}.", conclude=lambda: outcome)
+    else:
+        outcome = Outcome()
+    return Details(record, message=message, conclude=lambda: outcome)
 
 
 def wait_for_sent(sender, timeout, record) -> Outcome:
     """Waits until what was sent is listed; adds to the record how many traces are."""
-    query = TraceQuery(since=sender.earliest and When(sender.earliest - 1))
-    progress = SentTraces(client=sender.client, console=sender.console, query=query, scored=False,
+    nanoseconds = to_number(sender.earliest)
+    since = nanoseconds / 10 ** 9 if nanoseconds else parse_timestamp(sender.earliest)
+    # Of texts, the earliest is only known to a day: the zones of times may differ.
+    progress = SentTraces(client=sender.client, console=sender.console, scored=False,
+                          query=TraceQuery(since=since and When(since - DAY)),
                           left=set(sender.traces), wanted=len(sender.traces))
     failure = result_or_failure(progress.wait, timeout)
     record["listed"] = progress.found
