@@ -1775,14 +1775,9 @@ def env_content(path) -> str:
         return ""
     hint = "Name a new file, or one of your own."
     is_own = os.name == "nt" or os.lstat(path).st_uid in (os.geteuid(), sudo_user())
-    for is_wrong, problem in (
-            (os.path.islink(path), "it is a link"),
-            (not os.path.isfile(path), "it is not a regular file"),
-            (not is_own, "it belongs to another user"),
-            (os.lstat(path).st_nlink > 1, "it has other names (hard links)"),
-            (not os.access(path, os.R_OK | os.W_OK), "Permission denied")):
-        if is_wrong:
-            raise Failure(f"Cannot write {path}: {problem}", hint)
+    is_alone = os.path.isfile(path) and not os.path.islink(path) and os.lstat(path).st_nlink == 1
+    if not (is_own and is_alone and os.access(path, os.R_OK | os.W_OK)):
+        raise Failure(f"Cannot write {path}: it is a link, read-only, no file, or not yours", hint)
     content = file_content(path, -1).decode("latin-1")
     if re.search(_ENV_UNFIT, content):
         raise Failure(f"Cannot write {path}: it is UTF-16, or the key in it spans lines", hint)
@@ -4765,7 +4760,7 @@ def json_argument(text, flag, console):
     try:
         return exact_json(text)
     except (ValueError, RecursionError) as error:
-        raise usage_error(f"Invalid {flag}: {os_reason(error)}", """It takes JSON: '{"a": 1}'.""")
+        raise usage_error(f"Invalid {flag}: {os_reason(error)}", "It takes JSON, @FILE, or -.")
 
 
 OTHER_NAMES = {                     # what people type in place of a command's word
@@ -7960,8 +7955,6 @@ def new_key(client, args, console, procedure, verb="Created", **values) -> Detai
         with output_file(path) as file:
             file.prove()
             file.cancel()
-    elif isinstance(console.file, AtomicFile):      # -o FILE
-        os.chmod(console.file.temporary, 0o600)
     result = changed(client, args, procedure, KEY_FIELDS, verb, key_object, **values)
     key = result.record["key"]
     console.keep_secret(key)
@@ -8059,7 +8052,8 @@ def routing_change(client, args, console):
     rules = json_argument(args.rules, "--rules", console)
     is_list = isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules)
     if args.rules is not None and not is_list:
-        raise usage_error("Invalid --rules: must be a list of objects")
+        raise usage_error("Invalid --rules: must be a list of objects",
+                          "'twosignal routing get ID --json' shows the rules of a config.")
     given = without_none(name=args.name, defaultModel=args.default_model, rules=rules,
                          enabled=given_state(args))
     if "id" not in vars(args):
@@ -8123,7 +8117,7 @@ def prompts_push(client, args, console):
         raise usage_error("Invalid --content: must not be empty")
     found = re.findall(r"\{\{\s*(\w[\w.-]*)\s*\}\}", content)
     record = to_record(client.rest("POST", "/prompt-templates", without_none(
-        name=args.name, content=content, variables=args.variable or list(dict.fromkeys(found)),
+        name=args.name, content=content, variables=list(dict.fromkeys(args.variable or found)),
         description=args.description, commitMessage=args.message), read=resource_object,
         check=with_ids("prompts get {id}", {"id": args.name})))
     number = printable(get_path(record, "version.version"))
@@ -8812,6 +8806,9 @@ def make_client(chosen, args, console) -> Client:
 def call_command(chosen, client, args, console, report) -> int:
     """Calls the function, reports and prints the result; Ctrl-C is how a stream ends."""
     try:
+        shows_secrets = "output_env" in vars(args) or vars(args).get("show_secrets")
+        if shows_secrets and isinstance(console.file, AtomicFile):
+            os.chmod(console.file.temporary, 0o600)
         result = chosen.function(client, args, console)
         report.results = result.checks
         if result.listing and output_format(args) in ROW_FORMATS:

@@ -1,7 +1,9 @@
 """Evaluators: secrets in their configs, configs that cannot work, changes, and files of them."""
 import gzip
 import json
+import os
 import signal
+import stat
 import unittest
 
 import twosignal
@@ -447,6 +449,16 @@ class Files(EvaluatorCase):
                          [["id", "name"]] * 2)
         out = self.cli("evaluators", "export", "--format", "jsonl").lines
         self.assertEqual([json.loads(line) for line in out], rows)
+
+    @posix
+    def test_only_the_user_can_read_secrets(self):
+        """Row 53: with --show-secrets, a file is private, whatever could read it before."""
+        for command in ("export", "list"):
+            path = self.write("evals.json", "old")
+            os.chmod(path, 0o644)
+            for more, mode in (((), 0o644), (("--show-secrets",), 0o600)):
+                self.assertOk(self.cli("evaluators", command, "-o", path, *more), err="")
+                self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), mode)
 
     def test_what_is_exported_changes_nothing(self):
         """Row 75: a file with masked secrets, applied where it is from, makes no change."""

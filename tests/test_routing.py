@@ -107,8 +107,8 @@ class RoutingConfigs(RoutingCase):
 
     def test_rules_that_are_no_list_of_objects(self):
         """One clear line, and nothing is sent."""
-        for rules, problem in (
-                *((text, "must be a list of objects") for text in (
+        for rules, *problems in (
+                *((text, "must be a list of objects", "routing get ID") for text in (
                     "{}", '"x"', "null", "0", '{"rules": []}', "[1]", "[{}, []]", "[{}, null]")),
                 ("[", "Invalid --rules"),
                 ('[{"a": 1, "a": 2}]', "occurs twice"), ("[{\"a\": 1e999}]", "exactly"),
@@ -116,7 +116,7 @@ class RoutingConfigs(RoutingCase):
             for command in (("create", "x", "--default-model", "m"), ("update", "x")):
                 with self.subTest(rules=rules, command=command):
                     result = self.routing(*command + ("--rules", rules))
-                    self.assertFails(result, 2, "--rules", problem)
+                    self.assertFails(result, 2, "--rules", *problems)
         self.assertEqual(self.server.requests, [])
 
     def test_usage_errors(self):
