@@ -2187,6 +2187,7 @@ class Transport:
         self._started = clock.monotonic()   # or None: start_time has been compared with that clock
         self._tls = None                # the ssl.SSLContext, once it is needed
         self._kept = None               # an idle DeadlineSocket, for the next query
+        self._routes = {}               # by scheme and host; each takes a walk of os.environ
 
     def deadline(self, seconds=None) -> float:
         """The time.monotonic() so many seconds from now, by default the timeout, or `until`."""
@@ -2273,8 +2274,10 @@ class Transport:
 
     def _compare_clocks(self, response):
         """Corrects start_time by the Date of the first response that has one, with a warning."""
+        if self._started is None or "Age" in response.headers:      # a cached copy
+            return
         date = parse_http_date(response.headers.get("Date"))
-        if self._started is None or date is None or "Age" in response.headers:  # a cached copy
+        if date is None:
             return
         elapsed = self.clock.monotonic() - self._started    # time() may have jumped meanwhile
         self._started = None
@@ -2301,7 +2304,9 @@ class Transport:
 
     def _send(self, request) -> Response:
         """Sends a request, and sets its proxy and was_sent. Raises what the library raises."""
-        route = find_route(request.url)
+        from urllib.parse import urlsplit
+        server = urlsplit(request.url)[:2]
+        route = self._routes[server] = self._routes.get(server) or find_route(request.url)
         request.proxy = route[2]
         kept, self._kept = self._kept, None
         # A change gets a new one: if a kept one dies, nobody can tell whether the change arrived.
@@ -3051,6 +3056,7 @@ def apply_superjson(value, meta):
     return value
 
 
+@functools.lru_cache(2)             # an import needs it for each of its requests
 def session_cookie(session) -> str:
     """A Session as the cookie that @supabase/ssr reads, in chunks if it is long."""
     text = compact_json({
@@ -3082,6 +3088,7 @@ def token_claim(token, name):
     return get_item(untrusted_json("base64-" + f"{token}..".split(".")[1]), name)
 
 
+@functools.lru_cache(2)
 def token_lifetime(token) -> float:
     """Seconds from the issue of a JWT to its expiry; an hour if it does not say."""
     issued, expiry = (to_number(token_claim(token, name)) or 0 for name in ("iat", "exp"))
@@ -3863,67 +3870,80 @@ class ConcurrentChanges:
     way: if the server asks one of them to wait, all do."""
 
     def __init__(self, client, procedure, note):
-        """note: called with the key and the result (or Failure) of a change; says if it goes on."""
-        from copy import copy
+        """note: called with the key and the result (or Failure) of each; what it raises ends all.
+        """
+        from _thread import allocate_lock
         self.client, self.procedure, self.note = client, procedure, note
         clock = client.transport.clock
         self.time, self.monotonic, self._nap = clock.time, clock.monotonic, clock.sleep
         self._resumes_at = self._succeeded_at = clock.monotonic()
+        self._lock = allocate_lock()
         self._is_stopped = False
         self.open = set()               # keys of changes that may not have been made
-        self._running, self._told = {}, set()   # keys by Future; remarks
-        client.transport.close()        # the connection of the copies is not that one
-        self._first = copy(client)
-        transport = self._first.transport = copy(client.transport)
-        transport.clock, transport.tell = self, self._tell_once
+        self._errors, self._told = [], set()
 
     def run(self, inputs):
-        """inputs: pairs of a key and an input. A signal waits a moment for what is under way."""
-        from concurrent.futures import ThreadPoolExecutor
-        pool, auth = ThreadPoolExecutor(CONCURRENT_REQUESTS), self.client.auth
+        """inputs: yields pairs of a key and an input. Raises what ends it, and what leaves a change
+        uncertain first. After a signal, what is under way has a moment to end."""
+        import threading
+        inputs = iter(inputs)
+        self._work(self.client, inputs, 1)      # what is wrong with all of them is told once
+        threads = [threading.Thread(target=self._work, args=(self._copy(), inputs), daemon=True)
+                   for _ in range(0 if self._is_stopped else CONCURRENT_REQUESTS)]
         try:
-            for key, values in inputs:
-                self.open.add(key)
-                self._running[pool.submit(result_or_failure, self._change, values)] = key
-                # The first one alone: what is wrong with all of them is told once.
-                self._collect(CONCURRENT_REQUESTS - 1 if self.client.has_changed else 0)
-                self.client.has_changed = True
-                if self._is_stopped:
-                    break
-            self._collect(0)
+            for thread in threads:
+                thread.start()
+            self._join(threads)
         except BaseException:
             self._is_stopped = True
             with deferred_signals():
-                self._collect(0, self.monotonic() + TAKEOVER_TIMEOUT)
-                with auth.lock:     # a refresh ends first, and none begins
-                    auth.may_refresh = False
+                self._join(threads, self.monotonic() + TAKEOVER_TIMEOUT)
+                with self.client.auth.lock:     # a refresh ends first, and none begins
+                    self.client.auth.may_refresh = False
             raise
-        finally:
-            pool.shutdown(False)
+        for error in sorted(self._errors, key=lambda error: (
+                getattr(error, "code", "") not in UNCERTAIN_CHANGE_CODES)):
+            raise error
 
-    def _collect(self, most, until=float("inf")):
-        """Notes results, until so many changes are under way, or a time.monotonic()."""
-        from concurrent.futures import FIRST_COMPLETED, wait
-        while len(self._running) > most and self.monotonic() < until:
-            # In steps: on Windows, a signal waits for the end of one.
-            for future in wait(self._running, 1, FIRST_COMPLETED).done:
-                key = self._running.pop(future)
-                if self.note(key, future.result()):
-                    self.open.remove(key)
-                else:
-                    self._is_stopped = True
+    def _join(self, threads, until=float("inf")):
+        """Waits for their ends, or until a time.monotonic(); a signal may wait for a second."""
+        while self.monotonic() < until and any(thread.is_alive() for thread in threads):
+            next(thread for thread in threads if thread.is_alive()).join(1)
 
-    def _change(self, values):
-        """The result of a change, tried again as long as others succeed. Raises Failure."""
+    def _copy(self):
+        """The client for another thread."""
         from copy import copy
-        client = self._first
-        if client.has_changed:      # others may be under way
-            client = copy(client)
-            client.transport = copy(client.transport)
+        self.client.transport.close()       # a copy has a connection of its own
+        client = copy(self.client)
+        transport = client.transport = copy(client.transport)
+        transport.clock, transport.tell = self, self._tell_once
+        return client
+
+    def _work(self, client, inputs, most=ALL):
+        """Makes so many of the changes, with others at the same time."""
+        try:
+            while most > 0 and not self._is_stopped:
+                most -= 1
+                with self._lock:
+                    key, values = next(inputs)
+                    self.open.add(key)
+                result = result_or_failure(self._change, client, values)
+                with self._lock:
+                    self.note(key, result)
+                    self.open.remove(key)
+        except StopIteration:
+            pass
+        except BaseException as error:      # Ctrl-C, too
+            self._errors.append(error)
+            self._is_stopped = True
+        finally:
+            client.transport.close()
+
+    def _change(self, client, values):
+        """The result of a change, tried again as long as others succeed. Raises Failure."""
         while True:
             self.sleep(0)
             result = result_or_failure(client.mutate, self.procedure, values)
-            client.transport.close()
             if not isinstance(result, Failure):
                 self._succeeded_at = self.monotonic()
                 return result
@@ -3941,7 +3961,8 @@ class ConcurrentChanges:
 
     def sleep(self, seconds):
         """Waits so many seconds, and lets all others wait. Raises Failure once all is to end."""
-        self._resumes_at = max(self._resumes_at, self.monotonic() + seconds)
+        if seconds:
+            self._resumes_at = max(self._resumes_at, self.monotonic() + seconds)
         left = self._resumes_at - self.monotonic()
         while left > 0:
             if self._is_stopped:
@@ -7819,7 +7840,7 @@ class ItemImport:
     def __init__(self, file, keys, keeps_going, console):
         """file: a RecordFile; keys: {key or column in it: key of an item}."""
         self.file, self.keys, self.keeps_going, self.console = file, keys, keeps_going, console
-        self.ignored, self.rejected, self.failures = {}, [], []     # keys; items; what ends it
+        self.ignored, self.rejected = {}, []        # keys; items
         self.since = console.clock.monotonic()
 
     def items(self):
@@ -7850,8 +7871,6 @@ class ItemImport:
         changes = ConcurrentChanges(client, "dataset.addItem", self.note)
         try:
             changes.run((place, {**target, **item}) for place, item in self.items())
-            if self.failures:       # of several under way, one of unknown outcome counts most
-                raise min(self.failures, key=lambda each: each.code not in UNCERTAIN_CHANGE_CODES)
         except BaseException as error:      # Ctrl-C, too
             is_certain = isinstance(error, Failure) and error.code not in UNCERTAIN_CHANGE_CODES
             if self.added or not is_certain:
@@ -7865,23 +7884,21 @@ class ItemImport:
     def progress(self, verb="Added") -> str:
         return f"{verb} {self.added:,} of {counted(self.total, 'item')}"
 
-    def note(self, place, result) -> bool:
-        """Takes down what became of the item in a place; returns whether to go on."""
+    def note(self, place, result):
+        """Takes down what became of the item in a place; raises what ends the import."""
         if not isinstance(result, Failure):
             self.added += 1
             self.console.progress(self.progress(), self.since)
-            return True
+            return
         is_rejected = result.exit_code == 1 and result.code != "FAILED"
         if is_rejected or result.code in UNCERTAIN_CHANGE_CODES:
             result.message = "{}, line {} (item {}): {}".format(
                 self.file.path, *place, result.message)
         if not is_rejected or not self.keeps_going:
-            self.failures.append(result)
-            return False
+            raise result
         self.console.say(result.message, *("  " + problem for problem in result.problems))
         message = "; ".join([result.message, *result.problems])
         self.rejected.append({"line": place[0], "message": message})
-        return True
 
     def result(self, dataset_id, is_dry_run) -> Details:
         key, verb = ("would_add", "Would add") if is_dry_run else ("added", "Added")
