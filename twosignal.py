@@ -74,6 +74,7 @@ MAX_BATCH_URL = 3900                # characters; proxies cut URLs at 4,000
 MAX_COOKIE_CHUNK = 3180             # characters; browsers and @supabase/ssr cut cookies there
 MAX_MESSAGE, MAX_LINE = 1000, 10000     # characters of an error's message, of a line on stderr
 SECRET_RUN = 16                     # characters of a secret that are masked without the rest
+MAX_FAILURES = 1000                 # of an import, that its result lists
 MAX_PROBLEMS = 50                   # of a rejected input, or of a trace, that are shown
 MAX_DIGITS = 300                    # of a number; longer ones are an attack, not a value
 MAX_VALUES = 600000                 # in one response; an object counts as two
@@ -863,7 +864,6 @@ _WORD_COLOURS = {"ERROR": RED, "FAILED": RED, "TOO FEW": RED, "NOTHING TO CHECK"
 # is before it, which cell_value() takes off again.
 _FORMULA = "'*[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]"
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"})
-_TSV_CHARACTERS = {escape: chr(character) for character, escape in _TSV_ESCAPES.items()}
 
 
 class Column(Struct):
@@ -1256,10 +1256,6 @@ def _value_text(value) -> str:
     return printable(value, "(?![\t\r\n])" + _UNSAFE)
 
 
-def tsv_cell(text) -> str:
-    return re.sub(r"\\[tnr\\]", lambda match: _TSV_CHARACTERS[match.group()], text)
-
-
 def cell_value(text):
     """The value of a cell of csv: JSON that begins with {, [ or ", else text; None if it is empty.
     Raises ValueError for JSON that a server would change."""
@@ -1470,41 +1466,18 @@ def unwritable_file(path, error, hint="") -> Failure:
 
 
 class RecordFile:
-    """The objects in JSON lines or a JSON array, or the rows of CSV or TSV, gzipped or not; a usage
-    error names the line."""
+    """The objects in JSON lines or a JSON array, or the rows of CSV, gzipped or not; a usage error
+    names the line."""
 
     def __init__(self, path, stream=None, hint="", is_strict=False, columns=None):
         """stream: of bytes, if it is not the file at the path; hint: for errors; is_strict: refuses
-        doubled keys, and numbers that a server would change; columns: of CSV, which is only read if
-        this is given, and must have them all."""
+        doubled keys, and numbers that a server would change; columns: makes it read CSV, too, and
+        is {name: whether it must be there}; other columns stay text."""
         self.line = 1               # number of the one in which the last object begins
+        self.item = ""              # which it is, in an array that may be a single line
         self.path = "stdin" if path == "-" else path
         self._source, self._hint = stream, hint
         self._is_strict, self._columns = is_strict, columns
-        self._ending = re.search(r"(?i)\.([ct]sv)(\.gz)?\Z", path)
-        self._keeps, self._copy = False, None
-
-    def __enter__(self):
-        """In this block, even stdin or a pipe can be read again, from a temporary file."""
-        self._keeps = self._source or not os.path.isfile(self.path)
-        return self
-
-    def __exit__(self, *_):
-        if self._copy:
-            self._copy.close()
-
-    def _open(self):
-        if self._copy is None:
-            stream = self._source or open(self.path, "rb")
-            if not self._keeps:
-                return stream
-            import tempfile
-            self._copy = tempfile.TemporaryFile()
-            # With read(), a terminal would need a second Ctrl-D.
-            for content in iter(lambda: stream.read1(FILE_CHUNK), b""):
-                self._copy.write(content)
-        self._copy.seek(0)
-        return open(os.dup(self._copy.fileno()), "rb")
 
     def __iter__(self):
         import codecs
@@ -1512,12 +1485,14 @@ class RecordFile:
         self.line, self._is_complete = 1, False     # all has been read
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         try:
-            with io.BufferedReader(self._open()) as self._stream:
+            stream = self._source or open(self.path, "rb")
+            # Another buffer would need a second Ctrl-D at a terminal.
+            with stream if hasattr(stream, "peek") else io.BufferedReader(stream) as self._stream:
                 if self._stream.peek(2)[:2] == b"\x1f\x8b":
                     import gzip
                     self._stream = gzip.GzipFile(fileobj=self._stream)
                 start = self._stream.peek(FILE_CHUNK).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-                is_table = self._columns is not None and (self._ending or start not in b"{[")
+                is_table = self._columns is not None and start not in b"{["
                 yield from self._rows() if is_table else self._objects()
         except (ValueError, RecursionError) as error:
             raise self.unusable("is not UTF-8" if isinstance(error, UnicodeDecodeError)
@@ -1525,50 +1500,50 @@ class RecordFile:
         except (OSError, EOFError, zlib.error) as error:
             raise usage_error(f"Cannot read {self.path}: {os_reason(error)}", self._hint)
 
+    @property
+    def place(self) -> str:
+        return f"line {self.line}{self.item}"
+
     def unusable(self, why) -> Failure:
-        return usage_error(f"{self.path}, line {self.line} {why}", self._hint)
+        return usage_error(f"{self.path}, {self.place} {why}", self._hint)
 
     def _rows(self):
-        """Yields the rows of CSV or TSV, each a dict of what cell_value() reads."""
+        """Yields the rows of CSV, each a dict; cell_value() reads the named columns."""
         import csv
         csv.field_size_limit(MAX_CELL)
-        is_tsv = self._ending and self._ending.group(1).lower() == "tsv"
-        modes = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"strict": True}
-        reader, headings, cells = csv.reader(self._lines(), **modes), None, ()
-        while cells is not None:
-            start = reader.line_num + 1
-            cells = result_or_failure(next, reader, None, kinds=csv.Error)
-            self.line = start
-            if isinstance(cells, csv.Error):
-                raise self.unusable("is not CSV: a quote is not closed, or a cell is too long")
-            if not cells or not any(cells):     # spreadsheets append empty rows
-                continue
-            if headings is None:
-                headings = [cell.strip() for cell in cells]
-                self._check_headings(headings)
-                continue
-            if len(cells) != len(headings):
-                raise self.unusable(f"has {counted(len(cells), 'cell')} for "
-                                    f"{counted(len(headings), 'column')}")
-            cells = map(tsv_cell, cells) if is_tsv else cells
-            yield {name: self._checked(cell_value, cell) for name, cell in zip(headings, cells)}
+        reader, headings, following = csv.reader(self._lines(), strict=True), None, 1
+        try:
+            for cells in reader:
+                self.line, following = following, reader.line_num + 1
+                if not any(cells):      # spreadsheets append empty rows
+                    continue
+                if headings is None:
+                    headings = [cell.strip() for cell in cells]
+                    self._check_headings(headings)
+                    continue
+                if len(cells) != len(headings):
+                    raise self.unusable(f"has {counted(len(cells), 'cell')} for "
+                                        f"{counted(len(headings), 'column')}")
+                row = dict(zip(headings, cells))
+                row.update({name: self._checked(cell_value, row[name])
+                            for name in self._columns if name in row})
+                yield row
+        except csv.Error as error:
+            self.line = following
+            raise self.unusable(f"is not CSV; look for a quote that is not closed: {error}")
 
     def _lines(self):
         read = functools.partial(self._stream.readline, MAX_FILE_RECORD)
         for self.line, content in enumerate(iter(read, b""), 1):
-            text = self._decode(content)
-            if "\0" in text or len(content) == MAX_FILE_RECORD:
-                raise self.unusable("contains a NUL character, or is too long")
-            yield from io.StringIO(text, newline="")    # some programs end lines with CR alone
+            yield from io.StringIO(self._decode(content), newline="")   # CR alone may end a line
         self._decode(b"", True)
 
     def _check_headings(self, headings):
-        from collections import Counter
-        counts = Counter(headings)
-        for name in [*self._columns, *headings]:
-            if counts[name] != 1:
-                number = "more than one" if counts[name] else "no"
-                raise self.unusable(f"has {number} column '{name}'; it has: {', '.join(headings)}")
+        for name, is_required in self._columns.items():
+            count = headings.count(name)
+            if count > 1 or is_required and not count:
+                raise self.unusable(f"has {'more than one' if count else 'no'} column '{name}'; "
+                                    f"it has: {', '.join(headings)}")
 
     def _objects(self):
         decode = json.JSONDecoder(parse_constant=int).scan_once     # refuses NaN
@@ -1576,7 +1551,7 @@ class RecordFile:
         while not text and not self._is_complete:
             text = self._more("")
         closing = "]" if text.startswith("[") else ""
-        text, position = self._more(text[len(closing):]), 0
+        text, position, number = self._more(text[len(closing):]), 0, 0
         skip = re.compile(r"\s*,?\s*").match
         while not (self._is_complete and text[position:].strip() == closing):
             try:
@@ -1586,6 +1561,8 @@ class RecordFile:
             except (ValueError, StopIteration):
                 following = None
             if following and (following < len(text) or self._is_complete):
+                number += 1
+                self.item = f" (item {number})" if closing else ""
                 yield self._checked(exact_json, text[position:end]) if self._is_strict else value
                 self.line += text.count("\n", position, following)
                 position = following
@@ -1604,10 +1581,11 @@ class RecordFile:
         """A text with as much again behind it, or a piece; without blanks at its beginning."""
         if len(text) > MAX_FILE_RECORD:
             raise ValueError("too long")
-        content = self._stream.read(max(FILE_CHUNK, len(text)))
-        self._is_complete = not content
+        size = max(FILE_CHUNK, len(text))
+        content = b"" if self._is_complete else self._stream.read(size)
+        self._is_complete = len(content) < size
         try:
-            text += self._decode(content, not content)
+            text += self._decode(content, self._is_complete)
         except UnicodeDecodeError as error:
             self.line += text.count("\n") + content.count(b"\n", 0, error.start)
             raise
@@ -2500,7 +2478,8 @@ class DeadlineSocket(Struct, io.BufferedIOBase):
             self.sock.sendall(data)
         except OSError:
             self.receive()          # TLS 1.3 refuses a certificate after the handshake
-            raise
+            if not self.ahead:      # else it is a response such as 413, before all was sent
+                raise
 
     def receive(self):
         self.sock.settimeout(seconds_left(self.deadline))
@@ -3878,51 +3857,50 @@ class ConcurrentChanges:
         self.time, self.monotonic, self._nap = clock.time, clock.monotonic, clock.sleep
         self._resumes_at = self._succeeded_at = clock.monotonic()
         self._lock = allocate_lock()
-        self._is_stopped = False
+        self._errors = []               # which end it
         self.open = set()               # keys of changes that may not have been made
-        self._errors, self._told = [], set()
 
     def run(self, inputs):
-        """inputs: yields pairs of a key and an input. Raises what ends it, and what leaves a change
-        uncertain first. After a signal, what is under way has a moment to end."""
-        import threading
+        """inputs: pairs of a key and an input. Of several errors, it raises one that leaves a
+        change uncertain. A signal waits a moment for what is under way."""
+        from threading import Thread
         inputs = iter(inputs)
         self._work(self.client, inputs, 1)      # what is wrong with all of them is told once
-        threads = [threading.Thread(target=self._work, args=(self._copy(), inputs), daemon=True)
-                   for _ in range(0 if self._is_stopped else CONCURRENT_REQUESTS)]
+        threads = [Thread(target=self._work, args=(self._copy(), inputs), daemon=True)
+                   for _ in range(0 if self._errors else CONCURRENT_REQUESTS)]
         try:
             for thread in threads:
                 thread.start()
-            self._join(threads)
-        except BaseException:
-            self._is_stopped = True
+            self._join(threads, ALL)
+        except BaseException as error:
+            self._errors.insert(0, error)
             with deferred_signals():
                 self._join(threads, self.monotonic() + TAKEOVER_TIMEOUT)
                 with self.client.auth.lock:     # a refresh ends first, and none begins
                     self.client.auth.may_refresh = False
             raise
-        for error in sorted(self._errors, key=lambda error: (
-                getattr(error, "code", "") not in UNCERTAIN_CHANGE_CODES)):
-            raise error
+        if self._errors:
+            raise min(self._errors, key=lambda error: (
+                getattr(error, "code", "") not in UNCERTAIN_CHANGE_CODES))
 
-    def _join(self, threads, until=float("inf")):
-        """Waits for their ends, or until a time.monotonic(); a signal may wait for a second."""
-        while self.monotonic() < until and any(thread.is_alive() for thread in threads):
-            next(thread for thread in threads if thread.is_alive()).join(1)
+    def _join(self, threads, until):
+        for thread in threads:
+            while thread.is_alive() and self.monotonic() < until:
+                thread.join(1)      # in steps: on Windows, a signal waits for the end of one
 
     def _copy(self):
-        """The client for another thread."""
+        """The client for another thread, with a connection of its own."""
         from copy import copy
-        self.client.transport.close()       # a copy has a connection of its own
         client = copy(self.client)
         transport = client.transport = copy(client.transport)
-        transport.clock, transport.tell = self, self._tell_once
+        transport.clock = self
+        transport.tell = functools.lru_cache()(transport.tell)      # each remark once
         return client
 
     def _work(self, client, inputs, most=ALL):
-        """Makes so many of the changes, with others at the same time."""
+        """Makes so many of the changes, or what is left of them."""
         try:
-            while most > 0 and not self._is_stopped:
+            while most > 0 and not self._errors:
                 most -= 1
                 with self._lock:
                     key, values = next(inputs)
@@ -3935,7 +3913,6 @@ class ConcurrentChanges:
             pass
         except BaseException as error:      # Ctrl-C, too
             self._errors.append(error)
-            self._is_stopped = True
         finally:
             client.transport.close()
 
@@ -3954,18 +3931,13 @@ class ConcurrentChanges:
                 raise result
             self.sleep(pause)
 
-    def _tell_once(self, text):
-        if text not in self._told:
-            self._told.add(text)
-            self.client.transport.tell(text)
-
     def sleep(self, seconds):
         """Waits so many seconds, and lets all others wait. Raises Failure once all is to end."""
         if seconds:
             self._resumes_at = max(self._resumes_at, self.monotonic() + seconds)
         left = self._resumes_at - self.monotonic()
         while left > 0:
-            if self._is_stopped:
+            if self._errors:
                 raise Failure("Stopped", code="TOO_MANY_REQUESTS")
             self._nap(min(left, 1))
             left -= 1
@@ -7710,29 +7682,17 @@ def given_values(args, console) -> dict:
             for each in ITEM_OPTIONS if vars(args).get(each.name)}
 
 
-def stored_item(client, args) -> tuple:
-    """The wire object of an item, as confirm() takes it, and the input that names its dataset."""
-    if not args.id:
-        return {"id": args.item}, {"projectId": chosen_project(client, args)}
-    place = chosen_resource(client, args, "dataset", "datasetId")
-    dataset = resource_object(client.query("dataset.getById", dict(place, id=place["datasetId"])))
-    item = named_row(child_records(dataset, "items"), args.item, "item", place)
-    return dict(item, name=truncate(printable(item.get("input")), 60),
-                parent=printable(dataset.get("name"))), place
-
-
 def added_item(client, values, verb="Added") -> Details:
     wire = client.mutate("dataset.addItem", values, resource_object)
     return Details(to_record(wire), ITEM_COLUMNS, message=f"{verb} an item.")
 
 
 def all_items(client, chosen) -> list:
-    """The records of the items in a dataset. Raises Failure unless all are there."""
-    record = to_record(resource_object(client.query("dataset.getById", chosen)))
-    items = child_records(record, "items")
-    if "items" not in record or len(items) < (to_number(record.get("item_count")) or 0):
+    """The wire objects of the items in a dataset. Raises Failure unless all are there."""
+    dataset = resource_object(client.query("dataset.getById", chosen))
+    if lacks(dataset, "items"):
         raise protocol_error("The server does not return all items", REPORT_TO_OPERATOR)
-    return items
+    return child_records(dataset, "items")
 
 
 @command("datasets get", DATASET, PROJECT)
@@ -7754,11 +7714,11 @@ def importable(value):
 @command("datasets export", DATASET, PROJECT, format="jsonl")
 def datasets_export(client, args, console):
     """Print the test cases of a dataset, as JSON lines."""
-    items = all_items(client, chosen_resource(client, args, "dataset"))
+    items = list(map(to_record, all_items(client, chosen_resource(client, args, "dataset"))))
     columns = [*ITEM_COLUMNS[1:], Column("Metadata", "metadata")]
     if not args.fields:
         items = [{each.source: item.get(each.source) for each in columns} for item in items]
-    if output_format(args) in ("csv", "tsv"):
+    if output_format(args) == "csv":
         items = [{key: importable(value) for key, value in item.items()} for item in items]
     return Listing("items", columns, items)
 
@@ -7794,7 +7754,9 @@ def datasets_add_trace(client, args, console):
 def datasets_update_item(client, args, console):
     """Change a test case, which gets a new ID."""
     given = given_values(args, console)
-    old, place = stored_item(client, args)
+    place = chosen_resource(client, args, "dataset", "datasetId")
+    items = all_items(client, dict(place, id=place["datasetId"]))
+    old = named_row(items, args.item, "item", place)
     if all(is_same(old.get(key), given[key]) for key in given):
         raise usage_error("Nothing to change", "Pass a new --input, --expected or --metadata.")
     item = {each.name: given.get(each.name, old.get(each.name)) for each in ITEM_OPTIONS}
@@ -7810,73 +7772,76 @@ def datasets_update_item(client, args, console):
     return result
 
 
-@command("datasets remove-item", ITEM, PROJECT, YES,
-         Option("--dataset ID", "its dataset; shows its input first", plain_id, name="id"))
+@command("datasets remove-item", ITEM, PROJECT, YES)
 def datasets_remove_item(client, args, console):
     """Remove a test case from a dataset."""
-    item, place = stored_item(client, args)
+    item, place = {"id": args.item}, {"projectId": chosen_project(client, args)}
     confirm(client, args, console, "item", place, "remove", item)
-    client.mutate("dataset.removeItem", {"itemId": item["id"], **place})
-    return Details({"id": item["id"], "removed": True}, message="Removed an item.")
+    client.mutate("dataset.removeItem", dict(place, itemId=args.item))
+    return Details({"id": args.item, "removed": True}, message="Removed an item.")
 
 
-# The keys of an item in a file, and those of an export that mean nothing here.
+# The keys of an item in a file.
 ITEM_KEYS = {"input": "input", "expectedOutput": "expectedOutput", "metadata": "metadata",
              "expected_output": "expectedOutput", "expected": "expectedOutput"}
-MADE_BY_SERVER = "id datasetId dataset_id createdAt created_at updatedAt updated_at".split()
 
 
 def item_hash(item) -> int:
-    """The same for items of equal content, whatever the order of keys, and for 1 and 1.0."""
-    content = {ITEM_KEYS[key]: item[key] for key in ITEM_KEYS if item.get(key) is not None}
-    return hash(canonical_json(content))
+    """The same for wire items of equal content, whatever the order of keys, and for 1 and 1.0."""
+    return hash(canonical_json([item.get(each.name) for each in ITEM_OPTIONS]))
 
 
 class ItemImport:
     """Adds the items in a file to a dataset, and keeps account of them."""
-    known = None                    # hashes of items that are skipped
-    total = added = 0
+    total = added = failed = 0
 
-    def __init__(self, file, keys, keeps_going, console):
-        """file: a RecordFile; keys: {key or column in it: key of an item}."""
-        self.file, self.keys, self.keeps_going, self.console = file, keys, keeps_going, console
-        self.ignored, self.rejected = {}, []        # keys; items
+    def __init__(self, console, keeps_going):
+        from collections import Counter
+        self.console, self.keeps_going = console, keeps_going
+        self.known = Counter()      # item_hash()es of those to skip
+        self.failures = []          # the first of those that were rejected
         self.since = console.clock.monotonic()
 
-    def items(self):
-        """Yields ((line, number), item) of each that is not known. Raises a usage error."""
-        for number, record in enumerate(self.file, 1):      # all may be in one line
+    def read(self, file, keys):
+        """Saves the items in a RecordFile; keys: {key or column in it: key of an item}.
+        Raises a usage error for one that cannot be used."""
+        self.path, ignored = file.path, {}
+        for self.total, record in enumerate(file, 1):
             if type(record) is not dict:
-                raise self.file.unusable("is not an object")
-            item = {}
-            for name, value in record.items():
-                key = self.keys.get(name)
-                if key in item:
-                    raise self.file.unusable(f"has '{key}' in two spellings")
-                if key:
-                    item[key] = value
-                elif name not in MADE_BY_SERVER and len(self.ignored) < MAX_PROBLEMS:
-                    self.ignored[name] = None
-            if item.get("input") is None:
-                raise self.file.unusable("has no input")
-            if self.known is not None:
-                found = item_hash(item)
-                if found in self.known:
-                    continue
-                self.known.add(found)
-            yield (self.file.line, number), without_none(**item)
+                raise file.unusable("is not an object")
+            given = [name for name in keys if record.get(name) is not None]
+            item = {keys[name]: record[name] for name in given}
+            if len(item) < len(given):
+                raise file.unusable("has a value in two spellings")
+            if "input" not in item:
+                raise file.unusable("has no input")
+            if len(ignored) < MAX_PROBLEMS:
+                ignored.update(dict.fromkeys(name for name in record if name not in keys))
+            self.spool.write(json.dumps([self.total, file.line, file.place, item]) + "\n")
+        if ignored:
+            self.console.tell(f"Ignored: {', '.join(ignored)}")
+
+    def items(self):
+        """Yields ((number, line, place), item) of each that is not known."""
+        self.spool.seek(0)
+        for *key, item in map(json.loads, self.spool):
+            content = item_hash(item) if self.known else None
+            if self.known[content]:
+                self.known[content] -= 1
+            else:
+                yield tuple(key), item
 
     def run(self, client, target):
         """target: the IDs of the dataset and its project. Raises Failure, with what is certain."""
         changes = ConcurrentChanges(client, "dataset.addItem", self.note)
         try:
-            changes.run((place, {**target, **item}) for place, item in self.items())
+            changes.run((key, {**target, **item}) for key, item in self.items())
         except BaseException as error:      # Ctrl-C, too
             is_certain = isinstance(error, Failure) and error.code not in UNCERTAIN_CHANGE_CODES
             if self.added or not is_certain:
                 hint = f"{error.hint} " if is_certain and error.hint else ""
-                for line, number in sorted(changes.open)[:1]:
-                    hint += f"Line {line} (item {number}) is the first that may be missing. "
+                for _, _, place in sorted(changes.open)[:1]:
+                    hint += f"{place.capitalize()} is the first that may be missing. "
                 error.hint = (f"{hint}{self.progress()}. To add the rest, and nothing twice, "
                               "repeat the command with --skip-existing.")
             raise
@@ -7884,35 +7849,37 @@ class ItemImport:
     def progress(self, verb="Added") -> str:
         return f"{verb} {self.added:,} of {counted(self.total, 'item')}"
 
-    def note(self, place, result):
-        """Takes down what became of the item in a place; raises what ends the import."""
+    def note(self, key, result):
+        """Takes down what became of an item. Raises what ends the import."""
         if not isinstance(result, Failure):
             self.added += 1
             self.console.progress(self.progress(), self.since)
             return
         is_rejected = result.exit_code == 1 and result.code != "FAILED"
         if is_rejected or result.code in UNCERTAIN_CHANGE_CODES:
-            result.message = "{}, line {} (item {}): {}".format(
-                self.file.path, *place, result.message)
+            result.message = f"{self.path}, {key[2]}: {result.message}"
         if not is_rejected or not self.keeps_going:
             raise result
         self.console.say(result.message, *("  " + problem for problem in result.problems))
-        message = "; ".join([result.message, *result.problems])
-        self.rejected.append({"line": place[0], "message": message})
+        self.failed += 1
+        if self.failed <= MAX_FAILURES:
+            message = "; ".join([result.message, *result.problems])
+            self.failures.append({"line": key[1], "message": message})
 
     def result(self, dataset_id, is_dry_run) -> Details:
         key, verb = ("would_add", "Would add") if is_dry_run else ("added", "Added")
-        record = {"dataset_id": dataset_id, key: self.added, "skipped": self.total - self.added
-                  - len(self.rejected), "failed": self.rejected}
-        result = Details(record, message=self.progress(verb) + ".")
-        if self.rejected:
-            failure = Failure(f"The server rejected {counted(len(self.rejected), 'item')}")
+        skipped = self.total - self.added - self.failed
+        message = self.progress(verb) + (f"; {skipped:,} already there." if skipped else ".")
+        result = Details({"dataset_id": dataset_id, key: self.added, "skipped": skipped,
+                          "failed": self.failed, "failures": self.failures}, message=message)
+        if self.failed:
+            failure = Failure(f"The server rejected {counted(self.failed, 'item')}")
             result.conclude = lambda: Outcome(failure=failure)
         return result
 
 
 @command("datasets import", DATASET,
-         Option("FILE", "JSON, JSON lines, CSV or TSV, which may be gzipped; - for stdin", to_path),
+         Option("FILE", "JSON, JSON lines or CSV, which may be gzipped; - for stdin", to_path),
          PROJECT, Option("--input-column NAME", "column or key (default: input)", name="input"),
          Option("--expected-column NAME", "(default: expected_output)", name="expectedOutput"),
          Option("--metadata-column NAME", "(default: metadata)", name="metadata"),
@@ -7922,25 +7889,24 @@ class ItemImport:
          examples=("twosignal datasets import ID cases.csv --project ID --input-column question",))
 def datasets_import(client, args, console):
     """Add the test cases in a file to a dataset."""
-    columns = {vars(args)[key]: key for key in ("input", "expectedOutput", "metadata")
-               if vars(args)[key]}
-    usual = {name: key for name, key in ITEM_KEYS.items() if key not in columns.values()}
+    from tempfile import TemporaryFile
+    given = {vars(args)[each.name]: each.name for each in ITEM_OPTIONS if vars(args)[each.name]}
+    usual = {name: key for name, key in ITEM_KEYS.items() if key not in given.values()}
+    keys = {**usual, **given}
+    columns = {name: name in (given or ["input"]) for name in keys}
     stream = console.open_stdin("test cases") if args.file == "-" else None
-    with RecordFile(args.file, stream, see_help("datasets", "import"), True,
-                    list(columns) or ["input"]) as file:
-        work = ItemImport(file, {**usual, **columns}, args.keep_going, console)
-        work.total = sum(1 for _ in work.items())
-        if work.ignored:
-            console.tell(f"Ignored: {', '.join(work.ignored)}")
-        target = chosen_resource(client, args, "dataset", "datasetId")
+    file = RecordFile(args.file, stream, see_help("datasets", "import"), True, columns)
+    work = ItemImport(console, args.keep_going)
+    with TemporaryFile("w+", encoding="ascii") as work.spool:
+        work.read(file, keys)
+        place = chosen_resource(client, args, "dataset")
         if args.skip_existing:
-            chosen = {"id": target["datasetId"], "projectId": target["projectId"]}
-            work.known = set(map(item_hash, all_items(client, chosen)))
+            work.known.update(map(item_hash, all_items(client, place)))
         if args.dry_run:
             work.added = sum(1 for _ in work.items())
         else:
-            work.run(client, target)
-    return work.result(target["datasetId"], args.dry_run)
+            work.run(client, {"datasetId": place["id"], "projectId": place["projectId"]})
+    return work.result(place["id"], args.dry_run)
 
 
 add_deletion("datasets delete", DATASET, "dataset", "Delete a dataset and its items.")
