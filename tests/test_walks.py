@@ -58,7 +58,7 @@ AS_MEMBER = """
     datasets add-trace {trace} --dataset "More Cases"
     datasets export "More Cases" -o more.jsonl
     datasets update-item {item} --dataset "More Cases" --input '"Bye"'
-    datasets remove-item {item} --dataset "More Cases" -y
+    datasets remove-item {item} -y
     datasets delete "More Cases" -y
     api-keys list
     api-keys create -n New
