@@ -663,23 +663,17 @@ def unmask(value, masked, stored, path, is_secret=False):
         return {key: unmask(below, known.get(key, MISSING), get_item(stored, key), f"{path}.{key}",
                             hidden[key] == "***") for key, below in value.items()}
     if isinstance(value, list) and not is_secret:
-        shown = masked if isinstance(masked, list) else []
-        return [unmask(item, *_like_item(value, place, shown, stored), f"{path}.{place}")
-                for place, item in enumerate(value)]
+        pairs = list(zip(masked, stored)) if isinstance(masked, list) else []
+        like = [[pair for pair in pairs if is_same(item, pair[0])] for item in value]
+        known = [same[0] if len(same) == 1 else (MISSING, None) for same in like]
+        return [unmask(item, *pair, f"{path}.{place}")
+                for place, (item, pair) in enumerate(zip(value, known))]
     secrets = []
     mask_config(value, secrets.append, True, is_secret)
     if value == "***" or "***" in "".join(secrets):
         raise usage_error(f"{path} has *** in place of a secret that is not stored there",
                           "Write it: 'twosignal evaluators export --show-secrets' shows secrets.")
     return value
-
-
-def _like_item(items, place, shown, stored) -> tuple:
-    """(what is shown, what is stored) of the one item that looks the same as one of a list."""
-    same = [each for each, known in enumerate(shown) if is_same(items[place], known)]
-    if place in same and len(shown) == len(items):
-        same = [place]
-    return (shown[same[0]], stored[same[0]]) if len(same) == 1 else (MISSING, None)
 
 
 def is_same(value, other) -> bool:
@@ -7511,10 +7505,10 @@ def evaluators_change(client, args, console):
     if args.config is not None and not isinstance(config, dict):
         raise usage_error("Invalid --config: must be an object")
     given, stored = without_none(name=args.name, config=config), None
-    action, verb = ("create", "Created") if "type" in vars(args) else ("update", "Updated")
+    action = "create" if "type" in vars(args) else "update"
     if action == "create":
-        given.setdefault("config", {})
-        given.update(type=args.type, projectId=chosen_project(client, args))
+        given = {"config": {}, **given, "type": args.type,
+                 "projectId": chosen_project(client, args)}
     else:
         given.update(without_none(enabled=given_state(args)))
         if not given:
@@ -7525,7 +7519,8 @@ def evaluators_change(client, args, console):
     if config:
         given["config"] = unmask(config, mask_config(stored), stored, "config")
     mask_config(given.get("config"), console.keep_secret)       # an error may repeat it
-    result = changed(client, args, f"evaluator.{action}", EVALUATOR_FIELDS, verb, **given)
+    result = changed(client, args, f"evaluator.{action}", EVALUATOR_FIELDS, f"{action}d".title(),
+                     **given)
     if "config" in given:
         warnings = config_warnings(result.record.get("type"), given["config"])
         result.conclude = lambda: Outcome(warnings)
@@ -7585,12 +7580,10 @@ def evaluator_plan(found, stored, prunes) -> list:
     def add(action, row, values, place):
         plan.append(({"action": action, "name": row.get("name"), "id": row.get("id"),
                       "changes": list(values)}, values, place))
-    plan, named = [], {}
-    for row in stored:
-        named.setdefault(to_nfc(str(row.get("name"))), []).append(row)
+    plan, names = [], [to_nfc(str(row.get("name"))) for row in stored]
     for name, (place, values) in found.items():
-        old, *others = named.pop(name, [{}])
-        if others:
+        old = stored[names.index(name)] if name in names else {}
+        if names.count(name) > 1:
             raise usage_error(f"{place}: the server has several evaluators of that name",
                               "Rename or delete them: 'twosignal evaluators list' shows their IDs.")
         if not old and "type" not in values:
@@ -7603,9 +7596,9 @@ def evaluator_plan(found, stored, prunes) -> list:
                    if key in values and not is_same(values[key], old.get(key, MISSING))}
         if changes:
             add("update" if old else "create", old or values, changes, place)
-    plan.sort(key=lambda change: change[0]["action"])
-    for row in sum(named.values(), []) if prunes else ():
-        add("delete", row, {}, f"the deletion of '{row.get('name')}'")
+    for name, row in zip(names, stored):
+        if prunes and name not in found:
+            add("delete", row, {}, f"the deletion of '{name}'")
     return plan
 
 

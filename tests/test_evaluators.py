@@ -392,8 +392,9 @@ class MasksInLists(unittest.TestCase):
     def test_items_that_look_alike(self):
         stored = ["https://one@x.example/", "https://two@x.example/", "z"]
         shown = twosignal.mask_config(stored)
-        self.assertEqual(self.restored(shown[:2] + ["y"], stored), stored[:2] + ["y"])
-        self.assertRefused(shown[1:], ".0", stored)
+        self.assertEqual(self.restored(shown, stored), stored)
+        self.assertRefused(shown[:2] + ["y"], ".0", stored)
+        self.assertEqual(self.restored(["z", "z", "new"], ["z", "z"]), ["z", "z", "new"])
 
     def test_values_that_are_the_same(self):
         same = twosignal.is_same
@@ -487,8 +488,8 @@ class Files(EvaluatorCase):
 
     def test_only_differences_are_sent(self):
         content = [{"name": "New", "type": "COST", "config": {"max_cost_usd": 1}, "enabled": False},
-                   {"name": "Judge", "config": dict(SHOWN, max_tokens=65), "type": "LLM_JUDGE"},
-                   {"name": "Later", "type": "TOXICITY"}]
+                   {"name": "Later", "type": "TOXICITY"},
+                   {"name": "Judge", "config": dict(SHOWN, max_tokens=65), "type": "LLM_JUDGE"}]
         rows = self.rows(content)
         self.assertEqual(self.changes(), ["evaluator.create", "evaluator.update",
                                           "evaluator.create", "evaluator.update"])
