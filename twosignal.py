@@ -4747,7 +4747,8 @@ def json_argument(text, flag, console):
     try:
         return exact_json(text)
     except (ValueError, RecursionError) as error:
-        raise usage_error(f"Invalid {flag}: {os_reason(error)}", "It takes JSON, @FILE, or -.")
+        raise usage_error(f"Invalid {flag}: {os_reason(error)}",
+                          "It takes JSON, in which a text has quotes.")
 
 
 OTHER_NAMES = {                     # what people type in place of a command's word
@@ -8026,6 +8027,7 @@ add_showing("routing get", ROUTING_CONFIG, "modelRouting", "Show a routing confi
          *ROUTING_OPTIONS, exclusive=ONE_STATE, help="Create a routing config.")
 def routing_change(client, args, console):
     rules = json_argument(args.rules, "--rules", console)
+    rules = get_item(rules, "rules", rules)     # as 'routing get --json' prints them
     is_list = isinstance(rules, list) and all(isinstance(rule, dict) for rule in rules)
     if args.rules is not None and not is_list:
         raise usage_error("Invalid --rules: must be a list of objects",
@@ -8091,6 +8093,8 @@ def prompts_push(client, args, console):
     content = text_argument(args.content, "--content", console)
     if not content.strip():
         raise usage_error("Invalid --content: must not be empty")
+    if os.path.isfile(args.content):
+        raise usage_error("--content is the name of a file", "To read it, put @ before its name.")
     found = re.findall(r"\{\{\s*(\w[\w.-]*)\s*\}\}", content)
     record = to_record(client.rest("POST", "/prompt-templates", without_none(
         name=args.name, content=content, variables=list(dict.fromkeys(args.variable or found)),
@@ -8487,22 +8491,16 @@ def doctor(client, args, console):
     """Check what is between you and the server, layer by layer.
     The exit code is that of the first layer that fails. No secret is printed.
     """
-    import textwrap
-    checkup, rows = Checkup(args, console), []
+    checkup = Checkup(args, console)
     records = list(checkup.records())
     if checkup.client:
         checkup.client.transport.close()
+    texts = [(f"{each['status']:4}  {each['layer']}", "\n→ ".join(
+        filter(None, (each["found"], each["hint"])))) for each in records]
     skipped = [layer for layer in LAYERS if layer not in [each["layer"] for each in records]]
-    others = {"layer": "not checked", "status": "", "found": ", ".join(skipped), "hint": ""}
-    room = max(MIN_CUT, (console.screen(args.color).columns or 80) - 22)     # beside the layer
-    for record in records + [others] * bool(skipped):
-        for line in record["found"].split("\n") + ["→ " + record["hint"]] * bool(record["hint"]):
-            for piece in textwrap.wrap(line, room, break_on_hyphens=False):
-                rows.append(dict(record, found=piece))
-                record = {"layer": "", "status": ""}
+    texts += [("not checked", ", ".join(skipped))] if skipped else []
     columns = [Column(name.title(), name) for name in ("layer", "status", "found")]
-    table = Listing("layers", columns, rows, order="fixed")
-    return Details({"checks": records}, parts=[("", table)],
+    return Details({"checks": records}, parts=[("", UserData(texts))],
                    listing=Listing("layers", columns, records),
                    conclude=lambda: Outcome(exit_code=checkup.exit_code))
 

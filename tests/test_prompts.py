@@ -181,6 +181,12 @@ class Contents(PromptsCase):
             self.assertOk(self.prompts("get", "x", "--raw", *more))
         self.assertEqual(file_bytes(path), b"a\\ud800b")
 
+    def test_the_name_of_a_file_is_no_content(self):
+        """It would be live at once; nothing is sent."""
+        path = self.write("prompt.txt", b"A")
+        self.assertFails(self.push("x", path), 2, "--content is the name of a file", "put @ before")
+        self.assertEqual(self.server.requests, [])
+
     def test_where_content_comes_from(self):
         path = self.write("prompt.txt", b"\xef\xbb\xbfA\r\nB\n")
         for value, stdin, content in (

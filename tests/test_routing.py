@@ -100,7 +100,8 @@ class RoutingConfigs(RoutingCase):
     def test_rules_from_a_file_and_stdin(self):
         self.server.add_route("cheap")
         path = self.write("rules.json", json.dumps(RULES))
-        for value, stdin in (("@" + path, None), ("-", json.dumps(RULES))):
+        for value, stdin in (("@" + path, None), ("-", json.dumps(RULES)),
+                             ("-", json.dumps({"name": "as get --json prints", "rules": RULES}))):
             self.server.clear()
             self.assertOk(self.routing("update", "cheap", "--rules", value, stdin=stdin))
             self.assertEqual(self.sent("update")["rules"], RULES)
@@ -109,7 +110,7 @@ class RoutingConfigs(RoutingCase):
         """One clear line, and nothing is sent."""
         for rules, *problems in (
                 *((text, "must be a list of objects", "routing get ID") for text in (
-                    "{}", '"x"', "null", "0", '{"rules": []}', "[1]", "[{}, []]", "[{}, null]")),
+                    "{}", '"x"', "null", "0", '{"rules": {}}', "[1]", "[{}, []]", "[{}, null]")),
                 ("[", "Invalid --rules"),
                 ('[{"a": 1, "a": 2}]', "occurs twice"), ("[{\"a\": 1e999}]", "exactly"),
                 ("@/nowhere", "Cannot read the file of --rules")):
