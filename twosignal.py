@@ -4012,13 +4012,6 @@ def verified_part(directory, part) -> str:
     return path
 
 
-def trace_records(path, stream=None):
-    """Yields the traces in a file, see RecordFile. Raises a usage error, which names the line."""
-    file = RecordFile(path, stream, FILE_HINT)
-    for value in file:
-        yield trace_record(file, value)
-
-
 def trace_record(file, trace) -> dict:
     """The trace that a value in a RecordFile is. Raises a usage error, which names the line."""
     if type(trace) is not dict or not trace.keys() >= _TRACE_KEYS:
@@ -4039,14 +4032,14 @@ class TraceFile(Client):
     """Reads traces from a file, or from a bundle of files; they are records, not wire objects."""
     is_file, record = True, staticmethod(lambda trace, kind: trace)
 
-    def __init__(self, path, project, console, needs_metadata=False):
-        """path: - stands for stdin; project: only traces of this ID's."""
+    def __init__(self, path, project, console, needs_metadata=False, hint=FILE_HINT):
+        """path: - stands for stdin; project: only traces of this ID's; hint: for errors."""
         # With something like an API key, it cannot ask for scores and spans that are not there.
         super().__init__(None, Transport(tell=console.tell, clock=console.clock), "-")
         self.path, self.project, self.needs_metadata = path, project, needs_metadata
+        self.hint, self._open_stdin = hint, console.open_stdin
         self.name = "stdin" if path == "-" else path
         self._is_spent = False      # and cannot be read again
-        self._stdin = console.open_stdin()
 
     def verify(self):
         """Reads what can be read again: nothing is told of a file that is broken further down."""
@@ -4082,8 +4075,9 @@ class TraceFile(Client):
     def _records(self):
         """Yields all traces of the project. Raises a usage error."""
         wanted, found = self.project and self.project.lower(), set()
-        for path, stream in self.files():
-            for trace in trace_records(path, stream):
+        for file in self.files():
+            for value in file:
+                trace = trace_record(file, value)
                 project = wanted and str(trace.get("project_id")).lower()
                 found.add(project)
                 if project == wanted:
@@ -4093,12 +4087,13 @@ class TraceFile(Client):
                               "Omit --project, or pass the ID of their project.")
 
     def files(self) -> list:
-        """(path, stream or None) of each file; those of a bundle have been verified."""
+        """The RecordFiles; those of a bundle have been verified."""
         if not os.path.isdir(self.path):
             if self._is_spent:
                 raise usage_error(f"{self.name} can be read only once", "Save it to a file.")
             self._is_spent = not os.path.isfile(self.path)      # stdin, or a pipe
-            return [(self.name, self._stdin if self.path == "-" else None)]
+            stream = self._open_stdin("traces") if self.path == "-" else None
+            return [RecordFile(self.path, stream, self.hint)]
         manifest = read_manifest(self.path)
         if not manifest["complete"]:
             raise usage_error(f"{self.path} is incomplete: its export broke off",
@@ -4106,7 +4101,7 @@ class TraceFile(Client):
         if self.needs_metadata and "metadata" in str(manifest.get("redacted")):
             raise usage_error(f"{self.path} was exported with --redact metadata",
                               "Omit --metadata, which needs the values.")
-        return [(verified_part(self.path, part), None) for part in manifest["files"]]
+        return [RecordFile(verified_part(self.path, part)) for part in manifest["files"]]
 
 
 _UUID = r"(?i)\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"
@@ -6195,7 +6190,7 @@ class TraceExport(Struct):
                     f"{self.directory} was begun with {key} {json.dumps(manifest.get(key))}",
                     "Repeat the options of its first run, or name another directory.")
         self._done = {trace_key(trace) for part in manifest["files"]
-                      for trace in trace_records(verified_part(self.directory, part))}
+                      for trace in RecordFile(verified_part(self.directory, part))}
         self.manifest, query = manifest, self.scan.query
         times = [parse_timestamp(manifest.get(key)) for key in ("since", "until")]
         query.since, query.until = [each and When(each) for each in times]      # of the first run
@@ -6262,6 +6257,7 @@ _UNSENT_KEYS = set("project_id created_at updated_at duration_ms cost_usd scores
                    "span_count _count".split()).union(_TOKEN_KEYS)
 _ID_KEYS = set("id trace_id traceId spanId parent_span_id parentSpanId parent_trace_id "
                "parentTraceId".split())
+_REQUIRED = {"trace-create": ("id", "name"), "span-create": ("trace_id", "name", "type")}
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -6283,41 +6279,44 @@ def event_values(record, keys) -> dict:
             for name in event_names(key)}
 
 
-def creation_event(kind, record, started, **values) -> dict:
-    """The event of a kind for a record; values: further ones of its body."""
+def creation_event(kind, record, started, **values) -> tuple:
+    """The event of a kind for a record, and its body; values: further ones of the body."""
     record = {**record, **values, "name": record.get("name") or "unnamed",
               "start_time": record.get("start_time") or started}
     if record.get("status") not in ("OK", "ERROR"):
         record["status"] = None     # it had not ended; no other status can be sent
-    return without_none(id=record.get("id"), type=kind, timestamp=record["start_time"],
-                        body=event_values(record, record.keys() - _UNSENT_KEYS))
+    body = event_values(record, record.keys() - _UNSENT_KEYS)
+    return {"id": record.get("id"), "type": kind, "timestamp": record["start_time"],
+            "body": body}, body
 
 
 def exported_events(file, value):
     trace = trace_record(file, value)
-    if lacks(trace, "spans"):
-        raise file.unusable("is a trace without its spans: use 'traces export'")
     started = trace.get("start_time") or trace["created_at"]
-    event = creation_event("trace-create", trace, started)
-    yield event, event["body"]
+    if lacks(trace, "spans") or not started:
+        raise file.unusable("is a trace without its spans or time: use 'traces export'")
+    yield creation_event("trace-create", trace, started)
     for span in trace.get("spans") or ():
-        event = creation_event(
+        yield creation_event(
             "span-create", span, started, trace_id=trace["id"], type=span.get("type") or "CUSTOM",
             cost=span.get("cost_usd"), usage=event_values(span, _TOKEN_KEYS) or None)
-        yield event, event["body"]
 
 
 def batched_events(file, value):
     for event in child_records(value, "batch") if "batch" in value else [value]:
-        body, is_known = event.get("body"), event.get("type") in ("trace-create", "span-create")
-        if not is_known or type(body) is not dict or not body.get("name"):
-            raise file.unusable("has an event without the right type, a body or a name")
+        body, required = event.get("body"), _REQUIRED.get(str(event.get("type")))
+        if not required or type(body) is not dict:
+            raise file.unusable("has an event without a body, or of an unknown type")
+        missing = [key for key in ("id", "timestamp") if not event.get(key)] + [
+            f"body.{key}" for key in required if not any(map(body.get, event_names(key)))]
+        if missing:
+            raise file.unusable(f"has an event without {', '.join(missing)}")
         yield event, body
 
 
 def otlp_spans(file, value):
     for resource in child_records(value, "resourceSpans"):
-        if not resource.get("scopeSpans"):      # others are no longer OTLP
+        if "scopeSpans" not in resource:        # it is no longer OTLP
             raise file.unusable("has resourceSpans without scopeSpans")
         for scope in child_records(resource, "scopeSpans"):
             for span in child_records(scope, "spans"):
@@ -6411,6 +6410,8 @@ class TraceSender(Struct):
         """An event, or what it contains, with new IDs."""
         if isinstance(value, list):
             return list(map(self._renewed, value))
+        if not isinstance(value, dict):
+            return value
         found = dict(value)
         for key in _ID_KEYS & found.keys():
             found[key] = self._new_id(found[key])
@@ -6423,7 +6424,7 @@ class TraceSender(Struct):
         if text in (None, ""):      # of a parent
             return text
         found = uuid5(self.namespace, ascii(text).replace("-", "").lower())
-        return str(found) if self.path == "/traces" else found.hex[:len(text)]
+        return str(found) if self.path == "/traces" else found.hex[:len(str(text))]
 
     def _batches(self):
         """Yields lists of rows, each as long as one request may be."""
@@ -6444,7 +6445,11 @@ class TraceSender(Struct):
         body = self._frame % b",".join(row.split(b" ", 2)[2] for row in rows)
         answer = result_or_failure(self.client.rest, "POST", self.path, body)
         if not isinstance(answer, Failure):
-            self.accepted += to_number(get_item(answer, "accepted")) or 0
+            accepted = get_item(answer, "accepted")
+            if accepted != len(rows):
+                raise Failure(f"The server accepted {accepted} of the {len(rows)} events of a "
+                              "request", code="FAILED" if type(accepted) is int else "BAD_ANSWER")
+            self.accepted += accepted
             return
         if answer.exit_code != 1:   # what was sent is not at fault
             raise answer
@@ -7336,20 +7341,16 @@ def traces_send(client, args, console):
     Exit code 11: all were accepted, but --wait timed out.
     """
     from uuid import uuid4
-    source = TraceFile(args.file, None, console)
-    files = [RecordFile(path, stream, SEND_HINT) for path, stream in source.files()]
+    files = TraceFile(args.file, None, console, hint=SEND_HINT).files()
     sender = TraceSender(client, console, files, uuid4() if args.new_ids else None)
     sender.run(args.dry_run)
     record = {"traces": len(sender.traces), "events": sender.total,
               "accepted": None if args.dry_run else sender.accepted}
     message = (f"{'Would send' if args.dry_run else 'Sent'} {counted(record['traces'], 'trace')} "
                f"({counted(sender.total, 'event')}).")
-    if not args.dry_run and sender.accepted < sender.total:
-        outcome = Outcome(failure=Failure(sender.progress()))
-    elif args.wait:
+    outcome = Outcome()
+    if args.wait:
         outcome = wait_for_sent(sender, args.timeout or DEFAULT_WAIT, record)
-    else:
-        outcome = Outcome()
     return Details(record, message=message, conclude=lambda: outcome)
 
 
@@ -7363,6 +7364,8 @@ def wait_for_sent(sender, timeout, record) -> Outcome:
                           left=set(sender.traces), wanted=len(sender.traces))
     failure = result_or_failure(progress.wait, timeout)
     record["listed"] = progress.found
+    if failure:
+        failure.hint = f"{sender.progress()}. {failure.hint}"
     if failure or not progress.left:
         return Outcome(failure=failure)
     return Outcome([f"Timed out after {timeout:g}s: {progress.status()}. Accepted means queued: "

@@ -71,6 +71,18 @@ class SendCase(TracesCase):
         self.assertFails(result, code, *texts)
         self.assertEqual(self.target.requests, [])
 
+    def fail_at(self, place, **fault):
+        """The request behind so many good ones fails."""
+        answer, seen = self.target.respond, []
+
+        def respond(api, request):
+            seen.append(request)
+            response = answer(api, request)
+            if len([each for each in seen if each.method == "POST"]) == place:
+                self.target.fault("/api/v1/traces", **fault)
+            return response
+        self.target.respond = respond
+
     def fill(self):
         for place in range(130):
             failed = place % 9 == 0
@@ -199,6 +211,10 @@ class Batches(SendCase):
                 self.assertEqual(result.out, "Sent 1 trace (2 events).\n")
                 self.assertEqual(self.posts(), [{"batch": [EVENT, SPAN]}])
 
+    def test_exports_and_events_in_one_file(self):
+        self.assertOk(self.send_lines(TRACE, {"batch": [EVENT]}, SPAN))
+        self.assertEqual(len(self.target.rows("traces")), 2)
+
     def test_nothing_to_send(self):
         result = self.assertOk(self.send("-", stdin="[]"))
         self.assertEqual(result.out, "Sent 0 traces (0 events).\n")
@@ -213,17 +229,19 @@ class Batches(SendCase):
                 (dict(EVENT, body=[]), "body"), (dict(EVENT, body={"id": "a"}), "name"),
                 (dict(EVENT, type=["a"]), "type"), (dict(EVENT, body=dict(body, name="")), "name"),
                 ({"id": "a", "body": {"name": "a"}}, "type"),
-                ({"type": "trace-create", "body": {"name": "a"}}, "ID"),
-                (dict(SPAN, body=dict(SPAN["body"], traceId=None)), "ID"),
+                ({"type": "trace-create", "body": {"name": "a"}}, "id, timestamp, body.id."),
+                (dict(EVENT, timestamp=None), "timestamp"),
+                (dict(SPAN, body=dict(SPAN["body"], traceId=None)), "body.trace_id."),
+                (dict(SPAN, body=dict(SPAN["body"], type="")), "body.type."),
                 (otlp(otlp_span()), "another kind"),
-                ('{"id": "a", "type": "trace-create", "body": {"name": "a", "n": 1e400}}',
-                 "number")):
+                (json.dumps(EVENT).replace('"agent"', '"a", "n": 1e400'), "number")):
             with self.subTest(fault=str(fault)[:80]):
                 text = lines(EVENT) + (fault if isinstance(fault, str) else json.dumps(fault))
                 self.assertRefused(self.send(self.write("a.jsonl", text)), "a.jsonl, line 2 ",
                                    expected)
 
         for fault in ({"batch": {"a": 1}}, {"batch": [5]}, dict(TRACE, spans=5), dict(TRACE, id=""),
+                      dict(TRACE, created_at=None),
                       dict(TRACE, spans=[{"name": "without an ID"}])):
             self.assertRefused(self.send_lines(fault), "sent.jsonl, line 1 ")
 
@@ -266,12 +284,16 @@ class Batches(SendCase):
         self.assertEqual(len(self.target.rows("traces")), 211)
 
     def test_fewer_are_accepted(self):
-        self.target.fault("/api/v1/traces", status=201, body={"accepted": 2})
-        result = self.send_lines(*events(3))
-        self.assertFails(result, 1, "The server accepted 2 of 3 events", out="Sent 3 traces")
-        self.target.fault("/api/v1/traces", status=201, body={})
-        self.assertFails(self.send_lines(*events(3)), 1, "accepted 0 of 3 events",
-                         out="Sent 3 traces")
+        """Then nothing more is sent, and what was accepted before is told."""
+        for body, code in (({"accepted": 2}, 1), ({"accepted": 1001}, 1), ({}, 8), ([], 8),
+                           ({"accepted": True}, 8), ({"accepted": "1000"}, 8)):
+            with self.subTest(body=body):
+                self.take()
+                self.fail_at(1, status=201, body=body)
+                result = self.send_lines(*events(3500))
+                self.assertFails(result, code, "of the 1000 events of a request. ",
+                                 "The server accepted 1,000 of 3,500 events; ", "line 1001")
+                self.assertEqual(len(self.posts()), 2)
 
     def test_dry_run(self):
         result = self.assertOk(self.send_lines(*events(1500), args=("--dry-run",),
@@ -329,9 +351,24 @@ class Otlp(SendCase):
         self.assertEqual(sent["links"], [{"traceId": root["traceId"], "spanId": root["spanId"]}])
         self.assertRegex(root["traceId"] + root["spanId"], "^[0-9a-f]{48}$")
 
+    def test_what_a_filter_left_empty(self):
+        values = otlp(otlp_span())
+        values["resourceSpans"].append({"resource": {}, "scopeSpans": []})
+        self.assertOk(self.send_lines(values))
+        self.assertEqual(len(self.target.rows("spans")), 1)
+
+    def test_new_ids_in_what_has_the_wrong_type(self):
+        """It is the server's to refuse."""
+        for fields in ({"links": None}, {"links": "x"}, {"links": [None, 5]}, {"spanId": 5}):
+            with self.subTest(fields=fields):
+                self.take()
+                self.assertOk(self.send_lines(otlp(otlp_span(**fields)), args=("--new-ids",)))
+        event = dict(EVENT, body=dict(EVENT["body"], links="x", spans=3))
+        self.assertOk(self.send_lines(event, args=("--new-ids",)))
+
     def test_spans_that_are_refused(self):
         for fault in (otlp(otlp_span(None)), otlp(otlp_span(traceId="")), {"resourceSpans": 5},
-                      {"resourceSpans": [{"scopeSpans": {}}]}, {"resourceSpans": [
+                      {"resourceSpans": [{"scopeSpans": {"a": 1}}]}, {"resourceSpans": [
                           {"instrumentationLibrarySpans": [{"spans": [otlp_span()]}]}]}):
             with self.subTest(fault=fault):
                 self.assertRefused(self.send_lines(otlp(otlp_span()), fault), "line 2 ")
@@ -386,18 +423,6 @@ class Trouble(SendCase):
                                  "a.jsonl, line 2001", "repeats the same IDs")
                 self.assertOk(self.send(path))
                 self.assertEqual(len(self.target.rows("traces")), 3500)
-
-    def fail_at(self, place, **fault):
-        """The request at a place fails, that many good ones later."""
-        answer, seen = self.target.respond, []
-
-        def respond(api, request):
-            seen.append(request)
-            response = answer(api, request)
-            if len([each for each in seen if each.method == "POST"]) == place:
-                self.target.fault("/api/v1/traces", **fault)
-            return response
-        self.target.respond = respond
 
     @posix
     def test_ctrl_c(self):
@@ -458,7 +483,7 @@ class Waiting(SendCase):
         self.target.fault("/api/v1/traces", times=1, status=201, body={"accepted": 1})
         self.target.fault("/api/v1/traces", times=None, status=500)
         result = self.send_lines(EVENT, args=("--wait",), clock=PassingClock())
-        self.assertFails(result, 8, "500", out="Sent 1 trace")
+        self.assertFails(result, 8, "500", "The server accepted 1 of 1 event.", out="Sent 1 trace")
 
 
 class Memory(SendCase):
