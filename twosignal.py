@@ -598,6 +598,7 @@ _SECRET_NAME = (r"secret(?!ar)|passw|passphrase|credential|authori[sz]|authentic
                 r"functions?|openai|anthropic|azure)(keys?|tokens))\Z")
 _TOKEN_COUNT = ("(?<![a-z])(max|min|total|num|per|stop|next|eos|bos|pad|prompt|completion|input|"
                 "output)_?token")
+_PAIR_KEYS = ("name", "key", "header")      # each may name what is below "value" beside it
 _CAPITAL = "(?<=[a-z0-9])([A-Z])|(?<=[A-Z])([A-Z])(?=[a-z])"
 
 
@@ -619,10 +620,10 @@ def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secre
     if isinstance(value, dict):
         masked = {}
         for key, below in value.items():
-            name = value.get("name") if key == "value" else key     # of {"name": …, "value": …}
+            names = [str(value.get(each)) for each in _PAIR_KEYS] if key == "value" else [key]
             is_users_own = parent == "properties" and isinstance(below, dict)   # in a JSON schema
-            may_hide = is_config and not is_users_own and isinstance(name, str)
-            hides = is_secret or may_hide and is_secret_name(name)
+            may_hide = is_config and not is_users_own
+            hides = is_secret or may_hide and any(map(is_secret_name, names))
             masked[key] = mask_config(below, keep_secret, is_config or key == "config", hides, key)
     elif isinstance(value, list):
         masked = [mask_config(below, keep_secret, is_config, is_secret, parent) for below in value]
@@ -658,7 +659,8 @@ def unmask(value, masked, stored, path, is_secret=False):
     if is_same(value, masked):
         return stored
     if isinstance(value, dict) and not is_secret:
-        is_known = isinstance(masked, dict) and masked.get("name") == value.get("name")
+        is_known = isinstance(masked, dict) and all(
+            masked.get(each) == value.get(each) for each in _PAIR_KEYS)
         known, hidden = masked if is_known else {}, mask_config(value)
         return {key: unmask(below, known.get(key, MISSING), get_item(stored, key), f"{path}.{key}",
                             hidden[key] == "***") for key, below in value.items()}
@@ -7461,6 +7463,7 @@ EVALUATOR_FIELDS = (ID, TYPE, ENABLED, Column("Config", "config"))
 CONFIG = Option("--config JSON", "configuration of the evaluator" + JSON_VALUE)
 add_listing("evaluators list", "evaluator", (ID, TYPE, ENABLED, NAME), PROJECT, SHOW_SECRETS)
 EVALUATOR_KEYS = {"name": str, "type": str, "config": dict, "enabled": bool}    # in a file
+SERVER_KEYS = {"id", "project_id", "created_at", "updated_at"}      # are ignored there
 EVALUATOR_FILE = ("It takes a list of objects with name and type (text), config (an object) and "
                   "enabled (true or false), as 'evaluators export' writes it.")
 EVALUATOR_TYPES = dict(each.partition(":")[::2] for each in (   # with a key that its config needs
@@ -7557,23 +7560,24 @@ def evaluators_export(client, args, console):
     return Listing("evaluators", (NAME, TYPE, ENABLED, EVALUATOR_FIELDS[-1]), records)
 
 
-def evaluators_in(file, console) -> dict:
+def evaluators_in(file) -> dict:
     """{name: (place, values)} of the evaluators in a RecordFile. Raises a usage error."""
-    found, ignored = {}, set()
+    found = {}
     for record in file:
-        values = {key: record[key] for key in EVALUATOR_KEYS if get_item(record, key) is not None}
-        wrong = [key for key in values if type(values[key]) is not EVALUATOR_KEYS[key]]
-        if wrong or not values.get("name", "").strip():
-            raise file.unusable(f"has no valid {(wrong or ['name'])[0]}")
-        name = to_nfc(values["name"])
+        given = record if isinstance(record, dict) else {}
+        values = {key: value for key, value in given.items()
+                  if value is not None and key not in SERVER_KEYS}
+        wrong = [key for key in values if type(values[key]) is not EVALUATOR_KEYS.get(key)]
+        if wrong:
+            raise file.unusable(f"has a wrong or unknown key '{wrong[0]}'")
+        name = to_nfc(values.get("name", ""))
+        if not name.strip():
+            raise file.unusable("has no name")
         if name in found:
             raise file.unusable(f"has a second evaluator named '{name}'")
         found[name] = f"{file.path}, line {file.line}, '{name}'", values
-        ignored |= record.keys() - EVALUATOR_KEYS.keys()
     if not found:
         raise file.unusable("has no evaluator")
-    if ignored:
-        console.tell(f"Ignored: {', '.join(sorted(ignored))}.")
     return found
 
 
@@ -7627,7 +7631,7 @@ def apply_change(client, project, row, values):
 def evaluators_apply(client, args, console):
     """Create and update evaluators to match a file."""
     stream = console.open_stdin("evaluators") if args.file == "-" else None
-    found = evaluators_in(RecordFile(args.file, stream, EVALUATOR_FILE, is_strict=True), console)
+    found = evaluators_in(RecordFile(args.file, stream, EVALUATOR_FILE, is_strict=True))
     project = chosen_project(client, args)
     stored = client.rows("evaluator.list", {"projectId": project})
     plan = evaluator_plan(found, stored, args.prune)
@@ -7638,7 +7642,8 @@ def evaluators_apply(client, args, console):
     changes = counted(len(rows), "change")
     unchanged = f"{len(found) - len(rows) + len(deleted)} unchanged."
     if args.dry_run:
-        return Details(rows, parts=[("", table)], message=f"Dry run: {changes}, {unchanged}")
+        return Details(rows, parts=[("", table)] if rows else (),
+                       message=f"Dry run: {changes}, {unchanged}")
     for line in "".join(table.render(Screen(None))).splitlines() if rows else ():
         console.tell(line)
     if deleted and not args.yes:
