@@ -7582,12 +7582,9 @@ def evaluators_in(file) -> dict:
 
 
 def evaluator_plan(found, stored, prunes) -> list:
-    """The changes that make the stored evaluators those found: (row to show, values to send, place
-    in the file). prunes: others are deleted. Raises a usage error.
+    """What makes the stored evaluators those found: rows with action, name, id and changes, which
+    are values to send. prunes: others are deleted. Raises a usage error.
     """
-    def add(action, row, values, place):
-        plan.append(({"action": action, "name": row.get("name"), "id": row.get("id"),
-                      "changes": list(values)}, values, place))
     plan, names = [], [to_nfc(str(row.get("name"))) for row in stored]
     for name, (place, values) in found.items():
         old = stored[names.index(name)] if name in names else {}
@@ -7603,23 +7600,23 @@ def evaluator_plan(found, stored, prunes) -> list:
         changes = {key: values[key] for key in ("type", "config", "enabled")
                    if key in values and not is_same(values[key], old.get(key, MISSING))}
         if changes:
-            add("update" if old else "create", old or values, changes, place)
-    for name, row in zip(names, stored):
-        if prunes and name not in found:
-            add("delete", row, {}, f"the deletion of '{name}'")
-    return plan
+            plan.append({"action": "update" if old else "create", "name": values["name"],
+                         "id": old.get("id"), "changes": changes})
+    return plan + [{"action": "delete", "name": name, "id": row.get("id"), "changes": {}}
+                   for name, row in zip(names, stored) if prunes and name not in found]
 
 
-def apply_change(client, project, row, values):
-    """Makes one change of a plan, and adds the ID of a new evaluator to its row."""
-    procedure = f"evaluator.{row['action']}"
-    if row["action"] == "create":
-        given = {"config": {}, **values, "name": row["name"], "projectId": project}
-        row["id"] = client.mutate(procedure, given, resource_object).get("id")
-        if values.get("enabled") is not False:      # servers create it enabled
-            return
-        procedure, values = "evaluator.update", {"enabled": False}
-    client.mutate(procedure, dict(values, id=row["id"], projectId=project))
+def apply_change(client, project, row):
+    """Makes the change of a row of a plan, and returns the ID of the evaluator."""
+    given = dict(row["changes"], projectId=project)
+    if row["action"] != "create":
+        client.mutate(f"evaluator.{row['action']}", dict(given, id=row["id"]))
+        return row["id"]
+    given = {"config": {}, **given, "name": row["name"]}
+    created = client.mutate("evaluator.create", given, resource_object).get("id")
+    if given.get("enabled") is False:       # servers create it enabled
+        client.mutate("evaluator.update", {"id": created, "projectId": project, "enabled": False})
+    return created
 
 
 @command("evaluators apply", PROJECT,
@@ -7635,9 +7632,9 @@ def evaluators_apply(client, args, console):
     project = chosen_project(client, args)
     stored = client.rows("evaluator.list", {"projectId": project})
     plan = evaluator_plan(found, stored, args.prune)
-    rows = [row for row, *_ in plan]
-    table = Listing("changes", (Column("Action", "action"), NAME,
-                                Column("Changes", "changes", format_list)), rows)
+    rows = [dict(row, changes=mask_config(row["changes"], console.keep_secret)) for row in plan]
+    table = Listing("changes", (Column("Action", "action"), NAME, Column(
+        "Changes", lambda row: format_list(list(row["changes"])))), rows)
     deleted = [f'"{printable(row["name"])}"' for row in rows if row["action"] == "delete"]
     changes = counted(len(rows), "change")
     unchanged = f"{len(found) - len(rows) + len(deleted)} unchanged."
@@ -7650,11 +7647,11 @@ def evaluators_apply(client, args, console):
         console.require_terminal("--yes")
         agree(console, f"Delete {counted(len(deleted), 'evaluator')}: {', '.join(deleted)}",
               "changed")
-    for count, (row, values, place) in enumerate(plan):
-        mask_config(values.get("config"), console.keep_secret)      # an error may repeat it
+    for count, row in enumerate(plan):
         try:
-            apply_change(client, project, row, values)
+            rows[count]["id"] = apply_change(client, project, row)
         except BaseException as error:      # Ctrl-C, too
+            place, _ = found.get(to_nfc(row["name"]), (f"the deletion of '{row['name']}'", None))
             error.hint = (f"{getattr(error, 'hint', '')} It stopped at {place}, after {count} of "
                           f"{changes}. Running it again makes only the rest.").strip()
             raise

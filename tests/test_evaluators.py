@@ -64,7 +64,8 @@ class NamesOfSecrets(unittest.TestCase):
 
     def test_masking_ends(self):
         """A pattern that backtracks would not be done with these today."""
-        for text in ("://a:", "?", "?a=", ";", "; ", ";a=", "a: ", ": ", "://", ":", "a@", "?token=x", "token", "aA", "_", "max_"):
+        for text in ("://a:", "?", "?a=", "://", ":", "a@", "?token=x", "token", "aA", "_", "max_",
+                     ";", "; ", ";a=", "a: ", ": "):
             for start in ("", "://u:", "?"):
                 long = start + text * 20000
                 masked = twosignal.mask_config({"url": long, long: 5})
@@ -497,10 +498,11 @@ class Files(EvaluatorCase):
                                           "evaluator.create", "evaluator.update"])
         self.assertEqual(rows, [
             {"action": "create", "name": "New", "id": self.stored("New")["id"],
-             "changes": ["type", "config", "enabled"]},
+             "changes": {"type": "COST", "config": {"max_cost_usd": 1}, "enabled": False}},
             {"action": "create", "name": "Later", "id": self.stored("Later")["id"],
-             "changes": ["type"]},
-            {"action": "update", "name": "Judge", "id": self.judge, "changes": ["config"]}])
+             "changes": {"type": "TOXICITY"}},
+            {"action": "update", "name": "Judge", "id": self.judge,
+             "changes": {"config": dict(SHOWN, max_tokens=65)}}])
         self.assertEqual(procedure_inputs(self.server, "evaluator.update"), [
             {"id": rows[0]["id"], "projectId": self.project, "enabled": False},
             {"id": self.judge, "projectId": self.project,
@@ -520,7 +522,7 @@ class Files(EvaluatorCase):
                         '{"name": "Judge", "type": "LLM_JUDGE", "enabled": true}\n'):
             self.assertEqual(self.rows(content), [])
         self.assertEqual(self.rows([{"name": "Judge", "enabled": False}])[0]["changes"],
-                         ["enabled"])
+                         {"enabled": False})
         self.assertEqual(self.stored()["config"], CONFIG)
 
     def test_sources(self):
@@ -539,9 +541,9 @@ class Files(EvaluatorCase):
         self.assertEqual(result.out, "Dry run: 2 changes, 0 unchanged.\n" + plan)
         rows = self.rows(content, "--prune", "--dry-run")
         self.assertEqual(rows, [{"action": "create", "name": "New", "id": None,
-                                 "changes": ["type"]},
+                                 "changes": {"type": "COST"}},
                                 {"action": "delete", "name": "Judge", "id": self.judge,
-                                 "changes": []}])
+                                 "changes": {}}])
         self.assertEqual(self.changes(), [])
         self.server.fault("evaluator.create", status=400)
         self.assertEqual(self.apply(content, "--prune", "-y").err[:len(plan)], plan)
