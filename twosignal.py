@@ -6900,18 +6900,15 @@ def orgs_list_members(client, args, console):
 
 
 @command("orgs add-member", EMAIL, ORG,
-         Option("--role ROLE", ", ".join(ROLES) + "; owners cannot be removed", required=True,
-                choices=ROLES),
-         examples=("twosignal orgs add-member --email sam@example.com --role MEMBER --org ID",))
+         Option("--role ROLE", ", ".join(ROLES), required=True, choices=ROLES))
 def orgs_add_member(client, args, console):
     """Add somebody who has an account to an organization."""
     org = organization_id(client, args.org)
     given = {"organizationId": org, "email": args.email.strip(), "role": args.role}
     answer = client.mutate("organization.addMember", given)
     wire = {**given, **answer} if isinstance(answer, dict) else given
-    return Details(to_record(wire, "member"), MEMBER_COLUMNS,
-                   message=f'Added {printable(given["email"])} to "{printable(args.org)}" as '
-                           f"{args.role}.")
+    message = f'Added {printable(given["email"])} to "{printable(args.org)}" as {args.role}.'
+    return Details(to_record(wire, "member"), MEMBER_COLUMNS, message=message)
 
 
 @command("orgs remove-member", EMAIL, ORG, YES)
@@ -6943,8 +6940,7 @@ def projects_get(client, args, console):
     return Details(to_record(row), PROJECT_COLUMNS + (DESCRIPTION,))
 
 
-@command("projects use", PROJECT_OPERAND, ORG_FILTER,
-         examples=('twosignal projects use "Support Agent"',))
+@command("projects use", PROJECT_OPERAND, ORG_FILTER)
 def projects_use(client, args, console):
     """Save the default for --project, and for --org."""
     row = named_row(visible_projects(client, args.org), args.project, "project")
@@ -8141,8 +8137,7 @@ USAGE_FIELDS = (                    # the server counts all runs, the plan limit
 
 
 @command("usage", ORG,
-         Unlisted("--fail-above PERCENT", "exit 10 if more than PERCENT of the plan's traces are "
-                  "used, e.g. 90; evaluator runs are not checked", parse_percent),
+         Unlisted("--fail-above PERCENT", "exit 10 above PERCENT of the plan's traces", parse_percent),
          Option("--months N", f"show N months, at most {MAX_MONTHS}", MONTHS),
          Option("--project ID", "list one project, this month", plain_id, completes="projects"),
          JUNIT, is_gate=True, exclusive=("--fail-above", "--months", "--project"),
@@ -8219,8 +8214,7 @@ def usage_check(record, limit) -> CheckResult:
 @command("api", Option("[GET|POST]", "default: GET", None, "method", choices=("GET", "POST")),
          Option("PATH-OR-PROCEDURE", "e.g. /api/v1/traces (REST) or trace.list (tRPC)", str, "call",
                 choices={each["name"]: each for each in KNOWN_CALLS}),
-         Option("-f, --field NAME=VALUE...", "parameter or input field: text, or @FILE",
-                parse_metadata),
+         Option("-f, --field NAME=VALUE...", "input field: text, or @FILE", parse_metadata),
          Option("--input JSON", "input of a procedure or POST" + JSON_VALUE),
          Option("--mutation", "the same as POST", name="method", constant="POST"), SHOW_SECRETS,
          Option("--list", "list known procedures and paths, with inputs", name="call", constant=""),
