@@ -4118,9 +4118,8 @@ def plain_id(text: str) -> str:
     return given.lower() if re.fullmatch(_UUID, given) else text
 
 
-def organization_id(client, text, organizations=()) -> str:
-    return find_id(text, "organization", lambda: (
-        organizations or client.rows("organization.list")))
+def organization_id(client, text, known=()) -> str:
+    return find_id(text, "organization", lambda: known or client.rows("organization.list"))
 
 
 def visible_projects(client, org=None, organizations=()) -> list:
@@ -4910,6 +4909,8 @@ class Arguments:
         labels = [option.label for option in missing if not option.env]
         if labels:
             raise usage_error(f"Missing {', '.join(labels)}", self._see_help)
+        if missing and not key and has_key() and not result_or(None, load_session, kinds=NoHome):
+            raise not_logged_in(client.url)     # first things first: a key is not enough
         for option in missing:
             saved = result_or({}, config_for, client.url, client.transport.clock).get(option.name)
             if saved:
@@ -6740,10 +6741,8 @@ ROLE, MEMBER_COUNT = Column("Role", "role"), Column("Members", "member_count")
 ORGANIZATION_COLUMNS = (ID, PLAN, ROLE, MEMBER_COUNT, NAME)
 ACCOUNT_FIELDS = (
     Column("Email", "email"), Column("User ID", "user_id"), Column("Server", "api_url"),
-    Column("Server set by", "api_url_source"), Column("Session", lambda row: row["expires_at"] and (
-        f"until {printable(row['expires_at'])}, refreshed automatically") or "-"),
-    Column("API key", "api_key", lambda start: start and f"{start}, for its own project" or "-"),
-    Column("Account's server", "account_url"),
+    Column("Server set by", "api_url_source"), Column("Session until", "expires_at"),
+    Column("API key", "api_key"), Column("Account's server", "account_url"),
     Column("Default organization", "default_org_name"), Column("Organization ID", "default_org_id"),
     Column("Organization set by", "default_org_source"),
     Column("Default project", "default_project_name"), Column("Project ID", "default_project_id"),

@@ -1445,7 +1445,7 @@ class ApiKeys(KeyCase):
     def test_whoami(self):
         env = self.key()
         result = self.assertOk(self.cli("whoami", env=env))
-        self.assertIn(env["TWOSIGNAL_API_KEY"][:6] + "…, for its own project", result.out)
+        self.assertIn(env["TWOSIGNAL_API_KEY"][:6] + "…\n", result.out)
         self.assertNotIn(env["TWOSIGNAL_API_KEY"], result.out + result.err)
         found = self.assertOk(self.cli("whoami", "--json", env=env)).json
         self.assertEqual((found["email"], found["api_url"]), (None, self.server.url))

@@ -862,7 +862,7 @@ class Identity(TracesCase):
             self.server.fault("organization.list", times=None, **fault)
             with self.subTest(fault=fault):
                 result = self.assertFails(self.cli("whoami"), code, out=OWNER)
-                self.assertIn("refreshed automatically", result.out)
+                self.assertIn("Session until:", result.out)
                 record = self.cli("whoami", "--json").json
                 self.assertEqual((record["email"], record["api_url"], record["organizations"]),
                                  (OWNER, self.server.url, None))
