@@ -6899,7 +6899,8 @@ def orgs_list_members(client, args, console):
 
 
 @command("orgs add-member", EMAIL, ORG,
-         Option("--role ROLE", ", ".join(ROLES), required=True, choices=ROLES))
+         Option("--role ROLE", ", ".join(ROLES), required=True, choices=ROLES),
+         examples=("twosignal orgs add-member --email sam@example.com --role MEMBER --org ID",))
 def orgs_add_member(client, args, console):
     """Add somebody who has an account to an organization."""
     org = organization_id(client, args.org)
