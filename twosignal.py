@@ -6255,9 +6255,10 @@ class TraceExport(Struct):
 
 SEND_HINT = "Send what 'traces export' writes, batches of events, or OTLP as JSON, not protobuf."
 _TOKEN_KEYS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens")
-# Of records: what a server computes itself, and what is elsewhere in an event.
-_UNSENT_KEYS = set("project_id created_at updated_at duration_ms cost_usd scores score_count spans "
-                   "span_count _count".split()).union(_TOKEN_KEYS)
+# What servers compute themselves, such as durations, is not sent.
+_SENT_KEYS = ("id trace_id parent_span_id name type status start_time end_time input output model "
+              "model_parameters error_message tags metadata session_id parent_trace_id "
+              "deployment_id").split()
 _ID_KEYS = set("id trace_id traceId spanId parent_span_id parentSpanId parent_trace_id "
                "parentTraceId".split())
 _REQUIRED = {"trace-create": ("id", "name"), "span-create": ("trace_id", "name", "type")}
@@ -6270,26 +6271,25 @@ def id_key(text) -> int:
 
 
 @functools.lru_cache(MAX_CACHED_RULES)
-def event_names(key) -> tuple:
-    """What a record's key is in an event: as documented, and in camelCase, as SDKs send it. A
-    server ignores what it does not know."""
-    first, *words = key.split("_")
-    return key, "".join([first, *map(str.capitalize, words)])
+def camel_case(name) -> str:
+    first, *words = name.split("_")
+    return "".join([first, *map(str.capitalize, words)])
 
 
-def event_values(record, keys) -> dict:
-    return {name: record[key] for key in keys if record.get(key) is not None
-            for name in event_names(key)}
+def event_values(record, keys, **defaults) -> dict:
+    """What a record has of some keys: in snake_case, as documented, and in camelCase, as SDKs send
+    it. A server ignores what it does not know."""
+    defaults.update({key: record[key] for key in keys if record.get(key) is not None})
+    defaults.update({camel_case(key): defaults[key] for key in defaults if "_" in key})
+    return defaults
 
 
-def creation_event(kind, record, started, **values) -> tuple:
-    """The event of a kind for a record, and its body; values: further ones of the body."""
-    record = {**record, **values, "name": record.get("name") or "unnamed",
-              "start_time": record.get("start_time") or started}
-    if record.get("status") not in ("OK", "ERROR"):
-        record["status"] = None     # it had not ended; no other status can be sent
-    body = event_values(record, record.keys() - _UNSENT_KEYS)
-    return {"id": record.get("id"), "type": kind, "timestamp": record["start_time"],
+def creation_event(kind, record, **defaults) -> tuple:
+    """The event of a kind for a record, and its body."""
+    body = event_values(record, _SENT_KEYS, name="unnamed", **defaults)
+    if body.get("status") not in ("OK", "ERROR"):
+        body.pop("status", None)    # it had not ended; no other status can be sent
+    return {"id": body.get("id"), "type": kind, "timestamp": body["start_time"],
             "body": body}, body
 
 
@@ -6298,11 +6298,12 @@ def exported_events(file, value):
     started = trace.get("start_time") or trace["created_at"]
     if lacks(trace, "spans") or not started:
         raise file.unusable("is a trace without its spans or time: use 'traces export'")
-    yield creation_event("trace-create", trace, started)
+    yield creation_event("trace-create", trace, start_time=started)
     for span in trace.get("spans") or ():
-        yield creation_event(
-            "span-create", span, started, trace_id=trace["id"], type=span.get("type") or "CUSTOM",
-            cost=span.get("cost_usd"), usage=event_values(span, _TOKEN_KEYS) or None)
+        usage = event_values(span, _TOKEN_KEYS)
+        values = without_none(cost=span.get("cost_usd"), usage=usage or None)
+        yield creation_event("span-create", span, start_time=started, trace_id=trace["id"],
+                             type="CUSTOM", **values)
 
 
 def batched_events(file, value):
@@ -6311,7 +6312,7 @@ def batched_events(file, value):
         if not required or type(body) is not dict:
             raise file.unusable("has an event without a body, or of an unknown type")
         missing = [key for key in ("id", "timestamp") if not event.get(key)] + [
-            f"body.{key}" for key in required if not any(map(body.get, event_names(key)))]
+            f"body.{key}" for key in required if not (body.get(key) or body.get(camel_case(key)))]
         if missing:
             raise file.unusable(f"has an event without {', '.join(missing)}")
         yield event, body
