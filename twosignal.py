@@ -6300,8 +6300,8 @@ def exported_events(file, value):
         raise file.unusable("is a trace without its spans or time: use 'traces export'")
     yield creation_event("trace-create", trace, start_time=started)
     for span in trace.get("spans") or ():
-        usage = event_values(span, _TOKEN_KEYS)
-        values = without_none(cost=span.get("cost_usd"), usage=usage or None)
+        tokens = event_values(span, _TOKEN_KEYS)
+        values = without_none(cost=span.get("cost_usd"), usage=tokens or None)
         yield creation_event("span-create", span, start_time=started, trace_id=trace["id"],
                              type="CUSTOM", **values)
 
