@@ -674,7 +674,8 @@ def unmask(value, masked, stored, path, is_secret=False):
     mask_config(value, secrets.append, True, is_secret)
     if value == "***" or "***" in "".join(secrets):
         raise usage_error(f"{path} has *** in place of a secret that is not stored there",
-                          "Write it: 'twosignal evaluators export --show-secrets' shows secrets.")
+                          "Write the secret: where it is stored, 'twosignal evaluators export "
+                          "--show-secrets' shows it.")
     return value
 
 
@@ -6665,6 +6666,7 @@ def confirm(client, args, console, kind, chosen, verb, row=None):
 
 
 def agree(console, question, done):
+    console.require_terminal("--yes")
     if console.read_answer(f"{question}? [y/N] ").lower() not in ("y", "yes"):
         raise Failure(f"Nothing was {done}", code="CANCELLED")
 
@@ -7474,10 +7476,10 @@ SCHEMA_KEYWORDS = set(              # that JSON_SCHEMA evaluators check, and mer
     "$schema $id $comment default examples deprecated readOnly writeOnly".split())
 
 
-def config_warnings(type_name, config):
+def config_warnings(place, type_name, config):
     key = EVALUATOR_TYPES.get(type_name)
     if key and get_item(config, key) is None:
-        yield f"Warning: a {type_name} evaluator needs '{key}' in its --config."
+        yield f"Warning: {place}a {type_name} evaluator needs '{key}' in its --config."
     ignored = set()
     schemas = [get_item(config, "schema")] if type_name == "JSON_SCHEMA" else []
     for schema in schemas:                      # inner ones are added while it runs
@@ -7487,7 +7489,7 @@ def config_warnings(type_name, config):
             schemas += properties.values() if isinstance(properties, dict) else ()
             schemas.append(schema.get("items"))
     if ignored:
-        yield f"Warning: the server ignores in the schema: {', '.join(sorted(ignored))}."
+        yield f"Warning: {place}the server ignores in the schema: {', '.join(sorted(ignored))}."
 
 
 add_showing("evaluators get", EVALUATOR, "evaluator", "Show an evaluator with its config.",
@@ -7496,7 +7498,7 @@ add_showing("evaluators get", EVALUATOR, "evaluator", "Show an evaluator with it
 
 @command("evaluators update", EVALUATOR, PROJECT, RENAME, CONFIG, *STATE, SHOW_SECRETS,
          exclusive=ONE_STATE, help="Change an evaluator.\n"
-         "In --config, *** keeps the secret that is stored in that place.",
+         "--config replaces the whole config; *** keeps the secret that is stored in its place.",
          examples=("twosignal evaluators update ID --config '{\"max_ms\": 2000}'",))
 @command("evaluators create", PROJECT, *NEW_NAME,
          Option("--type TYPE", f"{', '.join(EVALUATOR_TYPES)}, or one that a newer server knows",
@@ -7526,7 +7528,7 @@ def evaluators_change(client, args, console):
     result = changed(client, args, f"evaluator.{action}", EVALUATOR_FIELDS, f"{action}d".title(),
                      **given)
     if "config" in given:
-        warnings = config_warnings(result.record.get("type"), given["config"])
+        warnings = config_warnings("", result.record.get("type"), given["config"])
         result.conclude = lambda: Outcome(warnings)
     return result
 
@@ -7557,10 +7559,10 @@ def evaluators_export(client, args, console):
     return Listing("evaluators", (NAME, TYPE, ENABLED, EVALUATOR_FIELDS[-1]), records)
 
 
-def evaluators_in(file) -> dict:
-    """{name: (place, values)} of the evaluators in a RecordFile. Raises a usage error."""
+def evaluators_in(files) -> dict:
+    """{name: (place, values)} of the evaluators in RecordFiles. Raises a usage error."""
     found = {}
-    for record in file:
+    for file, record in ((each, record) for each in files for record in each):
         given = record if isinstance(record, dict) else {}
         values = {key: value for key, value in given.items()
                   if value is not None and key not in SERVER_KEYS}
@@ -7572,15 +7574,15 @@ def evaluators_in(file) -> dict:
             raise file.unusable("has no name")
         if name in found:
             raise file.unusable(f"has a second evaluator named '{name}'")
-        found[name] = f"{file.path}, line {file.line}, '{name}'", values
+        found[name] = f"{file.path}, {file.place}, '{name}'", values
     if not found:
-        raise file.unusable("has no evaluator")
+        raise files[0].unusable("has no evaluator")
     return found
 
 
-def evaluator_plan(found, stored, prunes) -> list:
+def evaluator_plan(found, stored, prunes, tell) -> list:
     """What makes the stored evaluators those found: rows with action, name, id and changes, which
-    are values to send. prunes: others are deleted. Raises a usage error.
+    are values to send. prunes: others are deleted; tell: of warnings. Raises a usage error.
     """
     plan, names = [], [to_nfc(str(row.get("name"))) for row in stored]
     for name, (place, values) in found.items():
@@ -7599,6 +7601,9 @@ def evaluator_plan(found, stored, prunes) -> list:
         if changes:
             plan.append({"action": "update" if old else "create", "name": values["name"],
                          "id": old.get("id"), "changes": changes})
+            now = {**old, **values}
+            for warning in config_warnings(f"{place}: ", now.get("type"), now.get("config")):
+                tell(warning)
     return plan + [{"action": "delete", "name": name, "id": row.get("id"), "changes": {}}
                    for name, row in zip(names, stored) if prunes and name not in found]
 
@@ -7617,33 +7622,33 @@ def apply_change(client, project, row):
 
 
 @command("evaluators apply", PROJECT,
-         Option("-f, --file FILE", "evaluators, as 'evaluators export' writes them; - for stdin",
+         Option("-f, --file FILE...", "evaluators, as 'evaluators export' writes them; - for stdin",
                 to_path, required=True),
          Option("--dry-run", "print what would be done, and change nothing"),
          Option("--prune", "delete the evaluators that are not in FILE"), YES,
          examples=("twosignal evaluators apply -f evaluators.json --dry-run",))
 def evaluators_apply(client, args, console):
     """Create and update evaluators to match a file."""
-    stream = console.open_stdin("evaluators") if args.file == "-" else None
-    found = evaluators_in(RecordFile(args.file, stream, EVALUATOR_FILE, is_strict=True))
+    found = evaluators_in([
+        RecordFile(path, console.open_stdin("evaluators") if path == "-" else None, EVALUATOR_FILE,
+                   is_strict=True) for path in args.file])
     project = chosen_project(client, args)
     stored = client.rows("evaluator.list", {"projectId": project})
-    plan = evaluator_plan(found, stored, args.prune)
+    plan = evaluator_plan(found, stored, args.prune, console.tell)
     rows = [dict(row, changes=mask_config(row["changes"], console.keep_secret)) for row in plan]
-    table = Listing("changes", (Column("Action", "action"), NAME, Column(
-        "Changes", lambda row: format_list(list(row["changes"])))), rows)
+    table = Listing("changes", (Column("Action", "action"), Column(
+        "Changes", lambda row: format_list(list(row["changes"]))), NAME), rows)
+    parts = [("", table)] if rows else []
     deleted = [f'"{printable(row["name"])}"' for row in rows if row["action"] == "delete"]
     changes = counted(len(rows), "change")
     unchanged = f"{len(found) - len(rows) + len(deleted)} unchanged."
     if args.dry_run:
-        return Details(rows, parts=[("", table)] if rows else (),
-                       message=f"Dry run: {changes}, {unchanged}")
-    for line in "".join(table.render(Screen(None))).splitlines() if rows else ():
+        return Details(rows, parts=parts, message=f"Dry run: {changes}, {unchanged}")
+    for line in "".join(table.render(Screen(None))).splitlines() if parts else ():
         console.tell(line)
     if deleted and not args.yes:
-        console.require_terminal("--yes")
-        agree(console, f"Delete {counted(len(deleted), 'evaluator')}: {', '.join(deleted)}",
-              "changed")
+        question = f"Delete {counted(len(deleted), 'evaluator')}: {', '.join(deleted)}"
+        agree(console, question, "changed")
     for count, row in enumerate(plan):
         try:
             rows[count]["id"] = apply_change(client, project, row)

@@ -482,7 +482,7 @@ class Files(EvaluatorCase):
             self.add("Off", type="COST", config={"max_cost_usd": 0.5}, enabled=False)
             rows, masked, fields = self.export("--show-secrets"), self.export(), self.fields()
             self.use(self.serve(**second), type="COST", config={})
-            self.assertFails(self.apply(masked), 2, "line 1, 'Judge': config.apiKey has ***",
+            self.assertFails(self.apply(masked), 2, "'Judge': config.apiKey has ***",
                              "--show-secrets")
             self.assertEqual(self.changes(), [])
             self.assertOk(self.apply(rows))
@@ -529,19 +529,20 @@ class Files(EvaluatorCase):
         content = json.dumps([{"name": "Judge", "enabled": False}]).encode()
         path = self.write("evals.json.gz", gzip.compress(content))
         result = self.assertOk(self.cli("evaluators", "apply", "-f", path, "--dry-run"))
-        self.assertIn("update  Judge  enabled\n", result.out)
+        self.assertIn("update  enabled  Judge\n", result.out)
         result = self.assertOk(self.cli("evaluators", "apply", "-f", "-", stdin=content))
         self.assertEqual(result.out, "1 change made, 0 unchanged.\n")
 
     def test_plan(self):
         """It is shown before the first change; with --dry-run, nothing is changed."""
-        content = [{"name": "New", "type": "COST"}]
-        plan = "Action  Name   Changes\n%s\ncreate  New    type\ndelete  Judge  -\n" % ("─" * 22)
+        content = [{"name": "New", "type": "TOXICITY"}]
+        plan = ("Action  Changes  Name\n" + "─" * 22
+                + "\ncreate  type     New\ndelete  -        Judge\n")
         result = self.assertOk(self.apply(content, "--prune", "--dry-run"), err="")
         self.assertEqual(result.out, "Dry run: 2 changes, 0 unchanged.\n" + plan)
         rows = self.rows(content, "--prune", "--dry-run")
         self.assertEqual(rows, [{"action": "create", "name": "New", "id": None,
-                                 "changes": {"type": "COST"}},
+                                 "changes": {"type": "TOXICITY"}},
                                 {"action": "delete", "name": "Judge", "id": self.judge,
                                  "changes": {}}])
         self.assertEqual(self.changes(), [])
@@ -552,6 +553,27 @@ class Files(EvaluatorCase):
         self.assertEqual(result.err, plan)
         self.assertOk(self.apply([{"name": "New", "enabled": False}], "-q", "--json"), err="")
 
+    def test_several_files(self):
+        new, judge = self.write("new.json", [{"name": "New", "type": "TOXICITY"}]), self.write(
+            "judge.json", [{"name": "Judge", "enabled": False}])
+        result = self.cli("evaluators", "apply", "-f", new, "-f", judge, "--prune", "--json", "-q")
+        self.assertEqual([row["action"] for row in self.assertOk(result, err="").json],
+                         ["create", "update"])
+        result = self.cli("evaluators", "apply", "-f", new, "-f", new)
+        self.assertFails(result, 2, "new.json, line 1 (item 1) has a second evaluator named 'New'")
+
+    def test_configs_that_cannot_work(self):
+        """They are told, as create does; those that do not change are not."""
+        content = [{"name": "New", "type": "JSON_SCHEMA", "config": {"schema": {"not": {}}}},
+                   {"name": "Judge", "config": {}}, {"name": "None", "type": "COST"}]
+        self.add("None", type="COST", config={})
+        for more in (["--dry-run"], []):
+            err = self.assertOk(self.apply(content, *more)).err
+            for text in ("line 1 (item 1), 'New': the server ignores in the schema: not",
+                         "line 1 (item 2), 'Judge': a LLM_JUDGE evaluator needs 'criteria'"):
+                self.assertIn(text, err)
+            self.assertNotIn("'None'", err)
+
     def test_deletions_are_confirmed(self):
         self.add("Old")
         content = [{"name": "New", "type": "COST"}]
@@ -559,7 +581,7 @@ class Files(EvaluatorCase):
         self.assertEqual(self.changes(), [])
         result = self.apply(content, "--prune", stdin="n\n", tty=True)
         self.assertEqual((result.code, result.err.splitlines()[-2:]), (1, [
-            "delete  Old    -",
+            "delete  -        Old",
             'Delete 2 evaluators: "Judge", "Old"? [y/N] Error: Nothing was changed.']))
         self.assertEqual(self.changes(), [])
         self.assertOk(self.apply(content, "--prune", stdin="y\n", tty=True))
@@ -584,7 +606,7 @@ class Files(EvaluatorCase):
                 ('[{"name": "Judge"},\n{"name": "New"}]', "line 2", "needs a type"),
                 ('[{"name": "New", "type": "COST"},\n{"name": "N", "type": "COST", "config": '
                  '{"headers": {"Authorization": "***"}}}]',
-                 "line 2, 'N': config.headers.Authorization has ***")):
+                 "line 2 (item 2), 'N': config.headers.Authorization has ***")):
             with self.subTest(content=content):
                 result = self.apply(content, "--prune", "-y")
                 self.assertFails(result, 2, "evaluators.json", *parts)
@@ -595,7 +617,7 @@ class Files(EvaluatorCase):
         self.add("Judge")
         self.assertFails(self.apply(self.cli("evaluators", "export").out), 2, "line")
         result = self.apply([{"name": "New", "type": "COST"}, {"name": "Judge"}])
-        self.assertFails(result, 2, "line 1, 'Judge': the server has several evaluators")
+        self.assertFails(result, 2, "(item 2), 'Judge': the server has several evaluators")
         self.assertEqual(self.changes(), [])
         self.assertOk(self.apply([{"name": "New", "type": "COST"}, {"name": "judge",
                                                                   "type": "COST"}]))
@@ -605,8 +627,8 @@ class Files(EvaluatorCase):
 
     def test_a_failure_in_the_middle(self):
         for procedure, fault, code, place in (
-                ("evaluator.create", {"status": 500}, 8, "evaluators.json, line 1, 'B', after 0"),
-                ("evaluator.update", {"reset": True, "after": True}, 9, "line 1, 'B', after 0"),
+                ("evaluator.create", {"status": 500}, 8, "evaluators.json, line 1 (item 1), 'B', after 0"),
+                ("evaluator.update", {"reset": True, "after": True}, 9, "(item 1), 'B', after 0"),
                 ("evaluator.delete", {"status": 403}, 5, "the deletion of 'Old', after 3")):
             self.use(self.server)
             self.add("Old")
@@ -656,7 +678,7 @@ class Files(EvaluatorCase):
         code, err = self.signalled(signal.SIGINT, "evaluator.update", [
             "evaluators", "apply", "-f", path, "-q"], out=b".*")
         self.assertEqual(code, -signal.SIGINT)
-        self.assertIn("line 1, 'B', after 0 of 3 changes. Running it again", err)
+        self.assertIn("line 1 (item 1), 'B', after 0 of 3 changes. Running it again", err)
 
 
 if __name__ == "__main__":
