@@ -721,7 +721,8 @@ class NamesForIds(TracesCase):
         """A job that gets no secret, such as one of a fork, has this variable, and it is empty."""
         env = {"TWOSIGNAL_API_KEY": "", "TWOSIGNAL_HOME": self.path("elsewhere")}
         result = self.cli("traces", "check", "--max-p95", "1s", env=env)
-        self.assertFails(result, 2, "No project given", "Not logged in", "TWOSIGNAL_API_KEY is empty")
+        self.assertFails(result, 2, "No project given", "Not logged in",
+                         "TWOSIGNAL_API_KEY is empty")
 
     def test_a_key_cannot_look_up_names(self):
         """A gate must not pass on the project of the key if another one is meant."""

@@ -627,7 +627,7 @@ class Files(EvaluatorCase):
 
     def test_a_failure_in_the_middle(self):
         for procedure, fault, code, place in (
-                ("evaluator.create", {"status": 500}, 8, "evaluators.json, line 1 (item 1), 'B', after 0"),
+                ("evaluator.create", {"status": 500}, 8, "json, line 1 (item 1), 'B', after 0"),
                 ("evaluator.update", {"reset": True, "after": True}, 9, "(item 1), 'B', after 0"),
                 ("evaluator.delete", {"status": 403}, 5, "the deletion of 'Old', after 3")):
             self.use(self.server)
