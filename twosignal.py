@@ -1256,8 +1256,9 @@ def _value_text(value) -> str:
 def cell_value(text):
     """The value of a cell of csv: JSON that begins with {, [ or ", else text; None if it is empty.
     Raises ValueError for JSON that a server would change."""
-    if text[:1] in ("{", "[", '"') and not isinstance(
-            result_or_failure(json.loads, text, kinds=(ValueError, RecursionError)), Exception):
+    decode = json.JSONDecoder(parse_constant=int).decode        # NaN is no JSON
+    if text[:1] in ("{", "[", '"') and result_or(
+            None, decode, text, kinds=(ValueError, RecursionError)) is not None:
         return exact_json(text)
     return (text[1:] if re.match("'" + _FORMULA, text) else text) or None
 
@@ -1488,9 +1489,13 @@ class RecordFile:
                 if self._stream.peek(2)[:2] == b"\x1f\x8b":
                     import gzip
                     self._stream = gzip.GzipFile(fileobj=self._stream)
-                start = self._stream.peek(FILE_CHUNK).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-                is_table = self._columns is not None and start not in b"{["
-                yield from self._rows() if is_table else self._objects()
+                start = self._stream.peek(FILE_CHUNK).lstrip(b"\xef\xbb\xbf \t\r\n")
+                is_json = start[:1] in b"{[" or re.search(r"(?i)\.(nd)?jsonl?(\.gz)?\Z", self.path)
+                if is_json or self._columns is None:
+                    yield from self._objects()
+                else:
+                    headings = start.partition(b"\n")[0]
+                    yield from self._rows(max(",;", key=lambda each: headings.count(ord(each))))
         except (ValueError, RecursionError) as error:
             raise self.unusable("is not UTF-8" if isinstance(error, UnicodeDecodeError)
                                 else "is not JSON, or cut off")
@@ -1504,11 +1509,12 @@ class RecordFile:
     def unusable(self, why) -> Failure:
         return usage_error(f"{self.path}, {self.place} {why}", self._hint)
 
-    def _rows(self):
+    def _rows(self, delimiter):
         """Yields the rows of CSV, each a dict; cell_value() reads the named columns."""
         import csv
         csv.field_size_limit(MAX_CELL)
-        reader, headings, following = csv.reader(self._lines(), strict=True), None, 1
+        reader = csv.reader(self._lines(), delimiter=delimiter, strict=True)
+        headings, following = None, 1
         try:
             for cells in reader:
                 self.line, following = following, reader.line_num + 1
@@ -3439,6 +3445,8 @@ class Authenticator:
         self.lock = RLock()                 # several clients may share this
         self.keep_secret = keep_secret      # called with passwords and tokens: nothing shows them
         self.may_refresh = may_refresh      # if not, a session that needs a refresh counts as none
+        self.failure = None                 # of a refresh, which no other client tries again
+        self.is_shared = False
         self.clock = transport.clock
         self.warn = lambda text: None       # prints a warning, with --quiet too
         self._session = None
@@ -3485,7 +3493,10 @@ class Authenticator:
                 if remaining > 1:
                     session = result_or(session, self._renewed, rejected, 1)
                 else:
-                    session = self._renewed(rejected, None)
+                    session = self.failure or result_or_failure(self._renewed, rejected, None)
+                if isinstance(session, Failure):
+                    self.failure = session if self.is_shared else None
+                    raise session
             self._session = session
             return session
 
@@ -3852,16 +3863,18 @@ class ConcurrentChanges:
         self.client, self.procedure, self.note = client, procedure, note
         clock = client.transport.clock
         self.time, self.monotonic, self._nap = clock.time, clock.monotonic, clock.sleep
-        self._resumes_at = self._succeeded_at = clock.monotonic()
+        self._resumes_at = clock.monotonic()
         self._lock = allocate_lock()
+        self._tell = functools.lru_cache()(client.transport.tell)       # each remark once
         self._errors = []               # which end it
-        self.open = set()               # keys of changes that may not have been made
+        self.uncertain = set()          # keys of changes that may not have been made
 
     def run(self, inputs):
         """inputs: pairs of a key and an input. Of several errors, it raises one that leaves a
         change uncertain. A signal waits a moment for what is under way."""
         from threading import Thread
         inputs = iter(inputs)
+        self.client.auth.is_shared = True
         self._work(self.client, inputs, 1)      # what is wrong with all of them is told once
         threads = [Thread(target=self._work, args=(self._copy(), inputs), daemon=True)
                    for _ in range(0 if self._errors else CONCURRENT_REQUESTS)]
@@ -3871,6 +3884,7 @@ class ConcurrentChanges:
             self._join(threads, ALL)
         except BaseException as error:
             self._errors.insert(0, error)
+            self._tell("Waiting for requests under way.")
             with deferred_signals():
                 self._join(threads, self.monotonic() + TAKEOVER_TIMEOUT)
                 with self.client.auth.lock:     # a refresh ends first, and none begins
@@ -3890,8 +3904,7 @@ class ConcurrentChanges:
         from copy import copy
         client = copy(self.client)
         transport = client.transport = copy(client.transport)
-        transport.clock = self
-        transport.tell = functools.lru_cache()(transport.tell)      # each remark once
+        transport.clock, transport.tell, transport.tries = self, self._tell, MAX_BULK_TRIES
         return client
 
     def _work(self, client, inputs, most=ALL):
@@ -3901,32 +3914,18 @@ class ConcurrentChanges:
                 most -= 1
                 with self._lock:
                     key, values = next(inputs)
-                    self.open.add(key)
-                result = result_or_failure(self._change, client, values)
+                    self.uncertain.add(key)
+                self.sleep(0)
+                result = result_or_failure(client.mutate, self.procedure, values)
                 with self._lock:
                     self.note(key, result)
-                    self.open.remove(key)
+                    self.uncertain.remove(key)
         except StopIteration:
             pass
         except BaseException as error:      # Ctrl-C, too
             self._errors.append(error)
         finally:
             client.transport.close()
-
-    def _change(self, client, values):
-        """The result of a change, tried again as long as others succeed. Raises Failure."""
-        while True:
-            self.sleep(0)
-            result = result_or_failure(client.mutate, self.procedure, values)
-            if not isinstance(result, Failure):
-                self._succeeded_at = self.monotonic()
-                return result
-            pause = result.retry_after or 1
-            idle = self.monotonic() - self._succeeded_at
-            if result.code != "TOO_MANY_REQUESTS" or (
-                    pause > DEFAULT_WAIT or idle > client.transport.timeout):
-                raise result
-            self.sleep(pause)
 
     def sleep(self, seconds):
         """Waits so many seconds, and lets all others wait. Raises Failure once all is to end."""
@@ -7690,7 +7689,12 @@ def added_item(client, values, verb="Added") -> Details:
 
 def all_items(client, chosen) -> list:
     """The wire objects of the items in a dataset. Raises Failure unless all are there."""
-    dataset = resource_object(client.query("dataset.getById", chosen))
+    dataset = result_or_failure(client.query, "dataset.getById", chosen, kinds=TooLarge)
+    if isinstance(dataset, TooLarge):
+        dataset.hint = ("It is too large to export, or for --skip-existing: after an import that "
+                        "broke off, import the file from the line that was named on.")
+        raise dataset
+    resource_object(dataset)
     if lacks(dataset, "items"):
         raise protocol_error("The server does not return all items", REPORT_TO_OPERATOR)
     return child_records(dataset, "items")
@@ -7819,6 +7823,8 @@ class ItemImport:
             if len(ignored) < MAX_PROBLEMS:
                 ignored.update(dict.fromkeys(name for name in record if name not in keys))
             self.spool.write(json.dumps([self.total, file.line, file.place, item]) + "\n")
+        if not self.total:
+            raise file.unusable("is the end: there are no test cases")
         if ignored:
             self.console.tell(f"Ignored: {', '.join(ignored)}")
 
@@ -7841,7 +7847,7 @@ class ItemImport:
             is_certain = isinstance(error, Failure) and error.code not in UNCERTAIN_CHANGE_CODES
             if self.added or not is_certain:
                 hint = f"{error.hint} " if is_certain and error.hint else ""
-                for _, _, place in sorted(changes.open)[:1]:
+                for _, _, place in sorted(changes.uncertain)[:1]:
                     hint += f"{place.capitalize()} is the first that may be missing. "
                 error.hint = (f"{hint}{self.progress()}. To add the rest, and nothing twice, "
                               "repeat the command with --skip-existing.")
@@ -7872,7 +7878,8 @@ class ItemImport:
         skipped = self.total - self.added - self.failed
         message = self.progress(verb) + (f"; {skipped:,} already there." if skipped else ".")
         result = Details({"dataset_id": dataset_id, key: self.added, "skipped": skipped,
-                          "failed": self.failed, "failures": self.failures}, message=message)
+                          "failed": self.failed, "failures": sorted(
+                              self.failures, key=lambda each: each["line"])}, message=message)
         if self.failed:
             failure = Failure(f"The server rejected {counted(self.failed, 'item')}")
             result.conclude = lambda: Outcome(failure=failure)
@@ -7894,15 +7901,16 @@ def datasets_import(client, args, console):
     given = {vars(args)[each.name]: each.name for each in ITEM_OPTIONS if vars(args)[each.name]}
     usual = {name: key for name, key in ITEM_KEYS.items() if key not in given.values()}
     keys = {**usual, **given}
-    columns = {name: name in (given or ["input"]) for name in keys}
+    columns = {name: name in given or name == "input" for name in keys}
     stream = console.open_stdin("test cases") if args.file == "-" else None
     file = RecordFile(args.file, stream, see_help("datasets", "import"), True, columns)
     work = ItemImport(console, args.keep_going)
     with TemporaryFile("w+", encoding="ascii") as work.spool:
         work.read(file, keys)
         place = chosen_resource(client, args, "dataset")
-        if args.skip_existing:
-            work.known.update(map(item_hash, all_items(client, place)))
+        if args.skip_existing or args.dry_run:      # or the dataset may not exist
+            items = all_items(client, place)
+            work.known.update(map(item_hash, items if args.skip_existing else ()))
         if args.dry_run:
             work.added = sum(1 for _ in work.items())
         else:

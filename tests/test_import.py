@@ -40,6 +40,9 @@ class Tables(Case):
                 with self.subTest(content=content, path=path):
                     self.assertEqual(list(table(content, path)), ROWS)
 
+    def test_long_cells(self):
+        self.assertEqual(list(table("input\n" + "x" * 200000)), [{"input": "x" * 200000}])
+
     def test_lines_that_end_with_cr_alone(self):
         self.assertEqual(list(table("input,b\rHi,1\r\"x\ry\",2\r")),
                          [{"input": "Hi", "b": "1"}, {"input": "x\ry", "b": "2"}])
@@ -62,7 +65,7 @@ class Tables(Case):
                 ("input,b\n\"x\n\ny\",1\nx,y,z\n", "line 5", "3 cells for 2 columns"),
                 ("input,b,input\nx,y,z\n", "line 1", "more than one column 'input'"),
                 ("question,answer\nx,y\n", "line 1", "no column 'input'", "question, answer"),
-                ("input;b\nx;y\n", "line 1", "no column 'input'", "input;b"),
+                ("a;b\nx;y\n", "line 1", "no column 'input'", "a, b"),
                 ("input,b\nx,y\nx,\"y\nx,y\n", "line 3", "quote"),
                 ("input,b\nx,y\n\"x\"y,z\n", "line 3", "quote"),
                 (b"input,b\nx,y\n\xe9,y\n", "line 3", "not UTF-8"),
@@ -85,14 +88,14 @@ class Cells(unittest.TestCase):
                             (" {\"a\": 1}", " {\"a\": 1}"), ("{\"a\": 1}", {"a": 1}),
                             ("[1, 2]", [1, 2]), ("\"42\"", "42"), ("\"\"", ""), ("", None),
                             ("[not JSON]", "[not JSON]"), ("{x}", "{x}"),
-                            ("\"Hi\" he", "\"Hi\" he"),
+                            ("\"Hi\" he", "\"Hi\" he"), ("[NaN]", "[NaN]"),
                             ("[" * 100000, "[" * 100000), ("'=1+1", "=1+1"), ("''=1", "'=1"),
                             ("'tis", "'tis"), ("-5", "-5"), ("'", "'")):
             with self.subTest(text=text[:20]):
                 self.assertEqual(twosignal.cell_value(text), value)
 
     def test_json_that_would_change_is_refused(self):
-        for text in ("{\"a\": 1, \"a\": 2}", "[12345678901234567890]", "[NaN]"):
+        for text in ("{\"a\": 1, \"a\": 2}", "[12345678901234567890]", "[1e400]"):
             with self.assertRaises(ValueError):
                 twosignal.cell_value(text)
 
@@ -208,8 +211,22 @@ class Files(ImportCase):
                          "No such file")
 
     def test_nothing_to_add(self):
+        """What wrote the file may have failed."""
         for content in ("", "[]"):
-            self.assertImported(content)
+            self.assertRefused(content, "no test cases")
+        self.assertRefused("input\n", "no test cases", name="a.csv")
+        self.assertRefused("", "no test cases", name="-")
+
+    def test_what_the_ending_says(self):
+        self.assertRefused("<!DOCTYPE html>\n", "line 1 is not JSON", name="a.jsonl")
+        self.assertRefused("<!DOCTYPE html>\n", "no column 'input'", name="a.csv")
+
+    def test_semicolons(self):
+        """Excel separates columns so in countries with a decimal comma."""
+        table = "\ufeffFrage;Antwort\r\n\"a;b, c\";d\r\n"
+        self.assertImported(table, {"input": "a;b, c", "expectedOutput": "d"}, name="a.csv", args=(
+            "--input-column", "Frage", "--expected-column", "Antwort"))
+        self.assertRefused("a;b\nx;y\n", "has no column 'input'; it has: a, b", name="a.csv")
 
     def test_stdin_is_read_once(self):
         self.assertFails(self.load("x", name="-", env={"TWOSIGNAL_PROJECT": None}), 2)
@@ -262,6 +279,9 @@ class Existing(ImportCase):
         self.assertEqual(result.json, {"dataset_id": self.dataset, "would_add": 2, "skipped": 1,
                                        "failed": 0, "failures": []})
         self.assertOk(self.load(numbered(3), "--dry-run"))
+        self.dataset, dataset = "Nowhere", self.dataset
+        self.assertFails(self.load(numbered(3), "--dry-run"), 6, "Dataset not found")
+        self.dataset = dataset
         self.assertRefused("x", "line 1", args=["--dry-run"])
         self.assertEqual(requests_of(self.server, "addItem"), [])
 
@@ -379,6 +399,30 @@ class Requests(ImportCase):
         self.assertEqual(len(set(self.inputs())), 40)
         self.assertEqual(len(self.stored()), 40)
 
+    def test_a_refresh_that_fails(self):
+        """Row 1: the token that works once is spent once, not by each of the four."""
+        for fault in (dict(reset=True), dict(reset=True, after=True), dict(status=500),
+                      dict(status=401)):
+            self.log_in("owner@example.com")
+            answer, left, barrier = self.server.answer, [5], threading.Barrier(4)
+            self.server.clear()
+
+            def answered(request, answer=answer, left=left, barrier=barrier):
+                left[0] -= "addItem" in request.path
+                if "addItem" in request.path and left[0] <= 0:
+                    if left[0] == 0:
+                        self.server.expire("owner@example.com")
+                    barrier.wait(10)
+                return answer(request)
+            self.server.fault("auth/refresh", **fault)
+            self.server.answer = answered
+            result = self.load(numbered(40))
+            self.server.answer = answer
+            with self.subTest(fault=fault):
+                self.assertNotEqual(result.code, 0)
+                self.assertEqual(len(requests_of(self.server, "auth/refresh")), 1)
+                self.assertIn("Added 4 of 40 items", result.err)
+
     def test_debug_prints_whole_lines(self):
         result = self.assertOk(self.load(numbered(20), "--debug"))
         for line in result.err.splitlines():
@@ -396,7 +440,7 @@ class RateLimits(ImportCase):
     def test_long_pauses_are_obeyed(self):
         self.server.rate_limit, self.server.limit_headers = (5, 1), [("Retry-After", "61")]
         clock = PassingClock()
-        self.assertOk(self.load(numbered(12), clock=clock), err=None)
+        self.assertOk(self.load(numbered(12), "--timeout", "300", clock=clock), err=None)
         self.assertGreaterEqual(sum(clock.naps), 122)
         self.assertEqual(len(self.stored()), 12)
 
