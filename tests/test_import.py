@@ -423,6 +423,30 @@ class Requests(ImportCase):
                 self.assertEqual(len(requests_of(self.server, "auth/refresh")), 1)
                 self.assertIn("Added 4 of 40 items", result.err)
 
+    def test_an_unknown_outcome_counts_most(self):
+        """It decides the exit code, even if another one of those under way is rejected first."""
+        client = twosignal.Client(self.server.url, twosignal.Transport())
+        barrier, is_noted = threading.Barrier(2), threading.Event()
+
+        def mutate(_, number):
+            if number:
+                barrier.wait(DEADLINE)
+                if number == 2:
+                    is_noted.wait(DEADLINE)
+                code = "BAD_REQUEST" if number == 1 else "UNKNOWN_OUTCOME"
+                raise twosignal.Failure(code, code=code)
+
+        def note(key, result):
+            if result:
+                is_noted.set()
+                raise result
+        client.mutate = mutate
+        changes = twosignal.ConcurrentChanges(client, "dataset.addItem", note)
+        with self.assertRaises(twosignal.Failure) as caught:
+            changes.run([(number, number) for number in range(3)])
+        self.assertEqual(caught.exception.code, "UNKNOWN_OUTCOME")
+        self.assertEqual(changes.uncertain, {1, 2})
+
     def test_debug_prints_whole_lines(self):
         result = self.assertOk(self.load(numbered(20), "--debug"))
         for line in result.err.splitlines():

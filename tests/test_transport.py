@@ -204,6 +204,20 @@ class CutAnswers(TransportCase):
         self.write(os.path.join(self.home, "config.json"), json.dumps({"api_url": server.url}))
 
 
+class EarlyResponses(TransportCase):
+    def test_a_request_that_is_not_read_to_its_end(self):
+        """A server may refuse a large body before it has read it, and close the connection."""
+        class Refusing(Listener):
+            def converse(self, connection):
+                connection.recv(1000)
+                connection.sendall(answer(b"too large", 413))
+                connection.shutdown(socket.SHUT_WR)
+        with Refusing() as server:
+            body = b" " * (1 << 24)
+            response = self.transport().request("POST", server.url + "/x", body=body)
+        self.assertEqual((response.status, response.body), (413, b"too large"))
+
+
 class MemoryBounds(TransportCase):
     def endless(self, block, head):
         def send(connection, request):
