@@ -8544,38 +8544,33 @@ if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
 import twosignal
 sys.exit(twosignal.main())
 """
-# Each script asks `twosignal __complete`, which prints "words" and a candidate a line, or "files".
+# Each script asks `twosignal __complete`, which prints a candidate a line. Without any, files are.
 COMPLETION_SCRIPTS = {"bash": r"""_twosignal() {
-  local kind="" line
+  local line
   COMPREPLY=()
   while IFS= read -r line; do
-    if [ -z "$kind" ]; then kind="$line"; continue; fi
     if [[ ${COMP_WORDS[COMP_CWORD]} != [\"\']* ]]; then printf -v line %q "$line"
     elif [[ $line == *[\"\'\\\$\`!]* ]]; then continue; fi      # it would be expanded
     COMPREPLY+=("$line")
   done < <(twosignal __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
-  if [ "$kind" != files ]; then compopt +o default 2>/dev/null; fi
 }
 complete -o default -F _twosignal twosignal
 """, "zsh": r"""#compdef twosignal
 _twosignal() {
   local -a found
   found=("${(@f)$(twosignal __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-  if [ "$found[1]" = files ]; then compset -P '--*='; _files
-  else compadd -- "${(@)found[2,-1]}"
-  fi
+  if [ -n "$found" ]; then compadd -- "${(@)found}"; else compset -P '--*='; _files; fi
 }
 if [ "$funcstack[1]" = "_twosignal" ]; then _twosignal; else compdef _twosignal twosignal; fi
 """, "fish": r"""function __twosignal_complete
     set -l current (commandline -ct)
     set -l words (string escape -- (commandline -opc)[2..-1]) "$current"
     set -l found (twosignal __complete -- $words 2>/dev/null)
-    if test "$found[1]" = files
-        set -l flag (string match -r -- '^--[^=]*=' "$current")
-        printf '%s\n' "$flag"(__fish_complete_path (string replace -- "$flag" '' "$current"))
-    else if test (count $found) -gt 1
-        printf '%s\n' $found[2..-1]
+    set -l flag (string match -r -- '^--[^=]*=' "$current")
+    if test (count $found) = 0
+        set found "$flag"(__fish_complete_path (string replace -- "$flag" '' "$current"))
     end
+    printf '%s\n' $found
 end
 complete -c twosignal -f -a '(__twosignal_complete)'
 """}
@@ -8590,7 +8585,7 @@ def completion(client, args, console):
 
 @command("__complete", Option("[WORD...]", may_be_empty=True), is_offline=True)
 def complete(client, args, console):
-    """Print "words" and what can stand in place of the last word, or "files"."""
+    """Print what can stand in place of the last word, for the shells' scripts."""
     words = [re.sub(r"\\(.)|[\"']", r"\1", word) for word in args.word or [""]]
     # bash has split words at = : and @, and replaces only what is behind these.
     *before, last = re.sub(r"\0([=:@]+)(\0|\Z)", r"\1", "\0".join(words)).split("\0")
@@ -8602,8 +8597,6 @@ def complete(client, args, console):
     line = CommandLine(before + [mark])
     if line.options and line.options[-1][1] == mark:
         option = line.known_flags()[line.options[-1][0]]
-        if option.metavar == "FILE":
-            return Text("files\n")
         found = [each for each in option_values(option, line, console.clock)
                  if prefix or not each.startswith("--")]        # it would be read as an option
     elif not prefix:                # a flag or an operand of the command, or a command
@@ -8614,9 +8607,8 @@ def complete(client, args, console):
         found += [flag for flag in flags_of(options) if flag.startswith("--")]
         if line.command is None and not is_flag:
             found = words_after(line.words)
-    return Text("\n".join(["words"] + [
-        (prefix + each)[kept:] for each in found
-        if each.startswith(current) and each.isprintable() and each.strip()]) + "\n")
+    return Text("".join([(prefix + each)[kept:] + "\n" for each in found
+                         if each.startswith(current) and each.isprintable() and each.strip()]))
 
 
 def option_values(option, line, clock) -> list:

@@ -21,14 +21,9 @@ UNPRINTABLE_NAMES = ["tab\there", "line\nbreak", "cr\rlf", "\x1b[31mred", "a\u20
 
 class CompletionCase(CommandCase):
     def complete(self, *words, **kwargs):
-        """The candidates for the last of the words, or "files"."""
+        """The candidates for the last of the words; without any, shells complete files."""
         result = self.assertOk(self.cli("__complete", "--", *words, **kwargs), err="")
-        kind, *candidates = result.out.split("\n")[:-1]
-        self.assertIn(kind, ("words", "files"))
-        if kind == "files":
-            self.assertEqual(candidates, [])
-            return "files"
-        return candidates
+        return result.out.split("\n")[:-1]
 
 
 class Commands(CompletionCase):
@@ -44,7 +39,7 @@ class Commands(CompletionCase):
 
     def test_without_any_word(self):
         result = self.assertOk(self.cli("__complete"), err="")
-        self.assertEqual(result.lines, ["words"] + self.complete(""))
+        self.assertEqual(result.lines, self.complete(""))
 
     def test_hidden_commands_are_not_offered(self):
         self.assertEqual(self.complete("__"), [])
@@ -137,18 +132,17 @@ class Values(CompletionCase):
 
     def test_short_flags(self):
         self.assertEqual(self.complete("traces", "list", "-qn", ""), [])
-        self.assertEqual(self.complete("orgs", "list", "-o", ""), "files")
-        self.assertEqual(self.complete("orgs", "list", "-qo", "x"), "files")
+        self.assertEqual(self.complete("orgs", "list", "-qo", ""), [])
 
     def test_files(self):
         for words in (["--output", ""], ["-o", "rep"], ["--output=rep"], ["--ca-cert", "x"],
                       ["traces", "check", "--junit", ""], ["traces", "check", "--junit=r"],
                       ["orgs", "list", "--output", "-"]):
             with self.subTest(words=words):
-                self.assertEqual(self.complete(*words), "files")
+                self.assertEqual(self.complete(*words), [])
 
     def test_nothing_is_a_value_after_two_dashes(self):
-        self.assertNotEqual(self.complete("traces", "get", "--", "--output", "--"), "files")
+        self.assertEqual(self.complete("traces", "get", "--", "--format", "j"), [])
 
     def test_quoted_and_escaped_words(self):
         for word in ('"js', "'js", "j\\s", '"j"s', "js"):
@@ -308,7 +302,7 @@ class ServerNames(CompletionCase):
         fault = self.server.fault("organization.list", times=None, delay=True)
         self.addCleanup(fault.release.set)
         result = self.run_process("__complete", "--", "usage", "--org", "")
-        self.assertEqual((result.code, result.out, result.err), (0, "words\n", ""))
+        self.assertEqual((result.code, result.out, result.err), (0, "", ""))
 
     def test_nothing_is_written(self):
         before = sorted(os.listdir(self.home))
@@ -498,7 +492,7 @@ class Zsh(ShellCase):
         self.assertEqual(first, "registered _twosignal twosignal")
         self.assertEqual([part.split() for part in rest.split("===\n")[:-1]], [
             ["traces"], ["tail"], twosignal.words_after(["orgs"]),
-            ["--format=json", "--format=jsonl"], ["traces"], ["files"], []])
+            ["--format=json", "--format=jsonl"], ["traces"], ["files"], ["files"]])
 
     def typed_lines(self, set_up):
         self.set_names(HOSTILE_NAMES)
@@ -551,7 +545,7 @@ class Fish(ShellCase):
             "twosignal tra", "twosignal traces ta", "twosignal completion f",
             "twosignal orgs list --format js", "twosignal orgs list --format=js",
             "twosignal --url http://localhost:3000 tra", "twosignal --format=json traces ta",
-            "twosignal traces list l", "twosignal xyzzy "), [
+            "twosignal traces list l", "twosignal xyzzy q"), [
             ["traces"], ["tail"], ["fish"], ["json", "jsonl"], ["--format=json", "--format=jsonl"],
             ["traces"], ["tail"], [], []])
         everything, = self.candidates("twosignal ")

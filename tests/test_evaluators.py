@@ -235,7 +235,7 @@ class ConfigsThatCannotWork(CommandCase):
 
     def test_types_are_completed(self):
         result = self.run_cli("__complete", "--", "evaluators", "create", "--type", "LL")
-        self.assertEqual(self.assertOk(result, err="").out, "words\nLLM_JUDGE\n")
+        self.assertEqual(self.assertOk(result, err="").out, "LLM_JUDGE\n")
 
 
 class EvaluatorCase(CommandCase):
