@@ -3204,7 +3204,7 @@ def _documented_error(code, status, message, resource, values) -> Failure:
     problems = input_problems(message)
     refusal = f"The server refused: {message or f'HTTP status {status}'}"
     return Failure("The server rejected the input" if problems else refusal, "",
-                   code or "BAD_REQUEST", problems)
+                   code or "FAILED", problems)
 
 
 def with_ids(template, values) -> str:
@@ -6330,9 +6330,9 @@ def otlp_spans(file, value):
 # How to send each kind of value in a file, by a key of it, the first of which counts: what yields
 # (event, object in it with its IDs); the path and the body of a request.
 _AS_EVENTS = "/traces", b'{"batch":[%s]}'
-_KINDS = {"resourceSpans": (otlp_spans, "/otel/traces", b'{"resourceSpans":[%s]}'),
-          "batch": (batched_events, *_AS_EVENTS), "body": (batched_events, *_AS_EVENTS),
-          "id": (exported_events, *_AS_EVENTS)}
+_KINDS = {"spans": (exported_events, *_AS_EVENTS), "batch": (batched_events, *_AS_EVENTS),
+          "resourceSpans": (otlp_spans, "/otel/traces", b'{"resourceSpans":[%s]}'),
+          "body": (batched_events, *_AS_EVENTS), "id": (exported_events, *_AS_EVENTS)}
 
 
 class TraceSender(Struct):
@@ -6393,6 +6393,8 @@ class TraceSender(Struct):
                 if value.get("scores"):
                     self.console.tell_once("Scores are not sent: the project's evaluators score "
                                            "the traces anew.", "scores")
+        if self.files and not self.total:       # what made the file may have failed
+            raise file.unusable("has nothing to send")
         self._spool.seek(0)
 
     def _converted(self, file, event, body) -> bytes:
@@ -6455,8 +6457,8 @@ class TraceSender(Struct):
                               "request", code="FAILED" if type(accepted) is int else "BAD_ANSWER")
             self.accepted += accepted
             return
-        if answer.exit_code != 1:   # what was sent is not at fault
-            raise answer
+        if answer.code not in ("BAD_REQUEST", "UNPROCESSABLE_CONTENT", "PAYLOAD_TOO_LARGE"):
+            raise answer            # what was sent is not at fault
         if len(rows) == 1:
             answer.message = f"{self.place}: {answer.message}"
             raise answer
@@ -7361,16 +7363,16 @@ def wait_for_sent(sender, timeout, record) -> Outcome:
     # Of texts, the earliest is only known to a day: the zones of times may differ.
     progress = SentTraces(client=sender.client, console=sender.console, scored=False,
                           query=TraceQuery(since=since and When(since - DAY)),
-                          left=set(sender.traces), wanted=len(sender.traces))
+                          left=sender.traces, wanted=len(sender.traces))
     failure = result_or_failure(progress.wait, timeout)
     record["listed"] = progress.found
     if failure:
         failure.hint = f"{sender.progress()}. {failure.hint}"
-    if failure or not progress.left:
-        return Outcome(failure=failure)
-    return Outcome([f"Timed out after {timeout:g}s: {progress.status()}. Accepted means queued: "
-                    "have whoever runs the server check its workers."],
-                   exit_code=EXIT_CODES["NOTHING_TO_CHECK"])
+    elif progress.left:
+        failure = Failure(f"Timed out after {timeout:g}s: {progress.status()}", "Accepted means "
+                          "queued: have whoever runs the server check its workers.",
+                          "NOTHING_TO_CHECK")
+    return Outcome(failure=failure)
 
 
 @command("traces wait", PROJECT,

@@ -216,8 +216,31 @@ class Batches(SendCase):
         self.assertEqual(len(self.target.rows("traces")), 2)
 
     def test_nothing_to_send(self):
-        result = self.assertOk(self.send("-", stdin="[]"))
+        """What made the file may have failed; a bundle without traces is whole."""
+        for content in ("", "[]", '{"batch": []}', '{"resourceSpans": []}'):
+            with self.subTest(content=content):
+                self.assertRefused(self.send("-", stdin=content), "stdin, line 1 ", "nothing")
+        self.assertOk(self.traces("export", self.path("bundle")))
+        self.server.clear()
+        self.use(empty=True)
+        self.assertOk(self.traces("export", self.path("empty")))
+        result = self.assertOk(self.send(self.path("empty"), "--wait"))
         self.assertEqual(result.out, "Sent 0 traces (0 events).\n")
+
+    def test_statuses_that_are_not_about_the_events(self):
+        """They end it, and no event is blamed."""
+        for status in (402, 405, 415, 451):
+            with self.subTest(status=status):
+                self.take()
+                self.target.fault("/api/v1/traces", times=None, status=status)
+                result = self.send_lines(*events(300))
+                self.assertFails(result, 1, f"{status}")
+                self.assertNotIn("sent.jsonl", result.err)
+                self.assertEqual(len(self.posts()), 1)
+
+    def test_a_trace_with_fields_of_a_newer_server(self):
+        self.assertOk(self.send_lines(dict(TRACE, batch=3, body="x")))
+        self.assertEqual(len(self.target.rows("traces")), 1)
 
     def test_files_that_are_refused(self):
         """Row 77: a file is checked to its end before the first event is sent."""
