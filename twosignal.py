@@ -6672,16 +6672,16 @@ def agree(console, question, done):
         raise Failure(f"Nothing was {done}", code="CANCELLED")
 
 
-def changed(client, args, procedure, columns, verb="Created", read=resource_object, **values):
+def changed(client, args, procedure, columns, verb="", read=resource_object, **values):
     """The Details of the resource that a mutation creates or changes; values: its input."""
-    kind = procedure.split(".")[0]
+    kind, action = procedure.split(".")
     wire = client.mutate(procedure, without_none(**values), read)
     name = wire.get("name") or values.get("name") or values.get("id")
-    return Details(shown_record(wire, kind, args), columns,
-                   message=f'{verb} {RESOURCES[kind][0]} "{printable(name)}".')
+    return Details(shown_record(wire, kind, args), columns, message=(
+        f'{verb or action.title() + "d"} {RESOURCES[kind][0]} "{printable(name)}".'))
 
 
-def add_change(name, procedure, help_line, *options, verb="Created", examples=()):
+def add_change(name, procedure, help_line, *options, examples=()):
     """Adds a command that creates or changes what has a name, and maybe a description."""
     @command(name, *options, help=help_line, examples=examples)
     def change(client, args, console):
@@ -6690,13 +6690,13 @@ def add_change(name, procedure, help_line, *options, verb="Created", examples=()
             raise usage_error("Nothing to change", "Pass --name or --description.")
         if ORG in options:
             values["organizationId"] = organization_id(client, args.org)
-        elif verb == "Updated":         # the server requires the name
+        elif procedure.endswith(".update"):     # the server requires the name
             kind = procedure.split(".")[0]
             values.update(chosen_resource(client, args, kind))
             values["name"] = args.name or stored_row(client, kind, values).get("name")
         elif "project" in vars(args):
             values["projectId"] = chosen_project(client, args)
-        return changed(client, args, procedure, (ID, PLAN, DESCRIPTION), verb, **values)
+        return changed(client, args, procedure, (ID, PLAN, DESCRIPTION), **values)
 
 
 def chosen_resource(client, args, kind, key="id") -> dict:
@@ -6958,7 +6958,7 @@ def projects_use(client, args, console):
 add_change("projects create", "project.create", "Create a project in an organization.",
            *NEW_NAME, ORG, DESCRIBE)
 add_change("projects update", "project.update", "Change the name or description of a project.",
-           PROJECT_OPERAND, RENAME, DESCRIBE, ORG_FILTER, verb="Updated",
+           PROJECT_OPERAND, RENAME, DESCRIBE, ORG_FILTER,
            examples=('twosignal projects update PROJECT -n "Support Agent"',))
 add_deletion("projects delete", PROJECT_OPERAND, "project",
              "Delete a project and everything in it.", parent=ORG_FILTER)
@@ -7464,8 +7464,7 @@ CONFIG = Option("--config JSON", "configuration of the evaluator" + JSON_VALUE)
 add_listing("evaluators list", "evaluator", (ID, TYPE, ENABLED, NAME), PROJECT, SHOW_SECRETS)
 EVALUATOR_KEYS = {"name": str, "type": str, "config": dict, "enabled": bool}    # in a file
 SERVER_KEYS = {"id", "project_id", "created_at", "updated_at"}      # are ignored there
-EVALUATOR_FILE = ("It takes a list of objects with name and type (text), config (an object) and "
-                  "enabled (true or false), as 'evaluators export' writes it.")
+EVALUATOR_FILE = "It takes what 'evaluators export' writes: name, type, config and enabled."
 EVALUATOR_TYPES = dict(each.partition(":")[::2] for each in (   # with a key that its config needs
     "CONTAINS:value REGEX_MATCH:pattern JSON_SCHEMA:schema EXACT_MATCH STARTS_WITH:value "
     "ENDS_WITH:value LENGTH LEVENSHTEIN SIMILARITY LATENCY COST:max_cost_usd "
@@ -7526,8 +7525,7 @@ def evaluators_change(client, args, console):
     if config:
         given["config"] = unmask(config, mask_config(stored), stored, "config")
     mask_config(given.get("config"), console.keep_secret)       # an error may repeat it
-    result = changed(client, args, f"evaluator.{action}", EVALUATOR_FIELDS, f"{action}d".title(),
-                     **given)
+    result = changed(client, args, f"evaluator.{action}", EVALUATOR_FIELDS, **given)
     if "config" in given:
         warnings = config_warnings("", result.record.get("type"), given["config"])
         result.conclude = lambda: Outcome(warnings)
@@ -7567,12 +7565,11 @@ def evaluators_in(files) -> dict:
         given = record if isinstance(record, dict) else {}
         values = {key: value for key, value in given.items()
                   if value is not None and key not in SERVER_KEYS}
-        wrong = [key for key in values if type(values[key]) is not EVALUATOR_KEYS.get(key)]
+        wrong = [key for key in ("name", *values)
+                 if type(values.get(key)) is not EVALUATOR_KEYS.get(key)]
         if wrong:
-            raise file.unusable(f"has a wrong or unknown key '{wrong[0]}'")
-        name = to_nfc(values.get("name", ""))
-        if not name.strip():
-            raise file.unusable("has no name")
+            raise file.unusable(f"has a missing, wrong or unknown key '{wrong[0]}'")
+        name = to_nfc(values["name"])
         if name in found:
             raise file.unusable(f"has a second evaluator named '{name}'")
         found[name] = f"{file.path}, {file.place}, '{name}'", values
@@ -7668,7 +7665,7 @@ ITEM_COLUMNS = (ID, Column("Input", "input"), Column("Expected", "expected_outpu
 add_listing("datasets list", "dataset", (ID, ITEMS, CREATED, NAME), PROJECT)
 add_change("datasets create", "dataset.create", "Create a dataset.", PROJECT, *NEW_NAME, DESCRIBE)
 add_change("datasets update", "dataset.update", "Change the name or description of a dataset.",
-           DATASET, PROJECT, RENAME, DESCRIBE, verb="Updated",
+           DATASET, PROJECT, RENAME, DESCRIBE,
            examples=('twosignal datasets update ID --project ID -n "Test Cases"',))
 ITEM = Option("ITEM", "ID of the item", plain_id)
 TO_DATASET = Option("--dataset ID", "dataset, by ID or name", plain_id, name="id", required=True)
@@ -7939,7 +7936,7 @@ def key_object(answer) -> dict:
     return answer
 
 
-def new_key(client, args, console, procedure, verb="Created", **values) -> Details:
+def new_key(client, args, console, procedure, verb="", **values) -> Details:
     """The Details of a new API key, which --output-env leaves out of them. Raises Failure."""
     path = args.output_env
     if not path and args.fields not in (None, ["?"]) and "key" not in args.fields:
@@ -8057,7 +8054,7 @@ def routing_change(client, args, console):
     if not given:
         raise usage_error("Nothing to change", "Pass an option, such as --rules or --disable.")
     given.update(chosen_resource(client, args, "modelRouting"))
-    return changed(client, args, "modelRouting.update", ROUTING_FIELDS, "Updated", **given)
+    return changed(client, args, "modelRouting.update", ROUTING_FIELDS, **given)
 
 
 add_deletion("routing delete", ROUTING_CONFIG, "modelRouting", "Delete a routing config.")

@@ -591,10 +591,11 @@ class Files(EvaluatorCase):
     def test_files_that_cannot_be_used(self):
         for content, *parts in (
                 ("", "line 1", "no evaluator"), ("[]", "no evaluator"), ("[\n5]", "line 2", "name"),
-                ('{"type": "COST"}', "line 1 has no name"), ('[[{"name": "x"}]]', "line 1"),
+                ('{"type": "COST"}', "line 1 has a missing", "'name'"),
+                ('[[{"name": "x"}]]', "line 1"),
                 ('{"name": "x", "type": "COST", "conf": {}}', "unknown key 'conf'"),
                 ('[{"name": "New", "type": "COST"}', "not JSON, or cut off"),
-                ('[{"name": " "}]', "name"), ('[{"name": 5}]', "name"),
+                ('[{"name": 5}]', "name"),
                 ('[{"name": "x",\n "type": "COST"},\n{"name": "y", "type": 5}]', "line 3", "type"),
                 ('[{"name": "x", "type": "COST", "config": []}]', "config"),
                 ('[{"name": "x", "type": "COST", "enabled": "yes"}]', "enabled"),
