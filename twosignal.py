@@ -5735,8 +5735,7 @@ class TraceGroups(Struct):
     def rows(self) -> list:
         if self.by in (["day"], ["hour"]):
             self._fill_gaps(TIME_KEYS[self.by[0]])
-        return [stats.row(zip(self.by, values), self.evaluators)
-                for values, stats in self.groups.items()]
+        return [stats.row(zip(self.by, key), self.evaluators) for key, stats in self.groups.items()]
 
     def _fill_gaps(self, unit):
         """Adds a group without traces for each other day or hour, see time_label()."""
