@@ -190,6 +190,11 @@ def result_or(default, function, *arguments, kinds=Failure):
     return default if isinstance(found, kinds) else found
 
 
+def leaves_unchanged(error) -> bool:
+    """Whether it is certain that a change was not made, if this is why it failed."""
+    return isinstance(error, Failure) and error.code not in UNCERTAIN_CHANGE_CODES
+
+
 def usage_error(message, hint="") -> Failure:
     return Failure(message, hint, "USAGE")
 
@@ -3649,7 +3654,7 @@ class Client:
         try:
             return call()
         except BaseException as error:      # Ctrl-C, too
-            if not isinstance(error, Failure) or error.code in UNCERTAIN_CHANGE_CODES:
+            if not leaves_unchanged(error):
                 error.hint = ("The change may have been made all the same: check with "
                               f"'twosignal {check}' before you repeat it.")
             if isinstance(error, Failure) and procedure:
@@ -3853,17 +3858,13 @@ class Client:
 
 
 class ConcurrentChanges:
-    """Makes many changes by one procedure, a few at a time. It is also the clock of those under
-    way: if the server asks one of them to wait, all do."""
+    """Makes many changes by one procedure, a few at a time."""
 
     def __init__(self, client, procedure, note):
         """note: called with the key and the result (or Failure) of each; what it raises ends all.
         """
         from _thread import allocate_lock
         self.client, self.procedure, self.note = client, procedure, note
-        clock = client.transport.clock
-        self.time, self.monotonic, self._nap = clock.time, clock.monotonic, clock.sleep
-        self._resumes_at = clock.monotonic()
         self._lock = allocate_lock()
         self._tell = functools.lru_cache()(client.transport.tell)       # each remark once
         self._errors = []               # which end it
@@ -3873,11 +3874,11 @@ class ConcurrentChanges:
         """inputs: pairs of a key and an input. Of several errors, it raises one that leaves a
         change uncertain. A signal waits a moment for what is under way."""
         from threading import Thread
-        inputs = iter(inputs)
-        self.client.auth.is_shared = True
+        inputs, auth = iter(inputs), self.client.auth
+        auth.is_shared = True
         self._work(self.client, inputs, 1)      # what is wrong with all of them is told once
         threads = [Thread(target=self._work, args=(self._copy(), inputs), daemon=True)
-                   for _ in range(0 if self._errors else CONCURRENT_REQUESTS)]
+                   for _ in range(CONCURRENT_REQUESTS)]
         try:
             for thread in threads:
                 thread.start()
@@ -3886,17 +3887,16 @@ class ConcurrentChanges:
             self._errors.insert(0, error)
             self._tell("Waiting for requests under way.")
             with deferred_signals():
-                self._join(threads, self.monotonic() + TAKEOVER_TIMEOUT)
-                with self.client.auth.lock:     # a refresh ends first, and none begins
-                    self.client.auth.may_refresh = False
+                self._join(threads, time.monotonic() + TAKEOVER_TIMEOUT)
+                with auth.lock:     # a refresh ends first, and none begins
+                    auth.may_refresh = False
             raise
-        if self._errors:
-            raise min(self._errors, key=lambda error: (
-                getattr(error, "code", "") not in UNCERTAIN_CHANGE_CODES))
+        for error in sorted(self._errors, key=leaves_unchanged):
+            raise error
 
     def _join(self, threads, until):
         for thread in threads:
-            while thread.is_alive() and self.monotonic() < until:
+            while thread.is_alive() and time.monotonic() < until:
                 thread.join(1)      # in steps: on Windows, a signal waits for the end of one
 
     def _copy(self):
@@ -3904,7 +3904,7 @@ class ConcurrentChanges:
         from copy import copy
         client = copy(self.client)
         transport = client.transport = copy(client.transport)
-        transport.clock, transport.tell, transport.tries = self, self._tell, MAX_BULK_TRIES
+        transport.tell, transport.tries = self._tell, MAX_BULK_TRIES
         return client
 
     def _work(self, client, inputs, most=ALL):
@@ -3915,7 +3915,6 @@ class ConcurrentChanges:
                 with self._lock:
                     key, values = next(inputs)
                     self.uncertain.add(key)
-                self.sleep(0)
                 result = result_or_failure(client.mutate, self.procedure, values)
                 with self._lock:
                     self.note(key, result)
@@ -3926,17 +3925,6 @@ class ConcurrentChanges:
             self._errors.append(error)
         finally:
             client.transport.close()
-
-    def sleep(self, seconds):
-        """Waits so many seconds, and lets all others wait. Raises Failure once all is to end."""
-        if seconds:
-            self._resumes_at = max(self._resumes_at, self.monotonic() + seconds)
-        left = self._resumes_at - self.monotonic()
-        while left > 0:
-            if self._errors:
-                raise Failure("Stopped", code="TOO_MANY_REQUESTS")
-            self._nap(min(left, 1))
-            left -= 1
 
 
 def trace_input(trace_id, project) -> dict:
@@ -6358,7 +6346,7 @@ class TraceSender(Struct):
                     self._send(rows)
                     self.console.progress(self.progress(), started)
         except BaseException as error:
-            is_certain = isinstance(error, Failure) and error.code not in UNCERTAIN_CHANGE_CODES
+            is_certain = leaves_unchanged(error)
             if self.place and (self.accepted or not is_certain):
                 hint = f"{error.hint} " if is_certain and error.hint else ""
                 again = "makes other copies" if self.namespace else "repeats the same IDs"
@@ -7842,7 +7830,7 @@ class ItemImport:
         try:
             changes.run((key, {**target, **item}) for key, item in self.items())
         except BaseException as error:      # Ctrl-C, too
-            is_certain = isinstance(error, Failure) and error.code not in UNCERTAIN_CHANGE_CODES
+            is_certain = leaves_unchanged(error)
             if self.added or not is_certain:
                 hint = f"{error.hint} " if is_certain and error.hint else ""
                 for _, _, place in sorted(changes.uncertain)[:1]:
@@ -7861,7 +7849,7 @@ class ItemImport:
             self.console.progress(self.progress(), self.since)
             return
         is_rejected = result.exit_code == 1 and result.code != "FAILED"
-        if is_rejected or result.code in UNCERTAIN_CHANGE_CODES:
+        if is_rejected or not leaves_unchanged(result):
             result.message = f"{self.path}, {key[2]}: {result.message}"
         if not is_rejected or not self.keeps_going:
             raise result
@@ -7876,8 +7864,7 @@ class ItemImport:
         skipped = self.total - self.added - self.failed
         message = self.progress(verb) + (f"; {skipped:,} already there." if skipped else ".")
         result = Details({"dataset_id": dataset_id, key: self.added, "skipped": skipped,
-                          "failed": self.failed, "failures": sorted(
-                              self.failures, key=lambda each: each["line"])}, message=message)
+                          "failed": self.failed, "failures": self.failures}, message=message)
         if self.failed:
             failure = Failure(f"The server rejected {counted(self.failed, 'item')}")
             result.conclude = lambda: Outcome(failure=failure)
@@ -7903,16 +7890,21 @@ def datasets_import(client, args, console):
     stream = console.open_stdin("test cases") if args.file == "-" else None
     file = RecordFile(args.file, stream, see_help("datasets", "import"), True, columns)
     work = ItemImport(console, args.keep_going)
-    with TemporaryFile("w+", encoding="ascii") as work.spool:
-        work.read(file, keys)
-        place = chosen_resource(client, args, "dataset")
-        if args.skip_existing or args.dry_run:      # or the dataset may not exist
-            items = all_items(client, place)
-            work.known.update(map(item_hash, items if args.skip_existing else ()))
-        if args.dry_run:
-            work.added = sum(1 for _ in work.items())
-        else:
-            work.run(client, {"datasetId": place["id"], "projectId": place["projectId"]})
+    try:
+        with TemporaryFile("w+", encoding="ascii") as work.spool:
+            work.read(file, keys)
+            place = chosen_resource(client, args, "dataset")
+            if args.skip_existing or args.dry_run:      # or the dataset may not exist
+                items = all_items(client, place)
+                work.known.update(map(item_hash, items if args.skip_existing else ()))
+            if args.dry_run:
+                work.added = sum(1 for _ in work.items())
+            else:
+                work.run(client, {"datasetId": place["id"], "projectId": place["projectId"]})
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise unwritable_file("a temporary file", error, "Free some space, or set TMPDIR.")
     return work.result(place["id"], args.dry_run)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import signal
+import sys
 import threading
 import unittest
 from unittest import mock
@@ -227,6 +228,13 @@ class Files(ImportCase):
         self.assertImported(table, {"input": "a;b, c", "expectedOutput": "d"}, name="a.csv", args=(
             "--input-column", "Frage", "--expected-column", "Antwort"))
         self.assertRefused("a;b\nx;y\n", "has no column 'input'; it has: a, b", name="a.csv")
+
+    @posix
+    def test_no_room_for_temporary_files(self):
+        path = self.write("a.jsonl", numbered(200))
+        result = run_command(["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", sys.executable, SCRIPT,
+                              "datasets", "import", self.dataset, path], self.environment)
+        self.assertFails(result, 1, "Cannot write a temporary file", "TMPDIR")
 
     def test_stdin_is_read_once(self):
         self.assertFails(self.load("x", name="-", env={"TWOSIGNAL_PROJECT": None}), 2)
@@ -467,14 +475,6 @@ class RateLimits(ImportCase):
         self.assertOk(self.load(numbered(12), "--timeout", "300", clock=clock), err=None)
         self.assertGreaterEqual(sum(clock.naps), 122)
         self.assertEqual(len(self.stored()), 12)
-
-    def test_all_wait_for_what_one_has_to_wait_for(self):
-        client = twosignal.Client(self.server.url, twosignal.Transport(clock=ShortClock()))
-        changes = twosignal.ConcurrentChanges(client, "dataset.addItem", None)
-        changes.sleep(50)
-        self.assertAlmostEqual(sum(client.transport.clock.naps), 50, 0)
-        changes.sleep(0)            # by this clock, no time has passed
-        self.assertAlmostEqual(sum(client.transport.clock.naps), 100, 0)
 
     def test_are_given_up_if_nothing_succeeds(self):
         for headers in ([("Retry-After", "1")], [("Retry-After", "86400")], []):
