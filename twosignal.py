@@ -6338,7 +6338,6 @@ class TraceSender(Struct):
         """Sends all events, once they are checked. Raises Failure, which says what was accepted."""
         from tempfile import TemporaryFile
         started = self.console.clock.monotonic()
-        self.client.transport.tries = MAX_BULK_TRIES
         try:
             with TemporaryFile() as self._spool:    # what is read once, is converted once
                 self._read()
@@ -6443,6 +6442,7 @@ class TraceSender(Struct):
                 raise Failure(f"The server accepted {accepted} of the {len(rows)} events of a "
                               "request", code="FAILED" if type(accepted) is int else "BAD_ANSWER")
             self.accepted += accepted
+            self.client.transport.tries = MAX_BULK_TRIES    # the server works, and is only busy
             return
         if answer.code not in ("BAD_REQUEST", "UNPROCESSABLE_CONTENT", "PAYLOAD_TOO_LARGE"):
             raise answer            # what was sent is not at fault
@@ -7346,10 +7346,10 @@ def traces_send(client, args, console):
 def wait_for_sent(sender, timeout, record) -> Outcome:
     """Waits until what was sent is listed; adds to the record how many traces are."""
     nanoseconds = to_number(sender.earliest)
-    since = nanoseconds / 10 ** 9 if nanoseconds else parse_timestamp(sender.earliest)
+    since = nanoseconds / 10 ** 9 if nanoseconds else parse_timestamp(sender.earliest) or 0
     # Of texts, the earliest is only known to a day: the zones of times may differ.
     progress = SentTraces(client=sender.client, console=sender.console, scored=False,
-                          query=TraceQuery(since=since and When(since - DAY)),
+                          query=TraceQuery(since=When(since - DAY) if since > DAY else None),
                           left=sender.traces, wanted=len(sender.traces))
     failure = result_or_failure(progress.wait, timeout)
     record["listed"] = progress.found

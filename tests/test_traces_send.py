@@ -494,6 +494,17 @@ class Waiting(SendCase):
                                    f"0 of {len(values)} traces arrived.\n")
             self.assertEqual(result.json["listed"], len(values))
 
+    def test_times_in_several_zones(self):
+        times = ("2026-03-14T10:30:00+14:00", "2026-03-14T01:30:00Z", "2026-03-14T10:30:00-11:00",
+                 "0001-01-01T00:00:00Z")
+        for count in (3, 4):
+            self.take()
+            values = [dict(event, body=dict(event["body"], startTime=when))
+                      for event, when in zip(events(count), times)]
+            result = self.assertOk(self.send_lines(*values, args=("--wait", "--json"),
+                                                   clock=PassingClock()))
+            self.assertEqual(result.json["listed"], count)
+
     def test_no_worker(self):
         self.take(ingest_delay=math.inf)
         result = self.send_lines(EVENT, args=("--wait", "--timeout", "20s"), clock=PassingClock())
