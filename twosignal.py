@@ -656,28 +656,28 @@ def mask_urls(text, keep_secret) -> str:
     return text
 
 
-def unmask(value, masked, stored, path, is_secret=False):
+def unmask(value, hidden, masked, stored, path):
     """A config with what is stored in place of each ***, if mask_config() shows that there.
-    masked: what it shows; path: of the value, for errors; is_secret: whether it is masked as a
-    whole. Raises a usage error for any other ***.
+    hidden, masked: what it shows of the value, and of what is stored; path: of the value, for
+    errors. Raises a usage error for any other ***.
     """
     if is_same(value, masked):
         return stored
-    if isinstance(value, dict) and not is_secret:
-        is_known = isinstance(masked, dict) and all(
-            masked.get(each) == value.get(each) for each in _PAIR_KEYS)
-        known, hidden = masked if is_known else {}, mask_config(value)
-        return {key: unmask(below, known.get(key, MISSING), get_item(stored, key), f"{path}.{key}",
-                            hidden[key] == "***") for key, below in value.items()}
-    if isinstance(value, list) and not is_secret:
+    if isinstance(hidden, dict):
+        known = dict(masked) if isinstance(masked, dict) else {}
+        if any(known.get(each) != value.get(each) for each in _PAIR_KEYS):
+            known.pop("value", None)
+        return {key: unmask(below, hidden[key], known.get(key, MISSING), get_item(stored, key),
+                            f"{path}.{key}") for key, below in value.items()}
+    if isinstance(hidden, list):
         pairs = list(zip(masked, stored)) if isinstance(masked, list) else []
         like = [[pair for pair in pairs if is_same(item, pair[0])] for item in value]
         known = [same[0] if len(same) == 1 else (MISSING, None) for same in like]
-        return [unmask(item, *pair, f"{path}.{place}")
-                for place, (item, pair) in enumerate(zip(value, known))]
+        return [unmask(*items, *pair, f"{path}.{place}")
+                for place, (*items, pair) in enumerate(zip(value, hidden, known))]
     secrets = []
-    mask_config(value, secrets.append, True, is_secret)
-    if value == "***" or "***" in "".join(secrets):
+    mask_config(value, secrets.append, True, hidden == "***")
+    if any("***" in secret for secret in secrets):
         raise usage_error(f"{path} has *** in place of a secret that is not stored there",
                           "Write the secret: where it is stored, 'twosignal evaluators export "
                           "--show-secrets' shows it.")
@@ -7510,7 +7510,7 @@ def evaluators_change(client, args, console):
         if "***" in json.dumps(config):
             stored = stored_row(client, "evaluator", given).get("config")
     if config:
-        given["config"] = unmask(config, mask_config(stored), stored, "config")
+        given["config"] = unmask(config, mask_config(config), mask_config(stored), stored, "config")
     mask_config(given.get("config"), console.keep_secret)       # an error may repeat it
     result = changed(client, args, f"evaluator.{action}", EVALUATOR_FIELDS, **given)
     if "config" in given:
@@ -7579,8 +7579,8 @@ def evaluator_plan(found, stored, prunes, tell) -> list:
             raise usage_error(f"{place}: a new evaluator needs a type")
         config = old.get("config")
         if "config" in values:
-            values["config"] = unmask(values["config"], mask_config(config), config,
-                                      f"{place}: config")
+            shown = mask_config(values["config"]), mask_config(config)
+            values["config"] = unmask(values["config"], *shown, config, f"{place}: config")
         changes = {key: values[key] for key in ("type", "config", "enabled")
                    if key in values and not is_same(values[key], old.get(key, MISSING))}
         if changes:

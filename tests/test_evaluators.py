@@ -362,7 +362,8 @@ class MasksInLists(unittest.TestCase):
 
     def restored(self, shown, stored=None):
         stored = self.STORED if stored is None else stored
-        return twosignal.unmask(shown, twosignal.mask_config(stored), stored, "config")
+        masked = map(twosignal.mask_config, (shown, stored))
+        return twosignal.unmask(shown, *masked, stored=stored, path="config")
 
     def test_moved_removed_and_added(self):
         a, b = twosignal.mask_config(self.STORED)
@@ -391,6 +392,17 @@ class MasksInLists(unittest.TestCase):
                            ("url", "https://x.example/?token=a***")):
             for stored in ({key: "s1"}, {}, {key: value, "other": 1}):
                 self.assertRefused({"more": 1, key: value}, "." + key, stored)
+
+    def test_the_rest_of_an_object_with_a_name(self):
+        """Only the value that the name belongs to is another one's."""
+        stored = {"name": "token", "value": "s1", "apiKey": "s2", "properties": {
+            "password": {"description": "shown as ***"}}}
+        shown = dict(twosignal.mask_config(stored), name="x-token", more=["x*", "**y"])
+        self.assertEqual(self.restored(dict(shown, value="s3"), stored),
+                         dict(shown, value="s3", apiKey="s2"))
+        self.assertRefused(shown, ".value", stored)
+        shown = {"apiKey": ["x*", "**y"], "properties": {"password": {"description": "as ***"}}}
+        self.assertEqual(self.restored(shown, stored), shown)
 
     def test_items_that_look_alike(self):
         stored = ["https://one@x.example/", "https://two@x.example/", "z"]
