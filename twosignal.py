@@ -3872,7 +3872,7 @@ class ConcurrentChanges:
 
     def run(self, inputs):
         """inputs: pairs of a key and an input. Of several errors, it raises one that leaves a
-        change uncertain. A signal waits a moment for what is under way."""
+        change uncertain. After a signal, all of those under way are."""
         from threading import Thread
         inputs, auth = iter(inputs), self.client.auth
         auth.is_shared = True
@@ -3882,22 +3882,17 @@ class ConcurrentChanges:
         try:
             for thread in threads:
                 thread.start()
-            self._join(threads, ALL)
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(1)      # in steps: on Windows, a signal waits for the end of one
         except BaseException as error:
             self._errors.insert(0, error)
-            self._tell("Waiting for requests under way.")
-            with deferred_signals():
-                self._join(threads, time.monotonic() + TAKEOVER_TIMEOUT)
-                with auth.lock:     # a refresh ends first, and none begins
-                    auth.may_refresh = False
+            with deferred_signals(), auth.lock:     # a refresh ends first, and none begins
+                auth.may_refresh = False
+                self._lock.acquire()    # from now on, nothing is noted
             raise
         for error in sorted(self._errors, key=leaves_unchanged):
             raise error
-
-    def _join(self, threads, until):
-        for thread in threads:
-            while thread.is_alive() and time.monotonic() < until:
-                thread.join(1)      # in steps: on Windows, a signal waits for the end of one
 
     def _copy(self):
         """The client for another thread, with a connection of its own."""
@@ -7662,10 +7657,16 @@ ITEM_OPTIONS = (
     Option("--metadata JSON", "metadata of the item" + JSON_VALUE))
 
 
-def given_values(args, console) -> dict:
-    """The values that options give an item, by its wire keys. Raises a usage error."""
-    return {each.name: json_argument(vars(args)[each.name], each.label, console)
-            for each in ITEM_OPTIONS if vars(args).get(each.name)}
+def item_hash(item) -> int:
+    """The same for wire items of equal content, whatever the order of keys, and for 1 and 1.0."""
+    return hash(canonical_json([item.get(each.name) for each in ITEM_OPTIONS]))
+
+
+def item_values(client, args, console) -> dict:
+    """The IDs of an item's dataset and project, and what options give it, by its wire keys."""
+    given = {each.name: json_argument(vars(args)[each.name], each.label, console)
+             for each in ITEM_OPTIONS if vars(args).get(each.name)}
+    return {**chosen_resource(client, args, "dataset", "datasetId"), **given}
 
 
 def added_item(client, values, verb="Added") -> Details:
@@ -7719,15 +7720,14 @@ def datasets_export(client, args, console):
          examples=("twosignal datasets add-item ID --project ID --input '{\"prompt\": \"Hi\"}'",))
 def datasets_add_item(client, args, console):
     """Add a test case to a dataset."""
-    item = given_values(args, console)
-    return added_item(client, {**chosen_resource(client, args, "dataset", "datasetId"), **item})
+    return added_item(client, item_values(client, args, console))
 
 
 @command("datasets add-trace", Option("TRACE", "ID of the trace", plain_id), TO_DATASET, PROJECT,
          Option("--expected-from-output", "expect the output of the root span"), ITEM_OPTIONS[-1])
 def datasets_add_trace(client, args, console):
     """Add a test case made from the root span of a trace."""
-    item = {**given_values(args, console), **chosen_resource(client, args, "dataset", "datasetId")}
+    item = item_values(client, args, console)
     wire = client.query("trace.getById", trace_input(args.trace, item["projectId"]))
     spans = child_records(to_record(resource_object(wire), "trace"), "spans")
     root = span_tree(spans)[0][1] if spans else {}
@@ -7744,17 +7744,18 @@ def datasets_add_trace(client, args, console):
     "twosignal datasets update-item ITEM --dataset ID --project ID --expected '\"Hi\"'",))
 def datasets_update_item(client, args, console):
     """Change a test case, which gets a new ID."""
-    given = given_values(args, console)
-    place = chosen_resource(client, args, "dataset", "datasetId")
-    items = all_items(client, dict(place, id=place["datasetId"]))
-    old = named_row(items, args.item, "item", place)
-    if all(is_same(old.get(key), given[key]) for key in given):
+    new = item_values(client, args, console)
+    place = {"projectId": new["projectId"], "id": new["datasetId"]}
+    old = named_row(all_items(client, place), args.item, "item", new)
+    values = {each.name: old.get(each.name) for each in ITEM_OPTIONS}
+    item = {**values, **new}
+    if item_hash(item) == item_hash(values):
         raise usage_error("Nothing to change", "Pass a new --input, --expected or --metadata.")
-    item = {each.name: given.get(each.name, old.get(each.name)) for each in ITEM_OPTIONS}
-    result = added_item(client, {"input": None, **without_none(**item), **place}, "Updated")
+    result = added_item(client, {"input": None, **without_none(**item)}, "Updated")
     new_id = printable(result.record.get("id"))
     try:
-        client.mutate("dataset.removeItem", {"itemId": old["id"], **place})
+        client.mutate("dataset.removeItem", {
+            "itemId": old["id"], "projectId": place["projectId"], "datasetId": place["id"]})
     except BaseException as error:      # Ctrl-C, too
         command_line = with_ids("datasets remove-item {id}{project}", dict(place, id=old["id"]))
         error.hint = f"Added item {new_id}. Remove the old one with 'twosignal {command_line}'."
@@ -7775,11 +7776,6 @@ def datasets_remove_item(client, args, console):
 # The keys of an item in a file.
 ITEM_KEYS = {"input": "input", "expectedOutput": "expectedOutput", "metadata": "metadata",
              "expected_output": "expectedOutput", "expected": "expectedOutput"}
-
-
-def item_hash(item) -> int:
-    """The same for wire items of equal content, whatever the order of keys, and for 1 and 1.0."""
-    return hash(canonical_json([item.get(each.name) for each in ITEM_OPTIONS]))
 
 
 class ItemImport:

@@ -12,7 +12,7 @@ from unittest import mock
 import standin
 import twosignal
 from tools import (DEADLINE, DIALECTS, SCRIPT, Case, CommandCase, EventfulClock, PassingClock,
-                   ShortClock, costly, measured_command, posix, requests_of, run_command)
+                   costly, measured_command, posix, requests_of, run_command)
 
 TABLE = "input,expected_output\nHi,Hello\n\"a, \"\"b\"\"\nc\",\n"
 ROWS = [{"input": "Hi", "expected_output": "Hello"},
@@ -488,7 +488,7 @@ class RateLimits(ImportCase):
 
 class Signals(ImportCase):
     def test_a_signal_in_a_pause(self):
-        """Row 81: Ctrl-C waits for what is under way, and tells what may be missing."""
+        """Row 81: Ctrl-C takes effect at once, and tells what may be missing."""
         pending = [KeyboardInterrupt]
 
         def interrupt():
