@@ -625,7 +625,8 @@ def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secre
     if isinstance(value, dict):
         masked = {}
         for key, below in value.items():
-            names = [str(value.get(each)) for each in _PAIR_KEYS] if key == "value" else [key]
+            names = [key] if key != "value" else [
+                each for each in map(value.get, _PAIR_KEYS) if isinstance(each, str)]
             is_users_own = parent == "properties" and isinstance(below, dict)   # in a JSON schema
             may_hide = is_config and not is_users_own
             hides = is_secret or may_hide and any(map(is_secret_name, names))
@@ -650,9 +651,9 @@ def mask_urls(text, keep_secret) -> str:
             return match.group()
         keep_secret(unquote(secret))
         return head + "***"
-    for pattern in (r"(://(?:[^/?#\s:@]*:)?)([^/?#\s]+)(?=@)", r"([?&#][^=&#?\s]*=)([^&#\s]+)",
-                    r"(;\s*[^=;\s]*=)([^;\s]+)", r"\A([\w-]+: +)(\S+(?: \S+)?)\Z"):
-        text = re.sub(pattern, mask, text)
+    for form in (r"(://(?:[^/?#\s:@]*:)?)([^/?#\s]+)(?=@)", r"([?&#][^=&#?\s]*=)([^&#\s]+)",
+                 r"(;\s*[^=;\s]*=)([^;\s]+)", r"\A([\w-]+: +)(\S+(?: \S+)?)\Z"):
+        text = re.sub(form, mask, text)
     return text
 
 

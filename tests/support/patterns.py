@@ -37,6 +37,7 @@ IN_VARIABLES = {
     "pattern": list(t.Session._TEXTS.values()),             # Session()
     "cls": [t.Session], "key": list(t.Session._TEXTS),      # Session.first()
     "reserved": ["host|content-length|x-.*"],               # of header names
+    "form": next(each for each in t.mask_urls.__code__.co_consts if type(each) is tuple),
     "too_wide": [r"[^\0-\xff]|\\u(?!00)", r"[^\0-\uffff]|\\u[dD]"],      # bounded_text()
 }
 # What is applied to short texts only: the limit is in the code before it.
