@@ -6267,13 +6267,11 @@ def event_values(record, keys, **defaults) -> dict:
     return defaults
 
 
-def creation_event(kind, record, **defaults) -> tuple:
-    """The event of a kind for a record, and its body."""
+def creation_event(kind, record, **defaults) -> dict:
     body = event_values(record, _SENT_KEYS, name="unnamed", **defaults)
     if body.get("status") not in ("OK", "ERROR"):
         body.pop("status", None)    # it had not ended; no other status can be sent
-    return {"id": body.get("id"), "type": kind, "timestamp": body["start_time"],
-            "body": body}, body
+    return {"id": body.get("id"), "type": kind, "timestamp": body["start_time"], "body": body}
 
 
 def exported_events(file, value):
@@ -6298,7 +6296,7 @@ def batched_events(file, value):
             f"body.{key}" for key in required if not (body.get(key) or body.get(camel_case(key)))]
         if missing:
             raise file.unusable(f"has an event without {', '.join(missing)}")
-        yield event, body
+        yield event
 
 
 def otlp_spans(file, value):
@@ -6307,11 +6305,11 @@ def otlp_spans(file, value):
             raise file.unusable("has resourceSpans without scopeSpans")
         for scope in child_records(resource, "scopeSpans"):
             for span in child_records(scope, "spans"):
-                yield dict(resource, scopeSpans=[dict(scope, spans=[span])]), span
+                yield dict(resource, scopeSpans=[dict(scope, spans=[span])])
 
 
 # How to send each kind of value in a file, by a key of it, the first of which counts: what yields
-# (event, object in it with its IDs); the path and the body of a request.
+# its events; the path and the body of a request.
 _AS_EVENTS = "/traces", b'{"batch":[%s]}'
 _KINDS = {"spans": (exported_events, *_AS_EVENTS), "batch": (batched_events, *_AS_EVENTS),
           "resourceSpans": (otlp_spans, "/otel/traces", b'{"resourceSpans":[%s]}'),
@@ -6366,8 +6364,8 @@ class TraceSender(Struct):
                     raise file.unusable("is of another kind than those before: use two files")
                 self.path = path
                 try:
-                    for event, body in read(file, value):
-                        content = self._converted(file, event, body)
+                    for event in read(file, value):
+                        content = self._converted(file, event)
                         self._spool.write(b"%d %d %s\n" % (number, file.line, content))
                 except (TransientFailure, ValueError, RecursionError):
                     raise file.unusable("has no list of objects where one must be, an infinite "
@@ -6379,7 +6377,8 @@ class TraceSender(Struct):
             raise file.unusable("has nothing to send")
         self._spool.seek(0)
 
-    def _converted(self, file, event, body) -> bytes:
+    def _converted(self, file, event) -> bytes:
+        body = event.get("body") or event["scopeSpans"][0]["spans"][0]
         is_trace = event.get("type") == "trace-create"
         own_id = body.get("spanId") or body.get("id") or event.get("id")
         trace_id = own_id if is_trace else body.get("traceId") or body.get("trace_id")
@@ -7333,14 +7332,13 @@ def traces_send(client, args, console):
               "accepted": None if args.dry_run else sender.accepted}
     message = (f"{'Would send' if args.dry_run else 'Sent'} {counted(record['traces'], 'trace')} "
                f"({counted(sender.total, 'event')}).")
-    outcome = Outcome()
-    if args.wait:
-        outcome = wait_for_sent(sender, args.timeout or DEFAULT_WAIT, record)
-    return Details(record, message=message, conclude=lambda: outcome)
+    failure = wait_for_sent(sender, args.timeout or DEFAULT_WAIT, record) if args.wait else None
+    return Details(record, message=message, conclude=lambda: Outcome(failure=failure))
 
 
-def wait_for_sent(sender, timeout, record) -> Outcome:
-    """Waits until what was sent is listed; adds to the record how many traces are."""
+def wait_for_sent(sender, timeout, record):
+    """Waits until what was sent is listed, and adds to the record how many traces are. Returns a
+    Failure unless all are."""
     nanoseconds = to_number(sender.earliest)
     since = nanoseconds / 10 ** 9 if nanoseconds else parse_timestamp(sender.earliest) or 0
     # Of texts, the earliest is only known to a day: the zones of times may differ.
@@ -7352,10 +7350,9 @@ def wait_for_sent(sender, timeout, record) -> Outcome:
     if failure:
         failure.hint = f"{sender.progress()}. {failure.hint}"
     elif progress.left:
-        failure = Failure(f"Timed out after {timeout:g}s: {progress.status()}", "Accepted means "
-                          "queued: have whoever runs the server check its workers.",
-                          "NOTHING_TO_CHECK")
-    return Outcome(failure=failure)
+        return Failure(f"Timed out after {timeout:g}s: {progress.status()}", "Accepted means queued: "
+                       "have whoever runs the server check its workers.", "NOTHING_TO_CHECK")
+    return failure
 
 
 @command("traces wait", PROJECT,
