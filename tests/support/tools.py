@@ -961,7 +961,8 @@ class CommandCase(ServerCase):
             "projects delete": ["PROJECT", "-y"],
             "traces get": [server.traces[0]],
             "traces send": [self.write("events.jsonl", json.dumps({
-                "id": "1", "type": "trace-create", "body": {"id": "1", "name": "sent"}}))],
+                "id": "1", "type": "trace-create", "timestamp": "2026-03-14T10:30:00Z",
+                "body": {"id": "1", "name": "sent"}}))],
             "evaluators create": ["-n", "Has JSON", "--type", "JSON_SCHEMA",
                                   "--config", '{"schema": {"type": "object"}}'],
             "evaluators get": ["EVALUATOR"],
