@@ -7350,8 +7350,9 @@ def wait_for_sent(sender, timeout, record):
     if failure:
         failure.hint = f"{sender.progress()}. {failure.hint}"
     elif progress.left:
-        return Failure(f"Timed out after {timeout:g}s: {progress.status()}", "Accepted means queued: "
-                       "have whoever runs the server check its workers.", "NOTHING_TO_CHECK")
+        message = f"Timed out after {timeout:g}s: {progress.status()}"
+        return Failure(message, "Accepted means queued: have whoever runs the server check its "
+                                "workers.", "NOTHING_TO_CHECK")
     return failure
 
 
@@ -8135,7 +8136,7 @@ USAGE_FIELDS = (                    # the server counts all runs, the plan limit
 
 
 @command("usage", ORG,
-         Unlisted("--fail-above PERCENT", "exit 10 above PERCENT of the plan's traces", parse_percent),
+         Unlisted("--fail-above PERCENT", "exit 10 above this % of the trace limit", parse_percent),
          Option("--months N", f"show N months, at most {MAX_MONTHS}", MONTHS),
          Option("--project ID", "list one project, this month", plain_id, completes="projects"),
          JUNIT, is_gate=True, exclusive=("--fail-above", "--months", "--project"),
