@@ -1186,11 +1186,13 @@ class ApiKeys(KeyCase):
         self.add(3)
         trace = self.server.traces and self.server.traces[0] or self.server.add_trace()
         env = dict(self.key(), TWOSIGNAL_PROJECT=None)
+        event = {"id": "1", "type": "trace-create", "timestamp": "2026-03-14T10:30:00Z",
+                 "body": {"id": "1", "name": "sent"}}
         with mock.patch("twosignal.new_traces", first_look):
             for line in ("traces list", "traces check --max-p95 9h", "traces wait", "whoami",
                          "traces tail", "scores create %s --name x --value 1" % trace,
                          "routing test --input x", "prompts push x --content y", "prompts list",
-                         "prompts get x", "traces send " + self.write("events.json", [])):
+                         "prompts get x", "traces send " + self.write("events.json", [event])):
                 with self.subTest(line=line):
                     self.assertOk(self.cli(*line.split(), env=env))
         self.assertEqual(self.server.count("/api/trpc/"), 0)
@@ -1240,7 +1242,8 @@ class ApiKeys(KeyCase):
         for line in NEEDS_ACCOUNT:
             with self.subTest(line=line):
                 argv = line.replace("FILE", path).split()
-                self.assertFails(self.cli(*argv, env=env), 4, "login", "account")
+                self.assertFails(self.cli(*argv, env=env, stdin='{"input": 1}'), 4, "login",
+                                 "account")
         for line in ("traces get ID", "usage", "projects list", "datasets list"):
             self.assertFails(self.cli(*line.split(), env=env), 4, "account")
         self.assertEqual(self.server.requests, [])
@@ -1249,7 +1252,8 @@ class ApiKeys(KeyCase):
         with mock.patch("os.path.expanduser", lambda path: path):
             for line in NEEDS_ACCOUNT[::5]:
                 with self.subTest(line=line):
-                    result = self.cli(*line.split(), env=dict(self.key(), **NO_ACCOUNT))
+                    result = self.cli(*line.split(), env=dict(self.key(), **NO_ACCOUNT),
+                                      stdin='{"input": 1}')
                     self.assertFails(result, 4, "account")
 
     def test_a_session_is_used_if_a_key_is_not_enough(self):
