@@ -242,6 +242,13 @@ class Batches(SendCase):
         self.assertOk(self.send_lines(dict(TRACE, batch=3, body="x")))
         self.assertEqual(len(self.target.rows("traces")), 1)
 
+    def test_from_a_terminal(self):
+        output, code = self.run_terminal(
+            "traces", "send", "-", env=self.env,
+            script=[("Reading traces from the terminal", json.dumps(EVENT) + "\n\x04")])
+        self.assertEqual(code, 0, output)
+        self.assertEqual(len(self.target.rows("traces")), 1)
+
     def test_files_that_are_refused(self):
         """Row 77: a file is checked to its end before the first event is sent."""
         body = EVENT["body"]
