@@ -6325,7 +6325,8 @@ class TraceSender(Struct):
     # The state so far:
     total = accepted = 0            # events
     earliest = "A"                  # start of an event, as it is in a file
-    path = place = None             # of the REST API; of the first event that may be missing
+    path = place = None             # of the REST API; of the first event in the last request
+    in_doubt = None                 # the place of the first request of which not all was accepted
     max_bytes = SENT_BYTES          # of a request; less once the server refuses that as too large
 
     def run(self, is_dry_run):
@@ -6338,13 +6339,15 @@ class TraceSender(Struct):
                 for rows in () if is_dry_run else self._batches():
                     self._send(rows)
                     self.console.progress(self.progress(), started)
+            if self.in_doubt:
+                raise Failure("The server did not accept all events")
         except BaseException as error:
             is_certain = leaves_unchanged(error)
-            if self.place and (self.accepted or not is_certain):
+            if self.in_doubt or self.place and (self.accepted or not is_certain):
                 hint = f"{error.hint} " if is_certain and error.hint else ""
                 again = "makes other copies" if self.namespace else "repeats the same IDs"
                 error.hint = (f"{hint}{self.progress()}; the first that may be missing is in "
-                              f"{self.place}. Sending all again {again}.")
+                              f"{self.in_doubt or self.place}. Sending all again {again}.")
             if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
                 raise unwritable_file("a temporary file", error, "Free some space, or set TMPDIR.")
             raise
@@ -6433,10 +6436,11 @@ class TraceSender(Struct):
         answer = result_or_failure(self.client.rest, "POST", self.path, body)
         if not isinstance(answer, Failure):
             accepted = get_item(answer, "accepted")
-            if accepted != len(rows):
-                raise Failure(f"The server accepted {accepted} of the {len(rows)} events of a "
-                              "request", code="FAILED" if type(accepted) is int else "BAD_ANSWER")
+            if type(accepted) is not int:
+                raise wrong_type("accepted")
             self.accepted += accepted
+            if accepted != len(rows):       # it may have had the others already
+                self.in_doubt = self.in_doubt or self.place
             self.client.transport.tries = MAX_BULK_TRIES    # the server works, and is only busy
             return
         if answer.code not in ("BAD_REQUEST", "UNPROCESSABLE_CONTENT", "PAYLOAD_TOO_LARGE"):
@@ -7458,7 +7462,7 @@ SCHEMA_KEYWORDS = set(              # that JSON_SCHEMA evaluators check, and mer
 
 
 def config_warnings(place, type_name, config):
-    key = EVALUATOR_TYPES.get(type_name)
+    key = EVALUATOR_TYPES.get(str(type_name))       # whatever the server returned
     if key and get_item(config, key) is None:
         yield f"Warning: {place}a {type_name} evaluator needs '{key}' in its --config."
     ignored = set()
