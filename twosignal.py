@@ -1576,6 +1576,7 @@ class RecordFile:
                 self.line += text.count("\n", position, following)
                 position = following
             elif self._is_complete:
+                self.item = f" (item {number + 1})" if closing else ""
                 raise ValueError("neither an object nor the end")
             else:
                 text, position = self._more(text[position:]), 0
@@ -1589,7 +1590,7 @@ class RecordFile:
     def _more(self, text) -> str:
         """A text with as much again behind it, or a piece; without blanks at its beginning."""
         if len(text) > MAX_FILE_RECORD:
-            raise ValueError("too long")
+            raise self.unusable(f"is not JSON, or is larger than {MAX_FILE_RECORD >> 20} MB")
         size = max(FILE_CHUNK, len(text))
         content = b"" if self._is_complete else self._stream.read(size)
         self._is_complete = len(content) < size
@@ -4855,8 +4856,11 @@ class Arguments:
             if flag not in flags:
                 raise line.unknown_option(flag)
             self._add(flags[flag], text)
-        operands = list(line.operands)      # if fewer, the last: [GET|POST] may be omitted
-        for option in [each for each in chosen.options if not each.flags][-len(operands):]:
+        operands = list(line.operands)
+        places = [each for each in chosen.options if not each.flags]
+        if len(operands) < len(places):     # [GET|POST] may be omitted
+            places = [each for each in places if each.required]
+        for option in places:
             while operands and (option.repeatable or option.name not in vars(self)):
                 self._add(option, operands.pop(0))
         if operands:
@@ -8056,7 +8060,10 @@ def routing_test(client, args, console):
     """Show the model for an input; requires a project API key."""
     given = without_none(input=args.input, configName=args.config)
     wire = client.rest("POST", "/route-model", given, RETRIED_STATUSES)
-    return Details(to_record(resource_object(wire)), (
+    record = to_record(resource_object(wire))
+    if not isinstance(record.get("model"), str):
+        raise wrong_type("the model")
+    return Details(record, (
         Column("Model", "model"), Column("Config", "config_name"),
         Column("Complexity", "complexity")))
 
@@ -8078,6 +8085,8 @@ def prompts_get(client, args, console):
     content = get_item(record.get("version"), "content")
     if not isinstance(content, str):
         raise wrong_type("the content")
+    if args.version and to_number(record["version"].get("version")) != args.version:
+        raise protocol_error("The server returned another version", "Omit --version.")
     if args.raw:
         if is_terminal(console.file.file if console.file else console.stdout):
             content = "\n".join(map(printable, re.split("\r?\n", content)))

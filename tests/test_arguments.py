@@ -870,6 +870,7 @@ class ArgvIsReadOnce(CommandCase):
                 (["traces", "list", "--all=yes"], "--all takes no value"),
                 (["traces", "list", "extra"], "Unexpected argument 'extra'"),
                 (["traces", "get"], "Missing ID"),
+                (["datasets", "import", "Cases"], "Missing FILE"),
                 (["evaluators", "toggle", "x", "--enable", "--disable"],
                  "--enable and --disable cannot be used together"),
                 (["traces"], "No command given"), ([], "No command given")):

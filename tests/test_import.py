@@ -81,6 +81,8 @@ class Tables(Case):
                 mock.patch.object(twosignal, "MAX_FILE_RECORD", 5000):
             self.refused("input\n\"" + "x\n" * 1000, "line 2", "quote")
             self.refused("input\n" + "x" * 6000, "line 2", "larger than")
+            self.refused('{"input": 1}\n{"input": "' + "x" * 200000 + '"}', "line 2",
+                         "is not JSON, or is larger than")
 
 
 class Cells(unittest.TestCase):
@@ -344,6 +346,7 @@ class Requests(ImportCase):
         self.assertIn("line 1 (item 3): ", failure["message"])
         content = content.replace('"q3"', "null")
         self.assertRefused(content, "cases.jsonl, line 1 (item 3) has no input")
+        self.assertRefused(content.replace(': null', " null"), "line 1 (item 3) is not JSON")
 
     def test_an_item_that_is_too_large(self):
         """It is refused by itself, maybe before all of it was sent."""

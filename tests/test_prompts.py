@@ -122,6 +122,12 @@ class Versions(PromptsCase):
                 self.server.fault(PATH, status=200, body={"data": body, "error": None})
                 with self.subTest(body=body, more=more):
                     self.assertFails(self.prompts("get", "x", *more), 8, "wrong type")
+        for version in (2, "2", None):
+            self.server.fault(PATH, status=200, body={"data": {
+                "id": "p", "version": dict(VERSION, version=version)}})
+            with self.subTest(version=version):
+                self.assertFails(self.prompts("get", "x", "--version", "1", "--raw"), 8,
+                                 "another version")
         self.server.fault(PATH, status=200, body={"data": {"id": "p", "more": {"someKey": 1},
                                                            "version": dict(VERSION, x=None)}})
         record = self.assertOk(self.prompts("get", "x", "--json")).json

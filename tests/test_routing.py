@@ -221,8 +221,10 @@ class RoutingTests(KeyCase):
                 "error": {"code": "X", "message": "Words"}})
             with self.subTest(status=status):
                 self.assertFails(self.route("--input", "x"), code)
-        self.server.fault("/api/v1/route-model", status=200, body=["x"])
-        self.assertFails(self.route("--input", "x"), 8, "wrong type")
+        for body in (["x"], {}, {"model": None}):
+            self.server.fault("/api/v1/route-model", status=200, body=body)
+            with self.subTest(body=body):
+                self.assertFails(self.route("--input", "x"), 8, "wrong type")
 
     def test_it_changes_nothing(self):
         """Row 21: it is retried like a query, and no outcome is unknown."""
