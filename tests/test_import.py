@@ -81,7 +81,7 @@ class Tables(Case):
                 mock.patch.object(twosignal, "MAX_FILE_RECORD", 5000):
             self.refused("input\n\"" + "x\n" * 1000, "line 2", "quote")
             self.refused("input\n" + "x" * 6000, "line 2", "larger than")
-            self.refused('{"input": 1}\n{"input": "' + "x" * 200000 + '"}', "line 2",
+            self.refused('{"input": "' + "x" * 200000 + '"}', "line 1",
                          "is not JSON, or is larger than")
 
 
