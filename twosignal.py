@@ -627,9 +627,8 @@ def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secre
         for key, below in value.items():
             names = [key] if key != "value" else [
                 each for each in map(value.get, _PAIR_KEYS) if isinstance(each, str)]
-            is_users_own = parent == "properties" and isinstance(below, dict)   # in a JSON schema
-            may_hide = is_config and not is_users_own
-            hides = is_secret or may_hide and any(map(is_secret_name, names))
+            is_schema = parent == "properties" and isinstance(below, dict)      # the user's own
+            hides = is_secret or is_config and not is_schema and any(map(is_secret_name, names))
             masked[key] = mask_config(below, keep_secret, is_config or key == "config", hides, key)
     elif isinstance(value, list):
         masked = [mask_config(below, keep_secret, is_config, is_secret, parent) for below in value]
@@ -659,8 +658,7 @@ def mask_urls(text, keep_secret) -> str:
 
 def unmask(value, hidden, masked, stored, path):
     """A config with what is stored in place of each ***, if mask_config() shows that there.
-    hidden, masked: what it shows of the value, and of what is stored; path: of the value, for
-    errors. Raises a usage error for any other ***.
+    hidden, masked: what it shows of the value, and of what is stored; path: for the usage error.
     """
     if is_same(value, masked):
         return stored
@@ -6556,10 +6554,9 @@ class TraceTail:
 # Commands
 ############################################################
 
-ID, NAME = Column("ID", "id"), Column("Name", "name")
-CREATED = Column("Created", "created_at", format_age, min_width=12)
-DESCRIPTION = Column("Description", "description")
-TYPE, PLAN, ENABLED = [Column(key.title(), key) for key in ("type", "plan", "enabled")]
+ID, CREATED = Column("ID", "id"), Column("Created", "created_at", format_age, min_width=12)
+NAME, TYPE, PLAN, ENABLED, DESCRIPTION = [
+    Column(key.title(), key) for key in ("name", "type", "plan", "enabled", "description")]
 
 PROJECT = Option("--project ID", "project, by ID or name; 'projects use' saves one", plain_id,
                  env="TWOSIGNAL_PROJECT", required=True, completes="projects")
@@ -6616,8 +6613,7 @@ def add_showing(name, operand, kind, help_line, columns, data, *options):
     """Adds a command that shows one of a project's resources; data: its field of users' data."""
     @command(name, operand, PROJECT, *options, help=help_line)
     def show(client, args, console):
-        given = {"projectId": chosen_project(client, args)}
-        row = named_row(client.rows(f"{kind}.list", given), args.id, kind, given)
+        row = stored_row(client, kind, {"projectId": chosen_project(client, args), "id": args.id})
         record = shown_record(row, kind, args)
         return Details(record, columns, [("", UserData([(data.title(), record.get(data))]))])
 
@@ -7683,12 +7679,12 @@ def added_item(client, values, verb="Added") -> Details:
 
 def all_items(client, chosen) -> list:
     """The wire objects of the items in a dataset. Raises Failure unless all are there."""
-    dataset = result_or_failure(client.query, "dataset.getById", chosen, kinds=TooLarge)
-    if isinstance(dataset, TooLarge):
-        dataset.hint = ("It is too large to export, or for --skip-existing: after an import that "
+    try:
+        dataset = resource_object(client.query("dataset.getById", chosen))
+    except TooLarge as failure:
+        failure.hint = ("It is too large to export, or for --skip-existing: after an import that "
                         "broke off, import the file from the line that was named on.")
-        raise dataset
-    resource_object(dataset)
+        raise
     if lacks(dataset, "items"):
         raise protocol_error("The server does not return all items", REPORT_TO_OPERATOR)
     return child_records(dataset, "items")
@@ -7754,9 +7750,8 @@ def datasets_update_item(client, args, console):
     new = item_values(client, args, console)
     place = {"projectId": new["projectId"], "id": new["datasetId"]}
     old = named_row(all_items(client, place), args.item, "item", new)
-    values = {each.name: old.get(each.name) for each in ITEM_OPTIONS}
-    item = {**values, **new}
-    if item_hash(item) == item_hash(values):
+    item = {**{each.name: old.get(each.name) for each in ITEM_OPTIONS}, **new}
+    if item_hash(item) == item_hash(old):
         raise usage_error("Nothing to change", "Pass a new --input, --expected or --metadata.")
     result = added_item(client, {"input": None, **without_none(**item)}, "Updated")
     new_id = printable(result.record.get("id"))
@@ -7780,9 +7775,8 @@ def datasets_remove_item(client, args, console):
     return Details({"id": args.item, "removed": True}, message="Removed an item.")
 
 
-# The keys of an item in a file.
 ITEM_KEYS = {"input": "input", "expectedOutput": "expectedOutput", "metadata": "metadata",
-             "expected_output": "expectedOutput", "expected": "expectedOutput"}
+             "expected_output": "expectedOutput", "expected": "expectedOutput"}   # in a file
 
 
 class ItemImport:
