@@ -3747,8 +3747,7 @@ class Client:
 
     def rest(self, method, path, values=(), retried=None, read=lambda result: result, check=""):
         """The result of the REST API, given a path below /api/v1; read: see mutate().
-        A POST is a change unless statuses are to be retried; check: the command that shows it.
-        """
+        A POST is a change unless statuses are to be retried; check: the command that shows it."""
         from urllib.parse import quote, urlencode
         if not self.key and path != "/health":
             raise Failure("The REST API requires a project API key", "Set TWOSIGNAL_API_KEY; "
@@ -3843,13 +3842,13 @@ class Client:
         """Adds to wire traces their scores, and spans if wanted; strict: no fewer than counted."""
         trace_ids = [trace.get("id") for trace in traces]
         for trace, result in zip(traces, self.whole_traces(trace_ids, project, wanted)):
+            if getattr(result, "code", "") == "NOT_FOUND":
+                trace[wanted] = []          # it was deleted meanwhile
+                continue
             if isinstance(result, TooLarge):
                 raise result.named(f"trace {trace.get('id')}")
             if isinstance(result, Failure):
-                if result.code != "NOT_FOUND":
-                    raise result
-                trace[wanted] = []          # it was deleted meanwhile
-                continue
+                raise result
             trace.update({kind: result[kind] for kind in {"scores", wanted}
                           if isinstance(get_item(result, kind), list)})
             if not isinstance(trace.get(wanted), list) or strict and lacks(trace, "scores"):
@@ -3857,23 +3856,20 @@ class Client:
                                      f"{printable(trace.get('id'))}", REPORT_TO_OPERATOR)
 
 
-class ConcurrentChanges:
+class ConcurrentChanges(Struct):
     """Makes many changes by one procedure, a few at a time."""
-
-    def __init__(self, client, procedure, note):
-        """note: called with the key and the result (or Failure) of each; what it raises ends all.
-        """
-        from _thread import allocate_lock
-        self.client, self.procedure, self.note = client, procedure, note
-        self._lock = allocate_lock()
-        self._tell = functools.lru_cache()(client.transport.tell)       # each remark once
-        self._errors = []               # which end it
-        self.uncertain = set()          # keys of changes that may not have been made
+    client: Client
+    procedure: str
+    note: object    # called with the key and the result (or Failure) of each; raises to end all
 
     def run(self, inputs):
         """inputs: pairs of a key and an input. Of several errors, it raises one that leaves a
         change uncertain. After a signal, all of those under way are."""
-        from threading import Thread
+        from threading import Lock, Thread
+        self._lock = Lock()
+        self._tell = functools.lru_cache()(self.client.transport.tell)      # each remark once
+        self._errors = []               # which end it
+        self.uncertain = set()          # keys of changes that may not have been made
         inputs, auth = iter(inputs), self.client.auth
         auth.is_shared = True
         self._work(self.client, inputs, 1)      # what is wrong with all of them is told once
@@ -3971,8 +3967,7 @@ def read_manifest(directory) -> dict:
         manifest = json.loads(file_content(path, MAX_FILE_RECORD).decode("utf-8"))
         parts = manifest["files"]
         is_ours = (manifest["format"] == BUNDLE_FORMAT and type(manifest["complete"]) is bool
-                   and all(part["name"] == PART_NAME.format(number)
-                           for number, part in enumerate(parts, 1))
+                   and all(part["name"] == PART_NAME.format(i) for i, part in enumerate(parts, 1))
                    and all(sum(part[key] for part in parts) == manifest[key]
                            for key in BUNDLE_COUNTS))
     except OSError as error:
@@ -4118,8 +4113,7 @@ def visible_projects(client, org=None, organizations=()) -> list:
 
 def explain_refusal(client, failure, procedure, values, check):
     """Adds to the hint of a refused change what may be missing, as far as the server tells: the
-    role that it takes, and for a new member an account, or a seat of the plan; check: a command.
-    """
+    role that it takes, and for a new member an account, or a seat of the plan; check: a command."""
     if failure.code == "CONFLICT":
         failure.hint = f"See 'twosignal {check}'."
     adds_member = procedure == "organization.addMember"
@@ -6283,10 +6277,9 @@ def exported_events(file, value):
         raise file.unusable("is a trace without its spans or time: use 'traces export'")
     yield creation_event("trace-create", trace, start_time=started)
     for span in trace.get("spans") or ():
-        tokens = event_values(span, _TOKEN_KEYS)
-        values = without_none(cost=span.get("cost_usd"), usage=tokens or None)
+        tokens = event_values(span, _TOKEN_KEYS) or None
         yield creation_event("span-create", span, start_time=started, trace_id=trace["id"],
-                             type="CUSTOM", **values)
+                             type="CUSTOM", **without_none(cost=span.get("cost_usd"), usage=tokens))
 
 
 def batched_events(file, value):
@@ -6362,8 +6355,7 @@ class TraceSender(Struct):
         self.traces = set()         # id_key()s
         for number, file in enumerate(self.files):
             for value in file:
-                is_object = type(value) is dict
-                kind = next((key for key in _KINDS if is_object and key in value), "id")
+                kind = next((key for key in _KINDS if type(value) is dict and key in value), "id")
                 read, path, self._frame = _KINDS[kind]
                 if path != (self.path or path):
                     raise file.unusable("is of another kind than those before: use two files")
@@ -6404,12 +6396,10 @@ class TraceSender(Struct):
             return list(map(self._renewed, value))
         if not isinstance(value, dict):
             return value
-        found = dict(value)
-        for key in _ID_KEYS & found.keys():
-            found[key] = self._new_id(found[key])
-        for key in {"body", "scopeSpans", "spans", "links"} & found.keys():
-            found[key] = self._renewed(found[key])
-        return found
+        renewed = {key: self._new_id(value[key]) for key in _ID_KEYS & value.keys()}
+        for key in {"body", "scopeSpans", "spans", "links"} & value.keys():
+            renewed[key] = self._renewed(value[key])
+        return {**value, **renewed}
 
     def _new_id(self, text):
         from uuid import uuid5
