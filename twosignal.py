@@ -4930,7 +4930,7 @@ def help_text(words) -> str:
 def help_rows(title, rows) -> str:
     """A block of lines for Options or Commands, which fits 80 columns; "" if there are none."""
     import textwrap
-    lines = [textwrap.fill(f"  {each.form:19}  {each.summary}", 80, subsequent_indent=" " * 23)
+    lines = [textwrap.fill(f"  {each.form:20}  {each.summary}", 80, subsequent_indent=" " * 24)
              for each in rows]
     return "\n".join([title + ":"] + lines) if rows else ""
 
@@ -7509,7 +7509,7 @@ def evaluators_change(client, args, console):
 
 @command("evaluators toggle", EVALUATOR, PROJECT, *STATE, SHOW_SECRETS, exclusive=ONE_STATE)
 def evaluators_toggle(client, args, console):
-    """Enable or disable an evaluator; without a flag, toggle it."""
+    """Enable or disable an evaluator; by default, toggle it."""
     chosen = chosen_resource(client, args, "evaluator")
     enabled = given_state(args)
     if enabled is None:
@@ -7524,7 +7524,7 @@ add_deletion("evaluators delete", EVALUATOR, "evaluator", "Delete an evaluator."
 @command("evaluators export", PROJECT, SHOW_SECRETS, format="json",
          examples=("twosignal evaluators export -o evaluators.json",))
 def evaluators_export(client, args, console):
-    """Print all evaluators of a project for 'evaluators apply'."""
+    """Print a project's evaluators for 'evaluators apply'."""
     rows = client.rows("evaluator.list", {"projectId": chosen_project(client, args)})
     records = [shown_record(row, "evaluator", args) for row in rows]
     records.sort(key=lambda record: to_nfc(str(record.get("name"))))
@@ -8086,7 +8086,7 @@ def prompts_get(client, args, console):
          Option("--variable NAME...", "variable (default: each {{NAME}} in the content)"),
          takes_key=True, examples=("twosignal prompts push NAME --content @prompt.md",))
 def prompts_push(client, args, console):
-    """Create a prompt or its next version; requires an API key."""
+    """Create a prompt or a new version; requires an API key."""
     content = text_argument(args.content, "--content", console)
     if not content.strip():
         raise usage_error("Invalid --content: must not be empty")
@@ -8218,7 +8218,7 @@ def usage_check(record, limit) -> CheckResult:
          examples=("twosignal api GET /api/v1/prompt-templates -f name=greeting",
                    "twosignal api POST /api/v1/prompt-templates -f name=greeting -f content=@FILE"))
 def api(client, args, console):
-    """Call a procedure or the REST API and print the raw answer."""
+    """Call a procedure or the REST API; print the raw answer."""
     if not args.call:
         formats = {"kind": printable, "name": printable, "inputs": format_list}
         columns = [Column(key.title(), key, formats[key], never_cut=True) for key in formats]
@@ -8483,7 +8483,7 @@ class Checkup:
 
 @command("doctor", is_offline=True, examples=("twosignal doctor", "twosignal doctor -o report.txt"))
 def doctor(client, args, console):
-    """Check what is between you and the server, layer by layer.
+    """Check all between you and the server, layer by layer.
     The exit code is that of the first layer that fails. No secret is printed.
     """
     checkup = Checkup(args, console)
@@ -8615,7 +8615,7 @@ def option_values(option, line, clock) -> list:
 
 @command("install", Option("[DIR]", "directory (default: ~/.local/bin)"), is_offline=True)
 def install(client, args, console):
-    """Install this program as an executable that starts faster."""
+    """Install this program as a file that starts faster."""
     import shutil
     hint = "Name a directory that you can write to: twosignal install DIR."
     content = executable_content()
