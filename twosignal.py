@@ -1565,8 +1565,8 @@ class RecordFile:
                 value, end = decode(text, position)
                 # The first is nearly always right, and takes less time.
                 following = end + 1 if text.startswith("\n{", end) else skip(text, end).end()
-            except (ValueError, StopIteration):
-                following = None
+            except (ValueError, StopIteration) as error:
+                following, fault = None, getattr(error, "pos", position)
             if following and (following < len(text) or self._is_complete):
                 number += 1
                 self.item = f" (item {number})" if closing else ""
@@ -1574,7 +1574,9 @@ class RecordFile:
                 self.line += text.count("\n", position, following)
                 position = following
             elif self._is_complete:
-                self.item = f" (item {number + 1})" if closing else ""
+                if closing:         # of JSON lines, the one in which the value begins is at fault
+                    self.item = f" (item {number + 1})"
+                    self.line += text.count("\n", position, fault)
                 raise ValueError("neither an object nor the end")
             else:
                 text, position = self._more(text[position:]), 0

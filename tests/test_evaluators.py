@@ -607,6 +607,7 @@ class Files(EvaluatorCase):
                 ('[[{"name": "x"}]]', "line 1"),
                 ('{"name": "x", "type": "COST", "conf": {}}', "unknown key 'conf'"),
                 ('[{"name": "New", "type": "COST"}', "not JSON, or cut off"),
+                ('[{"name": "x",\n "type": "COST",\n "config": {1}}]', "line 3 (item 1) is not"),
                 ('[{"name": 5}]', "name"),
                 ('[{"name": "x",\n "type": "COST"},\n{"name": "y", "type": 5}]', "line 3", "type"),
                 ('[{"name": "x", "type": "COST", "config": []}]', "config"),
