@@ -3740,10 +3740,9 @@ class Client:
         """The response to a GET, or to a POST of a body; retried: statuses, None for a change."""
         self.requests += 1
         headers = dict(credential, Accept="application/json")
-        if body is not None:
-            return self.transport.request("POST", url, headers, body, retried is None, retried)
-        response = self.transport.request("GET", url, headers, retried=retried)
-        if response.status in TOO_LARGE_STATUSES and response.status not in retried:
+        method = "GET" if body is None else "POST"
+        response = self.transport.request(method, url, headers, body, retried is None, retried)
+        if body is None and response.status in set(TOO_LARGE_STATUSES).difference(retried):
             raise foreign_response(response)        # whatever the body
         return response
 
@@ -6305,12 +6304,10 @@ def otlp_spans(file, value):
                 yield dict(resource, scopeSpans=[dict(scope, spans=[span])])
 
 
-# How to send each kind of value in a file, by a key of it, the first of which counts: what yields
-# its events; the path and the body of a request.
-_AS_EVENTS = "/traces", b'{"batch":[%s]}'
-_KINDS = {"spans": (exported_events, *_AS_EVENTS), "batch": (batched_events, *_AS_EVENTS),
-          "resourceSpans": (otlp_spans, "/otel/traces", b'{"resourceSpans":[%s]}'),
-          "body": (batched_events, *_AS_EVENTS), "id": (exported_events, *_AS_EVENTS)}
+# What yields the events of each kind of value in a file, by a key of it, the first of which counts.
+_KINDS = {"spans": exported_events, "batch": batched_events, "resourceSpans": otlp_spans,
+          "body": batched_events, "id": exported_events}
+_BODIES = {"/traces": b'{"batch":[%s]}', "/otel/traces": b'{"resourceSpans":[%s]}'}     # by path
 
 
 class TraceSender(Struct):
@@ -6358,12 +6355,12 @@ class TraceSender(Struct):
         for number, file in enumerate(self.files):
             for value in file:
                 kind = next((key for key in _KINDS if type(value) is dict and key in value), "id")
-                read, path, self._frame = _KINDS[kind]
+                path = "/otel/traces" if kind == "resourceSpans" else "/traces"
                 if path != (self.path or path):
                     raise file.unusable("is of another kind than those before: use two files")
                 self.path = path
                 try:
-                    for event in read(file, value):
+                    for event in _KINDS[kind](file, value):
                         content = self._converted(file, event)
                         self._spool.write(b"%d %d %s\n" % (number, file.line, content))
                 except (TransientFailure, ValueError, RecursionError):
@@ -6426,7 +6423,7 @@ class TraceSender(Struct):
         """Sends some events; in halves if they are refused, down to the one that is at fault."""
         number, line, _ = rows[0].split(b" ", 2)
         self.place = f"{self.files[int(number)].path}, line {int(line)}"
-        body = self._frame % b",".join(row.split(b" ", 2)[2] for row in rows)
+        body = _BODIES[self.path] % b",".join(row.split(b" ", 2)[2] for row in rows)
         answer = result_or_failure(self.client.rest, "POST", self.path, body)
         if not isinstance(answer, Failure):
             accepted = get_item(answer, "accepted")
@@ -6519,8 +6516,7 @@ class TraceTail:
 
     def _take_new(self, traces) -> list:
         """(wire trace, record) of those that match for the first time; remembers all."""
-        current = []
-        when = None
+        current, when = [], None
         for trace in traces:
             trace_id = hash(str(trace.get("id")))       # an ID may be long
             when = created_seconds(trace) or when       # else that of the next newer one
