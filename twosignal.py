@@ -6543,8 +6543,8 @@ class TraceTail:
 ############################################################
 
 ID, CREATED = Column("ID", "id"), Column("Created", "created_at", format_age, min_width=12)
-NAME, TYPE, PLAN, ENABLED, DESCRIPTION = [
-    Column(key.title(), key) for key in ("name", "type", "plan", "enabled", "description")]
+NAME, TYPE, PLAN, ENABLED, DESCRIPTION, ROLE = [
+    Column(key.title(), key) for key in ("name", "type", "plan", "enabled", "description", "role")]
 
 PROJECT = Option("--project ID", "project, by ID or name; 'projects use' saves one", plain_id,
                  env="TWOSIGNAL_PROJECT", required=True, completes="projects")
@@ -6715,16 +6715,13 @@ def connect(place, args, console, key=None) -> Client:
 
 
 # --- session
-ROLE, MEMBER_COUNT = Column("Role", "role"), Column("Members", "member_count")
-ORGANIZATION_COLUMNS = (ID, PLAN, ROLE, MEMBER_COUNT, NAME)
-ACCOUNT_FIELDS = (
-    Column("Email", "email"), Column("User ID", "user_id"), Column("Server", "api_url"),
-    Column("Server set by", "api_url_source"), Column("Session until", "expires_at"),
-    Column("API key", "api_key"), Column("Account's server", "account_url"),
-    Column("Default organization", "default_org_name"), Column("Organization ID", "default_org_id"),
-    Column("Organization set by", "default_org_source"),
-    Column("Default project", "default_project_name"), Column("Project ID", "default_project_id"),
-    Column("Project set by", "default_project_source"))
+ORGANIZATION_COLUMNS = (ID, PLAN, ROLE, Column("Members", "member_count"), NAME)
+ACCOUNT_FIELDS = [Column(heading, key) for heading, key in {
+    "Email": "email", "User ID": "user_id", "Server": "api_url", "Server set by": "api_url_source",
+    "Session until": "expires_at", "API key": "api_key", "Account's server": "account_url",
+    "Default organization": "default_org_name", "Organization ID": "default_org_id",
+    "Organization set by": "default_org_source", "Default project": "default_project_name",
+    "Project ID": "default_project_id", "Project set by": "default_project_source"}.items()]
 
 
 def account_record(session, url) -> dict:
@@ -7848,12 +7845,10 @@ class ItemImport:
         key, verb = ("would_add", "Would add") if is_dry_run else ("added", "Added")
         skipped = self.total - self.added - self.failed
         message = self.progress(verb) + (f"; {skipped:,} already there." if skipped else ".")
-        result = Details({"dataset_id": dataset_id, key: self.added, "skipped": skipped,
-                          "failed": self.failed, "failures": self.failures}, message=message)
-        if self.failed:
-            failure = Failure(f"The server rejected {counted(self.failed, 'item')}")
-            result.conclude = lambda: Outcome(failure=failure)
-        return result
+        rejection = Failure(f"The server rejected {counted(self.failed, 'item')}")
+        return Details({"dataset_id": dataset_id, key: self.added, "skipped": skipped,
+                        "failed": self.failed, "failures": self.failures}, message=message,
+                       conclude=lambda: Outcome(failure=rejection if self.failed else None))
 
 
 @command("datasets import", DATASET,
@@ -8045,9 +8040,8 @@ def routing_test(client, args, console):
     record = to_record(resource_object(wire))
     if not isinstance(record.get("model"), str):
         raise wrong_type("the model")
-    return Details(record, (
-        Column("Model", "model"), Column("Config", "config_name"),
-        Column("Complexity", "complexity")))
+    return Details(record, (Column("Model", "model"), Column("Config", "config_name"),
+                            Column("Complexity", "complexity")))
 
 
 @command("prompts list", takes_key=True)
