@@ -6218,8 +6218,7 @@ class TraceExport(Struct):
         counts = dict(traces=len(lines), spans=sum(spans), scores=sum(scores), bytes=len(content))
         self._write(name, content)
         self.manifest["files"].append(dict(counts, name=name, sha256=sha256(content).hexdigest()))
-        for key in counts:
-            self.manifest[key] += counts[key]
+        self.manifest.update({key: self.manifest[key] + counts[key] for key in counts})
         self._save()
 
     def _save(self):
