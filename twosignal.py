@@ -95,6 +95,7 @@ MAX_CACHED_RULES, MAX_CACHED_KEY = 10000, 100   # of keys; characters: a server'
 MIN_CUT, MAX_PADDED = 8, 200        # columns that a cell is cut to first, and padded to at most
 BAR_COLUMNS, MAX_INDENTED_SPANS = 12, 8     # of a timeline; levels of a tree, then a number stands
 FEW_PROJECTS, MAX_MONTHS = 10, 24   # that a trace is looked for in; that a server returns
+JSON_LOOKAHEAD = 64                 # characters behind a fault: it is more than a cut-off end
 FILE_CHUNK, MAX_FILE_RECORD = 1 << 16, 1 << 26  # characters: read at once; of one trace in a file
 MAX_CELL = 1 << 22                  # characters of a cell in CSV, which Python's reader quadruples
 PART_TRACES, PART_CHARACTERS = 1000, 1 << 24    # of one file of a bundle, at most
@@ -1566,17 +1567,17 @@ class RecordFile:
                 # The first is nearly always right, and takes less time.
                 following = end + 1 if text.startswith("\n{", end) else skip(text, end).end()
             except (ValueError, StopIteration) as error:
-                following, fault = None, getattr(error, "pos", position)
+                following, fault = None, getattr(error, "pos", len(text))
             if following and (following < len(text) or self._is_complete):
                 number += 1
                 self.item = f" (item {number})" if closing else ""
                 yield self._checked(exact_json, text[position:end]) if self._is_strict else value
                 self.line += text.count("\n", position, following)
                 position = following
-            elif self._is_complete:
+            elif self._is_complete or "\n" in text[fault:-JSON_LOOKAHEAD]:
                 if closing:         # of JSON lines, the one in which the value begins is at fault
                     self.item = f" (item {number + 1})"
-                    self.line += text.count("\n", position, fault)
+                    self.line += text.count("\n", position, fault) if fault < len(text) else 0
                 raise ValueError("neither an object nor the end")
             else:
                 text, position = self._more(text[position:]), 0

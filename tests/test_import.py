@@ -84,6 +84,24 @@ class Tables(Case):
             self.refused('{"input": "' + "x" * 200000 + '"}', "line 1",
                          "is not JSON, or is larger than")
 
+    def test_nothing_is_read_behind_a_broken_line(self):
+        for broken in ('{"input": 1\n', '{"input": "x\n', '{"input": [1}\n', "[{x}\n"):
+            stream = CountedBytes(('{"input": 1}\n' + broken + TABLE * 100000).encode())
+            with self.subTest(broken=broken):
+                with self.assertRaises(twosignal.Failure) as caught:
+                    list(twosignal.RecordFile("x.jsonl", stream))
+                self.assertIn("x.jsonl, line 2 is not JSON", caught.exception.message)
+                self.assertLess(stream.count, 4 * twosignal.FILE_CHUNK)
+
+
+class CountedBytes(io.BytesIO):
+    count = 0                   # of the bytes that were read
+
+    def readinto(self, buffer):
+        size = super().readinto(buffer)
+        self.count += size
+        return size
+
 
 class Cells(unittest.TestCase):
     def test_json_is_a_value_and_everything_else_is_text(self):
