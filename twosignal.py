@@ -620,8 +620,7 @@ def is_secret_name(name: str) -> bool:
 
 def mask_config(value, keep_secret=lambda secret: None, is_config=True, is_secret=False, parent=""):
     """A copy with *** for each secret in an evaluator's config, which keep_secret is called with.
-    is_config: whether it is a config, or has some below keys of that name; parent: its own key.
-    """
+    is_config: whether it is a config, or has some below keys of that name; parent: its own key."""
     masked = value
     if isinstance(value, dict):
         masked = {}
@@ -659,8 +658,7 @@ def mask_urls(text, keep_secret) -> str:
 
 def unmask(value, hidden, masked, stored, path):
     """A config with what is stored in place of each ***, if mask_config() shows that there.
-    hidden, masked: what it shows of the value, and of what is stored; path: for the usage error.
-    """
+    hidden, masked: what it shows of the value, and of what is stored; path: for the usage error."""
     if is_same(value, masked):
         return stored
     if isinstance(hidden, dict):
@@ -699,8 +697,7 @@ def canonical_json(value) -> str:
 def to_record(wire, kind=""):
     """The record that users see of a wire object: keys in snake_case and the documented order.
     Nothing is dropped, and a value of an unexpected type stays as it is, `wire` itself too.
-    kind: trace, span, score, evaluator (masked) or usage; others have no rules of their own.
-    """
+    kind: trace, span, score, evaluator (masked) or usage; others have no rules of their own."""
     if not isinstance(wire, dict):
         return wire
     record = dict.fromkeys(_LEADING_KEYS.get(kind, ()))
@@ -2186,8 +2183,7 @@ class Transport:
                 retried=None, spending=None) -> Response:
         """Sends a request and returns the response, whatever its status. Raises Failure.
         body: sent as JSON; spending: of a token in it. Only a GET is sent again if it may have
-        arrived; any other is then, with reports_unknown, an UNKNOWN_OUTCOME. retried: statuses.
-        """
+        arrived; any other is then, with reports_unknown, an UNKNOWN_OUTCOME. retried: statuses."""
         retried = retried or (RETRIED_STATUSES if method == "GET" else RETRIED_CHANGE_STATUSES)
         deadline = self.deadline()
         headers = {**self.access.headers, "User-Agent": USER_AGENT, **dict(headers)}
@@ -2905,8 +2901,7 @@ def der_values(data):
 
 def peer_certificates(route, deadline) -> tuple:
     """(TLS version, DER of each certificate that the server shows), unverified: nothing is sent.
-    Python before 3.13 has its own one only. Raises what the library raises, and Failure.
-    """
+    Python before 3.13 has its own one only. Raises what the library raises, and Failure."""
     import ssl
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -7234,8 +7229,7 @@ def chosen_baseline(args, scan, by=(), sample_size=0):
 def traces_check(client, args, console):
     """Check traces against thresholds (CI gate).
 
-    Exit codes: 0 all checks passed, 10 a check failed, 11 not enough data.
-    """
+    Exit codes: 0 all checks passed, 10 a check failed, 11 not enough data."""
     checks = chosen_checks(args)
     scan = TraceScan(client, trace_query(client, args), console, args.limit, needed=ALL,
                      sort="created" if args.source and args.limit else None)
@@ -7311,8 +7305,7 @@ def traces_export(client, args, console):
 def traces_send(client, args, console):
     """Send traces from a file; requires a project API key.
 
-    Exit code 11: all were accepted, but --wait timed out.
-    """
+    Exit code 11: all were accepted, but --wait timed out."""
     from uuid import uuid4
     files = TraceFile(args.file, None, console, hint=SEND_HINT).files()
     sender = TraceSender(client, console, files, uuid4() if args.new_ids else None)
@@ -7354,8 +7347,7 @@ def wait_for_sent(sender, timeout, record):
 def traces_wait(client, args, console):
     """Wait until traces have arrived, and are scored.
 
-    Exit codes: 0 condition met, 11 timed out, 3 to 8 if the server could not be asked.
-    """
+    Exit codes: 0 condition met, 11 timed out, 3 to 8 if the server could not be asked."""
     if args.evaluator and not args.scored:
         raise usage_error("--evaluator requires --scored")
     progress = WaitProgress(client, console, lambda: trace_query(client, args), args.count or 1,
@@ -7550,8 +7542,7 @@ def evaluators_in(files) -> dict:
 
 def evaluator_plan(found, stored, prunes, tell) -> list:
     """What makes the stored evaluators those found: rows with action, name, id and changes, which
-    are values to send. prunes: others are deleted; tell: of warnings. Raises a usage error.
-    """
+    are values to send. prunes: others are deleted; tell: of warnings. Raises a usage error."""
     plan, names = [], [to_nfc(str(row.get("name"))) for row in stored]
     for name, (place, values) in found.items():
         old = stored[names.index(name)] if name in names else {}
@@ -8252,8 +8243,7 @@ PROBED = ("trace.getById", "no.such")       # procedures: of newer servers, of n
 
 class Checkup:
     """Checks what lies between a user and a server. The method of a layer yields what it finds,
-    adds hints if that deserves a warning, and raises Failure if the layer is broken.
-    """
+    adds hints if that deserves a warning, and raises Failure if the layer is broken."""
 
     def __init__(self, args, console):
         self.args, self.console, self.clock = args, console, console.clock
@@ -8476,8 +8466,7 @@ class Checkup:
 @command("doctor", is_offline=True, examples=("twosignal doctor", "twosignal doctor -o report.txt"))
 def doctor(client, args, console):
     """Check all between you and the server, layer by layer.
-    The exit code is that of the first layer that fails. No secret is printed.
-    """
+    The exit code is that of the first layer that fails. No secret is printed."""
     checkup = Checkup(args, console)
     records = list(checkup.records())
     if checkup.client:
