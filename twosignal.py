@@ -7630,10 +7630,9 @@ add_change("datasets update", "dataset.update", "Change the name or description 
            examples=('twosignal datasets update ID --project ID -n "Test Cases"',))
 ITEM = Option("ITEM", "ID of the item", plain_id)
 TO_DATASET = Option("--dataset ID", "dataset, by ID or name", plain_id, name="id", required=True)
-ITEM_OPTIONS = (
-    Option("--input JSON", "input for the agent" + JSON_VALUE),
-    Option("--expected JSON", "expected output" + JSON_VALUE, name="expectedOutput"),
-    Option("--metadata JSON", "metadata of the item" + JSON_VALUE))
+ITEM_OPTIONS = (Option("--input JSON", "input for the agent" + JSON_VALUE),
+                Option("--expected JSON", "expected output" + JSON_VALUE, name="expectedOutput"),
+                Option("--metadata JSON", "metadata of the item" + JSON_VALUE))
 
 
 def item_hash(item) -> int:
