@@ -7864,10 +7864,10 @@ def datasets_import(client, args, console):
         with TemporaryFile("w+", encoding="ascii") as work.spool:
             work.read(file, keys)
             place = chosen_resource(client, args, "dataset")
-            if args.skip_existing or args.dry_run:      # or the dataset may not exist
-                items = all_items(client, place)
-                work.known.update(map(item_hash, items if args.skip_existing else ()))
+            if args.skip_existing:
+                work.known.update(map(item_hash, all_items(client, place)))
             if args.dry_run:
+                stored_row(client, "dataset", place)        # it may not exist
                 work.added = sum(1 for _ in work.items())
             else:
                 work.run(client, {"datasetId": place["id"], "projectId": place["projectId"]})

@@ -306,7 +306,9 @@ class Existing(ImportCase):
         result = self.assertOk(self.load(numbered(3), "--dry-run", "--skip-existing", "--json"))
         self.assertEqual(result.json, {"dataset_id": self.dataset, "would_add": 2, "skipped": 1,
                                        "failed": 0, "failures": []})
+        self.server.clear()
         self.assertOk(self.load(numbered(3), "--dry-run"))
+        self.assertEqual(requests_of(self.server, "getById"), [])       # its items are not needed
         self.dataset, dataset = "Nowhere", self.dataset
         self.assertFails(self.load(numbered(3), "--dry-run"), 6, "Dataset not found")
         self.dataset = dataset
